@@ -1,0 +1,208 @@
+"""``riafs doctor``: does this machine have what riafs needs, can the source be read, and what to do if not.
+
+Each check is one line: ok, warn or fail. Nothing is changed, and nothing is waited for longer than a few seconds.
+"""
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from riafs.cli.mount import absolute_source
+from riafs.cli.render import print_json, printable
+from riafs.daemon.bounded import call_in_child
+from riafs.daemon.version import version
+from riafs.errors import RiafsError
+from riafs.git.config import instead_of_rules
+from riafs.settings import complete_environment, load
+
+_PROGRAM_SECONDS = 5.0
+_STORE_SECONDS = 8.0
+_COUNTED = 10_000
+_OLDEST_GIT = (2, 36)
+_FUSE_DEVICE = "/dev/fuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One checked thing: `state` is ok, warn or fail; `advice` is what to do about the latter two."""
+
+    state: str
+    what: str
+    advice: str = ""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The subcommand: exit status 1 if anything failed."""
+    findings = list(check_machine())
+    if arguments.source is not None:
+        findings += check_source(arguments.source)
+    if arguments.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            print(f"{finding.state:4}  {printable(finding.what)}" + (f": {finding.advice}" if finding.advice else ""))
+    return int(any(finding.state == "fail" for finding in findings))
+
+
+def check_machine() -> Iterator[Finding]:
+    """Everything that does not depend on a source."""
+    environment = complete_environment()
+    yield Finding("ok", f"riafs {version()}, Python {platform.python_version()}, Linux {platform.release()}")
+    yield _check_pyfuse3()
+    yield _check_device()
+    yield from _check_fusermount()
+    yield _check_git()
+    yield _check_program("7z", "7zz", needed_for="archives that are not merely stored", package="7zip")
+    yield _check_program("gpg", needed_for="encrypted storage", package="gnupg")
+    yield _check_program("ssh", needed_for="stores on other machines", package="openssh-client")
+    yield _check_cache(load(environment, ()).settings.cache_dir)
+
+
+def _check_pyfuse3() -> Finding:
+    try:
+        return Finding("ok", f"pyfuse3 {metadata.version('pyfuse3')}, trio {metadata.version('trio')}")
+    except metadata.PackageNotFoundError as error:
+        return Finding("fail", f"{error.name} is not installed", "pip install riafs brings it")
+
+
+def _check_device() -> Finding:
+    if not os.path.exists(_FUSE_DEVICE):
+        return Finding("fail", f"there is no {_FUSE_DEVICE}", "modprobe fuse; in a container: --device /dev/fuse")
+    if not os.access(_FUSE_DEVICE, os.R_OK | os.W_OK):
+        return Finding(
+            "fail", f"{_FUSE_DEVICE} may not be opened by this user", "ask root for mode 0666, as udev sets it"
+        )
+    return Finding("ok", f"{_FUSE_DEVICE} can be opened")
+
+
+def _check_fusermount() -> Iterator[Finding]:
+    program = shutil.which("fusermount3")
+    if program is None:
+        state = "warn" if os.geteuid() == 0 else "fail"
+        yield Finding(state, "there is no fusermount3, which users need to mount", "apt install fuse3")
+        return
+    if os.geteuid() != 0 and not os.stat(program).st_mode & 0o4000:
+        yield Finding("fail", f"{program} is not setuid root", f"chmod u+s {program}")
+    else:
+        yield Finding("ok", program)
+    if os.geteuid() != 0 and not user_allow_other():
+        yield Finding("warn", "allow-other is for root only here", "put user_allow_other into /etc/fuse.conf")
+
+
+def user_allow_other(path: str = "/etc/fuse.conf") -> bool:
+    """Whether fuse.conf lets users give others access to their mounts."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return any(line.strip() == "user_allow_other" for line in file)
+    except OSError:
+        return False
+
+
+def _check_git() -> Finding:
+    said = _version_line("git", "--version")
+    found = re.search(r"(\d+)\.(\d+)", said or "")
+    if said is None or found is None:
+        return Finding("fail", "git is not installed", "apt install git")
+    if (int(found[1]), int(found[2])) < _OLDEST_GIT:
+        return Finding("fail", said, f"riafs needs git {_OLDEST_GIT[0]}.{_OLDEST_GIT[1]} or newer")
+    return Finding("ok", said)
+
+
+def _version_line(*command: str) -> str | None:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROGRAM_SECONDS, check=False, text=True
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.partition("\n")[0] if done.returncode == 0 else None
+
+
+def _check_program(*names: str, needed_for: str, package: str) -> Finding:
+    for name in names:
+        path = shutil.which(name)
+        if path is not None:
+            return Finding("ok", path)
+    return Finding("warn", f"there is no {names[0]}, needed for {needed_for}", f"apt install {package}")
+
+
+def _check_cache(path: str) -> Finding:
+    """The directory or, before the first mount, the nearest one above it that exists."""
+    existing = path
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
+        return Finding("warn", f"cache directory {path} cannot be written", "verify again each time, or set cache-dir")
+    return Finding("ok", f"cache directory {path}")
+
+
+# -- the source -------------------------------------------------------------------------------------------------------
+
+
+def check_source(text: str) -> list[Finding]:
+    """Whether the store that `text` names can be read, and what is in it."""
+    try:
+        source = absolute_source(text, instead_of_rules(complete_environment()))
+        if source.scheme != "file":
+            return [Finding("fail", f"{source}: only local stores can be mounted", "use ria+file:// or a path")]
+        path = os.fsdecode(source.path)
+        found = call_in_child(lambda: examine_store(path), _STORE_SECONDS, path)
+    except RiafsError as error:
+        return [Finding("fail", str(error))]
+    except OSError as error:
+        return [Finding("fail", f"store {text}: {error.strerror}", "check the path and its permissions")]
+    return [_layout_finding(path, found["layout"]), _datasets_finding(path, found)]
+
+
+def examine_store(path: str) -> dict[str, Any]:
+    """The version file's first line (None without one), and datasets and aliases, counted up to a bound."""
+    first = [name for name in _names(path, 3 * _COUNTED) if len(name) == 3]
+    datasets = 0
+    for name in first:
+        if datasets >= _COUNTED:
+            break
+        datasets += len(_names(os.path.join(path, name), _COUNTED - datasets))
+    aliases = os.path.join(path, "alias")
+    return {
+        "layout": _first_line(os.path.join(path, "ria-layout-version")),
+        "datasets": datasets,
+        "aliases": len(_names(aliases, _COUNTED)) if os.path.isdir(aliases) else 0,
+    }
+
+
+def _names(path: str, bound: int) -> list[str]:
+    with os.scandir(path) as entries:
+        return [entry.name for _, entry in zip(range(bound), entries, strict=False)]
+
+
+def _first_line(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline(100).strip()
+    except FileNotFoundError:
+        return None
+
+
+def _layout_finding(path: str, layout: str | None) -> Finding:
+    if layout is None:
+        return Finding(
+            "warn", f"store {path} has no ria-layout-version", "it is shown all the same; is it a RIA store?"
+        )
+    if layout.partition("|")[0] != "1":
+        return Finding("warn", f"store {path} has the unknown layout version {layout}", "it is read as version 1")
+    return Finding("ok", f"store {path}, layout version {layout}")
+
+
+def _datasets_finding(path: str, found: dict[str, Any]) -> Finding:
+    datasets, aliases = found["datasets"], found["aliases"]
+    more = " or more" if datasets >= _COUNTED else ""
+    if not datasets:
+        return Finding("fail", f"store {path} has no datasets", "a store's root has directories of three characters")
+    return Finding("ok", f"{datasets}{more} datasets, {aliases} aliases")

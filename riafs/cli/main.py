@@ -1,0 +1,78 @@
+"""The command ``riafs``, and ``mount.riafs`` by its other name.
+
+Owns the exit status, which has mount(8)'s bits, and the rule that a failure is one line on standard error. Imports of a
+subcommand happen when it is chosen: an automount waits for them.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from riafs.errors import RiafsError
+
+COMMANDS = {
+    "mount": "mount",
+    "umount": "umount",
+    "status": "status",
+    "doctor": "doctor",
+    "config": "config",
+    "install-helper": "installhelper",
+}
+HELPERS = ("mount.riafs", "mount.fuse.riafs")
+_GLOBAL = ("--version", "--help", "-h")
+_BUG, _INTERRUPTED = 4, 8
+
+
+def main() -> int:
+    """The entry point: run the command line of this process and return its exit status."""
+    return run(sys.argv[0], sys.argv[1:])
+
+
+def run(program: str, words: Sequence[str]) -> int:
+    """Run `words` under the name `program`; every failure becomes a line on standard error and an exit status."""
+    try:
+        return _dispatch(os.path.basename(program), words)
+    except RiafsError as error:
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing to flush at exit
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence of a command
+        complain(f"internal error: {type(error).__name__}: {error} (--log-level debug shows where)")
+        if "debug" in " ".join(words):
+            import traceback
+
+            traceback.print_exc()
+        return _BUG
+
+
+def complain(message: str) -> None:
+    """One line on standard error, whatever `message` has in it."""
+    line = " ".join(message.split())
+    print("riafs:", line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+
+
+def _dispatch(program: str, words: Sequence[str]) -> int:
+    if program in HELPERS:
+        return int(importlib.import_module("riafs.cli.helper").run(words))
+    from riafs.cli import parser
+
+    arguments = parser.build_parser().parse_args(with_command(words))
+    module = importlib.import_module(f"riafs.cli.{COMMANDS[arguments.command]}")
+    return int(module.run(arguments))
+
+
+def with_command(words: Sequence[str]) -> Sequence[str]:
+    """`words`, led by ``mount`` where no subcommand is named: mount.fuse3 runs ``riafs SOURCE DIR -o …``."""
+    if not words or words[0] in COMMANDS or words[0] in _GLOBAL:
+        return words
+    return ["mount", *words]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

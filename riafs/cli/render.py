@@ -1,0 +1,49 @@
+"""How results look: tables and lines for people, JSON for programs.
+
+Text from stores and other processes is made printable here, so that it cannot steer a terminal. rich is imported only
+to draw a table on a terminal.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def printable(text: str) -> str:
+    """`text` with everything that is no visible character written as an escape."""
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Print one JSON document."""
+    print(json.dumps(value, indent=2))
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under titles: drawn on a terminal, aligned with blanks elsewhere."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw(titles, cells)
+        return
+    lines = [list(titles), *cells]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _draw(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)

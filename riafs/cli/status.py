@@ -1,0 +1,92 @@
+"""``riafs status``: what is mounted, by the kernel's table and each mount's daemon, without waiting for long."""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from riafs.cli.render import print_json, print_table
+from riafs.daemon.ask import ask
+from riafs.daemon.mounts import Mount, riafs_mounts
+from riafs.daemon.unmount import find_mount, is_dead
+from riafs.errors import NotMounted, StoreTimeout
+from riafs.settings import complete_environment
+
+_TITLES = ("MOUNTPOINT", "SOURCE", "STATE", "PID", "UPTIME", "OPENS", "READ", "ERRORS")
+_SHOWN_APART = ("source", "mountpoint", "settings", "counters")
+_KIB = 1024
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The subcommand. One directory gives all its details, none a line for each mount."""
+    environment = complete_environment()
+    mounts = riafs_mounts() if arguments.directory is None else (find_mount(arguments.directory),)
+    reports = [report(mount, environment) for mount in mounts]
+    if arguments.json:
+        print_json(reports)
+    elif arguments.directory is not None:
+        _print_details(reports[0])
+    elif reports:
+        print_table(_TITLES, [_row(each) for each in reports])
+    return 0
+
+
+def report(mount: Mount, environment: Mapping[str, str]) -> dict[str, Any]:
+    """What is known about a mount; `state`: running, dead, silent (no answer in time) or foreign (not ours to ask)."""
+    known: dict[str, Any] = {"mountpoint": mount.mountpoint, "source": mount.source, "owner": mount.owner}
+    try:
+        return {**known, "state": "running", **ask(mount, "status", environment)}
+    except PermissionError:
+        return {**known, "state": "foreign"}
+    except StoreTimeout:
+        return {**known, "state": "silent"}
+    except NotMounted:
+        return {**known, "state": "dead" if is_dead(mount) else "silent"}
+
+
+def _row(known: Mapping[str, Any]) -> list[str]:
+    counters = known.get("counters")
+    counts = counters if isinstance(counters, dict) else {}
+    return [
+        str(known["mountpoint"]),
+        str(known["source"]),
+        str(known["state"]),
+        str(known.get("pid", "-")),
+        duration(known.get("uptime")),
+        str(counts.get("opens", "-")),
+        amount(counts.get("bytes_read")),
+        str(known.get("recent_errors", "-")),
+    ]
+
+
+def _print_details(known: Mapping[str, Any]) -> None:
+    rows = [["mountpoint", str(known["mountpoint"])], ["source", str(known["source"])]]
+    rows += [[name, str(value)] for name, value in known.items() if name not in _SHOWN_APART]
+    for group in ("settings", "counters"):
+        values = known.get(group)
+        if isinstance(values, dict):
+            rows += [[f"{group}.{name}", str(value)] for name, value in values.items()]
+    print_table(("NAME", "VALUE"), rows)
+
+
+def duration(seconds: object) -> str:
+    """Seconds as people say them: ``45s``, ``12m``, ``3h05m``, ``2d4h``; ``-`` for what is no number."""
+    if not isinstance(seconds, int | float):
+        return "-"
+    minutes, hours, days = int(seconds) // 60, int(seconds) // 3600, int(seconds) // 86400
+    if days:
+        return f"{days}d{hours % 24}h"
+    if hours:
+        return f"{hours}h{minutes % 60:02}m"
+    return f"{minutes}m" if minutes else f"{int(seconds)}s"
+
+
+def amount(size: object) -> str:
+    """Bytes with a unit of 1024: ``512 B``, ``1.5 GiB``; ``-`` for what is no number."""
+    if not isinstance(size, int):
+        return "-"
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < _KIB:
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= _KIB
+    return f"{value:.1f} TiB"

@@ -1,0 +1,43 @@
+"""``riafs umount``: take mounts away, also those whose daemon has died."""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from riafs.cli.main import complain
+from riafs.daemon.mounts import Mount, riafs_mounts
+from riafs.daemon.unmount import find_mount, unmount
+from riafs.errors import RiafsError, UsageError
+
+_SOME_SUCCEEDED = 64
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The subcommand. Each directory that cannot be unmounted is reported; the others are unmounted all the same."""
+    if bool(arguments.directories) == arguments.all:
+        raise UsageError("umount needs directories, or --all")
+    targets = [mount.mountpoint for mount in reversed(_own_mounts())] if arguments.all else arguments.directories
+    codes = [_unmount(target, lazy=arguments.lazy, force=arguments.force) for target in targets]
+    return combined(codes)
+
+
+def _own_mounts() -> Sequence[Mount]:
+    user = os.getuid()
+    return [mount for mount in riafs_mounts() if user in (0, mount.owner)]
+
+
+def _unmount(directory: str, *, lazy: bool, force: bool) -> int:
+    try:
+        unmount(find_mount(directory), lazy=lazy, force=force)
+    except RiafsError as error:
+        complain(str(error))
+        return error.exit_code
+    return 0
+
+
+def combined(codes: Sequence[int]) -> int:
+    """One exit status for several: mount(8)'s bits together, and 64 if some succeeded and some did not."""
+    status = 0
+    for code in codes:
+        status |= code
+    return status | _SOME_SUCCEEDED if status and 0 in codes else status

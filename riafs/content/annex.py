@@ -1,0 +1,272 @@
+"""From a key to verified bytes, for one dataset.
+
+Order of places: loose objects (four candidate directories), archives, special forms (chunks, encryption). A place
+that is damaged, unreadable or of the wrong size is passed over, and the next one tried; only when none is left the
+reader gets an error, which says what was tried.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from riafs.archive.archive import ArchiveTools
+from riafs.archive.openpgp import Decryptor
+from riafs.content.branch import AnnexBranch
+from riafs.content.places import ArchivePlace, LoosePlace, Place
+from riafs.content.shelf import PLACES, ArchiveShelf
+from riafs.content.specialforms import Form, SpecialPlace
+from riafs.content.verifying import Checker, Claim, Opened, Verifier
+from riafs.errors import (
+    CorruptContent,
+    EncryptedArchive,
+    EncryptedContent,
+    MissingContent,
+    NotInStore,
+    RiafsError,
+    StoreDenied,
+    StoreTimeout,
+)
+from riafs.formats.digests import checker
+from riafs.formats.hashdirs import likely_path, object_directories
+from riafs.formats.keys import Key
+from riafs.formats.layout import Layout
+from riafs.formats.remotelog import SpecialRemote
+from riafs.storage.protocol import Storage
+from riafs.storage.ranged import Buffer, RangedBytes
+
+log = logging.getLogger(__name__)
+
+_MAX_PROBLEMS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ContentTools:
+    """What all datasets of a mount share."""
+
+    verifier: Verifier
+    archives: ArchiveTools
+    decryptor: Decryptor
+
+
+class _AnyOf:
+    """Content is good if it is that of any of several keys (VURL)."""
+
+    def __init__(self, checkers: Sequence[Checker]) -> None:
+        self._checkers = checkers
+
+    def update(self, data: Buffer) -> None:
+        for each in self._checkers:
+            each.update(data)
+
+    def matches(self) -> bool:
+        return any(each.matches() for each in self._checkers)
+
+
+class AnnexContents:
+    """The keys of the dataset at the store's path `dataset`; `identifier` is its id, by which remotes name it."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        dataset: bytes,
+        identifier: bytes,
+        layout: Layout,
+        branch: AnnexBranch,
+        tools: ContentTools,
+    ) -> None:
+        self._storage = storage
+        self._objects = dataset + b"/annex/objects"
+        self._identifier = identifier
+        self._layout = layout
+        self._branch = branch
+        self._verifier = tools.verifier
+        self._decryptor = tools.decryptor
+        self._shelf = ArchiveShelf(storage, dataset, tools.archives, tools.verifier.counters)
+        self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
+
+    # -- places -------------------------------------------------------------------------------------------------------
+
+    def _stored_places(self, key: Key) -> list[Place]:
+        """Where the bytes stored under `key` may lie, loose or in an archive."""
+        name = key.file_name
+        below = [directory + b"/" + name + b"/" + name for directory in object_directories(key, self._layout)]
+        places: list[Place] = [
+            LoosePlace(self._storage, self._objects + b"/" + path, b"annex/objects/" + path) for path in below
+        ]
+        places += [ArchivePlace(self._shelf, archive, below) for archive in PLACES]
+        return places
+
+    async def _special_places(self, key: Key) -> list[Place]:
+        """The other forms in which the dataset's storages may hold `key`."""
+        places: list[Place] = []
+        for remote in await self._remotes():
+            encrypted = remote.encryption not in (b"none", b"")
+            copies = [copy for copy in await self._branch.chunked_copies(key) if copy.uuid == remote.log_uuid]
+            forms = [Form(remote, copy.chunk_size, copy.count) for copy in copies]
+            if not forms and remote.chunk_size:
+                forms.append(Form(remote, remote.chunk_size, None))
+            if encrypted:
+                forms.append(Form(remote, None, None))
+            places += [SpecialPlace(key, form, self._open_stored, self._decryptor) for form in forms]
+        return places
+
+    async def _remotes(self) -> Sequence[SpecialRemote]:
+        """The special remotes that keep their objects in this dataset's directory."""
+        remotes = await self._branch.special_remotes()
+        return [remote for remote in remotes if remote.archive_id == self._identifier]
+
+    async def _open_stored(self, key: Key) -> RangedBytes:
+        """What lies under the name of `key` (a chunk's, or an encrypted one), unverified. Raises NotInStore."""
+        for place in self._stored_places(key):
+            try:
+                return (await place.open()).source
+            except NotInStore:
+                continue
+        raise NotInStore(f"{key.serialised.decode(errors='replace')} is not in the store")
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def open(self, key: Key, user: str) -> RangedBytes:
+        """Verified content of `key`; `user` tells in messages who wants it (path, dataset, commit).
+
+        Raises MissingContent, CorruptContent, EncryptedContent, StoreDenied, StoreTimeout, …: one line that names the
+        places tried.
+        """
+        claim = await self._claim(key)
+        attempt = _Attempt(key, self._verifier)
+        for place in self._stored_places(key):
+            content = await attempt.at(place, claim)
+            if content is not None:
+                return content
+        for place in await self._special_places(key):
+            content = await attempt.at(place, claim)
+            if content is not None:
+                return content
+        problem = attempt.failure(user)
+        self._report(key, problem)
+        raise problem
+
+    def _report(self, key: Key, problem: RiafsError) -> None:
+        counters = self._verifier.counters
+        counters.keys_missing += isinstance(problem, MissingContent)
+        if self._problems.get(key.serialised) != str(problem):
+            log.error("%s", problem)
+        self._problems[key.serialised] = str(problem)
+
+    async def _claim(self, key: Key) -> Claim:
+        if key.backend != b"VURL":
+            return Claim(key.serialised, lambda: checker(key))
+        equivalents = await self._branch.equivalents(key)
+
+        def any_equivalent() -> Checker | None:
+            checkers = [each for each in map(checker, equivalents) if each is not None]
+            return _AnyOf(checkers) if checkers else None
+
+        return Claim(key.serialised, any_equivalent)
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def size(self, key: Key) -> int | None:
+        """Bytes of a key that does not tell its size, None where it is not in the store."""
+        for place in self._stored_places(key):
+            try:
+                opened = await place.open()
+            except RiafsError:
+                continue
+            opened.source.close()
+            return opened.source.size
+        return None
+
+    async def executable(self, keys: Sequence[Key]) -> Sequence[bool]:
+        """Which of `keys` are loose objects with an executable bit."""
+        found = await self._storage.stat_objects(self._objects, [likely_path(key, self._layout) for key in keys])
+        return [status is not None and status.executable for status in found]
+
+    async def attributes(self, key: Key) -> Mapping[str, bytes]:
+        """``where`` (place that would be read), ``verified`` (``yes``, ``no``), ``error`` (what went wrong last)."""
+        known: dict[str, bytes] = {}
+        problem = self._problems.get(key.serialised)
+        if problem is not None:
+            known["error"] = problem.encode()
+        attempt = _Attempt(key, self._verifier)
+        for place in self._stored_places(key):
+            opened = await attempt.opened(place)
+            if opened is not None:
+                opened.source.close()
+                good = opened.evidence is not None and self._verifier.memory.is_good(opened.evidence, key.serialised)
+                return known | {"where": opened.place.encode(), "verified": b"yes" if good else b"no"}
+        return known | {"where": b"nowhere found"}
+
+
+class _Attempt:
+    """One reader's way through the places of a key."""
+
+    def __init__(self, key: Key, verifier: Verifier) -> None:
+        self._key = key
+        self._verifier = verifier
+        self._problems: list[RiafsError] = []
+        self._probed: list[str] = []
+
+    async def opened(self, place: Place) -> Opened | None:
+        """What lies at `place` if it can be the key's content, judged by its size and by what is remembered of it."""
+        self._probed.append(place.name)
+        try:
+            opened = await place.open()
+        except NotInStore:
+            return None
+        except RiafsError as problem:
+            self._problems.append(problem)
+            return None
+        damage = self._known_bad(opened)
+        if damage is None:
+            return opened
+        opened.source.close()
+        self._problems.append(damage)
+        return None
+
+    def _known_bad(self, opened: Opened) -> CorruptContent | None:
+        key, size = self._key.serialised, opened.source.size
+        shown = key.decode(errors="replace")
+        if self._key.size not in (None, size):
+            problem = f"the copy of key {shown} in {opened.place} has {size} bytes"
+            if opened.evidence is None or not self._verifier.memory.is_bad(opened.evidence, key):
+                self._verifier.counters.keys_corrupt += 1
+                log.error("%s; this copy is not used", problem)
+            if opened.evidence is not None:
+                self._verifier.memory.remember_bad(opened.evidence, key)
+            return CorruptContent(problem)
+        if opened.evidence is not None and self._verifier.memory.is_bad(opened.evidence, key):
+            return CorruptContent(f"the copy of key {shown} in {opened.place} is damaged")
+        return None
+
+    async def at(self, place: Place, claim: Claim) -> RangedBytes | None:
+        """Content from `place`, None if another place has to be tried."""
+        opened = await self.opened(place)
+        if opened is None:
+            return None
+        try:
+            content = await self._verifier.admit(opened, claim)
+        except RiafsError as problem:
+            self._problems.append(problem)
+            return None
+        self._verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self._problems)
+        return content
+
+    def failure(self, user: str) -> RiafsError:
+        """Why nothing could be read, as the most telling of the problems met."""
+        key = self._key.serialised.decode(errors="replace")
+        kinds = (EncryptedContent, StoreTimeout, StoreDenied, CorruptContent, RiafsError)
+        for kind in kinds:
+            for problem in self._problems:
+                if isinstance(problem, kind):
+                    reasons = "; ".join(dict.fromkeys(map(str, self._problems)))
+                    return _same_kind(problem, f"{user}: key {key} cannot be read: {reasons}")
+        return MissingContent(f"{user}: key {key} is not in the store; looked at {', '.join(self._probed)}")
+
+
+def _same_kind(problem: RiafsError, message: str) -> RiafsError:
+    """A failure with the errno of `problem`."""
+    kind = EncryptedContent if isinstance(problem, EncryptedArchive) else type(problem)
+    return kind(message)

@@ -1,0 +1,58 @@
+"""What the git-annex branch of a dataset says: special remotes, chunks of a key, equivalents of a VURL key.
+
+The logs are hints (a store is the truth about what it holds); they are read only for keys that need them.
+"""
+
+from riafs.errors import NoSuchVersion, RiafsError
+from riafs.formats.annexbranch import CHUNKS, EQUIVALENT_KEYS, log_path
+from riafs.formats.keys import Key
+from riafs.formats.presence import ChunkedCopy, equivalent_keys, parse_chunk_log
+from riafs.formats.remotelog import SpecialRemote, parse_remote_log
+from riafs.git.repository import Repository
+
+_MAX_LOG = 4 << 20
+_BRANCH = b"refs/heads/git-annex"
+
+
+class AnnexBranch:
+    """The branch of one repository; its tip is looked up at each use, `remote.log` is parsed once per tip."""
+
+    def __init__(self, repository: Repository | None) -> None:
+        self._repository = repository
+        self._remotes: tuple[bytes, tuple[SpecialRemote, ...]] | None = None
+
+    async def _tip(self) -> bytes | None:
+        if self._repository is None:
+            return None
+        try:
+            return await self._repository.peeled((await self._repository.find(_BRANCH)).oid)
+        except NoSuchVersion:
+            return None
+
+    async def _log(self, tip: bytes | None, path: bytes) -> bytes:
+        if tip is None or self._repository is None:
+            return b""
+        return await self._repository.blob_at(tip, path, _MAX_LOG) or b""
+
+    async def special_remotes(self) -> tuple[SpecialRemote, ...]:
+        """All special remotes on record, none where the branch cannot be read."""
+        try:
+            tip = await self._tip()
+            if tip is None:
+                return ()
+            if self._remotes is None or self._remotes[0] != tip:
+                self._remotes = (tip, parse_remote_log(await self._log(tip, b"remote.log")))
+        except RiafsError:
+            return ()
+        return self._remotes[1]
+
+    async def chunked_copies(self, key: Key) -> tuple[ChunkedCopy, ...]:
+        """How the key is cut into chunks, by remote; nothing where the branch cannot be read."""
+        try:
+            return parse_chunk_log(await self._log(await self._tip(), log_path(key, CHUNKS)))
+        except RiafsError:
+            return ()
+
+    async def equivalents(self, key: Key) -> tuple[Key, ...]:
+        """Keys with a checksum that stand for the same content as the VURL key `key`. Raises GitError, StoreError, …"""
+        return equivalent_keys(await self._log(await self._tip(), log_path(key, EQUIVALENT_KEYS)))

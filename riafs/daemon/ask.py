@@ -1,0 +1,60 @@
+"""Asking a running mount over its control socket, without an event loop: ``riafs status`` has to start quickly."""
+
+import json
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from riafs.daemon.mounts import Mount
+from riafs.errors import NotMounted, StoreTimeout
+from riafs.settings import runtime_directory
+
+SECONDS = 2.0
+MAX_REPLY = 1 << 20
+
+
+def socket_path(runtime: str, device: str) -> str:
+    """The socket of the mount with that ``major:minor``, in its user's runtime directory."""
+    return f"{runtime}/{device.replace(':', '-')}.sock"
+
+
+def ask(mount: Mount, command: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """The reply of the mount's daemon. Raises NotMounted where none listens, StoreTimeout where none answers in 2 s.
+
+    PermissionError where the mount is another user's.
+    """
+    path = socket_path(runtime_directory(mount.owner, environment), mount.device)
+    until = time.monotonic() + SECONDS
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(SECONDS)
+            connection.connect(path)
+            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            reply = _receive(connection, until)
+    except TimeoutError as error:
+        raise StoreTimeout(f"the daemon of {mount.mountpoint} did not answer in {SECONDS:g} s") from error
+    except (FileNotFoundError, ConnectionError) as error:
+        raise NotMounted(f"no daemon listens for {mount.mountpoint}") from error
+    return _parse(reply, mount)
+
+
+def _receive(connection: socket.socket, until: float) -> bytes:
+    reply = b""
+    while not reply.endswith(b"\n") and len(reply) <= MAX_REPLY:
+        connection.settimeout(max(0.001, until - time.monotonic()))
+        part = connection.recv(1 << 16)
+        if not part:
+            break
+        reply += part
+    return reply
+
+
+def _parse(reply: bytes, mount: Mount) -> dict[str, Any]:
+    try:
+        value = json.loads(reply)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise NotMounted(f"what listens for {mount.mountpoint} is no riafs daemon of ours")
+    return value

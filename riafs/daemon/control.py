@@ -1,0 +1,89 @@
+"""The control socket of a running mount: one JSON object a line, in both directions.
+
+Owns the socket's file, named after the mount's device number, mode 0600 in a directory of its user. Only that user and
+root are answered, whatever the file's mode. `riafs.daemon.ask` is the other end.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import trio
+
+from riafs.daemon.ask import socket_path
+from riafs.daemon.private import private_directory
+
+MAX_REQUEST = 4096
+_SECONDS = 5.0
+_BACKLOG = 16
+_PEER = struct.Struct("3i")
+
+Command = Callable[[], Awaitable[Mapping[str, Any]]]
+
+
+@contextlib.contextmanager
+def bound_socket(runtime_directory: str, device: str) -> Iterator[trio.SocketListener]:
+    """The listening socket; its file is there inside the ``with`` only. Raises StoreDenied, OSError."""
+    path = socket_path(private_directory(runtime_directory), device)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # device numbers are used again; the kernel gave this one to us
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(path)
+        try:
+            os.chmod(path, 0o600)
+            listening.listen(_BACKLOG)
+            yield trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+async def serve_control(listener: trio.SocketListener, commands: Mapping[str, Command]) -> None:
+    """Answer until cancelled. One request a connection; a peer that is slow, long or somebody else gets nothing."""
+
+    async def answer(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(_SECONDS):
+            if _peer_uid(stream) in (0, os.geteuid()):
+                reply = await _reply(await _read_line(stream), commands)
+                await stream.send_all(json.dumps(reply).encode() + b"\n")
+        await trio.aclose_forcefully(stream)
+
+    await trio.serve_listeners(answer, [listener])
+
+
+def _peer_uid(stream: trio.SocketStream) -> int:
+    raw = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    _, uid, _ = _PEER.unpack(raw)
+    return int(uid)
+
+
+async def _read_line(stream: trio.SocketStream) -> bytes:
+    line = b""
+    while b"\n" not in line and len(line) <= MAX_REQUEST:
+        part = await stream.receive_some(MAX_REQUEST)
+        if not part:
+            break
+        line += part
+    return line.partition(b"\n")[0]
+
+
+async def _reply(line: bytes, commands: Mapping[str, Command]) -> Mapping[str, Any]:
+    name = parse_request(line)
+    command = commands.get(name) if name is not None else None
+    if command is None:
+        return {"error": f"unknown request; known: {', '.join(commands)}"}
+    return await command()
+
+
+def parse_request(line: bytes) -> str | None:
+    """The command in a request such as ``{"command": "status"}``, or None for anything else."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    name = request.get("command") if isinstance(request, dict) else None
+    return name if isinstance(name, str) else None

@@ -1,0 +1,229 @@
+"""The life of one mount's process: open the source, mount, become ready, be told things, end.
+
+Invariants: `announce` is called at most once, and only when the mount has answered a request; however this ends,
+nothing stays mounted that was mounted here. Ending on a signal lets open files be read on for a bounded
+time, out of sight.
+"""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from riafs.counters import Counters
+from riafs.daemon import control, logs
+from riafs.daemon.mountpoint import is_passed_device
+from riafs.daemon.mounts import Mount, mount_at
+from riafs.daemon.notify import Notifier
+from riafs.daemon.plan import MountPlan
+from riafs.daemon.readahead import set_readahead
+from riafs.daemon.servable import Servable
+from riafs.daemon.stacks import describe_stacks
+from riafs.daemon.unmount import unmount
+from riafs.daemon.version import version
+from riafs.errors import Interrupted, MountFailed, RiafsError, StoreTimeout
+from riafs.settings import show_settings
+
+OPEN_SECONDS = 8.0
+"""A source that is not open by then fails the mount, so that its starter hears of it within 10 s."""
+ANSWER_SECONDS = 5.0
+DRAIN_SECONDS = 10.0
+
+Assemble = Callable[[MountPlan, Counters, logs.RecentErrors, trio.Nursery], Awaitable[Servable]]
+Announce = Callable[[], None]
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_log = logging.getLogger(__name__)
+
+
+def run(plan: MountPlan, assemble: Assemble, announce: Announce) -> None:
+    """Mount, and return after the unmount. Raises what went wrong, before or after `announce`."""
+    place = logs.LogPlace(plan.directories.log, plan.mountpoint)
+    recent = logs.set_up(plan.settings, place)
+    try:
+        trio.run(_Life(plan, assemble, announce, recent).live)
+    except RiafsError:
+        raise
+    except Exception as error:
+        cause = _only_cause(error)
+        if not isinstance(cause, RiafsError):
+            _log.critical("%s has ended: internal error", plan.mountpoint, exc_info=error)
+            raise
+        raise cause from error
+    finally:
+        logs.tear_down(recent)
+
+
+def _only_cause(error: BaseException) -> BaseException:
+    """What a nursery has wrapped, if that is one thing."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+@dataclass(slots=True)
+class _State:
+    """What the tasks of one life share; changed by the event loop's thread only."""
+
+    servable: Servable | None = None
+    mount: Mount | None = None
+    ended_by_signal: bool = False
+    announced: bool = False
+
+
+class _Life:
+    """One run. The nursery's tasks: the file system, the signals, the control socket, the watchdog."""
+
+    def __init__(self, plan: MountPlan, assemble: Assemble, announce: Announce, recent: logs.RecentErrors) -> None:
+        self._plan = plan
+        self._assemble = assemble
+        self._announce = announce
+        self._recent = recent
+        self._counters = Counters()
+        self._notifier = Notifier(plan.environment)
+        self._began = time.monotonic()
+        self._state = _State()
+
+    async def live(self) -> None:
+        """From opening the source to after the unmount."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._heed_signals, nursery.cancel_scope)
+            servable = await self._open(nursery)
+            self._state.servable = servable
+            try:
+                await self._mounted(servable)
+            finally:
+                servable.close()
+            nursery.cancel_scope.cancel()
+        self._notifier.send("STOPPING=1")
+        if self._state.ended_by_signal and not self._state.announced:
+            raise Interrupted("interrupted before the mount was ready")
+        _log.info("unmounted %s", self._plan.mountpoint)
+
+    async def _open(self, nursery: trio.Nursery) -> Servable:
+        with trio.move_on_after(OPEN_SECONDS):
+            return await self._assemble(self._plan, self._counters, self._recent, nursery)
+        raise StoreTimeout(f"source {self._plan.source} did not answer in {OPEN_SECONDS:g} s")
+
+    async def _mounted(self, servable: Servable) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def serve(*, task_status: trio.TaskStatus[None]) -> None:
+                await servable.serve(task_status=task_status)
+                nursery.cancel_scope.cancel()
+
+            await nursery.start(serve)
+            await self._become_ready(nursery, servable)
+
+    async def _become_ready(self, nursery: trio.Nursery, servable: Servable) -> None:
+        if not is_passed_device(self._plan.mountpoint):
+            self._state.mount = await self._answering_mount()
+            set_readahead(self._state.mount.device, self._plan.settings.readahead)
+            await nursery.start(self._control, self._state.mount, servable)
+        if self._notifier.watchdog_seconds:
+            nursery.start_soon(self._feed_watchdog)
+        self._announce()
+        self._state.announced = True
+        _log.info("mounted %s at %s", self._plan.source, self._plan.mountpoint)
+        self._notifier.send(
+            "READY=1", f"STATUS={self._plan.source} at {self._plan.mountpoint}", f"MAINPID={os.getpid()}"
+        )
+
+    async def _answering_mount(self) -> Mount:
+        """The mount in the kernel's table, after it has answered a request."""
+        path = self._plan.mountpoint
+        with trio.move_on_after(ANSWER_SECONDS):
+            try:
+                await trio.to_thread.run_sync(os.statvfs, path, abandon_on_cancel=True)
+            except OSError as error:
+                raise MountFailed(f"the mount at {path} does not work: {error.strerror}") from error
+            mount = mount_at(path)
+            if mount is not None:
+                return mount
+        raise MountFailed(f"the mount at {path} did not answer in {ANSWER_SECONDS:g} s")
+
+    # -- being told things --------------------------------------------------------------------------------------------
+
+    async def _heed_signals(self, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(*_SIGNALS) as received:
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                async for number in received:
+                    if number in (signal.SIGTERM, signal.SIGINT):
+                        self._end(nursery, everything)
+                    else:
+                        nursery.start_soon(self._heed, number)
+
+    def _end(self, nursery: trio.Nursery, everything: trio.CancelScope) -> None:
+        """The first signal lets readers finish, the second does not."""
+        if self._state.ended_by_signal or self._state.mount is None:
+            everything.cancel()
+        else:
+            nursery.start_soon(self._drain, self._state.mount, everything)
+        self._state.ended_by_signal = True
+
+    async def _drain(self, mount: Mount, everything: trio.CancelScope) -> None:
+        self._notifier.send("STOPPING=1", "STATUS=waiting for open files")
+        _log.info("unmounting %s; open files have %g s", mount.mountpoint, DRAIN_SECONDS)
+        with trio.move_on_after(DRAIN_SECONDS):
+            try:
+                await trio.to_thread.run_sync(lambda: unmount(mount, lazy=True), abandon_on_cancel=True)
+                await trio.sleep_forever()  # until `serve` returns and the nurseries are cancelled
+            except RiafsError as error:
+                _log.warning("%s", error)
+        everything.cancel()
+
+    async def _heed(self, number: int) -> None:
+        if number == signal.SIGHUP and self._state.servable is not None:
+            await self._refresh(self._state.servable)
+        elif number == signal.SIGUSR1:
+            _log.warning("stacks, as asked for by signal\n%s", describe_stacks())
+        elif number == signal.SIGUSR2:
+            _log.info("counters: %s", " ".join(f"{name}={count}" for name, count in self._counters.as_dict().items()))
+
+    async def _refresh(self, servable: Servable) -> Mapping[str, Any]:
+        try:
+            await servable.refresh()
+        except RiafsError as error:
+            _log.warning("refresh: %s", error)
+            return {"error": str(error)}
+        return {"refreshed": True}
+
+    async def _control(self, mount: Mount, servable: Servable, *, task_status: trio.TaskStatus[None]) -> None:
+        """The control socket. A mount works without it, so a runtime directory that cannot be used is only logged."""
+
+        async def status() -> Mapping[str, Any]:
+            return self._status(mount)
+
+        async def refresh() -> Mapping[str, Any]:
+            return await self._refresh(servable)
+
+        try:
+            with control.bound_socket(self._plan.directories.runtime, mount.device) as listener:
+                task_status.started()
+                await control.serve_control(listener, {"status": status, "refresh": refresh})
+        except (RiafsError, OSError) as error:
+            _log.warning("no control socket, riafs status cannot ask this mount: %s", error)
+            task_status.started()
+
+    def _status(self, mount: Mount) -> Mapping[str, Any]:
+        return {
+            "version": version(),
+            "pid": os.getpid(),
+            "source": str(self._plan.source),
+            "mountpoint": mount.mountpoint,
+            "uptime": round(time.monotonic() - self._began, 1),
+            "settings": show_settings(self._plan.settings),
+            "counters": self._counters.as_dict(),
+            "recent_errors": len(self._recent.lines()),
+        }
+
+    async def _feed_watchdog(self) -> None:
+        """Twice in each interval; that this task runs is what shows that the event loop does."""
+        while True:
+            self._notifier.send("WATCHDOG=1")
+            await trio.sleep(self._notifier.watchdog_seconds / 2)

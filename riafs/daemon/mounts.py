@@ -1,0 +1,79 @@
+"""The kernel's table of mounts, as far as riafs is concerned.
+
+Owns the reading of ``/proc/self/mountinfo`` (proc(5)). Reading it asks no file system anything, so a mount that does
+not answer can be seen here without waiting for it.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+
+TYPE = "fuse.riafs"
+_TABLE = "/proc/self/mountinfo"
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+_FIELDS_BEFORE_DASH = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of the table."""
+
+    mountpoint: str
+    device: str
+    """``major:minor``, unique among the mounts of this machine at one time."""
+    type: str
+    source: str
+    owner: int
+    """Number of the user who mounted a FUSE file system; 0 for others."""
+
+
+def parse_mountinfo(text: bytes) -> tuple[Mount, ...]:
+    """All mounts in the table's order: of two on one directory the later covers the other. Odd lines are left out."""
+    return tuple(mount for line in text.splitlines() if (mount := _parse_line(line)) is not None)
+
+
+def _parse_line(line: bytes) -> Mount | None:
+    before, dash, after = line.partition(b" - ")
+    first, last = before.split(b" "), after.split(b" ")
+    if not dash or len(first) < _FIELDS_BEFORE_DASH or len(last) < 2:
+        return None
+    owner = re.search(rb"(?:^|,)user_id=([0-9]{1,10})(?:,|$)", last[2] if len(last) > 2 else b"")
+    return Mount(
+        mountpoint=_unescape(first[4]),
+        device=first[2].decode("ascii", "replace"),
+        type=_unescape(last[0]),
+        source=_unescape(last[1]),
+        owner=int(owner[1]) if owner else 0,
+    )
+
+
+def _unescape(field: bytes) -> str:
+    return os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), field))
+
+
+def all_mounts() -> tuple[Mount, ...]:
+    """The mounts that this process sees."""
+    with open(_TABLE, "rb") as file:
+        return parse_mountinfo(file.read())
+
+
+def riafs_mounts() -> tuple[Mount, ...]:
+    """The mounts of type riafs that this process sees."""
+    return tuple(mount for mount in all_mounts() if mount.type == TYPE)
+
+
+def mount_at(path: str) -> Mount | None:
+    """What is mounted at exactly this absolute path without symbolic links, or None."""
+    found = [mount for mount in all_mounts() if mount.mountpoint == path]
+    return found[-1] if found else None
+
+
+def resolve(path: str) -> str:
+    """`path` as the table spells it. Only the part above its last name is looked up, unless that is no mountpoint.
+
+    The last name may be a mount that does not answer.
+    """
+    path = os.path.abspath(path)
+    parent, name = os.path.split(path)
+    candidate = os.path.join(os.path.realpath(parent), name) if name else path
+    return candidate if mount_at(candidate) is not None else os.path.realpath(path)

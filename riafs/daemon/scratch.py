@@ -1,0 +1,61 @@
+"""A mount's directory for temporary files, in the cache directory.
+
+Invariant: a directory is locked as long as its mount's process lives, whatever ends it; so the next mount can tell and
+remove what a killed one left.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from riafs.daemon.private import private_directory
+from riafs.errors import StoreDenied
+
+PREFIX = "riafs-"
+_log = logging.getLogger(__name__)
+
+
+class Scratch:
+    """Made at once; `path` is the directory, `cache` the cache directory or None where that cannot be used.
+
+    Without a cache directory a mount works all the same, and remembers nothing for the next one.
+    """
+
+    def __init__(self, cache_dir: str) -> None:
+        self.cache: str | None = None
+        try:
+            self.cache = private_directory(cache_dir)
+            _remove_abandoned(self.cache)
+        except StoreDenied as error:
+            _log.warning("%s; what is verified is remembered by this mount only", error)
+        self.path = tempfile.mkdtemp(prefix=PREFIX, dir=self.cache)
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def close(self) -> None:
+        """Remove the temporary files."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _remove_abandoned(cache: str) -> None:
+    with os.scandir(cache) as entries:
+        candidates = [entry.path for entry in entries if entry.name.startswith(PREFIX)]
+    for path in candidates:
+        with contextlib.suppress(OSError), _locked_alone(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked_alone(path: str) -> Iterator[None]:
+    """Raises BlockingIOError where a living process has the directory."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

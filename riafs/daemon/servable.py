@@ -1,0 +1,21 @@
+"""What the life of a mount needs to know about the thing that is mounted."""
+
+from typing import Protocol
+
+from trio import TaskStatus
+
+
+class Servable(Protocol):
+    """A source that is open and can be mounted once."""
+
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        """Mount, call ``task_status.started()`` when requests are served, return after an unmount.
+
+        Cancelling it unmounts. Raises MountFailed.
+        """
+
+    async def refresh(self) -> None:
+        """Look now for what has changed in the store, instead of when the refresh time has passed."""
+
+    def close(self) -> None:
+        """Give back what was opened; called after `serve` has ended, or instead of it."""

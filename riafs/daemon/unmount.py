@@ -1,0 +1,97 @@
+"""Taking a mount away: plain, lazily, or by force; also one whose daemon has died.
+
+Invariant: only mounts of type fuse.riafs are ever unmounted. root asks the kernel (umount2(2)); others ask fusermount3,
+which is why this module starts a program.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import subprocess
+
+from riafs.daemon.bounded import call_in_child
+from riafs.daemon.mounts import TYPE, Mount, mount_at, resolve
+from riafs.errors import MissingProgram, MountpointError, NotMounted, StoreTimeout
+
+_MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
+_SECONDS = 20.0
+_PROBE_SECONDS = 2.0
+
+
+def find_mount(directory: str) -> Mount:
+    """The riafs mount at that directory. Raises NotMounted."""
+    path = resolve(directory)
+    mount = mount_at(path)
+    if mount is None:
+        raise NotMounted(f"nothing is mounted at {path}")
+    if mount.type != TYPE:
+        raise NotMounted(f"{path} is a mount of type {mount.type}, not of riafs")
+    return mount
+
+
+def is_dead(mount: Mount) -> bool:
+    """Whether the daemon behind a mount has gone: "Transport endpoint is not connected". A silent one is not dead."""
+    try:
+        call_in_child(lambda: os.statvfs(mount.mountpoint).f_bsize, _PROBE_SECONDS, mount.mountpoint)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    except StoreTimeout:
+        return False
+    return False
+
+
+def unmount(mount: Mount, *, lazy: bool = False, force: bool = False) -> None:
+    """Unmount. `lazy`: out of sight at once, ended with its last open file; `force`: waiting requests fail first.
+
+    A dead mount that is still in use is detached lazily. Raises MountpointError for one that is busy or not ours.
+    """
+    lazy = lazy or force or is_dead(mount)
+    if force:
+        abort(mount)
+    if os.geteuid() == 0:
+        _umount2(mount.mountpoint, (_MNT_DETACH if lazy else 0) | (_MNT_FORCE if force else 0))
+    else:
+        _unmount_as_user(mount.mountpoint, lazy=lazy)
+
+
+def abort(mount: Mount) -> None:
+    """Fail every request that waits for the daemon with ECONNABORTED, if this user may; the mount is dead from then on.
+
+    The kernel names a connection by the minor number of its device (its documentation of the FUSE control files). Where
+    those files are not mounted, root has umount2's MNT_FORCE, which does the same.
+    """
+    minor = mount.device.partition(":")[2]
+    with contextlib.suppress(OSError), open(f"/sys/fs/fuse/connections/{minor}/abort", "w") as file:
+        file.write("1")
+
+
+def _umount2(mountpoint: str, flags: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(mountpoint), flags | _UMOUNT_NOFOLLOW) == 0:
+        return
+    code = ctypes.get_errno()
+    if code == errno.EBUSY:
+        raise _busy(mountpoint)
+    raise MountpointError(f"cannot unmount {mountpoint}: {os.strerror(code)}")
+
+
+def _unmount_as_user(mountpoint: str, *, lazy: bool) -> None:
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_SECONDS, text=True
+        )
+    except FileNotFoundError as error:
+        raise MissingProgram("fusermount3 is not installed (Debian: apt install fuse3)") from error
+    except subprocess.TimeoutExpired as error:
+        raise MountpointError(f"fusermount3 did not unmount {mountpoint} in {_SECONDS:g} s") from error
+    if done.returncode == 0:
+        return
+    if "busy" in done.stderr:
+        raise _busy(mountpoint)
+    raise MountpointError(f"cannot unmount {mountpoint}: {done.stderr.strip() or 'fusermount3 failed'}")
+
+
+def _busy(mountpoint: str) -> MountpointError:
+    return MountpointError(f"{mountpoint} is busy: files are open or a program works in it; --lazy detaches it anyway")

@@ -1,0 +1,250 @@
+"""Every failure riafs knows, one class each.
+
+A class carries what the two edges need and nothing else decides: the ``errno`` a program gets through the kernel, the
+exit status a command ends with (mount(8)'s bits: 1 usage or permission, 2 system, 4 bug, 32 mount failed), and whether
+trying again later can help. Messages name the thing, the place and the way out.
+"""
+
+import errno as _errno
+from typing import ClassVar
+
+
+class RiafsError(Exception):
+    """Base of all failures that riafs itself reports.
+
+    >>> MissingContent("key MD5E-s1--x.txt is in none of 4 places").errno == _errno.EIO
+    True
+    """
+
+    errno: ClassVar[int] = _errno.EIO
+    exit_code: ClassVar[int] = 2
+    retryable: ClassVar[bool] = False
+
+
+# -- what the caller got wrong ----------------------------------------------------------------------------------------
+
+
+class UsageError(RiafsError):
+    """Unknown option, bad value, wrong number of arguments."""
+
+    errno = _errno.EINVAL
+    exit_code = 1
+
+
+class BadSource(RiafsError):
+    """A source that is no RIA URL, no path, or has a fragment that names nothing possible."""
+
+    errno = _errno.EINVAL
+    exit_code = 1
+
+
+class SourceNotFound(RiafsError):
+    """The store, dataset, alias or version that the source names does not exist."""
+
+    errno = _errno.ENOENT
+    exit_code = 32
+
+
+class MountpointError(RiafsError):
+    """The mountpoint is missing, not a directory, busy, or not ours."""
+
+    errno = _errno.EBUSY
+    exit_code = 32
+
+
+class MountFailed(RiafsError):
+    """The kernel or fusermount3 refused, or the new mount did not answer."""
+
+    exit_code = 32
+
+
+class Interrupted(RiafsError):
+    """A signal ended a mount before it was ready."""
+
+    errno = _errno.EINTR
+    exit_code = 8
+
+
+class NotMounted(RiafsError):
+    """A command that needs a riafs mount was given a directory that is none."""
+
+    errno = _errno.EINVAL
+    exit_code = 1
+
+
+class MissingProgram(RiafsError):
+    """A program that this operation needs is not installed."""
+
+    errno = _errno.EIO
+
+
+# -- names and trees --------------------------------------------------------------------------------------------------
+
+
+class NoSuchName(RiafsError):
+    """A directory has no entry of that name."""
+
+    errno = _errno.ENOENT
+
+
+class NoSuchAttribute(RiafsError):
+    """A file has no extended attribute of that name."""
+
+    errno = _errno.ENODATA
+
+
+class NoSuchVersion(RiafsError):
+    """A ref or commit that the dataset does not have."""
+
+    errno = _errno.ENOENT
+    exit_code = 32
+
+
+class NotADirectoryHere(RiafsError):
+    """A directory operation on something that is no directory."""
+
+    errno = _errno.ENOTDIR
+
+
+class IsADirectoryHere(RiafsError):
+    """A file operation on a directory."""
+
+    errno = _errno.EISDIR
+
+
+class ReadOnly(RiafsError):
+    """Any change asked of a mount that shows a store as it is."""
+
+    errno = _errno.EROFS
+
+
+class StaleHandle(RiafsError):
+    """What an inode number or handle stood for is gone."""
+
+    errno = _errno.ESTALE
+
+
+# -- stores -----------------------------------------------------------------------------------------------------------
+
+
+class NotInStore(RiafsError):
+    """A path below the store's root does not exist; whoever asked decides what that means."""
+
+    errno = _errno.ENOENT
+    exit_code = 32
+
+
+class OutsideStore(RiafsError):
+    """A path below the store's root leads out of it (symbolic link or ``..``): never followed."""
+
+    errno = _errno.EACCES
+
+
+class StoreDenied(RiafsError):
+    """The store's files may not be read by this user."""
+
+    errno = _errno.EACCES
+    exit_code = 32
+
+
+class StoreError(RiafsError):
+    """The store answered with a failure that is not this key's fault (I/O error, stale handle)."""
+
+    retryable = True
+
+
+class StoreTimeout(RiafsError):
+    """The store did not answer within the deadline."""
+
+    errno = _errno.ETIMEDOUT
+    exit_code = 32
+    retryable = True
+
+
+class ShortRead(RiafsError):
+    """A file, archive or block holds fewer bytes than it says."""
+
+
+class TooLarge(RiafsError):
+    """A file that is read whole (ref, version file, configuration, manifest) is over its bound."""
+
+
+# -- git --------------------------------------------------------------------------------------------------------------
+
+
+class GitError(RiafsError):
+    """git could not read an object: damaged pack, missing object, unusable repository."""
+
+
+class MissingObject(GitError):
+    """A git object that a tree, commit or ref names is not in the repository."""
+
+
+class MalformedObject(GitError):
+    """A git object or ref file that does not follow git's format."""
+
+
+class UnsupportedRepository(GitError):
+    """A repository in a form riafs cannot read (reftable, unknown object names)."""
+
+
+# -- content ----------------------------------------------------------------------------------------------------------
+
+
+class MalformedKey(RiafsError):
+    """Text that is not a git-annex key."""
+
+    errno = _errno.EINVAL
+
+
+class MalformedLog(RiafsError):
+    """A log of the git-annex branch that cannot be used."""
+
+
+class MissingContent(RiafsError):
+    """A key that is in none of the places where it may be."""
+
+
+class CorruptContent(RiafsError):
+    """Bytes that are not the key's: wrong size or wrong digest."""
+
+
+class EncryptedContent(RiafsError):
+    """Content that needs a password or secret key riafs does not have."""
+
+    errno = _errno.EACCES
+
+
+class DecodeFailed(RiafsError):
+    """A decoder (7z, gpg) failed on what the store holds."""
+
+
+# -- archives ---------------------------------------------------------------------------------------------------------
+
+
+class ArchiveError(RiafsError):
+    """A 7z archive that cannot be used."""
+
+
+class NotAnArchive(ArchiveError):
+    """A file without a 7z signature."""
+
+
+class MalformedArchive(ArchiveError):
+    """A 7z archive whose header is truncated, damaged, contradicts itself, or is over the bounds."""
+
+
+class EncryptedArchive(ArchiveError):
+    """An archive or member that needs a password."""
+
+    errno = _errno.EACCES
+
+
+class UnsupportedArchive(ArchiveError):
+    """A method or feature of 7z that riafs does not read."""
+
+
+class NoSuchMember(ArchiveError):
+    """A name that the archive does not hold."""
+
+    errno = _errno.ENOENT

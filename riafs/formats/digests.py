@@ -1,0 +1,127 @@
+"""Whether bytes are a key's: one incremental checker for every git-annex backend that hashes content.
+
+A key's name begins with the digest in lower-case hex, up to the first dot; a ``\\`` before it, which old versions of
+git-annex wrote by mistake, is ignored, as git-annex ignores it. Some digests need optional packages (``blake3``,
+``xxhash``, ``pyskein``); without them such keys cannot be checked. Checkers compare digests only: sizes are the
+reader's business.
+"""
+
+import functools
+import hashlib
+import importlib
+from collections.abc import Callable
+from typing import Protocol
+
+from riafs.formats.keys import Key
+from riafs.formats.treehashes import Blake2bp, Blake2sp
+
+# Its name is ``<uuid>-<SHA-256>``, and the E at its end is no sign of a file extension.
+_GITBUNDLE = b"GITBUNDLE"
+
+_Data = bytes | bytearray | memoryview
+
+
+class Hash(Protocol):
+    """What hashlib's objects, and those of the optional packages, have in common."""
+
+    def update(self, data: _Data, /) -> object:
+        """Take in the next bytes."""
+
+    def hexdigest(self) -> str:
+        """The digest of all bytes so far."""
+
+
+class DigestChecker:
+    """Takes a key's content in order, then tells whether it was the right one."""
+
+    __slots__ = ("_expected", "_hash")
+
+    def __init__(self, digest: Hash, expected: bytes) -> None:
+        self._hash = digest
+        self._expected = expected
+
+    def update(self, data: _Data) -> None:
+        """Take in the next bytes."""
+        self._hash.update(data)
+
+    def matches(self) -> bool:
+        """Whether the bytes so far are the key's content; False too for a key whose digest is malformed."""
+        return self._hash.hexdigest().encode() == self._expected
+
+
+def checker(key: Key) -> DigestChecker | None:
+    """A new checker for the content of `key`, or None where nothing can be checked.
+
+    That is: backends without a digest (WORM, URL), unknown ones, those whose package is missing, and chunks, whose key
+    holds the digest of the whole.
+    """
+    factory = _factory(key)
+    return None if factory is None else DigestChecker(factory(), _expected(key))
+
+
+def verifiable(key: Key) -> bool:
+    """Whether `checker` gives one."""
+    return _factory(key) is not None
+
+
+def _factory(key: Key) -> Callable[[], Hash] | None:
+    if key.chunk_size is not None or key.chunk_number is not None:
+        return None
+    return hashlib.sha256 if key.backend == _GITBUNDLE else _backend_factory(key.backend)
+
+
+def _expected(key: Key) -> bytes:
+    if key.backend == _GITBUNDLE:
+        return key.name.rpartition(b"-")[2]
+    return key.name.partition(b".")[0].removeprefix(b"\\")
+
+
+def _backend_factory(backend: bytes) -> Callable[[], Hash] | None:
+    """The hash of a backend or of its variant with a file extension (``MD5E``)."""
+    factory = _STANDARD.get(backend) or _STANDARD.get(backend.removesuffix(b"E"))
+    if factory is not None:
+        return factory
+    optional = _OPTIONAL.get(backend) or _OPTIONAL.get(backend.removesuffix(b"E"))
+    return None if optional is None else _import(*optional)
+
+
+@functools.cache
+def _import(module: str, name: str, bits: int) -> Callable[[], Hash] | None:
+    """A hash of an optional package; `bits` is 0 where the digest has one length only."""
+    try:
+        factory: Callable[..., Hash] = getattr(importlib.import_module(module), name)
+    except ImportError:
+        return None
+    return functools.partial(factory, digest_bits=bits) if bits else factory
+
+
+def _plain(algorithm: Callable[..., Hash]) -> Callable[[], Hash]:
+    return functools.partial(algorithm, usedforsecurity=False)
+
+
+def _blake2(algorithm: Callable[..., Hash], bits: int) -> Callable[[], Hash]:
+    return functools.partial(algorithm, digest_size=bits // 8)
+
+
+_STANDARD: dict[bytes, Callable[[], Hash]] = {
+    b"MD5": _plain(hashlib.md5),
+    b"SHA1": _plain(hashlib.sha1),
+    b"SHA224": hashlib.sha224,
+    b"SHA256": hashlib.sha256,
+    b"SHA384": hashlib.sha384,
+    b"SHA512": hashlib.sha512,
+    b"SHA3_224": hashlib.sha3_224,
+    b"SHA3_256": hashlib.sha3_256,
+    b"SHA3_384": hashlib.sha3_384,
+    b"SHA3_512": hashlib.sha3_512,
+    **{b"BLAKE2B%d" % bits: _blake2(hashlib.blake2b, bits) for bits in (160, 224, 256, 384, 512)},
+    **{b"BLAKE2S%d" % bits: _blake2(hashlib.blake2s, bits) for bits in (160, 224, 256)},
+    b"BLAKE2BP512": Blake2bp,
+    b"BLAKE2SP256": Blake2sp,
+}
+_OPTIONAL = {
+    b"BLAKE3_256": ("blake3", "blake3", 0),
+    b"XXH3": ("xxhash", "xxh3_64", 0),
+    b"SKEIN256": ("skein", "skein256", 256),
+    b"SKEIN512": ("skein", "skein512", 512),
+}

@@ -1,0 +1,144 @@
+"""git's tree, commit and tag objects, from the raw bytes that ``git cat-file`` gives.
+
+A tree becomes a `Tree`: three sequences of one length, in git's order, that only hold names a directory may show.
+Commits and tags are read as far as riafs needs them; what is odd in them (an impossible time) is not fatal, what makes
+them useless (no tree) is. Object names are raw bytes (20 or 32) in trees, hex digits in commits and tags, as git has
+them.
+"""
+
+import re
+from dataclasses import dataclass
+
+from riafs.errors import MalformedObject
+from riafs.formats.names import valid_name, valid_names
+from riafs.formats.text import shown
+
+DIRECTORY = 0o040000
+FILE = 0o100644
+EXECUTABLE = 0o100755
+LINK = 0o120000
+SUBMODULE = 0o160000
+
+MAX_PARENTS = 10_000
+KEPT_DROPPED_NAMES = 5
+_MAX_TIME = 2**33
+# What is no entry is swallowed in one piece, as an entry without a mode: scanning stays linear on hostile input.
+_ENTRY = {length: re.compile(rb"([0-7]{1,7}) ([^\0]*+)\0(.{%d})|.+" % length, re.DOTALL).findall for length in (20, 32)}
+_OID = rb"[0-9a-f]{40}(?:[0-9a-f]{24})?"
+_TREE_LINE = re.compile(rb"tree (" + _OID + rb")(?:\n|\Z)")
+_PARENT_LINE = re.compile(rb"parent (" + _OID + rb")(?:\n|\Z)")
+_COMMITTER_TIME = re.compile(rb"^committer [^\n]*> ?(\d{1,19})(?: [^\n]*)?$", re.MULTILINE)
+_TAG_LINES = re.compile(rb"object (" + _OID + rb")\ntype (commit|tree|blob|tag)(?:\n|\Z)")
+_KINDS = {mode >> 12: mode for mode in (DIRECTORY, FILE, LINK, SUBMODULE)}
+_MODES = {b"%o" % mode: mode for mode in (DIRECTORY, FILE, EXECUTABLE, LINK, SUBMODULE)}
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """One directory of a commit. `names`, `modes` and `oids` run in parallel, in the order of the tree object.
+
+    Every name passes `valid_name` and occurs once. Modes are exactly DIRECTORY, FILE, EXECUTABLE, LINK or SUBMODULE.
+    """
+
+    names: tuple[bytes, ...]
+    modes: tuple[int, ...]
+    oids: tuple[bytes, ...]
+    """Raw object names of 20 or 32 bytes; ``.hex()`` gives what git prints."""
+    dropped: int
+    """How many entries are left out: impossible names, unknown types, and names that an earlier entry has."""
+    dropped_names: tuple[bytes, ...]
+    """The first few of them, for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What riafs uses of a commit."""
+
+    tree: bytes
+    """Hex digits."""
+    time: int
+    """When it was committed, in seconds since the epoch, at most 2**33; 0 where the commit gives no usable time."""
+    parents: tuple[bytes, ...]
+    """Hex digits each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What an annotated tag points at."""
+
+    object: bytes
+    """Hex digits."""
+    type: bytes
+    """``commit``, ``tree``, ``blob`` or ``tag``."""
+
+
+def parse_tree(raw: bytes, oid_length: int = 20) -> Tree:
+    """The entries of a raw tree object whose object names have `oid_length` bytes (20 for SHA-1, 32 for SHA-256).
+
+    Memory is proportional to `raw`. Raises MalformedObject where `raw` is no sequence of entries.
+    """
+    entries = _ENTRY[oid_length](raw)
+    if not entries:
+        return Tree((), (), (), 0, ())
+    octal_modes, names, oids = zip(*entries, strict=True)
+    if not octal_modes[-1]:
+        raise MalformedObject(f"a tree object of {len(raw)} bytes that is damaged after {len(entries) - 1} entries")
+    modes = tuple([_MODES.get(octal) or _mode(octal) for octal in octal_modes])
+    unique = frozenset(names)
+    if 0 not in modes and len(unique) == len(names) and valid_names(unique):
+        return Tree(names, modes, oids, 0, ())
+    return _filtered(names, modes, oids)
+
+
+def parse_commit(raw: bytes) -> Commit:
+    """The commit of a raw commit object. Raises MalformedObject where it names no tree."""
+    header = raw.partition(b"\n\n")[0]
+    match = _TREE_LINE.match(header)
+    if match is None:
+        raise MalformedObject(f"a commit that names no tree: {shown(raw)}")
+    parents: list[bytes] = []
+    position = match.end()
+    while (parent := _PARENT_LINE.match(header, position)) and len(parents) < MAX_PARENTS:
+        parents.append(parent[1])
+        position = parent.end()
+    return Commit(match[1], _committer_time(header), tuple(parents))
+
+
+def parse_tag(raw: bytes) -> Tag:
+    """The tag of a raw tag object. Raises MalformedObject where it names no object."""
+    match = _TAG_LINES.match(raw)
+    if match is None:
+        raise MalformedObject(f"a tag that names no object: {shown(raw)}")
+    return Tag(match[1], match[2])
+
+
+def _mode(octal: bytes) -> int:
+    """One of git's five modes, or 0. Old trees hold other permission bits, which git reads like this too."""
+    mode = int(octal, 8)
+    kind = _KINDS.get(mode >> 12, 0)
+    return EXECUTABLE if kind == FILE and mode & 0o100 else kind
+
+
+def _filtered(names: tuple[bytes, ...], modes: tuple[int, ...], oids: tuple[bytes, ...]) -> Tree:
+    seen: set[bytes] = set()
+    kept: list[int] = []
+    dropped: list[bytes] = []
+    for position, name in enumerate(names):
+        if modes[position] and name not in seen and valid_name(name):
+            seen.add(name)
+            kept.append(position)
+        else:
+            dropped.append(name)
+    return Tree(
+        tuple([names[position] for position in kept]),
+        tuple([modes[position] for position in kept]),
+        tuple([oids[position] for position in kept]),
+        len(dropped),
+        tuple(dropped[:KEPT_DROPPED_NAMES]),
+    )
+
+
+def _committer_time(header: bytes) -> int:
+    match = _COMMITTER_TIME.search(header)
+    time = int(match[1]) if match else 0
+    return time if time <= _MAX_TIME else 0

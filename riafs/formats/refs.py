@@ -1,0 +1,82 @@
+"""References of a git repository: the files below ``refs``, ``packed-refs``, and what a user's ``@version`` may name.
+
+A reference's name becomes part of a path, so that no name passes `valid_ref_name` that leads out of ``refs/``. Names
+and object names are bytes; object names are 40 or 64 lower-case hex digits.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from riafs.errors import MalformedObject
+from riafs.formats.text import shown
+
+MAX_REF_NAME = 1024
+_MAX_COMPONENT = 255
+_MAX_REF_FILE = 4096
+_OID = rb"[0-9a-f]{40}(?:[0-9a-f]{24})?"
+_PACKED_LINE = re.compile(rb"^(" + _OID + rb") ([^\n]+)$", re.MULTILINE)
+_LOOSE_OID = re.compile(rb"(" + _OID + rb")(?:\s|\Z)")
+_SYMBOLIC = re.compile(rb"ref:\s*(\S.*?)\s*\Z", re.DOTALL)
+_FORBIDDEN = re.compile(rb"[\0-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|[./]\Z").search
+_COMMIT = re.compile(rb"[0-9a-fA-F]{7,64}").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolicRef:
+    """A reference that stands for another one."""
+
+    target: bytes
+    """A name that passes `valid_ref_name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Oid:
+    """A reference that names an object."""
+
+    hex: bytes
+
+
+def valid_ref_name(name: bytes) -> bool:
+    """Whether `name` begins with ``refs/`` and follows the rules of ``git check-ref-format``."""
+    if not name.startswith(b"refs/") or len(name) > MAX_REF_NAME or _FORBIDDEN(name):
+        return False
+    return all(len(component) <= _MAX_COMPONENT for component in name.split(b"/"))
+
+
+def parse_packed_refs(text: bytes) -> Mapping[bytes, bytes]:
+    """Name → object name (hex) of a ``packed-refs`` file.
+
+    Lines that are no reference (comments, peeled tags, anything malformed) are skipped; of two lines with one name the
+    first counts.
+    """
+    refs: dict[bytes, bytes] = {}
+    for match in _PACKED_LINE.finditer(text):
+        if valid_ref_name(match[2]):
+            refs.setdefault(match[2], match[1])
+    return refs
+
+
+def parse_ref(text: bytes) -> SymbolicRef | Oid:
+    """What ``HEAD`` or a file below ``refs`` says. Raises MalformedObject."""
+    if len(text) > _MAX_REF_FILE:
+        raise MalformedObject(f"a reference of {len(text)} bytes")
+    if match := _LOOSE_OID.match(text):
+        return Oid(match[1])
+    symbolic = _SYMBOLIC.match(text)
+    if symbolic is None or not valid_ref_name(symbolic[1]):
+        raise MalformedObject(f"not a reference: {shown(text)}")
+    return SymbolicRef(symbolic[1])
+
+
+def candidates(version: bytes) -> tuple[bytes, ...]:
+    """The references that ``@version`` may mean, first wins: a branch before a tag as in ``git clone --branch`` (which
+    DataLad calls), then a full name. Empty for what can be no reference.
+    """
+    names = (b"refs/heads/" + version, b"refs/tags/" + version, version)
+    return tuple(name for name in names if valid_ref_name(name))
+
+
+def looks_like_commit(version: bytes) -> bool:
+    """Whether `version` may be an object name or the beginning of one: 7 to 64 hex digits."""
+    return _COMMIT(version) is not None

@@ -1,0 +1,137 @@
+"""pyfuse3's handlers: decode the call, ask the filesystem, encode the reply. Nothing is decided here but EROFS.
+
+The mount is made read-only for the kernel as well, but root can ``mount -o remount,rw`` and then the changing calls
+arrive here (seen with Linux 6.18): each of them answers EROFS.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import pyfuse3
+
+from riafs.errors import CorruptContent
+from riafs.fuse.guard import Guard
+from riafs.fuse.presentation import Presenter
+from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
+
+_NAME_MAX = 255
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers of one mount. `forget_content` makes the kernel drop the cached pages of an inode.
+
+    Not implemented on purpose: access, flush and fsync, which the kernel then stops asking for.
+    """
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False
+
+    def __init__(
+        self, filesystem: FileSystem, presenter: Presenter, guard: Guard, forget_content: Callable[[int], None]
+    ) -> None:
+        super().__init__()
+        self._filesystem = filesystem
+        self._presenter = presenter
+        self._forget_content = forget_content
+        for name in _READING:
+            setattr(self, name, guard.wrap(getattr(self, name)))
+
+    async def lookup(
+        self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """See FileSystem.lookup."""
+        found = await self._filesystem.lookup(parent_inode, name)
+        return self._presenter.absent(name) if found is None else self._presenter.attributes(found)
+
+    async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """See FileSystem.getattr."""
+        return self._presenter.attributes(await self._filesystem.getattr(inode))
+
+    async def readlink(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileNameT:
+        """See FileSystem.readlink."""
+        return pyfuse3.FileNameT(await self._filesystem.readlink(inode))
+
+    async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """See FileSystem.open. Files whose size is only known when they are open bypass the kernel's cache."""
+        if flags & _WRITING:
+            _refuse()
+        opened = await self._filesystem.open(inode)
+        handle = pyfuse3.FileHandleT(opened.handle)
+        return pyfuse3.FileInfo(fh=handle, direct_io=not opened.sized, keep_cache=opened.sized)
+
+    async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
+        """See FileSystem.read. What the kernel has cached of content that turns out to be damaged is dropped."""
+        try:
+            data = await self._filesystem.read(fh, off, size)
+        except CorruptContent:
+            self._forget_content(self._filesystem.inode_of_handle(fh))
+            raise
+        return data  # type: ignore[return-value]  # pyfuse3 takes any buffer
+
+    async def release(self, fh: pyfuse3.FileHandleT) -> None:
+        """See FileSystem.release."""
+        self._filesystem.release(fh)
+
+    async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
+        """See FileSystem.opendir."""
+        return pyfuse3.FileHandleT(await self._filesystem.opendir(inode))
+
+    async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """See FileSystem.readdir: entries with their attributes, as many as the kernel's buffer takes."""
+        fill, reply = self._presenter.fill, pyfuse3.readdir_reply
+        shown = self._presenter.blank()
+        offset = start_id
+        while True:
+            page = await self._filesystem.readdir(fh, offset)
+            for entry in page.entries:
+                fill(shown, page.inode_at(offset), entry)
+                offset += 1
+                if not reply(token, entry.name, shown, offset):
+                    return
+            if not page.entries:
+                return
+
+    async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
+        """See FileSystem.releasedir."""
+        self._filesystem.releasedir(fh)
+
+    async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
+        """Inode numbers are computed, so there is nothing to forget."""
+
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """Sizes are unknown and nothing can be written; overlayfs and df want an answer all the same."""
+        status = pyfuse3.StatvfsData()
+        status.f_bsize = status.f_frsize = 4096
+        status.f_namemax = _NAME_MAX
+        return status
+
+    async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
+        """See FileSystem.attribute."""
+        if not name.startswith(_PREFIX):
+            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+        return await self._filesystem.attribute(inode, name.decode(errors="replace"))
+
+    async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
+        """Nothing: the attributes can be asked for, but ``cp -a`` should not copy them."""
+        return ()
+
+    async def _refused(self, *_: object) -> NoReturn:
+        """EROFS."""
+        _refuse()
+
+    setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refused  # type: ignore[assignment]  # all alike
+    write = create = setxattr = removexattr = _refused  # type: ignore[assignment]  # likewise
+
+
+_PREFIX = ATTRIBUTE_PREFIX.encode()
+_READING = (
+    "lookup", "getattr", "readlink", "open", "read", "release", "opendir", "readdir", "releasedir", "statfs",
+    "getxattr",
+)  # fmt: skip
+
+
+def _refuse() -> NoReturn:
+    raise pyfuse3.FUSEError(errno.EROFS)

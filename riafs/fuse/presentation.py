@@ -1,0 +1,76 @@
+"""How entries look to the kernel: owner, permissions, times, and how long it may remember them."""
+
+import stat
+from dataclasses import dataclass
+
+import pyfuse3
+
+from riafs.tree.protocol import Entry, Kind
+from riafs.vfs.filesystem import Attributes
+
+# Names and attributes only change when riafs tells the kernel to forget them, so they may be kept for long.
+LASTING_SECONDS = 86_400.0
+_BLOCK = 512
+_FILE, _EXECUTABLE, _LINK, _DIRECTORY = 0o444, 0o555, 0o777, 0o555
+
+
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """Owner of everything, masks for the permissions of files and directories, seconds between looks at the store."""
+
+    uid: int
+    gid: int
+    file_mode: int
+    dir_mode: int
+    refresh: float
+
+
+class Presenter:
+    """Turns entries into the kernel's form."""
+
+    def __init__(self, presentation: Presentation) -> None:
+        self._presentation = presentation
+        self._modes = {
+            (Kind.FILE, False): stat.S_IFREG | (_FILE & presentation.file_mode),
+            (Kind.FILE, True): stat.S_IFREG | (_EXECUTABLE & presentation.file_mode),
+            (Kind.LINK, False): stat.S_IFLNK | _LINK,
+            (Kind.LINK, True): stat.S_IFLNK | _LINK,
+            (Kind.DIRECTORY, False): stat.S_IFDIR | (_DIRECTORY & presentation.dir_mode),
+            (Kind.DIRECTORY, True): stat.S_IFDIR | (_DIRECTORY & presentation.dir_mode),
+        }
+
+    def blank(self) -> pyfuse3.EntryAttributes:
+        """Attributes with everything that is the same for all entries."""
+        shown = pyfuse3.EntryAttributes()
+        shown.entry_timeout = LASTING_SECONDS
+        shown.attr_timeout = LASTING_SECONDS
+        shown.st_uid = self._presentation.uid
+        shown.st_gid = self._presentation.gid
+        shown.st_nlink = 1
+        shown.st_blksize = 1 << 20
+        return shown
+
+    def fill(self, shown: pyfuse3.EntryAttributes, inode: int, entry: Entry | Attributes) -> None:
+        """Set what differs from entry to entry."""
+        shown.st_ino = inode
+        shown.st_mode = self._modes[entry.kind, entry.executable]
+        size = max(0, entry.size)
+        shown.st_size = size
+        shown.st_blocks = -(-size // _BLOCK)
+        shown.st_mtime_ns = shown.st_ctime_ns = shown.st_atime_ns = entry.mtime_ns
+
+    def attributes(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
+        """The kernel's form of `attributes`."""
+        shown = self.blank()
+        self.fill(shown, attributes.inode, attributes)
+        return shown
+
+    def absent(self, name: bytes) -> pyfuse3.EntryAttributes:
+        """The answer that lets the kernel remember that there is no such name.
+
+        ``NAME@REF`` is never listed, so nobody will tell the kernel when such a ref comes into being.
+        """
+        shown = pyfuse3.EntryAttributes()
+        shown.st_ino = 0
+        shown.entry_timeout = self._presentation.refresh if b"@" in name else LASTING_SECONDS
+        return shown

@@ -1,0 +1,130 @@
+"""A mount: the kernel's side of a FileSystem, from mounting to unmounting. One per process, as pyfuse3 has it."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import pyfuse3
+import trio
+
+from riafs.errors import MountFailed
+from riafs.fuse.guard import Guard
+from riafs.fuse.operations import Operations
+from riafs.fuse.presentation import Presentation, Presenter
+from riafs.vfs.filesystem import FileSystem
+from riafs.vfs.refreshing import Change
+
+log = logging.getLogger(__name__)
+
+SUBTYPE = "riafs"
+# Requests that wait for a store are limited by its Patience far below this, so that cached paths always get a turn.
+_MAX_TASKS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class KernelOptions:
+    """How to mount. `fsname` is what the mount table shows as the source."""
+
+    mountpoint: str
+    fsname: str
+    allow_other: bool
+    allow_root: bool
+    auto_unmount: bool
+
+    def as_libfuse(self) -> set[str]:
+        """libfuse's options: always read-only, never with suid programs or devices, permissions always checked."""
+        options = {
+            "ro",
+            "nosuid",
+            "nodev",
+            "default_permissions",
+            f"fsname={_escaped(self.fsname)}",
+            f"subtype={SUBTYPE}",
+        }
+        chosen = {"allow_other": self.allow_other, "allow_root": self.allow_root, "auto_unmount": self.auto_unmount}
+        return options | {name for name, wanted in chosen.items() if wanted}
+
+
+def _escaped(fsname: str) -> str:
+    """libfuse splits options at commas, and pyfuse3 takes ASCII only."""
+    return quote(fsname, safe="/:@#~+?&=%[] ").replace("%2C", "%2c")
+
+
+class Session:
+    """Serves `filesystem`. `background` is the task that keeps what the filesystem needs running while it is served."""
+
+    def __init__(self, filesystem: FileSystem, options: KernelOptions, presentation: Presentation) -> None:
+        self._filesystem = filesystem
+        self._options = options
+        self._presentation = presentation
+        self._nursery: trio.Nursery | None = None
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Mount, report `started`, serve until unmounted or cancelled; then nothing is mounted any more.
+
+        Raises MountFailed.
+        """
+        guard = Guard(self._filesystem.counters)
+        operations = Operations(self._filesystem, Presenter(self._presentation), guard, self._forget_content)
+        try:
+            pyfuse3.init(operations, self._options.mountpoint, self._options.as_libfuse())
+        except RuntimeError as error:
+            raise MountFailed(
+                f"cannot mount on {self._options.mountpoint}: the kernel or fusermount3 refused (try riafs doctor)"
+            ) from error
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._refresh_regularly)
+                task_status.started()
+                await pyfuse3.main(max_tasks=_MAX_TASKS)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            pyfuse3.close(unmount=True)
+            self._filesystem.close()
+
+    @staticmethod
+    def stop() -> None:
+        """End `serve` after the requests under way."""
+        pyfuse3.terminate()
+
+    # -- invalidation -------------------------------------------------------------------------------------------------
+
+    async def _refresh_regularly(self) -> None:
+        while True:
+            await trio.sleep(self._presentation.refresh)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Look now for what has changed in the store."""
+        await self._filesystem.refresh(self._tell)
+
+    async def _tell(self, changes: Sequence[Change]) -> None:
+        """Make the kernel forget what changed. In a thread: it blocks while a request for the directory is under
+        way."""
+        await trio.to_thread.run_sync(_forget_changes, changes, abandon_on_cancel=True)
+
+    def _forget_content(self, inode: int) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(trio.to_thread.run_sync, _forget_inode, inode, False)
+
+
+def _forget_changes(changes: Sequence[Change]) -> None:
+    for change in changes:
+        for name in change.names:
+            _quietly(pyfuse3.invalidate_entry, change.inode, name)
+        for inode in (change.inode, *change.directories):
+            _forget_inode(inode, attributes_only=True)
+
+
+def _forget_inode(inode: int, attributes_only: bool) -> None:  # noqa: FBT001  # as the kernel's call
+    _quietly(pyfuse3.invalidate_inode, inode, attributes_only)
+
+
+def _quietly(notify: Callable[..., None], *arguments: object) -> None:
+    """The kernel answers ENOENT for what it does not know, which is as good as forgotten."""
+    with contextlib.suppress(FileNotFoundError):
+        notify(*arguments)

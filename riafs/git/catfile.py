@@ -1,0 +1,204 @@
+"""One ``git cat-file --batch-command`` child: git objects out of an object directory, many at a time.
+
+A damaged or truncated pack can only kill the child (git maps packs; a truncated one gives SIGBUS), never the mount.
+Invariants: one batch at a time owns the child (`_lock`), its commands fit into the empty pipe (so writing never waits
+for a child that itself waits for us to read), and when a batch is left for any reason but completion the child is
+ended: the next one starts with clean pipes.
+"""
+
+import fcntl
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import trio
+
+from riafs.counters import Counters
+from riafs.errors import GitError, StoreTimeout
+
+# A pipe holds 64 KiB; a command is at most 9 + 64 + 1 bytes.
+MAX_BATCH = 800
+_PIPE_BYTES = 1 << 20
+_F_SETPIPE_SZ = 1031
+_RESTART_SECONDS = 0.1
+_MAX_RESTART_SECONDS = 5.0
+
+
+class GitObject(NamedTuple):
+    """An object's full name in hex, type (``blob``, ``tree``, …), size in bytes, and its content unless only asked for
+    information."""
+
+    oid: bytes
+    kind: bytes
+    size: int
+    data: bytes
+
+
+class CatFile:
+    """The child of one object directory. Starts at the first batch; after a death, again with growing pauses."""
+
+    def __init__(
+        self, program: str, environment: Mapping[str, str], name: str, seconds: float, counters: Counters
+    ) -> None:
+        self._program = program
+        self._environment = dict(environment)
+        self._name = name
+        self._seconds = seconds
+        self._counters = counters
+        self._lock = trio.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._buffer = bytearray()
+        self._deaths = 0
+        self._not_before = 0.0
+        self._retired = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is under way or waits."""
+        return self._lock.locked()
+
+    async def batch(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
+        """An answer for each of at most MAX_BATCH requests, None for objects that git does not have.
+
+        A request is ``contents NAME`` or ``info NAME``; a name is hex digits or any revision without a newline.
+        Raises GitError when the child dies, cannot be started, or delivers an object of more than `limit` bytes,
+        StoreTimeout when it does not answer in time.
+        """
+        async with self._lock:
+            finished = False
+            try:
+                with trio.move_on_after(self._seconds):
+                    objects = await self._exchange(requests, limit)
+                    finished = True
+                    self._deaths = 0
+                    self._counters.git_objects_read += len(objects)
+                    return objects
+                raise StoreTimeout(f"git did not read objects of {self._name} within {self._seconds:g} s")
+            finally:
+                if self._retired or not finished:
+                    self.close()
+
+    async def _exchange(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
+        process = self._process or await self._start()
+        assert process.stdin is not None
+        try:
+            os.write(process.stdin.fileno(), b"\n".join([*requests, b"flush\n"]))
+        except BrokenPipeError:
+            raise await self._died() from None
+        answers: list[GitObject | None] = []
+        while len(answers) < len(requests):
+            if self._take_answers(requests, limit, answers) < len(requests):
+                await self._receive()
+        return answers
+
+    def _take_answers(self, requests: Sequence[bytes], limit: int, answers: list[GitObject | None]) -> int:
+        """Move the answers that are complete from the buffer to `answers`; how many there are then."""
+        buffer, position = self._buffer, 0
+        while len(answers) < len(requests):
+            end = buffer.find(b"\n", position)
+            if end < 0:
+                break
+            words = bytes(buffer[position:end]).rsplit(b" ", 2)
+            if len(words) != 3 or not words[2].isdigit():  # "NAME missing", "NAME ambiguous"
+                answers.append(None)
+                position = end + 1
+                continue
+            size = int(words[2])
+            data, stop = b"", end + 1
+            if requests[len(answers)].startswith(b"contents"):
+                stop = end + size + 2
+                self._check_size(words[0], size, limit)
+                if len(buffer) < stop:
+                    break
+                data = bytes(buffer[end + 1 : stop - 1])
+            answers.append(GitObject(words[0], words[1], size, data))
+            position = stop
+        del buffer[:position]
+        return len(answers)
+
+    def _check_size(self, oid: bytes, size: int, limit: int) -> None:
+        if size > limit:
+            raise GitError(f"git object {oid.decode()} of {self._name} has {size} bytes, more than the {limit} allowed")
+
+    async def _receive(self) -> None:
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        descriptor = process.stdout.fileno()
+        while True:
+            try:
+                data = os.read(descriptor, _PIPE_BYTES)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(descriptor)
+                continue
+            if not data:
+                raise await self._died()
+            self._buffer += data
+            return
+
+    async def _start(self) -> subprocess.Popen[bytes]:
+        await trio.sleep_until(self._not_before)
+        self._buffer.clear()
+        try:
+            process = subprocess.Popen(  # noqa: ASYNC220  # starting takes 1 ms; trio's would wait for it unbounded at the end
+                [self._program, "cat-file", "--batch-command", "--buffer"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=self._environment,
+                cwd="/",
+                bufsize=0,
+                start_new_session=True,  # a terminal's Ctrl-C is for the mount in front, which ends its children itself
+            )
+        except OSError as error:
+            raise GitError(f"git cannot be started: {error.strerror}") from error
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        _enlarge(process.stdout.fileno())
+        self._process = process
+        return process
+
+    async def _died(self) -> GitError:
+        pause = min(_RESTART_SECONDS * 2**self._deaths, _MAX_RESTART_SECONDS)
+        self._deaths += 1
+        self._not_before = trio.current_time() + (pause if self._deaths > 1 else 0)
+        self._counters.git_restarts += 1
+        why = await self._cause_of_death()
+        return GitError(f"git ended while reading objects of {self._name} ({why}); the repository may be damaged")
+
+    async def _cause_of_death(self) -> str:
+        process = self._process
+        assert process is not None
+        with trio.move_on_after(1):
+            status = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+            return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return "it closed its output"
+
+    def retire(self) -> None:
+        """End the child, and from now on after every batch: nobody will look after it any more."""
+        self._retired = True
+        self.close()
+
+    def close(self) -> None:
+        """End the child."""
+        process, self._process = self._process, None
+        self._buffer.clear()
+        if process is None:
+            return
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+        if process.poll() is None:
+            # A child that hangs in a dead file system cannot be waited for here.
+            threading.Thread(target=process.wait, name="riafs-reaper", daemon=True).start()
+
+
+def _enlarge(descriptor: int) -> None:
+    try:
+        fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:  # the user's limit of pipe memory is reached: slower, not wrong
+        return

@@ -1,0 +1,85 @@
+"""How git is started on objects that somebody else wrote.
+
+git never sees the store's repository, only its object directory: GIT_DIR is an empty private repository of ours, so no
+configuration, hook, filter or ref of the store is read. (Plain ``git --git-dir=STORE cat-file`` on a repository with
+``extensions.partialClone`` and ``core.sshCommand`` ran that command when an object was missing; seen with git 2.39.5.)
+Lazy fetching and all transports are switched off as well, each enough by itself.
+
+Alternates are the one thing git reads from an object directory that leads elsewhere. Where a store's alternates lead
+out of the store, git gets a directory of links to the store's loose objects and packs instead, without
+``info/alternates``.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Container, Mapping, Sequence
+
+# fan-out directories of loose objects
+_FAN_OUT = tuple(b"%02x" % number for number in range(256))
+
+
+class PrivateGitDirs:
+    """The empty private repositories of one mount, below the directory `scratch`. Closed, they are removed."""
+
+    def __init__(self, program: str, search_path: str, scratch: bytes) -> None:
+        self.program = program
+        self._search_path = search_path
+        self._directory = tempfile.mkdtemp(prefix=b"git-", dir=scratch)
+        self._made: dict[bytes, bytes] = {}
+        self._links = 0
+
+    def close(self) -> None:
+        """Remove them."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _git_dir(self, object_format: bytes) -> bytes:
+        if object_format not in self._made:
+            path = self._directory + b"/" + object_format
+            for part in (b"objects", b"refs"):
+                os.makedirs(path + b"/" + part)
+            _write(path + b"/HEAD", b"ref: refs/heads/none\n")
+            _write(path + b"/config", _CONFIG[object_format])
+            self._made[object_format] = path
+        return self._made[object_format]
+
+    def environment(self, objects: bytes, object_format: bytes) -> Mapping[str, str]:
+        """The complete environment for a git that reads the object directory `objects` (``sha1`` or ``sha256``)."""
+        return {
+            "GIT_DIR": os.fsdecode(self._git_dir(object_format)),
+            "GIT_OBJECT_DIRECTORY": os.fsdecode(objects),
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_NO_LAZY_FETCH": "1",
+            "GIT_NO_REPLACE_OBJECTS": "1",
+            "GIT_ALLOW_PROTOCOL": "none",
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_TERMINAL_PROMPT": "0",
+            "LC_ALL": "C",
+            "HOME": "/nonexistent",
+            "PATH": self._search_path,
+        }
+
+    def linked_objects(self, objects: bytes, refused: Container[bytes], alternates: Sequence[bytes]) -> bytes:
+        """A new object directory that holds links to the parts of `objects` but the `refused` ones, and names only the
+        given `alternates`."""
+        self._links += 1
+        path = self._directory + b"/linked-%d" % self._links
+        os.makedirs(path + b"/info")
+        for part in (*_FAN_OUT, b"pack"):
+            if part not in refused:
+                os.symlink(objects + b"/" + part, path + b"/" + part)
+        if alternates:
+            _write(path + b"/info/alternates", b"".join(line + b"\n" for line in alternates))
+        return path
+
+
+_CONFIG = {
+    b"sha1": b"[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
+    b"sha256": b"[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n",
+}
+
+
+def _write(path: bytes, text: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(text)

@@ -1,0 +1,86 @@
+"""Which directory git is given for a repository's objects: the store's own, unless something in it leads out of the
+store.
+
+``objects/info/alternates`` may name other object directories (relative to this one, or absolute), and those again; git
+follows them by itself. All of them have to lie inside the store, as have links in place of ``pack`` or a fan-out
+directory.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+
+from riafs.errors import NotInStore, RiafsError
+from riafs.formats.alternates import parse_alternates
+from riafs.git.environment import PrivateGitDirs
+from riafs.storage.protocol import ItemKind, Storage
+
+log = logging.getLogger(__name__)
+
+_MAX_ALTERNATES = 1 << 16
+_MAX_DEPTH = 5  # as git
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    path: bytes
+    refused: frozenset[bytes]
+
+
+async def object_directory(storage: Storage, objects: bytes, gits: PrivateGitDirs) -> bytes:
+    """The absolute path to give to git for the object directory at the store's path `objects`. Raises NotInStore, …"""
+    checked: dict[bytes, _Checked] = {}
+    outside = await _check(storage, objects, checked, 0)
+    first, *others = checked.values()
+    if not outside and not any(each.refused for each in checked.values()):
+        return first.path
+    linked = [gits.linked_objects(each.path, each.refused, ()) for each in others]
+    return gits.linked_objects(first.path, first.refused, linked)
+
+
+async def _check(storage: Storage, objects: bytes, checked: dict[bytes, _Checked], depth: int) -> bool:
+    """Add `objects` and its alternates to `checked`; whether any alternate was refused."""
+    path = await storage.local_path(objects)
+    if path in checked:
+        return False
+    checked[path] = _Checked(path, await _refused_links(storage, objects))
+    outside = False
+    for line in await _alternates(storage, objects):
+        below = await _below_root(storage, path, line)
+        if below is None or depth == _MAX_DEPTH:
+            log.warning("%s: alternate %s is not followed, it leads out of the store", storage.name, os.fsdecode(line))
+            outside = True
+            continue
+        try:
+            outside |= await _check(storage, below, checked, depth + 1)
+        except RiafsError as error:
+            log.warning("alternate %s of %s is not used: %s", os.fsdecode(line), os.fsdecode(objects), error)
+            outside = True
+    return outside
+
+
+async def _alternates(storage: Storage, objects: bytes) -> tuple[bytes, ...]:
+    try:
+        return parse_alternates(await storage.read_file(objects + b"/info/alternates", _MAX_ALTERNATES))
+    except NotInStore:
+        return ()
+
+
+async def _below_root(storage: Storage, objects: bytes, line: bytes) -> bytes | None:
+    """The store's path for one line of an alternates file, None if it is outside."""
+    root = await storage.local_path(b".")
+    absolute = os.path.normpath(os.path.join(objects, line))
+    return absolute[len(root) + 1 :] if absolute.startswith(root + b"/") else None
+
+
+async def _refused_links(storage: Storage, objects: bytes) -> frozenset[bytes]:
+    refused = []
+    for item in await storage.list(objects):
+        if item.kind is not ItemKind.LINK:
+            continue
+        try:
+            await storage.local_path(objects + b"/" + item.name)
+        except RiafsError as error:
+            log.warning("git objects are not read through a link: %s", error)
+            refused.append(item.name)
+    return frozenset(refused)

@@ -1,0 +1,113 @@
+"""Refs of a bare repository, read by ourselves out of ``HEAD``, ``refs/`` and ``packed-refs``.
+
+Reading them costs one to three small files and no process, and a store's configuration has no say in it.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from riafs.errors import MalformedObject, NotInStore, UnsupportedRepository
+from riafs.formats.refs import Oid, SymbolicRef, parse_packed_refs, parse_ref, valid_ref_name
+from riafs.storage.protocol import ItemKind, Storage
+
+_MAX_REF = 4096
+_MAX_CONFIG = 8 << 20
+_EXTENSION = re.compile(rb'^\s*(objectformat|refstorage)\s*=\s*"?(\w+)', re.IGNORECASE | re.MULTILINE)
+_MAX_PACKED_REFS = 64 << 20
+_MAX_SYMBOLIC_DEPTH = 5  # as git
+_MAX_REF_DIRECTORIES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A ref's object name in hex, and the ref it finally came from (None for a detached HEAD)."""
+
+    oid: bytes
+    ref: bytes | None
+
+
+class References:
+    """The refs of the repository at the store's path `repository`. Nothing is remembered: each call reads anew."""
+
+    def __init__(self, storage: Storage, repository: bytes) -> None:
+        self._storage = storage
+        self._repository = repository
+
+    async def resolve(self, name: bytes) -> Resolved | None:
+        """What the ref called `name` (``HEAD``, ``refs/heads/main``) points to, None if there is no such ref.
+
+        Raises MalformedObject for a damaged ref or a loop, UnsupportedRepository for the reftable format.
+        """
+        current = name
+        for _ in range(_MAX_SYMBOLIC_DEPTH):
+            value = await self._read(current)
+            if value is None:
+                return None
+            if isinstance(value, Oid):
+                return Resolved(value.hex, None if current == b"HEAD" else current)
+            current = value.target
+        raise MalformedObject(f"ref {name.decode(errors='replace')} goes through too many symbolic refs")
+
+    async def _read(self, name: bytes) -> Oid | SymbolicRef | None:
+        if name != b"HEAD" and not valid_ref_name(name):
+            raise MalformedObject(f"{name!r} is no name of a ref")
+        try:
+            return parse_ref(await self._storage.read_file(self._repository + b"/" + name, _MAX_REF))
+        except NotInStore:
+            packed = (await self._packed()).get(name)
+            return None if packed is None else Oid(packed)
+
+    async def _packed(self) -> dict[bytes, bytes]:
+        try:
+            text = await self._storage.read_file(self._repository + b"/packed-refs", _MAX_PACKED_REFS)
+        except NotInStore:
+            return {}
+        return dict(parse_packed_refs(text))
+
+    async def branches(self) -> dict[bytes, bytes]:
+        """Full ref name → object name of every branch, packed ones first."""
+        packed = await self._packed()
+        found = {name: oid for name, oid in packed.items() if name.startswith(b"refs/heads/")}
+        async for name in self._loose(b"refs/heads"):
+            try:
+                resolved = await self.resolve(name)
+            except MalformedObject:
+                continue
+            if resolved is not None:
+                found[name] = resolved.oid
+        return found
+
+    async def _loose(self, directory: bytes) -> AsyncIterator[bytes]:
+        waiting = [directory]
+        for _ in range(_MAX_REF_DIRECTORIES):
+            if not waiting:
+                return
+            current = waiting.pop()
+            try:
+                items = await self._storage.list(self._repository + b"/" + current)
+            except NotInStore:
+                continue
+            for item in items:
+                path = current + b"/" + item.name
+                if item.kind is ItemKind.DIRECTORY:
+                    waiting.append(path)
+                elif item.kind is ItemKind.FILE and valid_ref_name(path):
+                    yield path
+
+    async def check_format(self) -> bytes:
+        """The repository's object format, ``sha1`` or ``sha256``. Raises UnsupportedRepository for reftable."""
+        try:
+            text = await self._storage.read_file(self._repository + b"/config", _MAX_CONFIG)
+        except NotInStore:
+            return b"sha1"
+        # Two settings of one word each; a git process per dataset just for them would cost 3 ms.
+        extensions: dict[bytes, bytes] = {name.lower(): value.lower() for name, value in _EXTENSION.findall(text)}
+        if extensions.get(b"refstorage", b"files") != b"files":
+            raise UnsupportedRepository(
+                "refs in git's reftable format cannot be read; convert them with git refs migrate"
+            )
+        object_format = extensions.get(b"objectformat", b"sha1")
+        if object_format not in (b"sha1", b"sha256"):
+            raise UnsupportedRepository(f"object format {object_format!r} is not known")
+        return object_format

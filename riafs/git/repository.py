@@ -1,0 +1,189 @@
+"""One bare repository of a store: versions, commits, trees and blobs.
+
+Objects come from a ``git cat-file`` child (see catfile), refs from References. When a child dies in the middle of a
+batch, the objects are asked for one by one, so that a damaged pack costs only the objects in its damaged part.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from subprocess import DEVNULL
+
+import trio
+
+from riafs.errors import GitError, MalformedObject, MissingObject, NoSuchVersion, StoreTimeout
+from riafs.formats.gitobjects import Commit, Tree, parse_commit, parse_tag, parse_tree
+from riafs.formats.refs import candidates, looks_like_commit
+from riafs.git.catfile import MAX_BATCH, GitObject
+from riafs.git.objectdir import object_directory
+from riafs.git.pool import GitPool
+from riafs.git.references import References, Resolved
+from riafs.storage.files import FileBytes
+from riafs.storage.protocol import Storage
+from riafs.storage.ranged import MemoryBytes, RangedBytes
+
+_MAX_TAGS = 5
+_FULL_NAME = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
+MAX_OBJECT = 1 << 30
+"""Bytes of the largest tree, commit or tag that is read; a tree of ten million entries has half of it."""
+IN_MEMORY = 4 << 20
+"""Blobs up to this many bytes are read into memory, larger ones into an unlinked temporary file."""
+_HIDDEN_BRANCHES = re.compile(rb"refs/heads/(git-annex$|synced/|adjusted/)")
+
+
+class Repository:
+    """The bare repository at the store's path `path`; `name` is the dataset's, for messages."""
+
+    def __init__(self, storage: Storage, path: bytes, pool: GitPool, name: str, seconds: float) -> None:
+        self._storage = storage
+        self._path = path
+        self._pool = pool
+        self._seconds = seconds
+        self._objects: tuple[bytes, bytes] | None = None
+        self.name = name
+        self.references = References(storage, path)
+
+    # -- versions -----------------------------------------------------------------------------------------------------
+
+    async def find(self, version: bytes | None) -> Resolved:
+        """What a user's version names: None for HEAD, a branch, a tag, a full ref, or a commit id (7 digits or more).
+
+        Raises NoSuchVersion, MalformedObject, MissingObject, GitError.
+        """
+        if version is None:
+            return await self.references.resolve(b"HEAD") or await self._newest_branch()
+        return await self._by_version(version)
+
+    async def _by_version(self, version: bytes) -> Resolved:
+        if _FULL_NAME.fullmatch(version):
+            return Resolved(version, None)
+        for name in candidates(version):
+            found = await self.references.resolve(name)
+            if found is not None:
+                return found
+        if looks_like_commit(version):
+            [known] = await self.objects([b"info " + version])
+            if known is not None:
+                return Resolved(known.oid, None)
+        raise NoSuchVersion(f"{self.name} has no branch, tag or commit called {version.decode(errors='replace')}")
+
+    async def _newest_branch(self) -> Resolved:
+        """DataLad's rule for a HEAD that names no existing branch: the branch with the newest commit."""
+        best: tuple[int, bytes, bytes] | None = None
+        for ref, oid in sorted((await self.references.branches()).items()):
+            if _HIDDEN_BRANCHES.match(ref):
+                continue
+            try:
+                time = (await self.commit(await self.peeled(oid))).time
+            except GitError:
+                continue
+            if best is None or time > best[0]:
+                best = (time, ref, oid)
+        if best is None:
+            raise NoSuchVersion(f"{self.name} has no commit yet")
+        return Resolved(best[2], best[1])
+
+    async def peeled(self, oid: bytes) -> bytes:
+        """The commit that an object is, or that a tag leads to. Raises NoSuchVersion, MissingObject, GitError."""
+        for _ in range(_MAX_TAGS):
+            found = await self._get(oid)
+            if found.kind == b"commit":
+                return oid
+            if found.kind != b"tag":
+                raise NoSuchVersion(f"{oid.decode()} in {self.name} is a {found.kind.decode()}, not a commit")
+            oid = parse_tag(found.data).object
+        raise MalformedObject(f"tag of a tag of a tag … in {self.name}")
+
+    # -- objects ------------------------------------------------------------------------------------------------------
+
+    async def commit(self, oid: bytes) -> Commit:
+        """The commit called `oid` (hex). Raises MissingObject, MalformedObject, GitError."""
+        return parse_commit((await self._get(oid, b"commit")).data)
+
+    async def tree(self, oid: bytes) -> Tree:
+        """The tree called `oid` (hex). Raises MissingObject, MalformedObject, GitError."""
+        return parse_tree((await self._get(oid, b"tree")).data, len(oid) // 2)
+
+    async def _get(self, oid: bytes, kind: bytes | None = None) -> GitObject:
+        [known] = await self.objects([b"info " + oid]) if kind is None else [None]
+        if known is not None and known.kind not in (b"commit", b"tag"):
+            return known
+        [found] = await self.objects([b"contents " + oid])
+        if found is None:
+            raise MissingObject(f"git object {oid.decode()} is missing in {self.name}")
+        if kind is not None and found.kind != kind:
+            raise MalformedObject(
+                f"git object {oid.decode()} of {self.name} is a {found.kind.decode()}, not a {kind.decode()}"
+            )
+        return found
+
+    async def objects(self, requests: Sequence[bytes], limit: int = MAX_OBJECT) -> list[GitObject | None]:
+        """An answer for each request, None for objects that git cannot read or that have more than `limit` bytes.
+
+        For requests see CatFile.batch.
+
+        Raises GitError only where nothing at all can be read, StoreTimeout, and what finding the objects raises.
+        """
+        found: list[GitObject | None] = []
+        for start in range(0, len(requests), MAX_BATCH):
+            found += await self._batch(requests[start : start + MAX_BATCH], limit)
+        return found
+
+    async def _batch(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
+        objects, object_format = await self._object_directory()
+        try:
+            return await self._pool.child(objects, object_format, self.name).batch(requests, limit)
+        except GitError:
+            if len(requests) == 1:
+                raise
+        found: list[GitObject | None] = []
+        for request in requests:
+            try:
+                found += await self._pool.child(objects, object_format, self.name).batch([request], limit)
+            except GitError:
+                found.append(None)
+        return found
+
+    async def _object_directory(self) -> tuple[bytes, bytes]:
+        if self._objects is None:
+            object_format = await self.references.check_format()
+            path = await object_directory(self._storage, self._path + b"/objects", self._pool.gits)
+            self._objects = (path, object_format)
+        return self._objects
+
+    async def open_blob(self, oid: bytes, size: int) -> RangedBytes:
+        """The content of the blob `oid`, which is `size` bytes long. Raises MissingObject, GitError, StoreTimeout."""
+        if size > IN_MEMORY:
+            return await self._large_blob(oid, size)
+        return MemoryBytes((await self._get(oid, b"blob")).data)
+
+    async def _large_blob(self, oid: bytes, size: int) -> RangedBytes:
+        objects, object_format = await self._object_directory()
+        file = tempfile.TemporaryFile(prefix="riafs-blob-")  # noqa: SIM115  # its descriptor goes to the reader
+        with file:
+            with trio.move_on_after(max(self._seconds, size / 1e6)) as patience:
+                await trio.run_process(
+                    [self._pool.gits.program, "cat-file", "blob", oid.decode()],
+                    stdout=file,
+                    stderr=DEVNULL,
+                    check=False,
+                    env=dict(self._pool.environment(objects, object_format)),
+                )
+            if patience.cancelled_caught:
+                raise StoreTimeout(f"git did not deliver blob {oid.decode()} of {self.name} in time")
+            if os.fstat(file.fileno()).st_size != size:
+                raise GitError(
+                    f"git object {oid.decode()} of {self.name} cannot be read whole; the repository may be damaged"
+                )
+            return FileBytes(os.dup(file.fileno()), size, f"git blob {oid.decode()}")
+
+    async def blob_at(self, commit: bytes, path: bytes, limit: int) -> bytes | None:
+        """The file `path` in the tree of `commit`, None if there is none or it is larger than `limit` bytes."""
+        if b"\n" in path:
+            return None
+        name = commit + b":" + path
+        [known] = await self.objects([b"info " + name])
+        if known is None or known.kind != b"blob" or known.size > limit:
+            return None
+        return (await self._get(known.oid, b"blob")).data

@@ -1,0 +1,414 @@
+"""Every option of a mount: one table, four sources, one frozen value.
+
+Owns the option table (`OPTIONS`), from which the command line's flags, the ``-o`` options, the keys of ``config.toml``,
+the ``RIAFS_*`` variables and the manual pages come, and the order in which they win: ``/etc/riafs/config.toml``,
+``$XDG_CONFIG_HOME/riafs/config.toml``, ``RIAFS_*``, then flags and ``-o`` options in the order they were given.
+The only reader of ``os.environ``. Values are kept as text until they have won, so each is parsed in one way only.
+Programs that mount(8) starts may have neither HOME nor PATH; `complete_environment` fills in both.
+"""
+
+import enum
+import math
+import os
+import pwd
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from riafs.errors import UsageError
+
+Value = bool | int | float | str
+
+FALLBACK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SYSTEM_CONFIG = "/etc/riafs/config.toml"
+MAX_CONFIG_BYTES = 1 << 20
+MAX_SIZE = 1 << 60
+MAX_ID = 2**32 - 2  # (uid_t)-1 means "no user" to the kernel
+LOG_WORDS = ("auto", "syslog", "none")
+
+
+class Kind(enum.Enum):
+    """How the text of an option is read, and how its value is called in help."""
+
+    FLAG = "yes|no"
+    SIZE = "SIZE"
+    SECONDS = "SECONDS"
+    PATH = "DIR"
+    CHOICE = "CHOICE"
+    ID = "ID"
+    MODE = "MODE"
+    LOG = "LOG"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the table. `default` is text in the form a user would write; None: found out from who mounts."""
+
+    name: str
+    kind: Kind
+    default: str | None
+    help: str
+    group: str
+    choices: tuple[str, ...] = ()
+    bounds: tuple[float, float] = (0.0, math.inf)
+
+    @property
+    def field(self) -> str:
+        """The name in Settings, in ``-o`` and in TOML, where a dash may be an underscore."""
+        return self.name.replace("-", "_")
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for the value in help."""
+        return "|".join(self.choices) if self.choices else self.kind.value
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets this option."""
+        return f"RIAFS_{self.field.upper()}"
+
+
+_WHO = "Access and ownership"
+_WHAT = "Content"
+_HOW = "Running"
+
+OPTIONS: tuple[Option, ...] = (
+    Option("allow-other", Kind.FLAG, "no", "let all users in; the modes below then decide", _WHO),
+    Option("allow-root", Kind.FLAG, "no", "let root in beside the user who mounts", _WHO),
+    Option("uid", Kind.ID, None, "number of the user who owns everything (default: who mounts)", _WHO),
+    Option("gid", Kind.ID, None, "number of the group that owns everything (default: of who mounts)", _WHO),
+    Option("file-mode", Kind.MODE, "555", "octal mask on the modes of files, which are 444 and 555", _WHO),
+    Option("dir-mode", Kind.MODE, "555", "octal mode of directories", _WHO),
+    Option("noexec", Kind.FLAG, "no", "let no program be started from the mount", _WHO),
+    Option(
+        "refresh",
+        Kind.SECONDS,
+        "5",
+        "how soon a branch that has moved in the store is seen",
+        _WHAT,
+        bounds=(0.0, 86400.0),
+    ),
+    Option(
+        "verify",
+        Kind.CHOICE,
+        "auto",
+        "auto: up to 16 MiB before the first byte is served, larger keys beside a reader that goes through in order; "
+        "always: the whole key before its first byte; never: sizes only",
+        _WHAT,
+        choices=("auto", "always", "never"),
+    ),
+    Option("cache-dir", Kind.PATH, None, "where what was verified is remembered (default: the user's cache)", _WHAT),
+    Option("readahead", Kind.SIZE, "1M", "how far the kernel reads ahead in a file, where riafs may set it", _WHAT),
+    Option(
+        "deadline",
+        Kind.SECONDS,
+        "30",
+        "how long one request to the store may take before programs get an error",
+        _WHAT,
+        bounds=(0.1, 3600.0),
+    ),
+    Option("foreground", Kind.FLAG, "no", "stay in front instead of returning when the mount answers", _HOW),
+    Option("auto-unmount", Kind.FLAG, "no", "let fusermount3 clean up should the mount's process be killed", _HOW),
+    Option(
+        "log", Kind.LOG, "auto", "auto (standard error in front, else a file per mount), syslog, none, or FILE", _HOW
+    ),
+    Option("log-level", Kind.CHOICE, "info", "how much is logged", _HOW, choices=("debug", "info", "warning", "error")),
+    Option("log-format", Kind.CHOICE, "text", "form of the log's lines", _HOW, choices=("text", "json")),
+)
+
+_BY_FIELD = {option.field: option for option in OPTIONS}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a mount runs with. One field per row of `OPTIONS`; sizes in bytes, durations in seconds."""
+
+    allow_other: bool
+    allow_root: bool
+    uid: int
+    gid: int
+    file_mode: int
+    dir_mode: int
+    noexec: bool
+    refresh: float
+    verify: str
+    cache_dir: str
+    readahead: int
+    deadline: float
+    foreground: bool
+    auto_unmount: bool
+    log: str
+    log_level: str
+    log_format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The text that somebody gave for an option, and where: a file, a variable, or the command line."""
+
+    name: str
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """The settings, and for each option in the table's order the text that won and where it came from."""
+
+    settings: Settings
+    winners: tuple[Given, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """Where a user's mounts keep things on this machine. Nothing here exists before it is needed."""
+
+    cache: str
+    runtime: str
+    log: str
+
+
+def find_option(name: str) -> Option:
+    """The option of that name, dashes and underscores being equal. Raises UsageError with the nearest name."""
+    option = _BY_FIELD.get(name.replace("-", "_"))
+    if option is None:
+        raise UsageError(f"unknown option {name!r}{_nearest(name)}")
+    return option
+
+
+def _nearest(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name.replace("-", "_"), _BY_FIELD, n=1)
+    return f"; did you mean {_BY_FIELD[near[0]].name!r}?" if near else ""
+
+
+def load(environment: Mapping[str, str], given: Iterable[Given]) -> Effective:
+    """The settings that win. Raises UsageError for an unknown key, a bad value, or options that exclude each other.
+
+    `given` is the command line's, later ones over earlier ones.
+    """
+    won = {option.field: Given(option.name, _default(option, environment), "default") for option in OPTIONS}
+    for one in _all_given(environment, given):
+        option = find_option(one.name)
+        parse_value(option, one)  # what loses must be right as well, or it surprises later
+        won[option.field] = one
+    values: dict[str, Any] = {name: parse_value(_BY_FIELD[name], one) for name, one in won.items()}
+    settings = Settings(**values)
+    _check_together(settings)
+    return Effective(settings, tuple(won[field.name] for field in fields(Settings)))
+
+
+def _all_given(environment: Mapping[str, str], given: Iterable[Given]) -> Iterator[Given]:
+    yield from read_config(SYSTEM_CONFIG)
+    yield from read_config(user_config(environment))
+    for option in OPTIONS:
+        if option.variable in environment:
+            yield Given(option.name, environment[option.variable], option.variable)
+    yield from given
+
+
+def _default(option: Option, environment: Mapping[str, str]) -> str:
+    if option.default is not None:
+        return option.default
+    found = {"uid": str(os.getuid()), "gid": str(os.getgid())}
+    return found[option.name] if option.name in found else directories(environment).cache
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.allow_other and settings.allow_root:
+        raise UsageError("allow-other and allow-root exclude each other")
+    if settings.allow_other and os.getuid() not in (0, settings.uid):
+        raise UsageError("allow-other with somebody else's uid is for root only")
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+_WORDS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+_SIZE = re.compile(r"([0-9]{1,19})([kKmMgGtT]?)", re.ASCII)
+_SHIFT = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_NUMBER = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?", re.ASCII)
+
+
+def parse_value(option: Option, given: Given) -> Value:
+    """The value that `given` stands for. Raises UsageError that names the option, its origin and what it takes."""
+    readers = {
+        Kind.FLAG: _read_flag,
+        Kind.SIZE: _read_size,
+        Kind.SECONDS: _read_seconds,
+        Kind.PATH: _read_path,
+        Kind.CHOICE: _read_choice,
+        Kind.ID: _read_id,
+        Kind.MODE: _read_mode,
+        Kind.LOG: _read_log,
+    }
+    value = readers[option.kind](option, given.text)
+    if value is None:
+        raise UsageError(f"{option.name} ({given.origin}) takes {_taken(option)}, not {given.text!r}")
+    return value
+
+
+def _taken(option: Option) -> str:
+    low, high = option.bounds
+    return {
+        Kind.FLAG: "yes or no",
+        Kind.SIZE: "a number of bytes, or one with K, M, G or T",
+        Kind.SECONDS: f"a number of seconds from {low:g} to {high:g}",
+        Kind.PATH: "the absolute path of a directory",
+        Kind.CHOICE: " or ".join(option.choices),
+        Kind.ID: "a number",
+        Kind.MODE: "an octal mode up to 777",
+        Kind.LOG: "auto, syslog, none or the absolute path of a file",
+    }[option.kind]
+
+
+def _read_flag(_option: Option, text: str) -> bool | None:
+    return _WORDS.get(text.lower())
+
+
+def _read_size(_option: Option, text: str) -> int | None:
+    found = _SIZE.fullmatch(text)
+    size = int(found[1]) << _SHIFT[found[2].lower()] if found else MAX_SIZE + 1
+    return size if size <= MAX_SIZE else None
+
+
+def _read_seconds(option: Option, text: str) -> float | None:
+    low, high = option.bounds
+    return float(text) if _NUMBER.fullmatch(text) and low <= float(text) <= high else None
+
+
+def _read_path(_option: Option, text: str) -> str | None:
+    return os.path.normpath(text) if text.startswith("/") and "\0" not in text else None
+
+
+def _read_choice(option: Option, text: str) -> str | None:
+    return text if text in option.choices else None
+
+
+def _read_id(_option: Option, text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) and int(text) <= MAX_ID else None
+
+
+def _read_mode(_option: Option, text: str) -> int | None:
+    found = re.fullmatch(r"(?:0o?)?([0-7]{1,3})", text, re.ASCII)
+    return int(found[1], 8) if found else None
+
+
+def _read_log(option: Option, text: str) -> str | None:
+    return text if text in LOG_WORDS else _read_path(option, text)
+
+
+def show_value(option: Option, value: Value) -> str:
+    """The text that `parse_value` reads as `value`."""
+    if option.kind is Kind.FLAG:
+        return "yes" if value else "no"
+    if option.kind is Kind.MODE:
+        return f"{value:03o}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def show_settings(settings: Settings) -> dict[str, str]:
+    """Option name → text that reads as its value, in the table's order."""
+    return {option.name: show_value(option, getattr(settings, option.field)) for option in OPTIONS}
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_config(path: str) -> list[Given]:
+    """The options of one ``config.toml``; none where there is no such file. Raises UsageError."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if len(text) > MAX_CONFIG_BYTES:
+        raise UsageError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        table = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+    return [Given(name, _toml_text(path, name, value), path) for name, value in table.items()]
+
+
+def _toml_text(path: str, name: str, value: object) -> str:
+    option = find_option_in(path, name)
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int() if option.kind is Kind.MODE:
+            return f"{value:o}"  # TOML's own 0o555
+        case int() | float():
+            return str(value)
+        case str():
+            return value
+    raise UsageError(f"{path}: {name} takes {_taken(option)}")
+
+
+def find_option_in(path: str, name: str) -> Option:
+    """`find_option`, with the file named in the failure."""
+    try:
+        return find_option(name)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+# -- this machine -----------------------------------------------------------------------------------------------------
+
+
+def complete_environment() -> Mapping[str, str]:
+    """The environment, with PATH and HOME where mount(8) left them out (seen with util-linux 2.38).
+
+    PATH is set for this process too, since programs are looked up by it.
+    """
+    if not os.environ.get("PATH"):
+        os.environ["PATH"] = FALLBACK_PATH
+    environment = dict(os.environ)
+    if not environment.get("HOME"):
+        home = _home()
+        if home is not None:
+            os.environ["HOME"] = environment["HOME"] = home
+    return environment
+
+
+def _home() -> str | None:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return None
+
+
+def user_config(environment: Mapping[str, str]) -> str:
+    """The path of the user's own ``config.toml``, whether it exists or not."""
+    configured = environment.get("XDG_CONFIG_HOME", "")
+    base = configured if configured.startswith("/") else f"{environment.get('HOME', '/nonexistent')}/.config"
+    return f"{base}/riafs/config.toml"
+
+
+def directories(environment: Mapping[str, str]) -> Directories:
+    """Where this user's mounts keep things: the system's places for root, the user's own (XDG) for others."""
+    if os.getuid() == 0:
+        return Directories(cache="/var/cache/riafs", runtime="/run/riafs", log="/var/log/riafs")
+    runtime = runtime_directory(os.getuid(), environment)
+    if not environment.get("HOME", "").startswith("/"):
+        return Directories(cache=f"{runtime}/cache", runtime=runtime, log=f"{runtime}/log")
+    import platformdirs
+
+    dirs = platformdirs.PlatformDirs("riafs")
+    return Directories(cache=dirs.user_cache_dir, runtime=runtime, log=dirs.user_log_dir)
+
+
+def runtime_directory(uid: int, environment: Mapping[str, str]) -> str:
+    """Where the control sockets of that user's mounts lie."""
+    if uid == 0:
+        return "/run/riafs"
+    own = environment.get("XDG_RUNTIME_DIR", "")
+    if uid == os.getuid() and own.startswith("/"):
+        return f"{own}/riafs"
+    login = f"/run/user/{uid}"
+    return f"{login}/riafs" if os.path.isdir(login) else f"/tmp/riafs-{uid}"  # noqa: S108 - checked where it is made

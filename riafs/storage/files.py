@@ -1,0 +1,100 @@
+"""A local file as ranged bytes.
+
+Reads that the page cache can answer are done at once, on the event loop (preadv2 with RWF_NOWAIT: 2 µs instead of the
+50-100 µs of a thread hop); all others in a worker thread under the store's deadline.
+"""
+
+import errno
+import os
+from dataclasses import dataclass
+
+from riafs.errors import RiafsError, ShortRead, StoreError
+from riafs.storage.patience import Patience
+from riafs.storage.ranged import Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a file was when it was looked at: it stays equal as long as nobody wrote to or replaced the file."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Identity":
+        """The identity in a stat result."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class FileBytes:
+    """RangedBytes over the descriptor `fd`, which it owns. Safe to read from any number of tasks and threads.
+
+    `name` stands in messages. Without `patience` (files of our own on a local disk) every read is done at once.
+    """
+
+    __slots__ = ("_fd", "_patience", "_size", "identity", "name")
+
+    def __init__(
+        self, fd: int, size: int, name: str, patience: Patience | None = None, identity: Identity | None = None
+    ) -> None:
+        self._fd = fd
+        self._size = size
+        self._patience = patience
+        self.name = name
+        self.identity = identity
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._size
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """See RangedBytes."""
+        length = min(length, self._size - offset)
+        if length <= 0:
+            return b""
+        if self._patience is None:
+            return self.read_blocking(offset, length)
+        data = self._read_cached(offset, length)
+        return data if data is not None else await self._patience.run(self.read_blocking, offset, length)
+
+    def _read_cached(self, offset: int, length: int) -> Buffer | None:
+        buffer = bytearray(length)
+        try:
+            count = os.preadv(self._fd, (buffer,), offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                return None
+            raise self._failed(error) from error
+        return buffer if count == length else None
+
+    def read_blocking(self, offset: int, length: int) -> Buffer:
+        """The same bytes as `read`, for worker threads. Raises ShortRead, StoreError."""
+        length = min(length, self._size - offset)
+        parts: list[bytes] = []
+        while length > 0:
+            try:
+                part = os.pread(self._fd, length, offset)
+            except OSError as error:
+                raise self._failed(error) from error
+            if not part:
+                raise ShortRead(f"{self.name} ends at byte {offset}, but should have {self._size} bytes")
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _failed(self, error: OSError) -> RiafsError:
+        return StoreError(f"{self.name} cannot be read: {error.strerror}")
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,265 @@
+"""A store in a directory of this machine (local disk, NFS, parallel file system)."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Sequence
+from typing import TypeVar, TypeVarTuple
+
+from riafs.errors import (
+    NotInStore,
+    OutsideStore,
+    RiafsError,
+    SourceNotFound,
+    StoreDenied,
+    StoreError,
+    TooLarge,
+)
+from riafs.storage.beneath import (
+    DIRECTORY_FLAGS,
+    PATH_FLAGS,
+    READ_FLAGS,
+    open_beneath,
+    open_beneath_cached,
+)
+from riafs.storage.files import FileBytes, Identity
+from riafs.storage.patience import Patience
+from riafs.storage.protocol import FileStatus, Item, ItemKind
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+_List = list  # LocalStorage.list hides the type in annotations
+
+_ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG))
+_OUTSIDE = frozenset((errno.EXDEV, errno.ELOOP))
+_GONE = frozenset((errno.ENOENT, errno.ESTALE))
+_DENIED = frozenset((errno.EACCES, errno.EPERM))
+
+
+def _kind(mode: int) -> ItemKind:
+    if stat.S_ISREG(mode):
+        return ItemKind.FILE
+    if stat.S_ISDIR(mode):
+        return ItemKind.DIRECTORY
+    return ItemKind.LINK if stat.S_ISLNK(mode) else ItemKind.OTHER
+
+
+def _status(result: os.stat_result) -> FileStatus:
+    return FileStatus(
+        kind=_kind(result.st_mode),
+        size=result.st_size,
+        mtime_ns=result.st_mtime_ns,
+        executable=bool(result.st_mode & stat.S_IXUSR),
+        path_identity=(result.st_dev, result.st_ino),
+    )
+
+
+def _item_kind(item: os.DirEntry[bytes]) -> ItemKind:
+    if item.is_symlink():
+        return ItemKind.LINK
+    if item.is_dir(follow_symlinks=False):
+        return ItemKind.DIRECTORY
+    return ItemKind.FILE if item.is_file(follow_symlinks=False) else ItemKind.OTHER
+
+
+class LocalStorage:
+    """See the Storage protocol. Opened with `open_root`; keeps one descriptor of the root directory.
+
+    Invariant: every other path is resolved below that descriptor by the kernel (`open_beneath`).
+    """
+
+    def __init__(self, root: bytes, descriptor: int, patience: Patience) -> None:
+        self._root_path = root
+        self._root = descriptor
+        self._patience = patience
+
+    @classmethod
+    async def open_root(cls, root: bytes, patience: Patience) -> "LocalStorage":
+        """The storage below the directory `root`. Raises SourceNotFound, StoreDenied, StoreTimeout, StoreError."""
+        name = os.fsdecode(root)
+        try:
+            descriptor = await patience.run(os.open, root, DIRECTORY_FLAGS)
+        except OSError as error:
+            if error.errno == errno.ENOTDIR:
+                raise SourceNotFound(f"{name} is not a directory, so it cannot be a store") from error
+            if error.errno in _ABSENT:
+                raise SourceNotFound(f"{name} does not exist") from error
+            raise _translated(error, name, b"") from error
+        return cls(root, descriptor, patience)
+
+    @property
+    def name(self) -> str:
+        """The root's path."""
+        return os.fsdecode(self._root_path)
+
+    def close(self) -> None:
+        """Close the root's descriptor."""
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    async def stat(self, path: bytes) -> FileStatus:
+        """See Storage."""
+        return await self._run(path, self._stat_blocking, path)
+
+    def _stat_blocking(self, path: bytes) -> FileStatus:
+        descriptor = open_beneath(self._root, path or b".", PATH_FLAGS)
+        try:
+            return _status(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+
+    async def stat_objects(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[FileStatus | None]:
+        """See Storage. One descriptor for `directory`, then plain stat calls: nothing is opened through them."""
+        try:
+            return await self._run(directory, self._stat_objects_blocking, directory, paths)
+        except NotInStore:
+            return [None] * len(paths)
+
+    def _stat_objects_blocking(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[FileStatus | None]:
+        descriptor = open_beneath(self._root, directory or b".", PATH_FLAGS | os.O_DIRECTORY)
+        found: _List[FileStatus | None] = []
+        try:
+            for path in paths:
+                try:
+                    found.append(_status(os.stat(path, dir_fd=descriptor, follow_symlinks=False)))
+                except OSError:
+                    found.append(None)
+        finally:
+            os.close(descriptor)
+        return found
+
+    async def list(self, path: bytes) -> Sequence[Item]:
+        """See Storage."""
+        return await self._run(path, self._list_blocking, path)
+
+    def _list_blocking(self, path: bytes) -> Sequence[Item]:
+        descriptor = open_beneath(self._root, path or b".", DIRECTORY_FLAGS)
+        try:
+            with os.scandir(descriptor) as items:
+                return [Item(os.fsencode(item.name), _item_kind(item)) for item in items]  # type: ignore[arg-type]  # a descriptor gives str names
+        finally:
+            os.close(descriptor)
+
+    async def list_each(self, paths: Sequence[bytes]) -> Sequence[Sequence[Item]]:
+        """See Storage."""
+        return await self._run(b"", self._list_each_blocking, paths)
+
+    def _list_each_blocking(self, paths: Sequence[bytes]) -> Sequence[Sequence[Item]]:
+        found: _List[Sequence[Item]] = []
+        for path in paths:
+            try:
+                found.append(self._list_blocking(path))
+            except OSError:
+                found.append(())
+        return found
+
+    async def read_file(self, path: bytes, limit: int) -> bytes:
+        """See Storage."""
+        return await self._run(path, self._read_file_blocking, path, limit)
+
+    def _read_file_blocking(self, path: bytes, limit: int) -> bytes:
+        with os.fdopen(open_beneath(self._root, path, READ_FLAGS), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise NotInStore(f"{self._named(path)} is not a regular file")
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise TooLarge(f"{self._named(path)} is larger than {limit} bytes")
+        return data
+
+    async def read_link(self, path: bytes) -> bytes:
+        """See Storage."""
+        return await self._run(path, self._read_link_blocking, path)
+
+    def _read_link_blocking(self, path: bytes) -> bytes:
+        descriptor = open_beneath(self._root, path, PATH_FLAGS | os.O_NOFOLLOW)
+        try:
+            return os.readlink(b"", dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+
+    async def open(self, path: bytes) -> FileBytes:
+        """See Storage. Answers without a thread where the kernel's caches know the path."""
+        try:
+            descriptor = open_beneath_cached(self._root, path, READ_FLAGS)
+        except OSError as error:
+            if error.errno not in _GONE or os.fstat(self._root).st_nlink > 0:
+                raise _translated(error, self.name, path) from error
+            descriptor = None
+        if descriptor is None:
+            descriptor = await self._run(path, open_beneath, self._root, path, READ_FLAGS)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise NotInStore(f"{self._named(path)} is not a regular file")
+        return FileBytes(descriptor, status.st_size, self._named(path), self._patience, Identity.of(status))
+
+    async def local_path(self, path: bytes) -> bytes:
+        """See Storage."""
+        return await self._run(path, self._local_path_blocking, path)
+
+    def _local_path_blocking(self, path: bytes) -> bytes:
+        descriptor = open_beneath(self._root, path, PATH_FLAGS | os.O_DIRECTORY)
+        try:
+            return os.readlink(b"/proc/self/fd/%d" % descriptor)
+        finally:
+            os.close(descriptor)
+
+    async def resolve_each(self, paths: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
+        """See Storage."""
+        return await self._run(b"", self._resolve_each_blocking, paths)
+
+    def _resolve_each_blocking(self, paths: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
+        root = self._local_path_blocking(b".")
+        found: _List[bytes | RiafsError] = []
+        for path in paths:
+            try:
+                found.append(self._local_path_blocking(path)[len(root) + 1 :])
+            except OSError as error:
+                found.append(_translated(error, self.name, path))
+        return found
+
+    async def _run(self, path: bytes, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        for last in (False, True):
+            try:
+                return await self._patience.run(function, *arguments)
+            except OSError as error:
+                if last or error.errno not in _GONE or not await self._patience.run(self._replaced_root):
+                    raise _translated(error, self.name, path) from error
+        raise AssertionError("the second round returns or raises")
+
+    def _replaced_root(self) -> bool:
+        """Whether the root had been deleted (or its file server restarted) and could be opened anew.
+
+        The new directory takes the place of the old one under the same descriptor, as other threads may be using it.
+        """
+        try:
+            if os.fstat(self._root).st_nlink > 0:
+                return False
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        try:
+            descriptor = os.open(self._root_path, DIRECTORY_FLAGS)
+        except OSError:
+            return False
+        try:
+            os.dup2(descriptor, self._root, inheritable=False)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _named(self, path: bytes) -> str:
+        return f"{self.name}/{os.fsdecode(path)}"
+
+
+def _translated(error: OSError, store: str, path: bytes) -> RiafsError:
+    """The failure class for an errno, with a message that names the path."""
+    name = f"{store}/{os.fsdecode(path)}" if path else store
+    if error.errno in _ABSENT:
+        return NotInStore(f"{name} does not exist")
+    if error.errno in _OUTSIDE:
+        return OutsideStore(f"{name} leads out of the store; links out of a store are not followed")
+    if error.errno in _DENIED:
+        return StoreDenied(f"{name} may not be read by this user; ask the store's manager for read permission")
+    return StoreError(f"{name} cannot be read: {error.strerror}")

@@ -1,0 +1,77 @@
+"""The storage protocol: where a store's bytes lie, whatever the transport.
+
+Paths are bytes relative to the store's root, ``/`` between parts, no leading slash; the empty path is the root itself.
+Nothing outside the root is ever opened, whatever links the store holds. Every call has a deadline.
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from riafs.errors import RiafsError
+from riafs.storage.files import FileBytes
+
+
+class ItemKind(enum.Enum):
+    """What a directory item or path is, symbolic links not followed for items, followed for paths."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    LINK = "link"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One name in a directory of the store."""
+
+    name: bytes
+    kind: ItemKind
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """What stat tells about a path."""
+
+    kind: ItemKind
+    size: int
+    mtime_ns: int
+    executable: bool
+    path_identity: tuple[int, int]
+    """(device, inode): equal for two paths that lead to the same place."""
+
+
+class Storage(Protocol):
+    """A store's files. All calls raise NotInStore, OutsideStore, StoreDenied, StoreTimeout or StoreError."""
+
+    @property
+    def name(self) -> str:
+        """How messages call this store."""
+
+    async def stat(self, path: bytes) -> FileStatus:
+        """Status of `path`, links followed."""
+
+    async def stat_objects(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[FileStatus | None]:
+        """Status of each of `paths` below `directory`, None where there is none; for hints, in one go."""
+
+    async def list(self, path: bytes) -> Sequence[Item]:
+        """The items of a directory, in no particular order, without ``.`` and ``..``."""
+
+    async def list_each(self, paths: Sequence[bytes]) -> Sequence[Sequence[Item]]:
+        """The items of each of many directories, in one go; none for those that cannot be listed."""
+
+    async def read_file(self, path: bytes, limit: int) -> bytes:
+        """A whole small file. Raises TooLarge beyond `limit` bytes."""
+
+    async def read_link(self, path: bytes) -> bytes:
+        """The text of a symbolic link."""
+
+    async def open(self, path: bytes) -> FileBytes:
+        """A regular file as ranged bytes with an identity."""
+
+    async def local_path(self, path: bytes) -> bytes:
+        """The absolute path, free of links, that programs on this machine can use for a directory of the store."""
+
+    async def resolve_each(self, paths: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
+        """The store's path, free of links, of each of many directories, or why there is none."""

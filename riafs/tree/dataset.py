@@ -1,0 +1,155 @@
+"""One dataset of a store: its repository, its contents, and directories at the versions people ask for."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from riafs.content.annex import AnnexContents
+from riafs.counters import Counters
+from riafs.errors import NoSuchName, NoSuchVersion
+from riafs.formats.refs import looks_like_commit
+from riafs.git.repository import Repository
+from riafs.storage.protocol import Storage
+from riafs.storage.ranged import RangedBytes
+from riafs.tree.listing import ListingCache
+from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
+from riafs.tree.refwatch import RefWatch, Signature
+from riafs.tree.snapshot import CommitDirectory, Snapshot, VersionedEntry
+
+log = logging.getLogger(__name__)
+
+
+class Subdatasets(Protocol):
+    """How the datasets registered in a commit are found; implemented by tree/subdatasets."""
+
+    async def dataset(self, snapshot: Snapshot, path: bytes) -> "Dataset":
+        """The dataset registered at `path`. Raises NoSuchName."""
+
+    async def directory(self, snapshot: Snapshot, path: bytes, commit: bytes) -> Directory:
+        """The directory shown at `path`: the dataset at `commit`, or an empty one with the reason."""
+
+    async def attributes(self, snapshot: Snapshot, path: bytes, commit: bytes) -> Mapping[str, bytes]:
+        """``user.riafs.`` attributes of the directory shown at `path`."""
+
+
+@dataclass(slots=True, eq=False)
+class Dataset:
+    """A dataset in use. One object per dataset and mount."""
+
+    path: bytes
+    """The store's path of its directory."""
+    identifier: bytes
+    name: str
+    """For messages."""
+    storage: Storage
+    repository: Repository
+    contents: AnnexContents
+    subdatasets: Subdatasets
+    watch: RefWatch
+    listings: ListingCache
+    counters: Counters
+
+    async def snapshot(self, commit: bytes) -> Snapshot:
+        """The dataset at `commit` (hex). Raises MissingObject, MalformedObject, GitError."""
+        found = await self.repository.commit(commit)
+        return Snapshot(self, commit, found.tree, found.time * 1_000_000_000)
+
+    async def at(self, version: bytes | None) -> "VersionedDirectory":
+        """The top directory at a branch, tag or commit, None for HEAD. Raises NoSuchVersion, GitError, …"""
+        first = await self.repository.find(version)
+        # Taken before the ref is read for good, so that no move in between can be missed later.
+        signature = await self.watch.look(self.path, first.ref)
+        resolved = await self.repository.find(version)
+        snapshot = await self.snapshot(await self.repository.peeled(resolved.oid))
+        pinned = version is not None and resolved.ref is None and looks_like_commit(version)
+        return VersionedDirectory(self, version, snapshot, None if pinned else signature, resolved.ref)
+
+    async def versioned_entry(self, name: bytes, ref: bytes) -> Found:
+        """The entry for ``NAME@REF``, in which a ``/`` of the ref is written ``%2F``. Raises NoSuchName."""
+        version = ref.replace(b"%2F", b"/").replace(b"%2f", b"/").replace(b"%25", b"%")
+        try:
+            directory = await self.at(version)
+        except NoSuchVersion as error:
+            raise NoSuchName(str(error)) from error
+        entry = VersionedEntry(
+            name, Kind.DIRECTORY, 0, executable=True, mtime_ns=directory.mtime_ns, version=version, directory=directory
+        )
+        return Found(None, entry)
+
+
+class VersionedDirectory:
+    """The top of a dataset at the commit that `version` named when this was made: see the Directory protocol.
+
+    Renewable unless `signature` is None, which stands for a pinned commit.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        version: bytes | None,
+        snapshot: Snapshot,
+        signature: Signature | None,
+        ref: bytes | None,
+    ) -> None:
+        self._dataset = dataset
+        self._version = version
+        self._snapshot = snapshot
+        self._signature = signature
+        self._ref = ref
+        self._top: CommitDirectory = snapshot.root()
+
+    @property
+    def renewable(self) -> bool:
+        """See Directory."""
+        return self._signature is not None
+
+    @property
+    def mtime_ns(self) -> int:
+        """Time of the commit."""
+        return self._snapshot.time_ns
+
+    async def entries(self, start: int) -> Sequence[Entry]:
+        """See Directory."""
+        return await self._top.entries(start)
+
+    async def find(self, name: bytes) -> Found:
+        """See Directory."""
+        return await self._top.find(name)
+
+    async def versions(self) -> Versions:
+        """See Directory."""
+        return await self._top.versions()
+
+    async def directory(self, entry: Entry) -> Directory:
+        """See Directory."""
+        return await self._top.directory(entry)
+
+    async def open(self, entry: Entry) -> RangedBytes:
+        """See Directory."""
+        return await self._top.open(entry)
+
+    async def target(self, entry: Entry) -> bytes:
+        """See Directory."""
+        return await self._top.target(entry)
+
+    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+        """See Directory."""
+        return await self._top.attributes(entry)
+
+    async def own_attributes(self) -> Mapping[str, bytes]:
+        """See Directory."""
+        return {**await self._top.own_attributes(), **({"ref": self._ref} if self._ref else {})}
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """See Directory: compares a few stat results first, so that asking every few seconds is cheap."""
+        if self._signature is None:
+            return None
+        if await self._dataset.watch.seen(self._dataset.path, self._ref, turn) == self._signature:
+            return None
+        newer = await self._dataset.at(self._version)
+        if newer._snapshot.commit == self._snapshot.commit:
+            self._signature, self._ref = newer._signature, newer._ref
+            return None
+        self._dataset.counters.refs_moved += 1
+        return newer

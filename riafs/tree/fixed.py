@@ -1,0 +1,64 @@
+"""Directories that are given as they are: the empty one with a reason, and the base of those that riafs makes up."""
+
+from collections.abc import Mapping, Sequence
+
+from riafs.errors import IsADirectoryHere, NoSuchName
+from riafs.storage.ranged import RangedBytes
+from riafs.tree.protocol import Directory, Entry, Found, Versions
+
+
+class FixedDirectory:
+    """A directory whose entries are known from the start and are all directories: see the Directory protocol."""
+
+    renewable = False
+
+    def __init__(self, entries: Sequence[Entry], mtime_ns: int, attributes: Mapping[str, bytes]) -> None:
+        self._entries = tuple(entries)
+        self._positions = {entry.name: position for position, entry in enumerate(self._entries)}
+        self._attributes = attributes
+        self.mtime_ns = mtime_ns
+
+    async def entries(self, start: int) -> Sequence[Entry]:
+        """See Directory."""
+        return self._entries[start:]
+
+    async def find(self, name: bytes) -> Found:
+        """See Directory."""
+        position = self._positions.get(name)
+        if position is None:
+            raise NoSuchName(f"no {name!r}")
+        return Found(position, self._entries[position])
+
+    async def versions(self) -> Versions:
+        """See Directory."""
+        versions = {entry.name: entry.version for entry in self._entries}
+        return Versions(versions, versions.keys())
+
+    async def directory(self, entry: Entry) -> Directory:
+        """See Directory."""
+        raise NoSuchName(f"no {entry.name!r}")
+
+    async def open(self, entry: Entry) -> RangedBytes:
+        """See Directory."""
+        raise IsADirectoryHere(f"{entry.name!r} is a directory")
+
+    async def target(self, entry: Entry) -> bytes:
+        """See Directory."""
+        raise IsADirectoryHere(f"{entry.name!r} is a directory")
+
+    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:  # part of the protocol
+        """See Directory."""
+        return {}
+
+    async def own_attributes(self) -> Mapping[str, bytes]:
+        """See Directory."""
+        return self._attributes
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """See Directory."""
+        return None
+
+
+def empty_directory(reason: str, mtime_ns: int = 0, **attributes: bytes) -> FixedDirectory:
+    """A directory without entries; ``user.riafs.error`` says why."""
+    return FixedDirectory((), mtime_ns, {**attributes, "error": reason.encode(errors="surrogateescape")})

@@ -1,0 +1,96 @@
+"""Listings: what is known of one git tree, read piece by piece and kept as long as there is room.
+
+Names, modes and object names of a tree come at once; what each entry is for a reader (an annexed file, a file in git, a
+link) needs its blob and is found out in pieces of PIECE entries, so that a directory of 100,000 entries starts to list
+after a fraction of a second and a look-up reads one piece only. Everything here follows from the object name of the
+tree and may be dropped and read again at any time.
+"""
+
+from dataclasses import dataclass, field
+
+from cachetools import LRUCache
+
+from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, SUBMODULE, Tree
+from riafs.tree.protocol import Entry
+
+PIECE = 256
+MAX_CACHED_ENTRIES = 250_000
+"""Entries kept in all, names alone counted as half: about 400 bytes each."""
+_MAX_PIECES = 400
+"""Pieces kept of one listing, so that a directory of a million entries can be walked through in bounded memory."""
+
+
+_MARKS = {LINK: b"", FILE: b"f", EXECUTABLE: b"x", DIRECTORY: b"d", SUBMODULE: b"s"}
+
+
+def git_version(mode: int, raw_oid: bytes) -> bytes:
+    """An entry's version: the object's raw name of even length, and a letter for what is no link.
+
+    (Links are what a dataset has most of; theirs is the very object that the tree holds, which costs no memory.)
+    """
+    return raw_oid + _MARKS[mode] if mode != LINK else raw_oid
+
+
+@dataclass(frozen=True, slots=True)
+class GitEntry(Entry):
+    """An entry of a dataset's tree; `version` is made by `git_version`."""
+
+    key: bytes | None
+    """Serialised annex key, where the entry is an annexed file."""
+    registered: bool
+    """Whether this is a subdataset."""
+
+    @property
+    def oid(self) -> bytes:
+        """Name of the git object in hex; for a subdataset, the registered commit."""
+        return self.version[: len(self.version) & ~1].hex().encode()
+
+
+@dataclass(slots=True)
+class Listing:
+    """One git tree. `pieces`: number of the piece → its entries."""
+
+    tree: Tree
+    positions: dict[bytes, int]
+    pieces: dict[int, tuple[GitEntry, ...]] = field(default_factory=dict)
+    classified: int = 0
+    """Entries in `pieces`."""
+
+    @property
+    def weight(self) -> int:
+        """Cost in the cache, in entries; at least one, also for an empty directory."""
+        return 1 + (len(self.positions) + self.classified) // 2
+
+    def add_piece(self, number: int, entries: tuple[GitEntry, ...]) -> None:
+        """Keep a piece; the oldest one goes when there are too many."""
+        if number not in self.pieces:
+            self.pieces[number] = entries
+            self.classified += len(entries)
+        if len(self.pieces) > _MAX_PIECES:
+            self.classified -= len(self.pieces.pop(next(iter(self.pieces))))
+
+
+class ListingCache:
+    """Listings by (dataset, commit time, tree), the least recently used dropped first. One per mount.
+
+    A listing heavier than the whole cache is kept alone in a place of its own, until the next such one comes.
+    """
+
+    def __init__(self, limit: int = MAX_CACHED_ENTRIES) -> None:
+        self._cache: LRUCache[object, Listing] = LRUCache(limit, getsizeof=lambda listing: listing.weight)
+        self._heavy: tuple[object, Listing] | None = None
+
+    def get(self, name: object) -> Listing | None:
+        """The listing kept under `name`."""
+        if self._heavy is not None and self._heavy[0] == name:
+            return self._heavy[1]
+        listing: Listing | None = self._cache.get(name)
+        return listing
+
+    def keep(self, name: object, listing: Listing) -> None:
+        """Keep a listing, or note that it has grown."""
+        if listing.weight <= self._cache.maxsize:
+            self._cache[name] = listing
+        else:
+            self._cache.pop(name, None)
+            self._heavy = (name, listing)

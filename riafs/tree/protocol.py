@@ -1,0 +1,100 @@
+"""The tree protocol: what a mount shows, as directories and entries, before there are inode numbers.
+
+A `Directory` is one directory *at one version*: its entries, their order and their content never change. A place whose
+content does change over time (the store's root, a dataset that follows a branch) is `renewable`: asked with `renewed`,
+it answers with the Directory that stands there now. Positions count from 0 in the directory's own fixed order.
+RIA stores, datasets and the virtual ``.riafs`` implement it; Keep collections will.
+``tests/conformance/directory.py`` is the suite that an implementation has to pass.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Protocol
+
+from riafs.storage.ranged import RangedBytes
+
+UNKNOWN_SIZE = -1
+
+
+class Kind(enum.Enum):
+    """What an entry is to a program that calls stat."""
+
+    FILE = "file"
+    LINK = "link"
+    DIRECTORY = "directory"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a directory."""
+
+    name: bytes
+    kind: Kind
+    size: int
+    """Bytes of a file or of a link's target; 0 for a directory; UNKNOWN_SIZE where only reading tells."""
+    executable: bool
+    mtime_ns: int
+    version: bytes
+    """Equal versions under one name have equal content; used when a directory is renewed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to a look-up: the entry, and its position, or None for a name that is not listed (``hcp@v1``)."""
+
+    position: int | None
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """A listing reduced to what tells two versions of a directory apart."""
+
+    of: Mapping[bytes, bytes]
+    """name → version of the listed entries, in the order of their positions."""
+    directories: Set[bytes]
+    """The names of those that are directories."""
+
+
+class Directory(Protocol):
+    """One directory at one version."""
+
+    @property
+    def renewable(self) -> bool:
+        """Whether `renewed` can ever answer with something new."""
+
+    @property
+    def mtime_ns(self) -> int:
+        """Modification time shown where this directory is a mount's root, in nanoseconds since the epoch."""
+
+    async def entries(self, start: int) -> Sequence[Entry]:
+        """Some entries from position `start` on, at least one unless `start` is the end; as many as come cheaply."""
+
+    async def find(self, name: bytes) -> Found:
+        """The entry of that name, listed or not. Raises NoSuchName."""
+
+    async def versions(self) -> Versions:
+        """The versions of all listed entries; cheaper than `entries`."""
+
+    async def directory(self, entry: Entry) -> "Directory":
+        """The directory that `entry` (of kind DIRECTORY) stands for."""
+
+    async def open(self, entry: Entry) -> RangedBytes:
+        """The content of `entry` (of kind FILE). Raises MissingContent, CorruptContent, EncryptedContent, …"""
+
+    async def target(self, entry: Entry) -> bytes:
+        """The text of `entry` (of kind LINK)."""
+
+    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+        """``user.riafs.`` attributes of `entry`: short name (``key``, ``commit``) → value."""
+
+    async def own_attributes(self) -> Mapping[str, bytes]:
+        """``user.riafs.`` attributes of this directory where it is a mount's root."""
+
+    async def renewed(self, turn: int) -> "Directory | None":
+        """What stands in this place now, or None if that is still this version.
+
+        `turn` is the same number for all directories asked in one round, so that an implementation can look at the
+        store once for all of them.
+        """

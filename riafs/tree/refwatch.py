@@ -1,0 +1,51 @@
+"""Watching the refs of a store's datasets by stat, all of them in one go.
+
+Asked every few seconds for thousands of datasets, one thread hop per dataset would keep a processor busy; so each round
+looks at all watched refs at once. git replaces ref files by rename, so every write gives another inode or time.
+"""
+
+from collections.abc import Sequence
+
+from riafs.storage.protocol import FileStatus, Storage
+
+Signature = Sequence[FileStatus | None]
+"""Status of ``HEAD``, ``packed-refs`` and the watched ref, if there is one."""
+
+_Watched = tuple[bytes, bytes | None]
+
+
+class RefWatch:
+    """The watched refs of one store: (dataset's path, ref or None for HEAD alone)."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._watched: dict[_Watched, Signature] = {}
+        self._turn = 0
+
+    async def look(self, path: bytes, ref: bytes | None) -> Signature:
+        """The signature now; from now on it is watched."""
+        signature = await self._storage.stat_objects(b"", _paths(path, ref))
+        self._watched[path, ref] = signature
+        return signature
+
+    async def seen(self, path: bytes, ref: bytes | None, turn: int) -> Signature:
+        """The signature as of round `turn`."""
+        if turn != self._turn:
+            self._turn = turn
+            await self._look_at_all()
+        known = self._watched.get((path, ref))
+        return await self.look(path, ref) if known is None else known
+
+    async def _look_at_all(self) -> None:
+        watched = list(self._watched)
+        paths = [_paths(path, ref) for path, ref in watched]
+        found = await self._storage.stat_objects(b"", [path for group in paths for path in group])
+        start = 0
+        for name, group in zip(watched, paths, strict=True):
+            self._watched[name] = found[start : start + len(group)]
+            start += len(group)
+
+
+def _paths(path: bytes, ref: bytes | None) -> list[bytes]:
+    names = [b"HEAD", b"packed-refs"] if ref is None else [b"HEAD", b"packed-refs", ref]
+    return [path + b"/" + name for name in names]

@@ -1,0 +1,49 @@
+"""From a source as the user names it to the directory a mount shows."""
+
+import os
+
+from riafs.errors import BadSource, MissingObject, NoSuchVersion, NotInStore, RiafsError, SourceNotFound
+from riafs.formats.riaurl import RiaUrl
+from riafs.storage.local import LocalStorage
+from riafs.storage.patience import Patience
+from riafs.tree.protocol import Directory
+from riafs.tree.store import Store, StoreTools
+from riafs.tree.storeroot import AliasDirectory
+
+
+async def open_source(source: RiaUrl, tools: StoreTools) -> Directory:
+    """The store, or the dataset at a version, that `source` names.
+
+    Raises BadSource, SourceNotFound, NoSuchVersion, StoreDenied, StoreTimeout, StoreError, GitError.
+    """
+    store = await open_store(source, tools.seconds, tools)
+    if source.dataset is None and source.alias is None:
+        return await AliasDirectory.load(store)
+    if source.alias is not None:
+        path = await store.path_of_alias(source.alias)
+    else:
+        assert source.dataset is not None
+        path = await store.path_of_id(source.dataset)
+    dataset = await store.dataset(path)
+    try:
+        return await dataset.at(source.version)
+    except NotInStore as error:
+        raise SourceNotFound(f"dataset {dataset.name} of {store.storage.name} has no git repository to show") from error
+    except MissingObject as error:
+        raise NoSuchVersion(f"dataset {dataset.name} of {store.storage.name}: {error}") from error
+
+
+async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store:
+    """The store that `source` names, whatever dataset it also names. Raises as `open_source`."""
+    if source.scheme != "file":
+        raise BadSource(
+            f"{source}: stores behind ria+{source.scheme}:// cannot be mounted yet, only ria+file:// and paths"
+        )
+    path = os.path.abspath(source.path)
+    patience = Patience(f"store {os.fsdecode(path)}", seconds, tools.counters)
+    storage = await LocalStorage.open_root(path, patience)
+    try:
+        return await Store.open(storage, tools)
+    except RiafsError:
+        storage.close()
+        raise

@@ -1,0 +1,156 @@
+"""A RIA store: which datasets it holds, under which ids and aliases, and how each is opened.
+
+Invariants: one Dataset object per dataset and mount, however it was reached; a dataset that cannot be opened fails
+alone.
+"""
+
+import logging
+import os
+import re
+from dataclasses import dataclass
+
+from riafs.content.annex import AnnexContents, ContentTools
+from riafs.content.branch import AnnexBranch
+from riafs.counters import Counters
+from riafs.errors import NotInStore, RiafsError, SourceNotFound
+from riafs.formats.layout import parse_dataset_version, parse_store_version
+from riafs.formats.names import valid_name
+from riafs.git.pool import GitPool
+from riafs.git.repository import Repository
+from riafs.storage.protocol import Item, ItemKind, Storage
+from riafs.tree.dataset import Dataset
+from riafs.tree.listing import ListingCache
+from riafs.tree.refwatch import RefWatch
+from riafs.tree.subdatasets import RegisteredDatasets
+
+log = logging.getLogger(__name__)
+
+_MAX_VERSION_FILE = 4096
+_DATASET_PATH = re.compile(rb"([^/]+)/([^/]+)")
+_SPLIT = 3  # characters of an id that name the first directory
+ALIASES = b"alias"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTools:
+    """What all stores of a mount share."""
+
+    git: GitPool
+    content: ContentTools
+    listings: ListingCache
+    counters: Counters
+    seconds: float
+    """Deadline of a request to the store."""
+    instead_of: tuple[tuple[str, str], ...]
+    """The user's ``url.<base>.insteadOf`` rules: (base, prefix) each."""
+
+
+class Store:
+    """The store in `storage`. Opened with `open`, which looks at its version file."""
+
+    def __init__(self, storage: Storage, tools: StoreTools) -> None:
+        self.storage = storage
+        self._tools = tools
+        self._datasets: dict[bytes, Dataset] = {}
+        self._watch = RefWatch(storage)
+        self.subdatasets = RegisteredDatasets(self, tools.git.gits, tools.instead_of)
+
+    @classmethod
+    async def open(cls, storage: Storage, tools: StoreTools) -> "Store":
+        """The store in `storage`. Raises SourceNotFound where there is none, StoreDenied, StoreTimeout, StoreError."""
+        store = cls(storage, tools)
+        text = await store._version_file(b"ria-layout-version")
+        version = parse_store_version(text)
+        if text is None and not await store.dataset_paths():
+            raise SourceNotFound(
+                f"{storage.name} is not a RIA store: it has neither a ria-layout-version file nor datasets"
+            )
+        if not version.known:
+            log.warning("%s: %s; it is shown as it is", storage.name, version.reason)
+        return store
+
+    async def _version_file(self, path: bytes) -> bytes | None:
+        try:
+            return await self.storage.read_file(path, _MAX_VERSION_FILE)
+        except NotInStore:
+            return None
+
+    # -- which datasets -----------------------------------------------------------------------------------------------
+
+    async def dataset_paths(self) -> list[bytes]:
+        """The store's path of every dataset directory, sorted by id."""
+        firsts = [item.name for item in await self.storage.list(b"") if is_prefix(item)]
+        found = []
+        for first, items in zip(firsts, await self.storage.list_each(firsts), strict=True):
+            found += [
+                first + b"/" + item.name for item in items if item.kind is ItemKind.DIRECTORY and valid_name(item.name)
+            ]
+        return sorted(found)
+
+    async def path_of_id(self, identifier: bytes) -> bytes:
+        """The store's path for a dataset id. Raises SourceNotFound."""
+        text = os.fsdecode(identifier)
+        path = os.fsencode(f"{text[:_SPLIT]}/{text[_SPLIT:]}")
+        if len(text) > _SPLIT and b"/" not in identifier:
+            try:
+                if (await self.storage.stat(path)).kind is ItemKind.DIRECTORY:
+                    return path
+            except NotInStore:
+                pass
+        raise SourceNotFound(f"store {self.storage.name} has no dataset with the id {text}")
+
+    async def path_of_alias(self, alias: bytes) -> bytes:
+        """The store's path for an alias. Raises SourceNotFound."""
+        [path] = await self.storage.resolve_each([ALIASES + b"/" + alias])
+        if isinstance(path, NotInStore):
+            raise SourceNotFound(f"store {self.storage.name} has no dataset with the alias {os.fsdecode(alias)}")
+        if isinstance(path, RiafsError):
+            raise path
+        if not is_dataset_path(path):
+            raise SourceNotFound(f"alias {os.fsdecode(alias)} of store {self.storage.name} leads to no dataset")
+        return path
+
+    # -- datasets -----------------------------------------------------------------------------------------------------
+
+    async def dataset(self, path: bytes) -> Dataset:
+        """The dataset at the store's path `path`, opened at most once. Raises StoreError, GitError, …"""
+        known = self._datasets.get(path)
+        if known is None:
+            opened = await self._open(path)
+            known = self._datasets.setdefault(path, opened)  # another task may have been faster
+            self._tools.counters.datasets_opened += known is opened
+        return known
+
+    async def _open(self, path: bytes) -> Dataset:
+        identifier = path.replace(b"/", b"")
+        name = os.fsdecode(identifier)
+        version = parse_dataset_version(await self._version_file(path + b"/ria-layout-version"))
+        if not version.known:
+            log.warning("dataset %s in %s: %s", name, self.storage.name, version.reason)
+        repository = Repository(self.storage, path, self._tools.git, name, self._tools.seconds)
+        contents = AnnexContents(
+            self.storage, path, identifier, version.layout, AnnexBranch(repository), self._tools.content
+        )
+        return Dataset(
+            path=path,
+            identifier=identifier,
+            name=name,
+            storage=self.storage,
+            repository=repository,
+            contents=contents,
+            subdatasets=self.subdatasets,
+            watch=self._watch,
+            listings=self._tools.listings,
+            counters=self._tools.counters,
+        )
+
+
+def is_prefix(item: Item) -> bool:
+    """Whether an item of the store's root may hold datasets."""
+    return item.kind is ItemKind.DIRECTORY and len(os.fsdecode(item.name)) == _SPLIT
+
+
+def is_dataset_path(path: bytes) -> bool:
+    """Whether a store's path has the form of a dataset's: three characters of the id, then the rest."""
+    match = _DATASET_PATH.fullmatch(path)
+    return match is not None and len(os.fsdecode(match[1])) == _SPLIT

@@ -1,0 +1,195 @@
+"""A whole store as directories: ``/<alias>/…`` and ``/by-id/<id>/…``.
+
+An alias directory shows the directory ``alias/`` of the store (and directories below it, for aliases with a ``/``):
+every link that leads to a dataset of the store. Everything else in it is left out, with a word in the log. Any
+dataset can be looked up as ``NAME@REF`` too; such names are not listed.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from riafs.errors import GitError, NoSuchName, NoSuchVersion, NotInStore, RiafsError
+from riafs.formats.names import valid_name
+from riafs.storage.protocol import FileStatus, Item, ItemKind
+from riafs.tree.fixed import FixedDirectory
+from riafs.tree.protocol import Directory, Entry, Found, Kind
+from riafs.tree.snapshot import VersionedEntry
+from riafs.tree.store import ALIASES, Store, is_dataset_path, is_prefix
+
+log = logging.getLogger(__name__)
+
+BY_ID = b"by-id"
+_VERSIONED = re.compile(rb"([^@]+)@(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreEntry(Entry):
+    """A dataset, a directory of aliases, or ``by-id``; `path` is the store's path of the first two."""
+
+    path: bytes | None
+
+
+def _entry(name: bytes, path: bytes | None, status: FileStatus | None) -> StoreEntry:
+    mtime_ns = 0 if status is None else status.mtime_ns
+    return StoreEntry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=path or b"", path=path)
+
+
+class StoreDirectory(FixedDirectory):
+    """A directory whose entries are datasets of `store` or again such directories.
+
+    Subclasses say how they are found (`load`); `signature` is what must change for the directory to be another one.
+    """
+
+    renewable = True
+
+    def __init__(
+        self, store: Store, path: bytes, entries: Sequence[StoreEntry], signature: object, mtime_ns: int
+    ) -> None:
+        super().__init__(entries, mtime_ns, {"store": os.fsencode(store.storage.name)})
+        self._store = store
+        self._path = path
+        self._signature = signature
+
+    async def find(self, name: bytes) -> Found:
+        """See Directory. ``NAME@REF`` finds a dataset at another version."""
+        try:
+            return await super().find(name)
+        except NoSuchName:
+            match = _VERSIONED.fullmatch(name)
+            if match is None:
+                raise
+        entry = (await super().find(match[1])).entry
+        assert isinstance(entry, StoreEntry)
+        if entry.path is None or not is_dataset_path(entry.path):
+            raise NoSuchName(f"{match[1]!r} is no dataset")
+        return await (await self._store.dataset(entry.path)).versioned_entry(name, match[2])
+
+    async def directory(self, entry: Entry) -> Directory:
+        """See Directory."""
+        if isinstance(entry, VersionedEntry):
+            return entry.directory
+        assert isinstance(entry, StoreEntry)
+        if entry.path is None:
+            return await IdDirectory.load(self._store)
+        if not is_dataset_path(entry.path):
+            return await AliasDirectory.load(self._store, entry.path)
+        return await dataset_directory(self._store, entry.path, entry.mtime_ns)
+
+    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+        """See Directory."""
+        if isinstance(entry, VersionedEntry):
+            return await entry.directory.own_attributes()
+        assert isinstance(entry, StoreEntry)
+        if entry.path is None or not is_dataset_path(entry.path):
+            return await self.own_attributes()
+        return await (await dataset_directory(self._store, entry.path, 0)).own_attributes()
+
+
+async def dataset_directory(store: Store, path: bytes, mtime_ns: int) -> Directory:
+    """The dataset at `path` at its HEAD; if it has no commit to show, an empty directory that says why."""
+    dataset = await store.dataset(path)
+    try:
+        return await dataset.at(None)
+    except (NoSuchVersion, NotInStore) as error:
+        return PendingDirectory(store, path, str(error), mtime_ns)
+    except GitError as error:
+        log.warning("dataset %s cannot be shown: %s", dataset.name, error)
+        raise
+
+
+class PendingDirectory(FixedDirectory):
+    """A dataset without a commit yet (or without a git repository): empty until there is one."""
+
+    renewable = True
+
+    def __init__(self, store: Store, path: bytes, reason: str, mtime_ns: int) -> None:
+        super().__init__((), mtime_ns, {"dataset": path.replace(b"/", b""), "error": os.fsencode(reason)})
+        self._store = store
+        self._path = path
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """See Directory."""
+        newer = await dataset_directory(self._store, self._path, self.mtime_ns)
+        return None if isinstance(newer, PendingDirectory) else newer
+
+
+class AliasDirectory(StoreDirectory):
+    """``alias/`` of the store or a directory below it; the topmost one also has ``by-id``."""
+
+    @classmethod
+    async def load(cls, store: Store, path: bytes = ALIASES) -> "AliasDirectory":
+        """What the store has at `path` now. Raises StoreError, StoreTimeout, StoreDenied."""
+        signature = await store.storage.stat_objects(b"", [path])
+        try:
+            items = await store.storage.list(path)
+        except NotInStore:
+            items = ()
+        names = sorted(item.name for item in items if item.kind is not ItemKind.FILE and _showable(path, item.name))
+        paths = await store.storage.resolve_each([path + b"/" + name for name in names])
+        shown = {
+            name: found
+            for name, found in zip(names, paths, strict=True)
+            if _leads_to_dataset(path, name, found) and isinstance(found, bytes)
+        }
+        statuses = await store.storage.stat_objects(b"", list(shown.values()))
+        entries = [_entry(name, found, status) for (name, found), status in zip(shown.items(), statuses, strict=True)]
+        if path == ALIASES:
+            entries.append(_entry(BY_ID, None, signature[0]))
+        return cls(store, path, entries, signature, 0 if signature[0] is None else signature[0].mtime_ns)
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """See Directory."""
+        if await self._store.storage.stat_objects(b"", [self._path]) == self._signature:
+            return None
+        return await AliasDirectory.load(self._store, self._path)
+
+
+def _showable(path: bytes, name: bytes) -> bool:
+    if path == ALIASES and name == BY_ID:
+        log.warning("the alias %s is hidden by the directory of that name", os.fsdecode(name))
+        return False
+    return valid_name(name)
+
+
+def _leads_to_dataset(directory: bytes, name: bytes, found: bytes | RiafsError) -> bool:
+    """Whether an alias can be shown: a link to a dataset, or a directory of more aliases."""
+    alias = os.fsdecode(directory + b"/" + name)
+    if isinstance(found, RiafsError):
+        log.warning("%s is left out: %s", alias, found)
+        return False
+    if is_dataset_path(found) and not found.startswith(ALIASES + b"/"):
+        return True
+    if found == directory + b"/" + name:
+        return True
+    log.warning("%s is left out: it does not lead to a dataset", alias)
+    return False
+
+
+class IdDirectory(StoreDirectory):
+    """``by-id``: every dataset of the store by its id."""
+
+    @classmethod
+    async def load(cls, store: Store) -> "IdDirectory":
+        """The datasets the store has now. Raises StoreError, StoreTimeout, StoreDenied."""
+        signature = await _prefixes(store, (await store.storage.list(b"")))
+        paths = await store.dataset_paths()
+        statuses = await store.storage.stat_objects(b"", paths)
+        entries = [_entry(path.replace(b"/", b""), path, status) for path, status in zip(paths, statuses, strict=True)]
+        newest = max((entry.mtime_ns for entry in entries), default=0)
+        return cls(store, b"", entries, signature, newest)
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """See Directory."""
+        if await _prefixes(self._store, await self._store.storage.list(b"")) == self._signature:
+            return None
+        return await IdDirectory.load(self._store)
+
+
+async def _prefixes(store: Store, items: Sequence[Item]) -> Sequence[tuple[bytes, int | None]]:
+    """The directories that hold datasets, each with the time when one was added or removed last."""
+    names = sorted(item.name for item in items if is_prefix(item))
+    statuses = await store.storage.stat_objects(b"", names)
+    return [(name, None if status is None else status.mtime_ns) for name, status in zip(names, statuses, strict=True)]

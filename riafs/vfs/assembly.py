@@ -1,0 +1,124 @@
+"""A FileSystem and all that works behind it, put together: what a mount, a test or a program opens.
+
+Everything of a mount is made here and given back here: private GIT_DIRs, git children, scratch directory, memory of
+what was verified, background tasks.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from riafs.archive.archive import ArchiveTools
+from riafs.archive.extractor import Extractor
+from riafs.archive.openpgp import Decryptor
+from riafs.cache.verified import VerifiedMemory
+from riafs.content.annex import ContentTools
+from riafs.content.verifying import Verifier, Verify
+from riafs.counters import Counters
+from riafs.errors import MissingProgram
+from riafs.formats.riaurl import RiaUrl
+from riafs.formats.sevenzip_cursor import Limits
+from riafs.git.environment import PrivateGitDirs
+from riafs.git.pool import GitPool
+from riafs.tree import virtual
+from riafs.tree.listing import ListingCache
+from riafs.tree.source import open_source
+from riafs.tree.store import StoreTools
+from riafs.vfs.filesystem import FileSystem
+
+_DECODING_SECONDS = 600.0
+"""Patience with one archive member that has to be decoded; next to it the deadline of a request to the store counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to open and how."""
+
+    source: RiaUrl
+    deadline: float
+    """Seconds that a request to the store may take."""
+    verify: Verify
+    cache: bytes | None
+    """Directory of this user alone for what is kept across mounts and for temporary files; None keeps nothing."""
+    search_path: str
+    """Where programs (git, 7z, gpg) are found, directories separated by ``:``."""
+    instead_of: tuple[tuple[str, str], ...] = ()
+    """The user's ``url.<base>.insteadOf`` rules: (base, prefix) each."""
+
+
+class Assembled:
+    """A filesystem with what has to be given back after it."""
+
+    def __init__(self, filesystem: FileSystem, git: GitPool, scratch: bytes) -> None:
+        self.filesystem = filesystem
+        self._git = git
+        self._scratch = scratch
+
+    def close(self) -> None:
+        """End git's children, close what is open, remove temporary files."""
+        self.filesystem.close()
+        self._git.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+async def assemble(
+    plan: Plan, counters: Counters, background: trio.Nursery, files: Mapping[bytes, Callable[[], str]]
+) -> Assembled:
+    """The filesystem for `plan`; `background` runs what goes on beside readers, until it is cancelled.
+
+    `files`: name → what makes the text of the files in ``.riafs``. Raises MissingProgram, and as `open_source`.
+    """
+    scratch = tempfile.mkdtemp(prefix=b"riafs-", dir=plan.cache)
+    git = GitPool(PrivateGitDirs(_git(plan), plan.search_path, scratch), plan.deadline, counters)
+    try:
+        root = await open_source(plan.source, _store_tools(plan, counters, background, git, scratch))
+    except BaseException:
+        git.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    shown = {virtual.NAME: virtual.VirtualDirectory(files, time.time_ns())} if files else {}
+    return Assembled(FileSystem(root, counters, shown), git, scratch)
+
+
+@asynccontextmanager
+async def open_filesystem(
+    plan: Plan, counters: Counters, files: Mapping[bytes, Callable[[], str]] | None = None
+) -> AsyncIterator[FileSystem]:
+    """`assemble` for programs: everything is given back when the context is left."""
+    try:
+        async with trio.open_nursery() as background:
+            assembled = await assemble(plan, counters, background, files or {})
+            try:
+                yield assembled.filesystem
+            finally:
+                assembled.close()
+                background.cancel_scope.cancel()
+    except BaseExceptionGroup as group:  # the nursery wraps what went wrong in its body
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None
+
+
+def _git(plan: Plan) -> str:
+    program = shutil.which("git", path=plan.search_path)
+    if program is None:
+        raise MissingProgram("git is not installed (Debian: apt install git)")
+    return program
+
+
+def _store_tools(plan: Plan, counters: Counters, background: trio.Nursery, git: GitPool, scratch: bytes) -> StoreTools:
+    memory = VerifiedMemory(None if plan.cache is None else plan.cache + b"/verified.sqlite")
+    background.start_soon(memory.keep)
+    search_path = [os.fsencode(directory) for directory in plan.search_path.split(":")]
+    content = ContentTools(
+        verifier=Verifier(plan.verify, memory, counters, background),
+        archives=ArchiveTools(Limits(), Extractor(search_path, scratch, _DECODING_SECONDS)),
+        decryptor=Decryptor(plan.search_path, scratch, plan.deadline),
+    )
+    return StoreTools(git, content, ListingCache(), counters, plan.deadline, plan.instead_of)

@@ -1,0 +1,271 @@
+"""The filesystem without a kernel: look-ups, listings, reads by inode number, over any Directory.
+
+It is driven by fuse/ for a mount, and directly by tests and programs. Everything is read-only: nothing here changes a
+store. Failures are the classes of errors.py.
+
+Rules for shared state (there is one event loop and no threads here): `_nodes` and `_by_number` only grow; a node's
+directory and numbering are replaced together, without an await in between, by `refresh`; a handle keeps the directory
+version or the content it was opened with.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from riafs.counters import Counters
+from riafs.errors import (
+    IsADirectoryHere,
+    NoSuchAttribute,
+    NoSuchName,
+    NotADirectoryHere,
+    RiafsError,
+    StaleHandle,
+)
+from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
+from riafs.vfs.nodes import Node
+from riafs.vfs.numbers import ROOT, inode_of, number_of, slot_of
+from riafs.vfs.refreshing import Change, Refresher
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ATTRIBUTE_PREFIX = "user.riafs."
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What stat shows of an inode, before ownership and permissions of the mount are applied."""
+
+    inode: int
+    kind: Kind
+    size: int
+    executable: bool
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a listing: entries that stand one after the other. The offset after the entry at p is p + 1."""
+
+    entries: Sequence[Entry]
+    number: int
+    slots: Sequence[int] | None
+    """position → slot; None where they are the same."""
+
+    def inode_at(self, position: int) -> int:
+        """The inode number of the entry at `position` of the directory."""
+        return inode_of(self.number, position if self.slots is None else self.slots[position])
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenDirectory:
+    directory: Directory
+    number: int
+    slots: Sequence[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenFile:
+    content: RangedBytes
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """An open file's handle, and whether its size is known, so that the kernel can cache it."""
+
+    handle: int
+    sized: bool
+
+
+class FileSystem:
+    """`root`: what the mount shows. `virtual`: directories at the root that are looked up but not listed."""
+
+    def __init__(self, root: Directory, counters: Counters, virtual: Mapping[bytes, Directory] | None = None) -> None:
+        self.counters = counters
+        self._virtual = dict(virtual or {})
+        self._root = Node(ROOT, 1, root, None)
+        self._nodes: dict[int, Node] = {ROOT: self._root}
+        self._by_number: list[Node | None] = [None, self._root]
+        self._directories: dict[int, _OpenDirectory] = {}
+        self._files: dict[int, _OpenFile] = {}
+        self._last_handle = 0
+        self._turn = 0
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def lookup(self, parent: int, name: bytes) -> Attributes | None:
+        """The attributes of `name` in the directory with inode `parent`, None if there is no such name.
+
+        Raises NotADirectoryHere, StaleHandle, and what reading the directory raises.
+        """
+        self.counters.lookups += 1
+        node = await self._node(parent)
+        if name in (b".", b".."):
+            return await self.getattr(node.inode if name == b"." or node.parent is None else node.parent.inode)
+        if node is self._root and name in self._virtual:
+            return self._virtual_attributes(name)
+        directory = node.directory
+        try:
+            found = await directory.find(name)
+        except NoSuchName:
+            return None
+        if directory is not node.directory:  # renewed meanwhile: positions may have changed
+            return await self.lookup(parent, name)
+        inode = node.hide(found.entry) if found.position is None else node.inode_at(found.position)
+        return _attributes(inode, found.entry)
+
+    def _virtual_attributes(self, name: bytes) -> Attributes:
+        directory = self._virtual[name]
+        entry = Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=directory.mtime_ns, version=b"")
+        return _attributes(self._root.hide(entry), entry)
+
+    async def getattr(self, inode: int) -> Attributes:
+        """The attributes of an inode. Raises StaleHandle."""
+        if inode == ROOT:
+            return Attributes(ROOT, Kind.DIRECTORY, 0, executable=True, mtime_ns=self._root.directory.mtime_ns)
+        _, entry = await self._entry(inode)
+        return _attributes(inode, entry)
+
+    async def readlink(self, inode: int) -> bytes:
+        """The text of a symbolic link."""
+        directory, entry = await self._entry(inode)
+        return await directory.target(entry)
+
+    async def attribute(self, inode: int, name: str) -> bytes:
+        """The value of an extended attribute ``user.riafs.…``. Raises NoSuchAttribute."""
+        short = name.removeprefix(ATTRIBUTE_PREFIX)
+        if short != name:
+            known = await self.attributes(inode)
+            if short in known:
+                return known[short]
+        raise NoSuchAttribute(f"no attribute {name}")
+
+    async def attributes(self, inode: int) -> Mapping[str, bytes]:
+        """All ``user.riafs.`` attributes of an inode, by their short names."""
+        if inode == ROOT:
+            return await self._root.directory.own_attributes()
+        directory, entry = await self._entry(inode)
+        return await directory.attributes(entry)
+
+    # -- inodes -------------------------------------------------------------------------------------------------------
+
+    async def _entry(self, inode: int) -> tuple[Directory, Entry]:
+        return await self._parent(inode).entry(slot_of(inode))
+
+    def _parent(self, inode: int) -> Node:
+        number = number_of(inode)
+        node = self._by_number[number] if number < len(self._by_number) else None
+        if node is None:
+            raise StaleHandle(f"inode {inode} is not in use")
+        return node
+
+    async def _node(self, inode: int) -> Node:
+        """The directory with that inode, entered now if it was not before. Raises NotADirectoryHere, StaleHandle."""
+        known = self._nodes.get(inode)
+        if known is not None:
+            return known
+        parent = self._parent(inode)
+        directory, entry = await parent.entry(slot_of(inode))
+        if entry.kind is not Kind.DIRECTORY:
+            raise NotADirectoryHere(f"{entry.name!r} is not a directory")
+        virtual = self._virtual.get(entry.name) if parent is self._root else None
+        entered = virtual or await directory.directory(entry)
+        if inode not in self._nodes:  # another task may have entered it meanwhile
+            node = Node(inode, len(self._by_number), entered, parent)
+            self._by_number.append(node)
+            self._nodes[inode] = node
+        return self._nodes[inode]
+
+    # -- directories --------------------------------------------------------------------------------------------------
+
+    async def opendir(self, inode: int) -> int:
+        """A handle on a directory as it is now."""
+        node = await self._node(inode)
+        await node.directory.entries(0)
+        self.counters.directories_listed += 1
+        slots = None if node.renumbering is None else node.renumbering.slots
+        return self._new_handle(self._directories, _OpenDirectory(node.directory, node.number, slots))
+
+    async def readdir(self, handle: int, start: int) -> Page:
+        """Some entries from offset `start` on; none at the end. The offset after entry i of a page is start + i + 1."""
+        opened = self._opened(self._directories, handle)
+        entries = await opened.directory.entries(start)
+        self.counters.entries_listed += len(entries)
+        return Page(entries, opened.number, opened.slots)
+
+    def releasedir(self, handle: int) -> None:
+        """Give a directory handle back."""
+        self._directories.pop(handle, None)
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    async def open(self, inode: int) -> OpenedFile:
+        """A handle on a file's content as it is now; it stays the same until released."""
+        directory, entry = await self._entry(inode)
+        if entry.kind is Kind.DIRECTORY:
+            raise IsADirectoryHere(f"{entry.name!r} is a directory")
+        content = await directory.open(entry)
+        self.counters.opens += 1
+        handle = self._new_handle(self._files, _OpenFile(content, inode))
+        return OpenedFile(handle, sized=entry.size != UNKNOWN_SIZE)
+
+    async def read(self, handle: int, offset: int, length: int) -> Buffer:
+        """Bytes of an open file: fewer than `length` only at its end."""
+        data = await self._opened(self._files, handle).content.read(offset, length)
+        self.counters.reads += 1
+        self.counters.bytes_read += len(data)
+        return data
+
+    def inode_of_handle(self, handle: int) -> int:
+        """The inode that a file handle was opened on."""
+        return self._opened(self._files, handle).inode
+
+    def release(self, handle: int) -> None:
+        """Give a file handle back."""
+        opened = self._files.pop(handle, None)
+        if opened is not None:
+            opened.content.close()
+
+    def close(self) -> None:
+        """Give back all handles."""
+        for handle in list(self._files):
+            self.release(handle)
+        self._directories.clear()
+
+    # -- changes in the store -----------------------------------------------------------------------------------------
+
+    async def refresh(self, tell: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
+        """Look for newer versions of all renewable directories; `tell` hears what the kernel has to forget."""
+        self._turn += 1
+        for node in list(self._nodes.values()):
+            if not node.directory.renewable:
+                continue
+            try:
+                changes = await Refresher(self._nodes, self._turn).renew(node)
+            except RiafsError as error:
+                log.info("cannot look for a newer version: %s", error)
+                continue
+            if changes:
+                await tell(changes)
+
+    # -- handles ------------------------------------------------------------------------------------------------------
+
+    def _new_handle(self, table: dict[int, T], value: T) -> int:
+        self._last_handle += 1
+        table[self._last_handle] = value
+        return self._last_handle
+
+    @staticmethod
+    def _opened(table: Mapping[int, T], handle: int) -> T:
+        try:
+            return table[handle]
+        except KeyError:
+            raise StaleHandle(f"handle {handle} is not open") from None
+
+
+def _attributes(inode: int, entry: Entry) -> Attributes:
+    return Attributes(inode, entry.kind, max(entry.size, 0), entry.executable, entry.mtime_ns)

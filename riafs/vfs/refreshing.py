@@ -1,0 +1,67 @@
+"""Moving a mount to newer versions of its directories.
+
+All directories that have to change together (those below a dataset whose branch moved, as far as they were entered) are
+looked up first; then they are replaced in one step without an await, so that no reader sees a mixture of two commits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from riafs.tree.protocol import Directory
+from riafs.vfs.nodes import Node, Renumbering, renumbered
+from riafs.vfs.numbers import inode_of
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What the kernel has to forget of one directory."""
+
+    inode: int
+    names: frozenset[bytes]
+    """Names that stand for another inode now, or for none."""
+    directories: tuple[int, ...]
+    """Inodes of directories in it that are still there and have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    node: Node
+    directory: Directory
+    renumbering: Renumbering
+    change: Change
+
+
+class Refresher:
+    """One renewal. `nodes`: every directory entered, by its inode; `turn`: see Directory.renewed."""
+
+    def __init__(self, nodes: Mapping[int, Node], turn: int) -> None:
+        self._nodes = nodes
+        self._turn = turn
+        self._steps: list[_Step] = []
+
+    async def renew(self, node: Node) -> list[Change]:
+        """Ask for a newer version of `node` and move to it. Returns what changed, nothing if there is none."""
+        newer = await node.directory.renewed(self._turn)
+        if newer is None:
+            return []
+        await self._prepare(node, newer)
+        for step in self._steps:
+            step.node.directory = step.directory
+            step.node.renumbering = step.renumbering
+        return [step.change for step in self._steps]
+
+    async def _prepare(self, node: Node, newer: Directory) -> None:
+        """Plan the move of `node` and of the directories in it that were entered and have changed."""
+        old, new = await node.directory.versions(), await newer.versions()
+        renumbering, names = renumbered(node, old, new)
+        changed = []
+        for position, (name, version) in enumerate(new.of.items()):
+            if name not in new.directories or name in names or old.of[name] == version:
+                continue
+            inode = inode_of(node.number, renumbering.slots[position])
+            changed.append(inode)
+            child = self._nodes.get(inode)
+            if child is not None:
+                entry = (await newer.find(name)).entry
+                await self._prepare(child, await newer.directory(entry))
+        self._steps.append(_Step(node, newer, renumbering, Change(node.inode, names, tuple(changed))))

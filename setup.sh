@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Install what riafs needs on Debian 12 and make .venv in this checkout. Quick when there is nothing to do.
+#   ./setup.sh demo      riafs, DataLad and git-annex
+#   ./setup.sh test      the same and everything the tests use
+# As root, or as a user who may use sudo (only asked for where a Debian package is missing).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+case "${1-}" in
+  demo) requirements=(-e . 'datalad>=1.2' 'git-annex>=10.20250630') ;;
+  test) requirements=(-e '.[test]') ;;
+  *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 1 ;;
+esac
+
+if [ "$(id -u)" = 0 ]; then as_root=(env); else as_root=(sudo env); fi
+
+apt() {
+  "${as_root[@]}" DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" </dev/null
+}
+
+missing=()
+
+# want PACKAGE PROBE…: the Debian package is missing unless the probe succeeds, whoever installed what it looks for.
+want() {
+  local package=$1
+  shift
+  "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+want python3 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+want python3-venv python3 -c 'import venv, ensurepip'
+want python3-dev python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
+want git command -v git
+want gcc command -v gcc
+want libc6-dev test -e /usr/include/stdio.h
+want pkg-config command -v pkg-config
+want libfuse3-dev pkg-config --exists fuse3
+want fuse3 command -v fusermount3
+want p7zip-full command -v 7z
+want gnupg command -v gpg
+want attr command -v getfattr
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "installing Debian packages: ${missing[*]}"
+  apt update
+  apt install --no-install-recommends "${missing[@]}"
+fi
+
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "riafs needs Python 3.11 or newer, python3 is $(python3 --version) at $(command -v python3)" >&2
+  exit 1
+}
+
+interpreter="$(python3 -c 'import sys; print(sys.version, sys.base_prefix)') in $PWD"
+state=$( (echo "$interpreter"; cat pyproject.toml setup.sh) | sha256sum | cut -d ' ' -f 1)
+mkdir -p .venv
+exec 9>.venv/.lock
+flock 9
+if [ "$(cat .venv/.interpreter 2>/dev/null)" != "$interpreter" ] || [ ! -x .venv/bin/python ]; then
+  rm -rf .venv/bin .venv/lib .venv/lib64 .venv/include .venv/.installed-*
+  python3 -m venv .venv
+  echo "$interpreter" >.venv/.interpreter
+fi
+if [ "$(cat ".venv/.installed-$1" 2>/dev/null)" != "$state" ]; then
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check "${requirements[@]}" </dev/null
+  echo "$state" >".venv/.installed-$1"
+fi

@@ -1,0 +1,75 @@
+"""What the archive tests share: the tools of a mount, and archives made by the real 7z."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from riafs.archive.archive import Archive, ArchiveTools
+from riafs.archive.extractor import Extractor
+from riafs.formats.sevenzip_cursor import Limits
+from riafs.storage.files import FileBytes
+
+SEARCH_PATH = tuple(map(os.fsencode, os.get_exec_path()))
+
+Pack = Callable[..., Path]
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    """Where decoded members are kept."""
+    directory = tmp_path / "spool"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def tools(spool: Path) -> ArchiveTools:
+    return ArchiveTools(Limits(), Extractor(SEARCH_PATH, os.fsencode(spool), deadline=60))
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Pack:
+    """``pack(contents, *switches)``: the archive that 7z makes of names and contents (None: a directory)."""
+
+    def pack(contents: dict[bytes, bytes | None], *switches: str) -> Path:
+        tree = os.fsencode(tmp_path / "tree")
+        for name, content in contents.items():
+            path = os.path.join(tree, name)
+            os.makedirs(path if content is None else os.path.dirname(path), exist_ok=True)
+            if content is not None:
+                Path(os.fsdecode(path)).write_bytes(content)
+        return update(tmp_path / "archive.7z", tree, *switches)
+
+    return pack
+
+
+def update(archive: Path, tree: bytes, *switches: str) -> Path:
+    """Put everything in `tree` into the archive."""
+    command = ["7z", "u", "-bd", *switches, "--", str(archive), "."]
+    subprocess.run(command, cwd=tree, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    return archive
+
+
+def file_bytes(path: Path) -> FileBytes:
+    """The archive's file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    return FileBytes(descriptor, os.fstat(descriptor).st_size, str(path))
+
+
+async def open_archive(path: Path, tools: ArchiveTools) -> Archive:
+    return await Archive.open(file_bytes(path), tools, os.fsencode(path))
+
+
+async def content_of(archive: Archive, name: bytes) -> bytes:
+    """All bytes of a member, which are as many as the archive says."""
+    member = archive.find(name)
+    assert member is not None
+    opened = await archive.open_member(member)
+    assert opened.size == member.size
+    data = bytes(await opened.read(0, opened.size))
+    assert await opened.read(opened.size // 2, 10) == data[opened.size // 2 :][:10]
+    opened.close()
+    return data

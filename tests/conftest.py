@@ -1,0 +1,107 @@
+"""What every test gets: a private home, log hygiene, the test stores, and a clean kernel before and after."""
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.plugins import mounts
+from tests.stores.build import built_clones
+from tests.stores.build import stores as built_stores
+from tests.stores.hostile import HostileStore, build_hostile
+from tests.stores.manifest import Stores
+
+pytest_plugins = ["tests.plugins.log_hygiene"]
+
+PROGRAMS = ("git", "git-annex", "datalad", "7z", "gpg", "fusermount3", "getfattr")
+
+KEPT = {"RIAFS_TEST_STORES", "GIT_SSL_CAINFO"}
+"""Variables that keep their values though their like are taken away."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Move to a private home before anything of the user's is read."""
+    home = tempfile.mkdtemp(prefix=mounts.PREFIX)
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    for name in [name for name in os.environ if name.startswith(("GIT_", "XDG_", "RIAFS_")) and name not in KEPT]:
+        del os.environ[name]
+    os.environ.update(private_environment(Path(home)))
+
+
+def private_environment(home: Path) -> dict[str, str]:
+    """HOME and the XDG directories below it, an identity for git, this Python's programs first in PATH."""
+    (home / ".gitconfig").write_text("[user]\n\tname = riafs tests\n\temail = tests@riafs.invalid\n")
+    kinds = {
+        "XDG_CONFIG_HOME": "config",
+        "XDG_CACHE_HOME": "cache",
+        "XDG_STATE_HOME": "state",
+        "XDG_RUNTIME_DIR": "run",
+    }
+    for name in kinds.values():
+        (home / name).mkdir(mode=0o700)
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+    return {"HOME": str(home), "PATH": path, "GIT_CONFIG_NOSYSTEM": "1"} | {
+        name: str(home / kind) for name, kind in kinds.items()
+    }
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What this machine lets the tests do."""
+    found = [f"{name}{'' if shutil.which(name) else ' MISSING'}" for name in PROGRAMS]
+    user = "root" if os.getuid() == 0 else f"uid {os.getuid()}"
+    fuse = "usable" if mounts.fuse_usable() else "NOT USABLE: tests with a real mount are skipped"
+    return [f"riafs: {user}, Linux {platform.release()}, /dev/fuse {fuse}", f"programs: {', '.join(found)}"]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Take down what an aborted earlier run left mounted."""
+    mounts.sweep(mounts.abandoned())
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what the chosen tests want, here because it takes minutes and each test's own time is bounded."""
+    wanted = {name for item in session.items if isinstance(item, pytest.Function) for name in item.fixturenames}
+    if session.config.option.collectonly or not wanted & {"stores", "clones"}:
+        return
+    made = built_stores()
+    if "clones" in wanted:
+        built_clones(made)
+
+
+@pytest.fixture(scope="session")
+def stores() -> Stores:
+    """The test stores and their manifest; never write to them, use `Stores.copy`."""
+    return built_stores()
+
+
+@pytest.fixture(scope="session")
+def clones(stores: Stores) -> Path:
+    """Directory with DataLad's clone of every dataset that is `clonable`, by the datasets' names."""
+    return built_clones(stores)
+
+
+@pytest.fixture(scope="session")
+def hostile_store(tmp_path_factory: pytest.TempPathFactory) -> HostileStore:
+    """A store that tries to do harm."""
+    return build_hostile(tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture(scope="session")
+def fuse() -> None:
+    """Skip where the kernel offers no FUSE to this user."""
+    if not mounts.fuse_usable():
+        pytest.skip("/dev/fuse is not usable by this user")
+
+
+@pytest.fixture
+def no_mounts_left(tmp_path: Path) -> Iterator[None]:
+    """Fail a test that leaves something mounted below its directory, and take it down."""
+    yield
+    left = mounts.below(tmp_path)
+    mounts.sweep(left)
+    assert not left

@@ -1,0 +1,151 @@
+"""riafs as a program, with the kernel: mounting in all forms, ending, healing, failing."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from riafs.daemon.mounts import mount_at
+from tests.daemon.conftest import Run
+
+pytestmark = pytest.mark.usefixtures("fuse")
+
+
+def wait_until_unmounted(mountpoint: Path) -> None:
+    until = time.monotonic() + 15
+    while mount_at(str(mountpoint)) is not None:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def pid_of(riafs: Run, mountpoint: Path) -> int:
+    [report] = json.loads(riafs("status", mountpoint, "--json").stdout)
+    assert report["state"] == "running"
+    return int(report["pid"])
+
+
+def test_a_store_is_mounted_when_the_command_returns_and_gone_after_umount(
+    riafs: Run, small_store: Path, mountpoint: Path
+) -> None:
+    done = riafs("mount", small_store, mountpoint)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (mountpoint / "demo" / "a.txt").read_text() == "hello\n"
+    again = riafs("mount", small_store, mountpoint)
+    assert again.returncode == 32
+    assert "already mounted" in again.stderr
+    assert riafs("umount", mountpoint).returncode == 0
+    assert os.listdir(mountpoint) == []
+    assert riafs("umount", mountpoint).returncode == 1
+
+
+def test_a_relative_source_and_directory_are_taken_from_here(riafs: Run, small_store: Path, mountpoint: Path) -> None:
+    source = f"{os.path.relpath(small_store)}#~demo@v1"
+    assert riafs("mount", source, os.path.relpath(mountpoint)).returncode == 0
+    assert sorted(os.listdir(mountpoint)) == ["a.txt", "run"]
+    assert riafs("umount", os.path.relpath(mountpoint)).returncode == 0
+
+
+def test_the_helper_mounts_with_an_empty_environment(
+    riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path
+) -> None:
+    options = f"rw,dev,suid,noexec,nofail,cache_dir={tmp_path}/c,log={tmp_path}/l"
+    done = riafs(small_store, mountpoint, "-n", "-o", options, name="mount.riafs", bare=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    line = next(line for line in Path("/proc/self/mounts").read_text().splitlines() if str(mountpoint) in line)
+    assert {"ro", "nosuid", "nodev"} <= set(line.split()[3].split(","))
+    assert not os.access(mountpoint / "demo" / "run", os.X_OK)
+    assert riafs(small_store, mountpoint, "-o", "remount,ro", name="mount.riafs").returncode == 0
+    refused = riafs(small_store, mountpoint, "-o", "rw,remount", name="mount.riafs")
+    assert refused.returncode == 1
+    assert "read-only" in refused.stderr
+    assert riafs("umount", mountpoint).returncode == 0
+
+
+def test_a_fake_mount_mounts_nothing(riafs: Run, small_store: Path, mountpoint: Path) -> None:
+    assert riafs(small_store, mountpoint, "-f", "-o", "rw", name="mount.riafs").returncode == 0
+    assert mount_at(str(mountpoint)) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "word"),
+    [
+        ("/nonexistent/store", 32, "/nonexistent/store"),
+        ("{store}#~nobody", 32, "nobody"),
+        ("{store}#abcxyz", 32, "abcxyz"),
+        ("{store}#~demo@v9", 32, "v9"),
+        ("{store}/ria-layout-version", 32, "ria-layout-version"),
+        ("ria+ftp://host/store", 1, "ria+ftp"),
+        ("ria+ssh://host/store", 1, "ria+ssh"),
+        ("ria+file:relative", 32, "relative"),
+    ],
+)
+def test_a_bad_source_is_one_line_that_names_it_within_ten_seconds(
+    riafs: Run, small_store: Path, mountpoint: Path, source: str, status: int, word: str
+) -> None:
+    began = time.monotonic()
+    done = riafs("mount", source.format(store=small_store), mountpoint)
+    assert time.monotonic() - began < 10
+    assert done.returncode == status
+    assert done.stderr.startswith("riafs: ")
+    assert done.stderr.count("\n") == 1
+    assert word in done.stderr
+    assert mount_at(str(mountpoint)) is None
+
+
+def test_a_mount_whose_daemon_was_killed_is_healed_by_mount_and_umount(
+    riafs: Run, small_store: Path, mountpoint: Path
+) -> None:
+    for heal in (("mount", small_store, mountpoint), ("umount", mountpoint)):
+        if mount_at(str(mountpoint)) is None:
+            assert riafs("mount", small_store, mountpoint).returncode == 0
+        os.kill(pid_of(riafs, mountpoint), signal.SIGKILL)
+        time.sleep(0.3)
+        [report] = json.loads(riafs("status", mountpoint, "--json").stdout)
+        assert report["state"] == "dead"
+        assert riafs(*heal).returncode == 0
+    assert mount_at(str(mountpoint)) is None
+
+
+def test_a_stuck_daemon_is_reported_and_force_takes_it_away(riafs: Run, small_store: Path, mountpoint: Path) -> None:
+    assert riafs("mount", small_store, mountpoint).returncode == 0
+    daemon = pid_of(riafs, mountpoint)
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        [report] = json.loads(riafs("status", mountpoint, "--json").stdout)
+        assert report["state"] == "silent"
+        assert riafs("umount", "--force", mountpoint).returncode == 0
+        assert mount_at(str(mountpoint)) is None
+    finally:
+        os.kill(daemon, signal.SIGKILL)
+
+
+def test_a_busy_mount_is_not_taken_away_but_lazily(riafs: Run, small_store: Path, mountpoint: Path) -> None:
+    assert riafs("mount", small_store, mountpoint).returncode == 0
+    with (mountpoint / "demo" / "a.txt").open() as file:
+        refused = riafs("umount", mountpoint)
+        assert refused.returncode == 32
+        assert "busy" in refused.stderr
+        assert riafs("umount", "--lazy", mountpoint).returncode == 0
+        assert file.read() == "hello\n"
+
+
+def test_term_ends_a_mount_and_leaves_nothing(riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path) -> None:
+    assert riafs("mount", small_store, mountpoint).returncode == 0
+    os.kill(pid_of(riafs, mountpoint), signal.SIGTERM)
+    wait_until_unmounted(mountpoint)
+    until = time.monotonic() + 5
+    while [name for name in os.listdir(tmp_path / "cache") if name.startswith("riafs-")]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_doctor_says_what_a_source_holds(riafs: Run, small_store: Path) -> None:
+    good = riafs("doctor", small_store, "--json")
+    assert good.returncode == 0, good.stdout
+    assert json.loads(good.stdout)[-1] == {"state": "ok", "what": "1 datasets, 1 aliases", "advice": ""}
+    bad = riafs("doctor", "/nonexistent")
+    assert bad.returncode == 1
+    assert "fail  store /nonexistent: No such file or directory" in bad.stdout

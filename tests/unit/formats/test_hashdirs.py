@@ -1,0 +1,61 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from riafs.formats.annexbranch import CHUNKS, LOCATION, WEB, log_path
+from riafs.formats.hashdirs import hash_lower, hash_mixed, object_directories
+from riafs.formats.keys import escape, parse_key
+from riafs.formats.layout import Layout
+
+PLAIN = [
+    (b"MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt", b"e43/794", b"F4/53"),
+    (b"SHA256E-s0--e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", b"f87/4d5", b"pX/ZJ"),
+    (b"SHA256E-s31390--f50d7ac4c6b9031379986bc362fcefb65f1e52621ce1708d537e740fefc59cc0.mp3", b"fe0/9b4", b"7P/x0"),
+    (b"MD5E-s3000000--7fc56270e7a70fa81a5935b72eacbe29.dat", b"e5e/2da", b"q5/Qk"),
+    (b"MD5E-s3000000-S1048576-C2--7fc56270e7a70fa81a5935b72eacbe29.dat", b"e5e/2da", b"q5/Qk"),
+    (b"XXH3--2d06800538d394c2", b"451/87d", b"15/Fw"),
+    (b"GITMANIFEST--89ddefa4-a04c-11ef-87b5-e880882a4f98", b"518/260", b"9w/X8"),
+    ("MD5E-s5--5d41402abc4b2a76b9719d911017c592.tär.gz".encode(), b"c83/471", b"p8/Wp"),
+]
+ESCAPED = [
+    (b"URL--http://example.org/a/b?x", (b"67d/779", b"G7/PG"), (b"e38/fc8", b"F3/g8")),
+    (b"URL-s12--http://example.org/a%20b?x=1&y=2", (b"d3d/b29", b"mp/zG"), (b"12d/08c", b"0g/3x")),
+    (b"WORM-s42-m1700000000--dir%name,32with.txt", (b"f8f/8b8", b"3X/km"), (b"0f7/fc8", b"Wm/g7")),
+]
+
+
+@pytest.mark.parametrize(("text", "lower", "mixed"), PLAIN)
+def test_an_ordinary_key_has_one_directory_in_each_layout(text: bytes, lower: bytes, mixed: bytes) -> None:
+    key = parse_key(text)
+    assert object_directories(key, Layout.LOWER) == (lower, mixed)
+    assert object_directories(key, Layout.MIXED) == (mixed, lower)
+    assert (hash_lower(key.unchunked().serialised), hash_mixed(key.unchunked().serialised)) == (lower, mixed)
+
+
+@pytest.mark.parametrize(("text", "plain", "escaped"), ESCAPED)
+def test_a_key_with_escapes_is_tried_under_both_hashes_the_stores_layout_first(
+    text: bytes, plain: tuple[bytes, bytes], escaped: tuple[bytes, bytes]
+) -> None:
+    key = parse_key(text)
+    assert (hash_lower(text), hash_mixed(text)) == plain
+    assert (hash_lower(escape(text)), hash_mixed(escape(text))) == escaped
+    assert object_directories(key, Layout.LOWER) == (escaped[0], plain[0], escaped[1], plain[1])
+    assert object_directories(key, Layout.MIXED) == (escaped[1], plain[1], escaped[0], plain[0])
+
+
+@given(st.binary())
+def test_hash_directories_of_any_bytes_have_their_shape(name: bytes) -> None:
+    lower, mixed = hash_lower(name), hash_mixed(name)
+    assert len(lower) == 7
+    assert len(mixed) == 5
+    assert set(lower) <= set(b"0123456789abcdef/")
+    assert set(mixed) <= set(b"0123456789zqjxkmvwgpfZQJXKMVWGPF/")
+
+
+def test_logs_of_a_key_lie_under_the_lower_hash_of_the_unescaped_whole_key() -> None:
+    url = parse_key(b"URL--http://example.org/a/b?x")
+    assert log_path(url, WEB) == b"67d/779/URL--http&c%%example.org%a%b?x.log.web"
+    chunk = parse_key(b"MD5E-s3000000-S1048576-C2--7fc56270e7a70fa81a5935b72eacbe29.dat")
+    assert log_path(chunk, CHUNKS) == b"e5e/2da/MD5E-s3000000--7fc56270e7a70fa81a5935b72eacbe29.dat.log.cnk"
+    key = parse_key(b"MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt")
+    assert log_path(key, LOCATION, one_level=True) == b"e43/MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt.log"
