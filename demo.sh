@@ -23,7 +23,13 @@ CONFIG
 step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 # The tools that make the store see a home of their own; riafs itself sees the user's.
-demo() { HOME=$work/home DATALAD_LOG_LEVEL=error DATALAD_UI_PROGRESSBAR=none "$@" </dev/null >>"$work/log" 2>&1; }
+demo() {
+  HOME=$work/home DATALAD_LOG_LEVEL=error DATALAD_UI_PROGRESSBAR=none "$@" </dev/null >>"$work/log" 2>&1 || {
+    echo "demo.sh: '$*' failed, the end of $work/log is:" >&2
+    tail -n 20 "$work/log" >&2
+    exit 1
+  }
+}
 
 make_dataset() {
   demo datalad create "$work/study"
@@ -32,12 +38,8 @@ make_dataset() {
   head -c 3000000 /dev/urandom >inputs/scans/t1.nii.gz
   head -c 1000000 /dev/urandom >result.dat
   seq 20000 >table.csv
-  echo '# A study' >README.md
   demo datalad save -r -m 'First results'
   demo git tag -m 'First release' v1.0
-  seq 30000 >corrected.csv
-  demo git rm -q table.csv
-  demo datalad save -m 'A corrected table'
 }
 
 publish() {
@@ -46,7 +48,14 @@ publish() {
   demo git push store v1.0
 }
 
-# Move the content of all files but the newest one into a 7z archive, as sites do to save inodes.
+second_version() {
+  demo git rm -q table.csv
+  seq 30000 >corrected.csv
+  demo datalad save -m 'A corrected table'
+  demo datalad push --to store
+}
+
+# Put the content into a 7z archive and delete a loose copy, as sites do to save inodes.
 archive() {
   local dataset
   dataset=$(readlink -f "$store/alias/study")
@@ -55,7 +64,11 @@ archive() {
 }
 
 step "Making a store with DataLad in $store"
-(make_dataset && cd "$work/study" && publish && archive) || { tail -n 20 "$work/log" >&2; exit 1; }
+make_dataset
+publish
+second_version
+archive
+cd "$checkout"
 find "$store" -maxdepth 2 -not -path '*/error_logs*' | sort | sed 's/^/  /'
 
 step "riafs mount $store $mountpoint"

@@ -18,6 +18,8 @@ import trio
 from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.counters import Counters
 from riafs.errors import CorruptContent, RiafsError
+from riafs.storage.blocking import BlockingRead, blocking_read
+from riafs.storage.patience import Patience
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,8 @@ log = logging.getLogger(__name__)
 WHOLE_BEFORE_FIRST_BYTE = 16 << 20
 IN_MEMORY = 128 << 10
 """Content up to this many bytes is served from the buffer it was hashed in, and not worth remembering."""
-_CHUNK = 2 << 20
+_CHUNK = 1 << 20
+_HOP = 8 << 20  # bytes hashed in one visit to a thread
 _AHEAD = 16 << 20
 _OUT_OF_ORDER = 8 << 20
 """The kernel's read-ahead sends its requests slightly out of order; within this many bytes a reader counts as in
@@ -71,13 +74,15 @@ class Claim:
 class Verifier:
     """Admits content to readers. One per mount; `background` runs the hashing beside readers."""
 
-    def __init__(self, policy: Verify, memory: VerifiedMemory, counters: Counters, background: trio.Nursery) -> None:
+    def __init__(
+        self, policy: Verify, memory: VerifiedMemory, counters: Counters, patience: Patience, background: trio.Nursery
+    ) -> None:
         self._policy = policy
         self.memory = memory
         self.counters = counters
         self._background = background
         self._beside: dict[tuple[Evidence, bytes], _Hashing] = {}
-        self._limiter = trio.CapacityLimiter(4)
+        self._patience = patience
 
     async def admit(self, opened: Opened, claim: Claim) -> RangedBytes:
         """What to hand to the reader; takes over ``opened.source``. Raises CorruptContent, and what reading raises."""
@@ -107,14 +112,23 @@ class Verifier:
         return MemoryBytes(data)
 
     async def _whole(self, opened: Opened, claim: Claim, checker: Checker) -> None:
-        for offset in range(0, opened.source.size, _CHUNK):
-            data = await opened.source.read(offset, _CHUNK)
-            await self.hash_in_thread(checker, data)
+        size = opened.source.size
+        for start in range(0, size, _HOP):
+            await self.hash_part(opened.source, checker, start, min(start + _HOP, size))
         self.conclude(opened, claim, checker)
 
-    async def hash_in_thread(self, checker: Checker, data: Buffer) -> None:
-        """Hashing a chunk takes milliseconds, which other readers should not wait for."""
-        await trio.to_thread.run_sync(checker.update, data, limiter=self._limiter)
+    async def hash_part(self, source: RangedBytes, checker: Checker, start: int, end: int) -> None:
+        """Take the bytes from `start` to `end` into `checker`, in a thread, as hashing takes milliseconds a chunk.
+
+        Raises StoreTimeout, and what reading raises.
+        """
+        read = blocking_read(source)
+        if read is not None:
+            await self._patience.run(_hash, read, checker, start, end)
+            return
+        for offset in range(start, end, _CHUNK):
+            data = await source.read(offset, min(_CHUNK, end - offset))
+            await self._patience.run(checker.update, data)
 
     def conclude(self, opened: Opened, claim: Claim, checker: Checker) -> None:
         """Count and remember the outcome. Raises CorruptContent."""
@@ -148,6 +162,11 @@ class Verifier:
         await hashing.run()
         if self._beside.get(name) is hashing:
             del self._beside[name]
+
+
+def _hash(read: BlockingRead, checker: Checker, start: int, end: int) -> None:
+    for offset in range(start, end, _CHUNK):
+        checker.update(read(offset, min(_CHUNK, end - offset)))
 
 
 class _Hashing:
@@ -186,15 +205,19 @@ class _Hashing:
     async def _hash_all(self) -> bool:
         position = 0
         while position < self.source.size:
-            while position >= self._front + min(self._front, _AHEAD) and self._readers:
+            while position >= self._goal() and self._readers:
                 self._wake = trio.Event()
                 await self._wake.wait()
             if not self._readers:
                 return False
-            data = await self.source.read(position, _CHUNK)
-            await self._verifier.hash_in_thread(self._checker, data)
-            position += len(data)
+            end = min(self._goal(), position + _HOP)
+            await self._verifier.hash_part(self.source, self._checker, position, end)
+            position = end
         return True
+
+    def _goal(self) -> int:
+        """How far to hash for now: beyond the readers, but not much further than they have come themselves."""
+        return min(self._front + min(self._front, _AHEAD), self.source.size)
 
     def join(self) -> None:
         """A reader more."""

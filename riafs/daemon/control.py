@@ -14,8 +14,8 @@ from typing import Any
 
 import trio
 
+from riafs.cache.private import private_directory
 from riafs.daemon.ask import socket_path
-from riafs.daemon.private import private_directory
 
 MAX_REQUEST = 4096
 _SECONDS = 5.0

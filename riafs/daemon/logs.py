@@ -13,7 +13,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from riafs.daemon.private import private_directory
+from riafs.cache.private import private_directory
 from riafs.errors import RiafsError, StoreDenied, UsageError
 from riafs.settings import Settings
 

@@ -32,6 +32,7 @@ class KernelOptions:
     allow_other: bool
     allow_root: bool
     auto_unmount: bool
+    noexec: bool = False
 
     def as_libfuse(self) -> set[str]:
         """libfuse's options: always read-only, never with suid programs or devices, permissions always checked."""
@@ -43,7 +44,12 @@ class KernelOptions:
             f"fsname={_escaped(self.fsname)}",
             f"subtype={SUBTYPE}",
         }
-        chosen = {"allow_other": self.allow_other, "allow_root": self.allow_root, "auto_unmount": self.auto_unmount}
+        chosen = {
+            "allow_other": self.allow_other,
+            "allow_root": self.allow_root,
+            "auto_unmount": self.auto_unmount,
+            "noexec": self.noexec,
+        }
         return options | {name for name, wanted in chosen.items() if wanted}
 
 

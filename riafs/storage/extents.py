@@ -24,6 +24,11 @@ class Extent:
         return self._size
 
     @property
+    def source(self) -> RangedBytes:
+        """What it is a part of."""
+        return self._source
+
+    @property
     def offset(self) -> int:
         """Where it starts in its source."""
         return self._offset

@@ -6,7 +6,6 @@ what was verified, background tasks.
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,21 +16,24 @@ import trio
 from riafs.archive.archive import ArchiveTools
 from riafs.archive.extractor import Extractor
 from riafs.archive.openpgp import Decryptor
+from riafs.cache.scratch import Scratch
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
-from riafs.errors import MissingProgram
+from riafs.errors import MissingProgram, RiafsError
 from riafs.formats.riaurl import RiaUrl
 from riafs.formats.sevenzip_cursor import Limits
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
+from riafs.storage.patience import Patience
 from riafs.tree import virtual
 from riafs.tree.listing import ListingCache
 from riafs.tree.source import open_source
 from riafs.tree.store import StoreTools
 from riafs.vfs.filesystem import FileSystem
 
+_HASHING_THREADS = 4
 _DECODING_SECONDS = 600.0
 """Patience with one archive member that has to be decoded; next to it the deadline of a request to the store counts."""
 
@@ -44,7 +46,7 @@ class Plan:
     deadline: float
     """Seconds that a request to the store may take."""
     verify: Verify
-    cache: bytes | None
+    cache: str | None
     """Directory of this user alone for what is kept across mounts and for temporary files; None keeps nothing."""
     search_path: str
     """Where programs (git, 7z, gpg) are found, directories separated by ``:``."""
@@ -55,7 +57,7 @@ class Plan:
 class Assembled:
     """A filesystem with what has to be given back after it."""
 
-    def __init__(self, filesystem: FileSystem, git: GitPool, scratch: bytes) -> None:
+    def __init__(self, filesystem: FileSystem, git: GitPool, scratch: Scratch) -> None:
         self.filesystem = filesystem
         self._git = git
         self._scratch = scratch
@@ -64,7 +66,7 @@ class Assembled:
         """End git's children, close what is open, remove temporary files."""
         self.filesystem.close()
         self._git.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.close()
 
 
 async def assemble(
@@ -74,13 +76,21 @@ async def assemble(
 
     `files`: name → what makes the text of the files in ``.riafs``. Raises MissingProgram, and as `open_source`.
     """
-    scratch = tempfile.mkdtemp(prefix=b"riafs-", dir=plan.cache)
-    git = GitPool(PrivateGitDirs(_git(plan), plan.search_path, scratch), plan.deadline, counters)
+    program = _git(plan)
+    scratch = Scratch(plan.cache)
+    path = os.fsencode(scratch.path)
+    git = GitPool(PrivateGitDirs(program, plan.search_path, path), plan.deadline, counters)
     try:
-        root = await open_source(plan.source, _store_tools(plan, counters, background, git, scratch))
-    except BaseException:
+        memory = VerifiedMemory(None if scratch.cache is None else os.fsencode(f"{scratch.cache}/verified.sqlite"))
+        background.start_soon(memory.keep)
+        patience = Patience("the store", plan.deadline, counters, _HASHING_THREADS)
+        verifier = Verifier(plan.verify, memory, counters, patience, background)
+        content = _content_tools(plan, verifier, path)
+        tools = StoreTools(git, content, ListingCache(), counters, plan.deadline, plan.instead_of)
+        root = await open_source(plan.source, tools)
+    except (RiafsError, trio.Cancelled):
         git.close()
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.close()
         raise
     shown = {virtual.NAME: virtual.VirtualDirectory(files, time.time_ns())} if files else {}
     return Assembled(FileSystem(root, counters, shown), git, scratch)
@@ -112,13 +122,7 @@ def _git(plan: Plan) -> str:
     return program
 
 
-def _store_tools(plan: Plan, counters: Counters, background: trio.Nursery, git: GitPool, scratch: bytes) -> StoreTools:
-    memory = VerifiedMemory(None if plan.cache is None else plan.cache + b"/verified.sqlite")
-    background.start_soon(memory.keep)
+def _content_tools(plan: Plan, verifier: Verifier, scratch: bytes) -> ContentTools:
     search_path = [os.fsencode(directory) for directory in plan.search_path.split(":")]
-    content = ContentTools(
-        verifier=Verifier(plan.verify, memory, counters, background),
-        archives=ArchiveTools(Limits(), Extractor(search_path, scratch, _DECODING_SECONDS)),
-        decryptor=Decryptor(plan.search_path, scratch, plan.deadline),
-    )
-    return StoreTools(git, content, ListingCache(), counters, plan.deadline, plan.instead_of)
+    archives = ArchiveTools(Limits(), Extractor(search_path, scratch, _DECODING_SECONDS))
+    return ContentTools(verifier, archives, Decryptor(plan.search_path, scratch, plan.deadline))

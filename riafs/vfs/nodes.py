@@ -43,8 +43,10 @@ class Node:
     directory: Directory
     parent: "Node | None"
     renumbering: Renumbering | None = None
-    hidden: dict[bytes, tuple[int, Entry]] = field(default_factory=dict)
-    """Names that were looked up but are not listed: their slots and entries."""
+    hidden: list[Entry] = field(default_factory=list)
+    """What was looked up but is not listed; the slots count down from MAX_SLOT."""
+    hidden_slots: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
+    """Name and version of those → slot."""
 
     def slot(self, position: int) -> int:
         """The slot of the entry at `position` of the present version."""
@@ -56,11 +58,10 @@ class Node:
 
     def hide(self, entry: Entry) -> int:
         """The inode number for an entry that is not listed."""
-        known = self.hidden.get(entry.name)
-        if known is None or known[1].version != entry.version:
-            slot = MAX_SLOT - len(self.hidden)
-            known = self.hidden[entry.name] = (slot, entry)
-        return inode_of(self.number, known[0])
+        slot = self.hidden_slots.setdefault((entry.name, entry.version), MAX_SLOT - len(self.hidden))
+        if slot == MAX_SLOT - len(self.hidden):
+            self.hidden.append(entry)
+        return inode_of(self.number, slot)
 
     async def entry(self, slot: int) -> tuple[Directory, Entry]:
         """What is at `slot`, and the version of the directory it belongs to. Raises StaleHandle."""
@@ -69,9 +70,8 @@ class Node:
             found = await directory.entries(position)
             if found:
                 return directory, found[0]
-        for hidden_slot, entry in self.hidden.values():
-            if hidden_slot == slot:
-                return directory, entry
+        if MAX_SLOT - slot < len(self.hidden):
+            return directory, self.hidden[MAX_SLOT - slot]
         raise StaleHandle(f"inode {inode_of(self.number, slot)} is not in use")
 
     def _place(self, slot: int) -> tuple[Directory, int | None]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from riafs.daemon.scratch import Scratch
+from riafs.cache.scratch import Scratch
 
 
 def test_a_scratch_directory_is_private_and_goes_away(tmp_path: Path) -> None:

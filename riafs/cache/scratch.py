@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from riafs.daemon.private import private_directory
+from riafs.cache.private import private_directory
 from riafs.errors import StoreDenied
 
 PREFIX = "riafs-"
@@ -25,11 +25,12 @@ class Scratch:
     Without a cache directory a mount works all the same, and remembers nothing for the next one.
     """
 
-    def __init__(self, cache_dir: str) -> None:
+    def __init__(self, cache_dir: str | None) -> None:
         self.cache: str | None = None
         try:
-            self.cache = private_directory(cache_dir)
-            _remove_abandoned(self.cache)
+            if cache_dir is not None:
+                self.cache = private_directory(cache_dir)
+                _remove_abandoned(self.cache)
         except StoreDenied as error:
             _log.warning("%s; what is verified is remembered by this mount only", error)
         self.path = tempfile.mkdtemp(prefix=PREFIX, dir=self.cache)
