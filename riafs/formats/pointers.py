@@ -12,30 +12,25 @@ from riafs.formats.keys import Key, parse_file_name, valid_extension
 MAX_POINTER = 32768
 """Bytes of the largest blob that git-annex takes for a pointer."""
 
-# What nearly every locked link looks like: one line, a key with a size, and nothing in it that is escaped. A key of
-# this form is read off the link in half the time; the extension's bound is checked as for any other key.
-_COMMON_LINK = re.compile(
-    rb"[^\n]*/annex/objects/(?:[^/\n]+/)*([A-Z0-9_]+)-s(\d{1,18})--([^/%&:\n\r\0]{1,200})"
-).fullmatch
+# What nearly every locked link ends in: a key with a size, and nothing in it that is escaped. Such a key is read in
+# half the time; the extension's bound is checked as for any other key.
+_COMMON_KEY = re.compile(rb"([A-Z0-9_]+)-s(\d{1,18})--([^&%:\n\r\0]{1,200})").fullmatch
 
 
 def parse_pointer(blob: bytes) -> Key | None:
     """The key that a blob points at, or None where it is ordinary content."""
-    common = _COMMON_LINK(blob)
-    if common is not None:
-        backend, size, name = common.groups()
-        if valid_extension(backend, name):
-            return Key(backend, name, int(size), None, None, None)
-        return None
     if len(blob) > MAX_POINTER:
         return None
-    first, _, rest = blob.partition(b"\n")
-    if b"/annex/objects/" not in first or (rest and not _is_annex_remark(rest)):
+    first, _, remarks = blob.partition(b"\n")
+    if b"/annex/objects/" not in first or (remarks and not _is_annex_remark(remarks)):
         return None
-    if first.endswith(b"\r"):
-        first = first[:-1]
+    file_name = first[first.rindex(b"/") + 1 :]
+    common = _COMMON_KEY(file_name)
+    if common is not None:
+        backend, size, name = common.groups()
+        return Key(backend, name, int(size), None, None, None) if valid_extension(backend, name) else None
     try:
-        return parse_file_name(first[first.rindex(b"/") + 1 :])
+        return parse_file_name(file_name.removesuffix(b"\r"))
     except MalformedKey:
         return None
 

@@ -10,7 +10,7 @@ import logging
 import os
 from dataclasses import dataclass
 
-from riafs.errors import NotInStore, RiafsError
+from riafs.errors import NotInStore, OutsideStore, RiafsError
 from riafs.formats.alternates import parse_alternates
 from riafs.git.environment import PrivateGitDirs
 from riafs.storage.protocol import ItemKind, Storage
@@ -62,7 +62,7 @@ async def _check(storage: Storage, objects: bytes, checked: dict[bytes, _Checked
 async def _alternates(storage: Storage, objects: bytes) -> tuple[bytes, ...]:
     try:
         return parse_alternates(await storage.read_file(objects + b"/info/alternates", _MAX_ALTERNATES))
-    except NotInStore:
+    except (NotInStore, OutsideStore):  # git is not shown an ``info`` that leads out either
         return ()
 
 

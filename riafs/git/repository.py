@@ -27,6 +27,7 @@ _MAX_TAGS = 5
 _FULL_NAME = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 MAX_OBJECT = 1 << 30
 """Bytes of the largest tree, commit or tag that is read; a tree of ten million entries has half of it."""
+_SMALL_TREE = 256 << 10
 IN_MEMORY = 4 << 20
 """Blobs up to this many bytes are read into memory, larger ones into an unlinked temporary file."""
 _HIDDEN_BRANCHES = re.compile(rb"refs/heads/(git-annex$|synced/|adjusted/)")
@@ -103,7 +104,15 @@ class Repository:
 
     async def tree(self, oid: bytes) -> Tree:
         """The tree called `oid` (hex). Raises MissingObject, MalformedObject, GitError."""
-        return parse_tree((await self._get(oid, b"tree")).data, len(oid) // 2)
+        data = (await self._get(oid, b"tree")).data
+        if len(data) <= _SMALL_TREE:
+            return parse_tree(data, len(oid) // 2)
+        return await trio.to_thread.run_sync(parse_tree, data, len(oid) // 2)  # seconds for millions of entries
+
+    async def trees(self, oids: Sequence[bytes]) -> list[Tree | None]:
+        """The trees called `oids` (hex), None for those that cannot be read or are no trees."""
+        found = await self.objects([b"contents " + oid for oid in oids], _SMALL_TREE) if oids else []
+        return [None if each is None or each.kind != b"tree" else _parsed(each.data, each.oid) for each in found]
 
     async def _get(self, oid: bytes, kind: bytes | None = None) -> GitObject:
         [known] = await self.objects([b"info " + oid]) if kind is None else [None]
@@ -187,3 +196,10 @@ class Repository:
         if known is None or known.kind != b"blob" or known.size > limit:
             return None
         return (await self._get(known.oid, b"blob")).data
+
+
+def _parsed(data: bytes, oid: bytes) -> Tree | None:
+    try:
+        return parse_tree(data, len(oid) // 2)
+    except MalformedObject:
+        return None

@@ -159,9 +159,11 @@ class LocalStorage:
         return await self._run(path, self._read_file_blocking, path, limit)
 
     def _read_file_blocking(self, path: bytes, limit: int) -> bytes:
-        with os.fdopen(open_beneath(self._root, path, READ_FLAGS), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise NotInStore(f"{self._named(path)} is not a regular file")
+        descriptor = open_beneath(self._root, path, READ_FLAGS)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise NotInStore(f"{self._named(path)} is not a regular file")
+        with os.fdopen(descriptor, "rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise TooLarge(f"{self._named(path)} is larger than {limit} bytes")

@@ -113,6 +113,10 @@ class VersionedDirectory:
         """See Directory."""
         return await self._top.entries(start)
 
+    async def prepare(self, start: int) -> None:
+        """See Directory."""
+        await self._top.prepare(start)
+
     async def find(self, name: bytes) -> Found:
         """See Directory."""
         return await self._top.find(name)

@@ -22,6 +22,9 @@ class FixedDirectory:
         """See Directory."""
         return self._entries[start:]
 
+    async def prepare(self, start: int) -> None:
+        """See Directory."""
+
     async def find(self, name: bytes) -> Found:
         """See Directory."""
         position = self._positions.get(name)

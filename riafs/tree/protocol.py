@@ -71,6 +71,11 @@ class Directory(Protocol):
     async def entries(self, start: int) -> Sequence[Entry]:
         """Some entries from position `start` on, at least one unless `start` is the end; as many as come cheaply."""
 
+    async def prepare(self, start: int) -> None:
+        """The directories among the entries from position `start` on are likely to be listed next, one after the other:
+        what is cheaper for several of them together may be read now. Failures come up when they are listed.
+        """
+
     async def find(self, name: bytes) -> Found:
         """The entry of that name, listed or not. Raises NoSuchName."""
 

@@ -4,6 +4,7 @@ What an entry shows follows the blob alone: an annexed file whether its blob is 
 file itself where git holds the content, any other symbolic link as it is, a subdataset as a directory.
 """
 
+import itertools
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from riafs.errors import MissingObject, NoSuchName
-from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, LINK, SUBMODULE
-from riafs.formats.keys import Key, parse_key
-from riafs.formats.pointers import MAX_POINTER, parse_pointer
-from riafs.git.catfile import GitObject
+from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
+from riafs.formats.keys import parse_key
 from riafs.storage.ranged import RangedBytes
+from riafs.tree.classifying import MAX_LINK, Item, classify, items
 from riafs.tree.listing import PIECE, GitEntry, Listing, git_version
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MAX_LINK = 1 << 20
-"""Bytes of a link's blob that are read; Linux follows links of up to 4 KiB."""
+_PREPARED_DIRECTORIES = 16
+_PREPARED_ENTRIES = 1024
+_LOOK_AHEAD = 64
 _VERSIONED = re.compile(rb"([^@]+)@(.+)", re.DOTALL)
 
 
@@ -77,28 +78,50 @@ class CommitDirectory:
     # -- listing ------------------------------------------------------------------------------------------------------
 
     async def _listing(self) -> Listing:
+        listing = self._snapshot.dataset.listings.get(self._name)
+        return self._listed(await self._snapshot.dataset.repository.tree(self._tree)) if listing is None else listing
+
+    def _listed(self, tree: Tree) -> Listing:
         dataset = self._snapshot.dataset
-        listing = dataset.listings.get(self._name)
-        if listing is None:
-            tree = await dataset.repository.tree(self._tree)
-            if tree.dropped:
-                dataset.counters.names_dropped += tree.dropped
-                log.warning(
-                    "%s: %d impossible names left out in /%s at %s, among them %r",
-                    dataset.name, tree.dropped, self.path.decode(errors="replace"), self._snapshot.commit.decode(),
-                    tree.dropped_names,
-                )  # fmt: skip
-            listing = Listing(tree, {name: position for position, name in enumerate(tree.names)})
-            dataset.listings.keep(self._name, listing)
+        if tree.dropped:
+            dataset.counters.names_dropped += tree.dropped
+            log.warning(
+                "%s: %d impossible names left out in /%s at %s, among them %r",
+                dataset.name, tree.dropped, self.path.decode(errors="replace"), self._snapshot.commit.decode(),
+                tree.dropped_names,
+            )  # fmt: skip
+        listing = Listing(tree, {name: position for position, name in enumerate(tree.names)})
+        dataset.listings.keep(self._name, listing)
         return listing
 
     async def _piece(self, listing: Listing, number: int) -> tuple[GitEntry, ...]:
         piece = listing.pieces.get(number)
         if piece is None:
-            piece = await _Classifier(self._snapshot, listing).piece(number)
-            listing.add_piece(number, piece)
-            self._snapshot.dataset.listings.keep(self._name, listing)
+            lines = list(items(listing.tree, number * PIECE, (number + 1) * PIECE))
+            piece = tuple(await classify(self._snapshot.dataset, lines, self._snapshot.time_ns))
+            self._keep(listing, number, piece)
         return piece
+
+    def _keep(self, listing: Listing, number: int, piece: tuple[GitEntry, ...]) -> None:
+        listing.add_piece(number, piece)
+        self._snapshot.dataset.listings.keep(self._name, listing)
+
+    async def prepare(self, start: int) -> None:
+        """See Directory: the trees of the next directories in one batch, then their first pieces together."""
+        tree = (await self._listing()).tree
+        near = range(start, min(start + _LOOK_AHEAD, len(tree.names)))
+        wanted = [position for position in near if tree.modes[position] == DIRECTORY][:_PREPARED_DIRECTORIES]
+        directories = [
+            CommitDirectory(self._snapshot, tree.oids[position].hex().encode(), self._below(tree.names[position]))
+            for position in wanted
+        ]
+        if directories and not directories[0].listed:  # else an earlier call has prepared it, and more with it
+            await prepare_together(self._snapshot, directories)
+
+    @property
+    def listed(self) -> bool:
+        """Whether the listing is at hand."""
+        return self._snapshot.dataset.listings.get(self._name) is not None
 
     async def entries(self, start: int) -> Sequence[Entry]:
         """See Directory."""
@@ -161,7 +184,7 @@ class CommitDirectory:
     async def target(self, entry: Entry) -> bytes:
         """See Directory."""
         assert isinstance(entry, GitEntry)
-        [found] = await self._snapshot.dataset.repository.objects([b"contents " + entry.oid], _MAX_LINK)
+        [found] = await self._snapshot.dataset.repository.objects([b"contents " + entry.oid], MAX_LINK)
         if found is None:
             raise MissingObject(f"git object {entry.oid.decode()} of {self._described(entry)} cannot be read")
         return found.data
@@ -199,93 +222,17 @@ class CommitDirectory:
         return None
 
 
-class _Classifier:
-    """Finds out what the entries of one piece of a listing are."""
-
-    def __init__(self, snapshot: Snapshot, listing: Listing) -> None:
-        self._snapshot = snapshot
-        self._tree = listing.tree
-
-    async def piece(self, number: int) -> tuple[GitEntry, ...]:
-        """The entries from position ``number * PIECE`` on."""
-        positions = range(number * PIECE, min((number + 1) * PIECE, len(self._tree.names)))
-        oids = {position: self._tree.oids[position].hex().encode() for position in positions}
-        blobs = await self._blobs(oids)
-        keys = {position: key for position, blob in blobs.items() if (key := self._key(blob)) is not None}
-        sizes, executable = await self._stored(keys)
-        time_ns = self._snapshot.time_ns
-        entries = []
-        for position in positions:
-            mode = self._tree.modes[position]
-            key = keys.get(position)
-            if key is not None:
-                kind, size = Kind.FILE, sizes[position]
-            else:
-                kind, size = _plain(mode, blobs.get(position))
-            entries.append(
-                GitEntry(
-                    name=self._tree.names[position],
-                    kind=kind,
-                    size=size,
-                    executable=mode == EXECUTABLE or position in executable,
-                    mtime_ns=time_ns if key is None or key.mtime is None else key.mtime * 1_000_000_000,
-                    version=git_version(mode, self._tree.oids[position]),
-                    key=None if key is None else key.serialised,
-                    registered=mode == SUBMODULE,
-                )
-            )
-        return tuple(entries)
-
-    async def _blobs(self, oids: Mapping[int, bytes]) -> dict[int, GitObject | None]:
-        """Each blob: links and small files with their content, larger files with their size only."""
-        requests = {}
-        for position, oid in oids.items():
-            mode = self._tree.modes[position]
-            if mode == LINK:
-                requests[position] = b"contents " + oid
-            elif mode not in (DIRECTORY, SUBMODULE):
-                requests[position] = b"info " + oid
-        blobs = await self._read(requests)
-        small = {
-            position: b"contents " + oids[position]
-            for position, blob in blobs.items()
-            if blob is not None
-            and not blob.data
-            and 0 < blob.size <= MAX_POINTER
-            and self._tree.modes[position] != LINK
-        }
-        blobs.update(await self._read(small))
-        return blobs
-
-    async def _read(self, requests: Mapping[int, bytes]) -> dict[int, GitObject | None]:
-        if not requests:
-            return {}
-        found = await self._snapshot.dataset.repository.objects(list(requests.values()), _MAX_LINK)
-        return dict(zip(requests, found, strict=True))
-
-    @staticmethod
-    def _key(blob: GitObject | None) -> Key | None:
-        return parse_pointer(blob.data) if blob is not None and blob.data else None
-
-    async def _stored(self, keys: Mapping[int, Key]) -> tuple[dict[int, int], set[int]]:
-        """Sizes of the keys, and which of those behind locked links lie in the store as executable files.
-
-        git has no executable bit for a link; it survives as the mode of the object (as git-annex and ORA keep it).
-        """
-        contents = self._snapshot.dataset.contents
-        sizes = {}
-        for position, key in keys.items():
-            size = await contents.size(key) if key.size is None else key.size
-            sizes[position] = UNKNOWN_SIZE if size is None else size
-        locked = [position for position in keys if self._tree.modes[position] == LINK]
-        flags = await contents.executable([keys[position] for position in locked]) if locked else ()
-        return sizes, {position for position, flag in zip(locked, flags, strict=True) if flag}
-
-
-def _plain(mode: int, blob: GitObject | None) -> tuple[Kind, int]:
-    """Kind and size of what is not annexed."""
-    if mode in (DIRECTORY, SUBMODULE):
-        return Kind.DIRECTORY, 0
-    if mode == LINK:
-        return Kind.LINK, 0 if blob is None else blob.size
-    return Kind.FILE, UNKNOWN_SIZE if blob is None else blob.size
+async def prepare_together(snapshot: Snapshot, directories: Sequence[CommitDirectory]) -> None:
+    """List `directories`, as far as they are small and not listed yet, with few questions to git and the store."""
+    missing = [each for each in directories if not each.listed]
+    trees = await snapshot.dataset.repository.trees([each._tree for each in missing])
+    lines: list[Item] = []
+    prepared: list[tuple[CommitDirectory, Listing]] = []
+    for directory, tree in zip(missing, trees, strict=True):
+        if tree is None or len(tree.names) > PIECE or len(lines) + len(tree.names) > _PREPARED_ENTRIES:
+            continue
+        prepared.append((directory, directory._listed(tree)))
+        lines += items(tree, 0, PIECE)
+    entries = iter(await classify(snapshot.dataset, lines, snapshot.time_ns)) if lines else iter(())
+    for directory, listing in prepared:
+        directory._keep(listing, 0, tuple(itertools.islice(entries, len(listing.tree.names))))

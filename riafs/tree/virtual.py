@@ -29,6 +29,9 @@ class VirtualDirectory:
         """See Directory."""
         return self._entries[start:]
 
+    async def prepare(self, start: int) -> None:
+        """See Directory."""
+
     async def find(self, name: bytes) -> Found:
         """See Directory."""
         for position, entry in enumerate(self._entries):

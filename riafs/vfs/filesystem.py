@@ -8,6 +8,7 @@ directory and numbering are replaced together, without an await in between, by `
 version or the content it was opened with.
 """
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Files may stand between two directories that are listed one after the other.
+_WALKING_STEP = 16
 ATTRIBUTE_PREFIX = "user.riafs."
 
 
@@ -185,10 +188,24 @@ class FileSystem:
     async def opendir(self, inode: int) -> int:
         """A handle on a directory as it is now."""
         node = await self._node(inode)
+        await self._prepare_walk(node)
         await node.directory.entries(0)
         self.counters.directories_listed += 1
         slots = None if node.renumbering is None else node.renumbering.slots
         return self._new_handle(self._directories, _OpenDirectory(node.directory, node.number, slots))
+
+    async def _prepare_walk(self, node: Node) -> None:
+        """Programs that walk a tree list the directories in a directory one after the other: tell it where they are.
+
+        Only positions of an unchanged numbering are followed, which is nearly all of them.
+        """
+        parent, slot = node.parent, slot_of(node.inode)
+        if parent is None or parent.renumbering is not None:
+            return
+        if parent.listed_last is not None and 0 < slot - parent.listed_last <= _WALKING_STEP:
+            with contextlib.suppress(RiafsError):
+                await parent.directory.prepare(slot)
+        parent.listed_last = slot
 
     async def readdir(self, handle: int, start: int) -> Page:
         """Some entries from offset `start` on; none at the end. The offset after entry i of a page is start + i + 1."""

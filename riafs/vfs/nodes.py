@@ -43,6 +43,8 @@ class Node:
     directory: Directory
     parent: "Node | None"
     renumbering: Renumbering | None = None
+    listed_last: int | None = None
+    """Slot of the directory in here that was listed last."""
     hidden: list[Entry] = field(default_factory=list)
     """What was looked up but is not listed; the slots count down from MAX_SLOT."""
     hidden_slots: dict[tuple[bytes, bytes], int] = field(default_factory=dict)

@@ -138,7 +138,7 @@ async def opened(
 ) -> AsyncIterator[ObjectDriver]:
     """The filesystem of a store, or of what `fragment` (``#~alias@version``) names in it."""
     source = parse_source(f"{store}{fragment}")
-    kept = None if cache is None else os.fsencode(cache)
+    kept = None if cache is None else str(cache)
     plan = Plan(source, deadline, verify, kept, os.environ["PATH"], instead_of)
     files = {b"stats": lambda: "lookups 1\n"}
     async with open_filesystem(plan, Counters(), files) as filesystem:

@@ -110,9 +110,11 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
         patch.setattr(verifying, "IN_MEMORY", -1)
         patch.setattr(verifying, "WHOLE_BEFORE_FIRST_BYTE", -1)
         patch.setattr(verifying, "_CHUNK", 97)
+        patch.setattr(verifying, "_HOP", 211)
         patch.setattr(verifying, "_AHEAD", 50)
         async with trio.open_nursery() as background:
-            verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), background)
+            patience = Patience("the store", 10, Counters())
+            verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), patience, background)
             claim = Claim(b"the key", lambda: _Sha256(content))
             source = await verifier.admit(Opened(found, "a place", Evidence(found.identity, 0, found.size)), claim)
             assert isinstance(source, verifying.HashedBeside)

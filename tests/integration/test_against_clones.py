@@ -173,7 +173,7 @@ def test_submodules_that_lead_nowhere_are_empty_directories(stores: Stores, moun
 
 
 def test_mount_and_clone_agree(stores: Stores, clones: Path, mount: bytes) -> None:
-    wrong = []
+    wrong: list[object] = []
     for dataset in (dataset for dataset in stores.datasets if dataset.clonable):
         theirs, ours = os.fsencode(clones / dataset.name), os.path.join(mount, b"by-id", os.fsencode(dataset.id))
         unlike = {row.path for row in stores.rows_of(dataset.name) if not row.expect.cloned}

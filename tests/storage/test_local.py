@@ -114,10 +114,12 @@ async def test_paths_that_lead_out(storage: LocalStorage) -> None:
 
 @pytest.mark.parametrize("path", [b"fifo", b"directory"])
 async def test_only_regular_files_are_opened_and_none_is_waited_for(storage: LocalStorage, path: bytes) -> None:
-    with pytest.raises((NotInStore, StoreError)):
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(NotInStore, match="is not a regular file"):
         await storage.open(path)
-    with pytest.raises((NotInStore, StoreError)):
+    with pytest.raises(NotInStore, match="is not a regular file"):
         await storage.read_file(path, 10)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_absolute_path_of_a_directory_is_free_of_links(storage: LocalStorage, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def corrupt(work: Work) -> list[Built]:
     work.write("large.dat", noise("large", 17 << 20))
     worm(work)
     work.commit("worm keys")
-    with_content(work, "url.txt", add_url(work, "url.txt", f"{DEAD_URL}/c"), b"content of a URL key")
+    with_content(work, add_url(work, "url.txt", f"{DEAD_URL}/c"), b"content of a URL key")
     publish(work)
     damage(work)
     fates = dict.fromkeys((*names, "large.dat"), Fate(Expect.CORRUPT))

@@ -49,10 +49,10 @@ def url_keys(work: Work) -> list[Built]:
     worm(work)
     work.commit("worm keys")
     for name, url in {"url.txt": f"{DEAD_URL}/a/b?x=1&y=%20z", "colon.txt": f"{DEAD_URL}:x/c"}.items():
-        with_content(work, name, add_url(work, name, url), b"content of " + name.encode())
-    with_content(work, "vurl.txt", add_verifiable_url(work, "vurl.txt", f"{DEAD_URL}/v"), b"verifiable")
+        with_content(work, add_url(work, name, url), b"content of " + name.encode())
+    with_content(work, add_verifiable_url(work, "vurl.txt", f"{DEAD_URL}/v"), b"verifiable")
     downloaded(work, "vurl-recorded.txt", b"verifiable by a recorded key")
-    with_content(work, "sizeless.txt", by_hand(work, "sizeless.txt", "MD5--5d41402abc4b2a76b9719d911017c592"), b"hello")
+    with_content(work, by_hand(work, "sizeless.txt", "MD5--5d41402abc4b2a76b9719d911017c592"), b"hello")
     work.annex("registerurl", by_hand(work, "web.txt", "MD5-s7--00000000000000000000000000000000"), f"{DEAD_URL}/w")
     add_url(work, "web-unknown-size.txt", f"{DEAD_URL}/unknown")
     publish(work)
@@ -127,7 +127,7 @@ def by_hand(work: Work, name: str, key: str) -> str:
     return key
 
 
-def with_content(work: Work, name: str, key: str, content: bytes) -> None:
+def with_content(work: Work, key: str, content: bytes) -> None:
     """Give a key its content."""
     source = work.path.parent / f"{work.name}.content"
     source.write_bytes(content)
@@ -140,7 +140,7 @@ def misplaced(work: Work) -> list[Built]:
     work.write("lower.txt", b"under lower-case hash directories\n")
     work.write("mixed.txt", b"under the layout's own hash directories\n")
     work.commit("before the URL key")
-    with_content(work, "url.txt", add_url(work, "url.txt", f"{DEAD_URL}/m?&%"), b"under the hash of the unescaped key")
+    with_content(work, add_url(work, "url.txt", f"{DEAD_URL}/m?&%"), b"under the hash of the unescaped key")
     publish(work)
     move_object(work, "lower.txt", lower_directories(work, "lower.txt"))
     move_object(work, "url.txt", work.annex("examinekey", work.lookup("url.txt"), "--format=${hashdirmixed}").decode())

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from tests.stores.recipes.keys import with_content
 from tests.stores.recipes.samples import various
 from tests.stores.record import Built, Recipe, record
 from tests.stores.tools import EPOCH
@@ -69,19 +70,12 @@ def borrower(work: Work, base: Work) -> None:
     lent.write_text(f"../../../{base.id[:3]}/{base.id[3:]}/objects\n")
     work.store_git("config", "datalad.ora-remote.uuid", storage(work, "borrower-storage", "encryption=none"))
     alias(work)
-    for key in base.path.glob(".git/annex/objects/*/*/*/*"):
-        work.annex("reinject", "--quiet", "--known", copy_of(work, key.read_bytes()))
+    for kept in base.path.glob(".git/annex/objects/*/*/*/*"):
+        with_content(work, kept.name, kept.read_bytes())
     work.write("borrower.txt", b"only here\n")
     work.save()
     upload(work, to="borrower-storage")
     push(work)
-
-
-def copy_of(work: Work, content: bytes) -> str:
-    """A file outside of git-annex's hands with some content."""
-    path = work.path.parent / "content"
-    path.write_bytes(content)
-    return str(path)
 
 
 def head_detached(work: Work) -> list[Built]:
