@@ -6,7 +6,7 @@ reader gets an error, which says what was tried.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache
@@ -88,15 +88,14 @@ class AnnexContents:
 
     # -- places -------------------------------------------------------------------------------------------------------
 
-    def _stored_places(self, key: Key) -> list[Place]:
+    def _stored_places(self, key: Key) -> Iterator[Place]:
         """Where the bytes stored under `key` may lie, loose or in an archive."""
         name = key.file_name
         below = [directory + b"/" + name + b"/" + name for directory in object_directories(key, self._layout)]
-        places: list[Place] = [
-            LoosePlace(self._storage, self._objects + b"/" + path, b"annex/objects/" + path) for path in below
-        ]
-        places += [ArchivePlace(self._shelf, archive, below) for archive in PLACES]
-        return places
+        for path in below:
+            yield LoosePlace(self._storage, self._objects, path)
+        for archive in PLACES:
+            yield ArchivePlace(self._shelf, archive, below)
 
     async def _special_places(self, key: Key) -> list[Place]:
         """The other forms in which the dataset's storages may hold `key`."""
@@ -128,8 +127,8 @@ class AnnexContents:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def open(self, key: Key, user: str) -> RangedBytes:
-        """Verified content of `key`; `user` tells in messages who wants it (path, dataset, commit).
+    async def open(self, key: Key, user: Callable[[], str]) -> RangedBytes:
+        """Verified content of `key`; `user` tells for messages who wants it (path, dataset, commit).
 
         Raises MissingContent, CorruptContent, EncryptedContent, StoreDenied, StoreTimeout, …: one line that names the
         places tried.
@@ -144,7 +143,7 @@ class AnnexContents:
             content = await attempt.at(place, claim)
             if content is not None:
                 return content
-        problem = attempt.failure(user)
+        problem = attempt.failure(user())
         self._report(key, problem)
         raise problem
 
@@ -207,11 +206,11 @@ class _Attempt:
         self._key = key
         self._verifier = verifier
         self._problems: list[RiafsError] = []
-        self._probed: list[str] = []
+        self._probed: list[Place] = []
 
     async def opened(self, place: Place) -> Opened | None:
         """What lies at `place` if it can be the key's content, judged by its size and by what is remembered of it."""
-        self._probed.append(place.name)
+        self._probed.append(place)
         try:
             opened = await place.open()
         except NotInStore:
@@ -263,7 +262,9 @@ class _Attempt:
                 if isinstance(problem, kind):
                     reasons = "; ".join(dict.fromkeys(map(str, self._problems)))
                     return _same_kind(problem, f"{user}: key {key} cannot be read: {reasons}")
-        return MissingContent(f"{user}: key {key} is not in the store; looked at {', '.join(self._probed)}")
+        return MissingContent(
+            f"{user}: key {key} is not in the store; looked at {', '.join(place.name for place in self._probed)}"
+        )
 
 
 def _same_kind(problem: RiafsError, message: str) -> RiafsError:

@@ -29,20 +29,20 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoosePlace:
-    """A file below ``annex/objects``; `path` is the store's, `shown` the dataset's."""
+    """A file at `path` below `objects`, which is the store's path of the dataset's ``annex/objects``."""
 
     storage: Storage
+    objects: bytes
     path: bytes
-    shown: bytes
 
     @property
     def name(self) -> str:
         """See Place."""
-        return os.fsdecode(self.shown)
+        return "annex/objects/" + os.fsdecode(self.path)
 
     async def open(self) -> Opened:
         """See Place."""
-        source = await self.storage.open(self.path)
+        source = await self.storage.open(self.objects + b"/" + self.path)
         assert source.identity is not None
         return Opened(source, self.name, Evidence(source.identity, 0, source.size))
 

@@ -92,10 +92,10 @@ class Verifier:
             if checker is None:
                 self.counters.keys_unverifiable += 1
                 return source
-            if evidence is not None and self.memory.is_good(evidence, claim.key):
-                return source
             if source.size <= IN_MEMORY:
                 return await self._small(opened, claim, checker)
+            if evidence is not None and self.memory.is_good(evidence, claim.key):
+                return source
             if evidence is None or source.size <= WHOLE_BEFORE_FIRST_BYTE or self._policy is Verify.ALWAYS:
                 await self._whole(opened, claim, checker)
                 return source

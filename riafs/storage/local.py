@@ -98,6 +98,9 @@ class LocalStorage:
             os.close(self._root)
             self._root = -1
 
+    def __del__(self) -> None:
+        self.close()
+
     async def stat(self, path: bytes) -> FileStatus:
         """See Storage."""
         return await self._run(path, self._stat_blocking, path)

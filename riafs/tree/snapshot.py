@@ -176,7 +176,7 @@ class CommitDirectory:
         assert isinstance(entry, GitEntry)
         dataset = self._snapshot.dataset
         if entry.key is not None:
-            return await dataset.contents.open(parse_key(entry.key), self._described(entry))
+            return await dataset.contents.open(parse_key(entry.key), lambda: self._described(entry))
         if entry.size == UNKNOWN_SIZE:
             raise MissingObject(f"git object {entry.oid.decode()} of {self._described(entry)} cannot be read")
         return await dataset.repository.open_blob(entry.oid, entry.size)

@@ -128,7 +128,7 @@ class ObjectDriver:
 
 @asynccontextmanager
 async def opened(
-    store: Path,
+    store: Path | str,
     fragment: str = "",
     *,
     verify: Verify = Verify.AUTO,
