@@ -1,6 +1,5 @@
 """Reading many small annexed files, beside a C file system over ordinary files and beside DataLad."""
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -88,7 +87,7 @@ def _clone_and_get(bench: Bench, store: Path) -> float:
         began = time.perf_counter()
         _datalad(working, "clone", f"ria+file://{store}#~small", "clone")
         cloned = time.perf_counter()
-        _datalad(working / "clone", "get", "-J", str(os.cpu_count() or 1), *names)
+        _datalad(working / "clone", "get", *names)
         got = time.perf_counter()
         present = sum(1 for name in names for file in (working / "clone" / name).iterdir() if file.exists())
         if present != parts * _EACH:

@@ -19,6 +19,8 @@ class RiafsError(Exception):
     errno: ClassVar[int] = _errno.EIO
     exit_code: ClassVar[int] = 2
     retryable: ClassVar[bool] = False
+    reported: bool = False
+    """Whether the log has it already."""
 
 
 # -- what the caller got wrong ----------------------------------------------------------------------------------------

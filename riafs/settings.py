@@ -87,7 +87,7 @@ OPTIONS: tuple[Option, ...] = (
         "5",
         "how soon a branch that has moved in the store is seen",
         _WHAT,
-        bounds=(0.0, 86400.0),
+        bounds=(0.1, 86400.0),
     ),
     Option(
         "verify",

@@ -6,6 +6,7 @@ reader gets an error, which says what was tried.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from riafs.archive.archive import ArchiveTools
 from riafs.archive.openpgp import Decryptor
 from riafs.content.branch import AnnexBranch
 from riafs.content.places import ArchivePlace, LoosePlace, Place
+from riafs.content.reported import Reported
 from riafs.content.shelf import PLACES, ArchiveShelf
 from riafs.content.specialforms import Form, SpecialPlace
 from riafs.content.verifying import Checker, Claim, Opened, Verifier
@@ -34,7 +36,7 @@ from riafs.formats.keys import Key
 from riafs.formats.layout import Layout
 from riafs.formats.remotelog import SpecialRemote
 from riafs.storage.protocol import Storage
-from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 
 log = logging.getLogger(__name__)
 
@@ -138,21 +140,32 @@ class AnnexContents:
         for place in self._stored_places(key):
             content = await attempt.at(place, claim)
             if content is not None:
-                return content
+                return self._watched(content, key, user)
         for place in await self._special_places(key):
             content = await attempt.at(place, claim)
             if content is not None:
-                return content
-        problem = attempt.failure(user())
-        self._report(key, problem)
-        raise problem
+                return self._watched(content, key, user)
+        raise self._report(key, attempt.failure(user()))
 
-    def _report(self, key: Key, problem: RiafsError) -> None:
+    def _watched(self, content: RangedBytes, key: Key, user: Callable[[], str]) -> RangedBytes:
+        if isinstance(content, MemoryBytes):
+            return content  # nothing can go wrong with it any more
+
+        def failed(problem: RiafsError) -> RiafsError:
+            shown = key.serialised.decode(errors="replace")
+            return self._report(key, _same_kind(problem, f"{user()}: key {shown} cannot be read: {problem}"))
+
+        return Reported(content, failed)
+
+    def _report(self, key: Key, problem: RiafsError) -> RiafsError:
+        """`problem`, after it was counted, logged and remembered."""
         counters = self._verifier.counters
         counters.keys_missing += isinstance(problem, MissingContent)
         if self._problems.get(key.serialised) != str(problem):
             log.error("%s", problem)
         self._problems[key.serialised] = str(problem)
+        problem.reported = True
+        return problem
 
     async def _claim(self, key: Key) -> Claim:
         if key.backend != b"VURL":
@@ -196,6 +209,8 @@ class AnnexContents:
                 opened.source.close()
                 good = opened.evidence is not None and self._verifier.memory.is_good(opened.evidence, key.serialised)
                 return known | {"where": opened.place.encode(), "verified": b"yes" if good else b"no"}
+        for place in await self._special_places(key):
+            return known | {"where": os.fsencode(place.name), "verified": b"no"}
         return known | {"where": b"nowhere found"}
 
 

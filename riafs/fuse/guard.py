@@ -1,8 +1,9 @@
 """The one place where failures become errnos.
 
 An exception other than FUSEError in a handler would end pyfuse3's loop and with it the mount (seen with pyfuse3 3.5.0),
-so every handler is wrapped: a failure of errors.py gives its errno, an OSError its own, anything else is a bug of ours,
-gives EIO for that call, and leaves its stack in the log, once per place it was raised from.
+so every handler is wrapped: a failure of errors.py gives its errno and, where the store is at fault, a line in the log; an
+OSError gives its own errno; anything else is a bug of ours, gives EIO for that call, and leaves its stack in the log,
+once per place it was raised from.
 """
 
 import errno
@@ -12,6 +13,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import pyfuse3
+from cachetools import LRUCache
 
 from riafs.counters import Counters
 from riafs.errors import RiafsError
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_STORE_S_FAULT = frozenset((errno.EIO, errno.EACCES, errno.ETIMEDOUT))
+_MAX_TOLD = 1000
+
 
 class Guard:
     """Wraps the handlers of one mount."""
@@ -28,6 +33,7 @@ class Guard:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._logged: set[tuple[str, int]] = set()
+        self._told: LRUCache[str, None] = LRUCache(_MAX_TOLD)
 
     def wrap(self, handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """`handler`, with every failure turned into a FUSEError."""
@@ -39,7 +45,7 @@ class Guard:
             except pyfuse3.FUSEError:
                 raise
             except RiafsError as error:
-                log.debug("%s: %s", handler.__name__, error)
+                self._tell(error)
                 raise pyfuse3.FUSEError(error.errno) from None
             except OSError as error:
                 log.info("%s: %s", handler.__name__, error)
@@ -49,6 +55,14 @@ class Guard:
                 raise pyfuse3.FUSEError(errno.EIO) from None
 
         return guarded
+
+    def _tell(self, error: RiafsError) -> None:
+        """Log what is the store's fault, each message once as long as it is remembered; not what a caller did wrong."""
+        if error.reported or error.errno not in _STORE_S_FAULT or str(error) in self._told:
+            log.debug("%s", error)
+            return
+        self._told[str(error)] = None
+        log.error("%s", error)
 
     def _report(self, handler: str, error: Exception) -> None:
         self._counters.handler_errors += 1

@@ -7,21 +7,26 @@ ended: the next one starts with clean pipes.
 """
 
 import fcntl
+import hashlib
+import logging
 import os
 import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import trio
 
 from riafs.counters import Counters
 from riafs.errors import GitError, StoreTimeout
 
+log = logging.getLogger(__name__)
+
 # A pipe holds 64 KiB; a command is at most 9 + 64 + 1 bytes.
 MAX_BATCH = 800
 _PIPE_BYTES = 1 << 20
+_SHA1_DIGITS = 40
 _F_SETPIPE_SZ = 1031
 _RESTART_SECONDS = 0.1
 _MAX_RESTART_SECONDS = 5.0
@@ -35,6 +40,21 @@ class GitObject(NamedTuple):
     kind: bytes
     size: int
     data: bytes
+
+
+def object_name(kind: bytes, data: bytes, digits: int) -> bytes:
+    """The name that git gives to an object: the digest of its header and bytes, SHA-1 (40 digits) or SHA-256 (64)."""
+    digest = hashlib.sha1 if digits == _SHA1_DIGITS else hashlib.sha256
+    return digest(b"%b %d\0%b" % (kind, len(data), data)).hexdigest().encode()
+
+
+def blob_name(file: BinaryIO, size: int, digits: int) -> bytes:
+    """The same for a blob in a file, read from its beginning."""
+    digest = hashlib.sha1(b"blob %d\0" % size) if digits == _SHA1_DIGITS else hashlib.sha256(b"blob %d\0" % size)
+    file.seek(0)
+    while data := file.read(_PIPE_BYTES):
+        digest.update(data)
+    return digest.hexdigest().encode()
 
 
 class CatFile:
@@ -96,28 +116,41 @@ class CatFile:
 
     def _take_answers(self, requests: Sequence[bytes], limit: int, answers: list[GitObject | None]) -> int:
         """Move the answers that are complete from the buffer to `answers`; how many there are then."""
-        buffer, position = self._buffer, 0
+        position = 0
         while len(answers) < len(requests):
-            end = buffer.find(b"\n", position)
-            if end < 0:
+            taken = self._answer_at(position, requests[len(answers)], limit)
+            if taken is None:
                 break
-            words = bytes(buffer[position:end]).rsplit(b" ", 2)
-            if len(words) != 3 or not words[2].isdigit():  # "NAME missing", "NAME ambiguous"
-                answers.append(None)
-                position = end + 1
-                continue
-            size = int(words[2])
-            data, stop = b"", end + 1
-            if requests[len(answers)].startswith(b"contents"):
-                stop = end + size + 2
-                self._check_size(words[0], size, limit)
-                if len(buffer) < stop:
-                    break
-                data = bytes(buffer[end + 1 : stop - 1])
-            answers.append(GitObject(words[0], words[1], size, data))
-            position = stop
-        del buffer[:position]
+            answer, position = taken
+            answers.append(answer)
+        del self._buffer[:position]
         return len(answers)
+
+    def _answer_at(self, position: int, request: bytes, limit: int) -> tuple[GitObject | None, int] | None:
+        """The answer that begins at `position` of the buffer and where the next one does, None if it is incomplete."""
+        buffer = self._buffer
+        end = buffer.find(b"\n", position)
+        if end < 0:
+            return None
+        words = bytes(buffer[position:end]).rsplit(b" ", 2)
+        if len(words) != 3 or not words[2].isdigit():  # "NAME missing", "NAME ambiguous"
+            return None, end + 1
+        oid, kind, size = words[0], words[1], int(words[2])
+        if request.startswith(b"info"):
+            return GitObject(oid, kind, size, b""), end + 1
+        self._check_size(oid, size, limit)
+        stop = end + 1 + size
+        if len(buffer) <= stop:
+            return None
+        return self._genuine(GitObject(oid, kind, size, bytes(buffer[end + 1 : stop]))), stop + 1
+
+    def _genuine(self, found: GitObject) -> GitObject | None:
+        """`found`, or None if its bytes are not those that its name stands for: git does not look (git 2.39.5 serves
+        a loose object that was put in the place of another one)."""
+        if object_name(found.kind, found.data, len(found.oid)) == found.oid:
+            return found
+        log.error("git object %s of %s is damaged: its bytes have another name", found.oid.decode(), self._name)
+        return None
 
     def _check_size(self, oid: bytes, size: int, limit: int) -> None:
         if size > limit:

@@ -25,6 +25,7 @@ class PrivateGitDirs:
     def __init__(self, program: str, search_path: str, scratch: bytes) -> None:
         self.program = program
         self._search_path = search_path
+        self.scratch = scratch
         self._directory = tempfile.mkdtemp(prefix=b"git-", dir=scratch)
         self._made: dict[bytes, bytes] = {}
         self._links = 0

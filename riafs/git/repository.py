@@ -12,10 +12,10 @@ from subprocess import DEVNULL
 
 import trio
 
-from riafs.errors import GitError, MalformedObject, MissingObject, NoSuchVersion, StoreTimeout
+from riafs.errors import CorruptContent, GitError, MalformedObject, MissingObject, NoSuchVersion, StoreTimeout
 from riafs.formats.gitobjects import Commit, Tree, parse_commit, parse_tag, parse_tree
 from riafs.formats.refs import candidates, looks_like_commit
-from riafs.git.catfile import MAX_BATCH, GitObject
+from riafs.git.catfile import MAX_BATCH, GitObject, blob_name
 from riafs.git.objectdir import object_directory
 from riafs.git.pool import GitPool
 from riafs.git.references import References, Resolved
@@ -23,6 +23,7 @@ from riafs.storage.files import FileBytes
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
+_SLOWEST = 1 << 20  # bytes a second, on top of the deadline
 _MAX_TAGS = 5
 _FULL_NAME = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 MAX_OBJECT = 1 << 30
@@ -168,24 +169,27 @@ class Repository:
         return MemoryBytes((await self._get(oid, b"blob")).data)
 
     async def _large_blob(self, oid: bytes, size: int) -> RangedBytes:
-        objects, object_format = await self._object_directory()
-        file = tempfile.TemporaryFile(prefix="riafs-blob-")  # noqa: SIM115  # its descriptor goes to the reader
-        with file:
-            with trio.move_on_after(max(self._seconds, size / 1e6)) as patience:
-                await trio.run_process(
-                    [self._pool.gits.program, "cat-file", "blob", oid.decode()],
-                    stdout=file,
-                    stderr=DEVNULL,
-                    check=False,
-                    env=dict(self._pool.environment(objects, object_format)),
-                )
-            if patience.cancelled_caught:
-                raise StoreTimeout(f"git did not deliver blob {oid.decode()} of {self.name} in time")
+        """The blob in an unlinked file, its bytes checked against its name: git does not look (see CatFile)."""
+        with tempfile.TemporaryFile(dir=self._pool.gits.scratch) as file:
+            await self._write_blob(oid, size, file.fileno())
             if os.fstat(file.fileno()).st_size != size:
-                raise GitError(
-                    f"git object {oid.decode()} of {self.name} cannot be read whole; the repository may be damaged"
-                )
+                raise GitError(f"git object {oid.decode()} of {self.name} cannot be read whole; it may be damaged")
+            if await trio.to_thread.run_sync(blob_name, file, size, len(oid)) != oid:
+                raise CorruptContent(f"git object {oid.decode()} of {self.name} is damaged")
             return FileBytes(os.dup(file.fileno()), size, f"git blob {oid.decode()}")
+
+    async def _write_blob(self, oid: bytes, size: int, output: int) -> None:
+        objects, object_format = await self._object_directory()
+        with trio.move_on_after(self._seconds + size / _SLOWEST):
+            await trio.run_process(
+                [self._pool.gits.program, "cat-file", "blob", oid.decode()],
+                stdout=output,
+                stderr=DEVNULL,
+                check=False,
+                env=dict(self._pool.environment(objects, object_format)),
+            )
+            return
+        raise StoreTimeout(f"git did not deliver blob {oid.decode()} of {self.name} in time")
 
     async def blob_at(self, commit: bytes, path: bytes, limit: int) -> bytes | None:
         """The file `path` in the tree of `commit`, None if there is none or it is larger than `limit` bytes."""

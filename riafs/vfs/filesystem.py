@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import trio
+
 from riafs.counters import Counters
 from riafs.errors import (
     IsADirectoryHere,
@@ -97,6 +99,7 @@ class FileSystem:
         self._files: dict[int, _OpenFile] = {}
         self._last_handle = 0
         self._turn = 0
+        self._refreshing = trio.Lock()
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -152,6 +155,8 @@ class FileSystem:
         if inode == ROOT:
             return await self._root.directory.own_attributes()
         directory, entry = await self._entry(inode)
+        if self._parent(inode) is self._root and entry.name in self._virtual:
+            return await self._virtual[entry.name].own_attributes()
         return await directory.attributes(entry)
 
     # -- inodes -------------------------------------------------------------------------------------------------------
@@ -256,18 +261,24 @@ class FileSystem:
     # -- changes in the store -----------------------------------------------------------------------------------------
 
     async def refresh(self, tell: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
-        """Look for newer versions of all renewable directories; `tell` hears what the kernel has to forget."""
-        self._turn += 1
-        for node in list(self._nodes.values()):
-            if not node.directory.renewable:
-                continue
-            try:
-                changes = await Refresher(self._nodes, self._turn).renew(node)
-            except RiafsError as error:
-                log.info("cannot look for a newer version: %s", error)
-                continue
-            if changes:
-                await tell(changes)
+        """Look for newer versions of all renewable directories; `tell` hears what the kernel has to forget.
+
+        One round at a time: a directory is moved from the version it has to a newer one, never from one it had.
+        """
+        async with self._refreshing:
+            self._turn += 1
+            for node in list(self._nodes.values()):
+                if node.directory.renewable:
+                    await self._renew(node, tell)
+
+    async def _renew(self, node: Node, tell: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
+        try:
+            changes = await Refresher(self._nodes, self._turn).renew(node)
+        except RiafsError as error:
+            log.info("cannot look for a newer version: %s", error)
+            return
+        if changes:
+            await tell(changes)
 
     # -- handles ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import pytest
 
 from riafs.content.shelf import PLACES
 from riafs.content.verifying import Verify
-from riafs.errors import CorruptContent, EncryptedContent, MissingContent, OutsideStore, RiafsError, StoreError
+from riafs.errors import CorruptContent, EncryptedContent, MissingContent, OutsideStore, RiafsError, ShortRead, StoreError
 from riafs.formats.hashdirs import hash_lower, hash_mixed
 from riafs.formats.keys import escape
 from tests.behaviour.drivers import ObjectDriver, opened
@@ -387,3 +387,18 @@ async def test_vurl_key_without_equivalents_is_accepted(store: SmallStore, line:
 async def test_vurl_key_without_a_branch_is_accepted(store: SmallStore) -> None:
     with_key(store, VURL).put(VURL, CONTENT)
     assert await content_of(store) == CONTENT
+
+
+async def test_read_that_fails_after_the_open_names_file_and_key(
+    store: SmallStore, expected_warnings: Announce
+) -> None:
+    expected_warnings("'file' in dataset .* key MD5E-.* cannot be read: .* should have")
+    big = noise(400_000)
+    path = with_key(store, key_of(big)).put(key_of(big), big)
+    async with opened(store.path, verify=Verify.NEVER) as shown:
+        file = await shown.filesystem.open(await shown.inode(b"one/file"))
+        os.truncate(path, 1000)
+        with pytest.raises(ShortRead):
+            await shown.read_handle(file.handle)
+        shown.filesystem.release(file.handle)
+        assert b"ends at byte 1000" in await shown.getxattr(b"one/file", "user.riafs.error")

@@ -1,5 +1,6 @@
 """A store as a whole: which datasets it shows under which names, and what is left out."""
 
+import contextlib
 import gc
 import os
 from collections.abc import Callable
@@ -62,20 +63,31 @@ async def test_remote_sources_are_refused_with_a_reason() -> None:
                 pass
 
 
+def descriptors() -> set[str]:
+    """What this process has open."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+    return found
+
+
 async def test_nothing_is_left_behind(store: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    before = len(os.listdir("/proc/self/fd"))
+    gc.collect()
+    before = descriptors()
     async with opened(store.path) as shown:
         await shown.read(b"one/file")
         assert list(scratch.iterdir())
+    del shown
     with pytest.raises(SourceNotFound):
         async with opened(store.path, "#~none"):
             pass
     assert list(scratch.iterdir()) == []
     gc.collect()  # the store's directory is closed with the last one who has a dataset of it
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 # -- versions of the layout -------------------------------------------------------------------------------------------

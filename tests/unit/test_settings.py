@@ -46,7 +46,7 @@ def test_an_empty_environment_gives_usable_settings(environment: dict[str, str])
         ("readahead", "2M", 2 << 20),
         ("readahead", "3G", 3 << 30),
         ("readahead", "1T", 1 << 40),
-        ("refresh", "0", 0.0),
+        ("refresh", "0.1", 0.1),
         ("refresh", "2.5", 2.5),
         ("file-mode", "0640", 0o640),
         ("file-mode", "0o444", 0o444),

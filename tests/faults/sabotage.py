@@ -1,0 +1,87 @@
+"""The command ``riafs`` with something broken in it: ``python -m tests.faults.sabotage NAME WORD…``.
+
+Each function here breaks one thing in this process, before the mount's process is forked from it.
+"""
+
+import os
+import resource
+import sys
+import time
+
+from riafs.cli import main
+from riafs.storage import local
+from riafs.storage.files import FileBytes
+from riafs.tree.snapshot import CommitDirectory
+from riafs.vfs.filesystem import FileSystem
+
+BAD = "bad"
+"""What has this in its name meets the fault."""
+
+
+def bug_in_lookup() -> None:
+    """Looking up a bad name is a bug."""
+    lookup = FileSystem.lookup
+
+    async def broken(self: FileSystem, parent: int, name: bytes) -> object:
+        if BAD.encode() in name:
+            raise ValueError("a bug")
+        return await lookup(self, parent, name)
+
+    FileSystem.lookup = broken  # type: ignore[method-assign,assignment]  # that is the sabotage
+
+
+def bug_in_each_layer() -> None:
+    """Listing, opening and reading have bugs: `FileSystem.readdir`, `CommitDirectory.open`, `FileBytes.read`."""
+    bug_in_lookup()
+
+    async def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    CommitDirectory.open = broken  # type: ignore[method-assign,assignment]  # that is the sabotage
+    FileSystem.attribute = broken  # type: ignore[method-assign,assignment]  # likewise
+    FileSystem.readdir = broken  # type: ignore[method-assign,assignment]  # likewise
+
+
+def hanging_store() -> None:
+    """Opening and listing what has a bad path never ends, and files are never in the page cache."""
+    opened, cached = local.open_beneath, local.open_beneath_cached
+
+    def hang(directory: int, path: bytes, flags: int) -> int:
+        if BAD.encode() in path:
+            time.sleep(600)
+        return opened(directory, path, flags)
+
+    local.open_beneath = hang
+    local.open_beneath_cached = lambda directory, path, flags: (  # type: ignore[assignment]  # likewise
+        None if BAD.encode() in path else cached(directory, path, flags)
+    )
+
+
+def hanging_reads() -> None:
+    """Opening works, reading of what has a bad path never ends."""
+    read = FileBytes.read_blocking
+
+    def hang(self: FileBytes, offset: int, length: int) -> object:
+        if BAD in self.name:
+            time.sleep(600)
+        return read(self, offset, length)
+
+    FileBytes.read_blocking = hang  # type: ignore[method-assign,assignment]  # that is the sabotage
+    FileBytes._read_cached = lambda *_: None  # type: ignore[method-assign,assignment]  # likewise
+
+
+def few_descriptors() -> None:
+    """At most 64 open files."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+def another_user() -> None:
+    """Not root but ``nobody``, with /dev/fuse open to everybody."""
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
+    sys.exit(main.run("riafs", sys.argv[2:]))

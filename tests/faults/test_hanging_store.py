@@ -1,0 +1,98 @@
+"""A store that does not answer: ETIMEDOUT when the deadline has passed, and its neighbours are served meanwhile."""
+
+import errno
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.behaviour.drivers import read_file
+from tests.faults.conftest import MountWith
+from tests.small import Locked, SmallDataset, SmallStore, noise
+
+DEADLINE = 1.0
+CONTENT = noise(300_000)
+BAD_KEY = b"WORM-s300000-m1--bad"
+GOOD_KEY = b"WORM-s300000-m1--good"
+
+
+@pytest.fixture
+def dataset(store: SmallStore) -> SmallDataset:
+    """A dataset with one file that hangs."""
+    dataset = store.dataset("one", {b"hangs": Locked(BAD_KEY), b"good": Locked(GOOD_KEY), b"git": b"git"})
+    for key in (BAD_KEY, GOOD_KEY):
+        dataset.put(key, CONTENT)
+    return dataset
+
+
+@pytest.mark.parametrize("sabotage", ["hanging_store", "hanging_reads"])
+def test_reader_gets_a_timeout_and_others_their_content(
+    dataset: SmallDataset, mount_with: MountWith, sabotage: str
+) -> None:
+    with mount_with(sabotage, "--deadline", str(DEADLINE)) as mount:
+        one = mount.path / "one"
+        os.stat(one / "hangs")
+        waiting = threading.Thread(target=fails_in_time, args=(one / "hangs",))
+        waiting.start()
+        began = time.monotonic()
+        assert read_file(one / "good") == CONTENT
+        assert read_file(one / "git") == b"git"
+        assert sorted(os.listdir(one)) == ["git", "good", "hangs"]
+        assert time.monotonic() - began < DEADLINE
+        waiting.join()
+        assert mount.counter("store_timeouts") >= 1
+        assert "did not answer within 1 s" in mount.logged()
+        assert read_file(one / "good") == CONTENT
+
+
+def fails_in_time(path: Path) -> None:
+    """The kernel may ask twice: once for the page and its read-ahead, once for the page alone."""
+    began = time.monotonic()
+    with pytest.raises(OSError) as caught:
+        read_file(path)
+    assert caught.value.errno in {errno.ETIMEDOUT, errno.EIO}
+    assert DEADLINE / 2 < time.monotonic() - began < 4 * DEADLINE + 2
+
+
+def test_killed_reader_is_gone_when_the_deadline_has_passed(dataset: SmallDataset, mount_with: MountWith) -> None:
+    with mount_with("hanging_reads", "--deadline", str(DEADLINE)) as mount:
+        reader = subprocess.Popen(["cat", mount.path / "one" / "hangs"], stdout=subprocess.DEVNULL)
+        os.stat(mount.path / "one" / "good")
+        reader.send_signal(signal.SIGKILL)
+        assert reader.wait(timeout=4 * DEADLINE + 2) == -signal.SIGKILL
+
+
+def test_hundred_stuck_readers_leave_the_rest_of_the_mount_quick(
+    dataset: SmallDataset, store: SmallStore, mount_with: MountWith
+) -> None:
+    files = {b"%d" % number: Locked(BAD_KEY + b"%d" % number) for number in range(100)}
+    stuck = store.dataset("stuck", files)
+    for number in range(100):
+        stuck.put(BAD_KEY + b"%d" % number, CONTENT)
+    with mount_with("hanging_reads", "--deadline", "3") as mount:
+        assert len(os.listdir(mount.path / "stuck")) == 100
+        assert read_file(mount.path / "one" / "git") == b"git"
+        readers = [
+            subprocess.Popen(["cat", mount.path / "stuck" / str(number)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for number in range(100)
+        ]
+        wait_for_opens(mount.path, 100)
+        began = time.monotonic()
+        os.stat(mount.path / "stuck" / "5")
+        assert read_file(mount.path / "one" / "git") == b"git"
+        assert time.monotonic() - began < 1
+        assert all(reader.wait(timeout=15) == 1 for reader in readers)
+
+
+def wait_for_opens(mountpoint: Path, count: int) -> None:
+    """Until so many files have been opened."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        text = read_file(mountpoint / ".riafs" / "stats").decode()
+        if int(dict(line.split() for line in text.splitlines())["opens"]) >= count:
+            return
+    raise AssertionError("the readers do not come")
