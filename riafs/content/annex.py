@@ -26,6 +26,7 @@ from riafs.errors import (
     EncryptedContent,
     MissingContent,
     NotInStore,
+    OutsideStore,
     RiafsError,
     StoreDenied,
     StoreTimeout,
@@ -191,10 +192,13 @@ class AnnexContents:
             return opened.source.size
         return None
 
-    async def executable(self, keys: Sequence[Key]) -> Sequence[bool]:
-        """Which of `keys` are loose objects with an executable bit."""
-        found = await self._storage.stat_objects(self._objects, [likely_path(key, self._layout) for key in keys])
-        return [status is not None and status.executable for status in found]
+    async def executable(self, file_names: Sequence[bytes]) -> Sequence[bool]:
+        """Which of the keys with these file names are loose objects with an executable bit."""
+        paths = [likely_path(name, self._layout) for name in file_names]
+        try:
+            return await self._storage.executable_each(self._objects, paths)
+        except (OutsideStore, StoreDenied):  # whoever reads from there hears of it
+            return [False] * len(paths)
 
     async def attributes(self, key: Key) -> Mapping[str, bytes]:
         """``where`` (place that would be read), ``verified`` (``yes``, ``no``), ``error`` (what went wrong last)."""

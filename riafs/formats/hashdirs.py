@@ -42,11 +42,10 @@ def object_directories(key: Key, first: Layout) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(ordered))
 
 
-def likely_path(key: Key, layout: Layout) -> bytes:
-    """Where below ``annex/objects`` ORA puts the object of `key`: in the first of its `object_directories`."""
-    name = key.file_name
-    digest = hashlib.md5(name, usedforsecurity=False).digest()
-    return b"%b/%b/%b" % (_lower(digest) if layout is Layout.LOWER else _mixed(digest), name, name)
+def likely_path(file_name: bytes, layout: Layout) -> bytes:
+    """Where below ``annex/objects`` ORA puts the object of the key with that file name, which is no chunk's."""
+    digest = _digest(file_name)
+    return b"%b/%b/%b" % (_lower(digest) if layout is Layout.LOWER else _mixed(digest), file_name, file_name)
 
 
 def _digest(name: bytes) -> bytes:

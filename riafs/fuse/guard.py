@@ -1,9 +1,9 @@
 """The one place where failures become errnos.
 
 An exception other than FUSEError in a handler would end pyfuse3's loop and with it the mount (seen with pyfuse3 3.5.0),
-so every handler is wrapped: a failure of errors.py gives its errno and, where the store is at fault, a line in the log; an
-OSError gives its own errno; anything else is a bug of ours, gives EIO for that call, and leaves its stack in the log,
-once per place it was raised from.
+so every handler is wrapped: a failure of errors.py gives its errno and, where the store is at fault, a line in the log;
+an OSError gives its own errno; anything else is a bug of ours, gives EIO for that call, and leaves its stack in the
+log, once per place it was raised from.
 """
 
 import errno

@@ -109,9 +109,11 @@ class Operations(pyfuse3.Operations):
         return status
 
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        """See FileSystem.attribute."""
+        """See FileSystem.attribute. Other namespaces than ``user.`` are not supported, rather than merely empty:
+        so ``ls -l`` asks for access control lists once, not for every file (seen with coreutils 9.1).
+        """
         if not name.startswith(_PREFIX):
-            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+            raise pyfuse3.FUSEError(pyfuse3.ENOATTR if name.startswith(b"user.") else errno.ENOTSUP)
         return await self._filesystem.attribute(inode, name.decode(errors="replace"))
 
     async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:

@@ -75,9 +75,10 @@ class PrivateGitDirs:
         return path
 
 
+_CORE = b"\tbare = true\n\tcommitGraph = false\n"
 _CONFIG = {
-    b"sha1": b"[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
-    b"sha256": b"[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n",
+    b"sha1": b"[core]\n\trepositoryformatversion = 0\n" + _CORE,
+    b"sha256": b"[core]\n\trepositoryformatversion = 1\n" + _CORE + b"[extensions]\n\tobjectformat = sha256\n",
 }
 
 

@@ -2,8 +2,8 @@
 store.
 
 ``objects/info/alternates`` may name other object directories (relative to this one, or absolute), and those again; git
-follows them by itself. All of them have to lie inside the store, as have links in place of ``pack`` or a fan-out
-directory.
+follows them by itself. All of them have to lie inside the store, as has what links in an object directory lead to. That
+is looked at when a dataset is opened.
 """
 
 import logging
@@ -74,13 +74,20 @@ async def _below_root(storage: Storage, objects: bytes, line: bytes) -> bytes | 
 
 
 async def _refused_links(storage: Storage, objects: bytes) -> frozenset[bytes]:
-    refused = []
-    for item in await storage.list(objects):
-        if item.kind is not ItemKind.LINK:
-            continue
-        try:
-            await storage.local_path(objects + b"/" + item.name)
-        except RiafsError as error:
-            log.warning("git objects are not read through a link: %s", error)
-            refused.append(item.name)
-    return frozenset(refused)
+    """The names in `objects` that are, or contain, a link that leads out of the store or nowhere."""
+    items = await storage.list(objects)
+    directories = [item.name for item in items if item.kind is ItemKind.DIRECTORY]
+    links = {item.name: item.name for item in items if item.kind is ItemKind.LINK}
+    below = await storage.list_each([objects + b"/" + name for name in directories])
+    for name, inner in zip(directories, below, strict=True):
+        links.update({name + b"/" + item.name: name for item in inner if item.kind is ItemKind.LINK})
+    return frozenset([name for link, name in links.items() if await _leads_out(storage, objects + b"/" + link)])
+
+
+async def _leads_out(storage: Storage, link: bytes) -> bool:
+    try:
+        await storage.stat(link)
+    except RiafsError as error:
+        log.warning("git objects are not read through a link: %s", error)
+        return True
+    return False

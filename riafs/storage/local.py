@@ -54,6 +54,14 @@ def _status(result: os.stat_result) -> FileStatus:
     )
 
 
+def _is_executable(path: bytes, directory: int) -> bool:
+    try:
+        mode = os.stat(path, dir_fd=directory, follow_symlinks=False).st_mode
+    except OSError:
+        return False
+    return mode & stat.S_IXUSR != 0 and stat.S_ISREG(mode)
+
+
 def _item_kind(item: os.DirEntry[bytes]) -> ItemKind:
     if item.is_symlink():
         return ItemKind.LINK
@@ -131,6 +139,20 @@ class LocalStorage:
         finally:
             os.close(descriptor)
         return found
+
+    async def executable_each(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[bool]:
+        """See Storage. As for `stat_objects`."""
+        try:
+            return await self._run(directory, self._executable_each_blocking, directory, paths)
+        except NotInStore:
+            return [False] * len(paths)
+
+    def _executable_each_blocking(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[bool]:
+        descriptor = open_beneath(self._root, directory, PATH_FLAGS | os.O_DIRECTORY)
+        try:
+            return [_is_executable(path, descriptor) for path in paths]
+        finally:
+            os.close(descriptor)
 
     async def list(self, path: bytes) -> Sequence[Item]:
         """See Storage."""

@@ -55,6 +55,9 @@ class Storage(Protocol):
     async def stat_objects(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[FileStatus | None]:
         """Status of each of `paths` below `directory`, None where there is none; for hints, in one go."""
 
+    async def executable_each(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[bool]:
+        """Whether each of `paths` below `directory` is a regular file with an executable bit, in one go."""
+
     async def list(self, path: bytes) -> Sequence[Item]:
         """The items of a directory, in no particular order, without ``.`` and ``..``."""
 

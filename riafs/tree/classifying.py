@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, LINK, SUBMODULE, Tree
-from riafs.formats.keys import Key
+from riafs.formats.keys import Key, escape
 from riafs.formats.pointers import MAX_POINTER, parse_pointer
 from riafs.git.catfile import GitObject
 from riafs.tree.listing import GitEntry, git_version
@@ -41,8 +41,9 @@ async def classify(dataset: "Dataset", lines: Sequence[Item], time_ns: int) -> l
     """An entry for each of `lines`; `time_ns` is the commit's time. Raises GitError, StoreError, StoreTimeout."""
     blobs = await _blobs(dataset, lines)
     keys = [parse_pointer(blob.data) if blob is not None and blob.data else None for blob in blobs]
+    serialised = [None if key is None else key.serialised for key in keys]
     sizes = await _missing_sizes(dataset, keys)
-    executable = await _executable(dataset, lines, keys)
+    executable = await _executable(dataset, lines, serialised)
     entries = []
     for index, (line, blob, key) in enumerate(zip(lines, blobs, keys, strict=True)):
         if key is None:
@@ -57,7 +58,7 @@ async def classify(dataset: "Dataset", lines: Sequence[Item], time_ns: int) -> l
                 line.mode == EXECUTABLE or index in executable,
                 time_ns if key is None or key.mtime is None else key.mtime * 1_000_000_000,
                 git_version(line.mode, line.oid),
-                None if key is None else key.serialised,
+                serialised[index],
                 line.mode == SUBMODULE,
             )
         )
@@ -95,12 +96,12 @@ async def _missing_sizes(dataset: "Dataset", keys: Sequence[Key | None]) -> dict
     return sizes
 
 
-async def _executable(dataset: "Dataset", lines: Sequence[Item], keys: Sequence[Key | None]) -> set[int]:
-    """Indexes of locked links whose content lies in the store as an executable file.
+async def _executable(dataset: "Dataset", lines: Sequence[Item], keys: Sequence[bytes | None]) -> set[int]:
+    """Indexes of locked links whose content lies in the store as an executable file; `keys` are serialised.
 
     git has no executable bit for a link; it survives as the mode of the object (as git-annex and ORA keep it).
     """
-    locked = {index: key for index, key in enumerate(keys) if key is not None and lines[index].mode == LINK}
+    locked = {index: escape(key) for index, key in enumerate(keys) if key is not None and lines[index].mode == LINK}
     if not locked:
         return set()
     flags = await dataset.contents.executable(list(locked.values()))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from riafs.content.annex import AnnexContents, ContentTools
 from riafs.content.branch import AnnexBranch
 from riafs.counters import Counters
-from riafs.errors import NotInStore, RiafsError, SourceNotFound
+from riafs.errors import NotInStore, RiafsError, SourceNotFound, TooLarge
 from riafs.formats.layout import parse_dataset_version, parse_store_version
 from riafs.formats.names import valid_name
 from riafs.git.pool import GitPool
@@ -74,6 +74,8 @@ class Store:
             return await self.storage.read_file(path, _MAX_VERSION_FILE)
         except NotInStore:
             return None
+        except TooLarge:
+            return b"of more bytes than a version has"
 
     # -- which datasets -----------------------------------------------------------------------------------------------
 
