@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
-# Install what the tests need, then check the code and run every test. Arguments go to pytest.
+# Install what the tests need, then check the code and run every test. Arguments go to pytest, whose summary comes last.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ./setup.sh test
 PATH=$PWD/.venv/bin:$PATH
 export PATH
 
-ruff check .
-ruff format --check .
-mypy
-lint-imports
-python -m riafs.cli.manpages --check man
-pytest "$@"
+failed=()
+check() { "$@" || failed+=("$*"); }
+
+check ruff check .
+check ruff format --check .
+check mypy
+check lint-imports
+check python -m riafs.cli.manpages --check man
+[ ${#failed[@]} = 0 ] || printf 'FAILED: %s\n' "${failed[@]}"
+
+status=0
+pytest "$@" || status=$?
+[ ${#failed[@]} = 0 ] || status=1
+exit $status

@@ -16,6 +16,7 @@ from riafs.cache.private import private_directory
 from riafs.errors import StoreDenied
 
 PREFIX = "riafs-"
+_NOT_LOCKED_YET = "new-riafs-"
 _log = logging.getLogger(__name__)
 
 
@@ -33,9 +34,12 @@ class Scratch:
                 _remove_abandoned(self.cache)
         except StoreDenied as error:
             _log.warning("%s; what is verified is remembered by this mount only", error)
-        self.path = tempfile.mkdtemp(prefix=PREFIX, dir=self.cache)
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        made = tempfile.mkdtemp(prefix=_NOT_LOCKED_YET, dir=self.cache)
+        self._lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
+        # Under its final name only when it is locked, so that nobody takes it for an abandoned one in between.
+        self.path = os.path.join(os.path.dirname(made), PREFIX + os.path.basename(made).removeprefix(_NOT_LOCKED_YET))
+        os.rename(made, self.path)
 
     def close(self) -> None:
         """Remove the temporary files."""

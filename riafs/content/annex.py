@@ -7,7 +7,7 @@ reader gets an error, which says what was tried.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache
@@ -136,17 +136,18 @@ class AnnexContents:
         Raises MissingContent, CorruptContent, EncryptedContent, StoreDenied, StoreTimeout, …: one line that names the
         places tried.
         """
-        claim = await self._claim(key)
         attempt = _Attempt(key, self._verifier)
-        for place in self._stored_places(key):
-            content = await attempt.at(place, claim)
-            if content is not None:
-                return self._watched(content, key, user)
-        for place in await self._special_places(key):
-            content = await attempt.at(place, claim)
-            if content is not None:
-                return self._watched(content, key, user)
-        raise self._report(key, attempt.failure(user()))
+        try:
+            claim = await self._claim(key)
+            content = await attempt.at_any(self._stored_places(key), claim)
+            if content is None:
+                content = await attempt.at_any(await self._special_places(key), claim)
+        except RiafsError as problem:  # the git-annex branch cannot be read
+            attempt.problems.append(problem)
+            content = None
+        if content is None:
+            raise self._report(key, attempt.failure(user()))
+        return self._watched(content, key, user)
 
     def _watched(self, content: RangedBytes, key: Key, user: Callable[[], str]) -> RangedBytes:
         if isinstance(content, MemoryBytes):
@@ -224,7 +225,7 @@ class _Attempt:
     def __init__(self, key: Key, verifier: Verifier) -> None:
         self._key = key
         self._verifier = verifier
-        self._problems: list[RiafsError] = []
+        self.problems: list[RiafsError] = []
         self._probed: list[Place] = []
 
     async def opened(self, place: Place) -> Opened | None:
@@ -235,13 +236,13 @@ class _Attempt:
         except NotInStore:
             return None
         except RiafsError as problem:
-            self._problems.append(problem)
+            self.problems.append(problem)
             return None
         damage = self._known_bad(opened)
         if damage is None:
             return opened
         opened.source.close()
-        self._problems.append(damage)
+        self.problems.append(damage)
         return None
 
     def _known_bad(self, opened: Opened) -> CorruptContent | None:
@@ -267,19 +268,27 @@ class _Attempt:
         try:
             content = await self._verifier.admit(opened, claim)
         except RiafsError as problem:
-            self._problems.append(problem)
+            self.problems.append(problem)
             return None
-        self._verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self._problems)
+        self._verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self.problems)
         return content
+
+    async def at_any(self, places: Iterable[Place], claim: Claim) -> RangedBytes | None:
+        """Content from the first of `places` that has it."""
+        for place in places:
+            content = await self.at(place, claim)
+            if content is not None:
+                return content
+        return None
 
     def failure(self, user: str) -> RiafsError:
         """Why nothing could be read, as the most telling of the problems met."""
         key = self._key.serialised.decode(errors="replace")
         kinds = (EncryptedContent, StoreTimeout, StoreDenied, CorruptContent, RiafsError)
         for kind in kinds:
-            for problem in self._problems:
+            for problem in self.problems:
                 if isinstance(problem, kind):
-                    reasons = "; ".join(dict.fromkeys(map(str, self._problems)))
+                    reasons = "; ".join(dict.fromkeys(map(str, self.problems)))
                     return _same_kind(problem, f"{user}: key {key} cannot be read: {reasons}")
         return MissingContent(
             f"{user}: key {key} is not in the store; looked at {', '.join(place.name for place in self._probed)}"

@@ -1,7 +1,6 @@
 """The store that the behaviours are about, and the two drivers."""
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -33,9 +32,3 @@ async def driver(request: pytest.FixtureRequest, shown: shown_store.ShownStore) 
         return
     async with opened(shown.path) as object_driver:
         yield object_driver
-
-
-@pytest.fixture
-def store_path(shown: shown_store.ShownStore) -> Path:
-    """Where the store is."""
-    return shown.path

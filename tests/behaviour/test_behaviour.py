@@ -276,5 +276,5 @@ async def test_medium_content_is_verified_once_read(driver: Driver) -> None:
 
 
 async def test_other_attributes_do_not_exist(driver: Driver) -> None:
-    for name in ("user.riafs.nothing", "user.other", "security.capability"):
+    for name in ("user.riafs.nothing", "user.other"):
         assert await failure(driver.getxattr(b"main/version", name)) == errno.ENODATA

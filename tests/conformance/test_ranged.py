@@ -147,7 +147,7 @@ def test_reads_are_slices_of_the_content(make: Make, content: bytes, ranges: lis
     trio.run(check_slices, make, content, ranges)
 
 
-# -- what a store gives to a reader --------------------------------------------------------------------------------------
+# -- what a store gives to a reader -----------------------------------------------------------------------------------
 
 PLAIN_KEY = key_of(CONTENT)
 

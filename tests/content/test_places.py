@@ -9,7 +9,15 @@ import pytest
 
 from riafs.content.shelf import PLACES
 from riafs.content.verifying import Verify
-from riafs.errors import CorruptContent, EncryptedContent, MissingContent, OutsideStore, RiafsError, ShortRead, StoreError
+from riafs.errors import (
+    CorruptContent,
+    EncryptedContent,
+    MissingContent,
+    OutsideStore,
+    RiafsError,
+    ShortRead,
+    StoreError,
+)
 from riafs.formats.hashdirs import hash_lower, hash_mixed
 from riafs.formats.keys import escape
 from tests.behaviour.drivers import ObjectDriver, opened
@@ -392,7 +400,7 @@ async def test_vurl_key_without_a_branch_is_accepted(store: SmallStore) -> None:
 async def test_read_that_fails_after_the_open_names_file_and_key(
     store: SmallStore, expected_warnings: Announce
 ) -> None:
-    expected_warnings("'file' in dataset .* key MD5E-.* cannot be read: .* should have")
+    expected_warnings("'file' in dataset .* key MD5E-.* cannot be read: .* should have", "has 1000 bytes")
     big = noise(400_000)
     path = with_key(store, key_of(big)).put(key_of(big), big)
     async with opened(store.path, verify=Verify.NEVER) as shown:

@@ -138,9 +138,7 @@ async def test_damaged_chunk_is_damaged_content(store: SmallStore, expected_warn
 
 
 @pytest.mark.parametrize("count", [0, 10**6 + 1, 10**18])
-async def test_absurd_counts_of_chunks_are_refused(
-    store: SmallStore, count: int, expected_warnings: Announce
-) -> None:
+async def test_absurd_counts_of_chunks_are_refused(store: SmallStore, count: int, expected_warnings: Announce) -> None:
     expected_warnings("riafs.content")
     put_chunks(with_remote(store, PLAIN, log=b"1700000000s %b:1000 %d\n" % (UUID, count)), 1000)
     with pytest.raises(RiafsError) as caught:

@@ -44,7 +44,7 @@ async def kept(path: Path | None) -> AsyncIterator[VerifiedMemory]:
 async def _until_loaded(memory: VerifiedMemory) -> None:
     """`keep` waits for something to write as soon as it has loaded."""
     while not memory._wake.statistics().tasks_waiting:
-        await trio.sleep(0.001)
+        await trio.testing.wait_all_tasks_blocked(0.005)
 
 
 @given(EVIDENCES, st.binary())

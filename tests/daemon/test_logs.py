@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from riafs.cache.private import private_directory
 from riafs.daemon import logs
 from riafs.daemon.logs import JsonFormatter, LogPlace, RecentErrors, TextFormatter, redact
-from riafs.cache.private import private_directory
 from riafs.errors import StoreDenied, UsageError
 from riafs.settings import Given, Settings, load
 

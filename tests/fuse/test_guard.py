@@ -67,7 +67,14 @@ async def test_errno_that_a_handler_chose_is_left_alone() -> None:
     assert await errno_of(pyfuse3.FUSEError(errno.ENODATA)) == errno.ENODATA
 
 
-BUGS = [ValueError("x"), KeyError(1), AssertionError(), RecursionError(), MemoryError(), ExceptionGroup("x", [ValueError()])]
+BUGS = [
+    ValueError("x"),
+    KeyError(1),
+    AssertionError(),
+    RecursionError(),
+    MemoryError(),
+    ExceptionGroup("x", [ValueError()]),
+]
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: type(bug).__name__)

@@ -1,5 +1,6 @@
-"""What programs ask of a file system beyond reading: maps, splices, programs started from it, other file systems on it."""
+"""What programs ask of a file system beyond reading: maps, splices, starting programs, other file systems on it."""
 
+import errno
 import hashlib
 import mmap
 import os
@@ -7,12 +8,14 @@ import stat
 import subprocess
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.behaviour import shown_store as made
 from tests.behaviour.drivers import read_file
+from tests.failing import errno_of
 from tests.fuse.mounting import Mounted
 
 
@@ -107,6 +110,11 @@ def test_dot_dot_leads_back(main: Path) -> None:
 def test_attributes_are_not_listed(main: Path) -> None:
     assert os.listxattr(main / "locked") == []
     assert os.getxattr(main / "locked", "user.riafs.kind") == b"annex"
+
+
+def test_other_namespaces_of_attributes_are_not_supported(main: Path) -> None:
+    for name in ("system.posix_acl_access", "security.capability", "trusted.x"):
+        assert errno_of(partial(os.getxattr, main / "version", name)) == errno.ENOTSUP
 
 
 def test_size_of_a_virtual_file_is_told_by_reading_only(shown_mount: Mounted) -> None:

@@ -65,7 +65,20 @@ def versions(store: SmallStore) -> SmallDataset:
     dataset.git("update-ref", "refs/tags/both", first)
     dataset.git("update-ref", "refs/notes/x", first)
     for tag, target in (("annotated", first), ("of-tag", "annotated")):
-        dataset.git("-c", "user.name=x", "-c", "user.email=x@x", "-c", "advice.nestedTag=false", "tag", "-a", "-m", "m", tag, target)
+        dataset.git(
+            "-c",
+            "user.name=x",
+            "-c",
+            "user.email=x@x",
+            "-c",
+            "advice.nestedTag=false",
+            "tag",
+            "-a",
+            "-m",
+            "m",
+            tag,
+            target,
+        )
     second = dataset.commit({b"file": b"second"})
     dataset.git("update-ref", "refs/heads/both", second)
     return dataset
@@ -91,7 +104,9 @@ async def test_commit_is_named_by_its_beginning(store: SmallStore, versions: Sma
     assert await shown_at(store, versions.git("rev-parse", "branch")[:digits]) == b"first"
 
 
-@pytest.mark.parametrize("version", ["none", "0000000", "12" * 20, "main~1", "main:file", "HEAD^", "refs/heads", "--all"])
+@pytest.mark.parametrize(
+    "version", ["none", "0000000", "12" * 20, "main~1", "main:file", "HEAD^", "refs/heads", "--all"]
+)
 async def test_version_that_does_not_exist(store: SmallStore, versions: SmallDataset, version: str) -> None:
     with pytest.raises(NoSuchVersion):
         await shown_at(store, version)
@@ -180,7 +195,7 @@ async def test_repository_that_cannot_be_read_says_why(store: SmallStore, versio
 
 
 async def test_missing_object_is_named(open_repository: Open, versions: SmallDataset) -> None:
-    with pytest.raises(MissingObject, match="1212.* is missing in dataset one"):
+    with pytest.raises(MissingObject, match=r"1212.* is missing in dataset one"):
         await open_repository(versions).commit(b"12" * 20)
 
 

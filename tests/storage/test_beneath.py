@@ -1,5 +1,6 @@
 """Nothing is opened outside of the directory that paths are relative to, with openat2 and without."""
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from riafs.storage import beneath
 from riafs.storage.beneath import PATH_FLAGS, READ_FLAGS, open_beneath, open_beneath_cached
+from tests.failing import errno_of
 
 INSIDE = b"inside"
 SECRET = b"secret"
@@ -74,9 +76,8 @@ def test_directory_itself_is_opened(directory: int) -> None:
     ],
 )  # fmt: skip
 def test_what_leads_out_is_refused(directory: int, path: bytes) -> None:
-    with pytest.raises(OSError) as caught:
-        os.close(open_beneath(directory, path, READ_FLAGS))
-    assert caught.value.errno in {errno.EXDEV, errno.ELOOP, errno.ENOENT, errno.ENOTDIR}
+    code = errno_of(lambda: os.close(open_beneath(directory, path, READ_FLAGS)))
+    assert code in {errno.EXDEV, errno.ELOOP, errno.ENOENT, errno.ENOTDIR}
 
 
 def test_cached_answer_refuses_what_leads_out(directory: int) -> None:
@@ -95,8 +96,7 @@ def test_a_link_within_is_followed_by_openat2_only(tmp_path: Path, monkeypatch: 
     if beneath.HAVE_OPENAT2:
         assert read(directory, b"link") == INSIDE
     monkeypatch.setattr(beneath, "HAVE_OPENAT2", False)
-    with pytest.raises(OSError):
-        read(directory, b"link")
+    assert errno_of(lambda: read(directory, b"link")) == errno.ELOOP
     os.close(directory)
 
 
@@ -110,13 +110,13 @@ def test_no_descriptor_is_left_open(directory: int) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-STEPS = st.sampled_from([b"a", b"b", b"..", b".", b"", b"up", b"out", b"around", b"up-two", b"root", b"secret", b"file"])
+STEPS = st.sampled_from(
+    [b"a", b"b", b"..", b".", b"", b"up", b"out", b"around", b"up-two", b"root", b"secret", b"file"]
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(steps=st.lists(STEPS, min_size=1, max_size=7))
 def test_no_path_reads_the_secret(directory: int, steps: list[bytes]) -> None:
-    try:
+    with contextlib.suppress(OSError):
         assert read(directory, b"/".join(steps)) == INSIDE
-    except OSError:
-        pass

@@ -174,5 +174,3 @@ async def test_each_errno_has_its_failure(
 async def test_closing_twice_is_harmless(storage: LocalStorage) -> None:
     storage.close()
     storage.close()
-
-

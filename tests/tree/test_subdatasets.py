@@ -118,7 +118,9 @@ async def test_gitlink_without_gitmodules(store: SmallStore, sub: SmallDataset) 
         assert await shown.ls(b"top/s") == []
 
 
-@pytest.mark.parametrize("text", [b"[submodule", b"\0" * 100, b"[submodule \"x\"]\n\tpath\n", b"[include]\n\tpath = /etc/x\n"])
+@pytest.mark.parametrize(
+    "text", [b"[submodule", b"\0" * 100, b'[submodule "x"]\n\tpath\n', b"[include]\n\tpath = /etc/x\n"]
+)
 async def test_gitmodules_that_cannot_be_parsed_cost_only_the_subdatasets(
     store: SmallStore, sub: SmallDataset, text: bytes
 ) -> None:
@@ -128,9 +130,7 @@ async def test_gitmodules_that_cannot_be_parsed_cost_only_the_subdatasets(
         assert await shown.read(b"top/good") == b"good"
 
 
-async def test_damaged_subdataset_is_empty_and_its_neighbours_are_served(
-    store: SmallStore, sub: SmallDataset
-) -> None:
+async def test_damaged_subdataset_is_empty_and_its_neighbours_are_served(store: SmallStore, sub: SmallDataset) -> None:
     register(store, tip(sub), f"datalad-id = {sub.id}")
     for path in (sub.path / "objects").rglob("??/*"):
         path.chmod(0o644)

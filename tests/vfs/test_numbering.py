@@ -65,7 +65,7 @@ def _same(old: Versions, new: Versions, name: bytes) -> bool:
 def test_every_slot_ever_given_out_leads_to_its_entry(listings: list[Listing]) -> None:
     first, old = directory(listings[0])
     node = Node(5, 2, first, None)
-    given_out = {slot: name for slot, name in enumerate(old.of)}
+    given_out = dict(enumerate(old.of))
     for listing in listings[1:]:
         newer, new = directory(listing)
         node.renumbering, _ = renumbered(node, old, new)

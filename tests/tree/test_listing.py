@@ -1,0 +1,64 @@
+"""Listings are kept as long as there is room, and never more of them than that."""
+
+import pytest
+
+from riafs.formats.gitobjects import FILE, Tree, parse_tree
+from riafs.tree import listing as listing_module
+from riafs.tree.listing import GitEntry, Listing, ListingCache
+from riafs.tree.protocol import Kind
+
+ENTRY = GitEntry(b"x", Kind.FILE, 0, executable=False, mtime_ns=0, version=b"v", key=None, registered=False)
+
+
+def listing_of(count: int) -> Listing:
+    raw = b"".join(b"100644 %06d\0%b" % (number, bytes(20)) for number in range(count))
+    tree: Tree = parse_tree(raw, 20)
+    assert len(tree.names) == count
+    assert count == 0 or tree.modes[0] == FILE
+    return Listing(tree, {name: position for position, name in enumerate(tree.names)})
+
+
+def test_least_recently_used_goes_first() -> None:
+    cache = ListingCache(limit=100)
+    for name in "abc":
+        cache.keep(name, listing_of(60))
+    assert cache.get("a") is not None
+    cache.keep("d", listing_of(60))
+    assert [cache.get(name) is not None for name in "abcd"] == [True, False, True, True]
+
+
+def test_what_is_known_of_the_entries_counts_as_well() -> None:
+    cache, first = ListingCache(limit=100), listing_of(60)
+    cache.keep("first", first)
+    cache.keep("second", listing_of(60))
+    first.add_piece(0, (ENTRY,) * 60)
+    cache.keep("first", first)
+    cache.keep("third", listing_of(60))
+    assert cache.get("second") is None
+
+
+def test_listing_too_heavy_for_the_cache_is_kept_alone() -> None:
+    cache = ListingCache(limit=100)
+    cache.keep("light", listing_of(50))
+    cache.keep("heavy", listing_of(500))
+    assert cache.get("heavy") is not None
+    assert cache.get("light") is not None
+    cache.keep("heavier", listing_of(600))
+    assert cache.get("heavy") is None
+
+
+def test_empty_directories_take_room_too() -> None:
+    cache = ListingCache(limit=10)
+    for number in range(100):
+        cache.keep(number, listing_of(0))
+    assert sum(cache.get(number) is not None for number in range(100)) == 10
+
+
+def test_only_so_many_pieces_of_one_listing_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing_module, "_MAX_PIECES", 3)
+    listing = listing_of(10)
+    for number in range(10):
+        listing.add_piece(number, (ENTRY,) * 2)
+        listing.add_piece(number, (ENTRY,) * 2)
+    assert list(listing.pieces) == [7, 8, 9]
+    assert listing.classified == 6
