@@ -1,5 +1,6 @@
 """What every test gets: a private home, log hygiene, the test stores, and a clean kernel before and after."""
 
+import contextlib
 import os
 import platform
 import shutil
@@ -15,6 +16,7 @@ from tests.stores.build import built_clones
 from tests.stores.build import stores as built_stores
 from tests.stores.hostile import HostileStore, build_hostile
 from tests.stores.manifest import Stores
+from tests.stores.tools import ToolError
 
 pytest_plugins = ["tests.plugins.log_hygiene"]
 
@@ -68,9 +70,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = {name for item in session.items if isinstance(item, pytest.Function) for name in item.fixturenames}
     if session.config.option.collectonly or not wanted & {"stores", "clones"}:
         return
-    made = built_stores()
-    if "clones" in wanted:
-        built_clones(made)
+    with contextlib.suppress(ToolError):  # the fixture meets it again and says it, and the other tests run
+        made = built_stores()
+        if "clones" in wanted:
+            built_clones(made)
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 WHOLE_BEFORE_FIRST_BYTE = 16 << 20
 IN_MEMORY = 128 << 10
 """Content up to this many bytes is served from the buffer it was hashed in, and not worth remembering."""
-_CHUNK = 1 << 20
-_HOP = 8 << 20  # bytes hashed in one visit to a thread
+_CHUNK = 4 << 20
+_HOP = 64 << 20  # bytes hashed at most in one visit to a thread
 _AHEAD = 16 << 20
 _OUT_OF_ORDER = 8 << 20
 """The kernel's read-ahead sends its requests slightly out of order; within this many bytes a reader counts as in
@@ -165,8 +165,12 @@ class Verifier:
 
 
 def _hash(read: BlockingRead, checker: Checker, start: int, end: int) -> None:
+    """In large chunks, as a thread may wait for the interpreter after each; in one buffer, as new ones get zeroed."""
+    buffer = memoryview(bytearray(min(_CHUNK, end - start)))
     for offset in range(start, end, _CHUNK):
-        checker.update(read(offset, min(_CHUNK, end - offset)))
+        part = buffer[: end - offset]
+        read(offset, part)
+        checker.update(part)
 
 
 class _Hashing:

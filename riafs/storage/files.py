@@ -87,6 +87,18 @@ class FileBytes:
             length -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes from `offset` on, for worker threads. Raises ShortRead, StoreError."""
+        while buffer:
+            try:
+                count = os.preadv(self._fd, (buffer,), offset)
+            except OSError as error:
+                raise self._failed(error) from error
+            if not count:
+                raise ShortRead(f"{self.name} ends at byte {offset}, but should have {self._size} bytes")
+            offset += count
+            buffer = buffer[count:]
+
     def _failed(self, error: OSError) -> RiafsError:
         return StoreError(f"{self.name} cannot be read: {error.strerror}")
 
