@@ -4,6 +4,7 @@ The mount is made read-only for the kernel as well, but root can ``mount -o remo
 arrive here (seen with Linux 6.18): each of them answers EROFS.
 """
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Sequence
@@ -59,6 +60,8 @@ class Operations(pyfuse3.Operations):
         if flags & _WRITING:
             _refuse()
         opened = await self._filesystem.open(inode)
+        if opened.whole:
+            _store(inode, opened.whole)
         handle = pyfuse3.FileHandleT(opened.handle)
         return pyfuse3.FileInfo(fh=handle, direct_io=not opened.sized, keep_cache=opened.sized)
 
@@ -133,6 +136,16 @@ _READING = (
     "lookup", "getattr", "readlink", "open", "read", "release", "opendir", "readdir", "releasedir", "statfs",
     "getxattr",
 )  # fmt: skip
+
+
+def _store(inode: pyfuse3.InodeT, content: bytes) -> None:
+    """Put the content into the kernel's cache, which saves the reader of a small file a request.
+
+    The kernel waits for a page that is being read, and that would be read from us: so this is only for inodes that
+    nobody else has open, and there is no await between finding that out and being here.
+    """
+    with contextlib.suppress(OSError):
+        pyfuse3.notify_store(inode, 0, content)
 
 
 def _refuse() -> NoReturn:

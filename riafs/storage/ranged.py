@@ -48,5 +48,10 @@ class MemoryBytes:
         """See RangedBytes."""
         return self._data[offset : offset + length] if length > 0 else b""
 
+    @property
+    def data(self) -> bytes:
+        """All of them."""
+        return self._data
+
     def close(self) -> None:
         """Nothing to give back."""

@@ -10,6 +10,7 @@ version or the content it was opened with.
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,7 +26,7 @@ from riafs.errors import (
     RiafsError,
     StaleHandle,
 )
-from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
 from riafs.vfs.nodes import Node
 from riafs.vfs.numbers import ROOT, inode_of, number_of, slot_of
@@ -80,10 +81,13 @@ class _OpenFile:
 
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """An open file's handle, and whether its size is known, so that the kernel can cache it."""
+    """An open file."""
 
     handle: int
     sized: bool
+    """Whether its size is known, so that the kernel can cache it."""
+    whole: bytes | None
+    """Its whole content, where that is at hand and nobody else has the inode open."""
 
 
 class FileSystem:
@@ -97,6 +101,7 @@ class FileSystem:
         self._by_number: list[Node | None] = [None, self._root]
         self._directories: dict[int, _OpenDirectory] = {}
         self._files: dict[int, _OpenFile] = {}
+        self._open_inodes: Counter[int] = Counter()
         self._last_handle = 0
         self._turn = 0
         self._refreshing = trio.Lock()
@@ -232,8 +237,14 @@ class FileSystem:
             raise IsADirectoryHere(f"{entry.name!r} is a directory")
         content = await directory.open(entry)
         self.counters.opens += 1
+        sized = entry.size != UNKNOWN_SIZE
+        first = inode not in self._open_inodes
+        self._open_inodes[inode] += 1
         handle = self._new_handle(self._files, _OpenFile(content, inode))
-        return OpenedFile(handle, sized=entry.size != UNKNOWN_SIZE)
+        whole = content.data if first and sized and isinstance(content, MemoryBytes) else None
+        if whole is not None:
+            self.counters.bytes_read += len(whole)
+        return OpenedFile(handle, sized, whole)
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
         """Bytes of an open file: fewer than `length` only at its end."""
@@ -249,8 +260,12 @@ class FileSystem:
     def release(self, handle: int) -> None:
         """Give a file handle back."""
         opened = self._files.pop(handle, None)
-        if opened is not None:
-            opened.content.close()
+        if opened is None:
+            return
+        opened.content.close()
+        self._open_inodes[opened.inode] -= 1
+        if not self._open_inodes[opened.inode]:
+            del self._open_inodes[opened.inode]
 
     def close(self) -> None:
         """Give back all handles."""
