@@ -23,7 +23,7 @@ from riafs.storage.files import Identity
 log = logging.getLogger(__name__)
 
 MAX_REMEMBERED = 200_000
-"""Objects kept in memory and loaded at the start, newest first: about 40 MB at most."""
+"""Objects kept in memory and loaded at the start: about 40 MB at most."""
 _WRITE_SECONDS = 1.0
 _BUSY_SECONDS = 2.0
 _SCHEMA = """

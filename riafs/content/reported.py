@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from riafs.errors import RiafsError
-from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.ranged import Buffer, RangedBytes, is_provisional
 
 
 class Reported:
@@ -19,6 +19,11 @@ class Reported:
     def size(self) -> int:
         """Length in bytes."""
         return self._source.size
+
+    @property
+    def provisional(self) -> bool:
+        """See Provisional."""
+        return is_provisional(self._source)
 
     async def read(self, offset: int, length: int) -> Buffer:
         """See RangedBytes."""

@@ -17,7 +17,7 @@ import trio
 
 from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.counters import Counters
-from riafs.errors import CorruptContent, RiafsError
+from riafs.errors import CorruptContent, RiafsError, StoreError
 from riafs.storage.blocking import BlockingRead, blocking_read
 from riafs.storage.patience import Patience
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
@@ -29,6 +29,7 @@ IN_MEMORY = 128 << 10
 """Content up to this many bytes is served from the buffer it was hashed in, and not worth remembering."""
 _CHUNK = 4 << 20
 _HOP = 64 << 20  # bytes hashed at most in one visit to a thread
+_SLOWEST = 256 << 10  # bytes a second that a store may take on top of the deadline
 _AHEAD = 16 << 20
 _OUT_OF_ORDER = 8 << 20
 """The kernel's read-ahead sends its requests slightly out of order; within this many bytes a reader counts as in
@@ -124,7 +125,7 @@ class Verifier:
         """
         read = blocking_read(source)
         if read is not None:
-            await self._patience.run(_hash, read, checker, start, end)
+            await self._patience.run_longer((end - start) / _SLOWEST, _hash, read, checker, start, end)
             return
         for offset in range(start, end, _CHUNK):
             data = await source.read(offset, min(_CHUNK, end - offset))
@@ -192,14 +193,18 @@ class _Hashing:
         self._problem: RiafsError | None = None
         self.source = opened.source
         self.ended = False
+        self.good = False
 
     async def run(self) -> None:
         """Hash until the digest is known or nobody reads any more."""
         try:
             if await self._hash_all():
                 self._verifier.conclude(self._opened, self._claim, self._checker)
+                self.good = True
         except RiafsError as problem:
             self._problem = problem
+        except (OSError, RuntimeError, MemoryError) as error:  # no thread, no memory: this reader's trouble alone
+            self._problem = StoreError(f"cannot verify {self._opened.place}: {error}")
         finally:
             self.ended = True
             self._concluded.set()
@@ -262,6 +267,11 @@ class HashedBeside:
     def size(self) -> int:
         """Length in bytes."""
         return self._hashing.source.size
+
+    @property
+    def provisional(self) -> bool:
+        """See Provisional."""
+        return not self._hashing.good
 
     async def read(self, offset: int, length: int) -> Buffer:
         """See RangedBytes. Raises CorruptContent once the digest turned out to be wrong."""

@@ -8,7 +8,8 @@ log, once per place it was raised from.
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -56,6 +57,14 @@ class Guard:
 
         return guarded
 
+    @contextmanager
+    def survived(self, name: str) -> Iterator[None]:
+        """For what the mount does of its own accord (looking for changes): a failure is logged and costs that turn."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # the same boundary: a bug costs one turn, not the mount
+            self._report(name, error)
+
     def _tell(self, error: RiafsError) -> None:
         """Log what is the store's fault, each message once as long as it is remembered; not what a caller did wrong."""
         if error.reported or error.errno not in _STORE_S_FAULT or str(error) in self._told:
@@ -72,4 +81,4 @@ class Guard:
         place = ("", 0) if trace is None else (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
         first = place not in self._logged
         self._logged.add(place)
-        log.error("bug in %s, the call gets EIO: %r", handler, error, exc_info=error if first else None)
+        log.error("bug in %s, it ends with EIO: %r", handler, error, exc_info=error if first else None)

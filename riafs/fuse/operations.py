@@ -63,7 +63,7 @@ class Operations(pyfuse3.Operations):
         if opened.whole:
             _store(inode, opened.whole)
         handle = pyfuse3.FileHandleT(opened.handle)
-        return pyfuse3.FileInfo(fh=handle, direct_io=not opened.sized, keep_cache=opened.sized)
+        return pyfuse3.FileInfo(fh=handle, direct_io=not opened.sized, keep_cache=opened.sized and opened.settled)
 
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
         """See FileSystem.read. What the kernel has cached of content that turns out to be damaged is dropped."""
@@ -84,17 +84,13 @@ class Operations(pyfuse3.Operations):
 
     async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """See FileSystem.readdir: entries with their attributes, as many as the kernel's buffer takes."""
+        page = await self._filesystem.readdir(fh, start_id)
+        # From here to the reply there is no await: what changes later is told to the kernel after it.
         fill, reply = self._presenter.fill, pyfuse3.readdir_reply
-        shown = self._presenter.blank()
-        offset = start_id
-        while True:
-            page = await self._filesystem.readdir(fh, offset)
-            for entry in page.entries:
-                fill(shown, page.inode_at(offset), entry)
-                offset += 1
-                if not reply(token, entry.name, shown, offset):
-                    return
-            if not page.entries:
+        shown = self._presenter.blank() if page.current else self._presenter.fleeting()
+        for offset, entry in enumerate(page.entries, start_id):
+            fill(shown, page.inode_at(offset), entry)
+            if not reply(token, entry.name, shown, offset + 1):
                 return
 
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:

@@ -50,6 +50,12 @@ class Presenter:
         shown.st_blksize = 1 << 20
         return shown
 
+    def fleeting(self) -> pyfuse3.EntryAttributes:
+        """The same for entries of a version of a directory that has been replaced: to be shown, not remembered."""
+        shown = self.blank()
+        shown.entry_timeout = shown.attr_timeout = 0
+        return shown
+
     def fill(self, shown: pyfuse3.EntryAttributes, inode: int, entry: Entry | Attributes) -> None:
         """Set what differs from entry to entry."""
         shown.st_ino = inode

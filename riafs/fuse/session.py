@@ -1,6 +1,5 @@
 """A mount: the kernel's side of a FileSystem, from mounting to unmounting. One per process, as pyfuse3 has it."""
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,6 +64,7 @@ class Session:
         self._filesystem = filesystem
         self._options = options
         self._presentation = presentation
+        self._guard = Guard(filesystem.counters)
         self._nursery: trio.Nursery | None = None
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -72,8 +72,8 @@ class Session:
 
         Raises MountFailed.
         """
-        guard = Guard(self._filesystem.counters)
-        operations = Operations(self._filesystem, Presenter(self._presentation), guard, self._forget_content)
+        presenter = Presenter(self._presentation)
+        operations = Operations(self._filesystem, presenter, self._guard, self._forget_content)
         try:
             pyfuse3.init(operations, self._options.mountpoint, self._options.as_libfuse())
         except RuntimeError as error:
@@ -102,7 +102,8 @@ class Session:
     async def _refresh_regularly(self) -> None:
         while True:
             await trio.sleep(self._presentation.refresh)
-            await self.refresh()
+            with self._guard.survived("refresh"):
+                await self.refresh()
 
     async def refresh(self) -> None:
         """Look now for what has changed in the store."""
@@ -132,5 +133,9 @@ def _forget_inode(inode: int, attributes_only: bool) -> None:  # noqa: FBT001  #
 
 def _quietly(notify: Callable[..., None], *arguments: object) -> None:
     """The kernel answers ENOENT for what it does not know, which is as good as forgotten."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         notify(*arguments)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning("the kernel cannot be told what has changed: %s", error)

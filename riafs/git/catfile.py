@@ -28,6 +28,7 @@ MAX_BATCH = 800
 _PIPE_BYTES = 1 << 20
 _SHA1_DIGITS = 40
 _F_SETPIPE_SZ = 1031
+_DEATHS_IN_A_ROW = 24
 _RESTART_SECONDS = 0.1
 _MAX_RESTART_SECONDS = 5.0
 
@@ -87,19 +88,27 @@ class CatFile:
         Raises GitError when the child dies, cannot be started, or delivers an object of more than `limit` bytes,
         StoreTimeout when it does not answer in time.
         """
-        async with self._lock:
-            finished = False
-            try:
-                with trio.move_on_after(self._seconds):
-                    objects = await self._exchange(requests, limit)
-                    finished = True
-                    self._deaths = 0
-                    self._counters.git_objects_read += len(objects)
-                    return objects
-                raise StoreTimeout(f"git did not read objects of {self._name} within {self._seconds:g} s")
-            finally:
-                if self._retired or not finished:
-                    self.close()
+        with trio.move_on_after(self._seconds):  # waiting for one's turn included: deadlines must not add up
+            async with self._lock:
+                return await self._owned_batch(requests, limit)
+        raise StoreTimeout(f"git did not read objects of {self._name} within {self._seconds:g} s")
+
+    async def _owned_batch(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
+        finished = False
+        try:
+            objects = await self._exchange(requests, limit)
+            finished = True
+        finally:
+            if self._retired or not finished:
+                self.close()
+        self._deaths = 0
+        self._counters.git_objects_read += len(objects)
+        return objects
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the child has died so often in a row that something else than single objects must be damaged."""
+        return self._deaths > _DEATHS_IN_A_ROW
 
     async def _exchange(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
         process = self._process or await self._start()
@@ -195,9 +204,10 @@ class CatFile:
         return process
 
     async def _died(self) -> GitError:
-        pause = min(_RESTART_SECONDS * 2**self._deaths, _MAX_RESTART_SECONDS)
         self._deaths += 1
-        self._not_before = trio.current_time() + (pause if self._deaths > 1 else 0)
+        if self.hopeless:
+            pause = min(_RESTART_SECONDS * 2 ** min(self._deaths - _DEATHS_IN_A_ROW, 10), _MAX_RESTART_SECONDS)
+            self._not_before = trio.current_time() + pause
         self._counters.git_restarts += 1
         why = await self._cause_of_death()
         return GitError(f"git ended while reading objects of {self._name} ({why}); the repository may be damaged")

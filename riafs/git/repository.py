@@ -1,7 +1,7 @@
 """One bare repository of a store: versions, commits, trees and blobs.
 
 Objects come from a ``git cat-file`` child (see catfile), refs from References. When a child dies in the middle of a
-batch, the objects are asked for one by one, so that a damaged pack costs only the objects in its damaged part.
+batch, the objects are asked for again in halves, so that a damaged pack costs only the objects in its damaged part.
 """
 
 import os
@@ -141,19 +141,30 @@ class Repository:
         return found
 
     async def _batch(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
+        """The batch, halved again and again where the child dies of it, until only damaged objects are missing."""
         objects, object_format = await self._object_directory()
+        child = self._pool.child(objects, object_format, self.name)
         try:
-            return await self._pool.child(objects, object_format, self.name).batch(requests, limit)
+            return await child.batch(requests, limit)
         except GitError:
-            if len(requests) == 1:
+            if len(requests) == 1 or child.hopeless:
                 raise
-        found: list[GitObject | None] = []
-        for request in requests:
-            try:
-                found += await self._pool.child(objects, object_format, self.name).batch([request], limit)
-            except GitError:
-                found.append(None)
-        return found
+        middle = len(requests) // 2
+        return [
+            *await self._half(requests[:middle], limit),
+            *await self._half(requests[middle:], limit),
+        ]
+
+    async def _half(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
+        if len(requests) > 1:
+            return await self._batch(requests, limit)
+        try:
+            return await self._batch(requests, limit)
+        except GitError:
+            objects, object_format = await self._object_directory()
+            if self._pool.child(objects, object_format, self.name).hopeless:
+                raise
+            return [None]
 
     async def _object_directory(self) -> tuple[bytes, bytes]:
         if self._objects is None:

@@ -32,7 +32,12 @@ class Patience:
 
     async def run(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """``function(*arguments)`` in a worker thread. Raises StoreTimeout after `seconds`, and what it raises."""
-        with trio.move_on_after(self.seconds):
+        return await self.run_longer(0, function, *arguments)
+
+    async def run_longer(self, extra: float, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """The same with `extra` seconds, for what moves many bytes."""
+        seconds = self.seconds + extra
+        with trio.move_on_after(seconds):
             return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._limiter)
         self._counters.store_timeouts += 1
-        raise StoreTimeout(f"{self.name} did not answer within {self.seconds:g} s")
+        raise StoreTimeout(f"{self.name} did not answer within {seconds:g} s")

@@ -31,6 +31,20 @@ class RangedBytes(Protocol):
         """Give back descriptors and buffers. Calling it twice is harmless; it never waits for the store."""
 
 
+@runtime_checkable
+class Provisional(Protocol):
+    """RangedBytes that may be handed out before it is known whether they are right."""
+
+    @property
+    def provisional(self) -> bool:
+        """Whether that is still open."""
+
+
+def is_provisional(source: RangedBytes) -> bool:
+    """Whether bytes read from `source` may turn out to be wrong later: no cache may keep them for another reader."""
+    return isinstance(source, Provisional) and source.provisional
+
+
 class MemoryBytes:
     """Bytes that are already here: a git blob, a small verified object, the text of a virtual file."""
 

@@ -82,7 +82,7 @@ async def _blobs(dataset: "Dataset", lines: Sequence[Item]) -> list[GitObject | 
     if small:
         second = [b"contents " + lines[index].oid.hex().encode() for index in small]
         for index, blob in zip(small, await dataset.repository.objects(second, MAX_LINK), strict=True):
-            blobs[index] = blob
+            blobs[index] = blob or blobs[index]  # a damaged one still has the size that it says it has
     return blobs
 
 

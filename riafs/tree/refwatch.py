@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from riafs.storage.protocol import FileStatus, Storage
 
 Signature = Sequence[FileStatus | None]
-"""Status of ``HEAD``, ``packed-refs`` and the watched ref, if there is one."""
+"""Status of ``HEAD``, ``packed-refs``, ``refs/heads`` and the watched ref, if there is one."""
 
 _Watched = tuple[bytes, bytes | None]
 
@@ -47,5 +47,6 @@ class RefWatch:
 
 
 def _paths(path: bytes, ref: bytes | None) -> list[bytes]:
-    names = [b"HEAD", b"packed-refs"] if ref is None else [b"HEAD", b"packed-refs", ref]
+    # refs/heads changes when branches come and go: HEAD may name one that does not exist yet
+    names = [b"HEAD", b"packed-refs", b"refs/heads", *([] if ref is None else [ref])]
     return [path + b"/" + name for name in names]

@@ -61,7 +61,7 @@ class Store:
         store = cls(storage, tools)
         text = await store._version_file(b"ria-layout-version")
         version = parse_store_version(text)
-        if text is None and not await store.dataset_paths():
+        if text is None and not await store._has_datasets():
             raise SourceNotFound(
                 f"{storage.name} is not a RIA store: it has neither a ria-layout-version file nor datasets"
             )
@@ -76,6 +76,12 @@ class Store:
             return None
         except TooLarge:
             return b"of more bytes than a version has"
+
+    async def _has_datasets(self) -> bool:
+        """Whether anything in the place of a dataset looks like one: a bare repository, or objects, or an archive."""
+        paths = await self.dataset_paths()
+        signs = [path + sign for path in paths for sign in (b"/HEAD", b"/annex/objects", b"/archives")]
+        return any(await self.storage.stat_objects(b"", signs))
 
     # -- which datasets -----------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from riafs.errors import (
     RiafsError,
     StaleHandle,
 )
-from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
+from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes, is_provisional
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
 from riafs.vfs.nodes import Node
 from riafs.vfs.numbers import ROOT, inode_of, number_of, slot_of
@@ -60,6 +60,8 @@ class Page:
     number: int
     slots: Sequence[int] | None
     """position → slot; None where they are the same."""
+    current: bool
+    """Whether this is still what the directory shows; if not, the kernel must not remember these entries."""
 
     def inode_at(self, position: int) -> int:
         """The inode number of the entry at `position` of the directory."""
@@ -68,8 +70,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class _OpenDirectory:
+    node: Node
     directory: Directory
-    number: int
     slots: Sequence[int] | None
 
 
@@ -86,6 +88,9 @@ class OpenedFile:
     handle: int
     sized: bool
     """Whether its size is known, so that the kernel can cache it."""
+    settled: bool
+    """Whether what the kernel has cached of the inode may be used: its content is known to be right, and has been since
+    the kernel began to cache it."""
     whole: bytes | None
     """Its whole content, where that is at hand and nobody else has the inode open."""
 
@@ -102,6 +107,7 @@ class FileSystem:
         self._directories: dict[int, _OpenDirectory] = {}
         self._files: dict[int, _OpenFile] = {}
         self._open_inodes: Counter[int] = Counter()
+        self._unsettled: set[int] = set()
         self._last_handle = 0
         self._turn = 0
         self._refreshing = trio.Lock()
@@ -182,16 +188,26 @@ class FileSystem:
         if known is not None:
             return known
         parent = self._parent(inode)
-        directory, entry = await parent.entry(slot_of(inode))
-        if entry.kind is not Kind.DIRECTORY:
-            raise NotADirectoryHere(f"{entry.name!r} is not a directory")
-        virtual = self._virtual.get(entry.name) if parent is self._root else None
-        entered = virtual or await directory.directory(entry)
+        while True:
+            version = parent.directory, parent.renumbering
+            entered = await self._directory_at(parent, slot_of(inode))
+            if version == (
+                parent.directory,
+                parent.renumbering,
+            ):  # else renewed meanwhile
+                break
         if inode not in self._nodes:  # another task may have entered it meanwhile
             node = Node(inode, len(self._by_number), entered, parent)
             self._by_number.append(node)
             self._nodes[inode] = node
         return self._nodes[inode]
+
+    async def _directory_at(self, parent: Node, slot: int) -> Directory:
+        directory, entry = await parent.entry(slot)
+        if entry.kind is not Kind.DIRECTORY:
+            raise NotADirectoryHere(f"{entry.name!r} is not a directory")
+        virtual = self._virtual.get(entry.name) if parent is self._root else None
+        return virtual or await directory.directory(entry)
 
     # -- directories --------------------------------------------------------------------------------------------------
 
@@ -202,7 +218,7 @@ class FileSystem:
         await node.directory.entries(0)
         self.counters.directories_listed += 1
         slots = None if node.renumbering is None else node.renumbering.slots
-        return self._new_handle(self._directories, _OpenDirectory(node.directory, node.number, slots))
+        return self._new_handle(self._directories, _OpenDirectory(node, node.directory, slots))
 
     async def _prepare_walk(self, node: Node) -> None:
         """Programs that walk a tree list the directories in a directory one after the other: tell it where they are.
@@ -222,7 +238,8 @@ class FileSystem:
         opened = self._opened(self._directories, handle)
         entries = await opened.directory.entries(start)
         self.counters.entries_listed += len(entries)
-        return Page(entries, opened.number, opened.slots)
+        current = opened.node.directory is opened.directory
+        return Page(entries, opened.node.number, opened.slots, current)
 
     def releasedir(self, handle: int) -> None:
         """Give a directory handle back."""
@@ -244,7 +261,17 @@ class FileSystem:
         whole = content.data if first and sized and isinstance(content, MemoryBytes) else None
         if whole is not None:
             self.counters.bytes_read += len(whole)
-        return OpenedFile(handle, sized, whole)
+        return OpenedFile(handle, sized, self._settled(inode, content), whole)
+
+    def _settled(self, inode: int, content: RangedBytes) -> bool:
+        """A reader that begins with pages from an earlier, unfinished verification would escape its own."""
+        settled = not is_provisional(content)
+        known = inode not in self._unsettled
+        if settled:
+            self._unsettled.discard(inode)
+        else:
+            self._unsettled.add(inode)
+        return settled and known
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
         """Bytes of an open file: fewer than `length` only at its end."""
@@ -289,7 +316,7 @@ class FileSystem:
     async def _renew(self, node: Node, tell: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
         try:
             changes = await Refresher(self._nodes, self._turn).renew(node)
-        except RiafsError as error:
+        except (RiafsError, OSError) as error:
             log.info("cannot look for a newer version: %s", error)
             return
         if changes:

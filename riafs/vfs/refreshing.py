@@ -44,7 +44,11 @@ class Refresher:
         newer = await node.directory.renewed(self._turn)
         if newer is None:
             return []
-        await self._prepare(node, newer)
+        entered = -1
+        while entered != len(self._nodes):  # a directory that is entered while others are looked up has to come along
+            entered = len(self._nodes)
+            self._steps.clear()
+            await self._prepare(node, newer)
         for step in self._steps:
             step.node.directory = step.directory
             step.node.renumbering = step.renumbering

@@ -73,3 +73,14 @@ def test_verified_large_object_is_not_hashed_again_by_the_next_mount(
             hashed.append(mount.counter("bytes_verified"))
         mount.path.rmdir()
     assert hashed == [len(LARGE), 0]
+
+
+def test_pages_of_an_unfinished_reader_are_not_taken_for_verified(store: SmallStore, mount_with: MountWith) -> None:
+    store.dataset("one", {b"large": Locked(KEY)}).put(KEY, rotten())
+    with mount_with() as mount:
+        large = mount.path / "one" / "large"
+        for count in (9 << 20, 12 << 20, 19 << 20):
+            with open(large, "rb", buffering=0) as file:
+                while file.tell() < count:
+                    assert file.read(1 << 20)
+        assert errno_of(lambda: read_file(large)) == errno.EIO

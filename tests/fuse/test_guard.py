@@ -81,7 +81,7 @@ BUGS = [
 async def test_bug_gives_eio_is_counted_and_leaves_its_stack(
     bug: Exception, caplog: pytest.LogCaptureFixture, expected_warnings: Announce
 ) -> None:
-    expected_warnings("bug in handler, the call gets EIO")
+    expected_warnings("bug in handler, it ends with EIO")
     counters = Counters()
     guard = Guard(counters)
     assert await errno_of(bug, guard) == errno.EIO

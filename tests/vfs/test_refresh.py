@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
+from riafs.counters import Counters
 from riafs.errors import NoSuchName, StaleHandle
-from riafs.tree.protocol import Kind
+from riafs.tree.fixed import FixedDirectory
+from riafs.tree.protocol import Directory, Entry, Kind
+from riafs.vfs.filesystem import FileSystem
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.small import Link, Locked, Registered, SmallDataset, SmallStore, key_of
 
@@ -328,3 +333,66 @@ async def test_numbers_that_were_never_given_out_are_stale(store: Path) -> None:
                 await shown.filesystem.getattr(inode)
         with pytest.raises(StaleHandle):
             await shown.filesystem.read(99, 0, 1)
+
+
+class _Slow(FixedDirectory):
+    """Directories whose child takes a while to come, and that have a successor."""
+
+    def __init__(self, names: list[bytes], child: Directory | None, arrived: trio.Event | None = None) -> None:
+        entries = [Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=0, version=b"") for name in names]
+        super().__init__(entries, 0, {})
+        self._child = child
+        self._arrived = arrived
+        self.successor: Directory | None = None
+
+    renewable = True
+
+    async def directory(self, entry: Entry) -> Directory:
+        if self._arrived is not None:
+            await self._arrived.wait()
+        assert self._child is not None
+        return self._child
+
+    async def renewed(self, turn: int) -> Directory | None:
+        successor, self.successor = self.successor, None
+        return successor
+
+
+async def test_directory_entered_during_a_refresh_is_the_new_one() -> None:
+    arrived = trio.Event()
+    old = _Slow([b"sub"], _Slow([b"old"], None), arrived)
+    old.successor = _Slow([b"sub"], _Slow([b"new"], None))
+    filesystem = FileSystem(old, Counters())
+    found = await filesystem.lookup(1, b"sub")
+    assert found is not None
+    listed: list[bytes] = []
+
+    async def enter() -> None:
+        handle = await filesystem.opendir(found.inode)
+        listed.extend(entry.name for entry in (await filesystem.readdir(handle, 0)).entries)
+
+    async def tell(changes: object) -> None:
+        """Nobody has to hear of it."""
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(enter)
+        await trio.testing.wait_all_tasks_blocked()
+        await filesystem.refresh(tell)
+        arrived.set()
+    assert listed == [b"new"]
+
+
+async def test_listing_of_a_replaced_version_says_so() -> None:
+    old = _Slow([b"a", b"b"], None)
+    old.successor = _Slow([b"b", b"c"], None)
+    filesystem = FileSystem(old, Counters())
+    handle = await filesystem.opendir(1)
+    assert (await filesystem.readdir(handle, 0)).current
+
+    async def tell(changes: object) -> None:
+        """Nobody has to hear of it."""
+
+    await filesystem.refresh(tell)
+    page = await filesystem.readdir(handle, 1)
+    assert [entry.name for entry in page.entries] == [b"b"]
+    assert not page.current
