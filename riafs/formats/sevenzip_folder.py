@@ -77,6 +77,8 @@ class Shape:
 class Folder:
     """A folder and where its packed bytes lie. Offsets count from the archive's first byte."""
 
+    description: bytes
+    """The archive's own description of the coders, from which the shape was parsed."""
     shape: Shape
     pack_offset: int
     pack_sizes: tuple[int, ...]
