@@ -145,10 +145,13 @@ def _touch_kept(root: int, block: BlockName) -> bool:
 
 
 def _write(root: int, block: BlockName, payload: bytes) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(block.directory, mode=0o700, dir_fd=root)
     new = f"{block.directory}/{NEW}{secrets.token_hex(8)}"
-    file = os.open(new, _WRITE_FLAGS, 0o600, dir_fd=root)
+    try:
+        file = os.open(new, _WRITE_FLAGS, 0o600, dir_fd=root)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(block.directory, mode=0o700, dir_fd=root)
+        file = os.open(new, _WRITE_FLAGS, 0o600, dir_fd=root)
     try:
         try:
             _write_all(file, make_header(block, payload), payload)

@@ -1,5 +1,7 @@
 """The block cache of a mount: each block made once however many wait, and no trouble of the disk reaches a reader."""
 
+import errno
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -333,6 +335,26 @@ async def test_a_disk_that_does_not_answer_is_left_alone(
         assert trio.current_time() - began < 2
     gate.set()
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+async def test_a_failing_disk_is_not_asked_again_at_once(
+    cache: str, monkeypatch: pytest.MonkeyPatch, expected_warnings: Callable[..., None]
+) -> None:
+    expected_warnings("Input/output error")
+    asked: list[str] = []
+
+    def fail(use: str) -> None:
+        asked.append(use)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(DiskBlocks, "write", lambda *_: fail("write"))
+    monkeypatch.setattr(DiskBlocks, "read", lambda *_: fail("read"))
+    async with opened(cache, NO_MEMORY) as (blocks, _):
+        for index in range(20):
+            await blocks.put(b"c", index, bytes_of(index))
+            assert await blocks.get(b"other", index, SIZE) is None
+    assert asked.count("read") == 1
+    assert asked.count("write") <= 2  # both writers may have begun
 
 
 async def test_a_pause_ends(
