@@ -140,9 +140,14 @@ class Listing:
         """The numbers of the streams in a folder, in the order in which they are decoded."""
         return self._streams.streams_of(folder)
 
-    def stream_at(self, folder: int, offset: int) -> int:
-        """The number of the stream that has the byte at `offset` of a folder, or of the first one after it."""
-        return self._streams.stream_at(folder, offset)
+    def stream_at(self, streams: range, offset: int) -> int:
+        """Of `streams_of` a folder, the one that has the byte at `offset` of it, or the first one after that."""
+        return self._streams.stream_at(streams, offset)
+
+    @property
+    def stream_count(self) -> int:
+        """How many streams there are."""
+        return len(self._streams)
 
     def folder(self, number: int) -> Folder:
         """The folder that `Member.folder` names."""

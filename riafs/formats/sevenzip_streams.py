@@ -7,6 +7,7 @@ exist; a stream lies inside its folder's bytes. Property numbers are those of ``
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -42,6 +43,9 @@ class _Descriptions:
         if number >= len(self):
             raise IndexError(number)
         return bytes(self.block[self.starts[number] : self.starts[number + 1]])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[number] for number in range(len(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +127,9 @@ class Streams:
         column = self.substreams.folder
         return range(bisect_left(column, folder), bisect_right(column, folder))
 
-    def stream_at(self, folder: int, offset: int) -> int:
-        """The number of the stream that has the byte at `offset` of a folder, or of the first one after it."""
-        streams, columns = self.streams_of(folder), self.substreams
+    def stream_at(self, streams: range, offset: int) -> int:
+        """Of the streams of a folder, the number of the one with the byte at `offset`, or of the first one after it."""
+        columns = self.substreams
         found = bisect_right(columns.offset, offset, streams.start, streams.stop) - 1
         while found < streams.stop and (found < streams.start or columns.offset[found] + columns.size[found] <= offset):
             found += 1
