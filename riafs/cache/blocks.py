@@ -130,8 +130,9 @@ class BlockCache:
         try:
             data = await self._reading.run(self._disk.read, self._block_name(name))
         except CorruptContent as problem:
+            level = logging.INFO if self._counters.blocks_damaged else logging.WARNING  # a bad disk has thousands
+            log.log(level, "%s; it was removed and is made again", problem)
             self._counters.blocks_damaged += 1
-            log.warning("%s; it was removed and is made again", problem)
         except (RiafsError, OSError) as problem:
             self._trouble.failed("read", problem)
         if data is not None:

@@ -64,7 +64,7 @@ class DiskBlocks:
         enter.
         """
         with open_blocks(self._cache, make=True) as root:
-            if _touch_kept(root, block):
+            if _is_kept(root, block):
                 return False
             size = _size_on_disk(block)
             self._reserve(root, size)
@@ -126,20 +126,17 @@ def _read(root: int, block: BlockName) -> bytes:
     return payload
 
 
-def _touch(file: int | str, status: os.stat_result, root: int | None = None) -> None:
+def _touch(file: int, status: os.stat_result) -> None:
     """Note that a block is used now. A time to come is corrected as well: the clock was wrong once."""
     if abs(time.time_ns() - status.st_mtime_ns) > _TOUCH_NS:
-        os.utime(file, dir_fd=root)
+        os.utime(file)
 
 
-def _touch_kept(root: int, block: BlockName) -> bool:
-    """Whether another process has written the block already."""
+def _is_kept(root: int, block: BlockName) -> bool:
+    """Whether another process has written the block already; a damaged one is removed."""
     try:
-        status = os.stat(block.path, dir_fd=root, follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode) or status.st_size != HEADER_SIZE + block.length:
-            return False
-        _touch(block.path, status, root)
-    except FileNotFoundError:
+        _read(root, block)
+    except (FileNotFoundError, CorruptContent):
         return False
     return True
 

@@ -2,7 +2,12 @@
 
 import hashlib
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from riafs.cache.blocks_file import BlockName, content_digest
 
@@ -32,3 +37,16 @@ def file_of(cache: str, number: int, size: int = SIZE) -> Path:
 def age(cache: str, number: int, seconds: float, size: int = SIZE) -> None:
     """Let a block be last used at that time since 1970."""
     os.utime(file_of(cache, number, size), (seconds, seconds))
+
+
+@contextmanager
+def small_file_system(path: Path, size: str) -> Iterator[Path]:
+    """A new directory that has only so much room."""
+    path.mkdir()
+    if os.getuid() != 0:
+        pytest.skip("only root may mount a tmpfs")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)

@@ -1,11 +1,11 @@
 """Directories for blocks: on the disk, and on file systems that are small."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.cache.blocks import small_file_system
 
 
 @pytest.fixture
@@ -17,19 +17,12 @@ def cache(tmp_path: Path) -> str:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[str]:
     """A cache directory on a file system of 64 KiB."""
-    yield from _tmpfs(tmp_path / "tiny", "64k")
+    with small_file_system(tmp_path / "tiny", "64k") as path:
+        yield str(path)
 
 
 @pytest.fixture
 def megabyte(tmp_path: Path) -> Iterator[str]:
     """A cache directory on a file system of 1 MiB."""
-    yield from _tmpfs(tmp_path / "megabyte", "1m")
-
-
-def _tmpfs(path: Path, size: str) -> Iterator[str]:
-    path.mkdir()
-    if os.getuid() != 0:
-        pytest.skip("only root may mount a tmpfs")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", path], check=True)
-    yield str(path)
-    subprocess.run(["umount", "-l", path], check=True)
+    with small_file_system(tmp_path / "megabyte", "1m") as path:
+        yield str(path)

@@ -256,7 +256,9 @@ async def make_and_read(blocks: BlockCache, count: int = 50, size: int = SIZE) -
                 nursery.start_soon(read, index)
 
 
-async def test_a_damaged_block_is_noticed_and_made_again(cache: str, expected_warnings: Callable[..., None]) -> None:
+async def test_a_damaged_block_is_noticed_and_made_again_with_one_warning(
+    cache: str, expected_warnings: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
     expected_warnings("block .* of the cache is damaged: its checksum differs; it was removed and is made again")
     async with opened(cache) as (blocks, _):
         await make_and_read(blocks, 3)
@@ -265,6 +267,7 @@ async def test_a_damaged_block_is_noticed_and_made_again(cache: str, expected_wa
     async with opened(cache) as (blocks, counters):
         await make_and_read(blocks, 3)
         assert (counters.blocks_damaged, counters.blocks_made) == (3, 3)
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
     async with opened(cache) as (blocks, counters):
         await make_and_read(blocks, 3)
         assert (counters.blocks_from_disk, counters.blocks_made) == (3, 0)

@@ -99,6 +99,16 @@ def test_every_damage_is_noticed_and_the_block_made_again(cache: str, damage: Ca
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_block_is_written_anew_also_by_who_has_not_read_it(
+    cache: str, damage: Callable[[bytes, bytes], bytes]
+) -> None:
+    blocks = filled(cache, 2)
+    file_of(cache, 1).write_bytes(damage(file_of(cache, 1).read_bytes(), file_of(cache, 0).read_bytes()))
+    assert blocks.write(name_of(1), bytes_of(1))
+    assert blocks.read(name_of(1)) == bytes_of(1)
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_checking_all_removes_what_is_damaged_only(cache: str, damage: Callable[[bytes, bytes], bytes]) -> None:
     filled(cache, 4)
     good = file_of(cache, 1).read_bytes()
