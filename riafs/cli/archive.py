@@ -12,7 +12,7 @@ from riafs.packing.loose import Selection
 from riafs.packing.watching import Watcher
 from riafs.settings import Given, Kind, Option, parse_value
 
-_MOST_IN_MEMORY = 1 << 30
+_MOST_IN_MEMORY = 256 << 20
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,7 +55,7 @@ def _size(name: str, arguments: argparse.Namespace) -> int | None:
 def _solid_block(arguments: argparse.Namespace) -> int:
     size = _size("solid-block", arguments)
     if size is None or size > _MOST_IN_MEMORY:
-        raise UsageError("--solid-block takes at most 1G, as a block is packed in memory")
+        raise UsageError("--solid-block takes at most 256M, as a block is packed in memory")
     return size
 
 

@@ -29,7 +29,7 @@ class Compressor:
     """Threads that compress; used as a context."""
 
     def __init__(self) -> None:
-        self._threads = os.cpu_count() or 1
+        self._threads = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="riafs-compress")
 
     def __enter__(self) -> "Compressor":
