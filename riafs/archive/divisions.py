@@ -6,6 +6,7 @@ from typing import Protocol
 import trio
 
 from riafs.archive.walks import SavedWalks
+from riafs.errors import MalformedArchive
 from riafs.formats.lzma2 import HEADER_SIZE, Resets, Segment
 from riafs.storage.blocking import blocking_read
 from riafs.storage.ranged import RangedBytes
@@ -18,7 +19,7 @@ class Division(Protocol):
     """The segments of a folder, which follow each other without gaps."""
 
     async def segment(self, offset: int) -> Segment:
-        """The one that holds the decoded byte `offset`. Raises MalformedArchive, and what reading raises."""
+        """The one that holds the decoded byte `offset`. Raises what reading the archive raises."""
 
 
 class Undivided:
@@ -46,7 +47,7 @@ class Anywhere:
 
 class AtResets:
     """Decoding begins where an LZMA2 stream resets its dictionary: found by walking the chunks, no further than needed,
-    and remembered by `saved` under `name`."""
+    and remembered by `saved` under `name`. Chunks that make no sense end the walk; decoding will tell what is wrong."""
 
     def __init__(self, packed: RangedBytes, size: int, saved: SavedWalks, name: int) -> None:
         self._packed = packed
@@ -69,15 +70,18 @@ class AtResets:
     async def _walk(self, offset: int) -> None:
         resets, began = self._resets, self._resets.walked
         read = blocking_read(self._packed)
-        while not resets.knows(offset):
-            if read is None:
-                await self._step(offset)
-                continue
-            try:
-                await trio.to_thread.run_sync(resets.walk, read, offset, _CHUNKS_AT_ONCE, abandon_on_cancel=True)
-            except trio.Cancelled:  # the thread may still be changing it
-                self._resets, self._loaded = Resets(self._packed.size, resets.size), False
-                raise
+        try:
+            while not resets.knows(offset):
+                if read is None:
+                    await self._step(offset)
+                else:
+                    await trio.to_thread.run_sync(resets.walk, read, offset, _CHUNKS_AT_ONCE, abandon_on_cancel=True)
+        except MalformedArchive:
+            resets.give_up()
+            return
+        except trio.Cancelled:  # the thread may still be changing it
+            self._resets, self._loaded = Resets(self._packed.size, resets.size), False
+            raise
         if resets.walked != began:
             await trio.to_thread.run_sync(self._saved.save, self._name, resets)
 

@@ -73,20 +73,25 @@ class Resets:
     Invariants: both columns rise; the first reset is at 0; `walked` is where the next chunk header is.
     """
 
-    __slots__ = ("_packed", "_starts", "packed_size", "size", "walked", "walked_packed")
+    __slots__ = ("_given_up", "_packed", "_starts", "packed_size", "size", "walked", "walked_packed")
 
     def __init__(self, packed_size: int, size: int) -> None:
         self.packed_size = packed_size
         self.size = size
         self.walked = 0
         self.walked_packed = 0
+        self._given_up = False
         self._starts = array("Q", [0])
         self._packed = array("Q", [0])
 
     @property
     def complete(self) -> bool:
-        """Whether every reset is known."""
-        return self.walked >= self.size
+        """Whether every reset is known that can be."""
+        return self._given_up or self.walked >= self.size
+
+    def give_up(self) -> None:
+        """Look no further: the stream is damaged here, so what follows is one segment that nobody will decode whole."""
+        self._given_up = True
 
     def knows(self, offset: int) -> bool:
         """Whether the segment that holds the decoded byte `offset` is known to its end."""

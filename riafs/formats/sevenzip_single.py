@@ -4,30 +4,17 @@ Owns the writing of its header: one packed row of streams, one folder, one file 
 folder's bytes. Format as in ``7zFormat.txt`` of 7-Zip's sources.
 """
 
-import struct
-import zlib
-
-from riafs.formats.sevenzip import SIGNATURE
 from riafs.formats.sevenzip_folder import Folder
+from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
+from riafs.formats.sevenzip_writing import number, write_signature
 
-_VERSION = b"\0\x04"
 _NAME = "folder\0".encode("utf-16-le")
-
-
-def number(value: int) -> bytes:
-    """`value` (0 to 2**64 - 1) as a 7z number, as short as possible."""
-    for extra in range(8):
-        if value < 1 << 7 * (extra + 1):
-            first = (0xFF00 >> extra) & 0xFF | value >> 8 * extra
-            return bytes([first]) + (value & (1 << 8 * extra) - 1).to_bytes(extra, "little")
-    return b"\xff" + value.to_bytes(8, "little")
 
 
 def single_folder_ends(folder: Folder) -> tuple[bytes, bytes]:
     """What goes before and after the packed bytes of `folder` to make them an archive."""
     header = _header(folder)
-    start = struct.pack("<QQI", folder.pack_size, len(header), zlib.crc32(header))
-    return SIGNATURE + _VERSION + struct.pack("<I", zlib.crc32(start)) + start, header
+    return write_signature(SIGNATURE_HEADER_SIZE + folder.pack_size, header), header
 
 
 def _header(folder: Folder) -> bytes:
