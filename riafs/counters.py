@@ -26,6 +26,11 @@ class Counters:
     keys_healed: int = 0
     keys_unverifiable: int = 0
     members_decoded: int = 0
+    blocks_from_memory: int = 0
+    blocks_from_disk: int = 0
+    blocks_made: int = 0
+    blocks_written: int = 0
+    blocks_damaged: int = 0
     datasets_opened: int = 0
     refs_moved: int = 0
     handler_errors: int = 0

@@ -171,6 +171,13 @@ class TooLarge(RiafsError):
     """A file that is read whole (ref, version file, configuration, manifest) is over its bound."""
 
 
+class Busy(RiafsError):
+    """Somebody else is at work where only one may be; or changed what this command was working on."""
+
+    errno = _errno.EBUSY
+    retryable = True
+
+
 # -- git --------------------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +247,12 @@ class EncryptedArchive(ArchiveError):
     """An archive or member that needs a password."""
 
     errno = _errno.EACCES
+
+
+class DamagedIndex(ArchiveError):
+    """A saved index that is not as it was written; it is made again."""
+
+    retryable = True
 
 
 class UnsupportedArchive(ArchiveError):

@@ -34,11 +34,13 @@ class Kind(enum.Enum):
     FLAG = "yes|no"
     SIZE = "SIZE"
     SECONDS = "SECONDS"
+    PERCENT = "PERCENT"
     PATH = "DIR"
     CHOICE = "CHOICE"
     ID = "ID"
     MODE = "MODE"
     LOG = "LOG"
+    FILE = "FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,48 @@ OPTIONS: tuple[Option, ...] = (
         _WHAT,
         choices=("auto", "always", "never"),
     ),
-    Option("cache-dir", Kind.PATH, None, "where what was verified is remembered (default: the user's cache)", _WHAT),
+    Option(
+        "cache-dir",
+        Kind.PATH,
+        None,
+        "where blocks are kept and what was verified is remembered, for all mounts of a user (default: the user's "
+        "cache)",
+        _WHAT,
+    ),
+    Option("cache-size", Kind.SIZE, "10G", "how much the blocks on the disk may take; 0 keeps none there", _WHAT),
+    Option(
+        "cache-min-free",
+        Kind.PERCENT,
+        "5%",
+        "how much of the cache directory's file system stays free",
+        _WHAT,
+        bounds=(0.0, 90.0),
+    ),
+    Option("cache-memory", Kind.SIZE, "64M", "how much the blocks in the mount's memory may take", _WHAT),
+    Option(
+        "block-size",
+        Kind.SIZE,
+        "1M",
+        "size of the blocks in which decoded content is kept",
+        _WHAT,
+        bounds=(4 << 10, 64 << 20),
+    ),
+    Option(
+        "archive-dictionary",
+        Kind.SIZE,
+        "1G",
+        "how much memory the decoder of an archive's member may ask for",
+        _WHAT,
+        bounds=(1 << 20, 4 << 30),
+    ),
+    Option(
+        "archive-password-file",
+        Kind.FILE,
+        "",
+        "file with the password of encrypted archives, readable by its owner only (default: the variable "
+        "RIAFS_ARCHIVE_PASSWORD or the systemd credential riafs-archive-password)",
+        _WHAT,
+    ),
     Option("readahead", Kind.SIZE, "1M", "how far the kernel reads ahead in a file, where riafs may set it", _WHAT),
     Option(
         "deadline",
@@ -122,7 +165,8 @@ _BY_FIELD = {option.field: option for option in OPTIONS}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a mount runs with. One field per row of `OPTIONS`; sizes in bytes, durations in seconds."""
+    """What a mount runs with. One field per row of `OPTIONS`; sizes in bytes, durations in seconds, shares in per
+    cent."""
 
     allow_other: bool
     allow_root: bool
@@ -134,6 +178,12 @@ class Settings:
     refresh: float
     verify: str
     cache_dir: str
+    cache_size: int
+    cache_min_free: float
+    cache_memory: int
+    block_size: int
+    archive_dictionary: int
+    archive_password_file: str
     readahead: int
     deadline: float
     foreground: bool
@@ -236,12 +286,14 @@ def parse_value(option: Option, given: Given) -> Value:
     readers = {
         Kind.FLAG: _read_flag,
         Kind.SIZE: _read_size,
-        Kind.SECONDS: _read_seconds,
+        Kind.SECONDS: _read_number,
+        Kind.PERCENT: _read_percent,
         Kind.PATH: _read_path,
         Kind.CHOICE: _read_choice,
         Kind.ID: _read_id,
         Kind.MODE: _read_mode,
         Kind.LOG: _read_log,
+        Kind.FILE: _read_file,
     }
     value = readers[option.kind](option, given.text)
     if value is None:
@@ -253,29 +305,41 @@ def _taken(option: Option) -> str:
     low, high = option.bounds
     return {
         Kind.FLAG: "yes or no",
-        Kind.SIZE: "a number of bytes, or one with K, M, G or T",
+        Kind.SIZE: "a number of bytes, or one with K, M, G or T" + _size_bounds(option),
         Kind.SECONDS: f"a number of seconds from {low:g} to {high:g}",
+        Kind.PERCENT: f"a share from {low:g}% to {high:g}%",
         Kind.PATH: "the absolute path of a directory",
         Kind.CHOICE: " or ".join(option.choices),
         Kind.ID: "a number",
         Kind.MODE: "an octal mode up to 777",
         Kind.LOG: "auto, syslog, none or the absolute path of a file",
+        Kind.FILE: "the absolute path of a file, or nothing",
     }[option.kind]
+
+
+def _size_bounds(option: Option) -> str:
+    low, high = option.bounds
+    return "" if math.isinf(high) else f", from {low:.0f} to {high:.0f} bytes"
 
 
 def _read_flag(_option: Option, text: str) -> bool | None:
     return _WORDS.get(text.lower())
 
 
-def _read_size(_option: Option, text: str) -> int | None:
+def _read_size(option: Option, text: str) -> int | None:
+    low, high = option.bounds
     found = _SIZE.fullmatch(text)
     size = int(found[1]) << _SHIFT[found[2].lower()] if found else MAX_SIZE + 1
-    return size if size <= MAX_SIZE else None
+    return size if low <= size <= min(high, MAX_SIZE) else None
 
 
-def _read_seconds(option: Option, text: str) -> float | None:
+def _read_number(option: Option, text: str) -> float | None:
     low, high = option.bounds
     return float(text) if _NUMBER.fullmatch(text) and low <= float(text) <= high else None
+
+
+def _read_percent(option: Option, text: str) -> float | None:
+    return _read_number(option, text.removesuffix("%"))
 
 
 def _read_path(_option: Option, text: str) -> str | None:
@@ -299,12 +363,18 @@ def _read_log(option: Option, text: str) -> str | None:
     return text if text in LOG_WORDS else _read_path(option, text)
 
 
+def _read_file(option: Option, text: str) -> str | None:
+    return text if not text else _read_path(option, text)
+
+
 def show_value(option: Option, value: Value) -> str:
     """The text that `parse_value` reads as `value`."""
     if option.kind is Kind.FLAG:
         return "yes" if value else "no"
     if option.kind is Kind.MODE:
         return f"{value:03o}"
+    if option.kind is Kind.PERCENT:
+        return f"{value:g}%"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -1,55 +1,120 @@
 """A 7z archive: members by name, and each member's bytes.
 
-Owns the choice of how a member is read: in place where it is stored, else decoded into a temporary file. Everything in
+Owns the choice of how a member is read: in place where it is stored, else decoded (see archive/decoding). Everything in
 an archive is a claim of whoever made it: a member is served only if its folder lies inside the archive's file and fits
 the limits. Stored members are not checked against their CRC32: their readers know better digests. Invariant: one member
 that cannot be read does not concern the others.
 """
 
-from dataclasses import dataclass
+import os
+import struct
 
+import trio
+
+from riafs.archive.blocks import MemberBlocks, SpilledBlocks
+from riafs.archive.checks import Digests, Naming
+from riafs.archive.decoding import Decoding, Workshop
+from riafs.archive.encryption import Unlocker
 from riafs.archive.extractor import Extractor
 from riafs.archive.header import read_listing
-from riafs.errors import EncryptedArchive, IsADirectoryHere, MalformedArchive, ShortRead, UnsupportedArchive
+from riafs.archive.member import open_decoded
+from riafs.archive.saved import IndexDirectory
+from riafs.archive.walks import SavedWalks
+from riafs.cache.blocks import BlockCache
+from riafs.counters import Counters
+from riafs.errors import IsADirectoryHere, MalformedArchive, ShortRead
 from riafs.formats.sevenzip import Listing, Member
 from riafs.formats.sevenzip_cursor import Limits
 from riafs.formats.sevenzip_folder import Folder
+from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
+from riafs.formats.sevenzip_table import ELEMENTS
 from riafs.storage.extents import Extent
+from riafs.storage.files import FileBytes
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
+_SPILL = 64 << 30
+_LISTING = b"listing"
 
-@dataclass(frozen=True, slots=True)
+
 class ArchiveTools:
-    """What all archives of a mount share: what they may claim, and what decodes their compressed members."""
+    """What all archives of a mount share.
 
-    limits: Limits
-    extractor: Extractor
+    `limits`: what archives may claim. `extractor`: starts 7-Zip, and says where temporary files go. `blocks`: where
+    decoded content is kept; `spilled` bytes more in a temporary file, for mounts without a cache directory.
+    `indexes`: where lists of members are saved. `password`: of encrypted archives. `digests`: what is checked when.
+    `spill`: bytes of disk that large members may take while they are decoded.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        extractor: Extractor,
+        blocks: BlockCache,
+        *,
+        indexes: IndexDirectory | None = None,
+        password: str | None = None,
+        digests: Digests = Digests.BESIDE,
+        counters: Counters | None = None,
+        spilled: int = 0,
+        spill: int = _SPILL,
+        workers: int | None = None,
+    ) -> None:
+        self.limits = limits
+        self.indexes = indexes
+        self.digests = digests
+        self.unlocker = Unlocker(password)
+        kept = MemberBlocks(blocks, SpilledBlocks(extractor.directory, spilled) if spilled else None)
+        threads = workers or max(2, len(os.sched_getaffinity(0)))
+        self.workshop = Workshop(extractor, kept, counters or Counters(), spill, 2 * limits.dictionary, threads)
+
+    def close(self) -> None:
+        """End all decoders; nothing is read any more."""
+        self.workshop.passes.close_all()
 
 
 class Archive:
     """An open archive. It does not own its source, which has to stay open as long as the archive and its members."""
 
-    __slots__ = ("_path", "_source", "_tools", "listing")
+    __slots__ = ("_decoding", "_name", "_source", "_tools", "listing")
 
-    def __init__(self, source: RangedBytes, listing: Listing, tools: ArchiveTools, path: bytes | None) -> None:
+    def __init__(
+        self, source: RangedBytes, listing: Listing, tools: ArchiveTools, name: bytes, path: bytes | None
+    ) -> None:
         self.listing = listing
         self._source = source
         self._tools = tools
-        self._path = path
+        self._name = name
+        walks = SavedWalks(tools.indexes, name)
+        naming = Naming(name, tools.digests)
+        shown = "an archive" if path is None else os.fsdecode(path)
+        self._decoding = Decoding(source, listing, naming, tools.workshop, tools.unlocker, walks, shown)
 
     @classmethod
     async def open(cls, source: RangedBytes, tools: ArchiveTools, path: bytes | None) -> "Archive":
-        """The archive in `source`.
+        """The archive in `source`: its members as they were saved, else read from it and saved.
 
-        `path` is where programs on this machine find the same file, or None. Raises NotAnArchive, MalformedArchive,
-        UnsupportedArchive, EncryptedArchive, ShortRead, and what reading `source` raises.
+        `path` is what messages call it, where it has a name.
+
+        Raises NotAnArchive, MalformedArchive, UnsupportedArchive, EncryptedArchive, ShortRead, and what reading
+        `source` raises.
         """
-        return cls(source, await read_listing(source, tools.limits), tools, path)
+        name = await _name_of(source)
+        indexes = tools.indexes if isinstance(source, FileBytes) and source.identity is not None else None
+        if indexes is not None:
+            columns = await trio.to_thread.run_sync(indexes.load, name, _LISTING, ELEMENTS)
+            if columns is not None:
+                return cls(source, Listing.from_columns(columns), tools, name, path)
+        found = await read_listing(source, tools.limits, tools.unlocker)
+        listing = found.listing
+        if indexes is not None and not found.encrypted:  # a list that was encrypted stays secret
+            listing = await trio.to_thread.run_sync(_save, indexes, name, listing)
+        return cls(source, listing, tools, name, path)
 
     def find(self, name: bytes) -> Member | None:
         """The member of that name, ``/`` between parts; the last one if the archive has several.
 
-        Older p7zip wrote the bytes of a name as Latin-1 characters where the locale was not UTF-8.
+        Older p7zip wrote the bytes of a name as Latin-1 characters where the locale was not UTF-8. Raises DamagedIndex:
+        see `forget`.
         """
         found = self.listing.find(name)
         if found is None and not name.isascii():
@@ -57,31 +122,55 @@ class Archive:
         return found
 
     async def open_member(self, member: Member) -> RangedBytes:
-        """The bytes of `member`; the caller closes them.
+        """The bytes of `member`; the caller closes them. An `Extent` where it is stored, else a `DecodedMember`.
 
         Raises IsADirectoryHere, EncryptedArchive, UnsupportedArchive, MalformedArchive, ShortRead (beyond the end of
-        the archive), and what `Extractor.extract` raises.
+        the archive), DamagedIndex, CorruptContent, DecodeFailed, TooLarge, StoreTimeout, MissingProgram, StoreError.
         """
         if member.is_directory:
             raise IsADirectoryHere(f"archive member {member.name!r} is a directory")
-        if member.folder is None:
+        if member.folder is None or member.size == 0:
             return MemoryBytes(b"")
         folder = self.listing.folder(member.folder)
         self._check(folder)
         if folder.is_stored:
             return Extent(self._source, folder.pack_offset + member.offset, member.size)
-        if self._path is None:
-            raise UnsupportedArchive("compressed members of an archive that is not on this machine")
-        return await self._tools.extractor.extract(self._path, member)
+        return await open_decoded(self._decoding, member)
 
     def _check(self, folder: Folder) -> None:
         """Refuse a folder that cannot be read, before anything is read."""
         end = folder.pack_offset + folder.pack_size
         if end > self._source.size:
             raise ShortRead(f"archive of {self._source.size} bytes has a folder that ends at {end}")
-        if folder.is_encrypted:
-            raise EncryptedArchive("archive member that needs a password")
         if folder.is_stored and folder.pack_size != folder.size:
             raise MalformedArchive(f"stored folder of {folder.size} bytes takes {folder.pack_size}")
         if folder.memory > self._tools.limits.dictionary:
             raise MalformedArchive(f"archive member needs {folder.memory} bytes to decode, over the bound")
+
+    def forget(self) -> None:
+        """Remove what was saved of this archive, which turned out to be damaged; it has to be opened anew."""
+        if self._tools.indexes is not None:
+            self._tools.indexes.remove(self._name, _LISTING)
+
+    def close(self) -> None:
+        """End decoders that nobody uses. Members that are open stay readable."""
+        self._decoding.close()
+
+
+async def _name_of(source: RangedBytes) -> bytes:
+    """A name that no other archive has, nor this one once it was changed: for what is remembered of it."""
+    identity = source.identity if isinstance(source, FileBytes) else None
+    if identity is None:
+        return b"unknown " + os.urandom(16)
+    numbers = (identity.device, identity.inode, identity.size, identity.mtime_ns, identity.ctime_ns)
+    # The front of an archive has the checksum of its list of members.
+    return struct.pack("<QQQqq", *numbers) + bytes(await source.read(0, SIGNATURE_HEADER_SIZE))
+
+
+def _save(indexes: IndexDirectory, name: bytes, listing: Listing) -> Listing:
+    """The listing as it was saved, so that it takes no memory; or itself where it could not be saved."""
+    columns = listing.columns()
+    if not indexes.save(name, _LISTING, {each: (ELEMENTS[each], column) for each, column in columns.items()}):
+        return listing
+    saved = indexes.load(name, _LISTING, ELEMENTS)
+    return listing if saved is None else Listing.from_columns(saved)

@@ -7,9 +7,13 @@ or decoded at once, and a decoder's dictionary is never larger than what it deco
 
 import lzma
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import trio
 
+from riafs.archive.coders import lzma_filters
+from riafs.archive.encryption import Unlocker
 from riafs.errors import EncryptedArchive, MalformedArchive, ShortRead, UnsupportedArchive
 from riafs.formats.sevenzip import (
     Listing,
@@ -19,33 +23,46 @@ from riafs.formats.sevenzip import (
     parse_signature,
 )
 from riafs.formats.sevenzip_cursor import Limits
-from riafs.formats.sevenzip_folder import LZMA, LZMA2, Coder, Folder
+from riafs.formats.sevenzip_folder import AES, COPY, Coder, Folder
 from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.ranged import MemoryBytes, RangedBytes
 
 # 7-Zip encodes a header once; its reader would follow any number.
 _MAX_ENCODINGS = 4
 # A header of distinct names does not shrink this much; beyond it a small file could make us allocate for nothing.
 _MAX_RATIO = 1000
 _RATIO_COUNTS_FROM = 64 << 20
-_MIN_DICTIONARY = 4096
 
 
-async def read_listing(source: RangedBytes, limits: Limits) -> Listing:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The members of an archive, and whether a password was needed to see them."""
+
+    listing: Listing
+    encrypted: bool
+
+
+async def read_listing(source: RangedBytes, limits: Limits, unlocker: Unlocker) -> Found:
     """The members of the 7z archive `source`.
 
-    Raises NotAnArchive, MalformedArchive, UnsupportedArchive, EncryptedArchive (a header that needs a password),
-    ShortRead (the header lies beyond the end), and what reading `source` raises.
+    Raises NotAnArchive, MalformedArchive, UnsupportedArchive, EncryptedArchive (a header that needs a password, or
+    another one), ShortRead (the header lies beyond the end), and what reading `source` raises.
     """
     place = parse_signature(bytes(await source.read(0, SIGNATURE_HEADER_SIZE)))
     header = await _read_packed(source, place.offset, place.size, limits)
     _check(header, place.crc)
+    encrypted = False
     for _ in range(_MAX_ENCODINGS):
         if not is_encoded(header):
-            return await trio.to_thread.run_sync(parse_header, header, limits, abandon_on_cancel=True)
+            listing = await trio.to_thread.run_sync(parse_header, header, limits, abandon_on_cancel=True)
+            return Found(listing, encrypted)
         folder = parse_encoded_header(header, limits)
         packed = await _read_packed(source, folder.pack_offset, folder.pack_size, limits)
-        header = await trio.to_thread.run_sync(decode_header, folder, packed, limits, abandon_on_cancel=True)
+        if folder.is_encrypted:
+            encrypted = True
+            header = await _decode_encrypted(folder, packed, limits, unlocker)
+        else:
+            header = await trio.to_thread.run_sync(decode_header, folder, packed, limits, abandon_on_cancel=True)
     raise MalformedArchive(f"7z header is encoded more than {_MAX_ENCODINGS} times")
 
 
@@ -62,16 +79,36 @@ def _check(header: bytes, crc: int | None) -> None:
         raise MalformedArchive("7z header has a wrong checksum")
 
 
+async def _decode_encrypted(folder: Folder, packed: bytes, limits: Limits, unlocker: Unlocker) -> bytes:
+    """The same as `decode_header`, with a password."""
+    chain = folder.chain
+    if chain is None or chain[-1].method != AES:
+        raise UnsupportedArchive("7z header is encrypted in a way 7-Zip does not use")
+    _refuse_bombs(folder, limits)
+    size = folder.unpack_sizes[folder.shape.coders.index(chain[-1])]
+    plain = await unlocker.unlock(MemoryBytes(packed), chain[-1], size)
+    unpacked = bytes(await plain.read(0, plain.size))
+    try:
+        return await trio.to_thread.run_sync(_decoded, folder, chain[:-1], unpacked, abandon_on_cancel=True)
+    except MalformedArchive as error:
+        raise EncryptedArchive("the password of the archive is wrong, or its list of members is damaged") from error
+
+
 def decode_header(folder: Folder, packed: bytes, limits: Limits) -> bytes:
     """The header that `folder` describes, from its packed bytes.
 
-    Raises EncryptedArchive, UnsupportedArchive (a chain of coders, a method other than Copy, LZMA, LZMA2),
-    MalformedArchive (over the bounds, too short, wrong checksum, not decodable).
+    Raises EncryptedArchive, UnsupportedArchive (a method other than Copy, LZMA, LZMA2), MalformedArchive (over the
+    bounds, too short, wrong checksum, not decodable).
     """
     if folder.is_encrypted:
         raise EncryptedArchive("7z archive whose list of members needs a password")
     _refuse_bombs(folder, limits)
-    header = packed if folder.is_stored else _decode(folder, packed)
+    return _decoded(folder, folder.chain, packed)
+
+
+def _decoded(folder: Folder, chain: Sequence[Coder] | None, packed: bytes) -> bytes:
+    stored = chain is not None and all(coder.method == COPY for coder in chain)
+    header = packed if stored else _decode(folder, chain, packed)
     if len(header) != folder.size:
         raise MalformedArchive(f"7z header decodes to {len(header)} bytes instead of {folder.size}")
     _check(header, folder.crc)
@@ -87,30 +124,13 @@ def _refuse_bombs(folder: Folder, limits: Limits) -> None:
         raise MalformedArchive(f"7z header needs a dictionary of {folder.memory} bytes")
 
 
-def _decode(folder: Folder, packed: bytes) -> bytes:
-    coder = folder.only_coder
-    if coder is None or coder.method not in (LZMA, LZMA2):
+def _decode(folder: Folder, chain: Sequence[Coder] | None, packed: bytes) -> bytes:
+    filters = None if chain is None else lzma_filters(chain, folder.size)
+    if filters is None:
         methods = " ".join(coder.method.hex() for coder in folder.shape.coders)
         raise UnsupportedArchive(f"7z header is packed with method {methods}")
     try:
-        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_filter(coder, folder.size)])
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
         return decoder.decompress(packed, max_length=folder.size)
-    except lzma.LZMAError as error:
+    except (lzma.LZMAError, ValueError, OverflowError) as error:
         raise MalformedArchive(f"7z header cannot be decoded: {error}") from error
-
-
-def _filter(coder: Coder, decoded_size: int) -> dict[str, int]:
-    """liblzma's description of the coder. No match reaches back further than the decoded bytes, so neither need we."""
-    dictionary = max(_MIN_DICTIONARY, min(coder.memory, decoded_size))
-    if coder.method == LZMA2:
-        return {"id": lzma.FILTER_LZMA2, "dict_size": dictionary}
-    # One byte holds literal context bits, literal position bits and position bits as (pb * 5 + lp) * 9 + lc.
-    rest, literal_context = divmod(coder.properties[0], 9)
-    position, literal_position = divmod(rest, 5)
-    return {
-        "id": lzma.FILTER_LZMA1,
-        "dict_size": dictionary,
-        "lc": literal_context,
-        "lp": literal_position,
-        "pb": position,
-    }

@@ -15,8 +15,12 @@ COMMANDS = {
     "mount": "mount",
     "umount": "umount",
     "status": "status",
+    "prefetch": "prefetch",
+    "cache": "cache",
     "doctor": "doctor",
     "config": "config",
+    "archive": "archive",
+    "unarchive": "unarchive",
     "install-helper": "installhelper",
 }
 HELPERS = ("mount.riafs", "mount.fuse.riafs")

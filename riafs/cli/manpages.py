@@ -19,18 +19,22 @@ _EXIT_STATUS = (
     ("4", "a bug in riafs"),
     ("8", "interrupted"),
     ("32", "the mount failed, or a store, dataset, version or mountpoint was not found"),
-    ("64", "of several unmounts some succeeded"),
+    ("64", "of several unmounts some succeeded; of several keys some were damaged and left out"),
 )
 _FILES = (
     ("/etc/riafs/config.toml, $XDG_CONFIG_HOME/riafs/config.toml", "settings; each option's name is a key"),
     ("RIAFS_OPTION", "environment variables, such as RIAFS_CACHE_DIR; they win over files, flags win over them"),
     ("/var/log/riafs, or log below the user's state or cache directory", "a log for each mount"),
+    ("/var/cache/riafs, or the user's cache directory", "the block cache and what was verified"),
     ("DIR/.riafs/stats, errors, config", "counters, last errors and settings of a mount; not listed"),
 )
 _MOUNT_EXAMPLES = (
     "riafs mount ria+file:///data/store /mnt/lab",
     "riafs mount '/data/store#~hcp@v1.2' /mnt/hcp -o allow_other,refresh=60",
+    "riafs prefetch /mnt/lab/hcp/sub-01",
+    "riafs cache pin /mnt/lab/hcp/sub-01",
     "riafs umount /mnt/lab",
+    "riafs archive '/data/store#~hcp' --older 90 --prune --dry-run",
 )
 _HELPER_EXAMPLES = (
     "mount -t riafs ria+file:///data/store /mnt/lab -o allow_other",
@@ -78,9 +82,9 @@ def _page(lines: Callable[[], Iterable[str]]) -> str:
 def _riafs() -> Iterator[str]:
     parser = build_parser()
     yield from _head("riafs", "1", "mount DataLad RIA stores as file systems")
-    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    commands = _commands("", parser)
     yield ".SH SYNOPSIS"
-    for name, command in commands.choices.items():
+    for name, command in commands.items():
         yield from _synopsis(f"riafs {name}", command)
     yield ".SH DESCRIPTION"
     yield _text(
@@ -88,7 +92,7 @@ def _riafs() -> Iterator[str]:
         "cloned or copied: bytes are read from the store when a program reads them, and checked against the checksum "
         "of their key."
     )
-    for name, command in commands.choices.items():
+    for name, command in commands.items():
         yield f'.SH "RIAFS {_text(name.upper())}"'
         yield _text(command.description or "")
         yield from _arguments(command)
@@ -96,6 +100,16 @@ def _riafs() -> Iterator[str]:
     yield from _named("FILES AND ENVIRONMENT", _FILES)
     yield from _examples(_MOUNT_EXAMPLES)
     yield from _see("mount.riafs (8), datalad (1), git-annex (1)")
+
+
+def _commands(prefix: str, parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The subcommands of `parser` by their whole names, each before its own subcommands."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                found |= {prefix + name: command, **_commands(f"{prefix}{name} ", command)}
+    return found
 
 
 def _mount_riafs() -> Iterator[str]:
@@ -140,11 +154,11 @@ def _value(action: argparse.Action) -> str:
 
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
-        if action.help == argparse.SUPPRESS:
+        if action.help == argparse.SUPPRESS or isinstance(action, argparse._SubParsersAction):
             continue
         names = ", ".join(action.option_strings) or _value(action)
         value = f" {_value(action)}" if action.option_strings and action.nargs != 0 else ""
-        yield from _term(names + value, action.help or "")
+        yield from _term(names + value, (action.help or "").replace("%%", "%"))
 
 
 def _named(title: str, items: Iterable[tuple[str, str]]) -> Iterator[str]:

@@ -6,6 +6,7 @@ options are collected in the order given, so that the last one wins whichever wa
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -37,6 +38,7 @@ class _Flag(argparse.Action):
         self._option = option
         self._text = text
         shown = f" (default: {option.default})" if option.default and option.kind is not Kind.FLAG else ""
+        shown = shown.replace("%", "%%")  # argparse fills in help texts by the % operator
         super().__init__(
             option_strings,
             dest,
@@ -60,7 +62,8 @@ class _Flag(argparse.Action):
 
 def _from_here(option: Option, text: str) -> str:
     """A path as a shell user means it: from the working directory."""
-    if option.kind is Kind.PATH or (option.kind is Kind.LOG and text not in LOG_WORDS):
+    no_path = LOG_WORDS if option.kind is Kind.LOG else ("",) if option.kind is Kind.FILE else ()
+    if option.kind in (Kind.PATH, Kind.LOG, Kind.FILE) and text not in no_path:
         return os.path.abspath(text)
     return text
 
@@ -96,8 +99,12 @@ def build_parser() -> Parser:
     _add_mount(_command(commands, "mount", "Mount a store or one of its datasets."))
     _add_umount(_command(commands, "umount", "Unmount riafs mounts, also dead ones."))
     _add_status(_command(commands, "status", "Show what is mounted, and how each mount is doing."))
+    _add_prefetch(_command(commands, "prefetch", "Read files and trees of mounts, so that they are in the caches."))
+    _add_cache(_command(commands, "cache", "Show, check, pin and evict what the block cache of this user holds."))
     _add_doctor(_command(commands, "doctor", "Check this machine and, if given, a source; say what to do."))
     _add_config(_command(commands, "config", "Show the settings a mount would have, and where each comes from."))
+    _add_archive(_command(commands, "archive", "Pack a dataset's loose objects into its 7z archive."))
+    _add_unarchive(_command(commands, "unarchive", "Turn a dataset's archived keys into loose objects again."))
     _add_install_helper(_command(commands, "install-helper", "Let mount(8) and /etc/fstab know the type riafs."))
     return parser
 
@@ -132,7 +139,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         _add_flag(groups[option.group], option)
 
 
-def _add_flag(group: "argparse._ArgumentGroup", option: Option) -> None:
+def _add_flag(group: "argparse._ActionsContainer", option: Option) -> None:
     names = [f"--{option.name}"] if option.name != "foreground" else ["-f", "--foreground"]
     if option.kind is not Kind.FLAG:
         group.add_argument(*names, dest="given", action=_Flag, option=option)
@@ -153,6 +160,46 @@ def _add_status(parser: Parser) -> None:
     _add_json(parser)
 
 
+def _add_prefetch(parser: Parser) -> None:
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="a file or directory in a riafs mount")
+    parser.add_argument(
+        "--jobs", metavar="NUMBER", type=_jobs, default=4, help="how many files are read at once (default: 4)"
+    )
+    _add_json(parser)
+
+
+def _jobs(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,2}", text, re.ASCII) or int(text) == 0:
+        raise argparse.ArgumentTypeError("takes a number from 1 to 99")
+    return int(text)
+
+
+_CACHE_ACTIONS = (
+    ("status", "what is kept, the limits and the pins; the same as no action"),
+    ("verify", "read all blocks and remove damaged ones; exit status 2 if there were any"),
+    ("evict", "remove the blocks of files and trees, with --all all of them, with neither what is over the limits"),
+    ("pin", "never evict the blocks of files and trees, also those to come; riafs prefetch reads them"),
+    ("unpin", "the blocks of files and trees, with --all those of everything, may be evicted again"),
+)
+
+
+def _add_cache(parser: Parser) -> None:
+    _add_json(parser)
+    for option in OPTIONS:
+        if option.name in ("cache-dir", "cache-size", "cache-min-free"):
+            _add_flag(parser, option)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=False, parser_class=Parser)
+    for name, what in _CACHE_ACTIONS:
+        action = _command(actions, name, what)
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+        if name in ("evict", "pin", "unpin"):
+            number = "+" if name == "pin" else "*"
+            action.add_argument("paths", metavar="PATH", nargs=number, help="a file or directory in a riafs mount")
+        if name in ("evict", "unpin"):
+            action.add_argument("--all", action="store_true", help="everything; what is pinned is not evicted")
+    parser.set_defaults(given=(), action="status", paths=[], all=False)
+
+
 def _add_doctor(parser: Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", nargs="?", help=SOURCE_HELP)
     _add_json(parser)
@@ -161,6 +208,41 @@ def _add_doctor(parser: Parser) -> None:
 def _add_config(parser: Parser) -> None:
     _add_json(parser)
     add_settings(parser)
+
+
+def _add_archive(parser: Parser) -> None:
+    _add_dataset(parser)
+    parser.add_argument("--older", metavar="DAYS", help="only objects whose files are older than so many days")
+    parser.add_argument("--larger", metavar="SIZE", help="only objects of more bytes than that (K, M, G, T are known)")
+    parser.add_argument("--smaller", metavar="SIZE", help="only objects of fewer bytes than that")
+    parser.add_argument(
+        "--solid-block",
+        metavar="SIZE",
+        default="16M",
+        help="how much compressible content is compressed together (default: 16M); the rest is stored as it is",
+    )
+    parser.add_argument(
+        "--prune", action="store_true", help="remove the loose objects that were read back out of the archive"
+    )
+    _add_dry_run(parser)
+    _add_json(parser)
+
+
+def _add_unarchive(parser: Parser) -> None:
+    _add_dataset(parser)
+    parser.add_argument(
+        "--remove-archive", action="store_true", help="remove the archive once all its keys are loose and read back"
+    )
+    _add_dry_run(parser)
+    _add_json(parser)
+
+
+def _add_dataset(parser: Parser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a dataset: a store as for riafs mount, with #ID or #~ALIAS")
+
+
+def _add_dry_run(parser: Parser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, say what would be done and saved")
 
 
 def _add_install_helper(parser: Parser) -> None:

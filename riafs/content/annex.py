@@ -86,7 +86,7 @@ class AnnexContents:
         self._branch = branch
         self._verifier = tools.verifier
         self._decryptor = tools.decryptor
-        self._shelf = ArchiveShelf(storage, dataset, tools.archives, tools.verifier.counters)
+        self._shelf = ArchiveShelf(storage, dataset, tools.archives)
         self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
 
     # -- places -------------------------------------------------------------------------------------------------------
@@ -207,12 +207,13 @@ class AnnexContents:
         problem = self._problems.get(key.serialised)
         if problem is not None:
             known["error"] = problem.encode()
-        attempt = _Attempt(key, self._verifier)
+        attempt, memory = _Attempt(key, self._verifier), self._verifier.memory
         for place in self._stored_places(key):
             opened = await attempt.opened(place)
             if opened is not None:
                 opened.source.close()
-                good = opened.evidence is not None and self._verifier.memory.is_good(opened.evidence, key.serialised)
+                remembered = opened.evidence is not None and memory.is_good(opened.evidence, key.serialised)
+                good = remembered or opened.checked_as == key.serialised
                 return known | {"where": opened.place.encode(), "verified": b"yes" if good else b"no"}
         for place in await self._special_places(key):
             return known | {"where": os.fsencode(place.name), "verified": b"no"}

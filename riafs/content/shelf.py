@@ -4,18 +4,23 @@ An archive is recognised by the identity of its file. Readers of members keep th
 new file and renames it over the old one, so an open descriptor stays valid.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
 from riafs.archive.archive import Archive, ArchiveTools
+from riafs.archive.member import DecodedMember
 from riafs.cache.verified import Evidence
 from riafs.content.verifying import Opened
-from riafs.counters import Counters
+from riafs.errors import DamagedIndex
 from riafs.storage.extents import Extent
 from riafs.storage.files import Identity
 from riafs.storage.protocol import Storage
+from riafs.storage.ranged import RangedBytes
+
+_log = logging.getLogger(__name__)
 
 PLACES = (b"archives/archive.7z", b"annex/archives/archive.7z", b"archive.7z")
 """Where an archive may lie below a dataset: today's place, the one of early documentation, and the one before 2019."""
@@ -30,30 +35,32 @@ class _OnShelf:
 class ArchiveShelf:
     """The archives of the dataset at the store's path `dataset`."""
 
-    def __init__(self, storage: Storage, dataset: bytes, tools: ArchiveTools, counters: Counters) -> None:
+    def __init__(self, storage: Storage, dataset: bytes, tools: ArchiveTools) -> None:
         self._storage = storage
         self._dataset = dataset
         self._tools = tools
-        self._counters = counters
         self._opened: dict[bytes, _OnShelf] = {}
         self._opening = trio.Lock()
 
     async def open(self, place: bytes, names: Sequence[bytes]) -> Opened | None:
         """The first member of the archive at `place` that has one of `names`; None if it has none of them.
 
-        Raises NotInStore where there is no archive, ArchiveError and its kinds, DecodeFailed, StoreError, …
+        Raises NotInStore where there is no archive, ArchiveError and its kinds, CorruptContent, DecodeFailed, …
         """
+        try:
+            return await self._open(place, names)
+        except DamagedIndex as problem:
+            _log.warning("%s; it is made again", problem)
+            self._opened.pop(place).archive.forget()
+            return await self._open(place, names)
+
+    async def _open(self, place: bytes, names: Sequence[bytes]) -> Opened | None:
         shelved = await self._archive(place)
         for name in names:
             member = shelved.archive.find(name)
             if member is not None and not member.is_directory:
                 source = await shelved.archive.open_member(member)
-                evidence = None
-                if isinstance(source, Extent):
-                    evidence = Evidence(shelved.identity, source.offset, source.size)
-                else:
-                    self._counters.members_decoded += 1
-                return Opened(source, place.decode(), evidence)
+                return _opened(source, place.decode(), shelved.identity)
         return None
 
     async def _archive(self, place: bytes) -> _OnShelf:
@@ -65,12 +72,22 @@ class ArchiveShelf:
             if known is not None and known.identity == source.identity:
                 source.close()
                 return known
-            folder, _, file = path.rpartition(b"/")
-            local = await self._storage.local_path(folder) + b"/" + file
             try:
-                archive = await Archive.open(source, self._tools, local)
+                archive = await Archive.open(source, self._tools, path)
             except BaseException:
                 source.close()
                 raise
             self._opened[place] = _OnShelf(source.identity, archive)
+            if known is not None:
+                known.archive.close()
         return self._opened[place]
+
+
+def _opened(source: RangedBytes, place: str, identity: Identity) -> Opened:
+    """A member with what its readers need to know: where its bytes lie, or which key they were checked against."""
+    if isinstance(source, Extent):
+        return Opened(source, place, Evidence(identity, source.offset, source.size))
+    if isinstance(source, DecodedMember):
+        # Decoded again from the same archive, a member is the same; no stored one begins before the archive.
+        return Opened(source, place, Evidence(identity, -1 - source.stream, source.size), source.key)
+    return Opened(source, place, None)

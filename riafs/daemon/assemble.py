@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 
 import trio
 
+from riafs.cache.blocks import BlockLimits
+from riafs.cache.blocks_eviction import DiskLimits
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
+from riafs.daemon.archivepassword import archive_password
 from riafs.daemon.logs import RecentErrors
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.servable import Servable
@@ -32,10 +35,20 @@ async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, ba
         verify=Verify(settings.verify),
         cache=settings.cache_dir,
         search_path=plan.environment["PATH"],
+        blocks=block_limits(plan),
+        dictionary=settings.archive_dictionary,
+        password=archive_password(settings.archive_password_file, plan.environment),
         instead_of=plan.instead_of,
     )
     assembled = await assembly.assemble(inner, counters, background, _virtual(plan, counters, recent))
     return _Mount(Session(assembled.filesystem, kernel_options(plan), presentation(plan)), assembled)
+
+
+def block_limits(plan: MountPlan) -> BlockLimits:
+    """How much decoded content the plan's settings let a mount keep."""
+    settings = plan.settings
+    disk = DiskLimits(settings.cache_size, settings.cache_min_free)
+    return BlockLimits(settings.block_size, settings.cache_memory, disk)
 
 
 def kernel_options(plan: MountPlan) -> KernelOptions:

@@ -9,6 +9,7 @@ that is not empty has a stream, every stream a folder; whether those lie inside 
 import struct
 import zlib
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, compress
@@ -16,8 +17,9 @@ from itertools import accumulate, compress
 from riafs.errors import MalformedArchive, NotAnArchive, UnsupportedArchive
 from riafs.formats.sevenzip_cursor import MAX_SIZE, Cursor, Limits
 from riafs.formats.sevenzip_folder import Folder
-from riafs.formats.sevenzip_names import Names, parse_names
+from riafs.formats.sevenzip_names import Names, no_names, parse_names
 from riafs.formats.sevenzip_streams import END, SIGNATURE_HEADER_SIZE, Streams, no_streams, parse_streams, skip_property
+from riafs.formats.sevenzip_table import Column, Table
 
 SIGNATURE = b"7z\xbc\xaf\x27\x1c"
 
@@ -66,21 +68,43 @@ class Member:
     is_directory: bool
     mode: int | None
     """Unix mode with the file type's bits, where the archive has one."""
+    stream: int | None = None
+    """The number of its stream, by which `Listing.member_of_stream` finds it."""
 
 
 class Listing:
-    """The members of one archive, by position in it or by name; 30 bytes a member besides names and streams."""
+    """The members of one archive, by position in it or by name; 21 bytes a member besides names and streams."""
 
-    __slots__ = ("_attributes", "_first_stream", "_kinds", "_names", "_streams")
+    __slots__ = ("_attributes", "_first_streams", "_kinds", "_names", "_streams")
 
-    def __init__(self, streams: Streams, names: Names, kinds: bytes, attributes: "array[int]") -> None:
+    def __init__(
+        self, streams: Streams, names: Names, kinds: Column, attributes: Column, first_streams: Column
+    ) -> None:
+        """See `make` and `from_columns`."""
         self._streams = streams
         self._names = names
         self._kinds = kinds
         self._attributes = attributes
-        self._first_stream = array("I", accumulate([kind == _HAS_STREAM for kind in kinds], initial=0))
-        if self._first_stream[-1] != len(streams):
-            raise MalformedArchive(f"7z header has {len(streams)} streams for {self._first_stream[-1]} files")
+        self._first_streams = first_streams
+
+    @classmethod
+    def make(cls, streams: Streams, names: Names, kinds: bytes, attributes: Column) -> "Listing":
+        """The listing of members whose columns are equally long. Raises MalformedArchive where the streams differ."""
+        first_streams = array("I", accumulate([kind == _HAS_STREAM for kind in kinds], initial=0))
+        if first_streams[-1] != len(streams):
+            raise MalformedArchive(f"7z header has {len(streams)} streams for {first_streams[-1]} files")
+        return cls(streams, names, kinds, attributes, first_streams)
+
+    @classmethod
+    def from_columns(cls, columns: Table) -> "Listing":
+        """The listing that `columns` hold: all of `ELEMENTS`, as `columns` gave them."""
+        streams, names = Streams.from_columns(columns), Names.from_columns(columns)
+        return cls(streams, names, columns["kinds"], columns["attributes"], columns["first_streams"])
+
+    def columns(self) -> Table:
+        """All columns of the listing, to be saved."""
+        own = {"kinds": self._kinds, "attributes": self._attributes, "first_streams": self._first_streams}
+        return {**self._names.columns(), **own, **self._streams.columns()}
 
     def __len__(self) -> int:
         return len(self._kinds)
@@ -102,8 +126,28 @@ class Listing:
         mode = attributes >> 16 if attributes & _UNIX_MODE_PRESENT else None
         if kind != _HAS_STREAM:
             return Member(name, 0, None, 0, None, kind == _IS_DIRECTORY, mode)
-        stream = self._streams.stream(self._first_stream[position])
-        return Member(name, stream.size, stream.folder, stream.offset, stream.crc, is_directory=False, mode=mode)
+        number = self._first_streams[position]
+        stream = self._streams.stream(number)
+        return Member(
+            name, stream.size, stream.folder, stream.offset, stream.crc, is_directory=False, mode=mode, stream=number
+        )
+
+    def member_of_stream(self, stream: int) -> Member:
+        """The member whose bytes are the stream of that number, which has to exist."""
+        return self.member(bisect_right(self._first_streams, stream) - 1)
+
+    def streams_of(self, folder: int) -> range:
+        """The numbers of the streams in a folder, in the order in which they are decoded."""
+        return self._streams.streams_of(folder)
+
+    def stream_at(self, streams: range, offset: int) -> int:
+        """Of `streams_of` a folder, the one that has the byte at `offset` of it, or the first one after that."""
+        return self._streams.stream_at(streams, offset)
+
+    @property
+    def stream_count(self) -> int:
+        """How many streams there are."""
+        return len(self._streams)
 
     def folder(self, number: int) -> Folder:
         """The folder that `Member.folder` names."""
@@ -149,7 +193,7 @@ def parse_header(header: bytes, limits: Limits) -> Listing:
     """The members that a plain header lists; empty bytes list none. Raises MalformedArchive, UnsupportedArchive."""
     streams = no_streams()
     if not header:
-        return Listing(streams, Names(0), b"", array("I"))
+        return Listing.make(streams, no_names(), b"", array("I"))
     cursor = Cursor(header)
     if cursor.number() != _HEADER:
         raise MalformedArchive(f"7z header begins with {header[0]:#x}")
@@ -165,7 +209,7 @@ def parse_header(header: bytes, limits: Limits) -> Listing:
             listing = _parse_files(cursor, streams, limits)
         else:
             raise MalformedArchive(f"7z header has an unknown record {record:#x}")
-    return listing or Listing(streams, Names(0), b"", array("I"))
+    return listing or Listing.make(streams, no_names(), b"", array("I"))
 
 
 def _skip_archive_properties(cursor: Cursor) -> None:
@@ -176,7 +220,7 @@ def _skip_archive_properties(cursor: Cursor) -> None:
 def _parse_files(cursor: Cursor, streams: Streams, limits: Limits) -> Listing:
     # A name takes at least its ending zero of two bytes.
     count = cursor.count("members", limits.entries, bytes_each=2)
-    names = Names(0)
+    names = no_names()
     empty, empty_file, anti = bytes(count), b"", b""
     attributes = array("I", bytes(4 * count))
     while (record := cursor.number()) != END:
@@ -196,7 +240,7 @@ def _parse_files(cursor: Cursor, streams: Streams, limits: Limits) -> Listing:
             attributes = part.words(defined)
     if len(names) != count:
         raise MalformedArchive(f"7z header has {len(names)} names for {count} members")
-    return Listing(streams, names, _kinds(empty, empty_file, anti), attributes)
+    return Listing.make(streams, names, _kinds(empty, empty_file, anti), attributes)
 
 
 def _kinds(empty: bytes, empty_file: bytes, anti: bytes) -> bytes:

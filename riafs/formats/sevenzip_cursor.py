@@ -10,6 +10,7 @@ from array import array
 from dataclasses import dataclass
 
 from riafs.errors import MalformedArchive, UnsupportedArchive
+from riafs.formats.sevenzip_table import Column
 
 # Sizes, offsets and their sums stay inside signed 64-bit arithmetic, as in 7-Zip itself.
 MAX_SIZE = (1 << 63) - 1
@@ -37,8 +38,8 @@ class Limits:
 class Digests:
     """CRC32 values by position; `defined` has a byte 0 or 1 for each."""
 
-    values: "array[int]"
-    defined: bytes
+    values: Column
+    defined: Column
 
     def get(self, position: int) -> int | None:
         """The CRC32 at `position`, None where the archive has none."""

@@ -14,6 +14,7 @@ LZMA = b"\x03\x01\x01"
 LZMA2 = b"\x21"
 PPMD = b"\x03\x04\x01"
 AES = b"\x06\xf1\x07\x01"
+DELTA = b"\x03"
 
 # 7-Zip's own reader refuses more than 32 of each.
 _MAX_CODERS = 32
@@ -77,6 +78,8 @@ class Shape:
 class Folder:
     """A folder and where its packed bytes lie. Offsets count from the archive's first byte."""
 
+    description: bytes
+    """The archive's own description of the coders, from which the shape was parsed."""
     shape: Shape
     pack_offset: int
     pack_sizes: tuple[int, ...]
@@ -99,6 +102,19 @@ class Folder:
     def only_coder(self) -> Coder | None:
         """The coder, where there is just one."""
         return self.shape.coders[0] if len(self.shape.coders) == 1 else None
+
+    @property
+    def chain(self) -> tuple[Coder, ...] | None:
+        """The coders from the one that makes the folder's bytes to the one that reads the archive's, where they are a
+        plain row: each with one input."""
+        coders = self.shape.coders
+        if any(coder.inputs != 1 for coder in coders):
+            return None
+        maker_of = {bond.input: bond.output for bond in self.shape.bonds}
+        order = [self.shape.main]
+        while order[-1] in maker_of and len(order) <= len(coders):
+            order.append(maker_of[order[-1]])
+        return tuple(coders[number] for number in order) if len(order) == len(coders) else None
 
     @property
     def is_stored(self) -> bool:

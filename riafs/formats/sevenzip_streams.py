@@ -6,12 +6,15 @@ exist; a stream lies inside its folder's bytes. Property numbers are those of ``
 """
 
 from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from riafs.errors import MalformedArchive
 from riafs.formats.sevenzip_cursor import MAX_SIZE, Cursor, Digests, Limits
 from riafs.formats.sevenzip_folder import Folder, Shape, parse_shape
+from riafs.formats.sevenzip_table import Column, Table
 
 SIGNATURE_HEADER_SIZE = 32
 
@@ -27,15 +30,34 @@ _NUM_UNPACK_STREAM = 0x0D
 
 
 @dataclass(frozen=True, slots=True)
+class _Descriptions:
+    """The distinct descriptions of folders one after the other; `starts` has one element more than there are."""
+
+    block: Column
+    starts: Column
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, number: int) -> bytes:
+        if number >= len(self):
+            raise IndexError(number)
+        return bytes(self.block[self.starts[number] : self.starts[number + 1]])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[number] for number in range(len(self)))
+
+
+@dataclass(frozen=True, slots=True)
 class _Folders:
     """Columns of all folders. `first_pack` and `first_size` have one element more, so that differences are counts."""
 
-    descriptions: list[bytes]
-    description_of: "array[int]"
-    first_pack: "array[int]"
-    first_size: "array[int]"
-    sizes: "array[int]"
-    main_sizes: "array[int]"
+    descriptions: "_Descriptions"
+    description_of: Column
+    first_pack: Column
+    first_size: Column
+    sizes: Column
+    main_sizes: Column
     digests: Digests
 
     def __len__(self) -> int:
@@ -46,9 +68,9 @@ class _Folders:
 class _Substreams:
     """Columns of all streams: a stream is the bytes of one file that is not empty."""
 
-    folder: "array[int]"
-    offset: "array[int]"
-    size: "array[int]"
+    folder: Column
+    offset: Column
+    size: Column
     digests: Digests
 
 
@@ -66,7 +88,7 @@ class Stream:
 class Streams:
     """All packed streams, folders and file streams of one archive (or of one encoded header)."""
 
-    pack_offsets: "array[int]"
+    pack_offsets: Column
     folders: _Folders
     substreams: _Substreams
 
@@ -89,21 +111,78 @@ class Streams:
     def folder(self, position: int) -> Folder:
         """The folder at `position`."""
         columns = self.folders
-        shape = parse_shape(Cursor(columns.descriptions[columns.description_of[position]]))
+        description = columns.descriptions[columns.description_of[position]]
         packs = self.pack_offsets[columns.first_pack[position] : columns.first_pack[position + 1] + 1]
         return Folder(
-            shape,
+            description,
+            parse_shape(Cursor(description)),
             pack_offset=packs[0],
             pack_sizes=tuple(end - start for start, end in pairwise(packs)),
             unpack_sizes=tuple(columns.sizes[columns.first_size[position] : columns.first_size[position + 1]]),
             crc=columns.digests.get(position),
         )
 
+    def streams_of(self, folder: int) -> range:
+        """The numbers of the streams in a folder."""
+        column = self.substreams.folder
+        return range(bisect_left(column, folder), bisect_right(column, folder))
+
+    def stream_at(self, streams: range, offset: int) -> int:
+        """Of the streams of a folder, the number of the one with the byte at `offset`, or of the first one after it."""
+        columns = self.substreams
+        found = bisect_right(columns.offset, offset, streams.start, streams.stop) - 1
+        while found < streams.stop and (found < streams.start or columns.offset[found] + columns.size[found] <= offset):
+            found += 1
+        return found
+
+    def columns(self) -> Table:
+        """What `from_columns` makes the same streams of."""
+        folders, streams = self.folders, self.substreams
+        return {
+            "pack_offsets": self.pack_offsets,
+            "descriptions": folders.descriptions.block,
+            "description_starts": folders.descriptions.starts,
+            "description_of": folders.description_of,
+            "first_packs": folders.first_pack,
+            "first_sizes": folders.first_size,
+            "sizes": folders.sizes,
+            "main_sizes": folders.main_sizes,
+            "folder_crcs": folders.digests.values,
+            "folder_has_crc": folders.digests.defined,
+            "stream_folders": streams.folder,
+            "stream_offsets": streams.offset,
+            "stream_sizes": streams.size,
+            "stream_crcs": streams.digests.values,
+            "stream_has_crc": streams.digests.defined,
+        }
+
+    @classmethod
+    def from_columns(cls, columns: Table) -> "Streams":
+        """The streams that `columns` hold."""
+        folders = _Folders(
+            _Descriptions(columns["descriptions"], columns["description_starts"]),
+            columns["description_of"],
+            columns["first_packs"],
+            columns["first_sizes"],
+            columns["sizes"],
+            columns["main_sizes"],
+            Digests(columns["folder_crcs"], columns["folder_has_crc"]),
+        )
+        streams = _Substreams(
+            columns["stream_folders"],
+            columns["stream_offsets"],
+            columns["stream_sizes"],
+            Digests(columns["stream_crcs"], columns["stream_has_crc"]),
+        )
+        return cls(columns["pack_offsets"], folders, streams)
+
 
 def no_streams() -> Streams:
     """What an archive of empty files and directories has."""
     empty, digests = array("Q"), Digests.none(0)
-    folders = _Folders([], array("I"), array("I", [0]), array("I", [0]), empty, empty, digests)
+    folders = _Folders(
+        _Descriptions(b"", array("I", [0])), array("I"), array("I", [0]), array("I", [0]), empty, empty, digests
+    )
     return Streams(array("Q", [SIGNATURE_HEADER_SIZE]), folders, _Substreams(array("I"), empty, empty, digests))
 
 
@@ -167,7 +246,9 @@ def _parse_unpack_info(cursor: Cursor, limits: Limits) -> _Folders:
         mains = map(shapes.mains.__getitem__, shape_of)
         main_sizes = array("Q", [sizes[first + main] for first, main in zip(first_size, mains, strict=False)])
     digests = _parse_optional_digests(cursor, count)
-    return _Folders(shapes.descriptions, shape_of, first_pack, first_size, sizes, main_sizes, digests)
+    starts = array("I", accumulate(map(len, shapes.descriptions), initial=0))
+    descriptions = _Descriptions(b"".join(shapes.descriptions), starts)
+    return _Folders(descriptions, shape_of, first_pack, first_size, sizes, main_sizes, digests)
 
 
 class _Shapes:
@@ -277,7 +358,7 @@ def _inherited_digests(folders: _Folders, counts: "array[int]") -> Digests:
 def _with_written_digests(cursor: Cursor, substreams: _Substreams) -> _Substreams:
     """The streams with the CRC32 values at `cursor`, which are written for those only that have none yet."""
     known = substreams.digests
-    written = cursor.digests(known.defined.count(0))
+    written = cursor.digests(bytes(known.defined).count(0))
     if 1 in known.defined:
         pairs = iter(zip(written.values, written.defined, strict=True))
         merged = [

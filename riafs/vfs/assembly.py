@@ -9,13 +9,17 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 from riafs.archive.archive import ArchiveTools
+from riafs.archive.checks import Digests
 from riafs.archive.extractor import Extractor
 from riafs.archive.openpgp import Decryptor
+from riafs.archive.saved import INDEX_DIRECTORY, IndexDirectory
+from riafs.cache.blocks import BlockCache, BlockLimits
+from riafs.cache.private import private_directory
 from riafs.cache.scratch import Scratch
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
@@ -33,6 +37,7 @@ from riafs.tree.source import open_source
 from riafs.tree.store import StoreTools
 from riafs.vfs.filesystem import FileSystem
 
+_DIGESTS = {Verify.AUTO: Digests.BESIDE, Verify.ALWAYS: Digests.BEFORE, Verify.NEVER: Digests.NONE}
 _HASHING_THREADS = 4
 _DECODING_SECONDS = 600.0
 """Patience with one archive member that has to be decoded; next to it the deadline of a request to the store counts."""
@@ -52,19 +57,27 @@ class Plan:
     """Where programs (git, 7z, gpg) are found, directories separated by ``:``."""
     instead_of: tuple[tuple[str, str], ...] = ()
     """The user's ``url.<base>.insteadOf`` rules: (base, prefix) each."""
+    blocks: BlockLimits = field(default_factory=BlockLimits)
+    """How much decoded content is kept."""
+    dictionary: int = Limits().dictionary
+    """Bytes of memory that the decoder of an archive's member may ask for."""
+    password: str | None = field(default=None, repr=False)
+    """Of encrypted archives."""
 
 
 class Assembled:
     """A filesystem with what has to be given back after it."""
 
-    def __init__(self, filesystem: FileSystem, git: GitPool, scratch: Scratch) -> None:
+    def __init__(self, filesystem: FileSystem, archives: ArchiveTools, git: GitPool, scratch: Scratch) -> None:
         self.filesystem = filesystem
+        self._archives = archives
         self._git = git
         self._scratch = scratch
 
     def close(self) -> None:
         """End git's children, close what is open, remove temporary files."""
         self.filesystem.close()
+        self._archives.close()
         self._git.close()
         self._scratch.close()
 
@@ -83,9 +96,12 @@ async def assemble(
     try:
         memory = VerifiedMemory(None if scratch.cache is None else os.fsencode(f"{scratch.cache}/verified.sqlite"))
         background.start_soon(memory.keep)
+        blocks = BlockCache(scratch.cache, plan.blocks, counters)
+        background.start_soon(blocks.keep)
         patience = Patience("the store", plan.deadline, counters, _HASHING_THREADS)
         verifier = Verifier(plan.verify, memory, counters, patience, background)
-        content = _content_tools(plan, verifier, path)
+        archives = _archive_tools(plan, scratch, blocks, counters)
+        content = ContentTools(verifier, archives, Decryptor(plan.search_path, path, plan.deadline))
         tools = StoreTools(git, content, ListingCache(), counters, plan.deadline, plan.instead_of)
         root = await open_source(plan.source, tools)
     except (RiafsError, trio.Cancelled):
@@ -93,7 +109,7 @@ async def assemble(
         scratch.close()
         raise
     shown = {virtual.NAME: virtual.VirtualDirectory(files, time.time_ns())} if files else {}
-    return Assembled(FileSystem(root, counters, shown), git, scratch)
+    return Assembled(FileSystem(root, counters, shown), archives, git, scratch)
 
 
 @asynccontextmanager
@@ -122,7 +138,18 @@ def _git(plan: Plan) -> str:
     return program
 
 
-def _content_tools(plan: Plan, verifier: Verifier, scratch: bytes) -> ContentTools:
+def _archive_tools(plan: Plan, scratch: Scratch, blocks: BlockCache, counters: Counters) -> ArchiveTools:
     search_path = [os.fsencode(directory) for directory in plan.search_path.split(":")]
-    archives = ArchiveTools(Limits(), Extractor(search_path, scratch, _DECODING_SECONDS))
-    return ContentTools(verifier, archives, Decryptor(plan.search_path, scratch, plan.deadline))
+    indexes = None
+    if scratch.cache is not None:
+        indexes = IndexDirectory(os.fsencode(private_directory(f"{scratch.cache}/{INDEX_DIRECTORY}")))
+    return ArchiveTools(
+        Limits(dictionary=plan.dictionary),
+        Extractor(search_path, os.fsencode(scratch.path), _DECODING_SECONDS),
+        blocks,
+        indexes=indexes,
+        password=plan.password,
+        digests=_DIGESTS[plan.verify],
+        counters=counters,
+        spilled=plan.blocks.disk.size if scratch.cache is None else 0,
+    )

@@ -2,19 +2,23 @@
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from riafs.archive.archive import Archive, ArchiveTools
 from riafs.archive.extractor import Extractor
+from riafs.cache.blocks import BlockCache, BlockLimits
+from riafs.counters import Counters
 from riafs.formats.sevenzip_cursor import Limits
-from riafs.storage.files import FileBytes
+from riafs.storage.files import FileBytes, Identity
 
 SEARCH_PATH = tuple(map(os.fsencode, os.get_exec_path()))
 
 Pack = Callable[..., Path]
+Announce = Callable[..., None]
 
 
 @pytest.fixture
@@ -27,7 +31,20 @@ def spool(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tools(spool: Path) -> ArchiveTools:
-    return ArchiveTools(Limits(), Extractor(SEARCH_PATH, os.fsencode(spool), deadline=60))
+    return tools_with(spool)
+
+
+def tools_with(
+    spool: Path | None,
+    blocks: BlockLimits | None = None,
+    search_path: Sequence[bytes] = SEARCH_PATH,
+    limits: Limits | None = None,
+    **options: Any,
+) -> ArchiveTools:
+    """Tools whose block cache is memory alone."""
+    directory = b"/nonexistent" if spool is None else os.fsencode(spool)
+    cache = BlockCache(None, blocks or BlockLimits(), Counters())
+    return ArchiveTools(limits or Limits(), Extractor(search_path, directory, deadline=60), cache, **options)
 
 
 @pytest.fixture
@@ -56,7 +73,8 @@ def update(archive: Path, tree: bytes, *switches: str) -> Path:
 def file_bytes(path: Path) -> FileBytes:
     """The archive's file."""
     descriptor = os.open(path, os.O_RDONLY)
-    return FileBytes(descriptor, os.fstat(descriptor).st_size, str(path))
+    status = os.fstat(descriptor)
+    return FileBytes(descriptor, status.st_size, str(path), None, Identity.of(status))
 
 
 async def open_archive(path: Path, tools: ArchiveTools) -> Archive:

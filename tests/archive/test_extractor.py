@@ -1,4 +1,4 @@
-"""The child that decodes members: limited, fed with nothing, and gone when its caller is."""
+"""The child that decodes folders: limited, fed with one folder only, and gone when its producer was closed."""
 
 import os
 import time
@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
-from riafs.archive.extractor import Extractor, find_program
-from riafs.errors import DecodeFailed, MissingProgram, StoreError, StoreTimeout
-from riafs.formats.sevenzip import Member
+from riafs.archive.extractor import ChildProducer, Extractor, find_program
+from riafs.errors import DecodeFailed, MissingProgram, StoreError
+from riafs.formats.sevenzip_cursor import Cursor
+from riafs.formats.sevenzip_folder import Folder, parse_shape
+from riafs.storage.ranged import MemoryBytes
 from tests.archive.conftest import SEARCH_PATH
 
-MEMBER = Member(b"name", 6, 0, 0, None, is_directory=False, mode=None)
-# Without PATH a shell looks in its own default places.
-SLEEP = 'echo $$ > "$0.pid"; /bin/sleep 60'
+PACKED = b"packed bytes of the folder"
+COPY = b"\x01\x01\x00"
+FOLDER = Folder(COPY, parse_shape(Cursor(COPY)), 1234, (len(PACKED),), (6,), None)
 
 Program = Callable[[str], tuple[bytes, ...]]
 
@@ -35,30 +36,31 @@ def program(tmp_path: Path) -> Program:
     return make
 
 
-async def wait_for(path: Path) -> int:
-    """The process id that the script wrote."""
-    return await trio.to_thread.run_sync(wait_in_thread, path)
+async def started(search_path: tuple[bytes, ...], spool: Path, folder: Folder = FOLDER) -> ChildProducer:
+    return await Extractor(search_path, os.fsencode(spool), 20).start(folder, MemoryBytes(PACKED), "folder")
 
 
-def wait_in_thread(path: Path) -> int:
-    while not (path.exists() and path.read_text().endswith("\n")):
-        time.sleep(0.01)
-    return int(path.read_text())
-
-
-def is_alive(process: int) -> bool:
-    return os.path.exists(f"/proc/{process}")
-
-
-async def extracted(search_path: tuple[bytes, ...], spool: Path, deadline: float = 20) -> bytes:
-    found = await Extractor(search_path, os.fsencode(spool), deadline).extract(b"archive", MEMBER)
-    data = bytes(await found.read(0, 100))
-    found.close()
+async def extracted(search_path: tuple[bytes, ...], spool: Path, folder: Folder = FOLDER) -> bytes:
+    producer = await started(search_path, spool, folder)
+    data = b""
+    try:
+        while len(data) < folder.size:
+            piece = await producer.produce(100)
+            assert piece
+            data += piece
+    finally:
+        producer.close()
     return data
 
 
-async def test_the_child_gets_the_names_as_they_are(program: Program, spool: Path) -> None:
-    assert await extracted(program('for last; do :; done; printf "%s!\\n" "$last"'), spool) == b"name!\n"
+async def test_the_child_gets_an_archive_of_its_own_and_nothing_else(program: Program, spool: Path) -> None:
+    script = 'for last; do :; done; [ "${last%%[0-9]*}" = /proc/self/fd/ ] && tail -c +33 "$last" | head -c 6'
+    assert await extracted(program(script), spool) == PACKED[:6]
+
+
+async def test_a_stored_folder_comes_back_from_the_real_program(spool: Path) -> None:
+    folder = Folder(COPY, parse_shape(Cursor(COPY)), 1234, (len(PACKED),), (len(PACKED),), None)
+    assert await extracted(SEARCH_PATH, spool, folder) == PACKED
 
 
 async def test_the_child_has_no_input_and_no_environment(
@@ -74,9 +76,9 @@ async def test_the_child_has_bounded_memory_time_and_files(program: Program, spo
     assert await extracted(program(script), spool) == b"123456"
 
 
-async def test_endless_output_is_cut(program: Program, spool: Path) -> None:
-    with pytest.raises(DecodeFailed, match="more than its 6 bytes"):
-        await extracted(program("while :; do echo endless; done"), spool)
+async def test_endless_output_is_an_error(program: Program, spool: Path) -> None:
+    with pytest.raises(DecodeFailed, match="more than it says"):
+        await extracted(program("while :; do printf x; done"), spool)
 
 
 async def test_endless_messages_do_not_fill_the_disk(program: Program, spool: Path) -> None:
@@ -86,52 +88,44 @@ async def test_endless_messages_do_not_fill_the_disk(program: Program, spool: Pa
 
 
 async def test_a_failed_child_is_quoted(program: Program, spool: Path) -> None:
-    with pytest.raises(DecodeFailed, match="status 2 ERROR: no such thing"):
+    with pytest.raises(DecodeFailed, match="6 bytes before its end with status 2 ERROR: no such thing"):
         await extracted(program("echo 'ERROR:  no such\nthing' >&2; exit 2"), spool)
 
 
-async def test_right_size_with_a_failed_child_is_not_served(program: Program, spool: Path) -> None:
+async def test_the_last_bytes_of_a_failed_child_are_not_served(program: Program, spool: Path) -> None:
     with pytest.raises(DecodeFailed, match="cannot be decoded: 7z ended with status 2"):
         await extracted(program("printf 123456; exit 2"), spool)
 
 
-async def test_a_warning_of_7z_does_not_lose_the_member(program: Program, spool: Path) -> None:
+async def test_a_warning_of_7z_does_not_lose_the_bytes(program: Program, spool: Path) -> None:
     assert await extracted(program("printf 123456; exit 1"), spool) == b"123456"
 
 
-async def test_a_child_that_hangs_is_ended_at_the_deadline(program: Program, spool: Path, tmp_path: Path) -> None:
-    search_path = program(SLEEP)
-    start = time.monotonic()
-    with pytest.raises(StoreTimeout, match=r"more than 0\.5 s"):
-        await extracted(search_path, spool, deadline=0.5)
-    assert time.monotonic() - start < 10
-    assert not is_alive(await wait_for(tmp_path / "bin" / "7zz.pid"))
+async def test_a_call_that_was_given_up_loses_no_bytes(program: Program, spool: Path) -> None:
+    search_path = program('printf 123456; read line < "$0.go"; exit 0')
+    fifo = os.fsdecode(spool.parent / "bin" / "7zz.go")
+    os.mkfifo(fifo)
+    producer = await started(search_path, spool)
+    with trio.move_on_after(0.5):
+        await producer.produce(100)
+    await trio.to_thread.run_sync(Path(fifo).write_text, "\n")
+    assert await producer.produce(100) == b"123456"
+    producer.close()
 
 
-async def test_a_cancelled_caller_leaves_no_child(program: Program, spool: Path, tmp_path: Path) -> None:
-    search_path = program(SLEEP)
-    process = 0
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(extracted, search_path, spool)
-        process = await wait_for(tmp_path / "bin" / "7zz.pid")
-        assert is_alive(process)
-        nursery.cancel_scope.cancel()
-    assert not is_alive(process)
+async def test_a_closed_producer_leaves_no_child_and_no_file(program: Program, spool: Path, tmp_path: Path) -> None:
+    producer = await started(program('echo $$ > "$0.pid"; exec /bin/sleep 60'), spool)
+    pid_file = tmp_path / "bin" / "7zz.pid"
+    deadline = time.monotonic() + 20
+    while not (pid_file.exists() and pid_file.read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        await trio.sleep(0.01)
+    pid = pid_file.read_text().strip()
+    assert os.path.exists(f"/proc/{pid}")
+    producer.close()
+    producer.close()
+    assert not os.path.exists(f"/proc/{pid}")
     assert os.listdir(spool) == []
-
-
-async def test_only_so_many_children_run_at_once(program: Program, spool: Path, tmp_path: Path) -> None:
-    extractor = Extractor(program('echo x >> "$0.log"; /bin/sleep 60'), os.fsencode(spool), deadline=60, children=2)
-    log = tmp_path / "bin" / "7zz.log"
-    async with trio.open_nursery() as nursery:
-        for _ in range(5):
-            nursery.start_soon(extractor.extract, b"archive", MEMBER)
-        with trio.fail_after(30):
-            while not log.exists() or log.read_text() != "x\nx\n":  # noqa: ASYNC110  # another process writes it
-                await trio.sleep(0.02)
-        await trio.testing.wait_all_tasks_blocked(0.1)
-        assert log.read_text() == "x\nx\n"
-        nursery.cancel_scope.cancel()
 
 
 async def test_no_room_is_an_error_of_this_machine(program: Program, spool: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from riafs.archive.archive import ArchiveTools
 from riafs.archive.extractor import Extractor
+from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.content import verifying
 from riafs.content.shelf import ArchiveShelf
@@ -231,7 +232,8 @@ async def test_member_of_an_archive_on_the_shelf(
     [path] = await storage.resolve_each([b"alias/one"])
     assert isinstance(path, bytes)
     extractor = Extractor([os.fsencode(each) for each in os.get_exec_path()], os.fsencode(tmp_path), 60)
-    shelf = ArchiveShelf(storage, path, ArchiveTools(Limits(), extractor), Counters())
+    blocks = BlockCache(None, BlockLimits(), Counters())
+    shelf = ArchiveShelf(storage, path, ArchiveTools(Limits(), extractor, blocks))
     found = await shelf.open(b"archives/archive.7z", [mixed_path(PLAIN_KEY)])
     assert found is not None
     await check(found.source)

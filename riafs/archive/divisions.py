@@ -1,0 +1,96 @@
+"""Divisions: at which places of a folder decoding can begin."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from riafs.archive.walks import SavedWalks
+from riafs.errors import MalformedArchive
+from riafs.formats.lzma2 import HEADER_SIZE, Resets, Segment
+from riafs.storage.blocking import blocking_read
+from riafs.storage.ranged import RangedBytes
+
+_CHUNKS_AT_ONCE = 4096
+_FIXED = 1 << 20
+
+
+class Division(Protocol):
+    """The segments of a folder, which follow each other without gaps."""
+
+    async def segment(self, offset: int) -> Segment:
+        """The one that holds the decoded byte `offset`. Raises what reading the archive raises."""
+
+
+class Undivided:
+    """Decoding begins at the front only."""
+
+    def __init__(self, size: int) -> None:
+        self._segment = Segment(0, 0, size)
+
+    async def segment(self, offset: int) -> Segment:
+        """See Division."""
+        return self._segment
+
+
+class Anywhere:
+    """Decoded bytes are where packed bytes are."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    async def segment(self, offset: int) -> Segment:
+        """See Division."""
+        start = offset - offset % _FIXED
+        return Segment(start, start, min(start + _FIXED, self._size))
+
+
+class AtResets:
+    """Decoding begins where an LZMA2 stream resets its dictionary: found by walking the chunks, no further than needed,
+    and remembered by `saved` under `name`. Chunks that make no sense end the walk; decoding will tell what is wrong."""
+
+    def __init__(self, packed: RangedBytes, size: int, saved: SavedWalks, name: int) -> None:
+        self._packed = packed
+        self._resets = Resets(packed.size, size)
+        self._saved = saved
+        self._name = name
+        self._loaded = False
+        self._walking = trio.Lock()
+
+    async def segment(self, offset: int) -> Segment:
+        """See Division."""
+        if not self._resets.knows(offset):
+            async with self._walking:
+                if not self._loaded:
+                    await trio.to_thread.run_sync(self._saved.load, self._name, self._resets)
+                    self._loaded = True
+                await self._walk(offset)
+        return self._resets.segment(offset)
+
+    async def _walk(self, offset: int) -> None:
+        resets, began = self._resets, self._resets.walked
+        read = blocking_read(self._packed)
+        try:
+            while not resets.knows(offset):
+                if read is None:
+                    await self._step(offset)
+                else:
+                    await trio.to_thread.run_sync(resets.walk, read, offset, _CHUNKS_AT_ONCE, abandon_on_cancel=True)
+        except MalformedArchive:
+            resets.give_up()
+            return
+        except trio.Cancelled:  # the thread may still be changing it
+            self._resets, self._loaded = Resets(self._packed.size, resets.size), False
+            raise
+        if resets.walked != began:
+            await trio.to_thread.run_sync(self._saved.save, self._name, resets)
+
+    async def _step(self, offset: int) -> None:
+        """Walk over one chunk of what only the event loop can read."""
+        at = self._resets.walked_packed
+        header = await self._packed.read(at, HEADER_SIZE)
+        self._resets.walk(_part(bytes(header), at), offset, 1)
+
+
+def _part(data: bytes, start: int) -> Callable[[int, int], bytes]:
+    return lambda offset, length: data[offset - start : offset - start + length]

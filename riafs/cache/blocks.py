@@ -1,0 +1,263 @@
+"""The block cache of a mount: memory first, then the disk, which all mounts of a user share.
+
+Blocks are parts of contents: block i of a content begins at byte ``i * block_size``. A content's name must stand for
+its bytes on this machine for ever and whichever store they come from, since all stores of a user share the cache: the
+digest of a key (`annex_content`), or for what has no digest, the identity of the file it comes from. Only verified
+content may be put.
+
+Nothing here fails a reader: a disk that is full, unwritable, damaged or silent is left alone for a while, with one
+warning, and blocks are made again.
+
+Rules for shared state (one event loop; threads see only arguments): a block is in `_flights` while one task makes it,
+and whoever comes then waits for that task; it is in `_unwritten` from `put` until it is on the disk or given up, and is
+found there; `_queue` has those of them that no writer has taken. Between looking into memory and entering `_flights`
+there is no await.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+from cachetools import LRUCache
+
+from riafs.cache.blocks_disk import DiskBlocks
+from riafs.cache.blocks_eviction import DiskLimits
+from riafs.cache.blocks_file import MAX_LENGTH, BlockName, content_digest
+from riafs.counters import Counters
+from riafs.errors import CorruptContent, RiafsError, ShortRead
+from riafs.storage.patience import Patience
+
+log = logging.getLogger(__name__)
+
+_OVERHEAD = 256
+"""Bytes that a block in memory takes beside its own, about."""
+_READERS, _WRITERS = 8, 2
+_UNWRITTEN = 32 << 20
+_PUT_SECONDS = 5.0
+_DISK_SECONDS = 10.0
+_PAUSE_SECONDS = 60.0
+_LAST_SECONDS = 5.0
+
+_Name = tuple[bytes, int, int]
+"""Content, index, length."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLimits:
+    """How much is kept, in blocks of what size. Sizes are bytes."""
+
+    block_size: int = 1 << 20
+    memory: int = 64 << 20
+    disk: DiskLimits = field(default_factory=DiskLimits)
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A block in the making: one of `data` and `problem` is set when it has landed, none if it was cancelled."""
+
+    landed: trio.Event = field(default_factory=trio.Event)
+    data: bytes | None = None
+    problem: RiafsError | None = None
+
+
+class _Trouble:
+    """Which use of the disk is paused. The first failure is a warning, later ones are only notes."""
+
+    def __init__(self) -> None:
+        self._until = {"read": 0.0, "write": 0.0}
+        self._warned = False
+
+    def paused(self, use: str) -> bool:
+        return time.monotonic() < self._until[use]
+
+    def failed(self, use: str, problem: Exception) -> None:
+        level = logging.INFO if self._warned else logging.WARNING
+        log.log(level, "blocks are not cached on the disk for now (%s): %s", use, problem)
+        self._warned = True
+        self._until[use] = time.monotonic() + _PAUSE_SECONDS
+
+
+class BlockCache:
+    """One per mount; used from the event loop's thread. `cache`: the cache directory, None for memory alone.
+
+    Blocks go to the disk as long as `keep` runs.
+    """
+
+    def __init__(self, cache: str | None, limits: BlockLimits, counters: Counters) -> None:
+        if not 0 < limits.block_size <= MAX_LENGTH:
+            raise ValueError(f"blocks of {limits.block_size} bytes")
+        self._limits = limits
+        self._counters = counters
+        self._memory: LRUCache[_Name, bytes] = LRUCache(limits.memory, getsizeof=_weight)
+        self._disk = DiskBlocks(cache, limits.disk) if cache is not None and limits.disk.size else None
+        self._flights: dict[_Name, _Flight] = {}
+        self._unwritten: dict[_Name, bytes] = {}
+        self._unwritten_size = 0
+        self._queue: deque[_Name] = deque()
+        self._changed = trio.Condition()
+        self._keeping = False
+        self._reading = Patience("the cache directory", _DISK_SECONDS, counters, _READERS)
+        self._writing = Patience("the cache directory", _DISK_SECONDS, counters, _WRITERS)
+        self._trouble = _Trouble()
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of every block but a content's last."""
+        return self._limits.block_size
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def get(self, content: bytes, index: int, length: int) -> bytes | None:
+        """Block `index` of `content`, which has exactly `length` bytes, or None where it is not kept."""
+        name = (content, index, length)
+        data = self._in_memory(name)
+        return await self._from_disk(name) if data is None else data
+
+    def _in_memory(self, name: _Name) -> bytes | None:
+        data: bytes | None = self._memory.get(name)
+        if data is None:
+            data = self._unwritten.get(name)
+        self._counters.blocks_from_memory += data is not None
+        return data
+
+    async def _from_disk(self, name: _Name) -> bytes | None:
+        if self._disk is None or self._trouble.paused("read"):
+            return None
+        data = None
+        try:
+            data = await self._reading.run(self._disk.read, self._block_name(name))
+        except CorruptContent as problem:
+            level = logging.INFO if self._counters.blocks_damaged else logging.WARNING  # a bad disk has thousands
+            log.log(level, "%s; it was removed and is made again", problem)
+            self._counters.blocks_damaged += 1
+        except (RiafsError, OSError) as problem:
+            self._trouble.failed("read", problem)
+        if data is not None:
+            self._counters.blocks_from_disk += 1
+            self._remember(name, data)
+        return data
+
+    def _block_name(self, name: _Name) -> BlockName:
+        content, index, length = name
+        return BlockName(content_digest(content), index * self.block_size, length)
+
+    # -- keeping ------------------------------------------------------------------------------------------------------
+
+    async def put(self, content: bytes, index: int, data: bytes) -> None:
+        """Keep verified bytes as block `index` of `content`: in memory at once, on the disk soon. Never fails.
+
+        Waits a while where blocks come faster than the disk takes them.
+        """
+        name = (content, index, len(data))
+        self._remember(name, data)
+        await self._send_to_disk(name, data)
+
+    def _remember(self, name: _Name, data: bytes) -> None:
+        if 0 < len(data) <= self.block_size and _weight(data) <= self._limits.memory:
+            self._memory[name] = data
+
+    async def _send_to_disk(self, name: _Name, data: bytes) -> None:
+        """Hand a block to `keep`, once there is room for it; give up where that takes too long."""
+        if not self._keeping or not 0 < len(data) <= self.block_size:
+            return
+        with trio.move_on_after(_PUT_SECONDS):
+            async with self._changed:
+                while self._unwritten_size + len(data) > max(_UNWRITTEN, self.block_size):
+                    await self._changed.wait()
+                if name not in self._unwritten and not self._trouble.paused("write"):
+                    self._unwritten[name] = data
+                    self._unwritten_size += len(data)
+                    self._queue.append(name)
+                    self._changed.notify_all()
+
+    async def keep(self) -> None:
+        """Write to the disk what is put, until cancelled; then what is left, for a few seconds at most."""
+        if self._disk is None:
+            return
+        self._keeping = True
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(_WRITERS):
+                    nursery.start_soon(self._write_on, self._disk)
+        finally:
+            self._keeping = False
+            with trio.move_on_after(_LAST_SECONDS, shield=True):
+                while self._queue:
+                    await self._write(self._disk, self._queue.popleft())
+
+    async def _write_on(self, disk: DiskBlocks) -> None:
+        while True:
+            async with self._changed:
+                while not self._queue:
+                    await self._changed.wait()
+                name = self._queue.popleft()
+            with trio.CancelScope(shield=True):  # a write that was begun ends well
+                await self._write(disk, name)
+                async with self._changed:
+                    self._changed.notify_all()
+
+    async def _write(self, disk: DiskBlocks, name: _Name) -> None:
+        try:
+            if not self._trouble.paused("write"):
+                new = await self._writing.run(disk.write, self._block_name(name), self._unwritten[name])
+                self._counters.blocks_written += new
+        except (RiafsError, OSError) as problem:
+            self._trouble.failed("write", problem)
+        finally:
+            self._unwritten_size -= len(self._unwritten.pop(name))
+
+    # -- making -------------------------------------------------------------------------------------------------------
+
+    async def fetch(self, content: bytes, index: int, length: int, produce: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Block `index` of `content`: a kept one, or what `produce` gives, which is called once however many wait.
+
+        `produce` gives `length` verified bytes, and must not ask for the same block itself. Its failure, a RiafsError,
+        is everybody's who waits; if it is cancelled, the next one who waits calls his own. Raises ShortRead for a
+        wrong number of bytes.
+        """
+        name = (content, index, length)
+        while True:
+            data = self._in_memory(name)
+            if data is not None:
+                return data
+            flight = self._flights.get(name)
+            if flight is None:
+                return await self._lead(name, produce)
+            await flight.landed.wait()
+            if flight.data is not None:
+                return flight.data
+            if flight.problem is not None:
+                raise type(flight.problem)(*flight.problem.args)
+
+    async def _lead(self, name: _Name, produce: Callable[[], Awaitable[bytes]]) -> bytes:
+        flight = self._flights[name] = _Flight()
+        try:
+            data = await self._from_disk(name)
+            is_new = data is None
+            if data is None:
+                data = await self._produced(name, produce)
+            flight.data = data
+        except RiafsError as problem:
+            flight.problem = problem
+            raise
+        finally:
+            del self._flights[name]
+            flight.landed.set()
+        if is_new:
+            await self._send_to_disk(name, data)
+        return data
+
+    async def _produced(self, name: _Name, produce: Callable[[], Awaitable[bytes]]) -> bytes:
+        data = await produce()
+        if len(data) != name[2]:
+            raise ShortRead(f"a block of {name[2]} bytes was made with {len(data)}")
+        self._counters.blocks_made += 1
+        self._remember(name, data)
+        return data
+
+
+def _weight(data: bytes) -> int:
+    return len(data) + _OVERHEAD

@@ -1,0 +1,149 @@
+"""``riafs cache``: what the block cache of this user holds; checking, pinning and evicting it.
+
+Works on the directory that all mounts share, so no mount has to run; only paths are looked up through a mount, which
+knows their keys.
+"""
+
+import argparse
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from riafs.cache.blocks_check import check_all
+from riafs.cache.blocks_directory import open_blocks
+from riafs.cache.blocks_eviction import DiskLimits, Usage, evict_all, evict_content, make_room, survey
+from riafs.cache.blocks_file import annex_content, content_digest
+from riafs.cache.blocks_pins import pin, pinned_contents, pinned_digests, unpin
+from riafs.cli.main import complain
+from riafs.cli.render import print_json, print_table
+from riafs.cli.status import amount
+from riafs.cli.trees import files_below
+from riafs.errors import StoreDenied, UsageError
+from riafs.settings import Settings, complete_environment, load
+
+_KEY = "user.riafs.key"
+_DAMAGE_FOUND = 2
+
+Report = dict[str, Any]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The subcommand: exit status 2 if `verify` found damage."""
+    settings = load(complete_environment(), arguments.given).settings
+    actions: dict[str, Callable[[int, Settings, argparse.Namespace], Report]] = {
+        "status": _status,
+        "verify": _verify,
+        "evict": _evict,
+        "pin": _pin,
+        "unpin": _unpin,
+    }
+    with _opened(settings.cache_dir) as root:
+        report = actions[arguments.action](root, settings, arguments)
+    if arguments.json:
+        print_json(report)
+    else:
+        print_table(("NAME", "VALUE"), [[name, _shown(name, value)] for name, value in report.items()])
+    return _DAMAGE_FOUND if report.get("damaged") else 0
+
+
+@contextmanager
+def _opened(cache: str) -> Iterator[int]:
+    try:
+        with open_blocks(cache, make=True) as root:
+            yield root
+    except OSError as error:
+        raise StoreDenied(f"cache directory {cache}: {error.strerror}") from error
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(value) or "-"
+    return amount(value) if name.endswith(("size", "limit", "free")) else str(value)
+
+
+# -- actions ----------------------------------------------------------------------------------------------------------
+
+
+def _status(root: int, settings: Settings, _arguments: argparse.Namespace) -> Report:
+    status = os.statvfs(root)
+    pins = pinned_contents(root).items()
+    return {
+        "directory": settings.cache_dir,
+        **asdict(survey(root)),
+        "limit": settings.cache_size,
+        "free": status.f_bavail * status.f_frsize,
+        "min_free": int(status.f_blocks * status.f_frsize * settings.cache_min_free / 100),
+        "pins": sorted(_key_of(content) or digest.hex() for digest, content in pins),
+    }
+
+
+def _key_of(content: bytes) -> str:
+    return content.removeprefix(annex_content(b"")).decode(errors="backslashreplace")
+
+
+def _verify(root: int, _settings: Settings, _arguments: argparse.Namespace) -> Report:
+    return asdict(check_all(root))
+
+
+def _evict(root: int, settings: Settings, arguments: argparse.Namespace) -> Report:
+    _check_choice(arguments)
+    if arguments.all:
+        return _removed(evict_all(root))
+    if not arguments.paths:
+        return _enforce(root, DiskLimits(settings.cache_size, settings.cache_min_free))
+    total, pinned = Usage(), pinned_digests(root)
+    for content in _contents(arguments.paths):
+        if content_digest(content) not in pinned:
+            removed = evict_content(root, content_digest(content))
+            total.blocks += removed.blocks
+            total.size += removed.size
+    return _removed(total)
+
+
+def _enforce(root: int, limits: DiskLimits) -> Report:
+    before = survey(root)
+    after = make_room(root, limits, 0)
+    return _removed(Usage(max(0, before.blocks - after.blocks), max(0, before.size - after.size)))
+
+
+def _removed(usage: Usage) -> Report:
+    return {"removed_blocks": usage.blocks, "removed_size": usage.size}
+
+
+def _pin(root: int, _settings: Settings, arguments: argparse.Namespace) -> Report:
+    return {"pinned": sum([pin(root, content) for content in _contents(arguments.paths)])}
+
+
+def _unpin(root: int, _settings: Settings, arguments: argparse.Namespace) -> Report:
+    _check_choice(arguments)
+    digests = pinned_digests(root) if arguments.all else map(content_digest, _contents(arguments.paths))
+    return {"unpinned": sum([unpin(root, digest) for digest in digests])}
+
+
+def _check_choice(arguments: argparse.Namespace) -> None:
+    if arguments.all and arguments.paths:
+        raise UsageError("give PATHs or --all, not both")
+
+
+# -- paths ------------------------------------------------------------------------------------------------------------
+
+
+def _contents(paths: list[str]) -> Iterator[bytes]:
+    """The contents of the annexed files at and below `paths`. Raises UsageError where there is none."""
+    found = False
+    for file in files_below(paths, _complain):
+        try:
+            yield annex_content(os.getxattr(file.path, _KEY, follow_symlinks=False))
+            found = True
+        except OSError as error:
+            if error.errno != errno.ENODATA:  # a file in git
+                _complain(file.path, error)
+    if not found:
+        raise UsageError("no annexed file is named: give files or directories of a riafs mount")
+
+
+def _complain(path: str, error: OSError) -> None:
+    complain(f"{path}: {error.strerror}")

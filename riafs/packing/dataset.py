@@ -1,0 +1,167 @@
+"""The dataset that is packed or unpacked: found through its store, as directories on this machine.
+
+Only datasets whose layout is known are touched, as in DataLad's ORA, which only reads from others.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from riafs.archive.archive import ArchiveTools
+from riafs.archive.extractor import Extractor
+from riafs.archive.openpgp import Decryptor
+from riafs.cache.blocks import BlockCache, BlockLimits
+from riafs.cache.scratch import Scratch
+from riafs.cache.verified import VerifiedMemory
+from riafs.content.annex import ContentTools
+from riafs.content.verifying import Verifier, Verify
+from riafs.counters import Counters
+from riafs.errors import BadSource, NotInStore, ReadOnly
+from riafs.formats.layout import Layout, parse_dataset_version
+from riafs.formats.riaurl import RiaUrl
+from riafs.formats.sevenzip_cursor import Limits
+from riafs.git.config import MAX_CONFIG, parse_config
+from riafs.git.environment import PrivateGitDirs
+from riafs.git.pool import GitPool
+from riafs.git.repository import Repository
+from riafs.packing.problems import writing
+from riafs.packing.sharing import Sharing, current_umask, parse_sharing
+from riafs.storage.patience import Patience
+from riafs.storage.protocol import Storage
+from riafs.tree.listing import ListingCache
+from riafs.tree.source import open_store
+from riafs.tree.store import StoreTools
+
+_MAX_VERSION_FILE = 4096
+_DECODING_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What packing needs of this machine. `git`: the program; `search_path`: where programs are found."""
+
+    git: str
+    search_path: str
+    deadline: float
+    """Seconds that a request to the store may take."""
+    scratch_in: str | None
+    """Directory of this user alone for temporary files."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedDataset:
+    """A dataset of a store on this machine. Paths are absolute and free of links."""
+
+    name: str
+    objects: bytes
+    archives: bytes
+    layout: Layout
+    sharing: Sharing
+    repository: Repository
+    tools: ArchiveTools
+
+
+@asynccontextmanager
+async def open_dataset(source: RiaUrl, means: Means, *, dry_run: bool) -> AsyncIterator[PackedDataset]:
+    """The dataset that `source` names. Directories for objects and archives are made if missing, unless `dry_run`.
+
+    Raises BadSource where it names none or a version, SourceNotFound, ReadOnly (unknown layout), OutsideStore,
+    StoreDenied, StoreTimeout, StoreError.
+    """
+    if source.dataset is None and source.alias is None:
+        raise BadSource(f"{source} names no dataset; one is named with #ID or #~ALIAS")
+    if source.version is not None:
+        raise BadSource(f"{source} names a version, but objects belong to all versions of a dataset")
+    try:
+        async with trio.open_nursery() as background:
+            scratch = Scratch(means.scratch_in)
+            gits = PrivateGitDirs(means.git, means.search_path, os.fsencode(scratch.path))
+            git = GitPool(gits, means.deadline, Counters())
+            try:
+                tools = _tools(means, os.fsencode(scratch.path), git, background)
+                yield await _find(source, tools, dry_run=dry_run)
+            finally:
+                git.close()
+                scratch.close()
+                background.cancel_scope.cancel()
+    except BaseExceptionGroup as group:  # the nursery wraps what went wrong in its body
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None
+
+
+def _tools(means: Means, scratch: bytes, git: GitPool, background: trio.Nursery) -> StoreTools:
+    """Like a mount's, but nothing is kept: what is checked must come out of the archive, and from nowhere else."""
+    counters = Counters()
+    search_path = [os.fsencode(directory) for directory in means.search_path.split(":")]
+    patience = Patience("the store", means.deadline, counters)
+    verifier = Verifier(Verify.ALWAYS, VerifiedMemory(None), counters, patience, background)
+    blocks = BlockCache(None, BlockLimits(), counters)
+    archives = ArchiveTools(Limits(), Extractor(search_path, scratch, _DECODING_SECONDS), blocks)
+    content = ContentTools(verifier, archives, Decryptor(means.search_path, scratch, means.deadline))
+    return StoreTools(git, content, ListingCache(), counters, means.deadline, ())
+
+
+async def _find(source: RiaUrl, tools: StoreTools, *, dry_run: bool) -> PackedDataset:
+    store = await open_store(source, tools.seconds, tools)
+    if source.alias is not None:
+        path = await store.path_of_alias(source.alias)
+    else:
+        assert source.dataset is not None
+        path = await store.path_of_id(source.dataset)
+    layout = await _layout(store.storage, path)
+    dataset = await store.dataset(path)
+    sharing = await _sharing(store.storage, path, tools.git.gits)
+    objects = await _directory(store.storage, path, b"annex/objects", None if dry_run else sharing)
+    archives = await _directory(store.storage, path, b"archives", None if dry_run else sharing)
+    return PackedDataset(dataset.name, objects, archives, layout, sharing, dataset.repository, tools.content.archives)
+
+
+async def _layout(storage: Storage, path: bytes) -> Layout:
+    try:
+        text = await storage.read_file(path + b"/ria-layout-version", _MAX_VERSION_FILE)
+    except NotInStore:
+        text = None
+    version = parse_dataset_version(text)
+    if not version.known:
+        name = os.fsdecode(path)
+        raise ReadOnly(f"dataset {name} is left alone, since where its objects belong is unknown: {version.reason}")
+    return version.layout
+
+
+async def _sharing(storage: Storage, path: bytes, gits: PrivateGitDirs) -> Sharing:
+    try:
+        settings = await parse_config(gits, await storage.read_file(path + b"/config", MAX_CONFIG))
+    except NotInStore:
+        settings = ()
+    return parse_sharing(settings, current_umask())
+
+
+async def _directory(storage: Storage, dataset: bytes, name: bytes, sharing: Sharing | None) -> bytes:
+    """The absolute path of a directory of the dataset, made if missing with the modes of `sharing`, if that is given.
+
+    Raises OutsideStore for a link out of the store.
+    """
+    try:
+        return await storage.local_path(dataset + b"/" + name)
+    except NotInStore:
+        path = await storage.local_path(dataset) + b"/" + name
+        if sharing is not None:
+            make_directories(path, sharing)
+        return path
+
+
+def make_directories(path: bytes, sharing: Sharing) -> None:
+    """Make the directory `path` and what is missing above it, with the dataset's modes. Raises StoreDenied, …"""
+    with writing(path):
+        if os.path.isdir(path):
+            return
+        make_directories(os.path.dirname(path), sharing)
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            return
+        os.chmod(path, sharing.directory_mode())

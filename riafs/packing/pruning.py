@@ -1,0 +1,72 @@
+"""Removing loose objects that an archive holds as well.
+
+Invariant: an object is removed only while the file in which its content was verified lies at the archive's place.
+"""
+
+import os
+from collections.abc import Sequence
+
+from riafs.errors import Busy
+from riafs.packing import objectdirs
+from riafs.packing.archives import FileMark, mark_at
+from riafs.packing.loose import LooseObject
+from riafs.packing.problems import writing
+from riafs.packing.watching import Step, Watcher
+
+
+def remove_objects(
+    directory: bytes, objects: Sequence[LooseObject], archive: bytes, mark: FileMark, watcher: Watcher
+) -> int:
+    """Remove `objects` below `directory`, and the directories that are empty then. Returns how many inodes were freed.
+
+    `mark` is that of the checked archive, which has to be at the path `archive`. Raises Busy where it no longer is,
+    StoreDenied, StoreError.
+    """
+    watcher.begin(Step.REMOVING, len(objects))
+    freed = 0
+    with writing(directory):
+        root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for found in objects:
+            watcher.advance(1)
+            if mark_at(archive) != mark:
+                raise Busy(f"{os.fsdecode(archive)} was changed by somebody else; the remaining objects stay")
+            with writing(directory + b"/" + found.path):
+                freed += _remove(root, found.path)
+    finally:
+        os.close(root)
+    return freed
+
+
+def _remove(root: int, path: bytes) -> int:
+    above, name = os.path.split(path)
+    try:
+        with objectdirs.opened(root, above) as directory:
+            _unlink(name, directory)
+    except FileNotFoundError:
+        return 0
+    return 1 + _remove_empty(root, above)
+
+
+def _unlink(name: bytes, directory: int) -> None:
+    """git-annex takes the write bit from the directories of objects."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except PermissionError:
+        os.fchmod(directory, os.fstat(directory).st_mode & 0o7777 | 0o200)
+        os.unlink(name, dir_fd=directory)
+
+
+def _remove_empty(root: int, path: bytes) -> int:
+    """The directory `path` and those above it, as far as they are empty."""
+    removed = 0
+    while path:
+        above, name = os.path.split(path)
+        try:
+            with objectdirs.opened(root, above) as directory:
+                os.rmdir(name, dir_fd=directory)
+        except OSError:  # not empty, or somebody was faster: both leave nothing to do
+            return removed
+        removed += 1
+        path = above
+    return removed

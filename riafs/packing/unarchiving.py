@@ -1,0 +1,309 @@
+"""``riafs unarchive``: what the dataset's archive holds, as loose objects again.
+
+An object is written beside its place, hashed meanwhile, made durable, and only then renamed to where programs look for
+it, for a loose object hides a good copy in the archive from DataLad's ORA. The archive is removed, if asked for, when
+every object it holds was read back from its file. A run that is killed leaves whole objects only; the next goes on.
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+
+from riafs.archive.archive import Archive
+from riafs.errors import Busy, MalformedKey, NotInStore, RiafsError, StoreError
+from riafs.formats.hashdirs import likely_path
+from riafs.formats.keys import Key, parse_file_name
+from riafs.formats.sevenzip import Member
+from riafs.packing import objectdirs
+from riafs.packing.archives import NAME, FileMark, file_bytes, in_reading_order, mark_at, open_file
+from riafs.packing.content import ContentCheck, Seen
+from riafs.packing.dataset import PackedDataset
+from riafs.packing.lock import workspace
+from riafs.packing.objects import ObjectReader, read_object
+from riafs.packing.problems import Damage, sync_directory, writing
+from riafs.packing.watching import Step, Watcher
+
+_CHUNK = 1 << 20
+_INODES_EACH = 2
+"""Inodes for an object at least: a file and its directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnarchiveRequest:
+    """What to do."""
+
+    remove_archive: bool
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UnarchiveReport:
+    """What was done; after a dry run what would be, if nothing is damaged."""
+
+    dataset: str
+    archive: str
+    dry_run: bool
+    keys: int
+    """Keys that the archive holds."""
+    unpacked: int
+    unpacked_bytes: int
+    already: int
+    """Keys whose loose object is there and good."""
+    others: int
+    """Files in the archive that are no objects; with any, the archive is not removed."""
+    archive_removed: bool
+    damaged: tuple[Damage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A key of the archive; `path`: where its loose object belongs, relative to ``annex/objects``."""
+
+    key: Key
+    member: Member
+    path: bytes
+
+
+async def unarchive_objects(dataset: PackedDataset, request: UnarchiveRequest, watcher: Watcher) -> UnarchiveReport:
+    """Unpack, check, and if asked for remove the archive.
+
+    Raises NotInStore where there is no archive, Busy (another run, or the archive was changed meanwhile), ReadOnly,
+    StoreDenied, StoreError (no room, …), ArchiveError and its kinds.
+    """
+    path = dataset.archives + b"/" + NAME
+    if mark_at(path) is None:
+        raise NotInStore(f"dataset {dataset.name} has no archive {os.fsdecode(path)}")
+    if request.dry_run:
+        return await _with_archive(dataset, request, watcher, None)
+    with workspace(dataset.archives) as directory:
+        return await _with_archive(dataset, request, watcher, directory)
+
+
+async def _with_archive(
+    dataset: PackedDataset, request: UnarchiveRequest, watcher: Watcher, directory: bytes | None
+) -> UnarchiveReport:
+    path = dataset.archives + b"/" + NAME
+    descriptor = open_file(path)
+    mark = FileMark.of(os.fstat(descriptor))
+    source = file_bytes(descriptor, path)
+    reader = ObjectReader(dataset.objects)
+    try:
+        archive = await Archive.open(source, dataset.tools, path)
+        run = _Run(dataset, request, watcher, reader, archive)
+        if directory is not None:
+            await run.unpack(directory)
+            if request.remove_archive and run.complete:
+                run.remove_archive(path, mark)
+        return run.report(path)
+    finally:
+        reader.close()
+        source.close()
+
+
+class _Run:
+    """One run over the archive."""
+
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        request: UnarchiveRequest,
+        watcher: Watcher,
+        reader: ObjectReader,
+        archive: Archive,
+    ) -> None:
+        self._dataset = dataset
+        self._request = request
+        self._watcher = watcher
+        self._reader = reader
+        self._archive = archive
+        self._wanted, self._others = _contents(archive, dataset)
+        self._unpacked: list[_Wanted] = []
+        self._already = 0
+        self._expected: list[tuple[_Wanted, Seen]] = []
+        self._damaged: list[Damage] = []
+        self._removed = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything in the archive is loose too."""
+        return not self._damaged and not self._others
+
+    async def unpack(self, directory: bytes) -> None:
+        """Write what is missing or damaged; `directory` holds what is not finished."""
+        self._check_room()
+        self._watcher.begin(Step.UNPACKING, sum(each.member.size for each in self._wanted))
+        for wanted in self._wanted:
+            try:
+                await self._unpack(wanted, directory + b"/object")
+            except _Damaged as problem:
+                key = wanted.key.serialised
+                self._damaged.append(Damage(key, "archives/archive.7z", str(problem)))
+
+    def _check_room(self) -> None:
+        missing = [each for each in self._wanted if not self._reader.exists(each.path)]
+        with writing(self._dataset.objects):
+            status = os.statvfs(self._dataset.objects)
+        size = sum(each.member.size for each in missing)
+        if size > status.f_bavail * status.f_frsize:
+            free = status.f_bavail * status.f_frsize
+            raise StoreError(f"the objects take {size} bytes, where {free} are free")
+        if status.f_files and _INODES_EACH * len(missing) > status.f_favail:
+            wanted = _INODES_EACH * len(missing)
+            raise StoreError(f"the objects take at least {wanted} inodes, where {status.f_favail} are free")
+
+    async def _unpack(self, wanted: _Wanted, temporary: bytes) -> None:
+        present = read_object(self._reader, wanted.key, wanted.path)
+        if present is not None and present.sha256 is None:
+            self._watcher.advance(wanted.member.size)
+            self._already += 1
+            self._expected.append((wanted, present))
+            return
+        seen = await self._write(wanted, temporary)
+        if present is None:
+            self._publish(wanted, temporary)
+            self._unpacked.append(wanted)
+        elif present == seen:
+            self._already += 1
+        else:
+            raise _Damaged("is not the same as the loose object, and its key has no digest: the loose one stays")
+        self._expected.append((wanted, seen))
+
+    async def _write(self, wanted: _Wanted, temporary: bytes) -> Seen:
+        """Write the member's bytes to `temporary`, durably. Raises _Damaged where they are not the key's."""
+        check = ContentCheck(wanted.key)
+        with writing(temporary):
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            await self._copy(wanted, file, temporary, check)
+            with writing(temporary):
+                executable = wanted.member.mode is not None and bool(wanted.member.mode & 0o100)
+                os.fchmod(file, self._dataset.sharing.object_mode(executable=executable))
+                os.fsync(file)
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)
+        seen = check.seen()
+        if wanted.member.crc not in (None, seen.crc):
+            raise _Damaged("does not have the CRC32 that the archive says")
+        if seen.problem:
+            raise _Damaged(seen.problem)
+        return seen
+
+    async def _copy(self, wanted: _Wanted, file: int, temporary: bytes, check: ContentCheck) -> None:
+        try:
+            content = await self._archive.open_member(wanted.member)
+        except RiafsError as error:
+            raise _Damaged(f"cannot be read: {error}") from error
+        try:
+            for offset in range(0, content.size, _CHUNK):
+                try:
+                    data = await content.read(offset, _CHUNK)
+                except RiafsError as error:
+                    raise _Damaged(f"cannot be read: {error}") from error
+                self._watcher.advance(len(data))
+                check.update(data)
+                with writing(temporary):
+                    _write_all(file, data)
+        finally:
+            content.close()
+
+    def _publish(self, wanted: _Wanted, temporary: bytes) -> None:
+        place = self._dataset.objects + b"/" + wanted.path
+        above, name = os.path.split(wanted.path)
+        with writing(place):
+            root = os.open(self._dataset.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                objectdirs.make(root, above, self._dataset.sharing)
+                with objectdirs.opened(root, above) as directory:
+                    os.rename(temporary, name, dst_dir_fd=directory)
+            finally:
+                os.close(root)
+
+    # -- removing the archive -----------------------------------------------------------------------------------------
+
+    def remove_archive(self, path: bytes, mark: FileMark) -> None:
+        """Read every object back from its file, then remove the archive. Raises Busy, StoreError."""
+        with writing(self._dataset.objects):
+            self._sync_directories()
+        self._watcher.begin(Step.CHECKING, sum(seen.size for _, seen in self._expected))
+        for wanted, seen in self._expected:
+            self._watcher.advance(seen.size)
+            if read_object(self._reader, wanted.key, wanted.path) != seen:
+                key = wanted.key.serialised.decode(errors="replace")
+                raise StoreError(f"the loose object of {key} is gone or damaged again; the archive stays")
+        self._watcher.begin(Step.REMOVING, 1)
+        self._watcher.advance(1)
+        with writing(path):
+            if mark_at(path) != mark:
+                raise Busy(f"{os.fsdecode(path)} was changed by somebody else meanwhile; it stays")
+            os.unlink(path)
+            sync_directory(self._dataset.archives)
+        self._removed = True
+
+    def _sync_directories(self) -> None:
+        """What was renamed, and the directories made for it."""
+        directories = {self._dataset.objects}
+        for wanted in self._unpacked:
+            above = os.path.dirname(wanted.path)
+            while above:
+                directories.add(self._dataset.objects + b"/" + above)
+                above = os.path.dirname(above)
+        for directory in sorted(directories):
+            sync_directory(directory)
+
+    def report(self, path: bytes) -> UnarchiveReport:
+        """What was done or would be."""
+        planned = self._request.dry_run
+        missing = [each for each in self._wanted if planned and not self._reader.exists(each.path)]
+        unpacked = missing if planned else self._unpacked
+        return UnarchiveReport(
+            dataset=self._dataset.name,
+            archive=os.fsdecode(path),
+            dry_run=planned,
+            keys=len(self._wanted),
+            unpacked=len(unpacked),
+            unpacked_bytes=sum(each.member.size for each in unpacked),
+            already=len(self._wanted) - len(missing) if planned else self._already,
+            others=self._others,
+            archive_removed=self._removed or (planned and self._request.remove_archive and not self._others),
+            damaged=tuple(self._damaged),
+        )
+
+
+class _Damaged(Exception):
+    """A member that is not its key's content; the argument says why."""
+
+
+def _contents(archive: Archive, dataset: PackedDataset) -> tuple[list[_Wanted], int]:
+    """Keys in the order of their bytes, each once, and how many files are no objects."""
+    found: dict[bytes, _Wanted] = {}
+    others = 0
+    for member in archive.listing:
+        if member.is_directory:
+            continue
+        key = _key(member.name)
+        if key is None:
+            others += 1
+            continue
+        wanted = _Wanted(key, member, likely_path(key, dataset.layout))
+        if wanted.path not in found or member.name == wanted.path:  # the one that ORA asks for, of several
+            found[wanted.path] = wanted
+    return sorted(found.values(), key=lambda each: in_reading_order(each.member)), others
+
+
+def _key(name: bytes) -> Key | None:
+    """The key of a member named ``…/KEY/KEY``."""
+    *_, above, file = (b"/" + name).split(b"/")
+    try:
+        key = parse_file_name(file)
+    except MalformedKey:
+        return None
+    return key if above == file == key.file_name else None
+
+
+def _write_all(file: int, data: bytes | bytearray | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]

@@ -1,0 +1,198 @@
+"""Pieces of the packing that can be told without a store: sampling, LZMA2, sharing, locking, batches, order."""
+
+import errno
+import lzma
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from riafs.errors import Busy, ReadOnly, StoreDenied, StoreError
+from riafs.formats.keys import parse_key
+from riafs.packing.compressing import END, PIECE, Compressor, shrinks_to, worth_compressing
+from riafs.packing.content import ContentCheck, expected_size
+from riafs.packing.dataset import PackedDataset
+from riafs.packing.lock import workspace
+from riafs.packing.loose import LooseObject
+from riafs.packing.order import in_tree_order
+from riafs.packing.problems import writing
+from riafs.packing.sharing import Sharing, parse_sharing
+from riafs.packing.survey import Candidate, in_batches
+from tests.packing.conftest import CONTENTS, with_dataset
+from tests.small import SmallDataset, key_of, noise
+
+
+def found(key: bytes, size: int = 0) -> LooseObject:
+    return LooseObject(parse_key(key), b"path/" + key, b"path/" + key, size, 0, 0, 0o444)
+
+
+# -- compression ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, PIECE, PIECE + 1, 5 * PIECE])
+def test_compressed_pieces_are_one_stream_that_decodes_from_every_reset(size: int) -> None:
+    content = (b"some text, again and again " * (size // 20 + 1))[:size]
+    with Compressor() as compressor:
+        parts = list(compressor.compress(content[start : start + PIECE] for start in range(0, size, PIECE)))
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": PIECE}]
+    for first in range(len(parts)):
+        stream = b"".join(parts[first:]) + END
+        assert lzma.decompress(stream, lzma.FORMAT_RAW, filters=filters) == content[first * PIECE :]
+
+
+@pytest.mark.parametrize("size", [1000, 1_000_000])
+def test_text_is_worth_compressing_and_noise_is_not(size: int) -> None:
+    assert worth_compressing(share(b"text of some kind\n" * (size // 18)))
+    assert not worth_compressing(share(noise(size)))
+
+
+def share(content: bytes) -> float:
+    def read(offset: int, length: int) -> bytes:
+        return content[offset : offset + length]
+
+    return shrinks_to(len(content), read)
+
+
+def test_nothing_is_not_worth_compressing() -> None:
+    assert not worth_compressing(share(b""))
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.booleans())), st.integers(1, 500))
+def test_batches_hold_every_candidate_once_and_bounded(sizes: list[tuple[int, bool]], bound: int) -> None:
+    candidates = [
+        Candidate(found(b"WORM-s%d--%d" % (size, number), size), 0.1 if text else 1.0)
+        for number, (size, text) in enumerate(sizes)
+    ]
+    batches = list(in_batches(candidates, bound))
+    assert sorted(each.object.path for batch in batches for each in batch) == sorted(
+        each.object.path for each in candidates
+    )
+    for batch in batches:
+        assert len(batch) == 1 or all(each.compressed for each in batch)
+        assert len(batch) == 1 or sum(each.object.size for each in batch) <= bound
+
+
+# -- content ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_chunk_has_the_size_of_a_chunk() -> None:
+    assert expected_size(parse_key(b"MD5E-s25-S10-C3--x")) == 5
+    assert expected_size(parse_key(b"MD5E-s25-S10-C1--x")) == 10
+    assert expected_size(parse_key(b"MD5E-s25--x")) == 25
+    assert expected_size(parse_key(b"URL--x")) is None
+
+
+def test_content_without_digest_is_told_by_its_sha256() -> None:
+    one, other = ContentCheck(parse_key(b"WORM-s3--a")), ContentCheck(parse_key(b"WORM-s3--a"))
+    one.update(b"abc")
+    other.update(b"abd")
+    assert one.seen().problem == other.seen().problem == ""
+    assert one.seen() != other.seen()
+
+
+# -- sharing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "file", "directory", "object_"),
+    [
+        (b"umask", 0o640, 0o750, 0o440),
+        (b"false", 0o640, 0o750, 0o440),
+        (b"nonsense", 0o640, 0o750, 0o440),
+        (b"group", 0o660, 0o2770, 0o440),
+        (None, 0o660, 0o2770, 0o440),
+        (b"TRUE", 0o660, 0o2770, 0o440),
+        (b"1", 0o660, 0o2770, 0o440),
+        (b"all", 0o664, 0o2775, 0o444),
+        (b"2", 0o664, 0o2775, 0o444),
+        (b"0600", 0o600, 0o2700, 0o400),
+        (b"0644", 0o644, 0o2755, 0o444),
+        (b"664", 0o664, 0o2775, 0o444),
+    ],
+)
+def test_modes_are_those_that_git_would_give(value: bytes | None, file: int, directory: int, object_: int) -> None:
+    sharing = parse_sharing([(b"core.bare", b"true"), (b"core.sharedrepository", value)], umask=0o027)
+    assert (sharing.file_mode(), sharing.directory_mode(), sharing.object_mode(executable=False)) == (
+        file,
+        directory,
+        object_,
+    )
+    assert sharing.object_mode(executable=True) == object_ | object_ >> 2
+
+
+def test_without_the_setting_the_umask_decides() -> None:
+    assert parse_sharing([], umask=0o022) == Sharing(None, exact=False, umask=0o022)
+
+
+# -- locking ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_workspace_is_for_one_at_a_time_and_leaves_nothing(tmp_path: Path) -> None:
+    archives = os.fsencode(tmp_path)
+    with workspace(archives) as path:
+        (tmp_path / os.path.basename(os.fsdecode(path)) / "file").write_bytes(b"")
+        with pytest.raises(Busy), workspace(archives):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with workspace(archives):
+        pass
+
+
+def _count_up(directory: str) -> None:
+    for _ in range(40):
+        while True:
+            try:
+                with workspace(os.fsencode(directory)):
+                    counter = Path(directory, "counter")
+                    counter.write_text(str(int(counter.read_text()) + 1))
+                    break
+            except Busy:
+                continue
+
+
+def test_many_processes_never_have_the_workspace_together(tmp_path: Path) -> None:
+    (tmp_path / "counter").write_text("0")
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_count_up, args=(str(tmp_path),)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert (tmp_path / "counter").read_text() == "160"
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [
+        (errno.ENOSPC, StoreError),
+        (errno.EDQUOT, StoreError),
+        (errno.EROFS, ReadOnly),
+        (errno.EACCES, StoreDenied),
+        (errno.EPERM, StoreDenied),
+        (errno.EIO, StoreError),
+    ],
+)
+def test_failures_of_writing_have_their_class(code: int, failure: type[Exception]) -> None:
+    with pytest.raises(failure), writing(b"/some/path"):
+        raise OSError(code, os.strerror(code))
+
+
+# -- order ------------------------------------------------------------------------------------------------------------
+
+
+async def test_keys_come_in_the_order_of_the_paths_that_use_them(dataset: SmallDataset) -> None:
+    unused = found(key_of(b"unused"))
+    keys = sorted(CONTENTS, reverse=True)
+    paths = {b"dir%d/file%d" % (n % 3, n): key for n, key in enumerate(keys)}
+
+    async def job(opened: PackedDataset) -> None:
+        ordered = await in_tree_order([unused, *map(found, keys)], opened.repository)
+        assert [each.key.serialised for each in ordered] == [
+            *(paths[path] for path in sorted(paths)),
+            key_of(b"unused"),
+        ]
+
+    await with_dataset(dataset, job)
