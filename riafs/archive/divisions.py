@@ -8,7 +8,7 @@ import trio
 from riafs.archive.walks import SavedWalks
 from riafs.errors import MalformedArchive
 from riafs.formats.lzma2 import HEADER_SIZE, Resets, Segment
-from riafs.storage.blocking import blocking_read
+from riafs.storage.blocking import BlockingRead, blocking_read
 from riafs.storage.ranged import RangedBytes
 
 _CHUNKS_AT_ONCE = 4096
@@ -69,7 +69,8 @@ class AtResets:
 
     async def _walk(self, offset: int) -> None:
         resets, began = self._resets, self._resets.walked
-        read = blocking_read(self._packed)
+        fill = blocking_read(self._packed)
+        read = None if fill is None else _pieces(fill, self._packed.size)
         try:
             while not resets.knows(offset):
                 if read is None:
@@ -90,6 +91,17 @@ class AtResets:
         at = self._resets.walked_packed
         header = await self._packed.read(at, HEADER_SIZE)
         self._resets.walk(_part(bytes(header), at), offset, 1)
+
+
+def _pieces(fill: BlockingRead, size: int) -> Callable[[int, int], bytes]:
+    """(offset, length) → as many of those bytes as there are."""
+
+    def read(offset: int, length: int) -> bytes:
+        buffer = bytearray(max(0, min(length, size - offset)))
+        fill(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    return read
 
 
 def _part(data: bytes, start: int) -> Callable[[int, int], bytes]:

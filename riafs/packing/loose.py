@@ -134,7 +134,7 @@ def _object(path: bytes, entry: os.DirEntry[bytes], layout: Layout) -> LooseObje
         return None
     if key.file_name != name or directory not in object_directories(key, layout):
         return None
-    likely = likely_path(key, layout)
+    likely = likely_path(key.file_name, layout)
     member = path if path == likely else likely
     on_disk = status.st_blocks * _BLOCK
     return LooseObject(key, path, member, status.st_size, on_disk, status.st_mtime_ns, status.st_mode & 0o777)

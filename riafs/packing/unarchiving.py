@@ -287,7 +287,7 @@ def _contents(archive: Archive, dataset: PackedDataset) -> tuple[list[_Wanted], 
         if key is None:
             others += 1
             continue
-        wanted = _Wanted(key, member, likely_path(key, dataset.layout))
+        wanted = _Wanted(key, member, likely_path(key.file_name, dataset.layout))
         if wanted.path not in found or member.name == wanted.path:  # the one that ORA asks for, of several
             found[wanted.path] = wanted
     return sorted(found.values(), key=lambda each: in_reading_order(each.member)), others

@@ -115,8 +115,12 @@ def test_every_readable_file_has_its_bytes(stores: Stores, mount: bytes) -> None
 
 def test_what_cannot_be_read_fails_with_its_errno(stores: Stores, mount: bytes) -> None:
     wrong = []
+    # Decoded content is kept by key: what one dataset has behind a password may be known from another.
+    known = {row.key for row in stores.rows if row.expect.readable}
     for row, path in located(stores, mount):
         if row.type is not Type.SUBMODULE and not row.expect.readable and row.name != NEEDS_NO_PASSWORD:
+            if row.expect is Expect.PASSWORD and row.key in known:
+                continue
             failed = failure(path)
             if failed != REFUSED[row.expect]:
                 wrong.append((row.dataset, row.ref, row.path, row.expect, errno.errorcode.get(failed, failed)))
