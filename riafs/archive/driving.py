@@ -20,7 +20,7 @@ from riafs.errors import DecodeFailed, MalformedArchive, RiafsError
 from riafs.formats.lzma2 import Segment
 
 _STEP = 2 << 20
-_LEAST_STEP = 256 << 10
+_LEAST_STEP = 64 << 10
 _LASTING = (DecodeFailed, MalformedArchive)
 """What is wrong with an archive will be wrong tomorrow; other failures are the store's, or this machine's."""
 
