@@ -13,13 +13,14 @@ import trio
 
 from riafs.archive.blocks import MemberBlocks, SpilledBlocks
 from riafs.archive.checks import Digests, Naming
-from riafs.archive.decoding import Decoding, Workshop
+from riafs.archive.decoding import Decoding
 from riafs.archive.encryption import Unlocker
 from riafs.archive.extractor import Extractor
 from riafs.archive.header import read_listing
 from riafs.archive.member import open_decoded
 from riafs.archive.saved import IndexDirectory
 from riafs.archive.walks import SavedWalks
+from riafs.archive.workshop import Workshop
 from riafs.cache.blocks import BlockCache
 from riafs.counters import Counters
 from riafs.errors import IsADirectoryHere, MalformedArchive, ShortRead

@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Protocol
 
+from riafs.cache.blocks_file import annex_content
 from riafs.errors import CorruptContent, MalformedKey
 from riafs.formats.digests import checker
 from riafs.formats.keys import parse_file_name
@@ -48,7 +49,7 @@ class Naming:
                 key = None
             digest = None if key is None else checker(key)
             if key is not None and digest is not None:
-                return Checks(member, b"annex:" + key.serialised, key.serialised, digest)
+                return Checks(member, annex_content(key.serialised), key.serialised, digest)
         return Checks(member, b"7z:%b:%d" % (self.identity, member.stream or 0), None, None)
 
 

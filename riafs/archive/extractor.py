@@ -134,7 +134,10 @@ class ChildProducer:
     async def produce(self, most: int) -> bytes:
         """See Producer. The last piece is given only once the child ended well."""
         if not self._held:
-            self._held = bytes(await self._output.receive_some(min(most, _CHUNK)))
+            try:
+                self._held = bytes(await self._output.receive_some(min(most, _CHUNK)))
+            except trio.ClosedResourceError as error:
+                raise StoreError(f"{self._shown} is not decoded any more: the mount ends") from error
             self._left -= len(self._held)
         if not self._held or self._left <= 0:
             await self._conclude()

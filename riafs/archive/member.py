@@ -45,14 +45,12 @@ class DecodedMember:
 
     async def prepare(self) -> None:
         """Decode and check what has to be before the first byte. Raises as `Decoding.cover`."""
+        self._decoding.making.refuse_bad(self.member)
         first = min(self.size, self._decoding.workshop.blocks.size)
         if self.size <= _TINY:
-            self._data = await self._read_small(0, self.size)
-        elif await self._kept(0, first) is None:
-            if self._small:
-                await self._read_small(0, 0)
-            elif self._decoding.naming.digests is Digests.BEFORE:
-                await self._read_large(0, 0)
+            self._data = bytes(await self.read(0, self.size))
+        elif self._small or self._decoding.naming.digests is Digests.BEFORE:
+            await self.read(0, first)
 
     async def read(self, offset: int, length: int) -> Buffer:
         """See RangedBytes. Raises as `Decoding.cover`."""
@@ -70,34 +68,53 @@ class DecodedMember:
 
     async def _read_small(self, offset: int, length: int) -> bytes:
         """A range of a member that is decoded as a whole."""
-        if self._data is None and self.size <= _TINY and (kept := await self._kept(offset, length)) is not None:
-            return kept
-        partial = self._decoding.join(self.member)
+        partial = self._decoding.making.join(self.member)
         try:
-            await self._decoding.cover(partial, 0, self.size)
-            return partial.read(offset, length)
+            return await self._kept_meanwhile(partial, offset, length) or await self._made(partial, offset, length)
         finally:
-            self._decoding.leave(partial)
+            self._decoding.making.leave(partial)
+
+    async def _made(self, partial: Partial, offset: int, length: int) -> bytes:
+        await self._decoding.cover(partial, 0, self.size)
+        return partial.read(offset, length)
+
+    async def _kept_meanwhile(self, partial: Partial, offset: int, length: int) -> bytes | None:
+        """The range, where a decoder has passed the member while the cache was asked the first time."""
+        return None if partial.covered.ranges else await self._kept(offset, length)
 
     async def _read_large(self, offset: int, length: int) -> bytes:
         """A range of a member that is decoded where it is read, or before."""
         if self._partial is None:
-            self._partial = self._decoding.join(self.member)
+            joined = self._decoding.making.join(self.member)
+            kept = await self._while_joined(joined, offset, length)
+            if kept is not None:
+                return kept
         partial, end = self._partial, offset + length
+        assert partial is not None
         if self._decoding.naming.digests is Digests.BEFORE:
             await self._decoding.cover(partial, 0, self.size)
-        elif 0 < self._front == offset and partial.covered.missing(offset, end):
-            await self._decoding.cover(partial, offset, min(end + _AHEAD, self.size))
         else:
-            await self._decoding.cover(partial, offset, end)
+            await self._decoding.cover(partial, offset, end, _AHEAD if 0 < self._front == offset else 0)
         self._front = end
         return partial.read(offset, length)
+
+    async def _while_joined(self, joined: Partial, offset: int, length: int) -> bytes | None:
+        """Keep a partial for as long as this reader is open, unless the range turns out to be kept already."""
+        kept = None
+        try:
+            kept = await self._kept_meanwhile(joined, offset, length)
+        finally:
+            if kept is None and self._partial is None:
+                self._partial = joined
+            else:
+                self._decoding.making.leave(joined)
+        return kept
 
     def close(self) -> None:
         """Give up what is in the making."""
         partial, self._partial = self._partial, None
         if partial is not None:
-            self._decoding.leave(partial)
+            self._decoding.making.leave(partial)
 
 
 async def open_decoded(decoding: Decoding, member: Member) -> DecodedMember:

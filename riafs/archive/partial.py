@@ -68,7 +68,7 @@ class Partial:
         self.users = 0
         self.problem: RiafsError | None = None
         self.settled = trio.Event()
-        self._memory = bytearray(member.size) if member.size <= IN_MEMORY else None
+        self._memory = _memory(member.size) if member.size <= IN_MEMORY else None
         self._descriptor = -1
         self._checked = 0
         self._checking = threading.Lock()
@@ -143,6 +143,13 @@ class Partial:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _memory(size: int) -> bytearray:
+    try:
+        return bytearray(size)
+    except MemoryError as error:
+        raise StoreError("there is not enough memory for a decoded archive member") from error
 
 
 def _unlinked_file(directory: bytes) -> int:

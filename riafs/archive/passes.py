@@ -1,7 +1,7 @@
 """Passes: decoders under way, kept open for whoever goes on from where the last reader stopped.
 
-Owns how many there are and what memory they take together. Invariant: a pass is used by one task at a time (its lock);
-one that somebody waits for or uses is never closed by others.
+Owns how many there are and what memory they take together. Invariant: one that works, or that somebody waits for, is
+never closed to make room.
 """
 
 from collections import OrderedDict
@@ -21,9 +21,10 @@ _OWN_MEMORY = 4 << 20
 
 
 class Pass:
-    """One decoder on its way through one segment of one folder; `position` counts the folder's decoded bytes.
+    """One decoder on its way through one segment of one folder; positions count the folder's decoded bytes.
 
-    `problem`: what went wrong when its bytes were stored. A closed one is of no use to those who still wait for it.
+    Bytes up to `delivered` were given to members, those up to `position` are on their way, and those up to `goal` will
+    be. `problem`: what ended it. `users`: who waits for it, and the task that drives it on while it is `running`.
     """
 
     def __init__(self, archive: object, folder: int, segment: Segment, producer: Producer) -> None:
@@ -31,11 +32,23 @@ class Pass:
         self.folder = folder
         self.segment = segment
         self.producer = producer
-        self.position = segment.start
-        self.lock = trio.Lock()
+        self.position = self.delivered = self.goal = segment.start
         self.users = 0
+        self.running = False
         self.closed = False
         self.problem: RiafsError | None = None
+        self.idle = trio.Event()
+        self.idle.set()
+        self._progress = trio.Event()
+
+    async def progress(self) -> None:
+        """Wait until more is delivered, or nothing more will be."""
+        await self._progress.wait()
+
+    def tell(self) -> None:
+        """Let those look again who wait for progress."""
+        self._progress.set()
+        self._progress = trio.Event()
 
 
 class PassPool:
@@ -46,28 +59,26 @@ class PassPool:
         self._passes: OrderedDict[Pass, int] = OrderedDict()
         self._opening = 0
         self._opening_memory = 0
-        self._changed = trio.Condition()
+        self._room = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._passes)
 
     def find(self, archive: object, folder: int, segment: Segment, offset: int) -> Pass | None:
-        """The pass through `segment` that gets to `offset` soonest, None if all are beyond it."""
-        fitting = [
-            each
-            for each in self._passes
-            if (each.archive, each.folder, each.segment.start) == (archive, folder, segment.start)
-            and each.position <= offset
-        ]
-        return max(fitting, key=lambda each: each.position, default=None)
+        """The pass through `segment` that delivers the byte at `offset` soonest, None if all have."""
+        name = (archive, folder, segment.start)
+        through = [each for each in self._passes if (each.archive, each.folder, each.segment.start) == name]
+        return max((each for each in through if each.delivered <= offset), key=lambda each: each.position, default=None)
 
     async def open(
         self, archive: object, folder: int, segment: Segment, memory: int, start: Callable[[], Awaitable[Producer]]
     ) -> Pass:
         """A new pass, used once, with what `start` makes, as soon as there is room for one of `memory` bytes."""
         memory += _OWN_MEMORY
-        async with self._changed:
-            while not self._make_room(memory):
-                await self._changed.wait()
-            self._opening += 1
-            self._opening_memory += memory
+        while not self._make_room(memory):
+            await self._room.wait()
+        self._opening += 1
+        self._opening_memory += memory
         try:
             opened = Pass(archive, folder, segment, await start())
             self._passes[opened] = memory
@@ -75,13 +86,8 @@ class PassPool:
         finally:
             self._opening -= 1
             self._opening_memory -= memory
-            await self._tell()
+            self._tell()
         return opened
-
-    async def _tell(self) -> None:
-        with trio.CancelScope(shield=True):
-            async with self._changed:
-                self._changed.notify_all()
 
     def _make_room(self, memory: int) -> bool:
         """Close what is idle, longest unused first, until one more fits."""
@@ -96,20 +102,25 @@ class PassPool:
         used = sum(self._passes.values()) + self._opening_memory
         return count == 0 or (count < _MOST and used + memory <= self._bound)
 
-    async def leave(self, used: Pass) -> None:
+    def _tell(self) -> None:
+        self._room.set()
+        self._room = trio.Event()
+
+    def leave(self, used: Pass) -> None:
         """A user less. A pass that has come to its end is closed."""
         used.users -= 1
         if not used.closed:
             self._passes.move_to_end(used)
             if used.position >= used.segment.end and not used.users:
                 self.close(used)
-        await self._tell()
+        self._tell()
 
     def close(self, one: Pass) -> None:
         """Close a pass; harmless twice."""
         one.closed = True
         self._passes.pop(one, None)
         one.producer.close()
+        one.tell()
 
     def close_all(self) -> None:
         """Close every pass."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import trio
 
 from riafs.archive.coders import Filter
-from riafs.errors import DecodeFailed, MalformedArchive
+from riafs.errors import DecodeFailed, MalformedArchive, StoreError
 from riafs.storage.ranged import RangedBytes
 
 _PACKED_PIECE = 256 << 10
@@ -35,6 +35,8 @@ class LzmaProducer:
             self._decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
         except (lzma.LZMAError, ValueError, OverflowError) as error:
             raise MalformedArchive(f"{shown} is packed with impossible parameters: {error}") from error
+        except MemoryError as error:
+            raise StoreError(f"{shown}: there is not enough memory to decode it") from error
         self._packed = packed
         self._position = offset
         self._workers = workers
@@ -58,6 +60,8 @@ class LzmaProducer:
             return self._decoder.decompress(data, max_length=most)
         except (lzma.LZMAError, EOFError) as error:
             raise DecodeFailed(f"{self._shown} cannot be decoded: {error or 'it ends too early'}") from error
+        except MemoryError as error:
+            raise StoreError(f"{self._shown}: there is not enough memory to decode it") from error
 
     def close(self) -> None:
         """See Producer."""

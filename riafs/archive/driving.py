@@ -1,0 +1,172 @@
+"""Driving decoders: from ranges of members in one segment to a decoder that goes on until they are there.
+
+Each decoder has one task, which decodes a piece while the piece before is stored and checked; it goes on as far as
+somebody wants, whatever becomes of those who wanted it, so a reader that gives up costs others nothing. The task is one
+of trio's system tasks, as it belongs to no reader; every failure that it meets is the decoder's, and told to those who
+wait.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from riafs.archive.folders import DecodableFolder
+from riafs.archive.making import Making, Part, again
+from riafs.archive.partial import Partial
+from riafs.archive.passes import Pass
+from riafs.archive.workshop import Workshop
+from riafs.errors import DecodeFailed, MalformedArchive, RiafsError
+from riafs.formats.lzma2 import Segment
+
+_STEP = 2 << 20
+_LEAST_STEP = 64 << 10
+_LASTING = (DecodeFailed, MalformedArchive)
+"""What is wrong with an archive will be wrong tomorrow; other failures are the store's, or this machine's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is wanted of one segment: ranges of members."""
+
+    segment: Segment
+    ranges: list[tuple[Partial, int, int]] = field(default_factory=list)
+
+    def start(self) -> int | None:
+        """Where in the folder the first byte is that is still missing, None if there is none."""
+        missing = [
+            partial.member.offset + gap[0]
+            for partial, start, end in self.ranges
+            if partial.problem is None
+            for gap in partial.covered.missing(start, end)[:1]
+        ]
+        return min(missing, default=None)
+
+    @property
+    def end(self) -> int:
+        """Where in the folder the last wanted byte ends."""
+        return max(partial.member.offset + end for partial, _, end in self.ranges)
+
+
+class Driver:
+    """Drives the decoders of one archive."""
+
+    def __init__(self, making: Making, workshop: Workshop) -> None:
+        self._making = making
+        self._workshop = workshop
+        self._starting = trio.Lock()
+        self._failures: dict[tuple[int, int], tuple[int, RiafsError]] = {}
+
+    async def drive_all(self, folder: DecodableFolder, jobs: Sequence[Job], ahead: int) -> RiafsError | None:
+        """Do jobs, in as many segments at once as there are workers, and go on for `ahead` bytes.
+
+        Returns the failure that ended it, if any.
+        """
+        problems: list[RiafsError] = []
+        waiting = list(reversed(jobs))
+
+        async def work() -> None:
+            while waiting and not problems:
+                try:
+                    await self._drive(folder, waiting.pop(), ahead)
+                except RiafsError as problem:
+                    problems.append(problem)
+
+        if len(jobs) == 1:
+            await work()
+        else:
+            async with trio.open_nursery() as nursery:
+                for _ in range(min(len(jobs), int(self._workshop.workers.total_tokens))):
+                    nursery.start_soon(work)
+        return problems[0] if problems else None
+
+    async def _drive(self, folder: DecodableFolder, job: Job, ahead: int) -> None:
+        """Wait until nothing that a job wants is missing any more."""
+        while (start := job.start()) is not None:
+            failed_at, failure = self._failures.get((folder.number, job.segment.start), (job.segment.end, None))
+            if failure is not None and start >= failed_at:
+                raise again(failure)
+            used = await self._pass(folder, job)
+            if used is None:
+                continue
+            try:
+                self._want(folder, used, min(job.end + ahead, job.segment.end))
+                await used.progress()
+            finally:
+                self._workshop.passes.leave(used)
+            if used.problem is not None and job.start() is not None:
+                raise again(used.problem)
+
+    async def _pass(self, folder: DecodableFolder, job: Job) -> Pass | None:
+        """A decoder that has not delivered the start of a job, used once more: one under way if possible.
+
+        None if the job was done while this task waited.
+        """
+        pool, segment, workshop = self._workshop.passes, job.segment, self._workshop
+        async with self._starting:
+            start = job.start()
+            if start is None:
+                return None
+            found = pool.find(self, folder.number, segment, start)
+            if found is not None:
+                found.users += 1
+                return found
+            return await pool.open(
+                self, folder.number, segment, folder.memory,
+                lambda: folder.start(segment, workshop.workers, workshop.extractor),
+            )  # fmt: skip
+
+    def _want(self, folder: DecodableFolder, used: Pass, end: int) -> None:
+        used.goal = max(used.goal, end)
+        if not used.running and used.problem is None:
+            used.running = True
+            used.users += 1
+            trio.lowlevel.spawn_system_task(self._run, folder, used)
+
+    async def _run(self, folder: DecodableFolder, used: Pass) -> None:
+        """Decode up to the goal, which may move on meanwhile."""
+        try:
+            while used.position < used.goal and used.problem is None and not used.closed:
+                rest = max(used.goal - used.position, _LEAST_STEP)
+                data = await used.producer.produce(min(_STEP, rest, used.segment.end - used.position))
+                await used.idle.wait()
+                used.idle = trio.Event()
+                trio.lowlevel.spawn_system_task(self._deliver, folder, used, data)
+                used.position += len(data)
+        except RiafsError as problem:
+            await used.idle.wait()
+            used.problem = self._noted(problem, folder, used)
+        await used.idle.wait()
+        used.running = False
+        if used.problem is not None:
+            self._workshop.passes.close(used)
+        self._workshop.passes.leave(used)
+        used.tell()
+
+    async def _deliver(self, folder: DecodableFolder, used: Pass, data: bytes) -> None:
+        """Give decoded bytes of a folder to the members they belong to."""
+        offset = used.delivered
+        parts: Sequence[Part] = []
+        try:
+            parts = self._making.parts(folder, used.segment, offset, memoryview(data))
+            await self._making.store(parts)
+            used.delivered = offset + len(data)
+            used.tell()
+            for partial, _, _ in parts:
+                await self._making.check(partial)
+        except RiafsError as problem:
+            used.problem = problem
+            for partial, _, _ in parts:
+                self._making.fail(partial, problem)
+        used.idle.set()
+
+    def _noted(self, problem: RiafsError, folder: DecodableFolder, used: Pass) -> RiafsError:
+        """What to tell of a failed decoder, remembered if it will fail again."""
+        if isinstance(problem, _LASTING) and not used.closed:
+            problem = self._making.explained(problem, encrypted=folder.folder.is_encrypted)
+            self._failures[folder.number, used.segment.start] = (used.position, problem)
+        return problem
+
+    def close(self) -> None:
+        """End decoders that nobody uses."""
+        self._workshop.passes.close_idle(self)
