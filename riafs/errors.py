@@ -263,3 +263,14 @@ class NoSuchMember(ArchiveError):
     """A name that the archive does not hold."""
 
     errno = _errno.ENOENT
+
+
+# -- collections ------------------------------------------------------------------------------------------------------
+
+
+class MalformedLocator(RiafsError):
+    """Text that is not the locator of a block."""
+
+
+class MalformedManifest(RiafsError):
+    """A manifest that does not follow the grammar, or contradicts itself: the line and the reason."""
