@@ -1,0 +1,111 @@
+"""The blocks of a manifest: what they are called, and where they lie in their streams.
+
+A stream is one line of a manifest, its blocks one after the other. Blocks are numbered through the whole manifest. What
+names them (with hints, which change) is kept apart from where they lie (which does not).
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from riafs.formats.locators import Locator, parse_locator
+
+NO_BLOCK = -1
+"""In place of a block: bytes that a file has by its length, but that lie beyond the end of its stream."""
+
+
+class Segment(NamedTuple):
+    """A part of a file: `length` bytes from `offset` on in the block with that number."""
+
+    block: int
+    offset: int
+    length: int
+
+
+class Locators:
+    """The text of each locator, by the block's number."""
+
+    __slots__ = ("_starts", "_text")
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+        self._starts = array("Q", (0,))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory."""
+        return len(self._text) + 8 * len(self._starts)
+
+    def append(self, text: bytes) -> None:
+        """One more block."""
+        self._text += text
+        self._starts.append(len(self._text))
+
+    def locator(self, block: int) -> Locator:
+        """The locator of a block. Raises MalformedLocator where a manifest was read leniently."""
+        return parse_locator(bytes(self._text[self._starts[block] : self._starts[block + 1]]))
+
+    def digest(self, block: int) -> bytes:
+        """The digest of a block, quicker."""
+        start = self._starts[block]
+        return bytes(self._text[start : start + 32])
+
+
+class Streams:
+    """Where blocks lie: the first block of each stream, and where each block ends in its stream."""
+
+    __slots__ = ("_ends", "_firsts")
+
+    def __init__(self) -> None:
+        self._firsts = array("Q")
+        self._ends = array("Q")
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory."""
+        return 8 * (len(self._ends) + len(self._firsts))
+
+    def begin(self) -> int:
+        """A new stream, without blocks yet. Returns its number."""
+        self._firsts.append(len(self._ends))
+        return len(self._firsts) - 1
+
+    def extend(self, sizes: Sequence[int]) -> None:
+        """More blocks for the newest stream."""
+        position = self.size(len(self._firsts) - 1)
+        for size in sizes:
+            position += size
+            self._ends.append(position)
+
+    def _after(self, stream: int) -> int:
+        """The number after the stream's last block."""
+        return self._firsts[stream + 1] if stream + 1 < len(self._firsts) else len(self._ends)
+
+    def has_blocks(self, stream: int) -> bool:
+        """Whether there is one."""
+        return self._after(stream) > self._firsts[stream]
+
+    def size(self, stream: int) -> int:
+        """Bytes in a stream."""
+        after = self._after(stream)
+        return self._ends[after - 1] if after > self._firsts[stream] else 0
+
+    def segments(self, stream: int, position: int, length: int) -> list[Segment]:
+        """The segments of a range of a stream, in order, none of them empty."""
+        found: list[Segment] = []
+        first, after = self._firsts[stream], self._after(stream)
+        block = bisect_right(self._ends, position, first, after)
+        while length > 0 and block < after:
+            begin = self._ends[block - 1] if block > first else 0
+            taken = min(length, self._ends[block] - position)
+            if taken:
+                found.append(Segment(block, position - begin, taken))
+            position, length, block = position + taken, length - taken, block + 1
+        return [*found, Segment(NO_BLOCK, 0, length)] if length > 0 else found

@@ -1,0 +1,140 @@
+"""One folder of a manifest, taken apart: its names in order, and for each file its size and where its bytes are."""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from operator import lt
+from typing import NamedTuple
+
+from riafs.formats.manifests_blocks import Segment, Streams
+from riafs.formats.manifests_tokens import columns_of, pieces
+from riafs.formats.manifests_tree import FolderTree, Runs
+
+_FOLDER = -1
+"""In place of the length of a folder."""
+
+
+class Part(NamedTuple):
+    """One token of a file: a range of a stream."""
+
+    stream: int
+    position: int
+    length: int
+
+
+class Folder:
+    """A folder: `names` are sorted as bytes, each once; files and folders together."""
+
+    __slots__ = ("_lengths", "_more", "_positions", "_streams", "_streams_of", "names")
+
+    def __init__(self, streams: Streams, columns: "_Columns", more: Mapping[bytes, Sequence[Part]]) -> None:
+        self.names: Sequence[bytes] = columns.names
+        self._streams = streams
+        self._positions = columns.positions
+        self._lengths = columns.lengths
+        self._streams_of = columns.streams
+        self._more = more
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def find(self, name: bytes) -> int | None:
+        """The index of a name, None if there is no such name."""
+        index = bisect_left(self.names, name)
+        return index if index < len(self.names) and self.names[index] == name else None
+
+    def is_folder(self, index: int) -> bool:
+        """Whether that name is a folder."""
+        return self._lengths[index] == _FOLDER
+
+    def size(self, index: int) -> int:
+        """Bytes in a file; 0 for a folder."""
+        return max(self._lengths[index], 0)
+
+    def parts(self, index: int) -> Sequence[Part]:
+        """The ranges of streams that a file is made of, in order; those without bytes too. None for a folder."""
+        if self.is_folder(index):
+            return ()
+        several = self._more.get(self.names[index])
+        return several or (Part(self._streams_of[index], self._positions[index], self._lengths[index]),)
+
+    def segments(self, index: int) -> Sequence[Segment]:
+        """The parts of blocks that a file is made of, in order, none of them empty."""
+        parts = self.parts(index)
+        return [segment for part in parts for segment in self._streams.segments(*part)]
+
+
+class _Columns:
+    """Columns of tokens, while they are put together."""
+
+    __slots__ = ("lengths", "names", "positions", "streams")
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+        self.positions = array("Q")
+        self.lengths = array("q")
+        self.streams = array("I")
+
+    def add_run(self, runs: Runs, run: int) -> None:
+        """The files of a run."""
+        for piece in pieces(runs.text, *runs.place(run)):
+            found = columns_of(piece)
+            self.names += found.names
+            self.positions.extend(found.positions)
+            self.lengths.extend(found.lengths)
+        self.streams.extend(array("I", (runs.stream(run),)) * (len(self.names) - len(self.streams)))
+
+    def add_folders(self, names: Iterable[bytes]) -> None:
+        """Folders, which have no bytes."""
+        self.names += names
+        count = len(self.names) - len(self.streams)
+        self.positions.extend(array("Q", (0,)) * count)
+        self.lengths.extend(array("q", (_FOLDER,)) * count)
+        self.streams.extend(array("I", (0,)) * count)
+
+    def sorted(self) -> bool:
+        """Whether the names are in order already, each once."""
+        return all(map(lt, self.names, islice(self.names, 1, None)))
+
+    def sort(self) -> dict[bytes, list[Part]]:
+        """Put the names in order, each once. Returns the parts of files that have several."""
+        order = sorted(range(len(self.names)), key=self.names.__getitem__)
+        self._take(order)
+        again = [index for index in range(1, len(order)) if self.names[index] == self.names[index - 1]]
+        return self._fold(again) if again else {}
+
+    def _take(self, order: Sequence[int]) -> None:
+        self.names = [self.names[index] for index in order]
+        self.positions = array("Q", map(self.positions.__getitem__, order))
+        self.lengths = array("q", map(self.lengths.__getitem__, order))
+        self.streams = array("I", map(self.streams.__getitem__, order))
+
+    def _fold(self, again: Sequence[int]) -> dict[bytes, list[Part]]:
+        """Leave out the places in `again`: they go on with the file before them."""
+        more: dict[bytes, list[Part]] = {}
+        for index in again:
+            parts = more.setdefault(self.names[index], [])
+            parts += [self._part(index)] if parts else [self._part(index - 1), self._part(index)]
+        dropped = set(again)
+        self._take([index for index in range(len(self.names)) if index not in dropped])
+        for name, parts in more.items():
+            self.lengths[bisect_left(self.names, name)] = sum(part.length for part in parts)
+        return more
+
+    def _part(self, index: int) -> Part:
+        return Part(self.streams[index], self.positions[index], self.lengths[index])
+
+
+def read_folder(tree: FolderTree, runs: Runs, streams: Streams, number: int) -> Folder:
+    """The folder with that number."""
+    columns = _Columns()
+    for run in tree.runs(number):
+        columns.add_run(runs, run)
+    columns.add_folders(tree.below(number))
+    return Folder(streams, columns, {} if columns.sorted() else columns.sort())
+
+
+def file_names(runs: Runs, run: int) -> Iterator[Sequence[bytes]]:
+    """The names of a run's files, many at a time."""
+    return (columns_of(piece).names for piece in pieces(runs.text, *runs.place(run)))

@@ -1,0 +1,71 @@
+"""Names in manifests: how they are written, and which may stand in a path.
+
+A blank, a control character, a colon and a backslash are written as a backslash and three octal digits, one byte each
+(Arvados' documentation of manifests). Readers differ over what is not UTF-8: here an escape is a byte, as for Arvados' Go
+programs, and ``\\\\`` is one backslash.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+PATH = re.compile(rb"(?:[^\x00-\x20\\]++|\\(?:[0-3][0-7][0-7]|\\))++")
+"""A path as it is written, every character and escape allowed."""
+
+_ESCAPE = re.compile(rb"\\([0-3][0-7][0-7]|\\)")
+_ESCAPED = re.compile(rb"[\x00-\x20\\:]")
+# White space to Python, which Arvados' Python programs split a line at.
+_BLANKS = "\u0085\u00a0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+_ODD = re.compile("[\udc80-\udcff" + _BLANKS + "]")
+
+
+def _byte(match: re.Match[bytes]) -> bytes:
+    digits = match[1]
+    return digits if digits == b"\\" else bytes((int(digits, 8),))
+
+
+def unescaped(text: bytes) -> bytes:
+    """The bytes that a written name or path stands for; what is no escape stays as it is.
+
+    >>> unescaped(rb"a\\040b")
+    b'a b'
+    """
+    return _ESCAPE.sub(_byte, text) if b"\\" in text else text
+
+
+def lightly_escaped(name: bytes) -> bytes:
+    """`name` written such that it can stand between blanks and is read back the same, whatever its bytes are."""
+    return _ESCAPED.sub(lambda match: b"\\%03o" % match[0][0], name)
+
+
+def escaped(name: bytes) -> bytes:
+    """`name` written such that every program can read it: also what is not UTF-8 and white space beyond ASCII.
+
+    >>> escaped("a b\\u00a0c:d".encode())
+    b'a\\\\040b\\\\302\\\\240c\\\\072d'
+    """
+    text = lightly_escaped(name)
+    if text.isascii():
+        return text
+    return _ODD.sub(_octal, text.decode(errors="surrogateescape")).encode()
+
+
+def _octal(match: re.Match[str]) -> str:
+    return "".join(f"\\{byte:03o}" for byte in match[0].encode(errors="surrogateescape"))
+
+
+def possible(parts: Iterable[bytes]) -> bool:
+    """Whether each of the parts of a path is the name of a file or folder."""
+    return not any(part in (b"", b".", b"..") for part in parts)
+
+
+def resolved(parts: Sequence[bytes]) -> list[bytes] | None:
+    """A path without parts that are no names, as Arvados' Go programs read it; None where it leads above its start."""
+    kept: list[bytes] = []
+    for part in parts:
+        if part == b"..":
+            if not kept:
+                return None
+            kept.pop()
+        elif part not in (b"", b"."):
+            kept.append(part)
+    return kept

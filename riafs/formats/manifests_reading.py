@@ -1,0 +1,224 @@
+"""Reading a manifest: chunks of text in, columns out, in one pass whatever the length of its lines.
+
+Only whole items (names, locators, tokens) are looked at; what a chunk cuts in two waits for the next one. The text of file
+tokens is kept; those that name a path are put where the others of their folder are, and those that are no files left out.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import add
+
+from riafs.errors import MalformedManifest
+from riafs.formats.locators import MAX_SIZE
+from riafs.formats.manifests_blocks import Locators, Streams
+from riafs.formats.manifests_folder import file_names
+from riafs.formats.manifests_names import PATH, possible, lightly_escaped, resolved, unescaped
+from riafs.formats.manifests_tokens import TOKEN, Columns, is_utf8, plain_columns
+from riafs.formats.manifests_tree import MAX_FOLDERS, FolderTree, Runs
+from riafs.formats.text import shown
+
+_MAX_ITEM = 4 << 20
+_MAX_BYTES = (1 << 63) - 1
+"""What all files of a collection may have together, so that no sum is too long for a column."""
+
+_STRICT = re.compile(rb"(?:[0-9a-f]{32}\+[0-9]{1,32}(?:\+[A-Z][A-Za-z0-9_@-]*+)*+ )*+")
+_LENIENT = re.compile(rb"(?:[^ :+]*+\+[0-9]{1,32}(?:\+[^ :]*+)?+ )*+")
+_LOCATOR = re.compile(rb"([^ +]*+\+([0-9]++))[^ ]*+")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All that a manifest says."""
+
+    portable_data_hash: bytes
+    locators: Locators
+    streams: Streams
+    tree: FolderTree
+    runs: Runs
+
+
+class _PortableHash:
+    """The portable data hash, from the parts of a text."""
+
+    def __init__(self) -> None:
+        self._md5 = hashlib.md5()
+        self._length = 0
+
+    def update(self, text: bytes) -> None:
+        self._md5.update(text)
+        self._length += len(text)
+
+    def value(self) -> bytes:
+        return b"%b+%d" % (self._md5.hexdigest().encode(), self._length)
+
+
+@dataclass(slots=True)
+class _Line:
+    """The line that is being read."""
+
+    stream: int
+    folder: int
+    parts: list[bytes]
+    """The parts of its name."""
+    size: int = 0
+    """Bytes in its blocks so far."""
+    has_tokens: bool = False
+    routed: dict[int, bytearray] = field(default_factory=dict)
+    """Tokens of other folders."""
+
+
+class Reader:
+    """Reads one manifest. `feed` it all chunks, then `finish`; both raise MalformedManifest."""
+
+    def __init__(self, *, lenient: bool) -> None:
+        self._lenient = lenient
+        self._hash = _PortableHash()
+        self._locators, self._streams = Locators(), Streams()
+        self._tree, self._runs = FolderTree(), Runs()
+        self._rest = b""
+        self._bytes = 0
+        self._line: _Line | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        """The next part of the text."""
+        data = self._rest + chunk
+        whole = max(data.rfind(b" "), data.rfind(b"\n")) + 1
+        self._rest = data[whole:]
+        *lines, begun = data[:whole].split(b"\n")
+        for line in lines:
+            self._end(self._read(line + b" "))
+        if begun:
+            self._read(begun)
+        if len(self._rest) > _MAX_ITEM:
+            raise self._malformed(f"a name or token of more than {_MAX_ITEM >> 20} MiB")
+
+    def finish(self) -> Reading:
+        """The end of the text."""
+        if self._rest or self._line is not None:
+            raise self._malformed("no newline at the end")
+        self._check_names()
+        return Reading(self._hash.value(), self._locators, self._streams, self._tree, self._runs)
+
+    def _malformed(self, reason: str) -> MalformedManifest:
+        line = len(self._streams) + (self._line is None)
+        return MalformedManifest(f"line {line}: {reason}")
+
+    # -- lines --------------------------------------------------------------------------------------------------------
+
+    def _read(self, text: bytes) -> _Line:
+        """A line or a part of one, a blank behind each item. The hash gets a blank before each instead."""
+        at = 0
+        line = self._line
+        if line is None:
+            at = text.index(b" ") + 1
+            line = self._begin(text[: at - 1])
+        if not line.has_tokens:
+            at = self._read_locators(line, text, at)
+        if at < len(text):
+            line.has_tokens = True
+            tokens = text[at:-1]
+            self._hash.update(b" " + tokens)
+            self._read_tokens(line, tokens)
+        return line
+
+    def _begin(self, name: bytes) -> _Line:
+        self._hash.update(name)
+        parts = unescaped(name).split(b"/")
+        if not self._lenient and (parts[0] != b"." or not possible(parts[1:]) or not _is_path(name)):
+            raise self._malformed(f"invalid stream name {shown(name)}")
+        folder = self._folder(resolved(parts), name)
+        line = self._line = _Line(self._streams.begin(), folder, parts)
+        self._tree.add_run(folder, self._runs.append(line.stream))
+        return line
+
+    def _read_locators(self, line: _Line, text: bytes, at: int) -> int:
+        """Add the locators that stand at `at`. Returns where they end."""
+        match = (_LENIENT if self._lenient else _STRICT).match(text, at)
+        if match is None or match.end() == at:
+            return at
+        section = text[at : match.end() - 1]
+        found = _LOCATOR.findall(section)
+        sizes = [int(size) for _, size in found]
+        if max(sizes) > MAX_SIZE:
+            raise self._malformed(f"a locator for more than {MAX_SIZE} bytes")
+        self._hash.update(b" " + b" ".join([unsigned for unsigned, _ in found]))
+        for locator in section.split(b" "):
+            self._locators.append(locator)
+        self._streams.extend(sizes)
+        line.size = self._streams.size(line.stream)
+        return match.end()
+
+    def _end(self, line: _Line) -> None:
+        """The newline behind a line."""
+        self._hash.update(b"\n")
+        if not line.has_tokens:
+            raise self._malformed("no file token" if self._streams.has_blocks(line.stream) else "no locator")
+        for folder, tokens in line.routed.items():
+            self._tree.add_run(folder, self._runs.append(line.stream))
+            self._runs.extend(tokens)
+        self._line = None
+
+    # -- tokens -------------------------------------------------------------------------------------------------------
+
+    def _read_tokens(self, line: _Line, tokens: bytes) -> None:
+        if not self._streams.has_blocks(line.stream):
+            raise self._malformed(f"missing or invalid locator {shown(tokens.partition(b' ')[0])}")
+        columns = plain_columns(tokens)
+        if columns is not None and self._fits(line, columns):
+            self._count(sum(columns.lengths))
+            self._runs.extend(tokens + b" ")
+        else:
+            for token in tokens.split(b" "):
+                self._read_token(line, token)
+
+    def _fits(self, line: _Line, columns: Columns) -> bool:
+        return max(map(add, columns.positions, columns.lengths)) <= (_MAX_BYTES if self._lenient else line.size)
+
+    def _count(self, length: int) -> None:
+        self._bytes += length
+        if self._bytes > _MAX_BYTES:
+            raise self._malformed("files of more than 8 EiB in all")
+
+    def _read_token(self, line: _Line, token: bytes) -> None:
+        match = TOKEN.fullmatch(token)
+        if match is None:
+            raise self._malformed(f"invalid file token {shown(token)}")
+        position, length = int(match[1]), int(match[2])
+        if position + length > (_MAX_BYTES if self._lenient else line.size):
+            raise self._malformed(f"{shown(token)} is not within the {line.size} bytes of its stream")
+        self._count(length)
+        *path, name = unescaped(match[3]).split(b"/")
+        marker = name == b"." and (length == 0 if self._lenient else token.startswith(b"0:0:"))
+        if not (marker or possible([name])) or not (self._lenient or (possible(path) and _is_path(match[3]))):
+            raise self._malformed(f"invalid file token {shown(token)}")
+        folder = self._folder(resolved([*line.parts, *path]), token) if path else line.folder
+        if not marker:
+            kept = self._runs if folder == line.folder else line.routed.setdefault(folder, bytearray())
+            kept.extend(b"%d:%d:%b " % (position, length, lightly_escaped(name)))
+
+    # -- folders ------------------------------------------------------------------------------------------------------
+
+    def _folder(self, parts: Sequence[bytes] | None, named: bytes) -> int:
+        if parts is None:
+            raise self._malformed(f"{shown(named)} leads out of the collection")
+        folder = self._tree.add(parts)
+        if len(self._tree) > MAX_FOLDERS:
+            raise self._malformed(f"more than {MAX_FOLDERS} folders")
+        return folder
+
+    def _check_names(self) -> None:
+        """No name is that of a file and of a folder."""
+        for folder in self._tree.parents():
+            below = self._tree.below(folder).keys()
+            for run in self._tree.runs(folder):
+                for names in file_names(self._runs, run):
+                    if not below.isdisjoint(names):
+                        name = next(name for name in names if name in below)
+                        line = self._runs.stream(run) + 1
+                        raise MalformedManifest(f"line {line}: {shown(name)} is a file here and a folder elsewhere")
+
+
+def _is_path(text: bytes) -> bool:
+    return PATH.fullmatch(text) is not None and is_utf8(text)
