@@ -1,0 +1,326 @@
+"""HTTP for block servers and API servers: urllib3 in bounded worker threads.
+
+Deadlines: connecting and each wait for bytes are bounded by the socket's timeouts. Beyond that, the event loop gives up
+an exchange whose answer does not begin in time, or that brings less than a piece (`PIECE` bytes) in a few such times,
+however it trickles. An exchange that is given up or cancelled has its socket shut down, so that its thread ends.
+Redirects are not followed, nothing is tried twice, nothing is unpacked. Messages name what was asked in the caller's
+words and say what happened in ours: never a URL, a header or a server's text, as these hold tokens and signatures.
+"""
+
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed leaves it out
+
+import trio
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, InsecureRequestWarning
+from urllib3.util import Timeout, make_headers, parse_url
+
+from riafs.counters import Counters
+from riafs.errors import BadSource, StoreError, StoreTimeout, TooLarge
+from riafs.storage.httperrors import translated
+
+T = TypeVar("T")
+
+PIECE = 1 << 20
+"""Bytes that are received at a time."""
+_THREADS = 32
+_POOLS = 64
+_CONNECT_SECONDS = 10.0
+_TRICKLE = 4  # waits for bytes in which a piece has to come
+_TELL_SECONDS = 1.0
+
+logging.getLogger("urllib3").setLevel(logging.WARNING)  # below that it logs URLs
+_active = threading.local()  # which exchange a worker thread is at: urllib3 makes the connections, and does not say
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """How servers are reached."""
+
+    deadline: float = 30.0
+    """Seconds for an answer to begin, and for each wait for more of it."""
+    insecure: bool = False
+    """Whether a server's certificate is not checked."""
+    authorities: str | None = None
+    """File with the certificates of the authorities that are trusted, None for the system's."""
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """``http``, ``https`` → URL of a proxy; ``no`` → hosts that are reached without one, separated by commas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to a server. `name` is what messages call it (``block acbd18… of keep0:25107``)."""
+
+    name: str
+    url: str = field(repr=False)
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    seconds: float | None = None
+    """For the answer to begin, where it is less than the deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer; the names of `headers` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def bearer(token: str | None) -> Mapping[str, str]:
+    """The header that shows `token` to a server. Raises BadSource, which does not quote it."""
+    if token is None:
+        return {}
+    if not (token.isascii() and token.isprintable() and token.strip() == token != ""):
+        raise BadSource("the token is no line of printable ASCII characters; look where it is set")
+    return {"Authorization": f"Bearer {token}"}
+
+
+class Incoming:
+    """An answer whose body is to be received. Belongs to the worker thread."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, name: str, progress: Callable[[], None]) -> None:
+        self._response = response
+        self._name = name
+        self._progress = progress
+        self.status = response.status
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body, None where the server does not say; never negative."""
+        text = self.header("Content-Length")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+    def header(self, name: str) -> str:
+        """The value of a header, empty without it."""
+        return self._response.headers.get(name, "")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """All of them, names in lower case."""
+        return {name.lower(): value for name, value in self._response.headers.items()}
+
+    def read(self, length: int) -> bytes:
+        """The next bytes of the body: fewer than `length` and `PIECE` only at its end.
+
+        Raises ShortRead, StoreError, StoreTimeout.
+        """
+        try:
+            data = self._response.read(min(length, PIECE), decode_content=False)
+        except (HTTPError, OSError) as error:
+            raise translated(error, self._name) from None  # the context would quote what the server sent
+        self._progress()
+        return data
+
+    def read_all(self, limit: int) -> bytes:
+        """The whole body. Raises TooLarge for one of more than `limit` bytes, and what `read` raises."""
+        parts: list[bytes] = []
+        left = limit + 1
+        while left > 0 and (part := self.read(left)):
+            parts.append(part)
+            left -= len(part)
+        if left <= 0:
+            raise TooLarge(f"{self._name}: the answer has more than {limit} bytes")
+        return b"".join(parts)
+
+
+class _Connection(HTTPConnection):
+    """Tells the exchange of its thread which socket it uses."""
+
+    def request(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401  # as urllib3 calls it
+        """See HTTPConnection."""
+        super().request(*arguments, **named)
+        _active.exchange.uses(self.sock)
+
+
+class _SecureConnection(HTTPSConnection):
+    """The same with TLS."""
+
+    def request(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401  # as urllib3 calls it
+        """See HTTPConnection."""
+        super().request(*arguments, **named)
+        _active.exchange.uses(self.sock)
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+class _Exchange(Generic[T]):
+    """One request and its answer. `ask` runs in a worker thread, `give_up` on the event loop.
+
+    `scope` bounds it; its deadline moves on while the answer does.
+    """
+
+    def __init__(
+        self, request: Request, options: HttpOptions, take: Callable[[Incoming], T], started: Callable[[], None]
+    ) -> None:
+        self._request = request
+        self._options = options
+        self._take = take
+        self._started = started
+        self._socket: socket.socket | None = None
+        self._given_up = False
+        self._told = 0.0
+        self._first = min(
+            options.deadline, options.deadline if request.seconds is None else max(request.seconds, 0.001)
+        )
+        self.scope = trio.CancelScope(deadline=trio.current_time() + options.deadline + self._first)  # for a thread
+
+    def ask(self, manager: urllib3.PoolManager) -> T:
+        """Ask, and let `take` receive the answer. Raises what `take` raises, StoreError, StoreTimeout."""
+        _active.exchange = self
+        trio.from_thread.run_sync(self._extend, self._first)
+        try:
+            response = self._response(manager)
+        except (HTTPError, OSError) as error:
+            raise translated(error, self._request.name) from None  # the context would quote what the server sent
+        with response:
+            trio.from_thread.run_sync(self._begun)
+            return self._take(Incoming(response, self._request.name, self._progress))
+
+    def _response(self, manager: urllib3.PoolManager) -> urllib3.BaseHTTPResponse:
+        request = self._request
+        return manager.urlopen(
+            request.method,
+            request.url,
+            headers={"Accept-Encoding": "identity", **request.headers},
+            body=request.body,
+            redirect=False,
+            retries=False,
+            preload_content=False,
+            decode_content=False,
+            timeout=Timeout(connect=min(_CONNECT_SECONDS, self._first), read=self._options.deadline),
+        )
+
+    def uses(self, used: socket.socket) -> None:
+        """The request went over this socket."""
+        self._socket = used
+        if self._given_up:
+            raise ConnectionAbortedError("given up")
+
+    def _progress(self) -> None:
+        now = time.monotonic()
+        if now - self._told > _TELL_SECONDS:
+            self._told = now
+            trio.from_thread.run_sync(self._extend, _TRICKLE * self._options.deadline)
+
+    def _begun(self) -> None:
+        self._extend(_TRICKLE * self._options.deadline)
+        self._started()
+
+    def _extend(self, seconds: float) -> None:
+        self.scope.deadline = trio.current_time() + seconds
+
+    def give_up(self) -> None:
+        """End the thread soon."""
+        self._given_up = True
+        if self._socket is not None:
+            with suppress(OSError):
+                # SSLSocket.shutdown would take the session away from the thread that reads from it
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+class Http:
+    """One per mount: connections are kept and used again. Used from the event loop's thread."""
+
+    def __init__(self, options: HttpOptions, counters: Counters, threads: int = _THREADS) -> None:
+        self._options = options
+        self._counters = counters
+        self._limiter = trio.CapacityLimiter(threads)
+        self._context = _tls(options)
+        self._managers: dict[str, urllib3.PoolManager] = {}
+
+    @property
+    def deadline(self) -> float:
+        """Seconds for an answer to begin, and for each wait for more of it."""
+        return self._options.deadline
+
+    async def exchange(
+        self, request: Request, take: Callable[[Incoming], T], started: Callable[[], None] = lambda: None
+    ) -> T:
+        """What `take` makes of the answer; it is called in a worker thread, `started` on the event loop before it.
+
+        Raises what `take` raises; StoreError, StoreTimeout where there is no answer.
+        """
+        exchange = _Exchange(request, self._options, take, started)
+        manager = self._manager(request.url)
+        with exchange.scope:
+            try:
+                return await trio.to_thread.run_sync(
+                    exchange.ask, manager, abandon_on_cancel=True, limiter=self._limiter
+                )
+            except trio.Cancelled:
+                exchange.give_up()
+                raise
+        self._counters.store_timeouts += 1
+        raise StoreTimeout(f"{request.name}: the answer did not come, or not on, within {self.deadline:g} s")
+
+    async def ask(self, request: Request, limit: int) -> Answer:
+        """The whole answer, of any status. Raises TooLarge for a body of more than `limit` bytes, ShortRead,
+        StoreError, StoreTimeout."""
+
+        def take(incoming: Incoming) -> Answer:
+            return Answer(incoming.status, incoming.headers, incoming.read_all(limit))
+
+        return await self.exchange(request, take)
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        for manager in self._managers.values():
+            manager.clear()
+
+    def _manager(self, url: str) -> urllib3.PoolManager:
+        proxy = _proxy_for(url, self._options.proxies)
+        manager = self._managers.get(proxy)
+        if manager is None:
+            manager = self._managers[proxy] = self._new_manager(proxy)
+        return manager
+
+    def _new_manager(self, proxy: str) -> urllib3.PoolManager:
+        named: dict[str, Any] = {"num_pools": _POOLS, "maxsize": _THREADS, "ssl_context": self._context}
+        if proxy:
+            secret = parse_url(proxy).auth
+            headers = make_headers(proxy_basic_auth=secret) if secret else None
+            manager: urllib3.PoolManager = urllib3.ProxyManager(proxy, proxy_headers=headers, **named)
+        else:
+            manager = urllib3.PoolManager(**named)
+        manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        return manager
+
+
+def _proxy_for(url: str, proxies: Mapping[str, str]) -> str:
+    """The proxy for `url`, empty for none."""
+    parts = urlsplit(url)
+    proxy = proxies.get(parts.scheme, "")
+    if not proxy or proxy_bypass_environment(parts.netloc.rpartition("@")[2], dict(proxies)):
+        return ""
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _tls(options: HttpOptions) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.authorities)
+    except (OSError, ssl.SSLError) as error:
+        raise StoreError(f"the certificates in {options.authorities} cannot be used: {error.strerror}") from error
+    if options.insecure:
+        urllib3.disable_warnings(InsecureRequestWarning)  # the user was asked once
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,1 @@
+"""Keep: collections over volumes, block servers and clusters."""
