@@ -31,8 +31,20 @@ class Counters:
     blocks_made: int = 0
     blocks_written: int = 0
     blocks_damaged: int = 0
+    api_requests: int = 0
+    manifests_parsed: int = 0
     datasets_opened: int = 0
     refs_moved: int = 0
+    block_requests: int = 0
+    blocks_fetched: int = 0
+    bytes_fetched: int = 0
+    blocks_hashed: int = 0
+    blocks_ahead: int = 0
+    blocks_hedged: int = 0
+    blocks_corrupt: int = 0
+    blocks_healed: int = 0
+    blocks_missing: int = 0
+    signatures_renewed: int = 0
     handler_errors: int = 0
     store_timeouts: int = 0
 

@@ -163,6 +163,23 @@ class StoreTimeout(RiafsError):
     retryable = True
 
 
+class Overloaded(StoreError):
+    """A server has too much to do at the moment."""
+
+    retry_after: float = 0.0
+    """Seconds that it asks for."""
+
+
+class BadAnswer(RiafsError):
+    """A server refused a request, or answered in a way that asking again does not change."""
+
+
+class AccessExpired(RiafsError):
+    """A server no longer takes the signature in a block's locator; a new manifest has a new one."""
+
+    errno = _errno.EACCES
+
+
 class ShortRead(RiafsError):
     """A file, archive or block holds fewer bytes than it says."""
 
@@ -211,11 +228,11 @@ class MalformedLog(RiafsError):
 
 
 class MissingContent(RiafsError):
-    """A key that is in none of the places where it may be."""
+    """A key or block that is in none of the places where it may be."""
 
 
 class CorruptContent(RiafsError):
-    """Bytes that are not the key's: wrong size or wrong digest."""
+    """Bytes that are not the key's or block's: wrong size or wrong digest."""
 
 
 class EncryptedContent(RiafsError):

@@ -1,0 +1,147 @@
+"""Where Keep's blocks lie: places, each a server or a volume, and the order in which to ask them.
+
+A server sends a block, which is received whole and hashed while it arrives; a volume on this machine has it as a file,
+which is read in place and still has to be hashed (`FileBlock`).
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+import trio
+
+from riafs.formats.locators import Locator
+from riafs.storage.files import FileBytes
+from riafs.storage.http import PIECE
+from riafs.storage.ranged import Buffer
+
+
+class WholeBlock:
+    """A verified block in memory, as RangedBytes. All `parts` but the last have `PIECE` bytes."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self, parts: Sequence[bytes], size: int) -> None:
+        self.parts = parts
+        self.size = size
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """See RangedBytes."""
+        return self.read_now(offset, length)
+
+    def read_now(self, offset: int, length: int) -> Buffer:
+        """The same at once."""
+        end = min(offset + length, self.size)
+        if offset >= end:
+            return b""
+        first, last = offset // PIECE, (end - 1) // PIECE
+        if first == last:
+            part = self.parts[first]
+            within = offset - first * PIECE
+            return part if end - offset == len(part) else memoryview(part)[within : within + end - offset]
+        pieces = [memoryview(part) for part in self.parts[first : last + 1]]
+        pieces[-1] = pieces[-1][: end - last * PIECE]
+        pieces[0] = pieces[0][offset - first * PIECE :]
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class FileBlock:
+    """A block's file in a volume, of the right size but not hashed yet."""
+
+    __slots__ = ("digest", "file")
+
+    def __init__(self, file: FileBytes, digest: Callable[[], Awaitable[bytes]]) -> None:
+        self.file = file
+        self.digest = digest
+        """The MD5 of the file's bytes, 32 hexadecimal digits; raises ShortRead, StoreError, StoreTimeout."""
+
+
+class Attempt:
+    """One question to one place, as whoever asks sees it. `seconds`: how long to wait for the answer to begin."""
+
+    __slots__ = ("asked", "begun", "request_id", "seconds")
+
+    def __init__(self, request_id: str, seconds: float) -> None:
+        self.request_id = request_id
+        """The same for all questions of one reader, so that a cluster's logs can be searched for it."""
+        self.seconds = seconds
+        self.asked: float | None = None
+        """When it was its turn, in trio's time; None before."""
+        self.begun: float | None = None
+        """When the answer began."""
+
+    def is_asked(self) -> None:
+        """The question is asked now."""
+        self.asked = trio.current_time()
+
+    def has_begun(self) -> None:
+        """The answer begins now."""
+        self.begun = trio.current_time()
+
+
+class BlockPlace(Protocol):
+    """One place."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether blocks are read where they are, so that they take neither memory nor a cache."""
+
+    async def fetch(self, locator: Locator, attempt: Attempt) -> WholeBlock | FileBlock:
+        """The block. Raises NotInStore; AccessExpired, StoreDenied; Overloaded, StoreError, StoreTimeout; ShortRead,
+        CorruptContent; BadAnswer."""
+
+    async def check(self, locator: Locator, attempt: Attempt) -> None:
+        """Read the block once more and hash it, without keeping it. Raises as `fetch` does."""
+
+
+class BlockPlaces(Protocol):
+    """All places of a mount."""
+
+    def order(self, locator: Locator) -> Sequence[BlockPlace]:
+        """Where to look for a block, in this order. None of these is asked twice while it is looked at."""
+
+    async def refresh(self) -> None:
+        """Nobody had the block or answered: find out which places there are now, if that can change."""
+
+
+async def _nothing() -> None:
+    pass
+
+
+class Places:
+    """Volumes in their order, then servers (uuid → server) in the order that the block's digest gives them."""
+
+    def __init__(
+        self,
+        volumes: Sequence[BlockPlace],
+        servers: Mapping[bytes, BlockPlace],
+        refresh: Callable[[], Awaitable[None]] = _nothing,
+    ) -> None:
+        self._volumes = tuple(volumes)
+        self._servers = dict(servers)
+        self._refresh = refresh
+
+    def replace(self, servers: Mapping[bytes, BlockPlace]) -> None:
+        """The servers that there are now."""
+        self._servers = dict(servers)
+
+    def order(self, locator: Locator) -> Sequence[BlockPlace]:
+        """See BlockPlaces."""
+        servers = sorted(self._servers, key=lambda uuid: _weight(locator.digest, uuid), reverse=True)
+        return [*self._volumes, *(self._servers[uuid] for uuid in servers)]
+
+    async def refresh(self) -> None:
+        """See BlockPlaces."""
+        await self._refresh()
+
+
+def _weight(digest: bytes, uuid: bytes) -> bytes:
+    """Every client of a cluster puts and looks for a block first where this is largest."""
+    return hashlib.md5(digest + uuid[-15:], usedforsecurity=False).hexdigest().encode()
