@@ -1,13 +1,11 @@
-"""Every option of a mount: one table, four sources, one frozen value.
+"""What a mount is set to: one table of options, four sources, one frozen value.
 
-Owns the option table (`OPTIONS`), from which the command line's flags, the ``-o`` options, the keys of ``config.toml``,
-the ``RIAFS_*`` variables and the manual pages come, and the order in which they win: ``/etc/riafs/config.toml``,
+Owns what the values of `riafs.options` are and the order in which they win: ``/etc/riafs/config.toml``,
 ``$XDG_CONFIG_HOME/riafs/config.toml``, ``RIAFS_*``, then flags and ``-o`` options in the order they were given.
 The only reader of ``os.environ``. Values are kept as text until they have won, so each is parsed in one way only.
 Programs that mount(8) starts may have neither HOME nor PATH; `complete_environment` fills in both.
 """
 
-import enum
 import math
 import os
 import pwd
@@ -17,6 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from riafs.errors import UsageError
+from riafs.options import LOG_WORDS, OPTIONS, Kind, Option
 
 Value = bool | int | float | str
 
@@ -25,140 +24,7 @@ SYSTEM_CONFIG = "/etc/riafs/config.toml"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_SIZE = 1 << 60
 MAX_ID = 2**32 - 2  # (uid_t)-1 means "no user" to the kernel
-LOG_WORDS = ("auto", "syslog", "none")
 
-
-class Kind(enum.Enum):
-    """How the text of an option is read, and how its value is called in help."""
-
-    FLAG = "yes|no"
-    SIZE = "SIZE"
-    SECONDS = "SECONDS"
-    PERCENT = "PERCENT"
-    PATH = "DIR"
-    CHOICE = "CHOICE"
-    ID = "ID"
-    MODE = "MODE"
-    LOG = "LOG"
-    FILE = "FILE"
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One row of the table. `default` is text in the form a user would write; None: found out from who mounts."""
-
-    name: str
-    kind: Kind
-    default: str | None
-    help: str
-    group: str
-    choices: tuple[str, ...] = ()
-    bounds: tuple[float, float] = (0.0, math.inf)
-
-    @property
-    def field(self) -> str:
-        """The name in Settings, in ``-o`` and in TOML, where a dash may be an underscore."""
-        return self.name.replace("-", "_")
-
-    @property
-    def placeholder(self) -> str:
-        """What stands for the value in help."""
-        return "|".join(self.choices) if self.choices else self.kind.value
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that sets this option."""
-        return f"RIAFS_{self.field.upper()}"
-
-
-_WHO = "Access and ownership"
-_WHAT = "Content"
-_HOW = "Running"
-
-OPTIONS: tuple[Option, ...] = (
-    Option("allow-other", Kind.FLAG, "no", "let all users in; the modes below then decide", _WHO),
-    Option("allow-root", Kind.FLAG, "no", "let root in beside the user who mounts", _WHO),
-    Option("uid", Kind.ID, None, "number of the user who owns everything (default: who mounts)", _WHO),
-    Option("gid", Kind.ID, None, "number of the group that owns everything (default: of who mounts)", _WHO),
-    Option("file-mode", Kind.MODE, "555", "octal mask on the modes of files, which are 444 and 555", _WHO),
-    Option("dir-mode", Kind.MODE, "555", "octal mode of directories", _WHO),
-    Option("noexec", Kind.FLAG, "no", "let no program be started from the mount", _WHO),
-    Option(
-        "refresh",
-        Kind.SECONDS,
-        "5",
-        "how soon a branch that has moved in the store is seen",
-        _WHAT,
-        bounds=(0.1, 86400.0),
-    ),
-    Option(
-        "verify",
-        Kind.CHOICE,
-        "auto",
-        "auto: up to 16 MiB before the first byte is served, larger keys beside a reader that goes through in order; "
-        "always: the whole key before its first byte; never: sizes only",
-        _WHAT,
-        choices=("auto", "always", "never"),
-    ),
-    Option(
-        "cache-dir",
-        Kind.PATH,
-        None,
-        "where blocks are kept and what was verified is remembered, for all mounts of a user (default: the user's "
-        "cache)",
-        _WHAT,
-    ),
-    Option("cache-size", Kind.SIZE, "10G", "how much the blocks on the disk may take; 0 keeps none there", _WHAT),
-    Option(
-        "cache-min-free",
-        Kind.PERCENT,
-        "5%",
-        "how much of the cache directory's file system stays free",
-        _WHAT,
-        bounds=(0.0, 90.0),
-    ),
-    Option("cache-memory", Kind.SIZE, "64M", "how much the blocks in the mount's memory may take", _WHAT),
-    Option(
-        "block-size",
-        Kind.SIZE,
-        "1M",
-        "size of the blocks in which decoded content is kept",
-        _WHAT,
-        bounds=(4 << 10, 64 << 20),
-    ),
-    Option(
-        "archive-dictionary",
-        Kind.SIZE,
-        "1G",
-        "how much memory the decoder of an archive's member may ask for",
-        _WHAT,
-        bounds=(1 << 20, 4 << 30),
-    ),
-    Option(
-        "archive-password-file",
-        Kind.FILE,
-        "",
-        "file with the password of encrypted archives, readable by its owner only (default: the variable "
-        "RIAFS_ARCHIVE_PASSWORD or the systemd credential riafs-archive-password)",
-        _WHAT,
-    ),
-    Option("readahead", Kind.SIZE, "1M", "how far the kernel reads ahead in a file, where riafs may set it", _WHAT),
-    Option(
-        "deadline",
-        Kind.SECONDS,
-        "30",
-        "how long one request to the store may take before programs get an error",
-        _WHAT,
-        bounds=(0.1, 3600.0),
-    ),
-    Option("foreground", Kind.FLAG, "no", "stay in front instead of returning when the mount answers", _HOW),
-    Option("auto-unmount", Kind.FLAG, "no", "let fusermount3 clean up should the mount's process be killed", _HOW),
-    Option(
-        "log", Kind.LOG, "auto", "auto (standard error in front, else a file per mount), syslog, none, or FILE", _HOW
-    ),
-    Option("log-level", Kind.CHOICE, "info", "how much is logged", _HOW, choices=("debug", "info", "warning", "error")),
-    Option("log-format", Kind.CHOICE, "text", "form of the log's lines", _HOW, choices=("text", "json")),
-)
 
 _BY_FIELD = {option.field: option for option in OPTIONS}
 
@@ -184,6 +50,12 @@ class Settings:
     block_size: int
     archive_dictionary: int
     archive_password_file: str
+    token_file: str
+    per_server: int
+    per_volume: int
+    keep_memory: int
+    lenient_manifests: bool
+    follow_k_hints: bool
     readahead: int
     deadline: float
     foreground: bool
@@ -291,6 +163,7 @@ def parse_value(option: Option, given: Given) -> Value:
         Kind.PATH: _read_path,
         Kind.CHOICE: _read_choice,
         Kind.ID: _read_id,
+        Kind.COUNT: _read_count,
         Kind.MODE: _read_mode,
         Kind.LOG: _read_log,
         Kind.FILE: _read_file,
@@ -311,6 +184,7 @@ def _taken(option: Option) -> str:
         Kind.PATH: "the absolute path of a directory",
         Kind.CHOICE: " or ".join(option.choices),
         Kind.ID: "a number",
+        Kind.COUNT: f"a number from {low:g} to {high:g}",
         Kind.MODE: "an octal mode up to 777",
         Kind.LOG: "auto, syslog, none or the absolute path of a file",
         Kind.FILE: "the absolute path of a file, or nothing",
@@ -352,6 +226,11 @@ def _read_choice(option: Option, text: str) -> str | None:
 
 def _read_id(_option: Option, text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) and int(text) <= MAX_ID else None
+
+
+def _read_count(option: Option, text: str) -> int | None:
+    low, high = option.bounds
+    return int(text) if re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) and low <= int(text) <= high else None
 
 
 def _read_mode(_option: Option, text: str) -> int | None:

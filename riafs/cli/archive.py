@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from riafs.cli.packing import conclude, work
 from riafs.cli.status import amount
 from riafs.errors import UsageError
+from riafs.options import Kind, Option
 from riafs.packing.archiving import ArchiveReport, ArchiveRequest, archive_objects
 from riafs.packing.dataset import PackedDataset
 from riafs.packing.loose import Selection
 from riafs.packing.watching import Watcher
-from riafs.settings import Given, Kind, Option, parse_value
+from riafs.settings import Given, parse_value
 
 _MOST_IN_MEMORY = 256 << 20
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from riafs.cli.parser import build_helper_parser, build_parser
-from riafs.settings import OPTIONS, Kind
+from riafs.options import OPTIONS, Kind
 
 _EXIT_STATUS = (
     ("0", "success"),

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from riafs.errors import UsageError
-from riafs.settings import Given, Kind, find_option
+from riafs.options import Kind
+from riafs.settings import Given, find_option
 
 # Options that mount(8), /etc/fstab and systemd address to somebody else, or that a mount which is read-only, nosuid and
 # nodev by nature satisfies or overrides. ``dev`` and ``suid`` come from mount.fuse3, which adds them for root.

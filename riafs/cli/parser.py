@@ -13,11 +13,14 @@ from typing import NoReturn
 from riafs.cli import mountopts
 from riafs.daemon.version import version
 from riafs.errors import UsageError
-from riafs.settings import LOG_WORDS, OPTIONS, Given, Kind, Option
+from riafs.options import LOG_WORDS, OPTIONS, Kind, Option
+from riafs.settings import Given
 
 SOURCE_HELP = (
     "ria+file:///path/to/store or a plain path to a store, optionally with #ID or #~ALIAS for one dataset "
-    "and @BRANCH, @TAG or @COMMIT for a version of it"
+    "and @BRANCH, @TAG or @COMMIT for a version of it; keep+file:///volume[,/volume]?manifests=DIR or "
+    "keep+https://server[,server]?manifests=DIR for Keep collections, optionally with #NAME for one of them; "
+    "arvados://host for a cluster, optionally with #UUID or #HASH for a collection or project of it"
 )
 
 
@@ -93,10 +96,12 @@ class _Version(argparse.Action):
 
 def build_parser() -> Parser:
     """The parser of ``riafs``; `command` in its result is the subcommand's name."""
-    parser = Parser(prog="riafs", description="Mount DataLad RIA stores as file systems.", allow_abbrev=False)
+    parser = Parser(
+        prog="riafs", description="Mount DataLad RIA stores and Keep collections as file systems.", allow_abbrev=False
+    )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    _add_mount(_command(commands, "mount", "Mount a store or one of its datasets."))
+    _add_mount(_command(commands, "mount", "Mount a store, a dataset, collections, or a cluster."))
     _add_umount(_command(commands, "umount", "Unmount riafs mounts, also dead ones."))
     _add_status(_command(commands, "status", "Show what is mounted, and how each mount is doing."))
     _add_prefetch(_command(commands, "prefetch", "Read files and trees of mounts, so that they are in the caches."))
@@ -259,7 +264,7 @@ def build_helper_parser() -> Parser:
     """The parser of ``mount.riafs``, with the arguments that mount(8) gives its helpers."""
     parser = Parser(
         prog="mount.riafs",
-        description="Mount a RIA store on behalf of mount(8), for 'mount -t riafs' and lines in /etc/fstab.",
+        description="Mount a source of riafs on behalf of mount(8), for 'mount -t riafs' and lines in /etc/fstab.",
         add_help=False,
         allow_abbrev=False,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyfuse3
 
+from riafs.formats.names import openended_name
 from riafs.tree.protocol import Entry, Kind
 from riafs.vfs.filesystem import Attributes
 
@@ -74,9 +75,9 @@ class Presenter:
     def absent(self, name: bytes) -> pyfuse3.EntryAttributes:
         """The answer that lets the kernel remember that there is no such name.
 
-        ``NAME@REF`` is never listed, so nobody will tell the kernel when such a ref comes into being.
+        Names that are not listed, such as ``NAME@REF``, may come into being without anybody telling the kernel.
         """
         shown = pyfuse3.EntryAttributes()
         shown.st_ino = 0
-        shown.entry_timeout = self._presentation.refresh if b"@" in name else LASTING_SECONDS
+        shown.entry_timeout = self._presentation.refresh if openended_name(name) else LASTING_SECONDS
         return shown

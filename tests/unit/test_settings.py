@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from riafs import settings
 from riafs.errors import RiafsError, UsageError
-from riafs.settings import OPTIONS, Given, Settings, find_option, load, parse_value, show_settings, show_value
+from riafs.options import OPTIONS
+from riafs.settings import Given, Settings, find_option, load, parse_value, show_settings, show_value
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from riafs.cli import manpages
-from riafs.settings import OPTIONS
+from riafs.options import OPTIONS
 
 
 def test_committed_pages_are_up_to_date() -> None:

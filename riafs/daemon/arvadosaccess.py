@@ -1,0 +1,131 @@
+"""How an Arvados cluster or its block servers are reached: host, token, and where that was found.
+
+The places are those of the Arvados clients: ``ARVADOS_…`` variables win over the first ``arvados/settings.conf`` below
+``$CONFIGURATION_DIRECTORY``, ``$XDG_CONFIG_HOME`` and ``$XDG_CONFIG_DIRS``. Before both comes a file that is riafs' own
+(``token-file``), between them a systemd credential. A token is never asked for, never in an argument list, and never in
+a message; one that was configured for a cluster is not sent to another.
+"""
+
+import logging
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from riafs.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+CREDENTIAL = "arvados-api-token"
+_MAX_TOKEN = 4096
+_MAX_SETTINGS = 1 << 20
+_TRUE = frozenset(("1", "t", "true", "y", "yes"))
+
+
+@dataclass(frozen=True, slots=True)
+class ArvadosAccess:
+    """What requests to a cluster are made with."""
+
+    token: str | None = field(repr=False)
+    insecure: bool
+    """Whether certificates are not checked (``ARVADOS_API_HOST_INSECURE``)."""
+    keep_services: tuple[str, ...]
+    """URLs of block servers, where the environment names some instead of the cluster."""
+
+
+def arvados_access(environment: Mapping[str, str], token_file: str, host: str | None) -> ArvadosAccess:
+    """The access to the cluster at `host` (``host[:port]``), None for block servers without a cluster.
+
+    Raises UsageError for a token file that cannot be read, is not the user's alone, or holds no token.
+    """
+    known = {**_settings_file(environment), **_variables(environment)}
+    configured = known.get("ARVADOS_API_HOST", "")
+    same = host is None or not configured or _plain(configured) == _plain(host)
+    if not same:
+        log.info("the token for %s is not used for %s", configured, host)
+    services = known.get("ARVADOS_KEEP_SERVICES") or known.get("ARVADOS_KEEP_PROXY") or ""
+    return ArvadosAccess(
+        token=_token(environment, token_file, known if same else {}),
+        insecure=same and known.get("ARVADOS_API_HOST_INSECURE", "").lower() in _TRUE,
+        keep_services=tuple(services.split()) if same else (),
+    )
+
+
+def _plain(host: str) -> str:
+    return host.lower().removesuffix(":443")
+
+
+def _token(environment: Mapping[str, str], token_file: str, known: Mapping[str, str]) -> str | None:
+    if token_file:
+        return _read_token(token_file, private=True)
+    if environment.get("ARVADOS_API_TOKEN") and known:
+        return _checked(known["ARVADOS_API_TOKEN"], "ARVADOS_API_TOKEN")
+    credential = os.path.join(environment.get("CREDENTIALS_DIRECTORY", "/nonexistent"), CREDENTIAL)
+    if os.path.exists(credential):
+        return _read_token(credential, private=False)
+    configured = known.get("ARVADOS_API_TOKEN")
+    return _checked(configured, "arvados/settings.conf") if configured else None
+
+
+def _read_token(path: str, *, private: bool) -> str:
+    """systemd sees to it itself that nobody else reads its credentials, with an access list where it has to."""
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if private and (status.st_mode & 0o077 or status.st_uid not in (0, os.geteuid())):
+                raise UsageError(f"{path} holds a token: it must be yours and have mode 0600")
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_TOKEN:
+                raise UsageError(f"{path} is no file with a token")
+            return _checked(file.read(_MAX_TOKEN).decode("ascii", "replace").strip(), path)
+    except OSError as error:
+        raise UsageError(f"cannot read the token in {path}: {error.strerror}") from error
+
+
+def _checked(token: str, where: str) -> str:
+    """A token goes into a header, so it has neither blanks nor line ends."""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(f"{where} holds nothing that can be a token")
+    return token
+
+
+# -- the files and variables of Arvados' own clients ------------------------------------------------------------------
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith("ARVADOS_") and value}
+
+
+def _settings_file(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the first ``settings.conf`` says; a warning where others may read the token in it."""
+    for path in _candidates(environment):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                mode = os.fstat(file.fileno()).st_mode
+                found = parse_settings(file.read(_MAX_SETTINGS))
+        except OSError:
+            continue
+        if mode & 0o077 and "ARVADOS_API_TOKEN" in found:
+            log.warning("%s holds a token and can be read by others: chmod 600 %s", path, path)
+        return found
+    return {}
+
+
+def _candidates(environment: Mapping[str, str]) -> Iterator[str]:
+    home = environment.get("HOME", "/nonexistent")
+    bases = environment.get("CONFIGURATION_DIRECTORY", "").split(":")
+    bases.append(environment.get("XDG_CONFIG_HOME") or f"{home}/.config")
+    bases += (environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
+    yield from (f"{base}/arvados/settings.conf" for base in bases if base.startswith("/"))
+
+
+def parse_settings(text: str) -> dict[str, str]:
+    """The ``KEY=value`` lines of a ``settings.conf``: no quoting, ``#`` comments, white space at the end is cut.
+
+    A value may hold a ``=``.
+    """
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.lstrip().startswith("#"):
+            found[name.strip()] = value.rstrip()
+    return found

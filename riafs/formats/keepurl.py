@@ -1,0 +1,205 @@
+"""Sources that show Keep collections: block servers or volumes with manifests, and whole Arvados clusters.
+
+``keep+file://VOLUME[,VOLUME…]?manifests=WHERE[&tree=FILE][#NAME]``, ``keep+http://SERVER[,SERVER…]?…``,
+``keep+https://…`` and ``arvados://HOST[:PORT][#UUID|#HASH]``. Paths are percent-decoded after they were split, so a comma
+in a volume's path is written ``%2C``; the fragment is taken as it is. WHERE is a directory of manifest files, one
+manifest file, ``-`` for standard input, or the locator of a manifest that is stored in Keep. None of them can hold a
+token: user names and passwords are refused.
+"""
+
+import os
+import re
+from dataclasses import dataclass, replace
+from urllib.parse import quote, unquote_to_bytes
+
+from riafs.errors import BadSource, MalformedLocator
+from riafs.formats.identifiers import is_identifier
+from riafs.formats.locators import Locator, parse_locator
+
+KEEP_SCHEMES = ("file", "http", "https")
+STANDARD_INPUT = b"-"
+_KEEP = re.compile(
+    r"keep\+(?P<scheme>[^:/]*)://(?P<places>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?", re.DOTALL
+)
+_ARVADOS = re.compile(r"arvados://(?P<host>[^/?#]*)/?(?P<rest>[^#]*)(?:#(?P<fragment>.*))?", re.DOTALL)
+_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
+_SAFE = "/:@+~=!$'()*;-._[] "
+
+
+@dataclass(frozen=True, slots=True)
+class KeepUrl:
+    """Block servers or volumes, and the manifests of what is stored there."""
+
+    scheme: str
+    """One of KEEP_SCHEMES."""
+    places: tuple[bytes, ...]
+    """``file``: paths of volumes; else ``host[:port]``. At least one, each once."""
+    manifests: bytes
+    """A path, STANDARD_INPUT, or a locator; paths may be relative as long as nobody has made them absolute."""
+    tree: bytes | None
+    """The path of a composed tree's file, which then is what the mount shows."""
+    collection: bytes | None
+    """The name or portable data hash of the one collection that is shown."""
+
+    @property
+    def local(self) -> bool:
+        """Whether no other machine is needed."""
+        return self.scheme == "file"
+
+    @property
+    def manifest_locator(self) -> Locator | None:
+        """The locator, where the manifest itself is stored in Keep."""
+        try:
+            return parse_locator(self.manifests)
+        except MalformedLocator:
+            return None
+
+    def from_here(self, directory: bytes) -> "KeepUrl":
+        """The same with relative paths seen from `directory`."""
+
+        def absolute(path: bytes) -> bytes:
+            return os.path.normpath(os.path.join(directory, path))
+
+        own = self.manifests == STANDARD_INPUT or self.manifest_locator is not None
+        return replace(
+            self,
+            manifests=self.manifests if own else absolute(self.manifests),
+            tree=None if self.tree is None else absolute(self.tree),
+        )
+
+    def __str__(self) -> str:
+        """The source as it can be given again."""
+        places = ",".join(_quoted(place, "") for place in self.places)
+        locator = self.manifest_locator
+        shown = f"manifests={_quoted(self.manifests if locator is None else locator.unsigned, ',')}"
+        tree = "" if self.tree is None else f"&tree={_quoted(self.tree, ',')}"
+        fragment = "" if self.collection is None else "#" + os.fsdecode(self.collection)
+        return f"keep+{self.scheme}://{places}?{shown}{tree}{fragment}"
+
+
+@dataclass(frozen=True, slots=True)
+class ArvadosUrl:
+    """A cluster, or one collection or project of it."""
+
+    host: str
+    """``host[:port]`` of the API server, always asked over TLS."""
+    identifier: bytes | None
+    """A collection's or project's uuid, or a portable data hash."""
+
+    @property
+    def local(self) -> bool:
+        """Whether no other machine is needed."""
+        return False
+
+    def __str__(self) -> str:
+        """The source as it can be given again."""
+        return f"arvados://{self.host}" + ("" if self.identifier is None else "#" + self.identifier.decode())
+
+
+def parse_keep_url(text: str) -> KeepUrl:
+    """The source that a ``keep+…://`` URL names. Raises BadSource."""
+    match = _KEEP.fullmatch(text)
+    if match is None or match["scheme"] not in KEEP_SCHEMES:
+        raise _bad(text, "is no Keep URL (keep+file://, keep+http://, keep+https://)")
+    places = tuple(_place(text, match["scheme"], part) for part in match["places"].split(","))
+    if len(set(places)) < len(places):
+        raise _bad(text, "names a place twice")
+    options = _query(text, match["query"] or "")
+    if "manifests" not in options:
+        raise _bad(text, "does not say where the manifests are (?manifests=DIR)")
+    return KeepUrl(
+        match["scheme"], places, options["manifests"], options.get("tree"), _collection(text, match["fragment"])
+    )
+
+
+def parse_arvados_url(text: str) -> ArvadosUrl:
+    """The source that an ``arvados://`` URL names. Raises BadSource."""
+    match = _ARVADOS.fullmatch(text)
+    if match is None:
+        raise _bad(text, "is no Arvados URL (arvados://HOST, arvados://HOST#UUID)")
+    host = _server(text, match["host"])
+    if match["rest"]:
+        raise _bad(text, "has a path or query; a collection or project is named as arvados://HOST#UUID")
+    if match["fragment"] is None:
+        return ArvadosUrl(host, None)
+    identifier = _on_disk(text, match["fragment"])
+    if not is_identifier(identifier):
+        raise _bad(text, "names no uuid of a collection or project and no portable data hash after the '#'")
+    return ArvadosUrl(host, identifier)
+
+
+def _place(text: str, scheme: str, part: str) -> bytes:
+    if scheme != "file":
+        return _server(text, part).encode()
+    path = unquote_to_bytes(_on_disk(text, part))
+    if b"\0" in path:
+        raise _bad(text, "has a NUL in a volume's path")
+    if not path.startswith(b"/"):
+        raise _bad(text, "has a volume without an absolute path" if path else "has an empty name of a volume")
+    return os.path.normpath(path)
+
+
+def _server(text: str, authority: str) -> str:
+    if "@" in authority:
+        raise _bad(text, "has a user or password; tokens come from the environment, settings.conf or token-file")
+    match = _HOST.fullmatch(authority)
+    if match is None or match["host"].startswith("-"):
+        raise _bad(text, "has no valid host" if authority else "names no host")
+    if match["port"] and not 0 < int(match["port"]) < 1 << 16:
+        raise _bad(text, f"has the impossible port {match['port']}")
+    return authority
+
+
+def _query(text: str, query: str) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for part in query.split("&") if query else ():
+        name, equals, value = part.partition("=")
+        if name not in ("manifests", "tree"):
+            raise _bad(text, f"has the unknown part {name!r} after the '?' (known: manifests, tree)")
+        if name in found:
+            raise _bad(text, f"says {name}= twice")
+        if not equals or not value:
+            raise _bad(text, f"has nothing after {name}")
+        found[name] = unquote_to_bytes(_on_disk(text, value))
+        if b"\0" in found[name]:
+            raise _bad(text, f"has a NUL in {name}")
+    return found
+
+
+def _collection(text: str, fragment: str | None) -> bytes | None:
+    if fragment is None:
+        return None
+    name = _on_disk(text, fragment)
+    if not name or b"/" in name or name in (b".", b".."):
+        raise _bad(text, "names no possible collection after the '#'")
+    return name
+
+
+def _quoted(path: bytes, also_safe: str) -> str:
+    """Percent-encoded where it has to be; other text stays as people read it."""
+    text = os.fsdecode(path)
+    keep = _SAFE + also_safe
+    return "".join(each if each in keep or (each.isprintable() and not each.isascii()) else _one(each) for each in text)
+
+
+def _one(character: str) -> str:
+    return quote(os.fsencode(character))
+
+
+def _on_disk(text: str, part: str) -> bytes:
+    try:
+        encoded = os.fsencode(part)
+    except UnicodeEncodeError as error:
+        raise _bad(text, "has characters that no file name can have") from error
+    if b"\0" in encoded:
+        raise _bad(text, "has a NUL")
+    return encoded
+
+
+def _bad(text: str, what: str) -> BadSource:
+    return BadSource(f"source {redact_authority(text)!r} {what}")
+
+
+def redact_authority(text: str) -> str:
+    """`text` without what stands before an ``@`` in its authority."""
+    return re.sub(r"(://[^?#]*?)[^/,?#]*@", r"\1***@", text)
