@@ -1,7 +1,8 @@
 """Locators of Keep: the names of blocks, ``digest+size`` and hints (Arvados' documentation of manifests).
 
-A hint is a capital letter and what belongs to it: ``+A…@…`` is the permission to read the block until a time, ``+R…`` the
-same for a block of another cluster, ``+K…`` a place to look at. Hints belong to a reader and a time, not to the content.
+A hint is a capital letter and what belongs to it: ``+A…@…`` is the permission to read the block until a time, ``+R…``
+the same for a block of another cluster, ``+K…`` a place to look at. Hints belong to a reader and a time, not to the
+content.
 """
 
 import re

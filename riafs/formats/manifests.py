@@ -1,10 +1,11 @@
 """Manifests of Keep: the files and folders of a collection, as ranges of blocks.
 
-Each line is a stream: its folder, its blocks, and files as ``position:length:name`` in the row of those blocks (Arvados'
-documentation of manifests). A file's bytes are those of its tokens, in the order of the whole manifest.
+Each line is a stream: its folder, its blocks, and files as ``position:length:name`` in the row of those blocks
+(Arvados' documentation of manifests). A file's bytes are those of its tokens, in the order of the whole manifest.
 
-Checked while it is read, in one pass: the grammar that Arvados' servers and its Go programs agree on, ranges within their
-streams, no name that is a file and a folder. A Manifest is immutable and compact; folders are taken apart when asked for.
+Checked while it is read, in one pass: the grammar that Arvados' servers and its Go programs agree on, ranges within
+their streams, no name that is a file and a folder. A Manifest is immutable and compact; folders are taken apart when
+asked for.
 """
 
 from collections.abc import Iterable
@@ -78,8 +79,9 @@ class Manifest:
 def parse_manifest(text: bytes | bytearray | memoryview | Iterable[bytes], *, lenient: bool = False) -> Manifest:
     """The manifest that `text` is, given at once or in chunks of any size.
 
-    With `lenient`, whatever Arvados' Go programs accept, and tokens beyond the end of their stream: such a file has the
-    length that is written, and segments of NO_BLOCK where there are no bytes. Raises MalformedManifest: line and reason.
+    With `lenient`, whatever Arvados' Go programs accept, and tokens beyond the end of their stream: such a file has
+    the length that is written, and segments of NO_BLOCK where there are no bytes. Raises MalformedManifest: line and
+    reason.
     """
     reader = Reader(lenient=lenient)
     for chunk in (text,) if isinstance(text, bytes | bytearray | memoryview) else text:

@@ -6,7 +6,6 @@ names them (with hints, which change) is kept apart from where they lie (which d
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from riafs.formats.locators import Locator, parse_locator
@@ -77,30 +76,15 @@ class Streams:
         self._firsts.append(len(self._ends))
         return len(self._firsts) - 1
 
-    def extend(self, sizes: Sequence[int]) -> None:
-        """More blocks for the newest stream."""
-        position = self.size(len(self._firsts) - 1)
-        for size in sizes:
-            position += size
-            self._ends.append(position)
-
-    def _after(self, stream: int) -> int:
-        """The number after the stream's last block."""
-        return self._firsts[stream + 1] if stream + 1 < len(self._firsts) else len(self._ends)
-
-    def has_blocks(self, stream: int) -> bool:
-        """Whether there is one."""
-        return self._after(stream) > self._firsts[stream]
-
-    def size(self, stream: int) -> int:
-        """Bytes in a stream."""
-        after = self._after(stream)
-        return self._ends[after - 1] if after > self._firsts[stream] else 0
+    def append(self, end: int) -> None:
+        """One more block for the newest stream, which it makes `end` bytes long."""
+        self._ends.append(end)
 
     def segments(self, stream: int, position: int, length: int) -> list[Segment]:
         """The segments of a range of a stream, in order, none of them empty."""
         found: list[Segment] = []
-        first, after = self._firsts[stream], self._after(stream)
+        first = self._firsts[stream]
+        after = self._firsts[stream + 1] if stream + 1 < len(self._firsts) else len(self._ends)
         block = bisect_right(self._ends, position, first, after)
         while length > 0 and block < after:
             begin = self._ends[block - 1] if block > first else 0

@@ -1,8 +1,8 @@
 """Names in manifests: how they are written, and which may stand in a path.
 
 A blank, a control character, a colon and a backslash are written as a backslash and three octal digits, one byte each
-(Arvados' documentation of manifests). Readers differ over what is not UTF-8: here an escape is a byte, as for Arvados' Go
-programs, and ``\\\\`` is one backslash.
+(Arvados' documentation of manifests). Readers differ over what is not UTF-8: here an escape is a byte, as in Arvados'
+Go programs, and ``\\\\`` is one backslash.
 """
 
 import re
@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 PATH = re.compile(rb"(?:[^\x00-\x20\\]++|\\(?:[0-3][0-7][0-7]|\\))++")
 """A path as it is written, every character and escape allowed."""
 
+_NO_NAMES = frozenset((b"", b".", b".."))
 _ESCAPE = re.compile(rb"\\([0-3][0-7][0-7]|\\)")
+_DIGITS = re.compile(rb"\\[0-7]{3}")
 _ESCAPED = re.compile(rb"[\x00-\x20\\:]")
 # White space to Python, which Arvados' Python programs split a line at.
 _BLANKS = "\u0085\u00a0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
@@ -30,6 +32,15 @@ def unescaped(text: bytes) -> bytes:
     b'a b'
     """
     return _ESCAPE.sub(_byte, text) if b"\\" in text else text
+
+
+def unescaped_names(names: Sequence[bytes]) -> list[bytes]:
+    """What many names stand for that have no slash in them, and escapes of three digits only."""
+    text = b"/".join(names)
+    # No other escape makes a backslash, so that none can come of two.
+    for escape in sorted(set(_DIGITS.findall(text)), key=lambda escape: escape == rb"\134"):
+        text = text.replace(escape, bytes((int(escape[1:], 8),)))
+    return text.split(b"/")
 
 
 def lightly_escaped(name: bytes) -> bytes:
@@ -55,7 +66,7 @@ def _octal(match: re.Match[str]) -> str:
 
 def possible(parts: Iterable[bytes]) -> bool:
     """Whether each of the parts of a path is the name of a file or folder."""
-    return not any(part in (b"", b".", b"..") for part in parts)
+    return _NO_NAMES.isdisjoint(parts)
 
 
 def resolved(parts: Sequence[bytes]) -> list[bytes] | None:

@@ -1,7 +1,8 @@
 """Reading a manifest: chunks of text in, columns out, in one pass whatever the length of its lines.
 
-Only whole items (names, locators, tokens) are looked at; what a chunk cuts in two waits for the next one. The text of file
-tokens is kept; those that name a path are put where the others of their folder are, and those that are no files left out.
+Only whole items (names, locators, tokens) are looked at; what a chunk cuts in two waits for the next one. The text of
+file tokens is kept; those that name a path are put where the others of their folder are, and those that are no files
+left out.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from riafs.errors import MalformedManifest
 from riafs.formats.locators import MAX_SIZE
 from riafs.formats.manifests_blocks import Locators, Streams
 from riafs.formats.manifests_folder import file_names
-from riafs.formats.manifests_names import PATH, possible, lightly_escaped, resolved, unescaped
+from riafs.formats.manifests_names import PATH, lightly_escaped, possible, resolved, unescaped
 from riafs.formats.manifests_tokens import TOKEN, Columns, is_utf8, plain_columns
 from riafs.formats.manifests_tree import MAX_FOLDERS, FolderTree, Runs
 from riafs.formats.text import shown
@@ -23,9 +24,10 @@ _MAX_ITEM = 4 << 20
 _MAX_BYTES = (1 << 63) - 1
 """What all files of a collection may have together, so that no sum is too long for a column."""
 
-_STRICT = re.compile(rb"(?:[0-9a-f]{32}\+[0-9]{1,32}(?:\+[A-Z][A-Za-z0-9_@-]*+)*+ )*+")
-_LENIENT = re.compile(rb"(?:[^ :+]*+\+[0-9]{1,32}(?:\+[^ :]*+)?+ )*+")
-_LOCATOR = re.compile(rb"([^ +]*+\+([0-9]++))[^ ]*+")
+_STRICT = re.compile(rb"[0-9a-f]{32}\+([0-9]{1,32})(?:\+[A-Z][A-Za-z0-9_@-]*+)*+ ")
+_LENIENT = re.compile(rb"[^ :+]*+\+([0-9]{1,32})(?:\+[^ :]*+)?+ ")
+_HINTS = re.compile(rb"( [^ :+\n]*+\+[0-9]++)\+[^ :\n]*+(?=[ \n])")
+"""A locator with hints; no first item of a line, and no token, which has a colon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +42,17 @@ class Reading:
 
 
 class _PortableHash:
-    """The portable data hash, from the parts of a text."""
+    """The portable data hash, from a text in parts that end behind an item."""
 
     def __init__(self) -> None:
         self._md5 = hashlib.md5()
         self._length = 0
 
-    def update(self, text: bytes) -> None:
-        self._md5.update(text)
-        self._length += len(text)
+    def update(self, text: bytes, *, in_line: bool) -> None:
+        """The next part; `in_line`: whether it goes on with a line."""
+        stripped = _HINTS.sub(rb"\1", b" " + text)[1:] if in_line else _HINTS.sub(rb"\1", text)
+        self._md5.update(stripped)
+        self._length += len(stripped)
 
     def value(self) -> bytes:
         return b"%b+%d" % (self._md5.hexdigest().encode(), self._length)
@@ -64,6 +68,7 @@ class _Line:
     """The parts of its name."""
     size: int = 0
     """Bytes in its blocks so far."""
+    has_blocks: bool = False
     has_tokens: bool = False
     routed: dict[int, bytearray] = field(default_factory=dict)
     """Tokens of other folders."""
@@ -86,7 +91,9 @@ class Reader:
         data = self._rest + chunk
         whole = max(data.rfind(b" "), data.rfind(b"\n")) + 1
         self._rest = data[whole:]
-        *lines, begun = data[:whole].split(b"\n")
+        items = data[:whole]
+        self._hash.update(items, in_line=self._line is not None)
+        *lines, begun = items.split(b"\n")
         for line in lines:
             self._end(self._read(line + b" "))
         if begun:
@@ -108,7 +115,7 @@ class Reader:
     # -- lines --------------------------------------------------------------------------------------------------------
 
     def _read(self, text: bytes) -> _Line:
-        """A line or a part of one, a blank behind each item. The hash gets a blank before each instead."""
+        """A line or a part of one, a blank behind each item."""
         at = 0
         line = self._line
         if line is None:
@@ -118,13 +125,10 @@ class Reader:
             at = self._read_locators(line, text, at)
         if at < len(text):
             line.has_tokens = True
-            tokens = text[at:-1]
-            self._hash.update(b" " + tokens)
-            self._read_tokens(line, tokens)
+            self._read_tokens(line, text[at:-1])
         return line
 
     def _begin(self, name: bytes) -> _Line:
-        self._hash.update(name)
         parts = unescaped(name).split(b"/")
         if not self._lenient and (parts[0] != b"." or not possible(parts[1:]) or not _is_path(name)):
             raise self._malformed(f"invalid stream name {shown(name)}")
@@ -135,26 +139,22 @@ class Reader:
 
     def _read_locators(self, line: _Line, text: bytes, at: int) -> int:
         """Add the locators that stand at `at`. Returns where they end."""
-        match = (_LENIENT if self._lenient else _STRICT).match(text, at)
-        if match is None or match.end() == at:
-            return at
-        section = text[at : match.end() - 1]
-        found = _LOCATOR.findall(section)
-        sizes = [int(size) for _, size in found]
-        if max(sizes) > MAX_SIZE:
-            raise self._malformed(f"a locator for more than {MAX_SIZE} bytes")
-        self._hash.update(b" " + b" ".join([unsigned for unsigned, _ in found]))
-        for locator in section.split(b" "):
-            self._locators.append(locator)
-        self._streams.extend(sizes)
-        line.size = self._streams.size(line.stream)
-        return match.end()
+        pattern = _LENIENT if self._lenient else _STRICT
+        while match := pattern.match(text, at):
+            size = int(match[1])
+            if size > MAX_SIZE:
+                raise self._malformed(f"locator {shown(match[0])} is for more than {MAX_SIZE} bytes")
+            at = match.end()
+            line.has_blocks = True
+            line.size += size
+            self._locators.append(match[0][:-1])
+            self._streams.append(line.size)
+        return at
 
     def _end(self, line: _Line) -> None:
         """The newline behind a line."""
-        self._hash.update(b"\n")
         if not line.has_tokens:
-            raise self._malformed("no file token" if self._streams.has_blocks(line.stream) else "no locator")
+            raise self._malformed("no file token" if line.has_blocks else "no locator")
         for folder, tokens in line.routed.items():
             self._tree.add_run(folder, self._runs.append(line.stream))
             self._runs.extend(tokens)
@@ -163,7 +163,7 @@ class Reader:
     # -- tokens -------------------------------------------------------------------------------------------------------
 
     def _read_tokens(self, line: _Line, tokens: bytes) -> None:
-        if not self._streams.has_blocks(line.stream):
+        if not line.has_blocks:
             raise self._malformed(f"missing or invalid locator {shown(tokens.partition(b' ')[0])}")
         columns = plain_columns(tokens)
         if columns is not None and self._fits(line, columns):
@@ -174,7 +174,8 @@ class Reader:
                 self._read_token(line, token)
 
     def _fits(self, line: _Line, columns: Columns) -> bool:
-        return max(map(add, columns.positions, columns.lengths)) <= (_MAX_BYTES if self._lenient else line.size)
+        end: int = max(map(add, columns.positions, columns.lengths))
+        return end <= (_MAX_BYTES if self._lenient else line.size)
 
     def _count(self, length: int) -> None:
         self._bytes += length

@@ -1,16 +1,18 @@
 """File tokens: ``position:length:name``, split many at a time.
 
-A piece is some tokens with one blank between them. Nearly all are plain (no escapes, no paths, no colons in names), and
-those are checked and taken apart by a few passes over the whole piece; others token by token.
+A piece is some tokens with one blank between them. Nearly all are plain (no paths, no colons in names), and those are
+checked and taken apart by a few passes over the whole piece; others token by token.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from riafs.formats.manifests_names import unescaped
+from riafs.formats.manifests_names import unescaped_names
 
 _CONTROLS = bytes(range(0x20))
+# A backslash that begins no escape, or one for a dot or a slash.
+_SPECIAL = re.compile(rb"\\(?![0-3][0-7][0-7])|\\05[67]")
 PIECE = 1 << 20
 
 TOKEN = re.compile(rb"([0-9]{1,99}):([0-9]{1,99}):([^ ]*+)")
@@ -26,13 +28,14 @@ class Columns(NamedTuple):
 
 
 def plain_columns(piece: bytes) -> Columns | None:
-    """The tokens of a piece if all are plain and well formed: each name is a name. None says nothing about why."""
-    if b"\\" in piece or b"/" in piece or len(piece.translate(None, _CONTROLS)) != len(piece):
+    """The tokens of a piece, names as they are written, if all are plain and well formed: each name is that of a file.
+    None says nothing about why.
+    """
+    if b"/" in piece or (b"\\" in piece and _SPECIAL.search(piece)) or not is_utf8(piece):
         return None
-    columns = _split(piece)
-    if columns is None or not all(columns.names) or not _free_of_dots(piece + b" ") or not is_utf8(piece):
+    if len(piece.translate(None, _CONTROLS)) != len(piece) or _names_no_file(piece + b" "):
         return None
-    return columns
+    return _split(piece)
 
 
 def _split(piece: bytes) -> Columns | None:
@@ -53,8 +56,8 @@ def _split(piece: bytes) -> Columns | None:
         return None
 
 
-def _free_of_dots(piece: bytes) -> bool:
-    return b":. " not in piece and b":.. " not in piece
+def _names_no_file(piece: bytes) -> bool:
+    return b": " in piece or b":. " in piece or b":.. " in piece
 
 
 def is_utf8(text: bytes) -> bool:
@@ -77,10 +80,12 @@ def pieces(text: bytes | bytearray, start: int, end: int) -> Iterator[bytes]:
 
 
 def columns_of(piece: bytes) -> Columns:
-    """The tokens of a piece that was found well formed."""
-    columns = None if b"\\" in piece else _split(piece)
-    if columns is not None:
-        return columns
-    found = TOKEN.findall(piece)
-    names = [unescaped(name) for _, _, name in found]
-    return Columns([int(start) for start, _, _ in found], [int(length) for _, length, _ in found], names)
+    """The tokens of a piece that was found well formed, names as they are on disk."""
+    columns = _split(piece)
+    if columns is None:
+        found = TOKEN.findall(piece)
+        starts, lengths, names = map(list, zip(*found, strict=True))
+        columns = Columns(list(map(int, starts)), list(map(int, lengths)), names)
+    if b"\\" in piece:
+        columns = columns._replace(names=unescaped_names(columns.names))
+    return columns

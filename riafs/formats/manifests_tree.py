@@ -1,8 +1,8 @@
 """The folders of a manifest, and where the text of their files is.
 
-A folder has a number; the top one is 0. Its files are runs of tokens in one text that holds all file tokens of a manifest:
-a run belongs to one folder and one stream, and a folder's runs are in the order of the manifest. The tokens are taken
-apart when somebody looks into the folder; until then a file costs the bytes of its token.
+A folder has a number; the top one is 0. Its files are runs of tokens in one text that holds all file tokens of a
+manifest: a run belongs to one folder and one stream, and a folder's runs are in the order of the manifest. The tokens
+are taken apart when somebody looks into the folder; until then a file costs the bytes of its token.
 """
 
 from array import array
@@ -40,7 +40,7 @@ class Runs:
         self._streams.append(stream)
         return len(self._starts) - 1
 
-    def extend(self, tokens: bytes) -> None:
+    def extend(self, tokens: bytes | bytearray) -> None:
         """More for the newest run."""
         self._text += tokens
 
