@@ -105,7 +105,7 @@ def _example(name: str) -> bytes:
 def passthrough_mount(data: Path, program: Path, source: Path) -> AbstractContextManager[Path]:
     """`source` through passthrough_ll with its own defaults. It holds a descriptor for each inode the kernel knows."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return _peer(data, "prlimit", f"--nofile={most}", program, "-f", "-o", f"source={source}")
+    return peer_mount(data, "prlimit", f"--nofile={most}", program, "-f", "-o", f"source={source}")
 
 
 def bindfs() -> Path | None:
@@ -116,11 +116,11 @@ def bindfs() -> Path | None:
 
 def bindfs_mount(data: Path, program: Path, source: Path) -> AbstractContextManager[Path]:
     """`source` through bindfs with its own defaults."""
-    return _peer(data, program, "-f", source)
+    return peer_mount(data, program, "-f", source)
 
 
 @contextmanager
-def _peer(data: Path, *command: str | Path) -> Iterator[Path]:
+def peer_mount(data: Path, *command: str | Path) -> Iterator[Path]:
     """The file system that `command` mounts on a directory of its own, which is its last argument."""
     with mountpoint(data) as directory, subprocess.Popen([*command, directory]) as process:
         try:
