@@ -63,6 +63,12 @@ class Folder:
         """The parts of blocks that a file is made of, in order, none of them empty."""
         return [segment for segment in self.all_segments(index) if segment.length]
 
+    def only_segment(self, index: int) -> Segment | None:
+        """The one segment that a file is, None where it has several or none; cheaper than `segments`."""
+        if self.names[index] in self._more or self.is_folder(index):
+            return None
+        return self._streams.within_one(self._streams_of[index], self._positions[index], self._lengths[index])
+
     def all_segments(self, index: int) -> Iterator[Segment]:
         """The same, with the empty ones, which make a difference to the normal form only."""
         return (segment for part in self.parts(index) for segment in self._streams.segments(*part))

@@ -1,4 +1,4 @@
-"""In which order the places of a block are tried: rendezvous hashing, so that everybody looks first where it was written.
+"""In which order the places of a block are tried: rendezvous hashing, so that all look first where it was written.
 
 Clients order services one way, keepstore its volumes another (both as in Arvados' sources).
 """
