@@ -154,7 +154,7 @@ class KeepBlocks:
                 raise StoreError(f"block {locator.unsigned.decode()} is not fetched any more: the mount ends")
 
     def _depart(self, locator: Locator, renew: Renew) -> _Flight:
-        flight = self._flights[locator.unsigned] = _Flight()
+        flight = self._flights[locator.unsigned] = _Flight(ahead=locator.unsigned in self._leaving)
         self._tools.background.start_soon(self._fly, flight, locator, renew)
         return flight
 
@@ -228,7 +228,6 @@ class KeepBlocks:
                 return
             self.counters.blocks_ahead += 1
             flight = self._depart(locator, renew)
-            flight.ahead = True
             await flight.landed.wait()
             if not flight.waiting and name in self._memory:
                 self._unread[name] = locator.size

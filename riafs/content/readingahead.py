@@ -26,7 +26,8 @@ class _Front:
     block: int
     end: int
     """The byte of the block behind the last one read."""
-    advance: int = 0
+    advance: int
+    """Bytes that it has moved on."""
     crossings: int = 0
     looked: int = 0
     """The advance at which was looked ahead the last time."""
@@ -70,7 +71,7 @@ class ReadAhead:
                 self._fronts.remove(front)
                 break
         else:
-            front, crossed = _Front(block, offset + length), False
+            front, crossed = _Front(block, offset + length, length), False
         self._fronts.insert(0, front)
         del self._fronts[_FRONTS:]
         if front.is_moving and (crossed or not front.looked or front.advance - front.looked >= _AGAIN):
