@@ -289,5 +289,15 @@ class MalformedLocator(RiafsError):
     """Text that is not the locator of a block."""
 
 
+class BrokenCollection(RiafsError):
+    """A collection that cannot be shown, because its manifest is refused or cannot be had."""
+
+
+class MalformedComposition(RiafsError):
+    """A file of a composed tree that cannot be used: the line and the reason."""
+
+    exit_code = 1
+
+
 class MalformedManifest(RiafsError):
     """A manifest that does not follow the grammar, or contradicts itself: the line and the reason."""

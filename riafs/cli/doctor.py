@@ -10,15 +10,17 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
+from riafs.cli.finding import Finding
 from riafs.cli.mount import absolute_source
 from riafs.cli.render import print_json, printable
 from riafs.daemon.bounded import call_in_child
 from riafs.daemon.version import version
 from riafs.errors import RiafsError
+from riafs.formats.riaurl import RiaUrl
 from riafs.git.config import instead_of_rules
 from riafs.settings import complete_environment, load
 
@@ -27,15 +29,6 @@ _STORE_SECONDS = 8.0
 _COUNTED = 10_000
 _OLDEST_GIT = (2, 36)
 _FUSE_DEVICE = "/dev/fuse"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One checked thing: `state` is ok, warn or fail; `advice` is what to do about the latter two."""
-
-    state: str
-    what: str
-    advice: str = ""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -147,11 +140,16 @@ def _check_cache(path: str) -> Finding:
 
 
 def check_source(text: str) -> list[Finding]:
-    """Whether the store that `text` names can be read, and what is in it."""
+    """Whether the source that `text` names can be read, and what is in it."""
+    environment = complete_environment()
     try:
-        source = absolute_source(text, instead_of_rules(complete_environment()))
+        source = absolute_source(text, instead_of_rules(environment))
+        if not isinstance(source, RiaUrl):
+            from riafs.cli.doctorkeep import check_keep
+
+            return list(check_keep(source, environment))
         if source.scheme != "file":
-            return [Finding("fail", f"{source}: only local stores can be mounted", "use ria+file:// or a path")]
+            return [Finding("fail", f"{source}: only local RIA stores can be mounted", "use ria+file:// or a path")]
         path = os.fsdecode(source.path)
         found = call_in_child(lambda: examine_store(path), _STORE_SECONDS, path)
     except RiafsError as error:

@@ -5,6 +5,7 @@ Everything that can be wrong without asking the store is found before a process 
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,10 +13,16 @@ from riafs.cli.mountopts import quote_option, wants_writing
 from riafs.daemon import background, mountpoint, process
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.unmount import find_mount
-from riafs.errors import MountFailed, StoreTimeout, UsageError
-from riafs.formats.riaurl import RiaUrl, parse_source, rewrite
+from riafs.errors import MountFailed, StoreTimeout, TooLarge, UsageError
+from riafs.formats.keepurl import STANDARD_INPUT, KeepUrl
+from riafs.formats.riaurl import RiaUrl, rewrite
+from riafs.formats.riaurl import parse_source as parse_ria_source
+from riafs.formats.sources import Source, parse_source
 from riafs.git.config import instead_of_rules
 from riafs.settings import Given, complete_environment, directories, load
+
+MAX_MANIFEST = 1 << 30
+"""Bytes of a manifest on standard input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ def mount(request: MountRequest, *, fake: bool = False) -> int:
     plan = make_plan(request, environment)
     if fake:
         return 0
-    plan = replace(plan, mountpoint=mountpoint.prepare(plan.mountpoint))
+    plan = replace(plan, mountpoint=mountpoint.prepare(plan.mountpoint), manifest=manifest_on_input(plan.source))
     if plan.settings.foreground:
         _live(plan, lambda: None)
     else:
@@ -73,12 +80,29 @@ def make_plan(request: MountRequest, environment: Mapping[str, str]) -> MountPla
     return MountPlan(source, target, effective.settings, directories(environment), environment, rules)
 
 
-def absolute_source(text: str, rules: Iterable[tuple[str, str]]) -> RiaUrl:
+def absolute_source(text: str, rules: Iterable[tuple[str, str]]) -> Source:
     """The source `text` names after git's ``insteadOf`` `rules`; a relative path is one from here. Raises BadSource."""
     source = parse_source(rewrite(text, tuple(rules)).url)
+    if not isinstance(source, RiaUrl):
+        return source.from_here(os.getcwdb())
     if source.scheme == "file" and not source.path.startswith(b"/"):
         return replace(source, path=os.path.abspath(source.path))
     return source
+
+
+def manifest_on_input(source: Source) -> bytes | None:
+    """The manifest that comes on standard input, read whole while there still is one; None where none does.
+
+    Raises UsageError for a terminal, TooLarge.
+    """
+    if not isinstance(source, KeepUrl) or source.manifests != STANDARD_INPUT:
+        return None
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("manifests=- takes a manifest from standard input: riafs mount … < FILE")
+    text = sys.stdin.buffer.read(MAX_MANIFEST + 1)
+    if len(text) > MAX_MANIFEST:
+        raise TooLarge(f"the manifest on standard input has more than {MAX_MANIFEST} bytes; give it as a file")
+    return text
 
 
 def _start(plan: MountPlan) -> None:
@@ -111,17 +135,27 @@ def fstab_line(request: MountRequest) -> str:
     environment = complete_environment()
     plan = make_plan(request, environment)
     words = [word for word in request.words if word not in ("ro", "rw")]
-    network = [] if plan.source.scheme == "file" else ["_netdev"]
+    network = [] if plan.source.local else ["_netdev"]
     own = [quote_option(f"{given.name.replace('-', '_')}={given.text}") for given in request.given]
     options = ["ro", "noauto", "nofail", *network, "x-systemd.automount", *words, *own]
-    source = request.source if "://" in request.source else os.fsdecode(plan.source.path) + _fragment(request.source)
-    fields = (source, plan.mountpoint, "riafs", ",".join(dict.fromkeys(options)))
+    fields = (_lasting(request.source, plan.source), plan.mountpoint, "riafs", ",".join(dict.fromkeys(options)))
     return "  ".join(map(_fstab_field, fields)) + "  0  0"
+
+
+def _lasting(text: str, source: Source) -> str:
+    """What was typed, with relative paths made absolute. Raises UsageError for what is there only now."""
+    if not isinstance(source, RiaUrl):
+        if isinstance(source, KeepUrl) and source.manifests == STANDARD_INPUT:
+            raise UsageError("a manifest on standard input cannot be in /etc/fstab; put it into a file")
+        return str(source)
+    if "://" not in text:
+        return os.fsdecode(source.path) + _fragment(text)
+    return text
 
 
 def _fragment(text: str) -> str:
     _, mark, fragment = text.rpartition("#")
-    return mark + fragment if mark and parse_source(text).path != os.fsencode(text) else ""
+    return mark + fragment if mark and parse_ria_source(text).path != os.fsencode(text) else ""
 
 
 def _fstab_field(text: str) -> str:

@@ -13,7 +13,8 @@ import trio
 from riafs.cli.main import complain
 from riafs.cli.mount import absolute_source
 from riafs.cli.render import print_json, printable
-from riafs.errors import MissingProgram
+from riafs.errors import BadSource, MissingProgram
+from riafs.formats.riaurl import RiaUrl
 from riafs.git.config import instead_of_rules
 from riafs.packing.archiving import ArchiveReport
 from riafs.packing.dataset import Means, PackedDataset, open_dataset
@@ -43,6 +44,8 @@ def work(source: str, job: Job[Report], *, dry_run: bool) -> Report:
     if git is None:
         raise MissingProgram("git is not installed (Debian: apt install git)")
     located = absolute_source(source, instead_of_rules(environment))
+    if not isinstance(located, RiaUrl):
+        raise BadSource(f"{located}: only datasets of RIA stores are packed")
     means = Means(git, environment["PATH"], settings.deadline, settings.cache_dir)
 
     async def run() -> Report:

@@ -51,6 +51,17 @@ def arvados_access(environment: Mapping[str, str], token_file: str, host: str | 
     )
 
 
+def proxies(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """``http``, ``https`` → URL of the proxy, ``no`` → hosts without one, as the usual variables have them.
+
+    ``HTTP_PROXY`` in capitals is not looked at: in a web server's program it is what a client sent.
+    """
+    found = {name: environment.get(f"{name}_proxy") or "" for name in ("http", "https", "no")}
+    for name in ("https", "no"):
+        found[name] = found[name] or environment.get(f"{name.upper()}_PROXY", "")
+    return {name: value for name, value in found.items() if value}
+
+
 def _plain(host: str) -> str:
     return host.lower().removesuffix(":443")
 

@@ -1,9 +1,9 @@
 """One mount that is about to be made: everything that was decided before its process starts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.sources import Source
 from riafs.settings import Directories, Settings
 
 
@@ -11,7 +11,7 @@ from riafs.settings import Directories, Settings
 class MountPlan:
     """What is mounted where, and how. All paths are absolute, so the working directory no longer matters."""
 
-    source: RiaUrl
+    source: Source
     mountpoint: str
     """A directory without symbolic links in its path, or ``/dev/fd/N`` for a FUSE device that is open already."""
     settings: Settings
@@ -20,3 +20,5 @@ class MountPlan:
     """As `riafs.settings.complete_environment` gives it."""
     instead_of: tuple[tuple[str, str], ...]
     """(base, prefix) of the user's ``url.<base>.insteadOf`` rules; already applied to `source`."""
+    manifest: bytes | None = field(default=None, repr=False)
+    """The manifest that came on standard input, where `source` has its manifest from there."""

@@ -1,14 +1,15 @@
 """Sources that show Keep collections: block servers or volumes with manifests, and whole Arvados clusters.
 
 ``keep+file://VOLUME[,VOLUME…]?manifests=WHERE[&tree=FILE][#NAME]``, ``keep+http://SERVER[,SERVER…]?…``,
-``keep+https://…`` and ``arvados://HOST[:PORT][#UUID|#HASH]``. Paths are percent-decoded after they were split, so a comma
-in a volume's path is written ``%2C``; the fragment is taken as it is. WHERE is a directory of manifest files, one
-manifest file, ``-`` for standard input, or the locator of a manifest that is stored in Keep. None of them can hold a
-token: user names and passwords are refused.
+``keep+https://…`` and ``arvados://HOST[:PORT][?tree=FILE][#UUID|#HASH]``. Paths are percent-decoded after they were
+split: a comma in a volume's path is written ``%2C``; the fragment is taken as it is. WHERE is a directory of manifest
+files, one manifest file, ``-`` for standard input, or the locator of a manifest that is stored in Keep. None of them
+can hold a token: user names and passwords are refused.
 """
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote_to_bytes
 
@@ -21,7 +22,9 @@ STANDARD_INPUT = b"-"
 _KEEP = re.compile(
     r"keep\+(?P<scheme>[^:/]*)://(?P<places>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?", re.DOTALL
 )
-_ARVADOS = re.compile(r"arvados://(?P<host>[^/?#]*)/?(?P<rest>[^#]*)(?:#(?P<fragment>.*))?", re.DOTALL)
+_ARVADOS = re.compile(
+    r"arvados://(?P<host>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?", re.DOTALL
+)
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
 _SAFE = "/:@+~=!$'()*;-._[] "
 
@@ -56,16 +59,9 @@ class KeepUrl:
 
     def from_here(self, directory: bytes) -> "KeepUrl":
         """The same with relative paths seen from `directory`."""
-
-        def absolute(path: bytes) -> bytes:
-            return os.path.normpath(os.path.join(directory, path))
-
         own = self.manifests == STANDARD_INPUT or self.manifest_locator is not None
-        return replace(
-            self,
-            manifests=self.manifests if own else absolute(self.manifests),
-            tree=None if self.tree is None else absolute(self.tree),
-        )
+        manifests = self.manifests if own else _absolute(directory, self.manifests)
+        return replace(self, manifests=manifests, tree=_absolute_or_none(directory, self.tree))
 
     def __str__(self) -> str:
         """The source as it can be given again."""
@@ -85,15 +81,22 @@ class ArvadosUrl:
     """``host[:port]`` of the API server, always asked over TLS."""
     identifier: bytes | None
     """A collection's or project's uuid, or a portable data hash."""
+    tree: bytes | None = None
+    """See KeepUrl."""
 
     @property
     def local(self) -> bool:
         """Whether no other machine is needed."""
         return False
 
+    def from_here(self, directory: bytes) -> "ArvadosUrl":
+        """The same with relative paths seen from `directory`."""
+        return replace(self, tree=_absolute_or_none(directory, self.tree))
+
     def __str__(self) -> str:
         """The source as it can be given again."""
-        return f"arvados://{self.host}" + ("" if self.identifier is None else "#" + self.identifier.decode())
+        tree = "" if self.tree is None else f"?tree={_quoted(self.tree, ',')}"
+        return f"arvados://{self.host}{tree}" + ("" if self.identifier is None else "#" + self.identifier.decode())
 
 
 def parse_keep_url(text: str) -> KeepUrl:
@@ -104,12 +107,12 @@ def parse_keep_url(text: str) -> KeepUrl:
     places = tuple(_place(text, match["scheme"], part) for part in match["places"].split(","))
     if len(set(places)) < len(places):
         raise _bad(text, "names a place twice")
-    options = _query(text, match["query"] or "")
+    options = _query(text, match["query"] or "", ("manifests", "tree"))
     if "manifests" not in options:
         raise _bad(text, "does not say where the manifests are (?manifests=DIR)")
-    return KeepUrl(
-        match["scheme"], places, options["manifests"], options.get("tree"), _collection(text, match["fragment"])
-    )
+    collection, tree = _collection(text, match["fragment"]), options.get("tree")
+    _check_tree(text, tree, collection)
+    return KeepUrl(match["scheme"], places, options["manifests"], tree, collection)
 
 
 def parse_arvados_url(text: str) -> ArvadosUrl:
@@ -118,14 +121,29 @@ def parse_arvados_url(text: str) -> ArvadosUrl:
     if match is None:
         raise _bad(text, "is no Arvados URL (arvados://HOST, arvados://HOST#UUID)")
     host = _server(text, match["host"])
-    if match["rest"]:
-        raise _bad(text, "has a path or query; a collection or project is named as arvados://HOST#UUID")
+    if match["path"] not in ("", "/"):
+        raise _bad(text, "has a path; a collection or project is named as arvados://HOST#UUID")
+    tree = _query(text, match["query"] or "", ("tree",)).get("tree")
     if match["fragment"] is None:
-        return ArvadosUrl(host, None)
+        return ArvadosUrl(host, None, tree)
     identifier = _on_disk(text, match["fragment"])
     if not is_identifier(identifier):
         raise _bad(text, "names no uuid of a collection or project and no portable data hash after the '#'")
+    _check_tree(text, tree, identifier)
     return ArvadosUrl(host, identifier)
+
+
+def _check_tree(text: str, tree: bytes | None, named: bytes | None) -> None:
+    if tree is not None and named is not None:
+        raise _bad(text, "has both tree= and a '#', but can only show one of them")
+
+
+def _absolute(directory: bytes, path: bytes) -> bytes:
+    return os.path.normpath(os.path.join(directory, path))
+
+
+def _absolute_or_none(directory: bytes, path: bytes | None) -> bytes | None:
+    return None if path is None else _absolute(directory, path)
 
 
 def _place(text: str, scheme: str, part: str) -> bytes:
@@ -150,12 +168,12 @@ def _server(text: str, authority: str) -> str:
     return authority
 
 
-def _query(text: str, query: str) -> dict[str, bytes]:
+def _query(text: str, query: str, known: Sequence[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for part in query.split("&") if query else ():
         name, equals, value = part.partition("=")
-        if name not in ("manifests", "tree"):
-            raise _bad(text, f"has the unknown part {name!r} after the '?' (known: manifests, tree)")
+        if name not in known:
+            raise _bad(text, f"has the unknown part {name!r} after the '?' (known: {', '.join(known)})")
         if name in found:
             raise _bad(text, f"says {name}= twice")
         if not equals or not value:

@@ -70,6 +70,11 @@ class Manifest:
         """Whether there is a folder at `path`."""
         return self._tree.find(path) is not None
 
+    def folder_weight(self, path: bytes) -> int:
+        """Bytes of the tokens in a folder, 0 if there is none: what it costs to take it apart."""
+        number = self._tree.find(path)
+        return 0 if number is None else sum(self._runs.length(run) for run in self._tree.runs(number))
+
     def folder(self, path: bytes) -> Folder | None:
         """The folder at `path`, taken apart anew at each call; None if there is none."""
         number = self._tree.find(path)

@@ -80,8 +80,17 @@ class Streams:
         """One more block for the newest stream, which it makes `end` bytes long."""
         self._ends.append(end)
 
+    def within_one(self, stream: int, position: int, length: int) -> Segment | None:
+        """A range of a stream as the one segment that it is; None where it is several."""
+        first = self._firsts[stream]
+        after = self._firsts[stream + 1] if stream + 1 < len(self._firsts) else len(self._ends)
+        block = bisect_right(self._ends, position, first, after)
+        if not length or block == after or position + length > self._ends[block]:
+            return None
+        return Segment(block, position - (self._ends[block - 1] if block > first else 0), length)
+
     def segments(self, stream: int, position: int, length: int) -> list[Segment]:
-        """The segments of a range of a stream, in order, none of them empty."""
+        """The segments of a range of a stream, in order; those of blocks without bytes too, which have none."""
         found: list[Segment] = []
         first = self._firsts[stream]
         after = self._firsts[stream + 1] if stream + 1 < len(self._firsts) else len(self._ends)
@@ -89,7 +98,6 @@ class Streams:
         while length > 0 and block < after:
             begin = self._ends[block - 1] if block > first else 0
             taken = min(length, self._ends[block] - position)
-            if taken:
-                found.append(Segment(block, position - begin, taken))
+            found.append(Segment(block, position - begin, taken))
             position, length, block = position + taken, length - taken, block + 1
         return [*found, Segment(NO_BLOCK, 0, length)] if length > 0 else found

@@ -53,7 +53,7 @@ class Folder:
         return max(self._lengths[index], 0)
 
     def parts(self, index: int) -> Sequence[Part]:
-        """The ranges of streams that a file is made of, in order; those without bytes too. None for a folder."""
+        """The ranges of streams that a file is made of, in order; those without bytes too. A folder has none."""
         if self.is_folder(index):
             return ()
         several = self._more.get(self.names[index])
@@ -61,8 +61,17 @@ class Folder:
 
     def segments(self, index: int) -> Sequence[Segment]:
         """The parts of blocks that a file is made of, in order, none of them empty."""
-        parts = self.parts(index)
-        return [segment for part in parts for segment in self._streams.segments(*part)]
+        return [segment for segment in self.all_segments(index) if segment.length]
+
+    def only_segment(self, index: int) -> Segment | None:
+        """The one segment that a file is, None where it has several or none; cheaper than `segments`."""
+        if self.names[index] in self._more or self.is_folder(index):
+            return None
+        return self._streams.within_one(self._streams_of[index], self._positions[index], self._lengths[index])
+
+    def all_segments(self, index: int) -> Iterator[Segment]:
+        """The same, with the empty ones, which make a difference to the normal form only."""
+        return (segment for part in self.parts(index) for segment in self._streams.segments(*part))
 
 
 class _Columns:

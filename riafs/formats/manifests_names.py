@@ -15,9 +15,7 @@ _NO_NAMES = frozenset((b"", b".", b".."))
 _ESCAPE = re.compile(rb"\\([0-3][0-7][0-7]|\\)")
 _DIGITS = re.compile(rb"\\[0-7]{3}")
 _ESCAPED = re.compile(rb"[\x00-\x20\\:]")
-# White space to Python, which Arvados' Python programs split a line at.
-_BLANKS = "\u0085\u00a0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
-_ODD = re.compile("[\udc80-\udcff" + _BLANKS + "]")
+_NOT_TEXT = re.compile("[\udc80-\udcff]")
 
 
 def _byte(match: re.Match[bytes]) -> bytes:
@@ -49,19 +47,17 @@ def lightly_escaped(name: bytes) -> bytes:
 
 
 def escaped(name: bytes) -> bytes:
-    """`name` written such that every program can read it: also what is not UTF-8 and white space beyond ASCII.
+    """`name` written as all programs of Arvados do, and what is not UTF-8 by its bytes.
 
-    >>> escaped("a b\\u00a0c:d".encode())
-    b'a\\\\040b\\\\302\\\\240c\\\\072d'
+    >>> escaped(b"a b:c")
+    b'a\\040b\\072c'
     """
     text = lightly_escaped(name)
-    if text.isascii():
-        return text
-    return _ODD.sub(_octal, text.decode(errors="surrogateescape")).encode()
+    return text if text.isascii() else _NOT_TEXT.sub(_octal, text.decode(errors="surrogateescape")).encode()
 
 
 def _octal(match: re.Match[str]) -> str:
-    return "".join(f"\\{byte:03o}" for byte in match[0].encode(errors="surrogateescape"))
+    return f"\\{ord(match[0]) & 0xFF:03o}"
 
 
 def possible(parts: Iterable[bytes]) -> bool:

@@ -5,7 +5,6 @@ file tokens is kept; those that name a path are put where the others of their fo
 left out.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from riafs.formats.manifests_folder import file_names
 from riafs.formats.manifests_names import PATH, lightly_escaped, possible, resolved, unescaped
 from riafs.formats.manifests_tokens import TOKEN, Columns, is_utf8, plain_columns
 from riafs.formats.manifests_tree import MAX_FOLDERS, FolderTree, Runs
+from riafs.formats.portablehash import PortableHash
 from riafs.formats.text import shown
 
 _MAX_ITEM = 4 << 20
@@ -26,8 +26,6 @@ _MAX_BYTES = (1 << 63) - 1
 
 _STRICT = re.compile(rb"[0-9a-f]{32}\+([0-9]{1,32})(?:\+[A-Z][A-Za-z0-9_@-]*+)*+ ")
 _LENIENT = re.compile(rb"[^ :+]*+\+([0-9]{1,32})(?:\+[^ :]*+)?+ ")
-_HINTS = re.compile(rb"( [^ :+\n]*+\+[0-9]++)\+[^ :\n]*+(?=[ \n])")
-"""A locator with hints; no first item of a line, and no token, which has a colon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +37,6 @@ class Reading:
     streams: Streams
     tree: FolderTree
     runs: Runs
-
-
-class _PortableHash:
-    """The portable data hash, from a text in parts that end behind an item."""
-
-    def __init__(self) -> None:
-        self._md5 = hashlib.md5()
-        self._length = 0
-
-    def update(self, text: bytes, *, in_line: bool) -> None:
-        """The next part; `in_line`: whether it goes on with a line."""
-        stripped = _HINTS.sub(rb"\1", b" " + text)[1:] if in_line else _HINTS.sub(rb"\1", text)
-        self._md5.update(stripped)
-        self._length += len(stripped)
-
-    def value(self) -> bytes:
-        return b"%b+%d" % (self._md5.hexdigest().encode(), self._length)
 
 
 @dataclass(slots=True)
@@ -79,7 +60,7 @@ class Reader:
 
     def __init__(self, *, lenient: bool) -> None:
         self._lenient = lenient
-        self._hash = _PortableHash()
+        self._hash = PortableHash()
         self._locators, self._streams = Locators(), Streams()
         self._tree, self._runs = FolderTree(), Runs()
         self._rest = b""

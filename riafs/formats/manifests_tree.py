@@ -48,6 +48,11 @@ class Runs:
         """The stream that the tokens of a run are ranges of."""
         return self._streams[run]
 
+    def length(self, run: int) -> int:
+        """Bytes in a run."""
+        start, end = self.place(run)
+        return end - start
+
     def place(self, run: int) -> tuple[int, int]:
         """Where a run begins and ends in the text."""
         following = run + 1

@@ -16,6 +16,7 @@ from riafs.errors import BadSource
 from riafs.formats.names import valid_name
 
 SCHEMES = ("file", "ssh", "http", "https")
+_KNOWN = "ria+file, ria+ssh, ria+http, ria+https, keep+file, keep+http, keep+https, arvados"
 _SPLIT_AT = 3
 _URL = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/#?]*)(?P<path>[^#]*)(?:#(?P<fragment>.*))?", re.DOTALL
@@ -41,6 +42,11 @@ class RiaUrl:
     """Without the ``~``; components are valid names."""
     version: bytes | None
     """A branch, tag or commit; only where a dataset or alias is named."""
+
+    @property
+    def local(self) -> bool:
+        """Whether no other machine is needed."""
+        return self.scheme == "file"
 
     def __str__(self) -> str:
         """The source for messages, without a password."""
@@ -83,7 +89,7 @@ def parse_source(text: str) -> RiaUrl:
     match = _URL.fullmatch(text)
     if match is not None:
         if not match["scheme"].startswith("ria+"):
-            raise _bad(text, f"has the scheme {match['scheme']}; a store is ria+file, ria+ssh, ria+http or ria+https")
+            raise _bad(text, f"has the unknown scheme {match['scheme']} (known: {_KNOWN})")
         return parse_ria_url(text)
     path, fragment = _split_path(text)
     dataset, alias, version = _fragment(text, fragment)

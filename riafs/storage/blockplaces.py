@@ -4,13 +4,13 @@ A server sends a block, which is received whole and hashed while it arrives; a v
 which is read in place and still has to be hashed (`FileBlock`).
 """
 
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import trio
 
 from riafs.formats.locators import Locator
+from riafs.formats.probeorder import service_weight
 from riafs.storage.files import FileBytes
 from riafs.storage.http import PIECE
 from riafs.storage.ranged import Buffer
@@ -134,14 +134,9 @@ class Places:
 
     def order(self, locator: Locator) -> Sequence[BlockPlace]:
         """See BlockPlaces."""
-        servers = sorted(self._servers, key=lambda uuid: _weight(locator.digest, uuid), reverse=True)
+        servers = sorted(self._servers, key=lambda uuid: service_weight(locator.digest, uuid), reverse=True)
         return [*self._volumes, *(self._servers[uuid] for uuid in servers)]
 
     async def refresh(self) -> None:
         """See BlockPlaces."""
         await self._refresh()
-
-
-def _weight(digest: bytes, uuid: bytes) -> bytes:
-    """Every client of a cluster puts and looks for a block first where this is largest."""
-    return hashlib.md5(digest + uuid[-15:], usedforsecurity=False).hexdigest().encode()

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -25,17 +25,20 @@ from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
-from riafs.errors import MissingProgram, RiafsError
+from riafs.errors import MissingProgram
 from riafs.formats.riaurl import RiaUrl
 from riafs.formats.sevenzip_cursor import Limits
+from riafs.formats.sources import Source
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
 from riafs.storage.patience import Patience
 from riafs.tree import virtual
 from riafs.tree.listing import ListingCache
+from riafs.tree.protocol import Directory
 from riafs.tree.source import open_source
 from riafs.tree.store import StoreTools
 from riafs.vfs.filesystem import FileSystem
+from riafs.vfs.keepassembly import KeepPlan, Means, open_keep
 
 _DIGESTS = {Verify.AUTO: Digests.BESIDE, Verify.ALWAYS: Digests.BEFORE, Verify.NEVER: Digests.NONE}
 _HASHING_THREADS = 4
@@ -47,7 +50,7 @@ _DECODING_SECONDS = 600.0
 class Plan:
     """What to open and how."""
 
-    source: RiaUrl
+    source: Source
     deadline: float
     """Seconds that a request to the store may take."""
     verify: Verify
@@ -63,23 +66,21 @@ class Plan:
     """Bytes of memory that the decoder of an archive's member may ask for."""
     password: str | None = field(default=None, repr=False)
     """Of encrypted archives."""
+    keep: KeepPlan = field(default_factory=KeepPlan)
+    """For sources of Keep."""
 
 
 class Assembled:
     """A filesystem with what has to be given back after it."""
 
-    def __init__(self, filesystem: FileSystem, archives: ArchiveTools, git: GitPool, scratch: Scratch) -> None:
+    def __init__(self, filesystem: FileSystem, closing: ExitStack) -> None:
         self.filesystem = filesystem
-        self._archives = archives
-        self._git = git
-        self._scratch = scratch
+        self._closing = closing
 
     def close(self) -> None:
         """End git's children, close what is open, remove temporary files."""
         self.filesystem.close()
-        self._archives.close()
-        self._git.close()
-        self._scratch.close()
+        self._closing.close()
 
 
 async def assemble(
@@ -89,27 +90,33 @@ async def assemble(
 
     `files`: name → what makes the text of the files in ``.riafs``. Raises MissingProgram, and as `open_source`.
     """
-    program = _git(plan)
-    scratch = Scratch(plan.cache)
-    path = os.fsencode(scratch.path)
-    git = GitPool(PrivateGitDirs(program, plan.search_path, path), plan.deadline, counters)
-    try:
+    with ExitStack() as closing:
+        scratch = Scratch(plan.cache)
+        closing.callback(scratch.close)
         memory = VerifiedMemory(None if scratch.cache is None else os.fsencode(f"{scratch.cache}/verified.sqlite"))
         background.start_soon(memory.keep)
         blocks = BlockCache(scratch.cache, plan.blocks, counters)
         background.start_soon(blocks.keep)
-        patience = Patience("the store", plan.deadline, counters, _HASHING_THREADS)
-        verifier = Verifier(plan.verify, memory, counters, patience, background)
-        archives = _archive_tools(plan, scratch, blocks, counters)
-        content = ContentTools(verifier, archives, Decryptor(plan.search_path, path, plan.deadline))
-        tools = StoreTools(git, content, ListingCache(), counters, plan.deadline, plan.instead_of)
-        root = await open_source(plan.source, tools)
-    except (RiafsError, trio.Cancelled):
-        git.close()
-        scratch.close()
-        raise
-    shown = {virtual.NAME: virtual.VirtualDirectory(files, time.time_ns())} if files else {}
-    return Assembled(FileSystem(root, counters, shown), archives, git, scratch)
+        means = Means(memory, blocks, counters, background, plan.deadline, closing)
+        if isinstance(plan.source, RiaUrl):
+            root = await _open_store(plan, plan.source, scratch, means)
+        else:
+            root = await open_keep(plan.source, plan.keep, means)
+        shown = {virtual.NAME: virtual.VirtualDirectory(files, time.time_ns())} if files else {}
+        return Assembled(FileSystem(root, counters, shown), closing.pop_all())
+
+
+async def _open_store(plan: Plan, source: RiaUrl, scratch: Scratch, means: Means) -> Directory:
+    path = os.fsencode(scratch.path)
+    git = GitPool(PrivateGitDirs(_git(plan), plan.search_path, path), plan.deadline, means.counters)
+    means.closing.callback(git.close)
+    patience = Patience("the store", plan.deadline, means.counters, _HASHING_THREADS)
+    verifier = Verifier(plan.verify, means.verified, means.counters, patience, means.background)
+    archives = _archive_tools(plan, scratch, means.cache, means.counters)
+    means.closing.callback(archives.close)
+    content = ContentTools(verifier, archives, Decryptor(plan.search_path, path, plan.deadline))
+    tools = StoreTools(git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of)
+    return await open_source(source, tools)
 
 
 @asynccontextmanager

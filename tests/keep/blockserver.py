@@ -185,7 +185,8 @@ class BlockServer:
         self.always = always
         self.accepts: Callable[[str], bool] = lambda locator: True
         self.requests: list[Asked] = []
-        self.aborted = 0
+        self.most_at_once = 0
+        self._at_once = 0
         self.connections = 0
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -252,7 +253,7 @@ class BlockServer:
                 while conversation.open and (asked := _request(lines)):
                     self._answer(conversation, asked)
         except OSError:
-            self.aborted += 1
+            pass  # the client has gone
         finally:
             with self._lock:
                 self._connections.discard(connection)
@@ -261,6 +262,15 @@ class BlockServer:
         with self._lock:
             self.requests.append(asked)
             fault = self.faults.popleft() if self.faults else self.always
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            self._send(conversation, asked, fault)
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
+    def _send(self, conversation: Conversation, asked: Asked, fault: Fault | None) -> None:
         block = self.blocks.get(asked.path[:32])
         if fault is not None:
             fault(conversation, b"" if block is None else block)

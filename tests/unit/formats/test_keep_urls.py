@@ -20,7 +20,9 @@ HASH = b"d41d8cd98f00b204e9800998ecf8427e+0"
         ("keep+file:///v0,/v1/?manifests=m", KeepUrl("file", (b"/v0", b"/v1"), b"m", None, None)),
         ("keep+file:///a%2Cb%3F,/v?manifests=%FF&tree=t", KeepUrl("file", (b"/a,b?", b"/v"), b"\xff", b"t", None)),
         ("keep+file:///v?manifests=-", KeepUrl("file", (b"/v",), b"-", None, None)),
-        ("keep+file:///v?tree=/t&manifests=/m#c 1", KeepUrl("file", (b"/v",), b"/m", b"/t", b"c 1")),
+        ("keep+file:///v?tree=/t&manifests=/m", KeepUrl("file", (b"/v",), b"/m", b"/t", None)),
+        ("keep+file:///v?manifests=/m#c 1", KeepUrl("file", (b"/v",), b"/m", None, b"c 1")),
+        ("arvados://h?tree=t", ArvadosUrl("h", None, b"t")),
         ("keep+http://h:25107,[::1]:1?manifests=/m", KeepUrl("http", (b"h:25107", b"[::1]:1"), b"/m", None, None)),
         ("keep+https://h?manifests=/m#" + HASH.decode(), KeepUrl("https", (b"h",), b"/m", None, HASH)),
         ("arvados://h", ArvadosUrl("h", None)),
@@ -56,7 +58,9 @@ def test_sources_are_read(text: str, expected: object) -> None:
         ("arvados://", "names no host"),
         ("arvados://user:secret@h", "tokens come from"),
         ("arvados://h/path", "has a path"),
-        ("arvados://h?x=1", "has a path or query"),
+        ("arvados://h?x=1", "unknown part 'x'"),
+        ("keep+file:///v?manifests=/m&tree=/t#c", "only show one"),
+        ("arvados://h?tree=/t#" + HASH.decode(), "only show one"),
         ("arvados://h#name", "no uuid"),
         ("arvados://-h", "no valid host"),
     ],
@@ -70,6 +74,7 @@ def test_what_cannot_be_meant_is_refused(text: str, reason: str) -> None:
 def test_relative_paths_are_made_absolute() -> None:
     url = parse_keep_url("keep+file:///v?manifests=m&tree=../t").from_here(b"/here/now")
     assert (url.manifests, url.tree) == (b"/here/now/m", b"/here/t")
+    assert parse_arvados_url("arvados://h?tree=t").from_here(b"/here").tree == b"/here/t"
     for own in ("-", HASH.decode()):
         assert parse_keep_url(f"keep+file:///v?manifests={own}").from_here(b"/here").manifests == own.encode()
 

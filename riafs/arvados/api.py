@@ -1,0 +1,190 @@
+"""Requests to an Arvados API server: JSON over HTTPS, tried again while that can help, within a deadline.
+
+Lists are gone through by keyset (order by uuid, each page begins after the last uuid), until a page has all that are
+left: servers give fewer records than were asked for where they are large. What a server says in an error is shown with
+control characters replaced; tokens and signatures are never part of a request's name.
+"""
+
+import json
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import trio
+
+from riafs.counters import Counters
+from riafs.errors import BadAnswer, NotInStore, RiafsError, StoreDenied, StoreError, StoreTimeout
+from riafs.storage.http import Answer, Http, Request, bearer
+
+log = logging.getLogger(__name__)
+
+Record = Mapping[str, Any]
+
+_MAX_ANSWER = 1 << 30
+"""Bytes: a manifest has no bound of its own."""
+_LONG_QUERY = 2000
+_PAGE = 1000
+_MAX_PAGES = 10_000
+_TRY_AGAIN = frozenset((408, 423, 429, 500, 502, 503, 504))
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
+_MOST_TRIES = 8
+_SHOWN = 200
+_WITHOUT = "there is no token: set ARVADOS_API_TOKEN or token-file"
+_WITH = "is the token right, and has it not expired?"
+_OK = 200
+_LARGE_ANSWER = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """What a cluster tells about itself."""
+
+    cluster: str
+    """Five characters that its uuids begin with."""
+    signature_seconds: float
+    """How long a permission to read a block lasts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServer:
+    """The API server of a cluster. `host`: ``host[:port]``; `seconds`: for a request with all its tries."""
+
+    host: str
+    http: Http
+    token: str | None = field(repr=False)
+    seconds: float
+    counters: Counters
+
+    async def discovery(self) -> Discovery:
+        """See Discovery. Raises StoreError, StoreTimeout where no Arvados cluster answers."""
+        answer = await self._json("discovery/v1/apis/arvados/v1/rest", {}, "discovery document")
+        try:
+            return Discovery(str(answer["uuidPrefix"]), float(answer.get("blobSignatureTtl", 1209600)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{self.host} does not answer as an Arvados API server does") from error
+
+    async def get(self, path: str, **parameters: object) -> Record:
+        """The record at `path` (``collections/UUID``).
+
+        Raises NotInStore where there is none that this user can see, StoreDenied, StoreError, StoreTimeout.
+        """
+        return await self._json(f"arvados/v1/{quote(path, safe='/+')}", parameters, path.partition("?")[0])
+
+    async def all(self, path: str, filters: Sequence[Any], select: Sequence[str]) -> list[Record]:
+        """Every record of the list at `path` that `filters` let through, in the order of their uuids.
+
+        Raises as `get`.
+        """
+        found: list[Record] = []
+        for _ in range(_MAX_PAGES):
+            after = [["uuid", ">", found[-1]["uuid"]]] if found else []
+            named = {"select": list(select)} if select else {}
+            answer = await self.get(path, filters=[*filters, *after], order=["uuid asc"], limit=_PAGE, **named)
+            page = self.items(path, answer)
+            found += page
+            if not page or answer.get("items_available") == len(page):
+                return found
+        raise StoreError(f"{self.host}: {path} has no end")
+
+    async def newest(self, path: str, filters: Sequence[Any]) -> object:
+        """What is another value after records that `filters` let through were made, changed or removed: how many there
+        are, and which was changed last. Raises as `get`."""
+        order = ["modified_at desc", "uuid desc"]
+        answer = await self.get(path, filters=filters, select=["uuid", "modified_at"], order=order, limit=1)
+        return answer.get("items_available"), [item.get("modified_at") for item in self.items(path, answer)]
+
+    def items(self, path: str, answer: Record, name: str = "items") -> list[Record]:
+        """The records in an answer. Raises StoreError where it holds something else."""
+        items = answer.get(name)
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise StoreError(f"{self.host}: {path} is no list of records")
+        if not all(isinstance(item.get("uuid"), str) for item in items):
+            raise StoreError(f"{self.host}: {path} has records without a uuid")
+        return items
+
+    # -- one request --------------------------------------------------------------------------------------------------
+
+    async def _json(self, path: str, parameters: Mapping[str, object], name: str) -> Record:
+        answer = await self._patiently(self._request(path, parameters, name))
+        good = answer.status == _OK
+        try:
+            found = await _parsed(answer.body) if good else None
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{name} of {self.host}: the answer is not JSON") from error
+        if good and isinstance(found, dict):
+            return found
+        raise self._refusal(answer, name)
+
+    def _request(self, path: str, parameters: Mapping[str, object], name: str) -> Request:
+        query = urlencode(
+            {key: value if isinstance(value, str) else json.dumps(value) for key, value in parameters.items()}
+        )
+        url = f"https://{self.host}/{path}"
+        named = f"{name} of {self.host}"
+        headers = {"Accept": "application/json", **bearer(self.token)}
+        if len(query) <= _LONG_QUERY:
+            return Request(named, f"{url}?{query}" if query else url, headers=headers)
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        return Request(named, url, "POST", headers, f"_method=GET&{query}".encode())
+
+    async def _patiently(self, request: Request) -> Answer:
+        """The first answer that is worth looking at, or the last one."""
+        wait = _FIRST_WAIT
+        with trio.move_on_after(self.seconds):
+            for tries in range(_MOST_TRIES):
+                self.counters.api_requests += 1
+                last = tries == _MOST_TRIES - 1
+                try:
+                    answer = await self.http.ask(request, _MAX_ANSWER)
+                except RiafsError as error:
+                    if last or not error.retryable:
+                        raise
+                    log.info("%s; asked again", error)
+                    delay = wait
+                else:
+                    if last or answer.status not in _TRY_AGAIN:
+                        return answer
+                    log.info("%s: status %d; asked again", request.name, answer.status)
+                    delay = _retry_after(answer) or wait
+                await trio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - so that clients do not come all at once
+                wait = min(2 * wait, _LONGEST_WAIT)
+        self.counters.store_timeouts += 1
+        raise StoreTimeout(f"{request.name} was not to be had within {self.seconds:g} s")
+
+    def _refusal(self, answer: Answer, name: str) -> RiafsError:
+        said = f"{name} of {self.host}: status {answer.status}{_reason(answer.body)}"
+        match answer.status:
+            case 401:
+                return StoreDenied(
+                    f"{said}; is the token right, and has it not expired?"
+                    if self.token
+                    else f"{said}; there is no token: set ARVADOS_API_TOKEN or token-file"
+                )
+            case 403:
+                return StoreDenied(said)
+            case 404:
+                return NotInStore(said)
+        return StoreError(said) if answer.status in _TRY_AGAIN else BadAnswer(said)
+
+
+async def _parsed(text: bytes) -> object:
+    return json.loads(text) if len(text) < _LARGE_ANSWER else await trio.to_thread.run_sync(json.loads, text)
+
+
+def _retry_after(answer: Answer) -> float:
+    text = answer.headers.get("retry-after", "")
+    return min(float(text), 60.0) if text.isascii() and text.isdigit() else 0.0
+
+
+def _reason(body: bytes) -> str:
+    """What the server says of an error, fit for one line of a log."""
+    try:
+        errors = json.loads(body)["errors"]
+        text = "; ".join(str(error) for error in errors)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    shown = "".join(character if character.isprintable() else " " for character in text[:_SHOWN])
+    return f" ({shown})" if shown else ""

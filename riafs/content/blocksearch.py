@@ -1,0 +1,333 @@
+"""Looking for one block: places in their order, a second one beside a slow one, rounds with pauses, a new signature.
+
+A round asks each place until one has the block. Places that said no are not asked again; damaged copies once more, as
+the network may have done it; servers that failed or have too much to do again and again, with growing pauses, until the
+deadline. So a block that nobody has is known to be missing after one round. A place that lets the reader wait for the
+first byte for long gets company once a round: the next place is asked as well, and the first block wins.
+"""
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from statistics import median
+
+import trio
+
+from riafs.content.blockmemory import BlockMemory, Room
+from riafs.counters import Counters
+from riafs.errors import (
+    AccessExpired,
+    CorruptContent,
+    MissingContent,
+    NotInStore,
+    Overloaded,
+    RiafsError,
+    ShortRead,
+    StoreDenied,
+    StoreError,
+)
+from riafs.formats.locators import Locator
+from riafs.storage.blockplaces import Attempt, BlockPlace, BlockPlaces, FileBlock, WholeBlock
+from riafs.storage.files import FileBytes
+
+log = logging.getLogger(__name__)
+
+Renew = Callable[[Locator], Awaitable[Locator | None]]
+"""Gives the locator of the same block with a new signature, None where there is none."""
+Admit = Callable[[FileBlock, Locator, BlockPlace], Awaitable[FileBytes]]
+"""Lets a file through when it is known to be the block. Raises CorruptContent, and what reading raises."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
+_HEDGE_SECONDS, _HEDGE_FACTOR = 1.0, 3
+_LATENCIES = 64
+_TRIES_OF_DAMAGED = 2
+_REFRESH_SECONDS = 0.5
+_RENEW_BEFORE = 60.0
+_REASONS = 6
+_DAMAGE = (CorruptContent, ShortRead)
+
+
+class Latencies:
+    """How long servers took to begin their last answers."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=_LATENCIES)
+
+    def add(self, attempt: Attempt) -> None:
+        """An attempt has ended."""
+        if attempt.asked is not None and attempt.begun is not None:
+            self._seconds.append(attempt.begun - attempt.asked)
+
+    @property
+    def too_long(self) -> float:
+        """Seconds after which a second place is asked."""
+        return max(_HEDGE_SECONDS, _HEDGE_FACTOR * median(self._seconds)) if self._seconds else _HEDGE_SECONDS
+
+
+class Damaged:
+    """Which copies turned out to be damaged: the places that are asked last for a block."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._copies: dict[tuple[str, bytes], None] = {}
+
+    def add(self, place: BlockPlace, locator: Locator, problem: RiafsError) -> None:
+        """Note one; the first time it is logged."""
+        self._counters.blocks_corrupt += 1
+        copy = (place.name, locator.unsigned)
+        if copy not in self._copies:
+            log.error("%s; this copy is not used", problem)
+            self._copies[copy] = None
+            if len(self._copies) > 10_000:
+                del self._copies[next(iter(self._copies))]
+
+    def last(self, places: Sequence[BlockPlace], locator: Locator) -> Sequence[BlockPlace]:
+        """`places`, those with a damaged copy at the end."""
+        if not self._copies:
+            return places
+        return sorted(places, key=lambda place: (place.name, locator.unsigned) in self._copies)
+
+
+def new_request_id() -> str:
+    """A name for what a server is asked, in the form of Arvados' own programs."""
+    return "req-" + "".join(random.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=20))  # noqa: S311  # no secret
+
+
+@dataclass(frozen=True, slots=True)
+class SearchTools:
+    """What all searches of a mount share."""
+
+    places: BlockPlaces
+    memory: BlockMemory
+    latencies: Latencies
+    damaged: Damaged
+    admit: Admit
+    counters: Counters
+    deadline: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A block, and the memory that was taken for it if it is in memory."""
+
+    block: WholeBlock | FileBytes
+    room: Room | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    attempt: Attempt
+    found: Found | None
+
+
+class Search:
+    """One search. `run` is called once."""
+
+    def __init__(self, tools: SearchTools, locator: Locator, renew: Renew) -> None:
+        self._tools = tools
+        self._locator = locator
+        self._renew = renew
+        self._renewing = trio.Lock()
+        self._renewed = False
+        self._request_id = new_request_id()
+        self._end = float("inf")
+        self._out: set[str] = set()
+        self._damages: dict[str, int] = {}
+        self._problems: dict[str, RiafsError] = {}
+        self._retry_after = 0.0
+
+    async def run(self) -> Found:
+        """The block. Raises MissingContent, CorruptContent, StoreDenied, StoreTimeout, StoreError, …: one line that
+        names the places."""
+        pause = _FIRST_PAUSE
+        await self._renew_in_time()
+        while True:
+            found = await self._round()
+            if found is not None:
+                self._tools.counters.blocks_healed += any(isinstance(each, _DAMAGE) for each in self._problems.values())
+                return found
+            await self._refresh()
+            if not self._candidates() or not await self._wait(pause * random.uniform(0.75, 1.25)):  # noqa: S311
+                raise self._failure()
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _renew_in_time(self) -> None:
+        """Do not begin with a signature that is about to expire. One that cannot be renewed may still do."""
+        expires = self._locator.expires
+        if expires is None or expires - time.time() > _RENEW_BEFORE:
+            return
+        try:
+            self._locator = await self._renew(self._locator) or self._locator
+        except RiafsError as problem:
+            log.info("a signature that is about to expire cannot be renewed: %s", problem)
+
+    def _candidates(self) -> Sequence[BlockPlace]:
+        places = [each for each in self._tools.places.order(self._locator) if each.name not in self._out]
+        return self._tools.damaged.last(places, self._locator)
+
+    async def _refresh(self) -> None:
+        with trio.move_on_after(_REFRESH_SECONDS):
+            try:
+                await self._tools.places.refresh()
+            except RiafsError as problem:
+                log.info("cannot find out which servers there are: %s", problem)
+
+    async def _wait(self, pause: float) -> bool:
+        """A pause between two rounds; whether there is time for another round then."""
+        if self._candidates_are_new():
+            return True
+        now = trio.current_time()
+        until = now + max(pause, self._retry_after)
+        await trio.sleep_until(min(until, max(self._end, now)))
+        return until < self._end
+
+    def _candidates_are_new(self) -> bool:
+        """Whether a refresh brought places that were not asked yet."""
+        return any(each.name not in self._problems for each in self._candidates())
+
+    # -- one round ----------------------------------------------------------------------------------------------------
+
+    async def _round(self) -> Found | None:
+        waiting = deque(self._candidates())
+        running: list[Attempt] = []
+        may_hedge = True
+        self._retry_after = 0.0
+        send, receive = trio.open_memory_channel[_Outcome](len(waiting))
+        won: Found | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                while waiting or running:
+                    if not running:
+                        running.append(self._start(nursery, waiting.popleft(), send))
+                    outcome = await self._outcome(receive, running[0], may_hedge=may_hedge and bool(waiting))
+                    if outcome is None:
+                        may_hedge = False
+                        self._tools.counters.blocks_hedged += 1
+                        running.append(self._start(nursery, waiting.popleft(), send))
+                    elif outcome.found is not None:
+                        won = outcome.found
+                        nursery.cancel_scope.cancel()
+                        break
+                    else:
+                        running.remove(outcome.attempt)
+        except trio.Cancelled:
+            _give_back(won)
+            raise
+        finally:
+            _give_back(*_left_in(receive))
+        return won
+
+    def _start(self, nursery: trio.Nursery, place: BlockPlace, send: "trio.MemorySendChannel[_Outcome]") -> Attempt:
+        left = self._end - trio.current_time()
+        attempt = Attempt(self._request_id, max(min(left, self._tools.deadline), 0.1))
+        nursery.start_soon(self._ask, place, attempt, send)
+        return attempt
+
+    async def _outcome(
+        self, receive: "trio.MemoryReceiveChannel[_Outcome]", attempt: Attempt, *, may_hedge: bool
+    ) -> _Outcome | None:
+        """How an attempt ended; None once `attempt` has waited for its first byte for too long."""
+        while may_hedge and attempt.begun is None:
+            asked = trio.current_time() if attempt.asked is None else attempt.asked
+            with trio.move_on_at(asked + self._tools.latencies.too_long):
+                return await receive.receive()
+            if attempt.asked is not None and attempt.begun is None and attempt.asked == asked:
+                return None
+        return await receive.receive()
+
+    # -- one place ----------------------------------------------------------------------------------------------------
+
+    async def _ask(self, place: BlockPlace, attempt: Attempt, send: "trio.MemorySendChannel[_Outcome]") -> None:
+        found = None
+        try:
+            found = await self._from(place, attempt)
+        except RiafsError as problem:
+            self._note(place, problem)
+        except (OSError, RuntimeError, MemoryError) as error:  # no thread, no memory
+            self._note(place, StoreError(f"block {self._locator.unsigned.decode()} of {place.name}: {error}"))
+        self._tools.latencies.add(attempt)
+        send.send_nowait(_Outcome(attempt, found))
+
+    async def _from(self, place: BlockPlace, attempt: Attempt) -> Found:
+        room = None if place.in_place else await self._tools.memory.room(self._locator.size)
+        try:
+            self._end = min(self._end, trio.current_time() + self._tools.deadline)
+            block = await self._fetched(place, attempt)
+            if isinstance(block, FileBlock):
+                return Found(await self._tools.admit(block, self._locator, place), None)
+        except BaseException:
+            if room is not None:
+                room.give_back()
+            raise
+        return Found(block, room)
+
+    async def _fetched(self, place: BlockPlace, attempt: Attempt) -> WholeBlock | FileBlock:
+        used = self._locator
+        try:
+            return await place.fetch(used, attempt)
+        except AccessExpired as problem:
+            if not await self._has_other_than(used):
+                raise StoreDenied(
+                    f"{problem}; check the token, and whether it is the one the manifest came with"
+                ) from None
+        try:
+            return await place.fetch(self._locator, attempt)
+        except AccessExpired as problem:
+            raise StoreDenied(f"{problem}, with a new signature as well; check the token") from None
+
+    async def _has_other_than(self, used: Locator) -> bool:
+        """Whether there is a newer locator than `used`; asked for once, however many places have refused."""
+        async with self._renewing:
+            if self._locator is used and not self._renewed:
+                renewed = await self._renew(used)
+                self._renewed = True
+                if renewed is not None:
+                    self._locator = renewed
+            return self._locator.text != used.text
+
+    def _note(self, place: BlockPlace, problem: RiafsError) -> None:
+        """What is wrong at a place, and whether to ask there again."""
+        self._problems[place.name] = problem
+        if isinstance(problem, _DAMAGE):
+            self._damages[place.name] = self._damages.get(place.name, 0) + 1
+            self._tools.damaged.add(place, self._locator, problem)
+            again = not place.in_place and self._damages[place.name] < _TRIES_OF_DAMAGED
+        else:
+            again = problem.retryable
+        if not again:
+            self._out.add(place.name)
+        if isinstance(problem, Overloaded):
+            self._retry_after = max(self._retry_after, problem.retry_after)
+
+    def _failure(self) -> RiafsError:
+        """Why there is no block, as the most telling of the problems met."""
+        name = f"block {self._locator.unsigned.decode()}"
+        problems = list(self._problems.values())
+        if all(isinstance(each, NotInStore) for each in problems):
+            places = ", ".join(self._problems) or "no place at all"
+            return MissingContent(f"{name} is not there; looked at {places}")
+        reasons = "; ".join([str(each) for each in problems if not isinstance(each, NotInStore)][:_REASONS])
+        for kind in (StoreDenied, CorruptContent, ShortRead, RiafsError):
+            for problem in problems:
+                if isinstance(problem, kind) and not isinstance(problem, NotInStore):
+                    return type(problem)(f"{name} cannot be read: {reasons}")
+        raise AssertionError("one of them is a RiafsError")
+
+
+def _give_back(*unused: Found | None) -> None:
+    """The room of blocks that nobody wants any more."""
+    for found in unused:
+        if found is not None and found.room is not None:
+            found.room.give_back()
+
+
+def _left_in(receive: "trio.MemoryReceiveChannel[_Outcome]") -> Iterator[Found | None]:
+    """What came when the round had ended."""
+    with suppress(trio.WouldBlock):
+        while True:
+            yield receive.receive_nowait().found

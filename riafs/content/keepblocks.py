@@ -1,0 +1,252 @@
+"""Blocks of Keep for readers: from memory, from the cache, or from where they lie, fetched once however many wait.
+
+A block that a server sends is kept in memory (`BlockMemory`) and, in parts, in the block cache; one that lies in a
+volume of this machine is hashed once (what was verified is remembered by the file's identity) and read in place. Two
+blocks are never asked for: the one of no bytes, and the largest one of zeros.
+
+Rules for shared state (one event loop): a block is in `_flights` while a task fetches it, and whoever wants it then
+waits for that task; between looking into memory and entering `_flights` there is no await. A flight is cancelled when
+the last who waits has gone, unless it was begun to be ahead of readers: of these there are few, as those that are
+leaving (`_leaving`, until they have landed) and those that nobody has read yet (`_unread`) have a share of the memory.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import trio
+from cachetools import LRUCache
+
+from riafs.cache.verified import Evidence, VerifiedMemory
+from riafs.content.blockmemory import BlockMemory
+from riafs.content.blocksearch import Damaged, Latencies, Renew, Search, SearchTools
+from riafs.content.keepcopies import Copy, copies
+from riafs.content.keptparts import KeptParts
+from riafs.counters import Counters
+from riafs.errors import CorruptContent, RiafsError, StoreError, TooLarge
+from riafs.formats.locators import MAX_BLOCK, ZERO_BLOCK, Locator
+from riafs.storage.blockplaces import BlockPlace, BlockPlaces, FileBlock, WholeBlock
+from riafs.storage.files import FileBytes
+from riafs.storage.ranged import Buffer
+
+log = logging.getLogger(__name__)
+
+_OPEN_FILES = 64
+_TRUST_SECONDS = 1.0
+"""How long an open file of a volume is used before it is looked at again: blocks may be replaced, or go."""
+_MAX_PROBLEMS = 1000
+_AHEAD_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class KeepTools:
+    """What `KeepBlocks` works with."""
+
+    places: BlockPlaces
+    parts: KeptParts
+    verified: VerifiedMemory
+    counters: Counters
+    background: trio.Nursery
+    """Runs the fetching."""
+    deadline: float = 30.0
+    """Seconds, for every wait for bytes and for all attempts at one block together."""
+    memory: int = 256 << 20
+    """Bytes that whole blocks may take, those that are on their way included."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A block on its way: one of `block` and `problem` is set when it has landed, none if it was cancelled."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    landed: trio.Event = field(default_factory=trio.Event)
+    waiting: int = 0
+    ahead: bool = False
+    block: WholeBlock | FileBytes | None = None
+    problem: RiafsError | None = None
+
+
+class KeepBlocks:
+    """One per mount. Used from the event loop's thread."""
+
+    def __init__(self, tools: KeepTools) -> None:
+        self._tools = tools
+        self.counters = tools.counters
+        self._memory = BlockMemory(tools.memory)
+        self._files: LRUCache[bytes, tuple[FileBytes, float]] = LRUCache(_OPEN_FILES)
+        self._flights: dict[bytes, _Flight] = {}
+        self._leaving: dict[bytes, int] = {}
+        self._unread: dict[bytes, int] = {}
+        self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
+        self._search_tools = SearchTools(
+            places=tools.places,
+            memory=self._memory,
+            latencies=Latencies(),
+            damaged=Damaged(tools.counters),
+            admit=self._verified,
+            counters=tools.counters,
+            deadline=tools.deadline,
+        )
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def read(self, locator: Locator, offset: int, length: int, renew: Renew) -> Buffer:
+        """Verified bytes of a block: exactly ``max(0, min(length, size - offset))``.
+
+        `renew` is asked once at most, where a server refuses the signature. Raises TooLarge, MissingContent,
+        CorruptContent, StoreDenied, StoreTimeout, StoreError, …: one line that names the block and the places.
+        """
+        length = min(length, locator.size - offset)
+        if length <= 0:
+            return b""
+        if _is_zeros(locator):
+            return bytes(length)
+        block = self._at_hand(locator)
+        if block is None and locator.unsigned not in self._flights:
+            kept = await self._tools.parts.read(locator.unsigned, locator.size, offset, length)
+            if kept is not None:
+                return kept
+        if block is None:
+            block = await self._arrived(locator, renew)
+        return await block.read(offset, length)
+
+    def read_now(self, locator: Locator, offset: int, length: int) -> Buffer | None:
+        """The same where the whole block is in memory, else None."""
+        block = self._memory.get(locator.unsigned)
+        return None if block is None else block.read_now(offset, length)
+
+    def problem(self, locator: Locator) -> str | None:
+        """What went wrong with a block the last time, None if nothing did."""
+        return self._problems.get(locator.unsigned)
+
+    def _at_hand(self, locator: Locator) -> WholeBlock | FileBytes | None:
+        name = locator.unsigned
+        block = self._memory.get(name)
+        if block is None and name in self._files:
+            file, until = self._files[name]
+            if trio.current_time() < until:
+                return file
+            del self._files[name]
+        if block is not None:
+            self._unread.pop(name, None)  # its reader has come
+        return block
+
+    # -- fetching -----------------------------------------------------------------------------------------------------
+
+    async def _arrived(self, locator: Locator, renew: Renew) -> WholeBlock | FileBytes:
+        """The block, once it has landed."""
+        if locator.size > MAX_BLOCK:
+            raise TooLarge(f"block {locator.unsigned.decode()} cannot be read: blocks have up to {MAX_BLOCK} bytes")
+        while True:
+            flight = self._flights.get(locator.unsigned) or self._depart(locator, renew)
+            flight.waiting += 1
+            try:
+                await flight.landed.wait()
+            finally:
+                flight.waiting -= 1
+                if not flight.waiting and not flight.ahead:
+                    flight.scope.cancel()
+            if flight.block is not None:
+                return flight.block
+            if flight.problem is not None:
+                raise _again(flight.problem)
+            if not flight.scope.cancel_called:
+                raise StoreError(f"block {locator.unsigned.decode()} is not fetched any more: the mount ends")
+
+    def _depart(self, locator: Locator, renew: Renew) -> _Flight:
+        flight = self._flights[locator.unsigned] = _Flight(ahead=locator.unsigned in self._leaving)
+        self._tools.background.start_soon(self._fly, flight, locator, renew)
+        return flight
+
+    async def _fly(self, flight: _Flight, locator: Locator, renew: Renew) -> None:
+        name = locator.unsigned
+        try:
+            with flight.scope:
+                found = await Search(self._search_tools, locator, renew).run()
+                flight.block = found.block  # no await from here on
+                self._problems.pop(name, None)
+                if found.room is not None and isinstance(found.block, WholeBlock):
+                    found.room.fill(name, found.block)
+                    self._tools.background.start_soon(self._store, name, found.block)
+                elif isinstance(found.block, FileBytes):
+                    self._files[name] = (found.block, trio.current_time() + _TRUST_SECONDS)
+        except RiafsError as problem:
+            flight.problem = self._reported(name, problem)
+        finally:
+            del self._flights[name]
+            flight.landed.set()
+
+    def _reported(self, name: bytes, problem: RiafsError) -> RiafsError:
+        self.counters.blocks_missing += 1
+        if self._problems.get(name) != str(problem):
+            log.error("%s", problem)
+        self._problems[name] = str(problem)
+        problem.reported = True
+        return problem
+
+    async def _store(self, name: bytes, block: WholeBlock) -> None:
+        """Put a block into the cache. Until that is done it stays in memory."""
+        with self._memory.storing(name):
+            await self._tools.parts.put(name, block)
+
+    # -- volumes ------------------------------------------------------------------------------------------------------
+
+    async def _verified(self, block: FileBlock, locator: Locator, place: BlockPlace) -> FileBytes:
+        file, verified = block.file, self._tools.verified
+        assert file.identity is not None
+        evidence = Evidence(file.identity, 0, file.size)
+        key = b"keep:" + locator.unsigned
+        if verified.is_good(evidence, key):
+            return file
+        if not verified.is_bad(evidence, key):
+            self.counters.blocks_hashed += 1
+            if await block.digest() == locator.digest:
+                verified.remember_good(evidence, key)
+                return file
+            verified.remember_bad(evidence, key)
+        raise CorruptContent(f"block {locator.unsigned.decode()} is damaged in {place.name}")
+
+    # -- reading ahead ------------------------------------------------------------------------------------------------
+
+    def fetch_ahead(self, locator: Locator, renew: Renew) -> None:
+        """A reader is likely to want this block soon: fetch it, if there is memory for it. Failures come up then."""
+        name = locator.unsigned
+        if locator.size == 0 or locator.size > MAX_BLOCK or _is_zeros(locator):
+            return
+        if name in self._leaving or name in self._memory or name in self._files or name in self._flights:
+            return
+        self._unread = {each: size for each, size in self._unread.items() if each in self._memory}
+        taken = sum(self._leaving.values()) + sum(self._unread.values())
+        if taken + locator.size <= self._tools.memory * _AHEAD_SHARE:
+            self._leaving[name] = locator.size
+            self._tools.background.start_soon(self._go_ahead, locator, renew)
+
+    async def _go_ahead(self, locator: Locator, renew: Renew) -> None:
+        name = locator.unsigned
+        try:
+            if await self._tools.parts.has(name, locator.size) or name in self._flights or name in self._memory:
+                return
+            self.counters.blocks_ahead += 1
+            flight = self._depart(locator, renew)
+            await flight.landed.wait()
+            if not flight.waiting and name in self._memory:
+                self._unread[name] = locator.size
+        finally:
+            del self._leaving[name]
+
+    # -- checking -----------------------------------------------------------------------------------------------------
+
+    async def copies(self, locator: Locator, renew: Renew) -> Sequence[Copy]:
+        """What each place has of a block, read and hashed anew there; none for the block of no bytes."""
+        return await copies(self._tools.places, locator, renew, self._tools.deadline)
+
+
+def _is_zeros(locator: Locator) -> bool:
+    return locator.digest == ZERO_BLOCK.digest and locator.size == ZERO_BLOCK.size
+
+
+def _again(problem: RiafsError) -> RiafsError:
+    """The same failure for one more reader."""
+    again = type(problem)(*problem.args)
+    again.reported = problem.reported
+    return again

@@ -1,0 +1,88 @@
+"""From the text of a manifest to the directory that shows it; a refused one is shown as broken, with the reason."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from riafs.content.keepblocks import KeepBlocks
+from riafs.content.segments import CollectionReader
+from riafs.counters import Counters
+from riafs.errors import MalformedManifest, RiafsError
+from riafs.formats.manifests import Manifest, parse_manifest
+from riafs.tree.collection import BrokenDirectory, Collection, CollectionDirectory
+from riafs.tree.folders import Folders
+from riafs.tree.protocol import Directory
+
+log = logging.getLogger(__name__)
+
+FetchText = Callable[[], Awaitable[bytes]]
+_IN_A_THREAD = 1 << 18
+"""Bytes of a manifest from which on other readers would notice how long it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionTools:
+    """What all collections of a mount share."""
+
+    blocks: KeepBlocks
+    counters: Counters
+    lenient: bool
+    """Whether manifests that break the rules are shown where it is clear what they mean."""
+    folders: Folders
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is known of a collection besides its manifest."""
+
+    name: str
+    """How the log calls it."""
+    mtime_ns: int
+    attributes: Mapping[str, bytes] = field(default_factory=dict)
+    records: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Hidden files of its top directory: name → content."""
+
+
+async def collection_directory(
+    tools: CollectionTools, text: bytes, told: Told, fetch: FetchText | None = None
+) -> CollectionDirectory | BrokenDirectory:
+    """The top directory of the collection whose manifest is `text`.
+
+    `fetch`: gets the same manifest with new permissions to read its blocks; None where none are needed.
+    """
+    try:
+        manifest = await read_manifest(tools, text)
+    except MalformedManifest as error:
+        return broken_directory(told, error)
+
+    async def renewed() -> Manifest:
+        assert fetch is not None
+        return await read_manifest(tools, await fetch())
+
+    reader = CollectionReader(tools.blocks, manifest, None if fetch is None else renewed)
+    collection = Collection(manifest, reader, told.mtime_ns, told.attributes, told.records, tools.folders)
+    return CollectionDirectory(collection, b"")
+
+
+def broken_directory(told: Told, error: RiafsError) -> BrokenDirectory:
+    """What is shown instead of a collection; the log has the reason once."""
+    log.warning("collection %s cannot be shown: %s", told.name, error)
+    return BrokenDirectory(type(error)(f"collection {told.name}: {error}"), told.mtime_ns, **told.attributes)
+
+
+async def read_manifest(tools: CollectionTools, text: bytes) -> Manifest:
+    """The manifest that `text` is. Raises MalformedManifest."""
+    tools.counters.manifests_parsed += 1
+    if len(text) < _IN_A_THREAD:
+        return parse_manifest(text, lenient=tools.lenient)
+    return await trio.to_thread.run_sync(lambda: parse_manifest(text, lenient=tools.lenient))
+
+
+def same_content(directory: Directory, told: Told) -> CollectionDirectory | None:
+    """The collection of `directory` with other times and records; None where it cannot be shown."""
+    if not isinstance(directory, CollectionDirectory):
+        return None
+    newer = replace(directory.collection, mtime_ns=told.mtime_ns, attributes=told.attributes, records=told.records)
+    return CollectionDirectory(newer, b"")

@@ -1,0 +1,191 @@
+"""A collection of Keep as directories: immutable, made from its manifest alone.
+
+Every file and directory shows the time of the collection. Keep knows no permissions, so that every file may be
+executed, as in Arvados' own mounts. Listing never touches a block.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from riafs.content.reported import Reported
+from riafs.content.segments import CollectionReader
+from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError
+from riafs.formats.manifests import NO_BLOCK, Manifest, Segment
+from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.tree.broken import BrokenDirectory
+from riafs.tree.folders import MANY, Folders, ShownFolder, file_version
+from riafs.tree.listing import PIECE
+from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
+
+__all__ = ["BrokenDirectory", "Collection", "CollectionDirectory"]
+
+_FEW = 16
+"""Entries that are made when somebody asks for one, who may want the next ones too."""
+_SHOWN_LOCATORS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What the directories of a collection share."""
+
+    manifest: Manifest
+    reader: CollectionReader
+    mtime_ns: int
+    attributes: Mapping[str, bytes] = field(default_factory=dict)
+    """``user.riafs.`` attributes of the collection, besides those that are made here."""
+    records: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Hidden files of the top directory: name → content. They are looked up, not listed."""
+    folders: Folders = field(default_factory=Folders)
+    """Shared by the collections of a mount."""
+
+
+class CollectionDirectory:
+    """A directory of a collection: see the Directory protocol. `path` is ``b""`` at the top of the collection."""
+
+    __slots__ = ("collection", "path")
+
+    renewable = False
+
+    def __init__(self, collection: Collection, path: bytes) -> None:
+        self.collection = collection
+        self.path = path
+
+    @property
+    def mtime_ns(self) -> int:
+        """Time of the collection."""
+        return self.collection.mtime_ns
+
+    # -- listing ------------------------------------------------------------------------------------------------------
+
+    async def _folder(self) -> ShownFolder:
+        return await self.collection.folders.get(self.collection.manifest, self.path)
+
+    async def entries(self, start: int) -> Sequence[Entry]:
+        """See Directory. Whoever goes on where the last entries ended gets many."""
+        pieces = self.collection.folders.pieces
+        key = self.collection.manifest.portable_data_hash, self.path, self.mtime_ns
+        first, piece = pieces.get(key, (0, ()))
+        if not first <= start < first + len(piece):
+            many = PIECE if start in (0, first + len(piece)) else _FEW
+            piece = self._entries(await self._folder(), range(start, start + many))
+            first = start
+            pieces[key] = first, piece
+        return piece[start - first :] if start > first else piece
+
+    def _entries(self, folder: ShownFolder, positions: range) -> tuple[Entry, ...]:
+        return tuple(
+            [self._entry(folder, position) for position in range(len(folder.names))[positions.start : positions.stop]]
+        )
+
+    def _entry(self, folder: ShownFolder, position: int) -> Entry:
+        index = folder.indices[position]
+        name, mtime_ns = folder.names[position], self.collection.mtime_ns
+        if folder.folder.is_folder(index):
+            return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=self._version)
+        version = file_version(self.collection.manifest, folder.folder, index)
+        return Entry(name, Kind.FILE, folder.folder.size(index), executable=True, mtime_ns=mtime_ns, version=version)
+
+    @property
+    def _version(self) -> bytes:
+        """That of all directories of the collection."""
+        return self.collection.manifest.portable_data_hash
+
+    async def prepare(self, start: int) -> None:
+        """See Directory: all that listing needs is here."""
+
+    async def find(self, name: bytes) -> Found:
+        """See Directory."""
+        folder = await self._folder()
+        position = folder.find(name)
+        if position is not None:
+            return Found(position, self._entry(folder, position))
+        record = self.collection.records.get(name) if not self.path else None
+        if record is None:
+            raise NoSuchName(f"no {name!r} in {self._described(b'')}")
+        version = b"%b %d" % (self._version, self.mtime_ns)
+        return Found(
+            None, Entry(name, Kind.FILE, len(record), executable=False, mtime_ns=self.mtime_ns, version=version)
+        )
+
+    async def versions(self) -> Versions:
+        """See Directory."""
+        folder = await self._folder()
+        if len(folder.names) < MANY:
+            return self._versions(folder)
+        return await trio.to_thread.run_sync(self._versions, folder)
+
+    def _versions(self, folder: ShownFolder) -> Versions:
+        entries = [self._entry(folder, position) for position in range(len(folder.names))]
+        directories = {entry.name for entry in entries if entry.kind is Kind.DIRECTORY}
+        return Versions({entry.name: entry.version for entry in entries}, directories)
+
+    # -- entries ------------------------------------------------------------------------------------------------------
+
+    async def _index(self, entry: Entry) -> tuple[ShownFolder, int | None]:
+        """Where a listed entry is in its folder; None for a record."""
+        folder = await self._folder()
+        position = folder.find(entry.name)
+        return folder, None if position is None else folder.indices[position]
+
+    def _below(self, name: bytes) -> bytes:
+        return self.path + b"/" + name if self.path else name
+
+    async def directory(self, entry: Entry) -> Directory:
+        """See Directory."""
+        folder, index = await self._index(entry)
+        if index is None or not folder.folder.is_folder(index):
+            raise NotADirectoryHere(f"{self._described(entry.name)} is not a directory")
+        return CollectionDirectory(self.collection, self._below(folder.folder.names[index]))
+
+    async def open(self, entry: Entry) -> RangedBytes:
+        """See Directory."""
+        folder, index = await self._index(entry)
+        if index is None:
+            return MemoryBytes(self.collection.records[entry.name])
+        if folder.folder.is_folder(index):
+            raise IsADirectoryHere(f"{self._described(entry.name)} is a directory")
+        content = self.collection.reader.open(folder.folder.segments(index), folder.folder.size(index))
+        return content if isinstance(content, MemoryBytes) else Reported(content, partial(self._failed, entry.name))
+
+    def _failed(self, name: bytes, problem: RiafsError) -> RiafsError:
+        """`problem`, with the file that it befell."""
+        return type(problem)(f"{self._described(name)}: {problem}")
+
+    def _described(self, name: bytes) -> str:
+        path = os.fsdecode(self._below(name) if name else self.path)
+        return f"{path!r} in collection {self._version.decode()}"
+
+    async def target(self, entry: Entry) -> bytes:
+        """See Directory."""
+        raise NoSuchName(f"{entry.name!r} is no link")
+
+    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+        """See Directory. `locators` are those of a file's first blocks, without hints; `blocks` counts all."""
+        folder, index = await self._index(entry)
+        known = {**self._attributes(), "path": self._below(entry.name)}
+        if index is None or folder.folder.is_folder(index):
+            return known
+        segments = folder.folder.segments(index)
+        known["blocks"] = b"%d" % len({segment.block for segment in segments})
+        known["locators"] = b" ".join(self._locators(segments[:_SHOWN_LOCATORS]))
+        problem = self.collection.reader.problem(segments)
+        return known if problem is None else {**known, "error": os.fsencode(problem)}
+
+    def _locators(self, segments: Sequence[Segment]) -> Iterator[bytes]:
+        manifest = self.collection.manifest
+        return (manifest.locator(segment.block).unsigned for segment in segments if segment.block != NO_BLOCK)
+
+    def _attributes(self) -> dict[str, bytes]:
+        return {"collection": self._version, **self.collection.attributes}
+
+    async def own_attributes(self) -> Mapping[str, bytes]:
+        """See Directory."""
+        return self._attributes()
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """A collection does not change; what has its name may."""
+        return None

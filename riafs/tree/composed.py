@@ -1,0 +1,189 @@
+"""A composed tree: one tree whose files and folders come from several collections, without touching their data.
+
+Its own folders are fixed; what stands in them is looked up in the collections when somebody looks there. Where one of
+the collections changes, the folders that show something of it are renewed.
+"""
+
+import dataclasses
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError, StoreDenied
+from riafs.formats.composed import ComposedFolder, Source
+from riafs.storage.ranged import RangedBytes
+from riafs.tree.broken import BrokenDirectory
+from riafs.tree.listing import PIECE
+from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
+
+Resolve = Callable[[bytes], Awaitable[Directory]]
+"""The top directory of a collection by its name, uuid or portable data hash. Raises NotInStore, StoreError, …"""
+
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What stands under one name: `entry` as it is shown, and what stands behind it."""
+
+    entry: Entry
+    directory: Directory
+    """Where the entry was found, or what the entry is where `original` is None."""
+    original: Entry | None
+
+
+class ComposedDirectory:
+    """A folder of a composed tree: see the Directory protocol.
+
+    What cannot be found is shown as a directory that says why when it is looked into; a store that does not answer now
+    fails the call.
+    """
+
+    def __init__(
+        self, folder: ComposedFolder, resolve: Resolve, mtime_ns: int, tops: Mapping[bytes, Directory] | None = None
+    ) -> None:
+        self._folder = folder
+        self._names = tuple(folder.entries)
+        self._positions = {name: position for position, name in enumerate(self._names)}
+        self._resolve = resolve
+        self._tops: dict[bytes, Directory] = dict(tops or {})
+        """Of the collections that were looked into, in the versions that are shown."""
+        self._places: dict[bytes, _Place] = {}
+        self.mtime_ns = mtime_ns
+
+    # -- what stands where --------------------------------------------------------------------------------------------
+
+    async def _place(self, name: bytes) -> _Place:
+        if name not in self._places:
+            source = self._folder.entries[name]
+            if isinstance(source, Source):
+                place = await self._looked_up(name, source)
+            else:
+                below = ComposedDirectory(source, self._resolve, self.mtime_ns)
+                place = _Place(_directory_entry(name, self.mtime_ns, b"composed"), below, None)
+            self._places.setdefault(name, place)  # another task may have been as quick
+        return self._places[name]
+
+    async def _looked_up(self, name: bytes, source: Source) -> _Place:
+        try:
+            return await self._find(name, source)
+        except RiafsError as error:
+            if error.retryable:
+                raise
+            reason = f"{_described(source)} cannot be shown as {os.fsdecode(name)!r}: {error}"
+            broken = BrokenDirectory(StoreDenied(reason) if isinstance(error, StoreDenied) else reason, self.mtime_ns)
+            return _Place(_directory_entry(name, self.mtime_ns, b"broken"), broken, None)
+
+    async def _find(self, name: bytes, source: Source) -> _Place:
+        directory = await self._top(source.collection)
+        if not source.path:
+            version = (await directory.own_attributes()).get("collection", b"")
+            return _Place(_directory_entry(name, directory.mtime_ns, version), directory, None)
+        *folders, last = source.path.split(b"/")
+        for folder in folders:
+            found = await directory.find(folder)
+            if found.entry.kind is not Kind.DIRECTORY:
+                raise NotADirectoryHere(f"{folder!r} is not a directory")
+            directory = await directory.directory(found.entry)
+        original = (await directory.find(last)).entry
+        return _Place(dataclasses.replace(original, name=name), directory, original)
+
+    async def _top(self, collection: bytes) -> Directory:
+        if collection not in self._tops:
+            top = await self._resolve(collection)
+            self._tops.setdefault(collection, top)
+        return self._tops[collection]
+
+    async def _all_places(self, names: Sequence[bytes]) -> list[_Place]:
+        """Look up several, some at the same time. Raises the first failure."""
+        missing = [name for name in names if name not in self._places]
+        failures: list[RiafsError] = []
+
+        async def look_up(some: Sequence[bytes]) -> None:
+            try:
+                for name in some:
+                    await self._place(name)
+            except RiafsError as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for first in range(min(_AT_ONCE, len(missing))):
+                nursery.start_soon(look_up, missing[first::_AT_ONCE])
+        if failures:
+            raise failures[0]
+        return [self._places[name] for name in names]
+
+    # -- the protocol -------------------------------------------------------------------------------------------------
+
+    async def entries(self, start: int) -> Sequence[Entry]:
+        """See Directory."""
+        return [place.entry for place in await self._all_places(self._names[start : start + PIECE])]
+
+    async def prepare(self, start: int) -> None:
+        """See Directory: listing has looked everything up."""
+
+    async def find(self, name: bytes) -> Found:
+        """See Directory."""
+        position = self._positions.get(name)
+        if position is None:
+            raise NoSuchName(f"no {name!r} in the composed tree")
+        return Found(position, (await self._place(name)).entry)
+
+    async def versions(self) -> Versions:
+        """See Directory."""
+        entries = [place.entry for place in await self._all_places(self._names)]
+        directories = {entry.name for entry in entries if entry.kind is Kind.DIRECTORY}
+        return Versions({entry.name: entry.version for entry in entries}, directories)
+
+    async def directory(self, entry: Entry) -> Directory:
+        """See Directory."""
+        place = await self._place(entry.name)
+        return place.directory if place.original is None else await place.directory.directory(place.original)
+
+    async def open(self, entry: Entry) -> RangedBytes:
+        """See Directory."""
+        place = await self._place(entry.name)
+        if place.original is None:
+            raise IsADirectoryHere(f"{entry.name!r} is a directory")
+        return await place.directory.open(place.original)
+
+    async def target(self, entry: Entry) -> bytes:
+        """See Directory."""
+        raise NoSuchName(f"{entry.name!r} is no link")
+
+    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+        """See Directory: those of what stands there, where it comes from."""
+        place = await self._place(entry.name)
+        if place.original is None:
+            return await place.directory.own_attributes()
+        return await place.directory.attributes(place.original)
+
+    async def own_attributes(self) -> Mapping[str, bytes]:
+        """See Directory."""
+        return {}
+
+    @property
+    def renewable(self) -> bool:
+        """Whether one of the collections that are shown here is."""
+        return any(top.renewable for top in self._tops.values())
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """See Directory."""
+        newer = {}
+        for collection, top in list(self._tops.items()):
+            found = await top.renewed(turn) if top.renewable else None
+            if found is not None:
+                newer[collection] = found
+        if not newer:
+            return None
+        return ComposedDirectory(self._folder, self._resolve, self.mtime_ns, {**self._tops, **newer})
+
+
+def _directory_entry(name: bytes, mtime_ns: int, version: bytes) -> Entry:
+    return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=version)
+
+
+def _described(source: Source) -> str:
+    return f"{os.fsdecode(source.path) or 'all'!r} of collection {os.fsdecode(source.collection)}"

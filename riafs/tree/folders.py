@@ -1,0 +1,139 @@
+"""Folders of collections as they are shown, kept as long as there is room.
+
+What can be no file name here is shown otherwise or left out: NUL as ``_``, a name of more than 255 bytes or one that is
+taken already not at all. Everything here follows from a manifest and may be dropped and made again.
+"""
+
+import hashlib
+import logging
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+from cachetools import LRUCache
+
+from riafs.counters import Counters
+from riafs.formats.manifests import NO_BLOCK, Folder, Manifest, Segment
+from riafs.formats.names import MAX_NAME
+from riafs.formats.text import shown
+
+if TYPE_CHECKING:
+    from riafs.tree.protocol import Entry
+
+log = logging.getLogger(__name__)
+
+MAX_CACHED_NAMES = 500_000
+"""Names kept in all, about 100 bytes each."""
+MANY = 4096
+"""Names from which on other readers would notice how long it takes to go through all."""
+_MANY_BYTES = 64 << 10
+"""The same as bytes of their tokens."""
+_PIECES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ShownFolder:
+    """A folder with the names under which it is shown; positions count those."""
+
+    folder: Folder
+    names: Sequence[bytes]
+    indices: Sequence[int]
+    """position → index in `folder`."""
+    special: dict[bytes, int] | None
+    """Shown name → position, where not all names are shown as they are."""
+
+    def find(self, name: bytes) -> int | None:
+        """The position of a shown name."""
+        return self.folder.find(name) if self.special is None else self.special.get(name)
+
+    @property
+    def dropped(self) -> int:
+        """Names that are left out."""
+        return len(self.folder) - len(self.names)
+
+
+def shown_folder(folder: Folder) -> ShownFolder:
+    """How a folder is shown."""
+    names = folder.names
+    if max(map(len, names), default=0) <= MAX_NAME and b"\0" not in b"/".join(names):
+        return ShownFolder(folder, names, range(len(names)), None)
+    # Those that stay as they are come first, so that none of them loses its name to another one.
+    order = sorted(range(len(names)), key=lambda index: b"\0" in names[index])
+    taken: dict[bytes, int] = {}
+    for index in order:
+        if len(names[index]) <= MAX_NAME:
+            taken.setdefault(names[index].replace(b"\0", b"_"), index)
+    listed = sorted(taken)
+    return ShownFolder(
+        folder, listed, [taken[name] for name in listed], {name: position for position, name in enumerate(listed)}
+    )
+
+
+class Folders:
+    """The folders that were looked into last, in all collections of a mount. `counters`: those of the mount."""
+
+    def __init__(self, counters: Counters | None = None, limit: int = MAX_CACHED_NAMES) -> None:
+        self.pieces: LRUCache[Hashable, tuple[int, tuple[Entry, ...]]] = LRUCache(_PIECES)
+        """The entries that were listed last, for those who list: where they begin, and what they are."""
+        self._counters = counters or Counters()
+        self._cache: LRUCache[tuple[bytes, bytes], ShownFolder] = LRUCache(limit, getsizeof=_weight)
+        self._heavy: tuple[tuple[bytes, bytes], ShownFolder] | None = None
+        self._one_at_a_time = trio.Lock()
+
+    async def get(self, manifest: Manifest, path: bytes) -> ShownFolder:
+        """The folder of a manifest that is at `path`, which must be there."""
+        key = manifest.portable_data_hash, path
+        known = self._known(key)
+        if known is not None:
+            return known
+        if manifest.folder_weight(path) < _MANY_BYTES:
+            return self._keep(key, _read(manifest, path))
+        async with self._one_at_a_time:
+            return self._known(key) or self._keep(key, await trio.to_thread.run_sync(_read, manifest, path))
+
+    def _known(self, key: tuple[bytes, bytes]) -> ShownFolder | None:
+        if self._heavy is not None and self._heavy[0] == key:
+            return self._heavy[1]
+        known: ShownFolder | None = self._cache.get(key)
+        return known
+
+    def _keep(self, key: tuple[bytes, bytes], folder: ShownFolder) -> ShownFolder:
+        if folder.dropped:
+            self._counters.names_dropped += folder.dropped
+            where = f"/{key[1].decode(errors='replace')} of collection {key[0].decode()}"
+            log.warning("%d impossible names left out in %s, among them %s", folder.dropped, where, _a_dropped(folder))
+        if _weight(folder) <= self._cache.maxsize:
+            self._cache[key] = folder
+        else:
+            self._heavy = key, folder
+        return folder
+
+
+def _weight(folder: ShownFolder) -> int:
+    return 1 + len(folder.folder)
+
+
+def _read(manifest: Manifest, path: bytes) -> ShownFolder:
+    folder = manifest.folder(path)
+    assert folder is not None
+    return shown_folder(folder)
+
+
+def _a_dropped(folder: ShownFolder) -> str:
+    kept = set(folder.indices)
+    return next(shown(name) for index, name in enumerate(folder.folder.names) if index not in kept)
+
+
+def file_version(manifest: Manifest, folder: Folder, index: int) -> bytes:
+    """What a file's content depends on: its segments, by the digests of their blocks."""
+    only = folder.only_segment(index)
+    if only is not None:
+        return _segment_version(manifest, only)
+    parts = [_segment_version(manifest, segment) for segment in folder.segments(index)]
+    return hashlib.md5(b" ".join(parts), usedforsecurity=False).digest() if parts else b""
+
+
+def _segment_version(manifest: Manifest, segment: Segment) -> bytes:
+    digest = b"" if segment.block == NO_BLOCK else manifest.digest(segment.block)
+    return b"%b+%d+%d" % (digest, segment.offset, segment.length)

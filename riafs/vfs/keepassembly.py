@@ -1,0 +1,216 @@
+"""What stands behind a mount of Keep collections, put together: places of blocks, the API server, manifests."""
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import trio
+
+from riafs.arvados.api import ApiServer
+from riafs.arvados.services import KeepService, fetch_services, named_services
+from riafs.cache.blocks import BlockCache
+from riafs.cache.verified import VerifiedMemory
+from riafs.content.keepblocks import KeepBlocks, KeepTools
+from riafs.content.keptparts import KeptParts
+from riafs.counters import Counters
+from riafs.errors import RiafsError, UsageError
+from riafs.formats.composed import parse_composition
+from riafs.formats.keepurl import STANDARD_INPUT, ArvadosUrl, KeepUrl
+from riafs.formats.locators import Locator
+from riafs.storage.blockplaces import BlockPlace, BlockPlaces, Places
+from riafs.storage.http import Http, HttpOptions
+from riafs.storage.keephints import HintedPlaces
+from riafs.storage.keepservers import KeepServer, ServerTools
+from riafs.storage.keepvolumes import KeepVolume
+from riafs.storage.local import LocalStorage
+from riafs.storage.manifestfiles import GivenManifest, ManifestDirectory, Manifests
+from riafs.storage.patience import THREADS_PER_STORE, Patience
+from riafs.tree.byid import Resolve
+from riafs.tree.cluster import ClusterCollections
+from riafs.tree.clusterroot import ClusterRoot, open_cluster
+from riafs.tree.collecting import CollectionTools
+from riafs.tree.composed import ComposedDirectory
+from riafs.tree.folders import Folders
+from riafs.tree.keepsource import KeptCollections, open_kept
+from riafs.tree.protocol import Directory
+
+log = logging.getLogger(__name__)
+
+_MAX_COMPOSITION = 64 << 20
+_SERVICES_SECONDS = 300.0
+"""How often a cluster is asked for its block servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepPlan:
+    """How Keep is used. Sizes in bytes."""
+
+    token: str | None = field(default=None, repr=False)
+    insecure: bool = False
+    """Whether certificates are not checked."""
+    services: tuple[str, ...] = ()
+    """URLs of block servers to use instead of those that the cluster lists."""
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """See HttpOptions."""
+    authorities: str | None = None
+    """See HttpOptions."""
+    per_server: int = 4
+    per_volume: int = 0
+    """Blocks read at a time from one volume; 0 for no limit."""
+    memory: int = 256 << 20
+    lenient: bool = False
+    follow_hints: bool = False
+    manifest: bytes | None = field(default=None, repr=False)
+    """The text that came on standard input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What every mount has, whatever its source. `closing` gives back what is opened."""
+
+    verified: VerifiedMemory
+    cache: BlockCache
+    counters: Counters
+    background: trio.Nursery
+    deadline: float
+    closing: ExitStack
+
+
+async def open_keep(source: KeepUrl | ArvadosUrl, plan: KeepPlan, means: Means) -> Directory:
+    """What a mount of `source` shows. Raises SourceNotFound, StoreDenied, StoreTimeout, StoreError, MissingContent."""
+    return await _Opening(plan, means).open(source)
+
+
+class _Opening:
+    """One source being opened."""
+
+    def __init__(self, plan: KeepPlan, means: Means) -> None:
+        self._plan = plan
+        self._means = means
+        options = HttpOptions(means.deadline, plan.insecure, plan.authorities, plan.proxies)
+        self._http = Http(options, means.counters)
+        means.closing.callback(self._http.close)
+        self._server_tools = ServerTools(self._http, means.counters, plan.token, plan.per_server)
+
+    async def open(self, source: KeepUrl | ArvadosUrl) -> Directory:
+        if isinstance(source, ArvadosUrl):
+            api = ApiServer(source.host, self._http, self._plan.token, self._means.deadline, self._means.counters)
+            await api.discovery()
+            blocks = self._blocks(await self._cluster_places(api))
+            root = ClusterRoot(ClusterCollections(api, self._collection_tools(blocks)))
+            if source.tree is not None:
+                return await self._composed(source.tree, root.resolve)
+            return await open_cluster(root, source.identifier)
+        blocks = self._blocks(await self._named_places(source))
+        manifests = await self._manifests(source, blocks)
+        self._means.closing.callback(manifests.close)
+        kept = KeptCollections(manifests, self._collection_tools(blocks))
+        shown = await open_kept(kept, source.collection)
+        return shown if source.tree is None else await self._composed(source.tree, kept.resolve)
+
+    async def _composed(self, path: bytes, resolve: Resolve) -> Directory:
+        """The tree that a file describes. Raises MalformedComposition, and as `open_keep`."""
+        directory, name = os.path.split(path)
+        storage, _ = await self._directory("composed tree", directory)
+        text = await storage.read_file(name, _MAX_COMPOSITION)
+        status = await storage.stat(name)
+        storage.close()
+        return ComposedDirectory(await trio.to_thread.run_sync(parse_composition, text), resolve, status.mtime_ns)
+
+    async def _directory(
+        self, what: str, path: bytes, threads: int = THREADS_PER_STORE
+    ) -> tuple[LocalStorage, Patience]:
+        """Raises SourceNotFound, StoreDenied, StoreTimeout, StoreError."""
+        patience = Patience(f"{what} {os.fsdecode(path)}", self._means.deadline, self._means.counters, threads)
+        try:
+            return await LocalStorage.open_root(path, patience), patience
+        except RiafsError as error:
+            raise type(error)(f"{what} {error}") from error
+
+    def _blocks(self, places: BlockPlaces) -> KeepBlocks:
+        means = self._means
+        return KeepBlocks(
+            KeepTools(
+                places=places,
+                parts=KeptParts(means.cache),
+                verified=means.verified,
+                counters=means.counters,
+                background=means.background,
+                deadline=means.deadline,
+                memory=self._plan.memory,
+            )
+        )
+
+    def _collection_tools(self, blocks: KeepBlocks) -> CollectionTools:
+        counters = self._means.counters
+        return CollectionTools(blocks, counters, self._plan.lenient, Folders(counters))
+
+    # -- places -------------------------------------------------------------------------------------------------------
+
+    async def _named_places(self, source: KeepUrl) -> BlockPlaces:
+        if source.scheme == "file":
+            return self._hinted(Places([await self._volume(path) for path in source.places], {}), {})
+        urls = [f"{source.scheme}://{host.decode('ascii')}/" for host in source.places]
+        return self._hinted(Places([], self._servers(named_services(urls))), {})
+
+    async def _volume(self, path: bytes) -> KeepVolume:
+        threads = self._plan.per_volume or THREADS_PER_STORE
+        storage, patience = await self._directory("volume", path, threads)
+        self._means.closing.callback(storage.close)
+        return KeepVolume(storage, patience)
+
+    async def _cluster_places(self, api: ApiServer) -> BlockPlaces:
+        if self._plan.services:
+            return self._hinted(Places([], self._servers(named_services(self._plan.services))), {})
+        services = await fetch_services(api)
+
+        async def refresh() -> None:
+            places.replace(self._servers(await fetch_services(api)))
+
+        places = Places([], self._servers(services), refresh)
+        self._means.background.start_soon(_refresh_regularly, places)
+        return self._hinted(places, self._servers(services, gateways=True))
+
+    def _servers(self, services: list[KeepService], *, gateways: bool = False) -> dict[bytes, BlockPlace]:
+        chosen = [each for each in services if each.kind.startswith("gateway") is gateways]
+        return {service.uuid: KeepServer(service.url, self._server_tools) for service in chosen}
+
+    def _hinted(self, places: BlockPlaces, gateways: Mapping[bytes, BlockPlace]) -> BlockPlaces:
+        if not self._plan.follow_hints:
+            return places
+        return HintedPlaces(places, gateways, lambda url: KeepServer(url, self._server_tools))
+
+    # -- manifests ----------------------------------------------------------------------------------------------------
+
+    async def _manifests(self, source: KeepUrl, blocks: KeepBlocks) -> Manifests:
+        locator = source.manifest_locator
+        if locator is not None:
+            text = await blocks.read(locator, 0, locator.size, _no_renewal)
+            return GivenManifest(locator.unsigned, bytes(text))
+        if source.manifests == STANDARD_INPUT:
+            if self._plan.manifest is None:
+                raise UsageError("manifests=- takes a manifest from standard input, and there is none here")
+            return GivenManifest(b"stdin", self._plan.manifest)
+        return await self._manifest_files(source.manifests)
+
+    async def _manifest_files(self, path: bytes) -> ManifestDirectory:
+        patience = Patience(f"manifests {os.fsdecode(path)}", self._means.deadline, self._means.counters)
+        if not await patience.run(os.path.isfile, path):
+            return ManifestDirectory((await self._directory("manifests", path))[0])
+        directory, name = os.path.split(await patience.run(os.path.realpath, path))
+        return ManifestDirectory((await self._directory("manifests", directory))[0], name)
+
+
+async def _refresh_regularly(places: BlockPlaces) -> None:
+    while True:
+        await trio.sleep(_SERVICES_SECONDS)
+        try:
+            await places.refresh()
+        except RiafsError as error:
+            log.info("the list of block servers stays as it is: %s", error)
+
+
+async def _no_renewal(_locator: Locator) -> Locator | None:
+    return None
