@@ -17,6 +17,7 @@ COMMANDS = {
     "status": "status",
     "prefetch": "prefetch",
     "cache": "cache",
+    "verify": "verify",
     "doctor": "doctor",
     "config": "config",
     "archive": "archive",

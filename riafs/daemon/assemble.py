@@ -9,12 +9,9 @@ from collections.abc import Callable, Mapping
 
 import trio
 
-from riafs.cache.blocks import BlockLimits
-from riafs.cache.blocks_eviction import DiskLimits
-from riafs.content.verifying import Verify
 from riafs.counters import Counters
-from riafs.daemon.archivepassword import archive_password
 from riafs.daemon.logs import RecentErrors
+from riafs.daemon.opening import opening_plan
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.servable import Servable
 from riafs.fuse.presentation import Presentation
@@ -28,27 +25,9 @@ async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, ba
 
     Raises SourceNotFound, NoSuchVersion, StoreDenied, StoreTimeout, StoreError, MissingProgram, …
     """
-    settings = plan.settings
-    inner = assembly.Plan(
-        source=plan.source,
-        deadline=settings.deadline,
-        verify=Verify(settings.verify),
-        cache=settings.cache_dir,
-        search_path=plan.environment["PATH"],
-        blocks=block_limits(plan),
-        dictionary=settings.archive_dictionary,
-        password=archive_password(settings.archive_password_file, plan.environment),
-        instead_of=plan.instead_of,
-    )
+    inner = opening_plan(plan.source, plan.settings, plan.environment, plan.instead_of)
     assembled = await assembly.assemble(inner, counters, background, _virtual(plan, counters, recent))
     return _Mount(Session(assembled.filesystem, kernel_options(plan), presentation(plan)), assembled)
-
-
-def block_limits(plan: MountPlan) -> BlockLimits:
-    """How much decoded content the plan's settings let a mount keep."""
-    settings = plan.settings
-    disk = DiskLimits(settings.cache_size, settings.cache_min_free)
-    return BlockLimits(settings.block_size, settings.cache_memory, disk)
 
 
 def kernel_options(plan: MountPlan) -> KernelOptions:

@@ -1,11 +1,13 @@
 """One dataset of a store: its repository, its contents, and directories at the versions people ask for."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from riafs.content.annex import AnnexContents
+from riafs.content.copies import KeyPart
+from riafs.content.parts import Part
 from riafs.counters import Counters
 from riafs.errors import NoSuchName, NoSuchVersion
 from riafs.formats.refs import looks_like_commit
@@ -132,6 +134,16 @@ class VersionedDirectory:
     async def open(self, entry: Entry) -> RangedBytes:
         """See Directory."""
         return await self._top.open(entry)
+
+    async def parts(self, entry: Entry) -> Sequence[Part]:
+        """See Divisible."""
+        return await self._top.parts(entry)
+
+    async def held(self) -> AsyncIterator[Part]:
+        """See Holding: every stored key, unless one version was asked for."""
+        if self._version is None:
+            async for key in self._dataset.contents.stored_keys():
+                yield KeyPart(self._dataset.contents, self._dataset.path, key)
 
     async def target(self, entry: Entry) -> bytes:
         """See Directory."""

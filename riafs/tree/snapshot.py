@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from riafs.content.copies import BlobPart, KeyPart
+from riafs.content.parts import Part
 from riafs.errors import MissingObject, NoSuchName
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.keys import parse_key
@@ -180,6 +182,15 @@ class CommitDirectory:
         if entry.size == UNKNOWN_SIZE:
             raise MissingObject(f"git object {entry.oid.decode()} of {self._described(entry)} cannot be read")
         return await dataset.repository.open_blob(entry.oid, entry.size)
+
+    async def parts(self, entry: Entry) -> Sequence[Part]:
+        """See Divisible."""
+        assert isinstance(entry, GitEntry)
+        dataset = self._snapshot.dataset
+        if entry.key is not None:
+            return (KeyPart(dataset.contents, dataset.path, parse_key(entry.key)),)
+        size = None if entry.size == UNKNOWN_SIZE else entry.size
+        return (BlobPart(dataset.repository, dataset.path, entry.oid, size),)
 
     async def target(self, entry: Entry) -> bytes:
         """See Directory."""

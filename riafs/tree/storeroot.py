@@ -140,6 +140,10 @@ class AliasDirectory(StoreDirectory):
             entries.append(_entry(BY_ID, None, signature[0]))
         return cls(store, path, entries, signature, 0 if signature[0] is None else signature[0].mtime_ns)
 
+    async def by_id(self) -> "IdDirectory":
+        """The store's datasets, each once. Raises as `IdDirectory.load`."""
+        return await IdDirectory.load(self._store)
+
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""
         if await self._store.storage.stat_objects(b"", [self._path]) == self._signature:

@@ -33,6 +33,7 @@ from riafs.git.pool import GitPool
 from riafs.storage.patience import Patience
 from riafs.tree import virtual
 from riafs.tree.listing import ListingCache
+from riafs.tree.protocol import Directory
 from riafs.tree.source import open_source
 from riafs.tree.store import StoreTools
 from riafs.vfs.filesystem import FileSystem
@@ -63,12 +64,17 @@ class Plan:
     """Bytes of memory that the decoder of an archive's member may ask for."""
     password: str | None = field(default=None, repr=False)
     """Of encrypted archives."""
+    believing: bool = True
+    """Whether what was verified or decoded before is believed; if not, every byte comes out of the store again."""
 
 
 class Assembled:
     """A filesystem with what has to be given back after it."""
 
-    def __init__(self, filesystem: FileSystem, archives: ArchiveTools, git: GitPool, scratch: Scratch) -> None:
+    def __init__(
+        self, root: Directory, filesystem: FileSystem, archives: ArchiveTools, git: GitPool, scratch: Scratch
+    ) -> None:
+        self.root = root
         self.filesystem = filesystem
         self._archives = archives
         self._git = git
@@ -94,9 +100,10 @@ async def assemble(
     path = os.fsencode(scratch.path)
     git = GitPool(PrivateGitDirs(program, plan.search_path, path), plan.deadline, counters)
     try:
-        memory = VerifiedMemory(None if scratch.cache is None else os.fsencode(f"{scratch.cache}/verified.sqlite"))
+        kept = scratch.cache if plan.believing else None
+        memory = VerifiedMemory(None if kept is None else os.fsencode(f"{kept}/verified.sqlite"))
         background.start_soon(memory.keep)
-        blocks = BlockCache(scratch.cache, plan.blocks, counters)
+        blocks = BlockCache(kept, plan.blocks, counters)
         background.start_soon(blocks.keep)
         patience = Patience("the store", plan.deadline, counters, _HASHING_THREADS)
         verifier = Verifier(plan.verify, memory, counters, patience, background)
@@ -109,7 +116,7 @@ async def assemble(
         scratch.close()
         raise
     shown = {virtual.NAME: virtual.VirtualDirectory(files, time.time_ns())} if files else {}
-    return Assembled(FileSystem(root, counters, shown), archives, git, scratch)
+    return Assembled(root, FileSystem(root, counters, shown), archives, git, scratch)
 
 
 @asynccontextmanager
@@ -117,11 +124,20 @@ async def open_filesystem(
     plan: Plan, counters: Counters, files: Mapping[bytes, Callable[[], str]] | None = None
 ) -> AsyncIterator[FileSystem]:
     """`assemble` for programs: everything is given back when the context is left."""
+    async with open_assembled(plan, counters, files or {}) as assembled:
+        yield assembled.filesystem
+
+
+@asynccontextmanager
+async def open_assembled(
+    plan: Plan, counters: Counters, files: Mapping[bytes, Callable[[], str]]
+) -> AsyncIterator[Assembled]:
+    """The same with what stands behind the filesystem."""
     try:
         async with trio.open_nursery() as background:
-            assembled = await assemble(plan, counters, background, files or {})
+            assembled = await assemble(plan, counters, background, files)
             try:
-                yield assembled.filesystem
+                yield assembled
             finally:
                 assembled.close()
                 background.cancel_scope.cancel()
