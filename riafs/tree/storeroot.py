@@ -16,6 +16,7 @@ from riafs.formats.names import valid_name
 from riafs.storage.protocol import FileStatus, Item, ItemKind
 from riafs.tree.fixed import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Found, Kind
+from riafs.tree.refwatch import Signature
 from riafs.tree.snapshot import VersionedEntry
 from riafs.tree.store import ALIASES, Store, is_dataset_path, is_prefix
 
@@ -91,29 +92,40 @@ class StoreDirectory(FixedDirectory):
 async def dataset_directory(store: Store, path: bytes, mtime_ns: int) -> Directory:
     """The dataset at `path` at its HEAD; if it has no commit to show, an empty directory that says why."""
     dataset = await store.dataset(path)
+    signature = await dataset.watch.look(path, None)  # before HEAD is read, so that no move is missed
     try:
         return await dataset.at(None)
     except (NoSuchVersion, NotInStore) as error:
-        return PendingDirectory(store, path, str(error), mtime_ns)
+        return PendingDirectory(store, path, str(error), mtime_ns, signature)
     except GitError as error:
         log.warning("dataset %s cannot be shown: %s", dataset.name, error)
         raise
 
 
 class PendingDirectory(FixedDirectory):
-    """A dataset without a commit yet (or without a git repository): empty until there is one."""
+    """A dataset without a commit yet (or without a git repository): empty until there is one.
+
+    `signature`: of its refs, as RefWatch has it.
+    """
 
     renewable = True
 
-    def __init__(self, store: Store, path: bytes, reason: str, mtime_ns: int) -> None:
+    def __init__(self, store: Store, path: bytes, reason: str, mtime_ns: int, signature: Signature) -> None:
         super().__init__((), mtime_ns, {"dataset": path.replace(b"/", b""), "error": os.fsencode(reason)})
         self._store = store
         self._path = path
+        self._signature = signature
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""
+        dataset = await self._store.dataset(self._path)
+        if await dataset.watch.seen(self._path, None, turn) == self._signature:
+            return None
         newer = await dataset_directory(self._store, self._path, self.mtime_ns)
-        return None if isinstance(newer, PendingDirectory) else newer
+        if not isinstance(newer, PendingDirectory):
+            return newer
+        self._signature = newer._signature
+        return None
 
 
 class AliasDirectory(StoreDirectory):

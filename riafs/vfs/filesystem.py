@@ -317,8 +317,11 @@ class FileSystem:
         try:
             changes = await Refresher(self._nodes, self._turn).renew(node)
         except (RiafsError, OSError) as error:
-            log.info("cannot look for a newer version: %s", error)
+            if node.trouble != str(error):
+                log.info("cannot look for a newer version: %s", error)
+            node.trouble = str(error)
             return
+        node.trouble = ""
         if changes:
             await tell(changes)
 

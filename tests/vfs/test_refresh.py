@@ -287,6 +287,37 @@ async def test_subdataset_moves_with_its_superdataset(tmp_path: Path) -> None:
         assert await shown.inode(b"top/s") == inode
 
 
+async def test_subdataset_that_arrives_later_is_shown(tmp_path: Path) -> None:
+    store = SmallStore.make(tmp_path / "another")
+    sub = store.dataset("sub")
+    commit = sub.commit({b"file": b"arrived"})
+    (store.path / "alias" / "sub").unlink()
+    hidden = sub.path.rename(tmp_path / "not yet")
+    modules = f'[submodule "s"]\n\tpath = s\n\turl = ./s\n\tdatalad-id = {sub.id}\n'.encode()
+    store.dataset("top", {b"s": Registered(commit), b".gitmodules": modules})
+    async with opened(store.path) as shown:
+        inode = (await enter(shown, b"top", b"top/s"))[b"top/s"]
+        assert await shown.ls(b"top/s") == []
+        hidden.rename(sub.path)
+        for _ in range(6):
+            await shown.refresh()
+        assert await shown.read(b"top/s/file") == b"arrived"
+        assert await shown.inode(b"top/s") == inode
+
+
+async def test_a_trouble_that_stays_is_logged_once(
+    store: Path, dataset: SmallDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "riafs.vfs")
+    dataset.git("branch", "side", "main")
+    async with opened(store) as shown:
+        await enter(shown, b"one@side")
+        dataset.git("update-ref", "-d", "refs/heads/side")
+        for _ in range(3):
+            await shown.refresh()
+    assert len([each for each in caplog.messages if "newer version" in each]) == 1
+
+
 async def test_changed_link_has_the_new_text(store: Path, dataset: SmallDataset) -> None:
     dataset.commit({b"link": Link(b"here")})
     async with opened(store) as shown:
