@@ -69,14 +69,13 @@ class Presenter:
         """The kernel's form of `attributes`."""
         shown = self.blank()
         self.fill(shown, attributes.inode, attributes)
+        if not attributes.listed:
+            shown.entry_timeout = self._presentation.refresh
         return shown
 
-    def absent(self, name: bytes) -> pyfuse3.EntryAttributes:
-        """The answer that lets the kernel remember that there is no such name.
-
-        ``NAME@REF`` is never listed, so nobody will tell the kernel when such a ref comes into being.
-        """
+    def absent(self, *, lasting: bool) -> pyfuse3.EntryAttributes:
+        """The answer that lets the kernel remember that there is no such name: for long if it will be told of one."""
         shown = pyfuse3.EntryAttributes()
         shown.st_ino = 0
-        shown.entry_timeout = self._presentation.refresh if b"@" in name else LASTING_SECONDS
+        shown.entry_timeout = LASTING_SECONDS if lasting else self._presentation.refresh
         return shown

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from riafs.content.copies import BlobPart, KeyPart
 from riafs.content.parts import Part
-from riafs.errors import MissingObject, NoSuchName
+from riafs.errors import MissingObject, NoSuchName, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.keys import parse_key
 from riafs.storage.ranged import RangedBytes
@@ -145,8 +145,10 @@ class CommitDirectory:
     async def _find_versioned(self, listing: Listing, name: bytes) -> Found:
         match = _VERSIONED.fullmatch(name)
         position = listing.positions.get(match[1]) if match else None
-        if match is None or position is None or listing.tree.modes[position] != SUBMODULE:
+        if match is None:
             raise NoSuchName(f"no {name!r} in {self._snapshot.dataset.name}")
+        if position is None or listing.tree.modes[position] != SUBMODULE:
+            raise NotThereYet(f"no {name!r} in {self._snapshot.dataset.name}")
         dataset = await self._snapshot.dataset.subdatasets.dataset(self._snapshot, self._below(match[1]))
         return await dataset.versioned_entry(name, match[2])
 

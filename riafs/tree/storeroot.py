@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from riafs.errors import GitError, NoSuchName, NoSuchVersion, NotInStore, RiafsError
+from riafs.errors import GitError, NoSuchName, NoSuchVersion, NotInStore, NotThereYet, RiafsError
 from riafs.formats.names import valid_name
 from riafs.storage.protocol import FileStatus, Item, ItemKind
 from riafs.tree.fixed import FixedDirectory
@@ -55,18 +55,25 @@ class StoreDirectory(FixedDirectory):
         self._signature = signature
 
     async def find(self, name: bytes) -> Found:
-        """See Directory. ``NAME@REF`` finds a dataset at another version."""
+        """See Directory. ``NAME@REF`` finds a dataset at another version, and is NotThereYet if it does not."""
         try:
             return await super().find(name)
         except NoSuchName:
             match = _VERSIONED.fullmatch(name)
             if match is None:
                 raise
-        entry = (await super().find(match[1])).entry
-        assert isinstance(entry, StoreEntry)
-        if entry.path is None or not is_dataset_path(entry.path):
-            raise NoSuchName(f"{match[1]!r} is no dataset")
-        return await (await self._store.dataset(entry.path)).versioned_entry(name, match[2])
+        path = self._dataset_path(match[1])
+        if path is None:
+            raise NotThereYet(f"{match[1]!r} is no dataset")
+        return await (await self._store.dataset(path)).versioned_entry(name, match[2])
+
+    def _dataset_path(self, name: bytes) -> bytes | None:
+        """The store's path of the dataset called `name` here, None where there is none."""
+        position = self._positions.get(name)
+        entry = None if position is None else self._entries[position]
+        assert entry is None or isinstance(entry, StoreEntry)
+        path = None if entry is None else entry.path
+        return path if path is not None and is_dataset_path(path) else None
 
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""

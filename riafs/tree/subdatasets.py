@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from cachetools import LRUCache
 
-from riafs.errors import BadSource, NoSuchName, RiafsError, SourceNotFound
+from riafs.errors import BadSource, NotThereYet, RiafsError, SourceNotFound
 from riafs.formats.gitconfig import Submodule, submodules
 from riafs.formats.riaurl import parse_ria_url, rewrite
 from riafs.git.config import MAX_CONFIG, parse_config
@@ -57,7 +57,7 @@ class RegisteredDatasets:
         """See Subdatasets: the first candidate that exists, whatever commits it has."""
         for candidate in await self._candidates(snapshot, path):
             return await self._store.dataset(candidate)
-        raise NoSuchName(f"the subdataset {os.fsdecode(path)} of {snapshot.dataset.name} is not in the store")
+        raise NotThereYet(f"the subdataset {os.fsdecode(path)} of {snapshot.dataset.name} is not in the store")
 
     async def directory(self, snapshot: "Snapshot", path: bytes, commit: bytes) -> Directory:
         """See Subdatasets."""
