@@ -89,6 +89,10 @@ class NoSuchName(RiafsError):
     errno = _errno.ENOENT
 
 
+class NotThereYet(NoSuchName):
+    """A name that is looked up but never listed (``hcp@v1``) stands for nothing now, and may at any time."""
+
+
 class NoSuchAttribute(RiafsError):
     """A file has no extended attribute of that name."""
 

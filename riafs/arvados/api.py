@@ -46,6 +46,8 @@ class Discovery:
     """Five characters that its uuids begin with."""
     signature_seconds: float
     """How long a permission to read a block lasts."""
+    replication: int | None
+    """How many copies of its blocks a collection gets that asks for no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ class ApiServer:
         """See Discovery. Raises StoreError, StoreTimeout where no Arvados cluster answers."""
         answer = await self._json("discovery/v1/apis/arvados/v1/rest", {}, "discovery document")
         try:
-            return Discovery(str(answer["uuidPrefix"]), float(answer.get("blobSignatureTtl", 1209600)))
+            seconds, copies = answer.get("blobSignatureTtl", 1209600), answer.get("defaultCollectionReplication")
+            return Discovery(str(answer["uuidPrefix"]), float(seconds), None if copies is None else int(copies))
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{self.host} does not answer as an Arvados API server does") from error
 

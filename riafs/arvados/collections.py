@@ -16,7 +16,8 @@ from riafs.errors import StoreError
 _BATCH = 1000
 _STATE = ("uuid", "portable_data_hash", "modified_at")
 _MANIFEST = "manifest_text"
-_OTHERS = ("owner_uuid", "name", "created_at", "properties", "file_count", "file_size_total")
+_REPLICATION = "replication_desired"
+_OTHERS = ("owner_uuid", "name", "created_at", "properties", "file_count", "file_size_total", _REPLICATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class CollectionRecord:
     """The text, with permissions for this user."""
     shown: bytes
     """The record as JSON, without the manifest."""
+    replication: int | None
+    """How many copies of its blocks it asks for, if it does."""
 
     @property
     def mtime_ns(self) -> int:
@@ -107,7 +110,14 @@ def _record(identifier: bytes, record: Record) -> CollectionRecord:
     manifest = record.get(_MANIFEST)
     if not isinstance(manifest, str):
         raise StoreError(f"the record of collection {identifier.decode()} has no manifest")
-    return CollectionRecord(identifier, state_of(record), manifest.encode("utf-8", "surrogatepass"), _shown(record))
+    copies = record.get(_REPLICATION)
+    return CollectionRecord(
+        identifier,
+        state_of(record),
+        manifest.encode("utf-8", "surrogatepass"),
+        _shown(record),
+        copies if isinstance(copies, int) else None,
+    )
 
 
 def _shown(record: Record) -> bytes:

@@ -4,12 +4,13 @@ Owns the exit status, which has mount(8)'s bits, and the rule that a failure is 
 subcommand happen when it is chosen: an automount waits for them.
 """
 
+import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
-from riafs.errors import RiafsError
+from riafs.errors import RiafsError, UsageError
 
 COMMANDS = {
     "mount": "mount",
@@ -17,6 +18,7 @@ COMMANDS = {
     "status": "status",
     "prefetch": "prefetch",
     "cache": "cache",
+    "verify": "verify",
     "doctor": "doctor",
     "config": "config",
     "archive": "archive",
@@ -72,9 +74,15 @@ def _dispatch(program: str, words: Sequence[str]) -> int:
 
 
 def with_command(words: Sequence[str]) -> Sequence[str]:
-    """`words`, led by ``mount`` where no subcommand is named: mount.fuse3 runs ``riafs SOURCE DIR -o …``."""
+    """`words`, led by ``mount`` where no subcommand is named: mount.fuse3 runs ``riafs SOURCE DIR -o …``.
+
+    Raises UsageError for a word that is neither a command nor can be a source.
+    """
     if not words or words[0] in COMMANDS or words[0] in _GLOBAL:
         return words
+    if not (words[0].startswith("-") or any(mark in words[0] for mark in "/:#") or os.path.exists(words[0])):
+        near = difflib.get_close_matches(words[0], COMMANDS, 1)
+        raise UsageError(f"there is no command {words[0]!r}{f'; is {near[0]} meant?' if near else ''} (riafs --help)")
     return ["mount", *words]
 
 

@@ -106,6 +106,7 @@ def build_parser() -> Parser:
     _add_status(_command(commands, "status", "Show what is mounted, and how each mount is doing."))
     _add_prefetch(_command(commands, "prefetch", "Read files and trees of mounts, so that they are in the caches."))
     _add_cache(_command(commands, "cache", "Show, check, pin and evict what the block cache of this user holds."))
+    _add_verify(_command(commands, "verify", "Read everything a source holds; report what is damaged or missing."))
     _add_doctor(_command(commands, "doctor", "Check this machine and, if given, a source; say what to do."))
     _add_config(_command(commands, "config", "Show the settings a mount would have, and where each comes from."))
     _add_archive(_command(commands, "archive", "Pack a dataset's loose objects into its 7z archive."))
@@ -203,6 +204,42 @@ def _add_cache(parser: Parser) -> None:
         if name in ("evict", "unpin"):
             action.add_argument("--all", action="store_true", help="everything; what is pinned is not evicted")
     parser.set_defaults(given=(), action="status", paths=[], all=False)
+
+
+_VERIFY_OPTIONS = (
+    "deadline",
+    "archive-dictionary",
+    "archive-password-file",
+    "token-file",
+    "per-server",
+    "per-volume",
+    "lenient-manifests",
+    "follow-k-hints",
+)
+
+
+def _add_verify(parser: Parser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
+    parser.add_argument(
+        "--all-replicas",
+        action="store_true",
+        help="read every copy, and count the good ones, not only the first good one",
+    )
+    parser.add_argument(
+        "--copies",
+        metavar="NUMBER",
+        type=_jobs,
+        help="how many good copies there should be, which implies --all-replicas (default: as many as the source asks "
+        "for, if it does)",
+    )
+    parser.add_argument(
+        "--jobs", metavar="NUMBER", type=_jobs, default=4, help="how many keys or blocks are read at once (default: 4)"
+    )
+    _add_json(parser)
+    parser.set_defaults(given=())
+    for option in OPTIONS:
+        if option.name in _VERIFY_OPTIONS:
+            _add_flag(parser, option)
 
 
 def _add_doctor(parser: Parser) -> None:

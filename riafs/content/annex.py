@@ -7,7 +7,7 @@ reader gets an error, which says what was tried.
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache
@@ -19,6 +19,7 @@ from riafs.content.places import ArchivePlace, LoosePlace, Place
 from riafs.content.reported import Reported
 from riafs.content.shelf import PLACES, ArchiveShelf
 from riafs.content.specialforms import Form, SpecialPlace
+from riafs.content.stored import stored_keys
 from riafs.content.verifying import Checker, Claim, Opened, Verifier
 from riafs.errors import (
     CorruptContent,
@@ -84,14 +85,18 @@ class AnnexContents:
         self._identifier = identifier
         self._layout = layout
         self._branch = branch
-        self._verifier = tools.verifier
+        self.verifier = tools.verifier
         self._decryptor = tools.decryptor
         self._shelf = ArchiveShelf(storage, dataset, tools.archives)
         self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
 
     # -- places -------------------------------------------------------------------------------------------------------
 
-    def _stored_places(self, key: Key) -> Iterator[Place]:
+    def stored_keys(self) -> AsyncIterator[Key]:
+        """Every key that is stored, used by a file or not: see content/stored."""
+        return stored_keys(self._storage, self._objects, self._shelf)
+
+    def stored_places(self, key: Key) -> Iterator[Place]:
         """Where the bytes stored under `key` may lie, loose or in an archive."""
         name = key.file_name
         below = [directory + b"/" + name + b"/" + name for directory in object_directories(key, self._layout)]
@@ -100,7 +105,7 @@ class AnnexContents:
         for archive in PLACES:
             yield ArchivePlace(self._shelf, archive, below)
 
-    async def _special_places(self, key: Key) -> list[Place]:
+    async def special_places(self, key: Key) -> list[Place]:
         """The other forms in which the dataset's storages may hold `key`."""
         places: list[Place] = []
         for remote in await self._remotes():
@@ -121,7 +126,7 @@ class AnnexContents:
 
     async def _open_stored(self, key: Key) -> RangedBytes:
         """What lies under the name of `key` (a chunk's, or an encrypted one), unverified. Raises NotInStore."""
-        for place in self._stored_places(key):
+        for place in self.stored_places(key):
             try:
                 return (await place.open()).source
             except NotInStore:
@@ -136,12 +141,12 @@ class AnnexContents:
         Raises MissingContent, CorruptContent, EncryptedContent, StoreDenied, StoreTimeout, …: one line that names the
         places tried.
         """
-        attempt = _Attempt(key, self._verifier)
+        attempt = _Attempt(key, self.verifier)
         try:
-            claim = await self._claim(key)
-            content = await attempt.at_any(self._stored_places(key), claim)
+            claim = await self.claim(key)
+            content = await attempt.at_any(self.stored_places(key), claim)
             if content is None:
-                content = await attempt.at_any(await self._special_places(key), claim)
+                content = await attempt.at_any(await self.special_places(key), claim)
         except RiafsError as problem:  # the git-annex branch cannot be read
             attempt.problems.append(problem)
             content = None
@@ -161,7 +166,7 @@ class AnnexContents:
 
     def _report(self, key: Key, problem: RiafsError) -> RiafsError:
         """`problem`, after it was counted, logged and remembered."""
-        counters = self._verifier.counters
+        counters = self.verifier.counters
         counters.keys_missing += isinstance(problem, MissingContent)
         if self._problems.get(key.serialised) != str(problem):
             log.error("%s", problem)
@@ -169,7 +174,8 @@ class AnnexContents:
         problem.reported = True
         return problem
 
-    async def _claim(self, key: Key) -> Claim:
+    async def claim(self, key: Key) -> Claim:
+        """What the bytes of `key` must be. Raises GitError where only the git-annex branch could tell."""
         if key.backend != b"VURL":
             return Claim(key.serialised, lambda: checker(key))
         equivalents = await self._branch.equivalents(key)
@@ -184,7 +190,7 @@ class AnnexContents:
 
     async def size(self, key: Key) -> int | None:
         """Bytes of a key that does not tell its size, None where it is not in the store."""
-        for place in self._stored_places(key):
+        for place in self.stored_places(key):
             try:
                 opened = await place.open()
             except RiafsError:
@@ -207,15 +213,15 @@ class AnnexContents:
         problem = self._problems.get(key.serialised)
         if problem is not None:
             known["error"] = problem.encode()
-        attempt, memory = _Attempt(key, self._verifier), self._verifier.memory
-        for place in self._stored_places(key):
+        attempt, memory = _Attempt(key, self.verifier), self.verifier.memory
+        for place in self.stored_places(key):
             opened = await attempt.opened(place)
             if opened is not None:
                 opened.source.close()
                 remembered = opened.evidence is not None and memory.is_good(opened.evidence, key.serialised)
                 good = remembered or opened.checked_as == key.serialised
                 return known | {"where": opened.place.encode(), "verified": b"yes" if good else b"no"}
-        for place in await self._special_places(key):
+        for place in await self.special_places(key):
             return known | {"where": os.fsencode(place.name), "verified": b"no"}
         return known | {"where": b"nowhere found"}
 
@@ -225,7 +231,7 @@ class _Attempt:
 
     def __init__(self, key: Key, verifier: Verifier) -> None:
         self._key = key
-        self._verifier = verifier
+        self.verifier = verifier
         self.problems: list[RiafsError] = []
         self._probed: list[Place] = []
 
@@ -251,13 +257,13 @@ class _Attempt:
         shown = key.decode(errors="replace")
         if self._key.size not in (None, size):
             problem = f"the copy of key {shown} in {opened.place} has {size} bytes"
-            if opened.evidence is None or not self._verifier.memory.is_bad(opened.evidence, key):
-                self._verifier.counters.keys_corrupt += 1
+            if opened.evidence is None or not self.verifier.memory.is_bad(opened.evidence, key):
+                self.verifier.counters.keys_corrupt += 1
                 log.error("%s; this copy is not used", problem)
             if opened.evidence is not None:
-                self._verifier.memory.remember_bad(opened.evidence, key)
+                self.verifier.memory.remember_bad(opened.evidence, key)
             return CorruptContent(problem)
-        if opened.evidence is not None and self._verifier.memory.is_bad(opened.evidence, key):
+        if opened.evidence is not None and self.verifier.memory.is_bad(opened.evidence, key):
             return CorruptContent(f"the copy of key {shown} in {opened.place} is damaged")
         return None
 
@@ -267,11 +273,11 @@ class _Attempt:
         if opened is None:
             return None
         try:
-            content = await self._verifier.admit(opened, claim)
+            content = await self.verifier.admit(opened, claim)
         except RiafsError as problem:
             self.problems.append(problem)
             return None
-        self._verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self.problems)
+        self.verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self.problems)
         return content
 
     async def at_any(self, places: Iterable[Place], claim: Claim) -> RangedBytes | None:

@@ -20,8 +20,9 @@ from cachetools import LRUCache
 from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.content.blockmemory import BlockMemory
 from riafs.content.blocksearch import Damaged, Latencies, Renew, Search, SearchTools
-from riafs.content.keepcopies import Copy, copies
+from riafs.content.keepcopies import copies
 from riafs.content.keptparts import KeptParts
+from riafs.content.parts import Copy
 from riafs.counters import Counters
 from riafs.errors import CorruptContent, RiafsError, StoreError, TooLarge
 from riafs.formats.locators import MAX_BLOCK, ZERO_BLOCK, Locator
@@ -236,9 +237,10 @@ class KeepBlocks:
 
     # -- checking -----------------------------------------------------------------------------------------------------
 
-    async def copies(self, locator: Locator, renew: Renew) -> Sequence[Copy]:
-        """What each place has of a block, read and hashed anew there; none for the block of no bytes."""
-        return await copies(self._tools.places, locator, renew, self._tools.deadline)
+    async def copies(self, locator: Locator, renew: Renew, *, every: bool = True) -> Sequence[Copy]:
+        """What `every` place has of a block, or those up to the first that has it, read and hashed anew there; none for
+        the block of no bytes."""
+        return await copies(self._tools.places, locator, renew, self._tools.deadline, every=every)
 
 
 def _is_zeros(locator: Locator) -> bool:

@@ -1,13 +1,12 @@
 """Which places have a good copy of a block of Keep: each is read and hashed anew, past all memory and caches."""
 
-import enum
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import trio
 
 from riafs.content.blocksearch import Renew, new_request_id
+from riafs.content.parts import Copy, CopyState
 from riafs.errors import AccessExpired, CorruptContent, NotInStore, Overloaded, RiafsError, ShortRead
 from riafs.formats.locators import Locator
 from riafs.storage.blockplaces import Attempt, BlockPlace, BlockPlaces
@@ -16,33 +15,22 @@ _TRIES = 4
 _FIRST_PAUSE = 0.5
 
 
-class CopyState(enum.Enum):
-    """What a place has of a block."""
-
-    GOOD = "good"
-    ABSENT = "absent"
-    ROTTEN = "rotten"
-    UNREACHABLE = "unreachable"
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """A block at one place, and what is wrong with it."""
-
-    place: str
-    state: CopyState
-    problem: str = ""
-
-
-async def copies(places: BlockPlaces, locator: Locator, renew: Renew, deadline: float) -> Sequence[Copy]:
-    """What each place has of a block; nothing is asked for the block of no bytes.
+async def copies(
+    places: BlockPlaces, locator: Locator, renew: Renew, deadline: float, *, every: bool
+) -> Sequence[Copy]:
+    """What each place has of a block, or those up to the first that has it; nothing is asked for the block of no bytes.
 
     `deadline`: seconds for an answer to begin. Servers that failed or are busy are asked a few times more.
     """
     if locator.size == 0:
         return ()
     check = _Check(locator, renew, deadline)
-    return [await check.copy(place) for place in places.order(locator)]
+    found: list[Copy] = []
+    for place in places.order(locator):
+        found.append(await check.copy(place))
+        if found[-1].state is CopyState.GOOD and not every:
+            break
+    return found
 
 
 class _Check:
@@ -85,4 +73,4 @@ class _Check:
 def _state(problem: RiafsError) -> CopyState:
     if isinstance(problem, NotInStore):
         return CopyState.ABSENT
-    return CopyState.ROTTEN if isinstance(problem, CorruptContent | ShortRead) else CopyState.UNREACHABLE
+    return CopyState.DAMAGED if isinstance(problem, CorruptContent | ShortRead) else CopyState.UNREACHABLE

@@ -13,7 +13,7 @@ from itertools import accumulate
 import trio
 
 from riafs.content.keepblocks import KeepBlocks
-from riafs.content.keepcopies import Copy
+from riafs.content.parts import Copy
 from riafs.content.readingahead import ReadAhead
 from riafs.errors import MalformedLocator, ShortRead
 from riafs.formats.locators import Locator
@@ -69,9 +69,11 @@ class CollectionReader:
         self._ahead.has_read(block, offset, length)
         return data
 
-    async def copies(self, block: int) -> Sequence[Copy]:
-        """What each place has of a block of the manifest, see KeepBlocks."""
-        return await self._blocks.copies(self._manifest.locator(block), partial(self._renew, block))
+    async def copies(self, block: int, *, every: bool) -> Sequence[Copy]:
+        """What the places have of a block of the manifest, see KeepBlocks."""
+        if block == NO_BLOCK:
+            return ()
+        return await self._blocks.copies(self._manifest.locator(block), partial(self._renew, block), every=every)
 
     def problem(self, segments: Sequence[Segment]) -> str | None:
         """What went wrong with one of these the last time it was read, None if nothing did."""

@@ -5,7 +5,7 @@ new file and renames it over the old one, so an open descriptor stays valid.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -14,7 +14,7 @@ from riafs.archive.archive import Archive, ArchiveTools
 from riafs.archive.member import DecodedMember
 from riafs.cache.verified import Evidence
 from riafs.content.verifying import Opened
-from riafs.errors import DamagedIndex
+from riafs.errors import DamagedIndex, NotInStore
 from riafs.storage.extents import Extent
 from riafs.storage.files import Identity
 from riafs.storage.protocol import Storage
@@ -53,6 +53,14 @@ class ArchiveShelf:
             _log.warning("%s; it is made again", problem)
             self._opened.pop(place).archive.forget()
             return await self._open(place, names)
+
+    async def names(self, place: bytes) -> Iterator[bytes]:
+        """The names of the files in the archive at `place`, none where there is no archive. Raises as `open`."""
+        try:
+            listing = (await self._archive(place)).archive.listing
+        except NotInStore:
+            return iter(())
+        return (member.name for member in listing if not member.is_directory)
 
     async def _open(self, place: bytes, names: Sequence[bytes]) -> Opened | None:
         shelved = await self._archive(place)

@@ -3,8 +3,6 @@
 from collections.abc import Set as AbstractSet
 from itertools import product
 
-from riafs.formats.identifiers import is_identifier
-
 MAX_NAME = 255
 """Bytes in a file name on Linux."""
 
@@ -17,13 +15,6 @@ def valid_name(name: bytes) -> bool:
     ``.git`` in any case, which git itself refuses in a tree.
     """
     return name not in _REFUSED and len(name) <= MAX_NAME and _SLASH not in name and 0 not in name
-
-
-def openended_name(name: bytes) -> bool:
-    """Whether `name` is of a kind that is looked up and not listed, so that nobody tells when it comes into being:
-    ``NAME@REF``, the uuid or the portable data hash of a collection.
-    """
-    return b"@" in name or is_identifier(name)
 
 
 def valid_names(names: AbstractSet[bytes]) -> bool:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pyfuse3
 
-from riafs.errors import CorruptContent
+from riafs.errors import CorruptContent, NoSuchName, NotThereYet
 from riafs.fuse.guard import Guard
 from riafs.fuse.presentation import Presenter
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
@@ -44,8 +44,12 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         """See FileSystem.lookup."""
-        found = await self._filesystem.lookup(parent_inode, name)
-        return self._presenter.absent(name) if found is None else self._presenter.attributes(found)
+        try:
+            return self._presenter.attributes(await self._filesystem.lookup(parent_inode, name))
+        except NotThereYet:
+            return self._presenter.absent(lasting=False)
+        except NoSuchName:
+            return self._presenter.absent(lasting=True)
 
     async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """See FileSystem.getattr."""

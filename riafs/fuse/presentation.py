@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import pyfuse3
 
-from riafs.formats.names import openended_name
 from riafs.tree.protocol import Entry, Kind
 from riafs.vfs.filesystem import Attributes
 
@@ -70,14 +69,13 @@ class Presenter:
         """The kernel's form of `attributes`."""
         shown = self.blank()
         self.fill(shown, attributes.inode, attributes)
+        if not attributes.listed:
+            shown.entry_timeout = self._presentation.refresh
         return shown
 
-    def absent(self, name: bytes) -> pyfuse3.EntryAttributes:
-        """The answer that lets the kernel remember that there is no such name.
-
-        Names that are not listed, such as ``NAME@REF``, may come into being without anybody telling the kernel.
-        """
+    def absent(self, *, lasting: bool) -> pyfuse3.EntryAttributes:
+        """The answer that lets the kernel remember that there is no such name: for long if it will be told of one."""
         shown = pyfuse3.EntryAttributes()
         shown.st_ino = 0
-        shown.entry_timeout = self._presentation.refresh if openended_name(name) else LASTING_SECONDS
+        shown.entry_timeout = LASTING_SECONDS if lasting else self._presentation.refresh
         return shown

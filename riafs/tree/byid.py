@@ -5,7 +5,7 @@ It only grows, at its end: no position, and no inode number with it, ever comes 
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from riafs.errors import IsADirectoryHere, NoSuchName, NotInStore, SourceNotFound
+from riafs.errors import IsADirectoryHere, NoSuchName, NotInStore, NotThereYet, SourceNotFound
 from riafs.formats.identifiers import is_identifier
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
@@ -50,7 +50,7 @@ class ByIdDirectory:
         try:
             directory = await self._resolve(name)
         except NotInStore as error:
-            raise NoSuchName(str(error)) from error
+            raise NotThereYet(str(error)) from error
         self._seen[name] = directory
         self._positions.setdefault(name, len(self._positions))  # another task may have been as quick
 

@@ -7,6 +7,7 @@ where the portable data hash has changed.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import trio
 
@@ -151,7 +152,7 @@ class UuidPlace:
 
 def told(record: CollectionRecord) -> Told:
     """What a record tells of a collection besides its manifest."""
-    return told_of(record.identifier, record.state, record.shown)
+    return replace(told_of(record.identifier, record.state, record.shown), replication=record.replication)
 
 
 def told_of(identifier: bytes, state: CollectionState, shown: bytes) -> Told:

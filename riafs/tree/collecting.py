@@ -31,6 +31,8 @@ class CollectionTools:
     lenient: bool
     """Whether manifests that break the rules are shown where it is clear what they mean."""
     folders: Folders
+    replication: int | None = None
+    """How many copies of its blocks a collection gets that asks for no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Told:
     attributes: Mapping[str, bytes] = field(default_factory=dict)
     records: Mapping[bytes, bytes] = field(default_factory=dict)
     """Hidden files of its top directory: name → content."""
+    replication: int | None = None
+    """How many copies of each block somebody wants."""
 
 
 async def collection_directory(
@@ -62,7 +66,8 @@ async def collection_directory(
         return await read_manifest(tools, await fetch())
 
     reader = CollectionReader(tools.blocks, manifest, None if fetch is None else renewed)
-    collection = Collection(manifest, reader, told.mtime_ns, told.attributes, told.records, tools.folders)
+    copies = tools.replication if told.replication is None else told.replication
+    collection = Collection(manifest, reader, told.mtime_ns, told.attributes, told.records, copies, tools.folders)
     return CollectionDirectory(collection, b"")
 
 

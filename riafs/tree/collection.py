@@ -5,12 +5,14 @@ executed, as in Arvados' own mounts. Listing never touches a block.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import trio
 
+from riafs.content.blockparts import BlockPart
+from riafs.content.parts import Part
 from riafs.content.reported import Reported
 from riafs.content.segments import CollectionReader
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError
@@ -39,6 +41,8 @@ class Collection:
     """``user.riafs.`` attributes of the collection, besides those that are made here."""
     records: Mapping[bytes, bytes] = field(default_factory=dict)
     """Hidden files of the top directory: name → content. They are looked up, not listed."""
+    replication: int | None = None
+    """How many copies of each block there should be, where somebody has said so."""
     folders: Folders = field(default_factory=Folders)
     """Shared by the collections of a mount."""
 
@@ -158,6 +162,26 @@ class CollectionDirectory:
     def _described(self, name: bytes) -> str:
         path = os.fsdecode(self._below(name) if name else self.path)
         return f"{path!r} in collection {self._version.decode()}"
+
+    async def parts(self, entry: Entry) -> Sequence[Part]:
+        """See Divisible. Records are no part of the collection's content."""
+        folder, index = await self._index(entry)
+        if index is None or folder.folder.is_folder(index):
+            return ()
+        return [self._part(segment.block) for segment in folder.folder.segments(index)]
+
+    @property
+    def holding(self) -> bool:
+        """See Holding."""
+        return not self.path
+
+    async def held(self) -> AsyncIterator[Part]:
+        """See Holding: the blocks of the manifest."""
+        for block in range(self.collection.manifest.block_count):
+            yield self._part(block)
+
+    def _part(self, block: int) -> BlockPart:
+        return BlockPart(self.collection.reader, block, self.collection.replication)
 
     async def target(self, entry: Entry) -> bytes:
         """See Directory."""

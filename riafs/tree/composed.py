@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import trio
 
+from riafs.content.parts import Part
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError, StoreDenied
 from riafs.formats.composed import ComposedFolder, Source
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.broken import BrokenDirectory
+from riafs.tree.divisible import Divisible
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
 
@@ -148,6 +150,13 @@ class ComposedDirectory:
         if place.original is None:
             raise IsADirectoryHere(f"{entry.name!r} is a directory")
         return await place.directory.open(place.original)
+
+    async def parts(self, entry: Entry) -> Sequence[Part]:
+        """See Divisible."""
+        place = await self._place(entry.name)
+        if place.original is None or not isinstance(place.directory, Divisible):
+            return ()
+        return await place.directory.parts(place.original)
 
     async def target(self, entry: Entry) -> bytes:
         """See Directory."""

@@ -1,13 +1,15 @@
 """One dataset of a store: its repository, its contents, and directories at the versions people ask for."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from riafs.content.annex import AnnexContents
+from riafs.content.copies import KeyPart
+from riafs.content.parts import Part
 from riafs.counters import Counters
-from riafs.errors import NoSuchName, NoSuchVersion
+from riafs.errors import NoSuchVersion, NotThereYet
 from riafs.formats.refs import looks_like_commit
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Storage
@@ -24,7 +26,7 @@ class Subdatasets(Protocol):
     """How the datasets registered in a commit are found; implemented by tree/subdatasets."""
 
     async def dataset(self, snapshot: Snapshot, path: bytes) -> "Dataset":
-        """The dataset registered at `path`. Raises NoSuchName."""
+        """The dataset registered at `path`. Raises NotThereYet."""
 
     async def directory(self, snapshot: Snapshot, path: bytes, commit: bytes) -> Directory:
         """The directory shown at `path`: the dataset at `commit`, or an empty one with the reason."""
@@ -66,12 +68,12 @@ class Dataset:
         return VersionedDirectory(self, version, snapshot, None if pinned else signature, resolved.ref)
 
     async def versioned_entry(self, name: bytes, ref: bytes) -> Found:
-        """The entry for ``NAME@REF``, in which a ``/`` of the ref is written ``%2F``. Raises NoSuchName."""
+        """The entry for ``NAME@REF``, in which a ``/`` of the ref is written ``%2F``. Raises NotThereYet."""
         version = ref.replace(b"%2F", b"/").replace(b"%2f", b"/").replace(b"%25", b"%")
         try:
             directory = await self.at(version)
         except NoSuchVersion as error:
-            raise NoSuchName(str(error)) from error
+            raise NotThereYet(str(error)) from error
         entry = VersionedEntry(
             name, Kind.DIRECTORY, 0, executable=True, mtime_ns=directory.mtime_ns, version=version, directory=directory
         )
@@ -132,6 +134,20 @@ class VersionedDirectory:
     async def open(self, entry: Entry) -> RangedBytes:
         """See Directory."""
         return await self._top.open(entry)
+
+    async def parts(self, entry: Entry) -> Sequence[Part]:
+        """See Divisible."""
+        return await self._top.parts(entry)
+
+    @property
+    def holding(self) -> bool:
+        """See Holding."""
+        return self._version is None  # else one version was asked for
+
+    async def held(self) -> AsyncIterator[Part]:
+        """See Holding: every stored key."""
+        async for key in self._dataset.contents.stored_keys():
+            yield KeyPart(self._dataset.contents, self._dataset.path, key)
 
     async def target(self, entry: Entry) -> bytes:
         """See Directory."""

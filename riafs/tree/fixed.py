@@ -1,4 +1,4 @@
-"""Directories that are given as they are: the empty one with a reason, and the base of those that riafs makes up."""
+"""Directories that are given as they are: the base of those that riafs makes up, and of those that are empty."""
 
 from collections.abc import Mapping, Sequence
 
@@ -60,8 +60,3 @@ class FixedDirectory:
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""
         return None
-
-
-def empty_directory(reason: str, mtime_ns: int = 0, **attributes: bytes) -> FixedDirectory:
-    """A directory without entries; ``user.riafs.error`` says why."""
-    return FixedDirectory((), mtime_ns, {**attributes, "error": reason.encode(errors="surrogateescape")})

@@ -77,7 +77,7 @@ class Directory(Protocol):
         """
 
     async def find(self, name: bytes) -> Found:
-        """The entry of that name, listed or not. Raises NoSuchName."""
+        """The entry of that name, listed or not. Raises NoSuchName, NotThereYet for a name that would not be listed."""
 
     async def versions(self) -> Versions:
         """The versions of all listed entries; cheaper than `entries`."""

@@ -3,10 +3,12 @@
 The directory itself never changes; the place knows the one that stands there now, and is asked once a round.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
+from riafs.content.parts import Part
 from riafs.storage.ranged import RangedBytes
+from riafs.tree.divisible import Divisible, Holding
 from riafs.tree.protocol import Directory, Entry, Found, Versions
 
 
@@ -57,6 +59,21 @@ class PlacedDirectory:
     async def open(self, entry: Entry) -> RangedBytes:
         """See Directory."""
         return await self._directory.open(entry)
+
+    async def parts(self, entry: Entry) -> Sequence[Part]:
+        """See Divisible."""
+        return await self._directory.parts(entry) if isinstance(self._directory, Divisible) else ()
+
+    @property
+    def holding(self) -> bool:
+        """See Holding."""
+        return isinstance(self._directory, Holding) and self._directory.holding
+
+    async def held(self) -> AsyncIterator[Part]:
+        """See Holding."""
+        if isinstance(self._directory, Holding):
+            async for part in self._directory.held():
+                yield part
 
     async def target(self, entry: Entry) -> bytes:
         """See Directory."""

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from riafs.errors import MissingObject, NoSuchName
+from riafs.content.copies import BlobPart, KeyPart
+from riafs.content.parts import Part
+from riafs.errors import MissingObject, NoSuchName, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.keys import parse_key
 from riafs.storage.ranged import RangedBytes
@@ -143,8 +145,10 @@ class CommitDirectory:
     async def _find_versioned(self, listing: Listing, name: bytes) -> Found:
         match = _VERSIONED.fullmatch(name)
         position = listing.positions.get(match[1]) if match else None
-        if match is None or position is None or listing.tree.modes[position] != SUBMODULE:
+        if match is None:
             raise NoSuchName(f"no {name!r} in {self._snapshot.dataset.name}")
+        if position is None or listing.tree.modes[position] != SUBMODULE:
+            raise NotThereYet(f"no {name!r} in {self._snapshot.dataset.name}")
         dataset = await self._snapshot.dataset.subdatasets.dataset(self._snapshot, self._below(match[1]))
         return await dataset.versioned_entry(name, match[2])
 
@@ -180,6 +184,15 @@ class CommitDirectory:
         if entry.size == UNKNOWN_SIZE:
             raise MissingObject(f"git object {entry.oid.decode()} of {self._described(entry)} cannot be read")
         return await dataset.repository.open_blob(entry.oid, entry.size)
+
+    async def parts(self, entry: Entry) -> Sequence[Part]:
+        """See Divisible."""
+        assert isinstance(entry, GitEntry)
+        dataset = self._snapshot.dataset
+        if entry.key is not None:
+            return (KeyPart(dataset.contents, dataset.path, parse_key(entry.key)),)
+        size = None if entry.size == UNKNOWN_SIZE else entry.size
+        return (BlobPart(dataset.repository, dataset.path, entry.oid, size),)
 
     async def target(self, entry: Entry) -> bytes:
         """See Directory."""

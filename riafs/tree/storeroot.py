@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from riafs.errors import GitError, NoSuchName, NoSuchVersion, NotInStore, RiafsError
+from riafs.errors import GitError, NoSuchName, NoSuchVersion, NotInStore, NotThereYet, RiafsError
 from riafs.formats.names import valid_name
 from riafs.storage.protocol import FileStatus, Item, ItemKind
 from riafs.tree.fixed import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Found, Kind
+from riafs.tree.refwatch import Signature
 from riafs.tree.snapshot import VersionedEntry
 from riafs.tree.store import ALIASES, Store, is_dataset_path, is_prefix
 
@@ -54,18 +55,25 @@ class StoreDirectory(FixedDirectory):
         self._signature = signature
 
     async def find(self, name: bytes) -> Found:
-        """See Directory. ``NAME@REF`` finds a dataset at another version."""
+        """See Directory. ``NAME@REF`` finds a dataset at another version, and is NotThereYet if it does not."""
         try:
             return await super().find(name)
         except NoSuchName:
             match = _VERSIONED.fullmatch(name)
             if match is None:
                 raise
-        entry = (await super().find(match[1])).entry
-        assert isinstance(entry, StoreEntry)
-        if entry.path is None or not is_dataset_path(entry.path):
-            raise NoSuchName(f"{match[1]!r} is no dataset")
-        return await (await self._store.dataset(entry.path)).versioned_entry(name, match[2])
+        path = self._dataset_path(match[1])
+        if path is None:
+            raise NotThereYet(f"{match[1]!r} is no dataset")
+        return await (await self._store.dataset(path)).versioned_entry(name, match[2])
+
+    def _dataset_path(self, name: bytes) -> bytes | None:
+        """The store's path of the dataset called `name` here, None where there is none."""
+        position = self._positions.get(name)
+        entry = None if position is None else self._entries[position]
+        assert entry is None or isinstance(entry, StoreEntry)
+        path = None if entry is None else entry.path
+        return path if path is not None and is_dataset_path(path) else None
 
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""
@@ -91,29 +99,40 @@ class StoreDirectory(FixedDirectory):
 async def dataset_directory(store: Store, path: bytes, mtime_ns: int) -> Directory:
     """The dataset at `path` at its HEAD; if it has no commit to show, an empty directory that says why."""
     dataset = await store.dataset(path)
+    signature = await dataset.watch.look(path, None)  # before HEAD is read, so that no move is missed
     try:
         return await dataset.at(None)
     except (NoSuchVersion, NotInStore) as error:
-        return PendingDirectory(store, path, str(error), mtime_ns)
+        return PendingDirectory(store, path, str(error), mtime_ns, signature)
     except GitError as error:
         log.warning("dataset %s cannot be shown: %s", dataset.name, error)
         raise
 
 
 class PendingDirectory(FixedDirectory):
-    """A dataset without a commit yet (or without a git repository): empty until there is one."""
+    """A dataset without a commit yet (or without a git repository): empty until there is one.
+
+    `signature`: of its refs, as RefWatch has it.
+    """
 
     renewable = True
 
-    def __init__(self, store: Store, path: bytes, reason: str, mtime_ns: int) -> None:
+    def __init__(self, store: Store, path: bytes, reason: str, mtime_ns: int, signature: Signature) -> None:
         super().__init__((), mtime_ns, {"dataset": path.replace(b"/", b""), "error": os.fsencode(reason)})
         self._store = store
         self._path = path
+        self._signature = signature
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""
+        dataset = await self._store.dataset(self._path)
+        if await dataset.watch.seen(self._path, None, turn) == self._signature:
+            return None
         newer = await dataset_directory(self._store, self._path, self.mtime_ns)
-        return None if isinstance(newer, PendingDirectory) else newer
+        if not isinstance(newer, PendingDirectory):
+            return newer
+        self._signature = newer._signature
+        return None
 
 
 class AliasDirectory(StoreDirectory):
@@ -139,6 +158,10 @@ class AliasDirectory(StoreDirectory):
         if path == ALIASES:
             entries.append(_entry(BY_ID, None, signature[0]))
         return cls(store, path, entries, signature, 0 if signature[0] is None else signature[0].mtime_ns)
+
+    async def by_id(self) -> "IdDirectory":
+        """The store's datasets, each once. Raises as `IdDirectory.load`."""
+        return await IdDirectory.load(self._store)
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""

@@ -15,12 +15,12 @@ from urllib.parse import unquote_to_bytes
 
 from cachetools import LRUCache
 
-from riafs.errors import BadSource, NoSuchName, RiafsError, SourceNotFound
+from riafs.errors import BadSource, NotThereYet, RiafsError, SourceNotFound
 from riafs.formats.gitconfig import Submodule, submodules
 from riafs.formats.riaurl import parse_ria_url, rewrite
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
-from riafs.tree.fixed import empty_directory
+from riafs.tree.fixed import FixedDirectory
 from riafs.tree.protocol import Directory
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_REGISTRIES = 64
+_PATIENT_TURNS = 6
+"""How many rounds of refreshing pass between two looks for a subdataset that was not there."""
 
 
 class RegisteredDatasets:
@@ -55,14 +57,14 @@ class RegisteredDatasets:
         """See Subdatasets: the first candidate that exists, whatever commits it has."""
         for candidate in await self._candidates(snapshot, path):
             return await self._store.dataset(candidate)
-        raise NoSuchName(f"the subdataset {os.fsdecode(path)} of {snapshot.dataset.name} is not in the store")
+        raise NotThereYet(f"the subdataset {os.fsdecode(path)} of {snapshot.dataset.name} is not in the store")
 
     async def directory(self, snapshot: "Snapshot", path: bytes, commit: bytes) -> Directory:
         """See Subdatasets."""
         found, reason = await self._resolve(snapshot, path, commit)
         if found is not None:
             return (await found.snapshot(commit)).root()
-        return empty_directory(reason, snapshot.time_ns, commit=commit)
+        return AbsentSubdataset(self, snapshot, path, commit, reason)
 
     async def attributes(self, snapshot: "Snapshot", path: bytes, commit: bytes) -> Mapping[str, bytes]:
         """See Subdatasets."""
@@ -141,3 +143,25 @@ class RegisteredDatasets:
 def _has_scheme(url: bytes) -> bool:
     """Whether git would take `url` for a URL or an scp-like address rather than a path."""
     return re.match(rb"[A-Za-z][A-Za-z0-9+.-]*://|[^/]*:", url) is not None
+
+
+class AbsentSubdataset(FixedDirectory):
+    """A subdataset that the store does not have, or not at the registered commit: empty until it arrives."""
+
+    renewable = True
+
+    def __init__(
+        self, registered: RegisteredDatasets, snapshot: "Snapshot", path: bytes, commit: bytes, reason: str
+    ) -> None:
+        super().__init__((), snapshot.time_ns, {"commit": commit, "error": os.fsencode(reason)})
+        self._registered = registered
+        self._snapshot = snapshot
+        self._path = path
+        self._commit = commit
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """See Directory. Looks now and then only: git goes through its packs anew for a commit that is missing."""
+        if turn % _PATIENT_TURNS:
+            return None
+        newer = await self._registered.directory(self._snapshot, self._path, self._commit)
+        return None if isinstance(newer, AbsentSubdataset) else newer

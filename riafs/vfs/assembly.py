@@ -68,12 +68,15 @@ class Plan:
     """Of encrypted archives."""
     keep: KeepPlan = field(default_factory=KeepPlan)
     """For sources of Keep."""
+    believing: bool = True
+    """Whether what was verified or decoded before is believed; if not, every byte comes out of the store again."""
 
 
 class Assembled:
     """A filesystem with what has to be given back after it."""
 
-    def __init__(self, filesystem: FileSystem, closing: ExitStack) -> None:
+    def __init__(self, root: Directory, filesystem: FileSystem, closing: ExitStack) -> None:
+        self.root = root
         self.filesystem = filesystem
         self._closing = closing
 
@@ -93,9 +96,10 @@ async def assemble(
     with ExitStack() as closing:
         scratch = Scratch(plan.cache)
         closing.callback(scratch.close)
-        memory = VerifiedMemory(None if scratch.cache is None else os.fsencode(f"{scratch.cache}/verified.sqlite"))
+        kept = scratch.cache if plan.believing else None
+        memory = VerifiedMemory(None if kept is None else os.fsencode(f"{kept}/verified.sqlite"))
         background.start_soon(memory.keep)
-        blocks = BlockCache(scratch.cache, plan.blocks, counters)
+        blocks = BlockCache(kept, plan.blocks, counters)
         background.start_soon(blocks.keep)
         means = Means(memory, blocks, counters, background, plan.deadline, closing)
         if isinstance(plan.source, RiaUrl):
@@ -103,7 +107,7 @@ async def assemble(
         else:
             root = await open_keep(plan.source, plan.keep, means)
         shown = {virtual.NAME: virtual.VirtualDirectory(files, time.time_ns())} if files else {}
-        return Assembled(FileSystem(root, counters, shown), closing.pop_all())
+        return Assembled(root, FileSystem(root, counters, shown), closing.pop_all())
 
 
 async def _open_store(plan: Plan, source: RiaUrl, scratch: Scratch, means: Means) -> Directory:
@@ -124,11 +128,20 @@ async def open_filesystem(
     plan: Plan, counters: Counters, files: Mapping[bytes, Callable[[], str]] | None = None
 ) -> AsyncIterator[FileSystem]:
     """`assemble` for programs: everything is given back when the context is left."""
+    async with open_assembled(plan, counters, files or {}) as assembled:
+        yield assembled.filesystem
+
+
+@asynccontextmanager
+async def open_assembled(
+    plan: Plan, counters: Counters, files: Mapping[bytes, Callable[[], str]]
+) -> AsyncIterator[Assembled]:
+    """The same with what stands behind the filesystem."""
     try:
         async with trio.open_nursery() as background:
-            assembled = await assemble(plan, counters, background, files or {})
+            assembled = await assemble(plan, counters, background, files)
             try:
-                yield assembled.filesystem
+                yield assembled
             finally:
                 assembled.close()
                 background.cancel_scope.cancel()

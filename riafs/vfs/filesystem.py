@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import trio
@@ -50,6 +50,8 @@ class Attributes:
     size: int
     executable: bool
     mtime_ns: int
+    listed: bool = True
+    """Whether the kernel will be told of a change. What is looked up but not listed may change without that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +116,10 @@ class FileSystem:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    async def lookup(self, parent: int, name: bytes) -> Attributes | None:
-        """The attributes of `name` in the directory with inode `parent`, None if there is no such name.
+    async def lookup(self, parent: int, name: bytes) -> Attributes:
+        """The attributes of `name` in the directory with inode `parent`.
 
-        Raises NotADirectoryHere, StaleHandle, and what reading the directory raises.
+        Raises NoSuchName, NotThereYet, NotADirectoryHere, StaleHandle, and what reading the directory raises.
         """
         self.counters.lookups += 1
         node = await self._node(parent)
@@ -129,11 +131,14 @@ class FileSystem:
         try:
             found = await directory.find(name)
         except NoSuchName:
-            return None
+            if directory is node.directory:
+                raise
+            return await self.lookup(parent, name)  # renewed meanwhile: the kernel was told to forget too early
         if directory is not node.directory:  # renewed meanwhile: positions may have changed
             return await self.lookup(parent, name)
-        inode = node.hide(found.entry) if found.position is None else node.inode_at(found.position)
-        return _attributes(inode, found.entry)
+        if found.position is None:
+            return replace(_attributes(node.hide(found.entry), found.entry), listed=False)
+        return _attributes(node.inode_at(found.position), found.entry)
 
     def _virtual_attributes(self, name: bytes) -> Attributes:
         directory = self._virtual[name]
@@ -317,8 +322,11 @@ class FileSystem:
         try:
             changes = await Refresher(self._nodes, self._turn).renew(node)
         except (RiafsError, OSError) as error:
-            log.info("cannot look for a newer version: %s", error)
+            if node.trouble != str(error):
+                log.info("cannot look for a newer version: %s", error)
+            node.trouble = str(error)
             return
+        node.trouble = ""
         if changes:
             await tell(changes)
 

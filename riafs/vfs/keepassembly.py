@@ -97,9 +97,9 @@ class _Opening:
     async def open(self, source: KeepUrl | ArvadosUrl) -> Directory:
         if isinstance(source, ArvadosUrl):
             api = ApiServer(source.host, self._http, self._plan.token, self._means.deadline, self._means.counters)
-            await api.discovery()
+            discovery = await api.discovery()
             blocks = self._blocks(await self._cluster_places(api))
-            root = ClusterRoot(ClusterCollections(api, self._collection_tools(blocks)))
+            root = ClusterRoot(ClusterCollections(api, self._collection_tools(blocks, discovery.replication)))
             if source.tree is not None:
                 return await self._composed(source.tree, root.resolve)
             return await open_cluster(root, source.identifier)
@@ -143,9 +143,9 @@ class _Opening:
             )
         )
 
-    def _collection_tools(self, blocks: KeepBlocks) -> CollectionTools:
+    def _collection_tools(self, blocks: KeepBlocks, replication: int | None = None) -> CollectionTools:
         counters = self._means.counters
-        return CollectionTools(blocks, counters, self._plan.lenient, Folders(counters))
+        return CollectionTools(blocks, counters, self._plan.lenient, Folders(counters), replication)
 
     # -- places -------------------------------------------------------------------------------------------------------
 

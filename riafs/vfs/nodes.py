@@ -45,6 +45,8 @@ class Node:
     renumbering: Renumbering | None = None
     listed_last: int | None = None
     """Slot of the directory in here that was listed last."""
+    trouble: str = ""
+    """Why no newer version could be looked for last time."""
     hidden: list[Entry] = field(default_factory=list)
     """What was looked up but is not listed; the slots count down from MAX_SLOT."""
     hidden_slots: dict[tuple[bytes, bytes], int] = field(default_factory=dict)

@@ -12,7 +12,6 @@ import trio
 
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
-from riafs.errors import NoSuchName
 from riafs.formats.riaurl import parse_source
 from riafs.tree.protocol import Kind
 from riafs.vfs.assembly import Plan, open_filesystem
@@ -70,10 +69,7 @@ class ObjectDriver:
         """By looking up each name on the way, as the kernel does. Raises NoSuchName."""
         found = await self.filesystem.getattr(ROOT)
         for name in path.split(b"/") if path else ():
-            following = await self.filesystem.lookup(found.inode, name)
-            if following is None:
-                raise NoSuchName(f"{path!r}: no {name!r}")
-            found = following
+            found = await self.filesystem.lookup(found.inode, name)
         return found
 
     async def inode(self, path: bytes) -> int:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from riafs.tree.dataset import VersionedDirectory
-from riafs.tree.fixed import FixedDirectory, empty_directory
+from riafs.tree.fixed import FixedDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Kind
 from riafs.tree.snapshot import CommitDirectory
 from riafs.tree.storeroot import AliasDirectory, IdDirectory, PendingDirectory
+from riafs.tree.subdatasets import AbsentSubdataset
 from riafs.tree.virtual import VirtualDirectory
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.conformance.directory import CHECKS, Check
@@ -85,18 +86,12 @@ async def fixed(store: Path) -> AsyncIterator[Directory]:
 
 
 @asynccontextmanager
-async def empty(store: Path) -> AsyncIterator[Directory]:
-    yield empty_directory("because", 7, commit=b"1")
-
-
-@asynccontextmanager
 async def virtual(store: Path) -> AsyncIterator[Directory]:
     yield VirtualDirectory({b"b": lambda: "text of b", b"a": lambda: ""}, 9)
 
 
 OPENERS: dict[str, Open] = {
     "fixed": fixed,
-    "empty": empty,
     "virtual": virtual,
     "store": in_store(AliasDirectory, b""),
     "aliases-below": in_store(AliasDirectory, b"group"),
@@ -106,7 +101,7 @@ OPENERS: dict[str, Open] = {
     "dataset-as-source": in_store(VersionedDirectory, b"", "#~one"),
     "commit": in_store(CommitDirectory, b"one/directory"),
     "subdataset": in_store(CommitDirectory, b"one/subdataset"),
-    "absent-subdataset": in_store(FixedDirectory, b"one/absent-subdataset"),
+    "absent-subdataset": in_store(AbsentSubdataset, b"one/absent-subdataset"),
     "unborn": in_store(PendingDirectory, b"unborn"),
     "several-pieces": in_store(VersionedDirectory, b"large"),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from riafs.errors import RiafsError
+from riafs.errors import NoSuchName, RiafsError
 from riafs.formats.names import valid_name
 from riafs.tree.protocol import Kind
 from tests.behaviour.drivers import ObjectDriver, opened, read_file
@@ -111,7 +111,8 @@ async def test_bad_place_is_no_source(hostile_store: HostileStore, outside: Open
 async def test_odd_versions_name_nothing(hostile_store: HostileStore, outside: Opens, version: bytes) -> None:
     async with opened(hostile_store.path) as shown:
         root = await shown.inode(b"")
-        assert await shown.filesystem.lookup(root, b"good@" + version) is None
+        with pytest.raises(NoSuchName):
+            await shown.filesystem.lookup(root, b"good@" + version)
 
 
 async def test_names_that_are_no_names_are_counted_and_logged(

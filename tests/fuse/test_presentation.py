@@ -51,9 +51,9 @@ def test_unknown_size_is_shown_as_none() -> None:
 
 def test_absent_names_are_remembered_long_unless_a_ref_may_come_into_being() -> None:
     presenter = Presenter(Presentation(1, 2, ALL, ALL, 5))
-    assert presenter.absent(b"name").entry_timeout == LASTING_SECONDS
-    assert presenter.absent(b"name@v1").entry_timeout == 5
-    assert presenter.absent(b"name").st_ino == 0
+    assert presenter.absent(lasting=True).entry_timeout == LASTING_SECONDS
+    assert presenter.absent(lasting=False).entry_timeout == 5
+    assert presenter.absent(lasting=True).st_ino == 0
 
 
 @pytest.mark.parametrize("wanted", [False, True])

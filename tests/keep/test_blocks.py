@@ -10,7 +10,7 @@ import trio.testing
 
 from riafs.content.blockmemory import BlockMemory
 from riafs.content.keepblocks import KeepBlocks
-from riafs.content.keepcopies import CopyState
+from riafs.content.parts import CopyState
 from riafs.errors import MissingContent, RiafsError
 from riafs.formats.locators import Locator
 from riafs.storage.blockplaces import Places, WholeBlock
@@ -264,7 +264,7 @@ async def test_each_place_is_checked_for_its_own_copy(tmp_path: Path) -> None:
             await blocks.read(LOCATORS[0], 0, 10, no_renewal)
             found = await blocks.copies(LOCATORS[0], no_renewal)
     states = [copy.state for copy in found]
-    kinds = [CopyState.GOOD, CopyState.ROTTEN, CopyState.ABSENT]
+    kinds = [CopyState.GOOD, CopyState.DAMAGED, CopyState.ABSENT]
     assert states == [*kinds, *kinds, CopyState.UNREACHABLE, CopyState.UNREACHABLE]
     assert found[4].place == f"127.0.0.1:{rotten.port}"
     assert "is damaged" in found[4].problem

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.errors import BadSource, NoSuchVersion, OutsideStore, RiafsError, SourceNotFound
+from riafs.errors import BadSource, NoSuchName, NoSuchVersion, OutsideStore, RiafsError, SourceNotFound
 from riafs.tree import snapshot
 from tests.behaviour.drivers import opened
 from tests.small import Files, Locked, SmallDataset, SmallStore, key_of
@@ -155,7 +155,8 @@ async def test_aliases_that_lead_to_no_dataset_are_left_out(
     (store.path / "alias" / "file").write_bytes(b"")
     async with opened(store.path) as shown:
         assert await shown.ls(b"") == [b"one", b"two", b"by-id"]
-        assert await shown.filesystem.lookup(1, b"out") is None
+        with pytest.raises(NoSuchName):
+            await shown.filesystem.lookup(1, b"out")
 
 
 async def test_alias_of_an_alias(store: SmallStore) -> None:

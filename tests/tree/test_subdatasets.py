@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from riafs.errors import NoSuchName
 from riafs.tree.protocol import Kind
 from tests.behaviour.drivers import opened
 from tests.small import Registered, SmallDataset, SmallStore
@@ -199,4 +200,5 @@ async def test_another_version_of_a_subdataset(store: SmallStore, sub: SmallData
         assert await shown.read(b"top/s@" + newer[:10].encode() + b"/file") == b"newer"
         assert await shown.ls(b"top") == [b".gitmodules", b"good", b"s"]
         for name in (b"s@none", b"good@main", b"none@main", b"s@"):
-            assert await shown.filesystem.lookup(await shown.inode(b"top"), name) is None
+            with pytest.raises(NoSuchName):
+                await shown.filesystem.lookup(await shown.inode(b"top"), name)

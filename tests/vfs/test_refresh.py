@@ -7,10 +7,10 @@ import trio
 import trio.testing
 
 from riafs.counters import Counters
-from riafs.errors import NoSuchName, StaleHandle
+from riafs.errors import NoSuchName, NotThereYet, StaleHandle
 from riafs.tree.fixed import FixedDirectory
-from riafs.tree.protocol import Directory, Entry, Kind
-from riafs.vfs.filesystem import FileSystem
+from riafs.tree.protocol import Directory, Entry, Found, Kind
+from riafs.vfs.filesystem import Attributes, FileSystem
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.small import Link, Locked, Registered, SmallDataset, SmallStore, key_of
 
@@ -143,8 +143,7 @@ async def test_inode_of_a_changed_directory_shows_the_new_version(store: Path, d
         inode = (await enter(shown, b"one/directory"))[b"one/directory"]
         dataset.commit(NEW)
         await shown.refresh()
-        found = await shown.filesystem.lookup(inode, b"added")
-        assert found is not None
+        assert (await shown.filesystem.lookup(inode, b"added")).kind is Kind.FILE
 
 
 async def test_inode_of_a_removed_directory_shows_what_it_was(store: Path, dataset: SmallDataset) -> None:
@@ -152,7 +151,7 @@ async def test_inode_of_a_removed_directory_shows_what_it_was(store: Path, datas
         inode = (await enter(shown, b"one/directory"))[b"one/directory"]
         dataset.commit({b"other": b""})
         await shown.refresh()
-        assert await shown.filesystem.lookup(inode, b"same") is not None
+        assert (await shown.filesystem.lookup(inode, b"same")).kind is Kind.FILE
 
 
 async def test_directory_of_that_name_that_comes_back_is_the_new_one(store: Path, dataset: SmallDataset) -> None:
@@ -287,6 +286,37 @@ async def test_subdataset_moves_with_its_superdataset(tmp_path: Path) -> None:
         assert await shown.inode(b"top/s") == inode
 
 
+async def test_subdataset_that_arrives_later_is_shown(tmp_path: Path) -> None:
+    store = SmallStore.make(tmp_path / "another")
+    sub = store.dataset("sub")
+    commit = sub.commit({b"file": b"arrived"})
+    (store.path / "alias" / "sub").unlink()
+    hidden = sub.path.rename(tmp_path / "not yet")
+    modules = f'[submodule "s"]\n\tpath = s\n\turl = ./s\n\tdatalad-id = {sub.id}\n'.encode()
+    store.dataset("top", {b"s": Registered(commit), b".gitmodules": modules})
+    async with opened(store.path) as shown:
+        inode = (await enter(shown, b"top", b"top/s"))[b"top/s"]
+        assert await shown.ls(b"top/s") == []
+        hidden.rename(sub.path)
+        for _ in range(6):
+            await shown.refresh()
+        assert await shown.read(b"top/s/file") == b"arrived"
+        assert await shown.inode(b"top/s") == inode
+
+
+async def test_a_trouble_that_stays_is_logged_once(
+    store: Path, dataset: SmallDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "riafs.vfs")
+    dataset.git("branch", "side", "main")
+    async with opened(store) as shown:
+        await enter(shown, b"one@side")
+        dataset.git("update-ref", "-d", "refs/heads/side")
+        for _ in range(3):
+            await shown.refresh()
+    assert len([each for each in caplog.messages if "newer version" in each]) == 1
+
+
 async def test_changed_link_has_the_new_text(store: Path, dataset: SmallDataset) -> None:
     dataset.commit({b"link": Link(b"here")})
     async with opened(store) as shown:
@@ -336,16 +366,28 @@ async def test_numbers_that_were_never_given_out_are_stale(store: Path) -> None:
 
 
 class _Slow(FixedDirectory):
-    """Directories whose child takes a while to come, and that have a successor."""
+    """Directories whose child, or whose answers to look-ups, take a while to come, and that have a successor."""
 
-    def __init__(self, names: list[bytes], child: Directory | None, arrived: trio.Event | None = None) -> None:
+    def __init__(
+        self,
+        names: list[bytes],
+        child: Directory | None,
+        arrived: trio.Event | None = None,
+        finding: trio.Event | None = None,
+    ) -> None:
         entries = [Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=0, version=b"") for name in names]
         super().__init__(entries, 0, {})
         self._child = child
         self._arrived = arrived
+        self._finding = finding
         self.successor: Directory | None = None
 
     renewable = True
+
+    async def find(self, name: bytes) -> Found:
+        if self._finding is not None:
+            await self._finding.wait()
+        return await super().find(name)
 
     async def directory(self, entry: Entry) -> Directory:
         if self._arrived is not None:
@@ -364,7 +406,6 @@ async def test_directory_entered_during_a_refresh_is_the_new_one() -> None:
     old.successor = _Slow([b"sub"], _Slow([b"new"], None))
     filesystem = FileSystem(old, Counters())
     found = await filesystem.lookup(1, b"sub")
-    assert found is not None
     listed: list[bytes] = []
 
     async def enter() -> None:
@@ -380,6 +421,37 @@ async def test_directory_entered_during_a_refresh_is_the_new_one() -> None:
         await filesystem.refresh(tell)
         arrived.set()
     assert listed == [b"new"]
+
+
+async def test_a_name_looked_up_during_a_refresh_is_looked_up_in_the_new_version() -> None:
+    """The kernel is told of new names while the answer to a look-up is being made: that answer must not deny them."""
+    arrived = trio.Event()
+    old = _Slow([b"a"], None, finding=arrived)
+    old.successor = _Slow([b"a", b"new"], None)
+    filesystem = FileSystem(old, Counters())
+    found: list[Attributes] = []
+
+    async def look_up() -> None:
+        found.append(await filesystem.lookup(1, b"new"))
+
+    async def tell(changes: object) -> None:
+        """Nobody has to hear of it."""
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look_up)
+        await trio.testing.wait_all_tasks_blocked()
+        await filesystem.refresh(tell)
+        arrived.set()
+    assert [each.kind for each in found] == [Kind.DIRECTORY]
+
+
+async def test_names_that_are_never_listed_may_not_be_remembered(store: Path, dataset: SmallDataset) -> None:
+    async with opened(store) as shown:
+        assert (await shown.attributes(b"one")).listed
+        assert not (await shown.attributes(b"one@main")).listed
+        for name in (b"one@none", b"none@main"):
+            with pytest.raises(NotThereYet):
+                await shown.attributes(name)
 
 
 async def test_listing_of_a_replaced_version_says_so() -> None:

@@ -53,12 +53,12 @@ def test_the_helper_takes_what_mount_gives(
     assert [one.name for one in request.given] == given
 
 
-@pytest.mark.parametrize("words", [["mount", "SRC", "DIR"], ["SRC", "DIR"], ["-o", "rw,dev,suid", "SRC", "DIR"]])
+@pytest.mark.parametrize("words", [["mount", "/SRC", "DIR"], ["/SRC", "DIR"], ["-o", "rw,dev,suid", "/SRC", "DIR"]])
 def test_mount_is_what_is_done_without_a_subcommand(
     words: list[str], requests: list[tuple[MountRequest, bool]]
 ) -> None:
     assert main.run("riafs", words) == 0
-    assert requests[0][0].source == "SRC"
+    assert requests[0][0].source == "/SRC"
 
 
 def test_flags_and_options_keep_their_order() -> None:
@@ -109,6 +109,13 @@ def test_a_bug_is_one_line_and_status_4(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr("riafs.cli.main.with_command", broken)
     assert main.run("riafs", ["status"]) == 4
     assert capsys.readouterr().err.startswith("riafs: internal error: ValueError: on no account")
+
+
+def test_a_word_that_is_no_command_is_told_apart_from_a_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run("riafs", ["statsu"]) == 1
+    assert "there is no command 'statsu'; is status meant?" in capsys.readouterr().err
+    assert main.run("riafs", ["/no/such/store"]) == 1
+    assert "DIR" in capsys.readouterr().err
 
 
 def test_a_missing_argument_of_the_helper_is_a_usage_error() -> None:
