@@ -9,7 +9,7 @@ import pytest
 
 from riafs.cli import main
 from tests.plugins.log_hygiene import Announce
-from tests.small import Locked, Pointer, Registered, SmallDataset, SmallStore, key_of, noise, put
+from tests.small import Files, Locked, Pointer, Registered, SmallDataset, SmallStore, key_of, noise, put
 
 GOOD, OTHER = noise(5000, "good"), noise(70_000, "other")
 KEYS = {key_of(GOOD): GOOD, key_of(OTHER): OTHER}
@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> SmallStore:
 @pytest.fixture
 def dataset(store: SmallStore) -> SmallDataset:
     """A dataset with two keys, both loose and good, one of them used twice, and a file in git."""
-    files = {
+    files: Files = {
         b"a/good": Locked(key_of(GOOD)), b"a/again": Pointer(key_of(GOOD)), b"other": Locked(key_of(OTHER)),
         b"text": b"in git\n",
     }  # fmt: skip
