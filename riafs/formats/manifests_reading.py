@@ -124,7 +124,7 @@ class Reader:
         while match := pattern.match(text, at):
             size = int(match[1])
             if size > MAX_SIZE:
-                raise self._malformed(f"locator {shown(match[0])} is for more than {MAX_SIZE} bytes")
+                raise self._malformed(f"locator {shown(match[0][:-1])} is for more than {MAX_SIZE} bytes")
             at = match.end()
             line.has_blocks = True
             line.size += size
