@@ -1,4 +1,5 @@
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -40,14 +41,14 @@ REASONS = {
     "negative position": "line 1: invalid file token '-1:3:f'",
     "file then directory of the same name": "line 1: 'f' is a file here and a folder elsewhere",
     "directory then file of the same name": "line 2: 'f' is a file here and a folder elsewhere",
-    "size over 2 GiB": "line 1: locator 'acbd18db4cc2f85cedef654fccc4a4d8+2147483648' is for more than 2147483647 bytes",
+    "size over 2 GiB": f"line 1: locator '{FOO[:32]}+2147483648' is for more than 2147483647 bytes",
 }
 
 
 def cut(text: bytes, *places: int) -> list[bytes]:
     """`text` in chunks that end at these places."""
     ends = sorted({min(place, len(text)) for place in places} | {0, len(text)})
-    return [text[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [text[start:end] for start, end in pairwise(ends)]
 
 
 # -- what other programs have found ---------------------------------------------------------------------------------
@@ -227,8 +228,9 @@ def test_a_block_over_64_mib_is_listed() -> None:
 
 
 _ITEMS = [
-    b".", b"./d", b"./d/e", b"foo", FOO.encode(), SIGNED.encode(), EMPTY.encode(), b"0:3:f", b"0:0:g", b"1:1:d", b"0:0:.",
-    b"0:3:d/f", b"0:3:a\\040b", b"0:9:f", b"1:2:d:e", b"0:3:..", b"\xff", b"\\056", b" ", b" ", b" ", b" ", b"\n", b"\n",
+    b".", b"./d", b"./d/e", b"foo", FOO.encode(), SIGNED.encode(), EMPTY.encode(), b"0:3:f", b"0:0:g", b"1:1:d",
+    b"0:0:.", b"0:3:d/f", b"0:3:a\\040b", b"0:9:f", b"1:2:d:e", b"0:3:..", b"\xff", b"\\056", b"\n", b"\n",
+    b" ", b" ", b" ", b" ",
 ]  # fmt: skip
 
 
@@ -236,8 +238,7 @@ _ITEMS = [
 def test_any_bytes_are_a_manifest_or_refused(text: bytes, lenient: bool) -> None:
     try:
         manifest = parse_manifest(text, lenient=lenient)
-    except MalformedManifest as error:
-        assert str(error).startswith("line ")
+    except MalformedManifest:
         return
     tree_of(manifest)
     if not lenient:

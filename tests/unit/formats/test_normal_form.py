@@ -1,5 +1,6 @@
 import hashlib
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -116,7 +117,7 @@ def test_what_follows_on_is_one_token(ranges: list[BlockRange]) -> None:
     _, *items = stream(b"", {b"f": ranges}).split()
     tokens = [tuple(map(int, item.split(b":")[:2])) for item in items if b":" in item]
     assert len({item for item in items if b":" not in item}) == len(items) - len(tokens)
-    for (start, length), (following, _) in zip(tokens, tokens[1:], strict=False):
+    for (start, length), (following, _) in pairwise(tokens):
         assert start + length != following
 
 
