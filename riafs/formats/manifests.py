@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from riafs.errors import MalformedManifest
 from riafs.formats.locators import Locator
 from riafs.formats.manifests_blocks import NO_BLOCK, Locators, Segment, Streams
-from riafs.formats.manifests_folder import Folder, read_folder
+from riafs.formats.manifests_folder import FOLDER, Folder, read_folder
 from riafs.formats.manifests_reading import Reader, Reading
 from riafs.formats.manifests_tree import FolderTree, Runs
 
-__all__ = ["NO_BLOCK", "Folder", "Manifest", "Segment", "parse_manifest"]
+__all__ = ["FOLDER", "NO_BLOCK", "Folder", "Manifest", "Segment", "parse_manifest"]
 
 _CHUNK = 1 << 20
 

@@ -287,7 +287,7 @@ def test_blocks_are_counted_through_all_streams() -> None:
     folder = manifest.folder(b"d")
     assert folder is not None
     assert folder.segments(0) == [(2, 0, 3)]
-    assert folder.only_segment(0) == (2, 0, 3)
+    assert folder.glance(0) == (3, 2, 0)
     assert NO_BLOCK not in range(manifest.block_count)
 
 
@@ -304,7 +304,7 @@ def test_a_file_is_its_range_of_the_stream(sizes: list[int], data: st.DataObject
     segments = folder.segments(0)
     assert b"".join(contents[block][at : at + count] for block, at, count in segments) == whole[start : start + length]
     assert all(count for _, _, count in segments)
-    assert folder.only_segment(0) == (segments[0] if len(segments) == 1 else None)
+    assert folder.glance(0) == (length, *(segments[0][:2] if len(segments) == 1 else (NO_BLOCK, 0)))
     assert folder.size(0) == length
 
 
