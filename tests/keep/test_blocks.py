@@ -245,6 +245,28 @@ async def test_servers_are_asked_in_the_order_of_all_clients(number: int, order:
     assert "".join(places.order(locator_of(b"%064x" % number))) == order
 
 
+async def test_servers_that_stay_are_kept_and_their_list_is_not_asked_for_all_the_time() -> None:
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    asked = []
+
+    async def refresh() -> None:
+        asked.append(1)
+        await trio.lowlevel.checkpoint()
+
+    old = {b"a" * 27: Named("same"), b"b" * 27: Named("moves")}
+    new = {b"a" * 27: Named("same"), b"b" * 27: Named("moved"), b"c" * 27: Named("new")}
+    places = Places((), old, refresh)
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(places.refresh)
+    places.replace(new)
+    assert len(asked) == 1
+    assert set(places.order(LOCATORS[0])) == {old[b"a" * 27], new[b"b" * 27], new[b"c" * 27]}
+
+
 async def test_each_place_is_checked_for_its_own_copy(tmp_path: Path) -> None:
     rotten_file = put(tmp_path / "rotten", BLOCKS[0])
     rotten_file.write_bytes(BLOCKS[0][:-1] + b"x")
