@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from riafs.counters import Counters
-from riafs.errors import BrokenCollection, IsADirectoryHere, MissingContent, NoSuchName, StoreDenied
+from riafs.errors import BrokenCollection, IsADirectoryHere, MissingContent, NoSuchName, NotInStore, StoreDenied
 from riafs.formats.manifests import parse_manifest
 from riafs.tree.collection import BrokenDirectory, CollectionDirectory
 from riafs.tree.folders import MANY, Folders
@@ -220,7 +220,11 @@ async def test_collections_of_one_content_share_their_folders(monkeypatch: pytes
 
 @pytest.mark.parametrize(
     ("reason", "kind", "number"),
-    [("line 1: bad", BrokenCollection, errno.EIO), (StoreDenied("not yours"), StoreDenied, errno.EACCES)],
+    [
+        ("line 1: bad", BrokenCollection, errno.EIO),
+        (StoreDenied("not yours"), StoreDenied, errno.EACCES),
+        (NotInStore("gone"), BrokenCollection, errno.EIO),
+    ],
 )
 async def test_everything_in_a_broken_directory_fails_with_the_reason(
     reason: Any, kind: type[Exception], number: int
