@@ -11,7 +11,7 @@ _ABOUT_CONTENT = (errno.EIO, errno.EACCES, errno.ETIMEDOUT)
 
 
 class BrokenDirectory:
-    """Looking into it raises `reason`; BrokenCollection where that is a text, or a failure that would deny the directory.
+    """Looking into it raises `reason`, or BrokenCollection where that is a text or would deny the directory.
     ``user.riafs.error`` has the reason too.
     """
 

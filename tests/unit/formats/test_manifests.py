@@ -159,6 +159,9 @@ def test_a_block_without_a_proper_name_fails_when_it_is_needed() -> None:
     [
         b"0:3:a:4 4:2",  # as many colons as two tokens have
         b"0:3:a:0 0:3",
+        b"0:3 1:0:0:4",
+        b"0:+3:a",
+        b"0:0_1:a",
         b" 0:3:a",
         b"0: 3:a",
         b"+0:3:a",
@@ -326,6 +329,14 @@ def test_a_manifest_takes_little_more_memory_than_its_text() -> None:
     tokens = b"".join(b" 0:1:file%06d" % number for number in range(100_000))
     manifest = parse_manifest(b"./d " + FOO.encode() + tokens + b"\n")
     assert manifest.weight < 1.2 * len(tokens)
+
+
+def test_a_file_in_many_streams_is_all_of_them_in_their_order() -> None:
+    lines = [f"./d {FOO} 0:1:f {number % 3}:1:g\n. {BAR} {number % 3}:1:d/g\n" for number in range(20)]
+    folder = parse_manifest("".join(lines).encode()).folder(b"d")
+    assert folder is not None
+    assert folder.names == [b"f", b"g"]
+    assert folder.segments(1) == [(block, block // 2 % 3, 1) for block in range(40)]
 
 
 def test_folders_are_found_by_path() -> None:
