@@ -153,6 +153,18 @@ async def test_what_is_shared_stands_below_its_owner(cluster: Cluster) -> None:
         assert await driver.read(b"shared/Other One/theirs/gift/file") == b"content"
 
 
+async def test_filters_hold_what_they_choose(cluster: Cluster) -> None:
+    chosen = cluster.records.add("groups", name="recent", group_class="filter")
+    made(cluster, "one", owner_uuid=chosen["uuid"])  # the stand-in's filters choose what they own
+    async with shown_cluster(cluster) as driver:
+        for path in (b"home/recent", b"by_id/" + uuid_of(chosen)):
+            assert await driver.ls(path) == [b"one"]
+            assert await driver.read(path + b"/one/file") == b"content"
+        made(cluster, "two", owner_uuid=chosen["uuid"])
+        await driver.refresh()
+        assert sorted(await driver.ls(b"home/recent")) == [b"one", b"two"]
+
+
 # -- what changes, and what looking for it costs ----------------------------------------------------------------------
 
 

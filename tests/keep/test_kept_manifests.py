@@ -12,6 +12,9 @@ from riafs.storage.manifestfiles import collection_names
 from tests.collections import as_bytes, vectors
 from tests.keep.making import KeptStore, manifest_of, settle
 from tests.keep.shown import shown
+from tests.keep.standin.api import TOKEN
+from tests.keep.standin.cluster import Cluster
+from tests.keep.standin.manifests import with_locators
 
 ONE = {b"file": b"first content", b"below/other": b"content below"}
 
@@ -251,3 +254,30 @@ async def test_composed_tree(kept: KeptStore, tmp_path: Path) -> None:
         await driver.refresh()
         assert await driver.read(b"data/renamed") == b"changed"
         assert await driver.ls(b"first") == [b"below"]
+
+
+async def test_lenient_manifests_are_shown_and_what_is_missing_cannot_be_read(
+    kept: KeptStore, expected_warnings: object
+) -> None:
+    assert callable(expected_warnings)
+    expected_warnings("cannot be shown: line 1", "no block for")
+    kept.write_text("short", f". {kept.put(b'foo')} 0:3:whole 1:9:short\n")
+    async with shown(kept.source) as driver:
+        with pytest.raises(RiafsError):
+            await driver.ls(b"short")
+    async with shown(kept.source, lenient=True) as driver:
+        assert await driver.read(b"short/whole") == b"foo"
+        assert (await driver.stat(b"short/short")).size == 9
+        with pytest.raises(RiafsError) as caught:
+            await driver.read(b"short/short")
+        assert caught.value.errno == errno.EIO
+
+
+async def test_signed_manifests_are_shown_by_servers_as_long_as_they_hold(cluster: Cluster, kept: KeptStore) -> None:
+    text = with_locators(manifest_of(ONE, cluster.put), lambda locator: cluster.signer.sign(locator, TOKEN))
+    kept.write_text("one", text)
+    servers = ",".join(each.url.split("/")[2] for each in cluster.keepstores)
+    async with shown(f"keep+http://{servers}?manifests={kept.manifests}", token=TOKEN) as driver:
+        assert await driver.read(b"one/file") == b"first content"
+        assert cluster.block_requests() == 1
+    assert cluster.api_requests() == 0

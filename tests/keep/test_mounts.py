@@ -1,6 +1,7 @@
 """Real mounts of Keep: the command line, secrets, and what the kernel is told."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -145,6 +146,16 @@ def test_dead_cluster_fails_the_mount_soon(tmp_path: Path) -> None:
         assert done.returncode == 32
         assert "did not answer" in done.stderr
         assert time.monotonic() - began < 12
+
+
+def test_blocks_are_pinned_and_evicted_by_the_files_that_have_them(told: Cluster, tmp_path: Path) -> None:
+    made(told, "one")
+    cache = ("--cache-dir", str(tmp_path / "cache"))
+    with mounted(f"arvados://{told.host}", tmp_path / "m", *cache) as mount:
+        assert (mount.path / "home/one/file").read_bytes() == b"content"
+        assert "pinned 1" in " ".join(run_riafs("cache", *cache, "pin", mount.path / "home/one/file").stdout.split())
+    done = run_riafs("cache", *cache, "--json", "status")
+    assert json.loads(done.stdout)["pinned_blocks"] == 1
 
 
 # -- volumes ----------------------------------------------------------------------------------------------------------
