@@ -28,6 +28,7 @@ from riafs.errors import CorruptContent, RiafsError, StoreError, TooLarge
 from riafs.formats.locators import MAX_BLOCK, ZERO_BLOCK, Locator
 from riafs.storage.blockplaces import BlockPlace, BlockPlaces, FileBlock, WholeBlock
 from riafs.storage.files import FileBytes
+from riafs.storage.lines import Line
 from riafs.storage.ranged import Buffer
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class KeepBlocks:
             admit=self._verified,
             counters=tools.counters,
             deadline=tools.deadline,
+            line=Line(tools.deadline),
         )
 
     # -- reading ------------------------------------------------------------------------------------------------------

@@ -62,11 +62,13 @@ class FileBlock:
 
 
 class Attempt:
-    """One question to one place, as whoever asks sees it. `seconds`: how long to wait for the answer to begin."""
+    """One question to one place, as whoever asks sees it. `seconds`: how long to wait for the answer to begin; `moves`
+    is called when it does, and now and then while it goes on."""
 
-    __slots__ = ("asked", "begun", "request_id", "seconds")
+    __slots__ = ("_moves", "asked", "begun", "request_id", "seconds")
 
-    def __init__(self, request_id: str, seconds: float) -> None:
+    def __init__(self, request_id: str, seconds: float, moves: Callable[[], None] = lambda: None) -> None:
+        self._moves = moves
         self.request_id = request_id
         """The same for all questions of one reader, so that a cluster's logs can be searched for it."""
         self.seconds = seconds
@@ -79,9 +81,11 @@ class Attempt:
         """The question is asked now."""
         self.asked = trio.current_time()
 
-    def has_begun(self) -> None:
-        """The answer begins now."""
-        self.begun = trio.current_time()
+    def comes(self) -> None:
+        """The answer begins now, or goes on."""
+        self._moves()
+        if self.begun is None:
+            self.begun = trio.current_time()
 
 
 class BlockPlace(Protocol):
