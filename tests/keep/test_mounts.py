@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def test_cluster_is_mounted_and_keeps_its_secret(told: Cluster, tmp_path: Path) 
         assert (mount.path / "home/one/file").read_bytes() == b"content"
         assert (mount.path / "by_id" / record["portable_data_hash"] / "below/other").read_bytes() == b"other"
         assert SECRET not in visible_to_others(mount)
+        assert not re.search(r"\+A[0-9a-f]{40}@", visible_to_others(mount))
         assert "+A" not in (mount.path / "home/one/.arvados#collection").read_text()
 
 
