@@ -42,11 +42,6 @@ class Manifest:
         """Blocks are numbered from 0 in the order of the manifest; one that is named twice has two numbers."""
         return len(self._locators)
 
-    @property
-    def weight(self) -> int:
-        """Bytes of memory, about."""
-        return self._locators.weight + self._streams.weight + self._tree.weight + self._runs.weight
-
     def locator(self, block: int) -> Locator:
         """The locator of a block. Raises MalformedLocator, only where the manifest was read leniently."""
         return self._locators.locator(block)
@@ -65,10 +60,6 @@ class Manifest:
             names = f"{other.portable_data_hash.decode()}, not {self.portable_data_hash.decode()}"
             raise MalformedManifest(f"the manifest is that of {names}")
         return Manifest(self.portable_data_hash, other._locators, self._streams, self._tree, self._runs)
-
-    def has_folder(self, path: bytes) -> bool:
-        """Whether there is a folder at `path`."""
-        return self._tree.find(path) is not None
 
     def folder_weight(self, path: bytes) -> int:
         """Bytes of the tokens in a folder, 0 if there is none: what it costs to take it apart."""

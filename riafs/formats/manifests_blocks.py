@@ -34,11 +34,6 @@ class Locators:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @property
-    def weight(self) -> int:
-        """Bytes of memory."""
-        return len(self._text) + 8 * len(self._starts)
-
     def append(self, text: bytes) -> None:
         """One more block."""
         self._text += text
@@ -65,11 +60,6 @@ class Streams:
 
     def __len__(self) -> int:
         return len(self._firsts)
-
-    @property
-    def weight(self) -> int:
-        """Bytes of memory."""
-        return 8 * (len(self._ends) + len(self._firsts))
 
     def begin(self) -> int:
         """A new stream, without blocks yet. Returns its number."""

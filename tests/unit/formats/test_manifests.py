@@ -1,4 +1,5 @@
 import re
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -327,8 +328,16 @@ def test_a_row_of_tokens_longer_than_a_chunk_is_one_folder() -> None:
 
 def test_a_manifest_takes_little_more_memory_than_its_text() -> None:
     tokens = b"".join(b" 0:1:file%06d" % number for number in range(100_000))
-    manifest = parse_manifest(b"./d " + FOO.encode() + tokens + b"\n")
-    assert manifest.weight < 1.2 * len(tokens)
+    text = b"./d " + FOO.encode() + tokens + b"\n"
+    tracemalloc.start()
+    try:
+        manifest = parse_manifest(text[start : start + 65536] for start in range(0, len(text), 65536))
+        size, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 1.3 * len(text)
+    assert peak < 2.5 * len(text)
+    assert manifest.folder_weight(b"d") == len(tokens)
 
 
 def test_a_file_in_many_streams_is_all_of_them_in_their_order() -> None:
@@ -341,8 +350,5 @@ def test_a_file_in_many_streams_is_all_of_them_in_their_order() -> None:
 
 def test_folders_are_found_by_path() -> None:
     manifest = parse_manifest(f"./a/b {FOO} 0:3:f 0:3:c/g\n".encode())
-    assert manifest.has_folder(b"")
-    assert manifest.has_folder(b"a/b/c")
-    assert not manifest.has_folder(b"a/b/f")
-    assert manifest.folder(b"b") is None
+    assert [manifest.folder(path) is None for path in (b"", b"a/b/c", b"a/b/f", b"b")] == [False, False, True, True]
     assert manifest.folder_weight(b"b") == 0
