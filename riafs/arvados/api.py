@@ -134,28 +134,31 @@ class ApiServer:
         return Request(named, url, "POST", headers, f"_method=GET&{query}".encode())
 
     async def _patiently(self, request: Request) -> Answer:
-        """The first answer that is worth looking at, or the last one."""
-        wait = _FIRST_WAIT
+        """The first answer that is worth looking at, or the last one. Raises what went wrong last."""
+        wait, problem = _FIRST_WAIT, ""
         with trio.move_on_after(self.seconds):
             for tries in range(_MOST_TRIES):
-                self.counters.api_requests += 1
-                last = tries == _MOST_TRIES - 1
+                delay = wait
                 try:
-                    answer = await self.http.ask(request, _MAX_ANSWER)
+                    answer = await self._asked(request)
                 except RiafsError as error:
-                    if last or not error.retryable:
+                    problem = str(error)
+                    if tries == _MOST_TRIES - 1 or not error.retryable:
                         raise
-                    log.info("%s; asked again", error)
-                    delay = wait
                 else:
-                    if last or answer.status not in _TRY_AGAIN:
+                    if tries == _MOST_TRIES - 1 or answer.status not in _TRY_AGAIN:
                         return answer
-                    log.info("%s: status %d; asked again", request.name, answer.status)
+                    problem = f"{request.name}: status {answer.status}"
                     delay = _retry_after(answer) or wait
-                await trio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - so that clients do not come all at once
+                log.info("%s; asked again", problem)
+                await trio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - so that clients do not come together
                 wait = min(2 * wait, _LONGEST_WAIT)
         self.counters.store_timeouts += 1
-        raise StoreTimeout(f"{request.name} was not to be had within {self.seconds:g} s")
+        raise StoreTimeout(f"{problem or request.name + ': no answer'} (tried for {self.seconds:g} s)")
+
+    async def _asked(self, request: Request) -> Answer:
+        self.counters.api_requests += 1
+        return await self.http.ask(request, _MAX_ANSWER)
 
     def _refusal(self, answer: Answer, name: str) -> RiafsError:
         said = f"{name} of {self.host}: status {answer.status}{_reason(answer.body)}"

@@ -9,7 +9,7 @@ from riafs.arvados.collections import nanoseconds, state_of
 from riafs.errors import StoreError
 
 _COLLECTION = ("uuid", "name", "owner_uuid", "portable_data_hash", "modified_at")
-_PROJECT = ("uuid", "name", "owner_uuid", "modified_at")
+_PROJECT = ("uuid", "name", "owner_uuid", "modified_at", "group_class")
 _PROJECTS = ["group_class", "in", ["project", "filter"]]
 _TAGGED = [["link_class", "=", "tag"], ["name", "!=", ""], ["head_uuid", "is_a", "arvados#collection"]]
 
@@ -25,6 +25,8 @@ class Item:
     hash: bytes | None
     """Portable data hash of a collection; None for a project."""
     modified_at: str
+    chosen: bool = False
+    """Whether it is a filter: a project that holds what its filters choose, wherever that lies."""
 
     @property
     def mtime_ns(self) -> int:
@@ -50,6 +52,14 @@ async def fetch_contents(api: ApiServer, owners: AbstractSet[bytes]) -> list[Ite
     inside = _inside(owners)
     projects = await api.all("groups", [inside, _PROJECTS], _PROJECT)
     collections = await api.all("collections", [inside], _COLLECTION)
+    return [*map(_project, projects), *map(_collection, collections)]
+
+
+async def fetch_chosen(api: ApiServer, uuid: bytes) -> list[Item]:
+    """What a filter chooses, projects first, each kind by uuid. Raises as ApiServer.get."""
+    path = f"groups/{uuid.decode('ascii')}/contents"
+    projects = await api.all(path, [["uuid", "is_a", "arvados#group"], _PROJECTS], _PROJECT)
+    collections = await api.all(path, [["uuid", "is_a", "arvados#collection"]], _COLLECTION)
     return [*map(_project, projects), *map(_collection, collections)]
 
 
@@ -112,7 +122,8 @@ def _inside(owners: AbstractSet[bytes]) -> Sequence[object]:
 
 
 def _project(record: Record) -> Item:
-    return Item(record["uuid"].encode(), *_named(record), None, str(record.get("modified_at") or ""))
+    chosen = record.get("group_class") == "filter"
+    return Item(record["uuid"].encode(), *_named(record), None, str(record.get("modified_at") or ""), chosen)
 
 
 def _collection(record: Record) -> Item:

@@ -30,6 +30,11 @@ def annex_content(key: bytes) -> bytes:
     return b"annex:" + key
 
 
+def keep_content(locator: bytes) -> bytes:
+    """The name of a block of Keep; `locator` has digest and size, and no hints."""
+    return b"keep:" + locator
+
+
 def content_digest(content: bytes) -> bytes:
     """The 32 bytes that stand for the content named `content` in file names and headers."""
     return hashlib.blake2b(content, digest_size=32).digest()

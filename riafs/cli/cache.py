@@ -15,7 +15,7 @@ from typing import Any
 from riafs.cache.blocks_check import check_all
 from riafs.cache.blocks_directory import open_blocks
 from riafs.cache.blocks_eviction import DiskLimits, Usage, evict_all, evict_content, make_room, survey
-from riafs.cache.blocks_file import annex_content, content_digest
+from riafs.cache.blocks_file import annex_content, content_digest, keep_content
 from riafs.cache.blocks_pins import pin, pinned_contents, pinned_digests, unpin
 from riafs.cli.main import complain
 from riafs.cli.render import print_json, print_table
@@ -24,7 +24,7 @@ from riafs.cli.trees import files_below
 from riafs.errors import StoreDenied, UsageError
 from riafs.settings import Settings, complete_environment, load
 
-_KEY = "user.riafs.key"
+_KEY, _LOCATORS, _BLOCKS = "user.riafs.key", "user.riafs.locators", "user.riafs.blocks"
 _DAMAGE_FOUND = 2
 
 Report = dict[str, Any]
@@ -132,17 +132,33 @@ def _check_choice(arguments: argparse.Namespace) -> None:
 
 
 def _contents(paths: list[str]) -> Iterator[bytes]:
-    """The contents of the annexed files at and below `paths`. Raises UsageError where there is none."""
+    """The contents of the annexed files and of those in Keep at and below `paths`. Raises UsageError where there is
+    none."""
     found = False
     for file in files_below(paths, _complain):
         try:
-            yield annex_content(os.getxattr(file.path, _KEY, follow_symlinks=False))
-            found = True
+            for content in _contents_of(file.path):
+                yield content
+                found = True
         except OSError as error:
             if error.errno != errno.ENODATA:  # a file in git
                 _complain(file.path, error)
     if not found:
-        raise UsageError("no annexed file is named: give files or directories of a riafs mount")
+        raise UsageError("no annexed file and none in Keep is named: give files or directories of a riafs mount")
+
+
+def _contents_of(path: str) -> list[bytes]:
+    """The names of what the cache may hold of a file."""
+    try:
+        return [annex_content(os.getxattr(path, _KEY, follow_symlinks=False))]
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+    locators = os.getxattr(path, _LOCATORS, follow_symlinks=False).split()
+    blocks = int(os.getxattr(path, _BLOCKS, follow_symlinks=False))
+    if blocks > len(locators):
+        complain(f"{path}: only its first {len(locators)} of {blocks} blocks are meant")
+    return [keep_content(locator) for locator in locators]
 
 
 def _complain(path: str, error: OSError) -> None:

@@ -20,6 +20,7 @@ from riafs.settings import load
 from riafs.storage.http import Http, HttpOptions, Request
 
 _SECONDS = 8.0
+_CLUSTER_SECONDS = 4.0
 _COUNTED = 10_000
 _SKEW_SECONDS = 30.0
 _BLOCKS = re.compile("[0-9a-f]{3}")
@@ -104,7 +105,7 @@ class _Network:
     async def check_cluster(self, host: str) -> list[Finding]:
         """The API server, the token there, the clocks, and the block servers it lists."""
         http = self._http()
-        api = ApiServer(host, http, self._access.token, _SECONDS, Counters())
+        api = ApiServer(host, http, self._access.token, _CLUSTER_SECONDS, Counters())
         try:
             found = await api.discovery()
             findings = [Finding("ok", f"cluster {found.cluster} at {host}"), await self._check_clock(http, host)]

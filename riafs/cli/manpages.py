@@ -24,6 +24,7 @@ _EXIT_STATUS = (
 _FILES = (
     ("/etc/riafs/config.toml, $XDG_CONFIG_HOME/riafs/config.toml", "settings; each option's name is a key"),
     ("RIAFS_OPTION", "environment variables, such as RIAFS_CACHE_DIR; they win over files, flags win over them"),
+    ("ARVADOS_API_TOKEN, arvados/settings.conf", "the token for an Arvados cluster, as the Arvados clients find it"),
     ("/var/log/riafs, or log below the user's state or cache directory", "a log for each mount"),
     ("/var/cache/riafs, or the user's cache directory", "the block cache and what was verified"),
     ("DIR/.riafs/stats, errors, config", "counters, last errors and settings of a mount; not listed"),
@@ -31,6 +32,8 @@ _FILES = (
 _MOUNT_EXAMPLES = (
     "riafs mount ria+file:///data/store /mnt/lab",
     "riafs mount '/data/store#~hcp@v1.2' /mnt/hcp -o allow_other,refresh=60",
+    "riafs mount 'keep+file:///keep0,/keep1?manifests=/data/manifests' /mnt/keep",
+    "riafs mount arvados://cluster.example.org /mnt/cluster",
     "riafs prefetch /mnt/lab/hcp/sub-01",
     "riafs cache pin /mnt/lab/hcp/sub-01",
     "riafs umount /mnt/lab",
@@ -81,7 +84,7 @@ def _page(lines: Callable[[], Iterable[str]]) -> str:
 
 def _riafs() -> Iterator[str]:
     parser = build_parser()
-    yield from _head("riafs", "1", "mount DataLad RIA stores as file systems")
+    yield from _head("riafs", "1", "mount DataLad RIA stores and Keep collections as file systems")
     commands = _commands("", parser)
     yield ".SH SYNOPSIS"
     for name, command in commands.items():
@@ -90,7 +93,8 @@ def _riafs() -> Iterator[str]:
     yield _text(
         "riafs shows a RIA store, DataLad's store of git-annex datasets, as a read-only directory tree. Nothing is "
         "cloned or copied: bytes are read from the store when a program reads them, and checked against the checksum "
-        "of their key."
+        "of their key. Collections of Keep are shown in the same way: from manifests, with the blocks in volumes or on "
+        "block servers, or from an Arvados cluster."
     )
     for name, command in commands.items():
         yield f'.SH "RIAFS {_text(name.upper())}"'
@@ -114,14 +118,14 @@ def _commands(prefix: str, parser: argparse.ArgumentParser) -> dict[str, argpars
 
 def _mount_riafs() -> Iterator[str]:
     parser = build_helper_parser()
-    yield from _head("mount.riafs", "8", "mount a RIA store on behalf of mount(8)")
+    yield from _head("mount.riafs", "8", "mount a source of riafs on behalf of mount(8)")
     yield ".SH SYNOPSIS"
     yield from _synopsis("mount.riafs", parser)
     yield ".SH DESCRIPTION"
     yield _text(
         "mount(8) runs this program for the type riafs. 'riafs install-helper' puts it where mount(8) looks. "
         "A mount is always read-only, nosuid and nodev. Commas and quotes in a value are written with a backslash "
-        "before them, or the value in double quotes. A SOURCE in /etc/fstab should be a ria+file:// URL."
+        "before them, or the value in double quotes. A SOURCE in /etc/fstab should be a URL."
     )
     yield from _arguments(parser)
     mount_options = ((_mount_option(option.field, option.kind, option.placeholder), option.help) for option in OPTIONS)

@@ -1,13 +1,11 @@
 """Memory for whole blocks: those that are being received and those that were read last, within one bound.
 
 Rules for shared state (one event loop, no threads): `_used` is the size of all rooms and all kept blocks; a block that
-is being stored in the cache is not let go, unless somebody has waited for room for a while. One block is always let in,
-however small the bound.
+has to be stored in the cache first is not let go, unless somebody has waited for room for a while. One block is always
+let in, however small the bound.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import trio
 
@@ -41,8 +39,9 @@ class BlockMemory:
         self.limit = limit
         self._used = 0
         self._blocks: OrderedDict[bytes, WholeBlock] = OrderedDict()
-        self._storing: dict[bytes, trio.CancelScope] = {}
-        self._shrunk = trio.Event()
+        self._pinned: dict[bytes, None] = {}
+        self._wanted = 0
+        self._changed = trio.Event()
 
     def get(self, name: bytes) -> WholeBlock | None:
         """A kept block, which is now the one used last."""
@@ -63,14 +62,18 @@ class BlockMemory:
         return Room(self, size)
 
     async def _wait(self) -> None:
-        with trio.move_on_after(_WAIT_SECONDS) as waited:
-            await self._shrunk.wait()
-        if waited.cancelled_caught and self._storing:
-            next(iter(self._storing.values())).cancel()
+        self._wanted += 1
+        try:
+            with trio.move_on_after(_WAIT_SECONDS) as waited:
+                await self._changed.wait()
+        finally:
+            self._wanted -= 1
+        if waited.cancelled_caught and self._pinned:
+            self.unpin(next(iter(self._pinned)))
 
     def _let_go_one(self) -> bool:
         for name in self._blocks:
-            if name not in self._storing:
+            if name not in self._pinned:
                 self.shrink(self._blocks.pop(name).size)
                 return True
         return False
@@ -78,8 +81,7 @@ class BlockMemory:
     def shrink(self, size: int) -> None:
         """That many bytes are free again."""
         self._used -= size
-        self._shrunk.set()
-        self._shrunk = trio.Event()
+        self._tell()
 
     def keep(self, name: bytes, block: WholeBlock) -> None:
         """Keep a block for which there was room a moment ago: no await since."""
@@ -87,14 +89,26 @@ class BlockMemory:
             self._blocks[name] = block
             self._used += block.size
 
-    @contextmanager
-    def storing(self, name: bytes) -> Iterator[None]:
-        """A kept block is being stored in the cache. What is done meanwhile is cancelled where it takes too long."""
-        with trio.CancelScope() as scope:
-            self._storing[name] = scope
-            try:
-                yield
-            finally:
-                del self._storing[name]
-                self._shrunk.set()
-                self._shrunk = trio.Event()
+    # -- blocks that have to be stored first --------------------------------------------------------------------------
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for room."""
+        return self._wanted > 0
+
+    def pin(self, name: bytes) -> None:
+        """Do not let go a kept block for now."""
+        self._pinned[name] = None
+
+    def is_pinned(self, name: bytes) -> bool:
+        """Whether `pin` still holds: it does not where somebody has waited for room for too long."""
+        return name in self._pinned
+
+    def unpin(self, name: bytes) -> None:
+        """A block may be let go again; harmless for one that was not pinned."""
+        self._pinned.pop(name, None)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import trio
@@ -29,10 +30,12 @@ from riafs.errors import (
     ShortRead,
     StoreDenied,
     StoreError,
+    StoreTimeout,
 )
 from riafs.formats.locators import Locator
 from riafs.storage.blockplaces import Attempt, BlockPlace, BlockPlaces, FileBlock, WholeBlock
 from riafs.storage.files import FileBytes
+from riafs.storage.lines import Line
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +112,8 @@ class SearchTools:
     counters: Counters
     deadline: float
     """Seconds."""
+    line: Line
+    """Of those who wait for memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +229,7 @@ class Search:
 
     def _start(self, nursery: trio.Nursery, place: BlockPlace, send: "trio.MemorySendChannel[_Outcome]") -> Attempt:
         left = self._end - trio.current_time()
-        attempt = Attempt(self._request_id, max(min(left, self._tools.deadline), 0.1))
+        attempt = Attempt(self._request_id, max(min(left, self._tools.deadline), 0.1), self._tools.line.moves)
         nursery.start_soon(self._ask, place, attempt, send)
         return attempt
 
@@ -254,7 +259,7 @@ class Search:
         send.send_nowait(_Outcome(attempt, found))
 
     async def _from(self, place: BlockPlace, attempt: Attempt) -> Found:
-        room = None if place.in_place else await self._tools.memory.room(self._locator.size)
+        room = None if place.in_place else await self._room()
         try:
             self._end = min(self._end, trio.current_time() + self._tools.deadline)
             block = await self._fetched(place, attempt)
@@ -265,6 +270,14 @@ class Search:
                 room.give_back()
             raise
         return Found(block, room)
+
+    async def _room(self) -> Room:
+        what = f"block {self._locator.unsigned.decode()}: memory is taken by blocks that do not come"
+        try:
+            return await self._tools.line.wait(partial(self._tools.memory.room, self._locator.size), what)
+        except StoreTimeout:
+            self._end = min(self._end, trio.current_time())  # the deadline has passed in line
+            raise
 
     async def _fetched(self, place: BlockPlace, attempt: Attempt) -> WholeBlock | FileBlock:
         used = self._locator

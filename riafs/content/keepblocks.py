@@ -20,6 +20,7 @@ from cachetools import LRUCache
 from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.content.blockmemory import BlockMemory
 from riafs.content.blocksearch import Damaged, Latencies, Renew, Search, SearchTools
+from riafs.content.blockstoring import BlockStorer
 from riafs.content.keepcopies import copies
 from riafs.content.keptparts import KeptParts
 from riafs.content.parts import Copy
@@ -28,6 +29,7 @@ from riafs.errors import CorruptContent, RiafsError, StoreError, TooLarge
 from riafs.formats.locators import MAX_BLOCK, ZERO_BLOCK, Locator
 from riafs.storage.blockplaces import BlockPlace, BlockPlaces, FileBlock, WholeBlock
 from riafs.storage.files import FileBytes
+from riafs.storage.lines import Line
 from riafs.storage.ranged import Buffer
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 _OPEN_FILES = 64
 _TRUST_SECONDS = 1.0
 """How long an open file of a volume is used before it is looked at again: blocks may be replaced, or go."""
+_IDLE_SECONDS = 0.2
 _MAX_PROBLEMS = 1000
 _AHEAD_SHARE = 0.75
 
@@ -48,7 +51,7 @@ class KeepTools:
     verified: VerifiedMemory
     counters: Counters
     background: trio.Nursery
-    """Runs the fetching."""
+    """Runs the fetching and the storing."""
     deadline: float = 30.0
     """Seconds, for every wait for bytes and for all attempts at one block together."""
     memory: int = 256 << 20
@@ -78,6 +81,9 @@ class KeepBlocks:
         self._flights: dict[bytes, _Flight] = {}
         self._leaving: dict[bytes, int] = {}
         self._unread: dict[bytes, int] = {}
+        self._landed_at = float("-inf")
+        self._storer = BlockStorer(self._memory, tools.parts, self._is_busy)
+        tools.background.start_soon(self._storer.run)
         self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
         self._search_tools = SearchTools(
             places=tools.places,
@@ -87,6 +93,7 @@ class KeepBlocks:
             admit=self._verified,
             counters=tools.counters,
             deadline=tools.deadline,
+            line=Line(tools.deadline),
         )
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -168,13 +175,14 @@ class KeepBlocks:
                 self._problems.pop(name, None)
                 if found.room is not None and isinstance(found.block, WholeBlock):
                     found.room.fill(name, found.block)
-                    self._tools.background.start_soon(self._store, name, found.block)
+                    self._storer.add(name, found.block)
                 elif isinstance(found.block, FileBytes):
                     self._files[name] = (found.block, trio.current_time() + _TRUST_SECONDS)
         except RiafsError as problem:
             flight.problem = self._reported(name, problem)
         finally:
             del self._flights[name]
+            self._landed_at = trio.current_time()
             flight.landed.set()
 
     def _reported(self, name: bytes, problem: RiafsError) -> RiafsError:
@@ -185,10 +193,8 @@ class KeepBlocks:
         problem.reported = True
         return problem
 
-    async def _store(self, name: bytes, block: WholeBlock) -> None:
-        """Put a block into the cache. Until that is done it stays in memory."""
-        with self._memory.storing(name):
-            await self._tools.parts.put(name, block)
+    def _is_busy(self) -> bool:
+        return bool(self._flights) or trio.current_time() - self._landed_at < _IDLE_SECONDS
 
     # -- volumes ------------------------------------------------------------------------------------------------------
 

@@ -46,10 +46,12 @@ class KeptParts:
         """Whether the first and the last part are kept, and so most likely all."""
         return await self.read(name, size, 0, 1) is not None and await self.read(name, size, size - 1, 1) is not None
 
-    async def put(self, name: bytes, block: WholeBlock) -> None:
-        """Keep all parts of a verified block. Never fails."""
-        part_size = self._cache.block_size
-        for index, start in enumerate(range(0, block.size, part_size)):
-            part = block.read_now(start, part_size)
-            await self._cache.put(b"keep:" + name, index, part if isinstance(part, bytes) else bytes(part))
-            await trio.lowlevel.checkpoint()
+    def count(self, size: int) -> int:
+        """How many parts a block of `size` bytes has."""
+        return -(-size // self._cache.block_size)
+
+    async def put(self, name: bytes, block: WholeBlock, index: int) -> None:
+        """Keep one part of a verified block. Never fails."""
+        part = block.read_now(index * self._cache.block_size, self._cache.block_size)
+        await self._cache.put(b"keep:" + name, index, part if isinstance(part, bytes) else bytes(part))
+        await trio.lowlevel.checkpoint()

@@ -5,7 +5,7 @@ A line is ``TARGET SOURCE``: a path of the tree, and the file or folder that sta
 ``\\040``. Empty lines and lines that begin with ``#`` mean nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,15 +26,7 @@ class Source(NamedTuple):
 class ComposedFolder:
     """A folder of the tree itself."""
 
-    entries: "Mapping[bytes, ComposedFolder | Source]"
-
-    def sources(self) -> Iterator[Source]:
-        """All sources in it and below it."""
-        for entry in self.entries.values():
-            if isinstance(entry, Source):
-                yield entry
-            else:
-                yield from entry.sources()
+    entries: Mapping[bytes, "ComposedFolder | Source"]
 
 
 def parse_composition(text: bytes) -> ComposedFolder:

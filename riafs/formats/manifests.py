@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from riafs.errors import MalformedManifest
 from riafs.formats.locators import Locator
 from riafs.formats.manifests_blocks import NO_BLOCK, Locators, Segment, Streams
-from riafs.formats.manifests_folder import Folder, read_folder
+from riafs.formats.manifests_folder import FOLDER, Folder, read_folder
 from riafs.formats.manifests_reading import Reader, Reading
 from riafs.formats.manifests_tree import FolderTree, Runs
 
-__all__ = ["NO_BLOCK", "Folder", "Manifest", "Segment", "parse_manifest"]
+__all__ = ["FOLDER", "NO_BLOCK", "Folder", "Manifest", "Segment", "parse_manifest"]
 
 _CHUNK = 1 << 20
 
@@ -42,11 +42,6 @@ class Manifest:
         """Blocks are numbered from 0 in the order of the manifest; one that is named twice has two numbers."""
         return len(self._locators)
 
-    @property
-    def weight(self) -> int:
-        """Bytes of memory, about."""
-        return self._locators.weight + self._streams.weight + self._tree.weight + self._runs.weight
-
     def locator(self, block: int) -> Locator:
         """The locator of a block. Raises MalformedLocator, only where the manifest was read leniently."""
         return self._locators.locator(block)
@@ -65,10 +60,6 @@ class Manifest:
             names = f"{other.portable_data_hash.decode()}, not {self.portable_data_hash.decode()}"
             raise MalformedManifest(f"the manifest is that of {names}")
         return Manifest(self.portable_data_hash, other._locators, self._streams, self._tree, self._runs)
-
-    def has_folder(self, path: bytes) -> bool:
-        """Whether there is a folder at `path`."""
-        return self._tree.find(path) is not None
 
     def folder_weight(self, path: bytes) -> int:
         """Bytes of the tokens in a folder, 0 if there is none: what it costs to take it apart."""

@@ -34,11 +34,6 @@ class Locators:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @property
-    def weight(self) -> int:
-        """Bytes of memory."""
-        return len(self._text) + 8 * len(self._starts)
-
     def append(self, text: bytes) -> None:
         """One more block."""
         self._text += text
@@ -66,11 +61,6 @@ class Streams:
     def __len__(self) -> int:
         return len(self._firsts)
 
-    @property
-    def weight(self) -> int:
-        """Bytes of memory."""
-        return 8 * (len(self._ends) + len(self._firsts))
-
     def begin(self) -> int:
         """A new stream, without blocks yet. Returns its number."""
         self._firsts.append(len(self._ends))
@@ -80,14 +70,15 @@ class Streams:
         """One more block for the newest stream, which it makes `end` bytes long."""
         self._ends.append(end)
 
-    def within_one(self, stream: int, position: int, length: int) -> Segment | None:
-        """A range of a stream as the one segment that it is; None where it is several."""
+    def within_one(self, stream: int, position: int, length: int) -> tuple[int, int]:
+        """The block that holds all of a range of a stream, and the range's offset in it; NO_BLOCK where none does."""
         first = self._firsts[stream]
         after = self._firsts[stream + 1] if stream + 1 < len(self._firsts) else len(self._ends)
-        block = bisect_right(self._ends, position, first, after)
-        if not length or block == after or position + length > self._ends[block]:
-            return None
-        return Segment(block, position - (self._ends[block - 1] if block > first else 0), length)
+        ends = self._ends
+        block = bisect_right(ends, position, first, after)
+        if block == after or position + length > ends[block]:
+            return NO_BLOCK, 0
+        return block, position - (ends[block - 1] if block > first else 0)
 
     def segments(self, stream: int, position: int, length: int) -> list[Segment]:
         """The segments of a range of a stream, in order; those of blocks without bytes too, which have none."""

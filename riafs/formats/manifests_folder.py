@@ -7,12 +7,12 @@ from itertools import islice
 from operator import lt
 from typing import NamedTuple
 
-from riafs.formats.manifests_blocks import Segment, Streams
+from riafs.formats.manifests_blocks import NO_BLOCK, Segment, Streams
 from riafs.formats.manifests_tokens import columns_of, pieces
 from riafs.formats.manifests_tree import FolderTree, Runs
 
-_FOLDER = -1
-"""In place of the length of a folder."""
+FOLDER = -1
+"""In place of the size of a folder."""
 
 
 class Part(NamedTuple):
@@ -46,7 +46,7 @@ class Folder:
 
     def is_folder(self, index: int) -> bool:
         """Whether that name is a folder."""
-        return self._lengths[index] == _FOLDER
+        return self._lengths[index] == FOLDER
 
     def size(self, index: int) -> int:
         """Bytes in a file; 0 for a folder."""
@@ -63,11 +63,15 @@ class Folder:
         """The parts of blocks that a file is made of, in order, none of them empty."""
         return [segment for segment in self.all_segments(index) if segment.length]
 
-    def only_segment(self, index: int) -> Segment | None:
-        """The one segment that a file is, None where it has several or none; cheaper than `segments`."""
-        if self.names[index] in self._more or self.is_folder(index):
-            return None
-        return self._streams.within_one(self._streams_of[index], self._positions[index], self._lengths[index])
+    def glance(self, index: int) -> tuple[int, int, int]:
+        """What most need to know, quickly: a file's size, the block that all of it is in, and its offset there.
+
+        The size of a folder is FOLDER; the block is NO_BLOCK for folders, empty files and those of several segments.
+        """
+        length = self._lengths[index]
+        if length <= 0 or (self._more and self.names[index] in self._more):
+            return length, NO_BLOCK, 0
+        return length, *self._streams.within_one(self._streams_of[index], self._positions[index], length)
 
     def all_segments(self, index: int) -> Iterator[Segment]:
         """The same, with the empty ones, which make a difference to the normal form only."""
@@ -99,7 +103,7 @@ class _Columns:
         self.names += names
         count = len(self.names) - len(self.streams)
         self.positions.extend(array("Q", (0,)) * count)
-        self.lengths.extend(array("q", (_FOLDER,)) * count)
+        self.lengths.extend(array("q", (FOLDER,)) * count)
         self.streams.extend(array("I", (0,)) * count)
 
     def sorted(self) -> bool:

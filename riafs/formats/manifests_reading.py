@@ -7,7 +7,7 @@ left out.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import add
 
 from riafs.errors import MalformedManifest
@@ -51,8 +51,6 @@ class _Line:
     """Bytes in its blocks so far."""
     has_blocks: bool = False
     has_tokens: bool = False
-    routed: dict[int, bytearray] = field(default_factory=dict)
-    """Tokens of other folders."""
 
 
 class Reader:
@@ -66,6 +64,9 @@ class Reader:
         self._rest = b""
         self._bytes = 0
         self._line: _Line | None = None
+        self._routed: dict[int, bytearray] = {}
+        """Tokens of the line that belong to other folders than its own."""
+        self._locator = _LENIENT if lenient else _STRICT
 
     def feed(self, chunk: bytes) -> None:
         """The next part of the text."""
@@ -113,18 +114,17 @@ class Reader:
         parts = unescaped(name).split(b"/")
         if not self._lenient and (parts[0] != b"." or not possible(parts[1:]) or not _is_path(name)):
             raise self._malformed(f"invalid stream name {shown(name)}")
-        folder = self._folder(resolved(parts), name)
+        folder = self._folder(resolved(parts) if self._lenient else parts[1:], name)
         line = self._line = _Line(self._streams.begin(), folder, parts)
         self._tree.add_run(folder, self._runs.append(line.stream))
         return line
 
     def _read_locators(self, line: _Line, text: bytes, at: int) -> int:
         """Add the locators that stand at `at`. Returns where they end."""
-        pattern = _LENIENT if self._lenient else _STRICT
-        while match := pattern.match(text, at):
+        while match := self._locator.match(text, at):
             size = int(match[1])
             if size > MAX_SIZE:
-                raise self._malformed(f"locator {shown(match[0])} is for more than {MAX_SIZE} bytes")
+                raise self._malformed(f"locator {shown(match[0][:-1])} is for more than {MAX_SIZE} bytes")
             at = match.end()
             line.has_blocks = True
             line.size += size
@@ -136,9 +136,10 @@ class Reader:
         """The newline behind a line."""
         if not line.has_tokens:
             raise self._malformed("no file token" if line.has_blocks else "no locator")
-        for folder, tokens in line.routed.items():
+        for folder, tokens in self._routed.items():
             self._tree.add_run(folder, self._runs.append(line.stream))
             self._runs.extend(tokens)
+        self._routed.clear()
         self._line = None
 
     # -- tokens -------------------------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ class Reader:
             raise self._malformed(f"invalid file token {shown(token)}")
         folder = self._folder(resolved([*line.parts, *path]), token) if path else line.folder
         if not marker:
-            kept = self._runs if folder == line.folder else line.routed.setdefault(folder, bytearray())
+            kept = self._runs if folder == line.folder else self._routed.setdefault(folder, bytearray())
             kept.extend(b"%d:%d:%b " % (position, length, lightly_escaped(name)))
 
     # -- folders ------------------------------------------------------------------------------------------------------

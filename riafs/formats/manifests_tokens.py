@@ -13,6 +13,8 @@ from riafs.formats.manifests_names import unescaped_names
 _CONTROLS = bytes(range(0x20))
 # A backslash that begins no escape, or one for a dot or a slash.
 _SPECIAL = re.compile(rb"\\(?![0-3][0-7][0-7])|\\05[67]")
+# The simplest token alone, as in folders of one file: the passes over a piece would take longer.
+_ONE = re.compile(rb"([0-9]{1,18}):([0-9]{1,18}):((?!\.\.?\Z)[^\x00-\x20\\/:\x80-\xff]++)")
 PIECE = 1 << 20
 
 TOKEN = re.compile(rb"([0-9]{1,99}):([0-9]{1,99}):([^ ]*+)")
@@ -31,6 +33,9 @@ def plain_columns(piece: bytes) -> Columns | None:
     """The tokens of a piece, names as they are written, if all are plain and well formed: each name is that of a file.
     None says nothing about why.
     """
+    if b" " not in piece:
+        match = _ONE.fullmatch(piece)
+        return Columns((int(match[1]),), (int(match[2]),), (match[3],)) if match else None
     if b"/" in piece or (b"\\" in piece and _SPECIAL.search(piece)) or not is_utf8(piece):
         return None
     if len(piece.translate(None, _CONTROLS)) != len(piece) or _names_no_file(piece + b" "):

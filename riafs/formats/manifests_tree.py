@@ -25,11 +25,6 @@ class Runs:
         self._streams = array("I")
 
     @property
-    def weight(self) -> int:
-        """Bytes of memory."""
-        return len(self._text) + 12 * len(self._starts)
-
-    @property
     def text(self) -> bytearray:
         """Of all runs, one behind the other."""
         return self._text
@@ -74,11 +69,6 @@ class FolderTree:
 
     def __len__(self) -> int:
         return len(self._below)
-
-    @property
-    def weight(self) -> int:
-        """Bytes of memory, about."""
-        return 200 * len(self._below) + 8 * len(self._next)
 
     def add(self, parts: Sequence[bytes]) -> int:
         """The folder at a path, made if there is none."""

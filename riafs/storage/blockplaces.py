@@ -15,6 +15,8 @@ from riafs.storage.files import FileBytes
 from riafs.storage.http import PIECE
 from riafs.storage.ranged import Buffer
 
+_REFRESH_SECONDS = 5.0
+
 
 class WholeBlock:
     """A verified block in memory, as RangedBytes. All `parts` but the last have `PIECE` bytes."""
@@ -60,11 +62,13 @@ class FileBlock:
 
 
 class Attempt:
-    """One question to one place, as whoever asks sees it. `seconds`: how long to wait for the answer to begin."""
+    """One question to one place, as whoever asks sees it. `seconds`: how long to wait for the answer to begin; `moves`
+    is called when it does, and now and then while it goes on."""
 
-    __slots__ = ("asked", "begun", "request_id", "seconds")
+    __slots__ = ("_moves", "asked", "begun", "request_id", "seconds")
 
-    def __init__(self, request_id: str, seconds: float) -> None:
+    def __init__(self, request_id: str, seconds: float, moves: Callable[[], None] = lambda: None) -> None:
+        self._moves = moves
         self.request_id = request_id
         """The same for all questions of one reader, so that a cluster's logs can be searched for it."""
         self.seconds = seconds
@@ -77,9 +81,11 @@ class Attempt:
         """The question is asked now."""
         self.asked = trio.current_time()
 
-    def has_begun(self) -> None:
-        """The answer begins now."""
-        self.begun = trio.current_time()
+    def comes(self) -> None:
+        """The answer begins now, or goes on."""
+        self._moves()
+        if self.begun is None:
+            self.begun = trio.current_time()
 
 
 class BlockPlace(Protocol):
@@ -127,10 +133,16 @@ class Places:
         self._volumes = tuple(volumes)
         self._servers = dict(servers)
         self._refresh = refresh
+        self._refreshing = trio.Lock()
+        self._refreshed_at = float("-inf")
 
     def replace(self, servers: Mapping[bytes, BlockPlace]) -> None:
-        """The servers that there are now."""
-        self._servers = dict(servers)
+        """The servers that there are now. Those that stay are kept, with what they count."""
+        known = self._servers
+        self._servers = {
+            uuid: known[uuid] if uuid in known and known[uuid].name == server.name else server
+            for uuid, server in servers.items()
+        }
 
     def order(self, locator: Locator) -> Sequence[BlockPlace]:
         """See BlockPlaces."""
@@ -138,5 +150,8 @@ class Places:
         return [*self._volumes, *(self._servers[uuid] for uuid in servers)]
 
     async def refresh(self) -> None:
-        """See BlockPlaces."""
-        await self._refresh()
+        """See BlockPlaces. However many ask, it is found out once in a few seconds."""
+        async with self._refreshing:
+            if trio.current_time() - self._refreshed_at > _REFRESH_SECONDS:
+                self._refreshed_at = trio.current_time()
+                await self._refresh()

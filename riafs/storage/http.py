@@ -169,12 +169,12 @@ class _Exchange(Generic[T]):
     """
 
     def __init__(
-        self, request: Request, options: HttpOptions, take: Callable[[Incoming], T], started: Callable[[], None]
+        self, request: Request, options: HttpOptions, take: Callable[[Incoming], T], comes: Callable[[], None]
     ) -> None:
         self._request = request
         self._options = options
         self._take = take
-        self._started = started
+        self._comes = comes
         self._socket: socket.socket | None = None
         self._given_up = False
         self._told = 0.0
@@ -192,7 +192,7 @@ class _Exchange(Generic[T]):
         except (HTTPError, OSError) as error:
             raise translated(error, self._request.name) from None  # the context would quote what the server sent
         with response:
-            trio.from_thread.run_sync(self._begun)
+            trio.from_thread.run_sync(self._goes_on)
             return self._take(Incoming(response, self._request.name, self._progress))
 
     def _response(self, manager: urllib3.PoolManager) -> urllib3.BaseHTTPResponse:
@@ -219,11 +219,11 @@ class _Exchange(Generic[T]):
         now = time.monotonic()
         if now - self._told > _TELL_SECONDS:
             self._told = now
-            trio.from_thread.run_sync(self._extend, _TRICKLE * self._options.deadline)
+            trio.from_thread.run_sync(self._goes_on)
 
-    def _begun(self) -> None:
+    def _goes_on(self) -> None:
         self._extend(_TRICKLE * self._options.deadline)
-        self._started()
+        self._comes()
 
     def _extend(self, seconds: float) -> None:
         self.scope.deadline = trio.current_time() + seconds
@@ -253,13 +253,14 @@ class Http:
         return self._options.deadline
 
     async def exchange(
-        self, request: Request, take: Callable[[Incoming], T], started: Callable[[], None] = lambda: None
+        self, request: Request, take: Callable[[Incoming], T], comes: Callable[[], None] = lambda: None
     ) -> T:
-        """What `take` makes of the answer; it is called in a worker thread, `started` on the event loop before it.
+        """What `take` makes of the answer; it is called in a worker thread, `comes` on the event loop before it, and
+        now and then while more of the answer comes.
 
         Raises what `take` raises; StoreError, StoreTimeout where there is no answer.
         """
-        exchange = _Exchange(request, self._options, take, started)
+        exchange = _Exchange(request, self._options, take, comes)
         manager = self._manager(request.url)
         with exchange.scope:
             try:

@@ -30,6 +30,7 @@ from riafs.errors import (
 from riafs.formats.locators import Locator
 from riafs.storage.blockplaces import Attempt, WholeBlock
 from riafs.storage.http import PIECE, Http, Incoming, Request, bearer
+from riafs.storage.lines import Line
 
 _MAX_RETRY_AFTER = 60.0
 _TEXT_LIMIT = 1024
@@ -60,6 +61,7 @@ class KeepServer:
         self._counters = tools.counters
         self._headers = {"Accept": "application/octet-stream", **bearer(tools.token)}
         self._limiter = trio.Semaphore(tools.per_server)
+        self._line = Line(tools.http.deadline)
         self.name = urlsplit(url).netloc.rpartition("@")[2]
 
     @property
@@ -80,13 +82,21 @@ class KeepServer:
 
     async def _received(self, locator: Locator, attempt: Attempt, *, keep: bool) -> list[bytes]:
         name = f"block {locator.unsigned.decode()} of {self.name}"
-        async with self._limiter:
+        headers = {**self._headers, "X-Request-Id": attempt.request_id}
+        request = Request(name, self._url + locator.text.decode(), headers=headers, seconds=attempt.seconds)
+        take = partial(_receive, locator=locator, name=name, keep=keep)
+
+        def comes() -> None:
+            self._line.moves()
+            attempt.comes()
+
+        await self._line.wait(self._limiter.acquire, f"{name}: the server answers nobody")
+        try:
             attempt.is_asked()
             self._counters.block_requests += 1
-            headers = {**self._headers, "X-Request-Id": attempt.request_id}
-            request = Request(name, self._url + locator.text.decode(), headers=headers, seconds=attempt.seconds)
-            take = partial(_receive, locator=locator, name=name, keep=keep)
-            return await self._http.exchange(request, take, attempt.has_begun)
+            return await self._http.exchange(request, take, comes)
+        finally:
+            self._limiter.release()
 
 
 # -- in worker threads ------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class KeepVolume:
             size = file.size
             file.close()
             raise CorruptContent(f"block {locator.unsigned.decode()} has {size} bytes in volume {self.name}")
-        attempt.has_begun()
+        attempt.comes()
         return FileBlock(file, lambda: self._digest(file))
 
     async def check(self, locator: Locator, attempt: Attempt) -> None:

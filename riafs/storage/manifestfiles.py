@@ -56,7 +56,10 @@ class Manifests(Protocol):
         """Whether `files` can ever answer with something else."""
 
     async def files(self) -> Mapping[bytes, ManifestFile]:
-        """Collection's name → its manifest, sorted. Raises NotInStore, StoreDenied, StoreTimeout, StoreError."""
+        """Collection's name → its manifest, sorted; the same object while nothing changes.
+
+        Raises NotInStore, StoreDenied, StoreTimeout, StoreError.
+        """
 
     async def read(self, file: ManifestFile) -> bytes | None:
         """The text, None if the file has changed. Raises as `files`, OutsideStore."""
@@ -95,6 +98,8 @@ class ManifestDirectory:
     def __init__(self, storage: LocalStorage, only: bytes | None = None) -> None:
         self._storage = storage
         self._only = only
+        self._statuses: Mapping[bytes, FileStatus | None] = {}
+        self._files: Mapping[bytes, ManifestFile] = {}
         self.name = storage.name
 
     async def files(self) -> Mapping[bytes, ManifestFile]:
@@ -103,8 +108,9 @@ class ManifestDirectory:
         statuses = dict(zip(names, await self._storage.stat_objects(b"", names), strict=True))
         for name in links:
             statuses[name] = await self._followed(name)
-        found = {name: _file(name, status) for name, status in sorted(statuses.items()) if _is_file(status)}
-        return {shown: found[name] for shown, name in collection_names(list(found)).items()}
+        if statuses != self._statuses:
+            self._files, self._statuses = _by_name(statuses), statuses
+        return self._files
 
     async def _names(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Files and links."""
@@ -154,6 +160,11 @@ def collection_names(files: Sequence[bytes]) -> dict[bytes, bytes]:
         if valid_name(name) and name not in found:
             found[name] = file
     return dict(sorted(found.items()))
+
+
+def _by_name(statuses: Mapping[bytes, FileStatus | None]) -> Mapping[bytes, ManifestFile]:
+    found = {name: _file(name, status) for name, status in statuses.items() if _is_file(status)}
+    return {shown: found[name] for shown, name in collection_names(list(found)).items()}
 
 
 def _is_file(status: FileStatus | None) -> bool:

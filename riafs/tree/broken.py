@@ -1,19 +1,26 @@
 """What is shown in place of a collection that cannot be: a directory in which everything fails, and says why."""
 
+import errno
 from collections.abc import Mapping, Sequence
 
 from riafs.errors import BrokenCollection, RiafsError
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.protocol import Directory, Entry, Found, Versions
 
+_ABOUT_CONTENT = (errno.EIO, errno.EACCES, errno.ETIMEDOUT)
+
 
 class BrokenDirectory:
-    """Looking into it raises `reason`, or BrokenCollection where that is a text; ``user.riafs.error`` has it too."""
+    """Looking into it raises `reason`, or BrokenCollection where that is a text or would deny the directory.
+    ``user.riafs.error`` has the reason too.
+    """
 
     renewable = False
 
     def __init__(self, reason: str | RiafsError, mtime_ns: int = 0, **attributes: bytes) -> None:
-        self._kind = type(reason) if isinstance(reason, RiafsError) else BrokenCollection
+        self._kind: type[RiafsError] = BrokenCollection
+        if isinstance(reason, RiafsError) and reason.errno in _ABOUT_CONTENT:
+            self._kind = type(reason)
         self._reason = str(reason)
         self._attributes = attributes
         self.mtime_ns = mtime_ns

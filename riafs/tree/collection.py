@@ -16,7 +16,7 @@ from riafs.content.parts import Part
 from riafs.content.reported import Reported
 from riafs.content.segments import CollectionReader
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError
-from riafs.formats.manifests import NO_BLOCK, Manifest, Segment
+from riafs.formats.manifests import FOLDER, NO_BLOCK, Manifest, Segment
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 from riafs.tree.broken import BrokenDirectory
 from riafs.tree.folders import MANY, Folders, ShownFolder, file_version
@@ -86,12 +86,15 @@ class CollectionDirectory:
         )
 
     def _entry(self, folder: ShownFolder, position: int) -> Entry:
-        index = folder.indices[position]
-        name, mtime_ns = folder.names[position], self.collection.mtime_ns
-        if folder.folder.is_folder(index):
-            return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=self._version)
-        version = file_version(self.collection.manifest, folder.folder, index)
-        return Entry(name, Kind.FILE, folder.folder.size(index), executable=True, mtime_ns=mtime_ns, version=version)
+        collection, index = self.collection, folder.indices[position]
+        size, block, offset = folder.folder.glance(index)
+        if block != NO_BLOCK:
+            version = b"%b+%d+%d" % (collection.manifest.digest(block), offset, size)
+        elif size == FOLDER:
+            return Entry(folder.names[position], Kind.DIRECTORY, 0, True, collection.mtime_ns, self._version)
+        else:
+            version = file_version(collection.manifest, folder.folder, index)
+        return Entry(folder.names[position], Kind.FILE, size, True, collection.mtime_ns, version)
 
     @property
     def _version(self) -> bytes:

@@ -5,6 +5,7 @@ the collections changes, the folders that show something of it are renewed.
 """
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,8 +121,10 @@ class ComposedDirectory:
     # -- the protocol -------------------------------------------------------------------------------------------------
 
     async def entries(self, start: int) -> Sequence[Entry]:
-        """See Directory."""
-        return [place.entry for place in await self._all_places(self._names[start : start + PIECE])]
+        """See Directory. Where one is known, those behind it that are known too: nobody may want the others."""
+        names = self._names[start : start + PIECE]
+        known = [place.entry for place in itertools.takewhile(bool, map(self._places.get, names)) if place]
+        return known or [place.entry for place in await self._all_places(names)]
 
     async def prepare(self, start: int) -> None:
         """See Directory: listing has looked everything up."""

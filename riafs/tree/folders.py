@@ -14,7 +14,7 @@ import trio
 from cachetools import LRUCache
 
 from riafs.counters import Counters
-from riafs.formats.manifests import NO_BLOCK, Folder, Manifest, Segment
+from riafs.formats.manifests import NO_BLOCK, Folder, Manifest
 from riafs.formats.names import MAX_NAME
 from riafs.formats.text import shown
 
@@ -126,14 +126,9 @@ def _a_dropped(folder: ShownFolder) -> str:
 
 
 def file_version(manifest: Manifest, folder: Folder, index: int) -> bytes:
-    """What a file's content depends on: its segments, by the digests of their blocks."""
-    only = folder.only_segment(index)
-    if only is not None:
-        return _segment_version(manifest, only)
-    parts = [_segment_version(manifest, segment) for segment in folder.segments(index)]
+    """What the content of a file depends on that is not in one block: its segments, by the digests of their blocks."""
+    parts = [
+        b"%b+%d+%d" % (b"" if block == NO_BLOCK else manifest.digest(block), offset, length)
+        for block, offset, length in folder.segments(index)
+    ]
     return hashlib.md5(b" ".join(parts), usedforsecurity=False).digest() if parts else b""
-
-
-def _segment_version(manifest: Manifest, segment: Segment) -> bytes:
-    digest = b"" if segment.block == NO_BLOCK else manifest.digest(segment.block)
-    return b"%b+%d+%d" % (digest, segment.offset, segment.length)

@@ -47,9 +47,7 @@ class KeptCollections:
         return self._files
 
     async def _look(self) -> None:
-        files = await self.manifests.files()
-        if list(files.items()) != list(self._files.items()):
-            self._files = files
+        self._files = await self.manifests.files()
 
     # -- by name ------------------------------------------------------------------------------------------------------
 

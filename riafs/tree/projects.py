@@ -13,6 +13,7 @@ from riafs.arvados.names import file_names
 from riafs.arvados.projects import (
     Item,
     contents_signature,
+    fetch_chosen,
     fetch_contents,
     fetch_project,
     fetch_shared,
@@ -72,13 +73,15 @@ class ClusterProjects:
     async def directory(self, uuid: bytes) -> "ProjectDirectory":
         """The project with that uuid. Raises StoreDenied, StoreError, StoreTimeout."""
         if uuid not in self._contents:
-            self._contents[uuid] = await fetch_contents(self.api, {uuid})
+            self._contents.setdefault(uuid, await fetch_contents(self.api, {uuid}))
         return ProjectDirectory(self, uuid, self._contents[uuid])
 
     async def project(self, uuid: bytes) -> "ProjectDirectory":
-        """The same for a uuid that a user gave. Raises NotInStore as well."""
+        """The same for a uuid that a user gave, which may be a filter's. Raises NotInStore as well."""
         if uuid not in self._contents and b"-tpzed-" not in uuid:
-            await fetch_project(self.api, uuid)
+            record = await fetch_project(self.api, uuid)
+            if record.get("group_class") == "filter":
+                return await FilterDirectory.load(self, uuid)
         return await self.directory(uuid)
 
     async def now(self, uuid: bytes, turn: int) -> Sequence[Item]:
@@ -146,6 +149,8 @@ class ProjectDirectory(FixedDirectory):
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""
         assert isinstance(entry, ItemEntry)
+        if entry.item.chosen:
+            return await FilterDirectory.load(self._projects, entry.item.uuid)
         if entry.item.hash is None:
             return await self._projects.directory(entry.item.uuid)
         return await self._projects.collections.by_uuid_or_broken(entry.item.uuid, entry.item.uuid.decode())
@@ -164,6 +169,20 @@ class ProjectDirectory(FixedDirectory):
         """See Directory."""
         items = await self._projects.now(self._uuid, turn)
         return None if items is self._items else ProjectDirectory(self._projects, self._uuid, items)
+
+
+class FilterDirectory(ProjectDirectory):
+    """What a filter chooses. Whether that has changed only listing it again tells."""
+
+    @classmethod
+    async def load(cls, projects: ClusterProjects, uuid: bytes) -> "FilterDirectory":
+        """What it chooses now. Raises StoreDenied, StoreError, StoreTimeout."""
+        return cls(projects, uuid, await fetch_chosen(projects.api, uuid))
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """See Directory."""
+        newer = await FilterDirectory.load(self._projects, self._uuid)
+        return None if newer._items == self._items else newer
 
 
 class SharedDirectory(FixedDirectory):

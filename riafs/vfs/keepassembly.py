@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -38,6 +38,8 @@ from riafs.tree.protocol import Directory
 
 log = logging.getLogger(__name__)
 
+_FIRST_SECONDS = 4.0
+"""How long an API server may take to answer anything at all, so that who mounts hears what is wrong with it."""
 _MAX_COMPOSITION = 64 << 20
 _SERVICES_SECONDS = 300.0
 """How often a cluster is asked for its block servers."""
@@ -97,8 +99,9 @@ class _Opening:
     async def open(self, source: KeepUrl | ArvadosUrl) -> Directory:
         if isinstance(source, ArvadosUrl):
             api = ApiServer(source.host, self._http, self._plan.token, self._means.deadline, self._means.counters)
-            discovery = await api.discovery()
-            blocks = self._blocks(await self._cluster_places(api))
+            at_first = replace(api, seconds=min(api.seconds, _FIRST_SECONDS))
+            discovery = await at_first.discovery()
+            blocks = self._blocks(await self._cluster_places(api, at_first))
             root = ClusterRoot(ClusterCollections(api, self._collection_tools(blocks, discovery.replication)))
             if source.tree is not None:
                 return await self._composed(source.tree, root.resolve)
@@ -161,10 +164,10 @@ class _Opening:
         self._means.closing.callback(storage.close)
         return KeepVolume(storage, patience)
 
-    async def _cluster_places(self, api: ApiServer) -> BlockPlaces:
+    async def _cluster_places(self, api: ApiServer, at_first: ApiServer) -> BlockPlaces:
         if self._plan.services:
             return self._hinted(Places([], self._servers(named_services(self._plan.services))), {})
-        services = await fetch_services(api)
+        services = await fetch_services(at_first)
 
         async def refresh() -> None:
             places.replace(self._servers(await fetch_services(api)))

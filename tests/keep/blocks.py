@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -20,7 +21,6 @@ from riafs.storage.keepservers import KeepServer, ServerTools
 from riafs.storage.keepvolumes import KeepVolume
 from riafs.storage.local import LocalStorage
 from riafs.storage.patience import Patience
-from tests.keep.blockserver import BlockServer
 
 
 def locator_of(block: bytes, *hints: bytes) -> Locator:
@@ -32,11 +32,19 @@ async def no_renewal(locator: Locator) -> None:
     """There are no new signatures."""
 
 
+class Served(Protocol):
+    """A server, ours or a real one."""
+
+    @property
+    def url(self) -> str:
+        """Its root."""
+
+
 @dataclass(slots=True)
 class Setting:
     """What a test wants. Servers are asked in the order given."""
 
-    servers: Sequence[BlockServer] = ()
+    servers: Sequence[Served] = ()
     volumes: Sequence[Path] = ()
     cache: Path | None = None
     memory: int = 256 << 20

@@ -219,20 +219,33 @@ async def test_a_cache_that_cannot_be_written_fails_no_reader(
             assert await blocks.read(locator, 0, 10, no_renewal) == block[:10]
 
 
-async def test_storing_in_the_cache_does_not_keep_memory_for_ever() -> None:
+async def test_who_wants_room_gets_it_though_nothing_can_be_stored() -> None:
     memory = BlockMemory(10)
     (await memory.room(10)).fill(b"a", WholeBlock([b"x" * 10], 10))
-    async with trio.open_nursery() as nursery:
-
-        async def hanging() -> None:
-            with memory.storing(b"a"):
-                await trio.sleep_forever()
-
-        nursery.start_soon(hanging)
-        await trio.testing.wait_all_tasks_blocked()
-        with trio.fail_after(5):
-            (await memory.room(10)).give_back()
+    memory.pin(b"a")
+    with trio.fail_after(5):
+        (await memory.room(10)).give_back()
     assert b"a" not in memory
+    assert not memory.is_pinned(b"a")
+
+
+async def test_blocks_are_stored_when_no_others_are_on_their_way(server: BlockServer, tmp_path: Path) -> None:
+    async with keep_blocks(Setting([server], cache=tmp_path / "cache")) as blocks:
+        await blocks.read(LOCATORS[0], 0, 10, no_renewal)
+        server.always = blockserver.stalling(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(blocks.read, LOCATORS[1], 0, 10, no_renewal)
+            await trio.sleep(0.7)
+            assert blocks.counters.blocks_written == 0
+        await until_written(blocks, 7)
+
+
+async def test_blocks_are_stored_at_once_where_memory_is_wanted(server: BlockServer, tmp_path: Path) -> None:
+    async with keep_blocks(Setting([server], cache=tmp_path / "cache", memory=7 * PIECE)) as blocks:
+        for locator in LOCATORS:
+            await blocks.read(locator, 0, 10, no_renewal)
+        await until_written(blocks, sum(blocks._tools.parts.count(locator.size) for locator in LOCATORS))
+    assert len(server.requests) == len(LOCATORS)
 
 
 # -- places -----------------------------------------------------------------------------------------------------------
@@ -243,6 +256,28 @@ async def test_servers_are_asked_in_the_order_of_all_clients(number: int, order:
     servers = {b"zzzzz-bi6l4-00000000000000%x" % digit: f"{digit:x}" for digit in range(16)}
     places = Places((), servers)  # names stand for servers
     assert "".join(places.order(locator_of(b"%064x" % number))) == order
+
+
+async def test_servers_that_stay_are_kept_and_their_list_is_not_asked_for_all_the_time() -> None:
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    asked = []
+
+    async def refresh() -> None:
+        asked.append(1)
+        await trio.lowlevel.checkpoint()
+
+    old = {b"a" * 27: Named("same"), b"b" * 27: Named("moves")}
+    new = {b"a" * 27: Named("same"), b"b" * 27: Named("moved"), b"c" * 27: Named("new")}
+    places = Places((), old, refresh)
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(places.refresh)
+    places.replace(new)
+    assert len(asked) == 1
+    assert set(places.order(LOCATORS[0])) == {old[b"a" * 27], new[b"b" * 27], new[b"c" * 27]}
 
 
 async def test_each_place_is_checked_for_its_own_copy(tmp_path: Path) -> None:

@@ -346,6 +346,41 @@ async def test_a_server_that_does_not_go_on_is_an_error_at_the_deadline(
             await read_all(blocks)
 
 
+@pytest.mark.parametrize("scarce", [{"per_server": 1}, {"memory": 1}], ids=["server", "memory"])
+async def test_who_waits_behind_a_hanging_server_does_not_wait_for_everybodys_deadline(
+    first: BlockServer, expected_warnings: Announce, scarce: dict[str, int]
+) -> None:
+    expected_warnings("cannot be read: ")
+    first.always = blockserver.after(20)
+    others = [locator_of(bytes([number])) for number in range(8)]
+    async with blocks_of(first, deadline=0.5, **scarce) as blocks:
+
+        async def fails(locator: Locator) -> None:
+            with pytest.raises(StoreTimeout):
+                await read_all(blocks, locator)
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for locator in others:
+                nursery.start_soon(fails, locator)
+        assert trio.current_time() - began < 3
+
+
+@pytest.mark.parametrize("scarce", [{"per_server": 1}, {"memory": 1}], ids=["server", "memory"])
+async def test_who_waits_behind_slow_transfers_is_not_cut(first: BlockServer, scarce: dict[str, int]) -> None:
+    first.always = blockserver.trickling(0.06, 1 << 16)
+    others = [random.Random(number).randbytes(2_000_000) for number in range(3)]
+    for block in others:
+        first.add(block)
+    async with blocks_of(first, deadline=1.2, **scarce) as blocks, trio.open_nursery() as nursery:
+
+        async def read(block: bytes) -> None:
+            assert await read_all(blocks, locator_of(block)) == block
+
+        for block in others:
+            nursery.start_soon(read, block)
+
+
 async def test_a_stall_is_healed_by_another_server(first: BlockServer, second: BlockServer) -> None:
     first.always = blockserver.stalling(20)
     async with blocks_of(first, second, deadline=1) as blocks:

@@ -2,7 +2,6 @@
 
 import logging
 import ssl
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from riafs.errors import BadSource, RiafsError, ShortRead, StoreError, StoreTime
 from riafs.storage.http import PIECE, Http, HttpOptions, Incoming, Request, bearer
 from tests.keep import blockserver
 from tests.keep.blockserver import BlockServer
+from tests.keep.standin.certificates import make_certificate
 
 BLOCK = bytes(range(256)) * 40
 SECRET = "v2/zzzzz-gj3su-000000000000000/secretsecretsecret"
@@ -221,19 +221,16 @@ async def test_a_proxy_is_asked_for_what_is_not_excepted(server: BlockServer) ->
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
-    options = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", str(path) + ".crt"]
-    subprocess.run([*make.split(), *options], check=True, capture_output=True)
-    path.write_bytes(path.read_bytes() + Path(str(path) + ".crt").read_bytes())
-    return path
+    """A self-signed certificate for 127.0.0.1; its key is ``key.pem`` beside it."""
+    directory = tmp_path_factory.mktemp("tls")
+    make_certificate(directory / "cert.pem", directory / "key.pem")
+    return directory / "cert.pem"
 
 
 @pytest.fixture
 def secure_server(certificate: Path) -> Iterator[BlockServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
     with BlockServer([BLOCK], tls=context) as running:
         yield running
 
@@ -245,7 +242,7 @@ async def test_an_unknown_certificate_is_refused(secure_server: BlockServer) -> 
 
 
 async def test_a_trusted_authority_lets_in(secure_server: BlockServer, certificate: Path) -> None:
-    http = client(authorities=f"{certificate}.crt")
+    http = client(authorities=str(certificate))
     assert (await http.ask(request_of(secure_server), 1 << 20)).body == BLOCK
 
 

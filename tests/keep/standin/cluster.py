@@ -1,15 +1,10 @@
 """A whole stand-in cluster: an API server, keepstores, and the settings that clients reach it with."""
 
-import datetime
-import ipaddress
 import ssl
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from tests.keep.standin.api import TOKEN, ApiServer
+from tests.keep.standin.certificates import make_certificate
 from tests.keep.standin.keepstore import Keepstore, Volume
 from tests.keep.standin.records import Record, Records
 from tests.keep.standin.signatures import Signer
@@ -75,24 +70,7 @@ class Cluster:
 def _server_context(directory: Path) -> ssl.SSLContext:
     certificate, key = directory / "cert.pem", directory / "key.pem"
     if not certificate.exists():
-        _make_certificate(certificate, key)
+        make_certificate(certificate, key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context
-
-
-def _make_certificate(certificate: Path, key: Path) -> None:
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    begin = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(private.public_key())
-    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(begin)
-    builder = builder.not_valid_after(begin + datetime.timedelta(days=3650))
-    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    signed = builder.sign(private, hashes.SHA256())
-    certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    key.write_bytes(private.private_bytes(pem, pkcs8, plain))

@@ -1,0 +1,1 @@
+"""The behaviours of tests/behaviour over a Keep source."""
