@@ -111,7 +111,7 @@ def _loose_text(data: Path, files: int, size: int) -> Path:
 
 
 def _text(seed: int, size: int) -> bytes:
-    """Lines of a table: numbers, and phrases of which some are more frequent than others. LZMA2 makes an eighth of it."""
+    """Lines of a table: numbers, and phrases of which some are more frequent than others. LZMA2 leaves an eighth."""
     vocabulary = random.Random(0)
     phrases = [_phrase(vocabulary) for _ in range(_PHRASES)]
     weights = list(itertools.accumulate(1 / (rank + 1) for rank in range(_PHRASES)))
