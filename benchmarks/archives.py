@@ -113,7 +113,7 @@ def _mount_and_read(bench: Bench, packed: Packed, packing: Packing) -> Iterator[
     for what in ("first byte of the first file", "last file"):
         for peer in peers:
             yield Row(
-                f"{packing.shown}: mount, {what}", "s", samples[f"riafs {what}"], Target(at_most=1),
+                f"{packing.shown}: mount, {what}", "s", samples[f"riafs {what}"], peer.target,
                 peer.shown, samples.get(f"{peer.name} {what}", ()),
             )  # fmt: skip
 
@@ -179,15 +179,10 @@ def _all_members(bench: Bench, packed: Packed, packing: Packing) -> Iterator[Row
 
 
 def _slow_peers(bench: Bench, packed: Packed, kind: str, ours: Sequence[float]) -> Iterator[Row]:
+    members = packed.members()
     for peer in archive_peers.mounting(bench.data, packed.archive):
-        samples: list[float] = []
-        note = ""
-        if peer.mount is not None:
-            with peer.mount() as directory:
-                taken, whole = archive_peers.bounded_cat(directory, packed.members())
-            samples.append(taken)
-            note = "" if whole else "the peer was stopped there"
-        yield Row(f"{kind}, in order, cold", "s", ours, Target(at_most=1), peer.shown, samples, note)
+        samples, note = archive_peers.cat_through(peer, members)
+        yield Row(f"{kind}, in order, cold", "s", ours, peer.target, peer.shown, samples, note)
 
 
 def _two_processors(bench: Bench, packed: Packed) -> Iterator[Row]:
@@ -260,13 +255,10 @@ def _random_keys(bench: Bench, archived: Packed, loose: Packed) -> Iterator[Row]
     peer = f"datalad get ({count // _GOT} x {_GOT} keys)" if got else "datalad, git-annex: not installed"
     yield Row(kind, "s", ours, Target(at_most=0.01), peer, measure.each(got, lambda taken: taken * count / _GOT))
     names = archived.members()
+    members = [names[archived.files.index(file)] for file in chosen]
     for slow in archive_peers.mounting(bench.data, archived.archive):
-        taken: list[float] = []
-        if slow.mount is not None:
-            members = [names[archived.files.index(file)] for file in chosen]
-            with slow.mount() as directory:
-                taken.append(archive_peers.bounded_cat(directory, members)[0])
-        yield Row(kind, "s", ours, Target(at_most=1), slow.shown, taken)
+        taken, note = archive_peers.cat_through(slow, members)
+        yield Row(kind, "s", ours, slow.target, slow.shown, taken, note)
 
 
 def _datalad_get(bench: Bench, packed: Packed, files: Sequence[str]) -> list[float]:
