@@ -60,14 +60,14 @@ def bounded_cat(directory: Path, files: Sequence[str]) -> tuple[float, bool]:
 
 
 def cat_through(peer: Peer, files: Sequence[str]) -> tuple[list[float], str]:
-    """Seconds for `files` through a mount of `peer`, none where it cannot mount the archive, and what to note."""
+    """Seconds for `files` through a mount of `peer`, none where it fails on the archive, and what to note."""
     if peer.mount is None:
         return [], ""
     try:
         with peer.mount() as directory:
             taken, whole = bounded_cat(directory, files)
     except subprocess.CalledProcessError:
-        return [], f"{peer.name} does not mount it within half a minute"
+        return [], f"{peer.name} cannot mount or read it"
     return [taken], "" if whole else f"{peer.name} was stopped there"
 
 
