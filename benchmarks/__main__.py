@@ -3,14 +3,17 @@
 import argparse
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
-from benchmarks import keep, large_object, listing, memory, small_files, starting
+from benchmarks import archives, keep, large_object, listing, memory, small_files, starting
 from benchmarks.bench import Bench
 from benchmarks.report import Row, print_table, save
 
@@ -20,6 +23,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "small": small_files.rows,
     "starting": starting.rows,
     "memory": memory.rows,
+    "archives": archives.rows,
     "keep": keep.rows,
 }
 
@@ -74,5 +78,11 @@ def _circumstances(bench: Bench) -> dict[str, object]:
     }
 
 
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    """Leave by way of every ``finally``, which unmounts and ends what was started."""
+    raise SystemExit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(main(sys.argv[1:]))

@@ -107,7 +107,7 @@ def arv_mounted(data: Path, program: Path, running: Cluster) -> Iterator[Path]:
         cache.mkdir()
         environment = {"HOME": scratch, "XDG_CACHE_HOME": scratch, **running.environment}
         words = ("--foreground", "--read-only", "--disable-event-listening", "--disk-cache-dir", cache)
-        with _settings(environment), mounts.peer_mount(data, program, *words) as directory:
+        with _settings(environment), mounts.peer(data, program, *words) as directory:
             yield directory
 
 

@@ -18,12 +18,16 @@ REPOSITORY = Path(__file__).parent.parent
 RIAFS = (sys.executable, "-m", "riafs.cli.main")
 _EXAMPLES = Path("/usr/share/doc/libfuse3-dev/examples")
 _PATIENCE = 30.0
+_LAST_SECONDS = 5.0
 
 
-def riafs(*words: str | Path) -> str:
-    """Run the command line of this repository's riafs; its output. Raises CalledProcessError."""
+def riafs(*words: str | Path, patience: float = _PATIENCE * 4) -> str:
+    """Run the command line of this repository's riafs, for so many seconds at most; its output.
+
+    Raises CalledProcessError, TimeoutExpired.
+    """
     result = subprocess.run(
-        [*RIAFS, *words], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True, text=True, timeout=_PATIENCE * 4
+        [*RIAFS, *words], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True, text=True, timeout=patience
     )
     return result.stdout
 
@@ -39,13 +43,21 @@ def mountpoint(data: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def riafs_mount(data: Path, source: str, *, remembered: bool = False) -> Iterator[Path]:
-    """A fresh mount of `source`. Unless `remembered`, it knows nothing of what earlier mounts verified."""
+def riafs_mount(
+    data: Path, source: str, *words: str, remembered: bool = False, forget_blocks: bool = False
+) -> Iterator[Path]:
+    """A fresh mount of `source`, with `words` for ``riafs mount``.
+
+    Unless `remembered`, it knows nothing of what earlier mounts verified, indexed or decoded; with `forget_blocks`
+    it has no decoded content.
+    """
     memory = data / "verified"
     if not remembered:
         shutil.rmtree(memory, ignore_errors=True)
+    elif forget_blocks:
+        shutil.rmtree(memory / "blocks-1", ignore_errors=True)
     with mountpoint(data) as directory:
-        riafs("mount", source, directory, "--cache-dir", memory, "--log", data / "riafs.log")
+        riafs("mount", source, directory, "--cache-dir", memory, "--log", data / "riafs.log", *words)
         try:
             yield directory
         finally:
@@ -105,7 +117,7 @@ def _example(name: str) -> bytes:
 def passthrough_mount(data: Path, program: Path, source: Path) -> AbstractContextManager[Path]:
     """`source` through passthrough_ll with its own defaults. It holds a descriptor for each inode the kernel knows."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return peer_mount(data, "prlimit", f"--nofile={most}", program, "-f", "-o", f"source={source}")
+    return peer(data, "prlimit", f"--nofile={most}", program, "-f", "-o", f"source={source}")
 
 
 def bindfs() -> Path | None:
@@ -116,15 +128,18 @@ def bindfs() -> Path | None:
 
 def bindfs_mount(data: Path, program: Path, source: Path) -> AbstractContextManager[Path]:
     """`source` through bindfs with its own defaults."""
-    return peer_mount(data, program, "-f", source)
+    return peer(data, program, "-f", source)
 
 
 @contextmanager
-def peer_mount(data: Path, *command: str | Path) -> Iterator[Path]:
-    """The file system that `command` mounts on a directory of its own, which is its last argument."""
-    with mountpoint(data) as directory, subprocess.Popen([*command, directory]) as process:
+def peer(data: Path, *command: str | Path, patience: float = _PATIENCE) -> Iterator[Path]:
+    """The file system that `command` mounts within `patience` seconds on a directory of its own, its last argument.
+
+    Raises CalledProcessError where it does not.
+    """
+    with mountpoint(data) as directory, subprocess.Popen([*command, directory], stdout=subprocess.DEVNULL) as process:
         try:
-            until = time.monotonic() + _PATIENCE
+            until = time.monotonic() + patience
             while not os.path.ismount(directory):
                 if process.poll() is not None or time.monotonic() > until:
                     raise subprocess.CalledProcessError(process.returncode or -1, command)
@@ -132,5 +147,14 @@ def peer_mount(data: Path, *command: str | Path) -> Iterator[Path]:
             yield directory
         finally:
             if os.path.ismount(directory):
-                subprocess.run(["fusermount3", "-u", directory], check=False)
+                subprocess.run(["fusermount3", "-uz", directory], check=False)
             process.terminate()
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Wait for a peer that was asked to end, and make it end if it is too busy to listen."""
+    try:
+        process.wait(timeout=_LAST_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()

@@ -8,6 +8,7 @@ import tempfile
 from collections import deque
 
 from riafs.cache.blocks import BlockCache
+from riafs.storage.ranged import Buffer
 
 
 class SpilledBlocks:
@@ -85,9 +86,9 @@ class MemberBlocks:
         """Bytes of a block; the last one of a content may have fewer."""
         return self._cache.block_size
 
-    async def read(self, content: bytes, size: int, offset: int, length: int) -> bytes | None:
-        """A range inside a content of `size` bytes, None unless all of it is kept."""
-        pieces: list[bytes | memoryview] = []
+    async def read(self, content: bytes, size: int, offset: int, length: int) -> Buffer | None:
+        """A range inside a content of `size` bytes, None unless all of it is kept. Not copied out of a single block."""
+        pieces: list[memoryview] = []
         end = offset + length
         for index in range(offset // self.size, -(-end // self.size)):
             start = index * self.size
@@ -95,7 +96,7 @@ class MemberBlocks:
             if block is None:
                 return None
             pieces.append(memoryview(block)[max(offset - start, 0) : end - start])
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _get(self, content: bytes, index: int, length: int) -> bytes | None:
         block = await self._cache.get(content, index, length)

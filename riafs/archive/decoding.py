@@ -107,6 +107,17 @@ class Decoding:
 
     # -- going ahead of readers ---------------------------------------------------------------------------------------
 
+    async def taken(self, member: Member) -> None:
+        """A reader was served a member. If it was decoded in passing, the ones after those that were may be wanted."""
+        stream = stream_of(member)
+        in_order = stream == self._last_complete + 1 and self.making.is_done(stream)
+        if not in_order:
+            return
+        self._last_complete = stream
+        folder = await self._folder(member)
+        if not self._going_ahead and isinstance(folder.division, AtResets):
+            self._begin(folder, [(each, 0, each.member.size) for each in self._following(folder, member)])
+
     def _go_ahead(self, folder: DecodableFolder, partial: Partial, end: int, ahead: int, *, in_order: bool) -> None:
         """Where decoding can begin at many places, decode what comes next beside what is asked for, at several."""
         if self._going_ahead or not isinstance(folder.division, AtResets):
@@ -115,20 +126,26 @@ class Decoding:
             partial.users += 1
             wanted = [(partial, end, min(end + ahead, partial.member.size))]
         else:
-            wanted = [(each, 0, each.member.size) for each in self._following(folder, partial)] if in_order else []
+            following = self._following(folder, partial.member) if in_order else []
+            wanted = [(each, 0, each.member.size) for each in following]
+        self._begin(folder, wanted)
+
+    def _begin(self, folder: DecodableFolder, wanted: Sequence[_Wanted]) -> None:
         if wanted:
             self._going_ahead = True
             trio.lowlevel.spawn_system_task(self._cover_ahead, folder, wanted)
 
-    def _following(self, folder: DecodableFolder, partial: Partial) -> Sequence[Partial]:
-        """The members after one, as far as it is worth it, each used once more."""
+    def _following(self, folder: DecodableFolder, after: Member) -> Sequence[Partial]:
+        """The members after one that are not decoded yet, as far as it is worth it, each used once more."""
         following: list[Partial] = []
         size = 0
-        for number in range(stream_of(partial.member) + 1, folder.streams.stop):
+        for number in range(stream_of(after) + 1, folder.streams.stop):
             member = self._listing.member_of_stream(number)
             size += member.size
-            if size > _AHEAD or self.making.is_done(number):
+            if size > _AHEAD:
                 break
+            if self.making.is_done(number):
+                continue
             try:
                 following.append(self.making.join(member))
             except RiafsError:

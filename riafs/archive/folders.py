@@ -19,7 +19,7 @@ from riafs.storage.extents import Extent
 from riafs.storage.ranged import RangedBytes
 
 _WORTH_DIVIDING = 1 << 20
-_LONG = 64 << 20
+_LONG = 8 << 20
 _MOST_COPIED = 1 << 30
 _WORTH_REMEMBERING = 8 << 20  # bytes packed: about a hundred chunks, walked in a millisecond where the file is cached
 

@@ -51,6 +51,7 @@ class DecodedMember:
             self._data = bytes(await self.read(0, self.size))
         elif self._small or self._decoding.naming.digests is Digests.BEFORE:
             await self.read(0, first)
+        await self._decoding.taken(self.member)
 
     async def read(self, offset: int, length: int) -> Buffer:
         """See RangedBytes. Raises as `Decoding.cover`."""
@@ -63,10 +64,10 @@ class DecodedMember:
             return kept
         return await (self._read_small(offset, length) if self._small else self._read_large(offset, length))
 
-    async def _kept(self, offset: int, length: int) -> bytes | None:
+    async def _kept(self, offset: int, length: int) -> Buffer | None:
         return await self._decoding.workshop.blocks.read(self._content, self.size, offset, length)
 
-    async def _read_small(self, offset: int, length: int) -> bytes:
+    async def _read_small(self, offset: int, length: int) -> Buffer:
         """A range of a member that is decoded as a whole."""
         partial = self._decoding.making.join(self.member)
         try:
@@ -78,11 +79,11 @@ class DecodedMember:
         await self._decoding.cover(partial, 0, self.size)
         return partial.read(offset, length)
 
-    async def _kept_meanwhile(self, partial: Partial, offset: int, length: int) -> bytes | None:
+    async def _kept_meanwhile(self, partial: Partial, offset: int, length: int) -> Buffer | None:
         """The range, where a decoder has passed the member while the cache was asked the first time."""
         return None if partial.covered.ranges else await self._kept(offset, length)
 
-    async def _read_large(self, offset: int, length: int) -> bytes:
+    async def _read_large(self, offset: int, length: int) -> Buffer:
         """A range of a member that is decoded where it is read, or before."""
         if self._partial is None:
             joined = self._decoding.making.join(self.member)
@@ -98,7 +99,7 @@ class DecodedMember:
         self._front = end
         return partial.read(offset, length)
 
-    async def _while_joined(self, joined: Partial, offset: int, length: int) -> bytes | None:
+    async def _while_joined(self, joined: Partial, offset: int, length: int) -> Buffer | None:
         """Keep a partial for as long as this reader is open, unless the range turns out to be kept already."""
         kept = None
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.errors import RiafsError, SourceNotFound, StoreError
+from riafs.errors import NoSuchName, RiafsError, SourceNotFound, StoreError
 from riafs.storage.manifestfiles import collection_names
 from tests.collections import as_bytes, vectors
 from tests.keep.making import KeptStore, manifest_of, settle
@@ -135,7 +135,8 @@ async def test_by_id_finds_what_is_there_and_lists_what_was_found(kept: KeptStor
         assert await driver.read(b"by_id/" + wanted + b"/number") == b"3"
         assert await driver.ls(b"by_id") == [wanted]
         for other in (b"0" * 32 + b"+50", b"x", wanted + b"+Z", b"zzzzz-4zz18-000000000000000"):
-            assert await driver.filesystem.lookup(await driver.inode(b"by_id"), other) is None
+            with pytest.raises(NoSuchName):
+                await driver.filesystem.lookup(await driver.inode(b"by_id"), other)
         inode = await driver.inode(b"by_id/" + wanted)
         kept.write("n3", {b"number": b"later"})
         kept.write("late", {b"number": b"late"})
