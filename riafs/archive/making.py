@@ -27,6 +27,7 @@ from riafs.formats.sevenzip import Listing, Member
 log = logging.getLogger(__name__)
 
 _MEMORY = 64 << 20
+_MOST_MEMORY = 256 << 20  # also of members that are being read; others are in files
 _DENSE = 4 << 20
 _MOST_PARTS = 256  # what is done with them between two looks at other tasks takes some 10 ms
 
@@ -77,7 +78,9 @@ class Making:
         return bool(self._kept[stream]) or stream in self._problems
 
     def _add(self, member: Member) -> Partial:
-        partial = Partial(member, self._naming.checks(member), self._workshop.extractor.directory)
+        room = self._sizes[True] + member.size <= _MOST_MEMORY
+        directory = self._workshop.extractor.directory
+        partial = Partial(member, self._naming.checks(member), directory, may_take_memory=room)
         self._partials[stream_of(member)] = partial
         self._sizes[partial.in_memory] += member.size
         self._trim(partial)

@@ -19,7 +19,7 @@ from riafs.archive.producers import LzmaProducer
 from riafs.archive.saved import IndexDirectory
 from riafs.counters import Counters
 from riafs.errors import StoreError, StoreTimeout
-from riafs.formats.sevenzip import Listing
+from riafs.formats.sevenzip import Listing, Member
 from riafs.formats.sevenzip_columns import Columns, NewMember, shape_of_lzma2
 from riafs.formats.sevenzip_cursor import Cursor
 from riafs.formats.sevenzip_folder import Folder, parse_shape
@@ -92,6 +92,31 @@ async def test_other_tasks_have_their_turn_between_tiny_members(
         assert await content_of(archive, b"53000") == b"end"
         nursery.cancel_scope.cancel()
     assert max(looked_at) <= 2 * making._MOST_PARTS
+
+
+async def test_many_members_that_are_read_at_once_take_bounded_memory(
+    pack: Pack, tools: ArchiveTools, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "_MOST_MEMORY", 500_000)
+    in_memory: list[int] = []
+    real = making.Making._add
+
+    def added(self: making.Making, member: Member) -> Partial:
+        partial = real(self, member)
+        in_memory.append(self._sizes[True])
+        return partial
+
+    monkeypatch.setattr(making.Making, "_add", added)
+    archive = await open_archive(pack(CONTENTS, "-ms=on"), tools)
+
+    async def read(name: bytes) -> None:
+        assert await content_of(archive, name) == CONTENTS[name]
+
+    async with trio.open_nursery() as nursery:
+        for name in CONTENTS:
+            nursery.start_soon(read, name)
+    assert 0 < max(in_memory) <= 500_000
+    assert os.listdir(spool) == []
 
 
 # -- readers that leave -----------------------------------------------------------------------------------------------
