@@ -8,6 +8,7 @@ that cannot be read does not concern the others.
 
 import os
 import struct
+from collections.abc import Awaitable
 
 import trio
 
@@ -16,14 +17,15 @@ from riafs.archive.checks import Digests, Naming
 from riafs.archive.decoding import Decoding
 from riafs.archive.encryption import Unlocker
 from riafs.archive.extractor import Extractor
-from riafs.archive.header import read_listing
+from riafs.archive.header import Found, read_listing
 from riafs.archive.member import open_decoded
+from riafs.archive.opened import OpenArchives
 from riafs.archive.saved import IndexDirectory
 from riafs.archive.walks import SavedWalks
 from riafs.archive.workshop import Workshop
 from riafs.cache.blocks import BlockCache
 from riafs.counters import Counters
-from riafs.errors import IsADirectoryHere, MalformedArchive, ShortRead
+from riafs.errors import IsADirectoryHere, MalformedArchive, ShortRead, StoreTimeout
 from riafs.formats.sevenzip import Listing, Member
 from riafs.formats.sevenzip_cursor import Limits
 from riafs.formats.sevenzip_folder import Folder
@@ -64,6 +66,7 @@ class ArchiveTools:
         self.indexes = indexes
         self.digests = digests
         self.unlocker = Unlocker(password)
+        self.open_archives = OpenArchives()
         kept = MemberBlocks(blocks, SpilledBlocks(extractor.directory, spilled) if spilled else None)
         threads = workers or max(2, len(os.sched_getaffinity(0)))
         self.workshop = Workshop(extractor, kept, counters or Counters(), spill, 2 * limits.dictionary, threads)
@@ -96,19 +99,19 @@ class Archive:
 
         `path` is what messages call it, where it has a name.
 
-        Raises NotAnArchive, MalformedArchive, UnsupportedArchive, EncryptedArchive, ShortRead, and what reading
-        `source` raises.
+        Raises NotAnArchive, MalformedArchive, UnsupportedArchive, EncryptedArchive, ShortRead, StoreTimeout,
+        StoreError, and what reading `source` raises.
         """
         name = await _name_of(source)
         indexes = tools.indexes if isinstance(source, FileBytes) and source.identity is not None else None
         if indexes is not None:
-            columns = await trio.to_thread.run_sync(indexes.load, name, _LISTING, ELEMENTS)
+            columns = await indexes.find(name, _LISTING, ELEMENTS)
             if columns is not None:
                 return cls(source, Listing.from_columns(columns), tools, name, path)
-        found = await read_listing(source, tools.limits, tools.unlocker)
+        found = await _within(tools, read_listing(source, tools.limits, tools.unlocker))
         listing = found.listing
         if indexes is not None and not found.encrypted:  # a list that was encrypted stays secret
-            listing = await trio.to_thread.run_sync(_save, indexes, name, listing)
+            listing = await _saved(indexes, name, listing)
         return cls(source, listing, tools, name, path)
 
     def find(self, name: bytes) -> Member | None:
@@ -148,10 +151,10 @@ class Archive:
         if folder.memory > self._tools.limits.dictionary:
             raise MalformedArchive(f"archive member needs {folder.memory} bytes to decode, over the bound")
 
-    def forget(self) -> None:
+    async def forget(self) -> None:
         """Remove what was saved of this archive, which turned out to be damaged; it has to be opened anew."""
         if self._tools.indexes is not None:
-            self._tools.indexes.remove(self._name, _LISTING)
+            await self._tools.indexes.forget(self._name, _LISTING)
 
     def close(self) -> None:
         """End decoders that nobody uses. Members that are open stay readable."""
@@ -168,10 +171,18 @@ async def _name_of(source: RangedBytes) -> bytes:
     return struct.pack("<QQQqq", *numbers) + bytes(await source.read(0, SIGNATURE_HEADER_SIZE))
 
 
-def _save(indexes: IndexDirectory, name: bytes, listing: Listing) -> Listing:
+async def _within(tools: ArchiveTools, reading: Awaitable[Found]) -> Found:
+    """What `reading` finds, if that does not take longer than decoding may. Raises StoreTimeout."""
+    seconds = tools.workshop.extractor.deadline
+    with trio.move_on_after(seconds):
+        return await reading
+    raise StoreTimeout(f"reading the list of an archive's members took more than {seconds:g} s")
+
+
+async def _saved(indexes: IndexDirectory, name: bytes, listing: Listing) -> Listing:
     """The listing as it was saved, so that it takes no memory; or itself where it could not be saved."""
     columns = listing.columns()
-    if not indexes.save(name, _LISTING, {each: (ELEMENTS[each], column) for each, column in columns.items()}):
+    if not await indexes.keep(name, _LISTING, {each: (ELEMENTS[each], column) for each, column in columns.items()}):
         return listing
-    saved = indexes.load(name, _LISTING, ELEMENTS)
+    saved = await indexes.find(name, _LISTING, ELEMENTS)
     return listing if saved is None else Listing.from_columns(saved)

@@ -24,6 +24,7 @@ from riafs.formats.sevenzip import Listing, Member
 from riafs.storage.ranged import RangedBytes
 
 _AHEAD = 16 << 20
+_MOST_AHEAD = 256
 _MOST_JOBS = 16
 _FOLDERS = 256
 
@@ -139,7 +140,8 @@ class Decoding:
         """The members after one that are not decoded yet, as far as it is worth it, each used once more."""
         following: list[Partial] = []
         size = 0
-        for number in range(stream_of(after) + 1, folder.streams.stop):
+        first = stream_of(after) + 1
+        for number in range(first, min(first + _MOST_AHEAD, folder.streams.stop)):
             member = self._listing.member_of_stream(number)
             size += member.size
             if size > _AHEAD:
@@ -155,7 +157,8 @@ class Decoding:
     async def _cover_ahead(self, folder: DecodableFolder, wanted: Sequence[_Wanted]) -> None:
         """Decode what may be wanted. What goes wrong is told to whoever asks for it."""
         try:
-            await self._driver.drive_all(folder, await self._jobs(folder, wanted), 0)
+            with trio.move_on_after(self.workshop.extractor.deadline):
+                await self._driver.drive_all(folder, await self._jobs(folder, wanted), 0)
         except RiafsError:
             return
         finally:

@@ -6,12 +6,12 @@ from typing import Protocol
 import trio
 
 from riafs.archive.walks import SavedWalks
-from riafs.errors import MalformedArchive
+from riafs.errors import MalformedArchive, StoreTimeout
 from riafs.formats.lzma2 import HEADER_SIZE, Resets, Segment
-from riafs.storage.blocking import BlockingRead, blocking_read
+from riafs.storage.blocking import BlockingRead, blocking_read, patience_with
 from riafs.storage.ranged import RangedBytes
 
-_CHUNKS_AT_ONCE = 4096
+_CHUNKS_AT_ONCE = 1024  # what a deadline is for
 _FIXED = 1 << 20
 
 
@@ -62,29 +62,29 @@ class AtResets:
         if not self._resets.knows(offset):
             async with self._walking:
                 if not self._loaded:
-                    await trio.to_thread.run_sync(self._saved.load, self._name, self._resets)
+                    await self._saved.load(self._name, self._resets)
                     self._loaded = True
                 await self._walk(offset)
         return self._resets.segment(offset)
 
     async def _walk(self, offset: int) -> None:
         resets, began = self._resets, self._resets.walked
-        fill = blocking_read(self._packed)
-        read = None if fill is None else _pieces(fill, self._packed.size)
+        fill, patience = blocking_read(self._packed), patience_with(self._packed)
+        read = None if fill is None or patience is None else _pieces(fill, self._packed.size)
         try:
             while not resets.knows(offset):
-                if read is None:
+                if read is None or patience is None:
                     await self._step(offset)
                 else:
-                    await trio.to_thread.run_sync(resets.walk, read, offset, _CHUNKS_AT_ONCE, abandon_on_cancel=True)
+                    await patience.run(resets.walk, read, offset, _CHUNKS_AT_ONCE)
         except MalformedArchive:
             resets.give_up()
             return
-        except trio.Cancelled:  # the thread may still be changing it
+        except (StoreTimeout, trio.Cancelled):  # the thread may still be changing it
             self._resets, self._loaded = Resets(self._packed.size, resets.size), False
             raise
         if resets.walked != began:
-            await trio.to_thread.run_sync(self._saved.save, self._name, resets)
+            await self._saved.save(self._name, resets)
 
     async def _step(self, offset: int) -> None:
         """Walk over one chunk of what only the event loop can read."""

@@ -1,9 +1,9 @@
 """Driving decoders: from ranges of members in one segment to a decoder that goes on until they are there.
 
-Each decoder has one task, which decodes a piece while the piece before is stored and checked; it goes on as far as
-somebody wants, whatever becomes of those who wanted it, so a reader that gives up costs others nothing. The task is one
-of trio's system tasks, as it belongs to no reader; every failure that it meets is the decoder's, and told to those who
-wait.
+Each decoder has one task, which decodes a piece while the piece before is stored and checked. It goes on as far as
+somebody wanted, so a reader that gives up costs others nothing; but when nobody waits any more, not for longer than
+readers would, so an archive that claims to be endless is not decoded for ever. The task is one of trio's system tasks,
+as it belongs to no reader; every failure that it meets is the decoder's, and told to those who wait.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from riafs.archive.making import Making, Part, again
 from riafs.archive.partial import Partial
 from riafs.archive.passes import Pass
 from riafs.archive.workshop import Workshop
-from riafs.errors import DecodeFailed, MalformedArchive, RiafsError
+from riafs.errors import DecodeFailed, MalformedArchive, RiafsError, StoreError, StoreTimeout
 from riafs.formats.lzma2 import Segment
 
 _STEP = 2 << 20
@@ -118,6 +118,7 @@ class Driver:
 
     def _want(self, folder: DecodableFolder, used: Pass, end: int) -> None:
         used.goal = max(used.goal, end)
+        used.wanted_until = trio.current_time() + self._workshop.extractor.deadline
         if not used.running and used.problem is None:
             used.running = True
             used.users += 1
@@ -126,9 +127,9 @@ class Driver:
     async def _run(self, folder: DecodableFolder, used: Pass) -> None:
         """Decode up to the goal, which may move on meanwhile."""
         try:
-            while used.position < used.goal and used.problem is None and not used.closed:
+            while used.position < used.goal and used.problem is None and not used.closed and self._is_wanted(used):
                 rest = max(used.goal - used.position, _LEAST_STEP)
-                data = await used.producer.produce(min(_STEP, rest, used.segment.end - used.position))
+                data = await self._produced(used, min(_STEP, rest, used.segment.end - used.position))
                 await used.idle.wait()
                 used.idle = trio.Event()
                 trio.lowlevel.spawn_system_task(self._deliver, folder, used, data)
@@ -143,22 +144,47 @@ class Driver:
         self._workshop.passes.leave(used)
         used.tell()
 
+    def _is_wanted(self, used: Pass) -> bool:
+        """Whether somebody waits for a decoder, or did so a short while ago and may come back."""
+        return used.users > 1 or trio.current_time() < used.wanted_until
+
+    async def _produced(self, used: Pass, most: int) -> bytes:
+        """Some more bytes. Raises what producing them raises, StoreTimeout, StoreError without memory for them."""
+        seconds = self._workshop.extractor.deadline
+        try:
+            with trio.move_on_after(seconds):
+                return await used.producer.produce(most)
+        except MemoryError as error:
+            raise StoreError("there is not enough memory to decode an archive member") from error
+        raise StoreTimeout(f"a decoder made nothing for {seconds:g} s")
+
     async def _deliver(self, folder: DecodableFolder, used: Pass, data: bytes) -> None:
         """Give decoded bytes of a folder to the members they belong to."""
-        offset = used.delivered
-        parts: Sequence[Part] = []
+        end = used.delivered + len(data)
         try:
-            parts = self._making.parts(folder, used.segment, offset, memoryview(data))
+            while used.delivered < end:
+                left = memoryview(data)[used.delivered - end :]
+                parts, stop = self._making.parts(folder, used.segment, used.delivered, left)
+                with self._making.using(parts):
+                    await self._deliver_parts(used, parts, stop)
+        except RiafsError as problem:
+            used.problem = problem
+        except MemoryError:
+            used.problem = StoreError("there is not enough memory for decoded archive members")
+        used.idle.set()
+
+    async def _deliver_parts(self, used: Pass, parts: Sequence[Part], stop: int) -> None:
+        """Store and check parts, up to `stop` in the folder. Raises StoreError."""
+        try:
             await self._making.store(parts)
-            used.delivered = offset + len(data)
+            used.delivered = stop
             used.tell()
             for partial, _, _ in parts:
                 await self._making.check(partial)
         except RiafsError as problem:
-            used.problem = problem
             for partial, _, _ in parts:
                 self._making.fail(partial, problem)
-        used.idle.set()
+            raise
 
     def _noted(self, problem: RiafsError, folder: DecodableFolder, used: Pass) -> RiafsError:
         """What to tell of a failed decoder, remembered if it will fail again."""

@@ -28,6 +28,7 @@ _PROGRAMS = (b"7zz", b"7z", b"7za")
 _MEMORY = 2 << 30
 _MESSAGE_BYTES = 2000
 _CHUNK = 1 << 20
+_KILLED_SECONDS = 1.0
 
 # A shell sets the limits before the program begins: in a process with threads nothing may run between fork and exec.
 # Files (here: only its messages) are counted in blocks of 512 bytes.
@@ -78,7 +79,7 @@ class Extractor:
             ):
                 await _write_archive(archive.fileno(), folder, packed)
                 child = await trio.to_thread.run_sync(self._open, program, archive.fileno(), messages.fileno())
-                return ChildProducer(child, os.dup(messages.fileno()), folder.size, shown)
+                return _producer(child, messages.fileno(), folder.size, shown)
         except OSError as error:
             raise StoreError(f"decoding in {os.fsdecode(self.directory)}: {error.strerror}") from error
 
@@ -95,6 +96,26 @@ class Extractor:
         with contextlib.suppress(OSError):  # a larger pipe saves switches between the two; there is a limit per user
             fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, _CHUNK)
         return child
+
+
+def _producer(child: "subprocess.Popen[bytes]", messages: int, size: int, shown: str) -> "ChildProducer":
+    """What owns a child; it does not outlive a failure to make one. Raises OSError."""
+    try:
+        return ChildProducer(child, messages, size, shown)
+    except OSError:
+        _end(child)
+        raise
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    """Kill a child and what it has started, and wait for it: no time at all, unless the disk under it is dead."""
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_KILLED_SECONDS)
+    if child.stdout is not None:
+        child.stdout.close()
 
 
 def _allowed(limit: int, wanted: int) -> int:
@@ -119,28 +140,33 @@ def _write_all(output: int, data: bytes | bytearray | memoryview) -> None:
 
 
 class ChildProducer:
-    """What a child writes. Owns the child and the descriptor `messages` of what it complains about."""
+    """What a child writes. Owns the child; takes descriptors of its own of its output and of `messages`, what it
+    complains about."""
 
     def __init__(self, child: "subprocess.Popen[bytes]", messages: int, size: int, shown: str) -> None:
         assert child.stdout is not None
         self._child = child
-        self._output = trio.lowlevel.FdStream(os.dup(child.stdout.fileno()))
+        self._messages = os.dup(messages)
+        try:
+            self._output = trio.lowlevel.FdStream(os.dup(child.stdout.fileno()))
+        except OSError:
+            os.close(self._messages)
+            raise
         child.stdout.close()
-        self._messages = messages
         self._left = size
         self._held = b""
         self._shown = shown
 
     async def produce(self, most: int) -> bytes:
         """See Producer. The last piece is given only once the child ended well."""
-        if not self._held:
-            try:
+        try:
+            if not self._held:
                 self._held = bytes(await self._output.receive_some(min(most, _CHUNK)))
-            except trio.ClosedResourceError as error:
-                raise StoreError(f"{self._shown} is not decoded any more: the mount ends") from error
-            self._left -= len(self._held)
-        if not self._held or self._left <= 0:
-            await self._conclude()
+                self._left -= len(self._held)
+            if not self._held or self._left <= 0:
+                await self._conclude()
+        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
+            raise StoreError(f"{self._shown} is not decoded any more: the mount ends") from error
         data, self._held = self._held, b""
         return data
 
@@ -149,6 +175,8 @@ class ChildProducer:
         if await self._output.receive_some(1):
             raise DecodeFailed(f"{self._shown} decodes to more than it says")
         status = await trio.to_thread.run_sync(self._child.wait, abandon_on_cancel=True)
+        if self._messages < 0:
+            raise trio.ClosedResourceError
         if self._left > 0 or status not in (0, _WARNING):
             missing = f" {self._left} bytes before its end" if self._left > 0 else ""
             outcome = f"7z ended{missing} with status {status} {self._text()}".rstrip()
@@ -159,13 +187,10 @@ class ChildProducer:
         return " ".join(os.pread(self._messages, _MESSAGE_BYTES, 0).decode("utf-8", "replace").split())
 
     def close(self) -> None:
-        """End the child and give back what it held. A killed child is waited for, which takes no time."""
+        """End the child and give back what it held."""
         if self._messages < 0:
             return
         os.close(self._messages)
         self._messages = -1
-        if self._child.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._child.pid, signal.SIGKILL)
-            self._child.wait()
+        _end(self._child)
         self._output.close()

@@ -7,14 +7,15 @@ or decoded at once, and a decoder's dictionary is never larger than what it deco
 
 import lzma
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
 
 from riafs.archive.coders import lzma_filters
 from riafs.archive.encryption import Unlocker
-from riafs.errors import EncryptedArchive, MalformedArchive, ShortRead, UnsupportedArchive
+from riafs.errors import EncryptedArchive, MalformedArchive, ShortRead, StoreError, UnsupportedArchive
 from riafs.formats.sevenzip import (
     Listing,
     is_encoded,
@@ -46,19 +47,42 @@ async def read_listing(source: RangedBytes, limits: Limits, unlocker: Unlocker) 
     """The members of the 7z archive `source`.
 
     Raises NotAnArchive, MalformedArchive, UnsupportedArchive, EncryptedArchive (a header that needs a password, or
-    another one), ShortRead (the header lies beyond the end), and what reading `source` raises.
+    another one), ShortRead (the header lies beyond the end), StoreError (no memory for it), and what reading `source`
+    raises.
     """
+    with _memory_as_failure():
+        header, encrypted = await _read_header(source, limits, unlocker)
+        return Found(await trio.to_thread.run_sync(parse_header, header, limits, abandon_on_cancel=True), encrypted)
+
+
+async def read_plain_header(source: RangedBytes, limits: Limits) -> bytes:
+    """The header of an archive, decoded as often as it is encoded. Raises the same; EncryptedArchive if it needs a
+    password."""
+    with _memory_as_failure():
+        header, _ = await _read_header(source, limits, None)
+        return header
+
+
+@contextmanager
+def _memory_as_failure() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise StoreError("there is not enough memory for the archive's list of members") from error
+
+
+async def _read_header(source: RangedBytes, limits: Limits, unlocker: Unlocker | None) -> tuple[bytes, bool]:
+    """The plain header, and whether it was encrypted."""
     place = parse_signature(bytes(await source.read(0, SIGNATURE_HEADER_SIZE)))
     header = await _read_packed(source, place.offset, place.size, limits)
     _check(header, place.crc)
     encrypted = False
     for _ in range(_MAX_ENCODINGS):
         if not is_encoded(header):
-            listing = await trio.to_thread.run_sync(parse_header, header, limits, abandon_on_cancel=True)
-            return Found(listing, encrypted)
+            return header, encrypted
         folder = parse_encoded_header(header, limits)
         packed = await _read_packed(source, folder.pack_offset, folder.pack_size, limits)
-        if folder.is_encrypted:
+        if folder.is_encrypted and unlocker is not None:
             encrypted = True
             header = await _decode_encrypted(folder, packed, limits, unlocker)
         else:

@@ -4,13 +4,15 @@ Owns, for one archive, the partials, and what is known to be wrong with members.
 is right, put into the block cache, whether somebody asked for it or a decoder merely passed it.
 
 Rules for shared state (one event loop; threads see only arguments): a partial is in `_partials` as long as it has users
-or a decoder may go on with it; whoever needs bytes is one of its users before anything is decoded for him.
+or a decoder may go on with it; whoever needs bytes is one of its users before anything is decoded for him. A thread
+stores and checks only what somebody uses, so nothing is closed under it. `_sizes` are the bytes of all in `_partials`,
+by whether they are in memory.
 """
 
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 
@@ -25,7 +27,9 @@ from riafs.formats.sevenzip import Listing, Member
 log = logging.getLogger(__name__)
 
 _MEMORY = 64 << 20
+_MOST_MEMORY = 256 << 20  # also of members that are being read; others are in files
 _DENSE = 4 << 20
+_MOST_PARTS = 256  # what is done with them between two looks at other tasks takes some 10 ms
 
 Part = tuple[Partial, int, memoryview]
 """Bytes of a member, and where in it they belong."""
@@ -41,6 +45,7 @@ class Making:
         self._naming = naming
         self._workshop = workshop
         self._partials: OrderedDict[int, Partial] = OrderedDict()
+        self._sizes = {True: 0, False: 0}
         self._problems: dict[int, RiafsError] = {}
         self._kept = bytearray(listing.stream_count)
 
@@ -73,47 +78,76 @@ class Making:
         return bool(self._kept[stream]) or stream in self._problems
 
     def _add(self, member: Member) -> Partial:
-        partial = Partial(member, self._naming.checks(member), self._workshop.extractor.directory)
+        room = self._sizes[True] + member.size <= _MOST_MEMORY
+        directory = self._workshop.extractor.directory
+        partial = Partial(member, self._naming.checks(member), directory, may_take_memory=room)
         self._partials[stream_of(member)] = partial
-        self._trim()
+        self._sizes[partial.in_memory] += member.size
+        self._trim(partial)
         return partial
 
     def _drop(self, partial: Partial) -> None:
         if self._partials.get(stream_of(partial.member)) is partial:
             del self._partials[stream_of(partial.member)]
+            self._sizes[partial.in_memory] -= partial.member.size
         if not partial.users:
             partial.close()
 
-    def _trim(self) -> None:
-        """Give up the oldest that nobody needs, until the others fit."""
-        for in_memory, bound in ((True, _MEMORY), (False, self._workshop.spill)):
-            alike = [each for each in self._partials.values() if each.in_memory is in_memory]
-            used = sum(each.member.size for each in alike)
-            for each in [each for each in alike if not each.users][:-1]:
-                if used <= bound:
-                    break
-                used -= each.member.size
+    def _trim(self, added: Partial) -> None:
+        """Give up the oldest that nobody needs, until the others fit where one was `added`."""
+        in_memory = added.in_memory
+        bound = _MEMORY if in_memory else self._workshop.spill
+        if self._sizes[in_memory] <= bound:
+            return
+        idle = [each for each in self._partials.values() if each.in_memory is in_memory and not each.users]
+        for each in idle:
+            if each is not added and self._sizes[in_memory] > bound:
                 self._drop(each)
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
-    def parts(self, folder: DecodableFolder, segment: Segment, offset: int, data: memoryview) -> Sequence[Part]:
-        """(member, where in it, bytes) for each member that bytes from `offset` of a folder belong to."""
+    def parts(
+        self, folder: DecodableFolder, segment: Segment, offset: int, data: memoryview
+    ) -> tuple[Sequence[Part], int]:
+        """(member, where in it, bytes) for members that bytes from `offset` of a folder belong to, and up to where.
+
+        Looks at some members only, so that many small ones are dealt with bit by bit.
+        """
         parts: list[Part] = []
-        end = offset + len(data)
-        for stream in range(self._listing.stream_at(folder.streams, offset), folder.streams.stop):
+        end, streams = offset + len(data), folder.streams
+        stream = self._listing.stream_at(streams, offset)
+        for _ in range(_MOST_PARTS):
+            if stream >= streams.stop:
+                return parts, end
             partial = self._partials.get(stream)
             member = self._listing.member_of_stream(stream) if partial is None else partial.member
             if member.offset >= end:
-                break
-            if partial is None and self._worth_keeping(member, segment, offset):
-                with contextlib.suppress(StoreError):  # no room for what nobody asked for
-                    partial = self._add(member)
-            if partial is not None and not partial.settled.is_set():
-                start = max(offset, member.offset)
-                stop = min(end, member.offset + member.size)
+                return parts, end
+            partial = partial or self._begun(member, segment, offset)
+            start, stop = max(offset, member.offset), min(end, member.offset + member.size)
+            if partial is not None and not partial.settled.is_set() and start < stop:
                 parts.append((partial, start - member.offset, data[start - offset : stop - offset]))
-        return parts
+            # An archive may claim any number of empty streams.
+            stream = stream + 1 if member.size else max(stream + 1, self._listing.stream_at(streams, member.offset))
+        return parts, max(offset, min(end, member.offset + member.size))
+
+    def _begun(self, member: Member, segment: Segment, offset: int) -> Partial | None:
+        """A member that nobody asked for, if it is worth keeping and there is room."""
+        if member.size and self._worth_keeping(member, segment, offset):
+            with contextlib.suppress(StoreError):
+                return self._add(member)
+        return None
+
+    @contextlib.contextmanager
+    def using(self, parts: Sequence[Part]) -> Iterator[None]:
+        """The members of parts have a user more meanwhile."""
+        for partial, _, _ in parts:
+            partial.users += 1
+        try:
+            yield
+        finally:
+            for partial, _, _ in parts:
+                self.leave(partial)
 
     def _worth_keeping(self, member: Member, segment: Segment, offset: int) -> bool:
         """Whether to begin to keep a member that nobody asked for, of which bytes come from `offset` of the folder on.
@@ -138,11 +172,9 @@ class Making:
             await trio.to_thread.run_sync(partial.check, front, limiter=self._workshop.storing)
         if not partial.complete or partial.settled.is_set():
             return
-        partial.users += 1
         partial.settle(self._verdict(partial))
         if partial.problem is None:
             await self._keep(partial)
-        self.leave(partial)
 
     def fail(self, partial: Partial, problem: RiafsError) -> None:
         """Give a member up, for now; whoever asks for it again begins anew."""

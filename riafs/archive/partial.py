@@ -1,6 +1,7 @@
 """A member while it is decoded: which bytes are there, kept where, checked how far.
 
-Owns the bytes until they are complete: in memory for small members, in an unlinked file for large ones. Invariants:
+Owns the bytes until they are complete: in memory for small members, in an unlinked file for large ones, and for small
+ones where too many are being read at once. Invariants:
 `covered` are disjoint rising ranges that were stored; checks have taken in the bytes from 0 to `_checked` in order;
 `covered`, and so everything a reader sees, changes only in the event loop's thread, after the bytes were stored.
 """
@@ -61,14 +62,14 @@ class Partial:
     `problem` says why they cannot be.
     """
 
-    def __init__(self, member: Member, checks: Checks, directory: bytes) -> None:
+    def __init__(self, member: Member, checks: Checks, directory: bytes, *, may_take_memory: bool = True) -> None:
         self.member = member
         self.checks = checks
         self.covered = Ranges()
         self.users = 0
         self.problem: RiafsError | None = None
         self.settled = trio.Event()
-        self._memory = _memory(member.size) if member.size <= IN_MEMORY else None
+        self._memory = _memory(member.size) if may_take_memory and member.size <= IN_MEMORY else None
         self._descriptor = -1
         self._checked = 0
         self._checking = threading.Lock()

@@ -6,15 +6,12 @@ never closed to make room.
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 import trio
 
 from riafs.archive.producers import Producer
+from riafs.errors import RiafsError, StoreError
 from riafs.formats.lzma2 import Segment
-
-if TYPE_CHECKING:
-    from riafs.errors import RiafsError
 
 _MOST = 8
 _OWN_MEMORY = 4 << 20
@@ -24,7 +21,8 @@ class Pass:
     """One decoder on its way through one segment of one folder; positions count the folder's decoded bytes.
 
     Bytes up to `delivered` were given to members, those up to `position` are on their way, and those up to `goal` will
-    be. `problem`: what ended it. `users`: who waits for it, and the task that drives it on while it is `running`.
+    be, if somebody waits or the clock has not passed `wanted_until`. `problem`: what ended it. `users`: who waits for
+    it, and the task that drives it on while it is `running`.
     """
 
     def __init__(self, archive: object, folder: int, segment: Segment, producer: Producer) -> None:
@@ -34,6 +32,7 @@ class Pass:
         self.producer = producer
         self.position = self.delivered = self.goal = segment.start
         self.users = 0
+        self.wanted_until = 0.0
         self.running = False
         self.closed = False
         self.problem: RiafsError | None = None
@@ -60,6 +59,7 @@ class PassPool:
         self._opening = 0
         self._opening_memory = 0
         self._room = trio.Event()
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._passes)
@@ -73,21 +73,32 @@ class PassPool:
     async def open(
         self, archive: object, folder: int, segment: Segment, memory: int, start: Callable[[], Awaitable[Producer]]
     ) -> Pass:
-        """A new pass, used once, with what `start` makes, as soon as there is room for one of `memory` bytes."""
+        """A new pass, used once, with what `start` makes, as soon as there is room for one of `memory` bytes.
+
+        Raises StoreError once the pool was closed, and what `start` raises.
+        """
         memory += _OWN_MEMORY
-        while not self._make_room(memory):
+        while not self._make_room(memory) and not self._closed:
             await self._room.wait()
+        self._refuse_closed()
         self._opening += 1
         self._opening_memory += memory
         try:
             opened = Pass(archive, folder, segment, await start())
             self._passes[opened] = memory
             opened.users += 1
+            if self._closed:  # meanwhile
+                self.close(opened)
+                self._refuse_closed()
         finally:
             self._opening -= 1
             self._opening_memory -= memory
             self._tell()
         return opened
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise StoreError("archive members are not decoded any more: the mount ends")
 
     def _make_room(self, memory: int) -> bool:
         """Close what is idle, longest unused first, until one more fits."""
@@ -123,7 +134,9 @@ class PassPool:
         one.tell()
 
     def close_all(self) -> None:
-        """Close every pass."""
+        """Close every pass, and let there be no more."""
+        self._closed = True
+        self._tell()
         for each in list(self._passes):
             self.close(each)
 

@@ -21,8 +21,10 @@ from typing import overload
 
 from cachetools import LRUCache
 
-from riafs.errors import DamagedIndex
+from riafs.counters import Counters
+from riafs.errors import DamagedIndex, StoreTimeout
 from riafs.formats.sevenzip_table import Column
+from riafs.storage.patience import Patience
 
 INDEX_DIRECTORY = "archives-1"
 """What the directory of these files is called in the cache directory; the number is the layout's version."""
@@ -37,6 +39,8 @@ _PAGES_IN_MEMORY = 256
 _SUFFIX = b".7zi"
 _NEW = b".new-"
 _ABANDONED_SECONDS = 3600.0
+_THREADS = 4
+_SAVE_SECONDS = 20.0  # what is saved has up to hundreds of MB
 
 
 class SavedColumn:
@@ -199,7 +203,7 @@ def _read_tables(descriptor: int, name: bytes) -> tuple[bytes, "array[int]"]:
 def _columns(pages: _Pages, parts: bytes, expected: Mapping[str, str]) -> dict[str, SavedColumn]:
     columns = {}
     for raw_name, raw_code, count, first_page in _PART.iter_unpack(parts):
-        name, code = raw_name.rstrip(b"\0").decode(), raw_code.rstrip(b"\0").decode()
+        name, code = raw_name.rstrip(b"\0").decode("latin-1"), raw_code.rstrip(b"\0").decode("latin-1")
         if expected.get(name) != code:
             raise DamagedIndex("saved index of an archive has other columns")
         columns[name] = SavedColumn(pages, code, first_page * PAGE, count)
@@ -209,11 +213,35 @@ def _columns(pages: _Pages, parts: bytes, expected: Mapping[str, str]) -> dict[s
 
 
 class IndexDirectory:
-    """A directory of such files, at most `bound` bytes of them; those unused for longest go."""
+    """A directory of such files, at most `bound` bytes of them; those unused for longest go.
 
-    def __init__(self, path: bytes, bound: int = 2 << 30) -> None:
+    What blocks is for threads; `find`, `keep` and `forget` are the same for the event loop, where a directory that does
+    not answer within `seconds` holds nothing.
+    """
+
+    def __init__(self, path: bytes, bound: int = 2 << 30, seconds: float = 10.0) -> None:
         self._path = path
         self._bound = bound
+        self.patience = Patience("the cache directory", seconds, Counters(), _THREADS)
+
+    async def find(self, name: bytes, kind: bytes, expected: Mapping[str, str]) -> dict[str, SavedColumn] | None:
+        """See `load`."""
+        try:
+            return await self.patience.run(self.load, name, kind, expected)
+        except StoreTimeout:
+            return None
+
+    async def keep(self, name: bytes, kind: bytes, columns: Mapping[str, tuple[str, Column]]) -> bool:
+        """See `save`. The columns must not be changed any more."""
+        try:
+            return await self.patience.run_longer(_SAVE_SECONDS, self.save, name, kind, columns)
+        except StoreTimeout:
+            return False
+
+    async def forget(self, name: bytes, kind: bytes) -> None:
+        """See `remove`."""
+        with contextlib.suppress(StoreTimeout):
+            await self.patience.run(self.remove, name, kind)
 
     def path(self, name: bytes, kind: bytes) -> bytes:
         """Where the file of that kind about `name` is."""
@@ -224,12 +252,13 @@ class IndexDirectory:
         path = self.path(name, kind)
         try:
             columns = read_columns(path, name, expected)
-            os.utime(path)  # used just now
         except DamagedIndex:
             self.remove(name, kind)
             return None
         except OSError:
             return None
+        with contextlib.suppress(OSError):  # a directory that cannot be written
+            os.utime(path)  # used just now
         return columns
 
     def save(self, name: bytes, kind: bytes, columns: Mapping[str, tuple[str, Column]]) -> bool:

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 
 from riafs.cache.blocks_directory import Found, remove, walk
-from riafs.cache.blocks_file import HEADER_SIZE, MAX_LENGTH, BlockName, check_block
+from riafs.cache.blocks_file import HEADER_SIZE, MAX_LENGTH, BlockName, check_block, unreadable_as_damaged
 from riafs.errors import CorruptContent
 
 
@@ -41,7 +41,8 @@ def _is_good(root: int, path: str, block: BlockName) -> bool:
         return False
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
     try:
-        content = os.pread(file, HEADER_SIZE + block.length + 1, 0)
+        with unreadable_as_damaged(block):
+            content = os.pread(file, HEADER_SIZE + block.length + 1, 0)
         check_block(block, content[:HEADER_SIZE], content[HEADER_SIZE:])
     except CorruptContent:
         return False

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from riafs.cache.blocks_directory import NEW, open_blocks
 from riafs.cache.blocks_eviction import DiskLimits, make_room
-from riafs.cache.blocks_file import HEADER_SIZE, BlockName, check_block, make_header
+from riafs.cache.blocks_file import HEADER_SIZE, BlockName, check_block, make_header, unreadable_as_damaged
 from riafs.errors import CorruptContent
 
 _TOUCH_NS = 60 * 1_000_000_000
@@ -113,8 +113,9 @@ def _read(root: int, block: BlockName) -> bytes:
     try:
         status = os.fstat(file)
         whole = stat.S_ISREG(status.st_mode) and status.st_size == HEADER_SIZE + block.length
-        header = os.pread(file, HEADER_SIZE, 0) if whole else b""
-        payload = os.pread(file, block.length, HEADER_SIZE) if whole else b""
+        with unreadable_as_damaged(block):
+            header = os.pread(file, HEADER_SIZE, 0) if whole else b""
+            payload = os.pread(file, block.length, HEADER_SIZE) if whole else b""
         check_block(block, header, payload)
         _touch(file, status)
     except CorruptContent:

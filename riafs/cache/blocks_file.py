@@ -6,10 +6,13 @@ the checksum covers what the header says and the payload. CRC32 is meant for fai
 people: nobody else can write to the directory.
 """
 
+import errno
 import hashlib
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from riafs.errors import CorruptContent
@@ -79,6 +82,17 @@ def check_block(block: BlockName, header: bytes, payload: bytes) -> None:
     problem = _problem(block, header, payload)
     if problem:
         raise CorruptContent(f"block {block.path} of the cache is damaged: {problem}")
+
+
+@contextmanager
+def unreadable_as_damaged(block: BlockName) -> Iterator[None]:
+    """Raises CorruptContent where the disk cannot read the file's bytes: the block is lost, not the cache."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise CorruptContent(f"block {block.path} of the cache cannot be read: {error.strerror}") from error
 
 
 def _problem(block: BlockName, header: bytes, payload: bytes) -> str:

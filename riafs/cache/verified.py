@@ -32,6 +32,8 @@ create table if not exists verified_1 (
     key blob, primary key (device, inode, start, key)
 ) without rowid
 """
+_CHOOSE = "create temporary table gone as select device, inode, start, key from verified_1 order by random() limit ?"
+_PRUNE = "delete from verified_1 where (device, inode, start, key) in (select device, inode, start, key from gone)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,14 @@ def _connection(path: bytes | None) -> Iterator[sqlite3.Connection]:
         raise _Unusable(f"{error}; the file was put aside") from error
 
 
+def _prune(connection: sqlite3.Connection) -> None:
+    """Forget some where more are kept than are ever loaded: any, as nothing tells which ones are still there."""
+    [count] = connection.execute("select count(*) from verified_1").fetchone()
+    if count > MAX_REMEMBERED:
+        connection.execute(_CHOOSE, (count - MAX_REMEMBERED * 3 // 4,))
+        connection.execute(_PRUNE)
+
+
 class VerifiedMemory:
     """`path`: the SQLite file, None to remember only in memory. Used from the event loop's thread; `keep` writes."""
 
@@ -126,7 +136,7 @@ class VerifiedMemory:
     async def keep(self) -> None:
         """Load what earlier mounts found out, then write what this one finds out, until cancelled; then write the
         rest."""
-        for row in await trio.to_thread.run_sync(self._load):
+        for row in await trio.to_thread.run_sync(self._load, abandon_on_cancel=True):
             self._add(row)
         try:
             while True:
@@ -146,6 +156,7 @@ class VerifiedMemory:
     def _load(self) -> list[_Row]:
         try:
             with _connection(self._path) as connection:
+                _prune(connection)
                 rows = connection.execute("select * from verified_1 limit ?", (MAX_REMEMBERED,)).fetchall()
         except _Unusable as problem:
             log.warning("what earlier mounts verified is not used: %s", problem)

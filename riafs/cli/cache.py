@@ -91,21 +91,34 @@ def _verify(root: int, _settings: Settings, _arguments: argparse.Namespace) -> R
 def _evict(root: int, settings: Settings, arguments: argparse.Namespace) -> Report:
     _check_choice(arguments)
     if arguments.all:
-        return _removed(evict_all(root))
-    if not arguments.paths:
+        removed, kept = evict_all(root), len(pinned_digests(root))
+    elif arguments.paths:
+        removed, kept = _evict_each(root, arguments.paths)
+    else:
         return _enforce(root, DiskLimits(settings.cache_size, settings.cache_min_free))
-    total, pinned = Usage(), pinned_digests(root)
-    for content in _contents(arguments.paths):
-        if content_digest(content) not in pinned:
-            removed = evict_content(root, content_digest(content))
-            total.blocks += removed.blocks
-            total.size += removed.size
-    return _removed(total)
+    if kept:
+        complain(f"{kept} pinned {'file is' if kept == 1 else 'files are'} kept; riafs cache unpin lets go of them")
+    return _removed(removed)
+
+
+def _evict_each(root: int, paths: list[str]) -> tuple[Usage, int]:
+    """What was removed, and how many contents were not, as they are pinned."""
+    total, kept, pinned = Usage(), 0, pinned_digests(root)
+    for content in _contents(paths):
+        if content_digest(content) in pinned:
+            kept += 1
+            continue
+        removed = evict_content(root, content_digest(content))
+        total.blocks += removed.blocks
+        total.size += removed.size
+    return total, kept
 
 
 def _enforce(root: int, limits: DiskLimits) -> Report:
     before = survey(root)
     after = make_room(root, limits, 0)
+    if before.blocks and after.blocks >= before.blocks:
+        complain("nothing is over the limits; name files or directories, or give --all, to evict more")
     return _removed(Usage(max(0, before.blocks - after.blocks), max(0, before.size - after.size)))
 
 
@@ -135,16 +148,23 @@ def _contents(paths: list[str]) -> Iterator[bytes]:
     """The contents of the annexed files and of those in Keep at and below `paths`. Raises UsageError where there is
     none."""
     found = False
-    for file in files_below(paths, _complain):
+    complaints: list[str] = []
+
+    def failed(path: str, error: OSError) -> None:
+        complaints.append(path)
+        _complain(path, error)
+
+    for file in files_below(paths, failed):
         try:
             for content in _contents_of(file.path):
                 yield content
                 found = True
         except OSError as error:
             if error.errno != errno.ENODATA:  # a file in git
-                _complain(file.path, error)
+                failed(file.path, error)
     if not found:
-        raise UsageError("no annexed file and none in Keep is named: give files or directories of a riafs mount")
+        why = "no file could be looked at" if complaints else "no annexed file and none in Keep is named"
+        raise UsageError(f"{why}: give files or directories of a riafs mount")
 
 
 def _contents_of(path: str) -> list[bytes]:

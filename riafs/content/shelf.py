@@ -1,4 +1,4 @@
-"""The 7z archives of one dataset: opened once, and again when the file was replaced.
+"""The 7z archives of one dataset: opened once, and again when the file was replaced, or others were used more.
 
 An archive is recognised by the identity of its file. Readers of members keep the file they opened: ``7z u`` writes a
 new file and renames it over the old one, so an open descriptor stays valid.
@@ -6,17 +6,17 @@ new file and renames it over the old one, so an open descriptor stays valid.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import trio
 
 from riafs.archive.archive import Archive, ArchiveTools
 from riafs.archive.member import DecodedMember
+from riafs.archive.opened import Known
 from riafs.cache.verified import Evidence
 from riafs.content.verifying import Opened
-from riafs.errors import DamagedIndex, NotInStore
+from riafs.errors import ArchiveError, DamagedIndex, NotInStore
 from riafs.storage.extents import Extent
-from riafs.storage.files import Identity
+from riafs.storage.files import FileBytes, Identity
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import RangedBytes
 
@@ -26,12 +26,6 @@ PLACES = (b"archives/archive.7z", b"annex/archives/archive.7z", b"archive.7z")
 """Where an archive may lie below a dataset: today's place, the one of early documentation, and the one before 2019."""
 
 
-@dataclass(frozen=True, slots=True)
-class _OnShelf:
-    identity: Identity
-    archive: Archive
-
-
 class ArchiveShelf:
     """The archives of the dataset at the store's path `dataset`."""
 
@@ -39,7 +33,6 @@ class ArchiveShelf:
         self._storage = storage
         self._dataset = dataset
         self._tools = tools
-        self._opened: dict[bytes, _OnShelf] = {}
         self._opening = trio.Lock()
 
     async def open(self, place: bytes, names: Sequence[bytes]) -> Opened | None:
@@ -47,48 +40,68 @@ class ArchiveShelf:
 
         Raises NotInStore where there is no archive, ArchiveError and its kinds, CorruptContent, DecodeFailed, …
         """
-        try:
-            return await self._open(place, names)
-        except DamagedIndex as problem:
-            _log.warning("%s; it is made again", problem)
-            self._opened.pop(place).archive.forget()
-            return await self._open(place, names)
+        for last in (False, True):
+            identity, archive = await self._archive(place)
+            try:
+                return await _open_member(archive, place, names, identity)
+            except DamagedIndex as problem:
+                if last:
+                    raise
+                _log.warning("%s; it is made again", problem)
+                known = self._known(place, identity)
+                if known is not None and known.archive is archive:
+                    del self._tools.open_archives[self, place]
+                await archive.forget()
+        raise AssertionError("the second round returns or raises")
 
     async def names(self, place: bytes) -> Iterator[bytes]:
         """The names of the files in the archive at `place`, none where there is no archive. Raises as `open`."""
         try:
-            listing = (await self._archive(place)).archive.listing
+            _, archive = await self._archive(place)
         except NotInStore:
             return iter(())
-        return (member.name for member in listing if not member.is_directory)
+        return (member.name for member in archive.listing if not member.is_directory)
 
-    async def _open(self, place: bytes, names: Sequence[bytes]) -> Opened | None:
-        shelved = await self._archive(place)
-        for name in names:
-            member = shelved.archive.find(name)
-            if member is not None and not member.is_directory:
-                source = await shelved.archive.open_member(member)
-                return _opened(source, place.decode(), shelved.identity)
-        return None
-
-    async def _archive(self, place: bytes) -> _OnShelf:
+    async def _archive(self, place: bytes) -> tuple[Identity, Archive]:
         path = self._dataset + b"/" + place
         source = await self._storage.open(path)
-        assert source.identity is not None
+        identity = source.identity
+        assert identity is not None
         async with self._opening:
-            known = self._opened.get(place)
-            if known is not None and known.identity == source.identity:
+            known = self._known(place, identity)
+            if known is None:
+                known = await self._open(source, identity, path)
+                self._tools.open_archives.pop((self, place), None)
+                self._tools.open_archives[self, place] = known
+            else:
                 source.close()
-                return known
-            try:
-                archive = await Archive.open(source, self._tools, path)
-            except BaseException:
-                source.close()
-                raise
-            self._opened[place] = _OnShelf(source.identity, archive)
-            if known is not None:
-                known.archive.close()
-        return self._opened[place]
+        if known.archive is None:
+            assert known.problem is not None
+            raise type(known.problem)(*known.problem.args)
+        return identity, known.archive
+
+    def _known(self, place: bytes, identity: Identity) -> Known | None:
+        """What is known of the archive at `place`, if that is still the same file."""
+        known: Known | None = self._tools.open_archives.get((self, place))
+        return known if known is not None and known.identity == identity else None
+
+    async def _open(self, source: FileBytes, identity: Identity, path: bytes) -> Known:
+        """The archive in `source`, or what will be wrong with it as long as nobody changes it."""
+        try:
+            return Known(identity, await Archive.open(source, self._tools, path))
+        except BaseException as problem:
+            source.close()
+            if isinstance(problem, ArchiveError) and not problem.retryable:
+                return Known(identity, None, problem)
+            raise
+
+
+async def _open_member(archive: Archive, place: bytes, names: Sequence[bytes], identity: Identity) -> Opened | None:
+    for name in names:
+        member = archive.find(name)
+        if member is not None and not member.is_directory:
+            return _opened(await archive.open_member(member), place.decode(), identity)
+    return None
 
 
 def _opened(source: RangedBytes, place: str, identity: Identity) -> Opened:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from riafs.archive.openpgp import Decryptor
+from riafs.content.chunks import Chunks
 from riafs.content.verifying import Opened
 from riafs.errors import EncryptedContent, NotInStore
 from riafs.formats.encryption import SharedCipher, encrypted_key, shared_cipher
@@ -58,15 +59,25 @@ class SpecialPlace:
 
     async def open(self) -> Opened:
         """See Place."""
-        cipher = self._cipher() if self.form.encrypted else None
-        parts = [await self._open_part(part, cipher) for part in self._parts()[:1]]
+        keys = self._parts()
+        if self.form.encrypted:
+            return Opened(await self._decrypted(keys, self._cipher()), self.name, None)
+        if len(keys) == 1:
+            return Opened(await self.open_stored(keys[0]), self.name, None)
+        chunks = await Chunks.open(lambda number: self.open_stored(keys[number]), len(keys))
+        return Opened(chunks, self.name, None)
+
+    async def _decrypted(self, keys: Sequence[Key], cipher: SharedCipher) -> RangedBytes:
+        """All parts, each in a temporary file: none has to be decrypted twice."""
+        parts: list[RangedBytes] = []
         try:
-            parts += [await self._open_part(part, cipher) for part in self._parts()[1:]]
+            for key in keys:
+                parts.append(await self._decrypted_part(key, cipher))  # noqa: PERF401 - what is there is closed below
         except BaseException:
             for part in parts:
                 part.close()
             raise
-        return Opened(parts[0] if len(parts) == 1 else Concatenated(parts), self.name, None)
+        return parts[0] if len(parts) == 1 else Concatenated(parts)
 
     def _parts(self) -> Sequence[Key]:
         chunk_size = self.form.chunk_size
@@ -81,9 +92,7 @@ class SpecialPlace:
             raise NotInStore(f"{count} chunks are claimed for {os.fsdecode(self.key.serialised)}")
         return [self.key.chunk(chunk_size, number) for number in range(1, count + 1)]
 
-    async def _open_part(self, part: Key, cipher: SharedCipher | None) -> RangedBytes:
-        if cipher is None:
-            return await self.open_stored(part)
+    async def _decrypted_part(self, part: Key, cipher: SharedCipher) -> RangedBytes:
         stored = await self.open_stored(encrypted_key(cipher.mac_key, self.form.remote.mac, part))
         try:
             return await self.decryptor.decrypt(stored, cipher.passphrase)

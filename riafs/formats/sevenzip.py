@@ -181,7 +181,7 @@ def is_encoded(header: bytes) -> bool:
 def parse_encoded_header(header: bytes, limits: Limits) -> Folder:
     """The folder whose decoded bytes are the header (again encoded, or plain). Raises MalformedArchive, …"""
     cursor = Cursor(header)
-    if cursor.number() != _ENCODED_HEADER:
+    if cursor.record() != _ENCODED_HEADER:
         raise MalformedArchive("7z header is not an encoded one")
     streams = parse_streams(cursor, limits)
     if streams.folder_count != 1:
@@ -195,10 +195,10 @@ def parse_header(header: bytes, limits: Limits) -> Listing:
     if not header:
         return Listing.make(streams, no_names(), b"", array("I"))
     cursor = Cursor(header)
-    if cursor.number() != _HEADER:
+    if cursor.record() != _HEADER:
         raise MalformedArchive(f"7z header begins with {header[0]:#x}")
     listing = None
-    while (record := cursor.number()) != END:
+    while (record := cursor.record()) != END:
         if record == _ARCHIVE_PROPERTIES:
             _skip_archive_properties(cursor)
         elif record == _ADDITIONAL_STREAMS_INFO:
@@ -213,7 +213,7 @@ def parse_header(header: bytes, limits: Limits) -> Listing:
 
 
 def _skip_archive_properties(cursor: Cursor) -> None:
-    while cursor.number() != END:
+    while cursor.record() != END:
         skip_property(cursor)
 
 
@@ -223,7 +223,7 @@ def _parse_files(cursor: Cursor, streams: Streams, limits: Limits) -> Listing:
     names = no_names()
     empty, empty_file, anti = bytes(count), b"", b""
     attributes = array("I", bytes(4 * count))
-    while (record := cursor.number()) != END:
+    while (record := cursor.record()) != END:
         part = cursor.part(cursor.number())
         if record == _NAMES:
             part.refuse_external()

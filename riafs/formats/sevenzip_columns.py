@@ -153,15 +153,15 @@ def parse_columns(header: bytes, limits: Limits) -> Columns:
     if not header:
         return columns
     cursor = Cursor(header)
-    if cursor.number() != HEADER:
+    if cursor.record() != HEADER:
         raise MalformedArchive(f"7z header begins with {header[0]:#x}")
-    record = cursor.number()
+    record = cursor.record()
     if record == MAIN_STREAMS_INFO:
         _take_streams(columns, parse_streams(cursor, limits))
-        record = cursor.number()
+        record = cursor.record()
     if record == FILES_INFO:
         _take_members(columns, cursor, limits)
-        record = cursor.number()
+        record = cursor.record()
     if record != END:
         raise UnsupportedArchive(f"7z header has a record {record:#x} that cannot be kept")
     if columns.kinds.count(HAS_STREAM) != len(columns.stream_sizes):
@@ -200,7 +200,7 @@ def _take_members(columns: Columns, cursor: Cursor, limits: Limits) -> None:
     count = cursor.count("members", limits.entries, bytes_each=2)
     empty, empty_file, anti = bytes(count), b"", b""
     columns.attributes = Optional.none("I", count)
-    while (record := cursor.number()) != END:
+    while (record := cursor.record()) != END:
         part = cursor.part(cursor.number())
         if record == NAMES:
             part.refuse_external()

@@ -17,6 +17,7 @@ MAX_SIZE = (1 << 63) - 1
 
 _EXTRA_BYTES = bytes(8 - (0xFF ^ first).bit_length() for first in range(256))
 _MOST_REPEATS_AT_ONCE = 4096
+_MOST_RECORDS = 256  # 7-Zip writes about 20; each may take as long as all members do
 _DIGIT_TO_FLAG = bytes(digit & 1 for digit in range(256))
 
 
@@ -54,12 +55,13 @@ class Digests:
 class Cursor:
     """A position in ``data[start:end]`` that only moves forward."""
 
-    __slots__ = ("_data", "_end", "_position")
+    __slots__ = ("_data", "_end", "_position", "_records")
 
     def __init__(self, data: bytes, start: int = 0, end: int | None = None) -> None:
         self._data = data
         self._position = start
         self._end = len(data) if end is None else end
+        self._records = 0
 
     @property
     def left(self) -> int:
@@ -114,6 +116,13 @@ class Cursor:
     def number(self) -> int:
         """A 7z number: the leading one bits of the first byte tell how many bytes follow. 0 to 2**64 - 1."""
         return self.numbers(1)[0]
+
+    def record(self) -> int:
+        """A 7z number that says what comes next: the kind of a record or property, or its end mark."""
+        self._records += 1
+        if self._records > _MOST_RECORDS:
+            raise MalformedArchive(f"7z header has more than {_MOST_RECORDS} records and properties")
+        return self.number()
 
     def numbers(self, count: int) -> "array[int]":
         """`count` 7z numbers."""

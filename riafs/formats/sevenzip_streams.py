@@ -28,6 +28,9 @@ _FOLDER = 0x0B
 _CODERS_UNPACK_SIZE = 0x0C
 _NUM_UNPACK_STREAM = 0x0D
 
+_MOST_DESCRIPTIONS = 1 << 20
+"""Different descriptions of folders, which take time and memory; encrypted folders have one each, others few."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Descriptions:
@@ -190,17 +193,17 @@ def parse_streams(cursor: Cursor, limits: Limits) -> Streams:
     """The streams record at `cursor`, up to its end mark. Raises MalformedArchive, UnsupportedArchive."""
     found = no_streams()
     pack_offsets, folders, substreams = found.pack_offsets, found.folders, found.substreams
-    record = cursor.number()
+    record = cursor.record()
     if record == _PACK_INFO:
         pack_offsets = _parse_pack_info(cursor, limits)
-        record = cursor.number()
+        record = cursor.record()
     if record == _UNPACK_INFO:
         folders = _parse_unpack_info(cursor, limits)
         substreams = _one_stream_each(folders)
-        record = cursor.number()
+        record = cursor.record()
     if record == _SUBSTREAMS_INFO:
         substreams = _parse_substreams_info(cursor, folders, limits)
-        record = cursor.number()
+        record = cursor.record()
     if record != END:
         raise MalformedArchive(f"7z streams record has a part {record:#x} where its end should be")
     if folders.first_pack[-1] > len(pack_offsets) - 1:
@@ -218,7 +221,7 @@ def _parse_pack_info(cursor: Cursor, limits: Limits) -> "array[int]":
     start = SIGNATURE_HEADER_SIZE + cursor.number()
     count = cursor.count("packed streams", 4 * limits.entries)
     sizes = array("Q")
-    while (record := cursor.number()) != END:
+    while (record := cursor.record()) != END:
         if record == _SIZE:
             sizes = cursor.sizes(count)
         elif record == _CRC:
@@ -278,6 +281,8 @@ def _parse_shapes(cursor: Cursor, count: int) -> "tuple[_Shapes, array[int]]":
         number = numbers.setdefault(description, len(numbers))
         if number == len(shapes.descriptions):
             shapes.append(description, shape)
+        if number >= _MOST_DESCRIPTIONS:
+            raise MalformedArchive(f"7z header has more than {_MOST_DESCRIPTIONS} different kinds of folders")
         # A description says itself where it ends, so equal bytes are an equal description; most equal the one before.
         repeats = cursor.skip_repeats(description, count - len(shape_of) - 1)
         shape_of.extend(array("I", [number]) * (1 + repeats))
@@ -296,26 +301,29 @@ def _one_stream_each(folders: _Folders) -> _Substreams:
 
 
 def _parse_substreams_info(cursor: Cursor, folders: _Folders, limits: Limits) -> _Substreams:
-    record = cursor.number()
+    record = cursor.record()
     counts = array("Q")
     if record == _NUM_UNPACK_STREAM:
         counts = cursor.numbers(len(folders))
-        record = cursor.number()
+        record = cursor.record()
     while record not in (_SIZE, _CRC, END):
         skip_property(cursor)
-        record = cursor.number()
+        record = cursor.record()
     if set(counts) <= {1}:
         substreams = _one_stream_each(folders)
     else:
         substreams = _parse_shared_folders(cursor, folders, counts, limits, sizes_written=record == _SIZE)
     if record == _SIZE:
-        record = cursor.number()
+        record = cursor.record()
+    digests_came = False
     while record != END:
+        if record == _CRC and digests_came:
+            raise MalformedArchive("7z header has the checksums of its streams twice")
         if record == _CRC:
-            substreams = _with_written_digests(cursor, substreams)
+            substreams, digests_came = _with_written_digests(cursor, substreams), True
         else:
             skip_property(cursor)
-        record = cursor.number()
+        record = cursor.record()
     return substreams
 
 
@@ -371,7 +379,7 @@ def _with_written_digests(cursor: Cursor, substreams: _Substreams) -> _Substream
 def _parse_optional_digests(cursor: Cursor, count: int) -> Digests:
     """The properties up to the end mark, of which only the CRC32 values matter."""
     digests = Digests.none(count)
-    while (record := cursor.number()) != END:
+    while (record := cursor.record()) != END:
         if record == _CRC:
             digests = cursor.digests(count)
         else:
@@ -381,7 +389,7 @@ def _parse_optional_digests(cursor: Cursor, count: int) -> Digests:
 
 def _expect(cursor: Cursor, record: int) -> None:
     """Pass over properties up to the one that has to come."""
-    while (found := cursor.number()) != record:
+    while (found := cursor.record()) != record:
         if found == END:
             raise MalformedArchive(f"7z header lacks record {record:#x}")
         skip_property(cursor)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from riafs.counters import Counters
 from riafs.git.catfile import CatFile
 from riafs.git.environment import PrivateGitDirs
+from riafs.git.writers import Writers
 
 MAX_CHILDREN = 12
 
@@ -15,6 +16,7 @@ class GitPool:
 
     def __init__(self, gits: PrivateGitDirs, seconds: float, counters: Counters, limit: int = MAX_CHILDREN) -> None:
         self.gits = gits
+        self.writers = Writers()
         self._seconds = seconds
         self._counters = counters
         self._limit = limit

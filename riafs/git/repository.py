@@ -8,7 +8,6 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from subprocess import DEVNULL
 
 import trio
 
@@ -192,13 +191,8 @@ class Repository:
     async def _write_blob(self, oid: bytes, size: int, output: int) -> None:
         objects, object_format = await self._object_directory()
         with trio.move_on_after(self._seconds + size / _SLOWEST):
-            await trio.run_process(
-                [self._pool.gits.program, "cat-file", "blob", oid.decode()],
-                stdout=output,
-                stderr=DEVNULL,
-                check=False,
-                env=dict(self._pool.environment(objects, object_format)),
-            )
+            command = [self._pool.gits.program, "cat-file", "blob", oid.decode()]
+            await self._pool.writers.run(command, self._pool.environment(objects, object_format), output)
             return
         raise StoreTimeout(f"git did not deliver blob {oid.decode()} of {self.name} in time")
 

@@ -1,25 +1,20 @@
-"""A dataset's archive as packers see it: told from any other file there, its header in full, its members read."""
+"""A dataset's archive as packers see it: told from any other file there, its members read."""
 
 import os
 import stat
 from dataclasses import dataclass
 
 from riafs.archive.archive import Archive
-from riafs.archive.header import decode_header
-from riafs.errors import MalformedArchive, ShortRead, StoreError
+from riafs.errors import StoreError
 from riafs.formats.keys import Key
-from riafs.formats.sevenzip import Member, is_encoded, parse_encoded_header, parse_signature
-from riafs.formats.sevenzip_cursor import Limits
-from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
+from riafs.formats.sevenzip import Member
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.problems import writing
 from riafs.packing.watching import Watcher
 from riafs.storage.files import FileBytes, Identity
-from riafs.storage.ranged import RangedBytes
 
 NAME = b"archive.7z"
 _CHUNK = 1 << 20
-_MAX_ENCODINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +55,6 @@ def file_bytes(descriptor: int, path: bytes) -> FileBytes:
     """The archive behind `descriptor`, which goes to what is returned."""
     status = os.fstat(descriptor)
     return FileBytes(descriptor, status.st_size, os.fsdecode(path), identity=Identity.of(status))
-
-
-async def read_plain_header(source: RangedBytes, limits: Limits) -> bytes:
-    """The header of an archive, decoded as often as it is encoded. Raises ArchiveError and its kinds, ShortRead."""
-    place = parse_signature(bytes(await source.read(0, SIGNATURE_HEADER_SIZE)))
-    header = await _read(source, place.offset, place.size, limits)
-    for _ in range(_MAX_ENCODINGS):
-        if not is_encoded(header):
-            return header
-        folder = parse_encoded_header(header, limits)
-        header = decode_header(folder, await _read(source, folder.pack_offset, folder.pack_size, limits), limits)
-    raise MalformedArchive(f"7z header is encoded more than {_MAX_ENCODINGS} times")
-
-
-async def _read(source: RangedBytes, offset: int, size: int, limits: Limits) -> bytes:
-    if size > limits.header:
-        raise MalformedArchive(f"7z header of {size} bytes, the bound is {limits.header}")
-    if offset + size > source.size:
-        raise ShortRead(f"7z archive of {source.size} bytes has its header at {offset} to {offset + size}")
-    return bytes(await source.read(offset, size))
 
 
 def in_reading_order(member: Member) -> tuple[int, int]:

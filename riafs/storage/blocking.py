@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from riafs.storage.extents import Extent
 from riafs.storage.files import FileBytes
+from riafs.storage.patience import Patience
 from riafs.storage.ranged import RangedBytes
 
 BlockingRead = Callable[[int, memoryview], None]
@@ -18,3 +19,10 @@ def blocking_read(source: RangedBytes) -> BlockingRead | None:
         below, start = blocking_read(source.source), source.offset
         return None if below is None else lambda offset, buffer: below(start + offset, buffer)
     return None
+
+
+def patience_with(source: RangedBytes) -> Patience | None:
+    """The patience with the store that `source` lies in; None for what lies on a disk of our own, or nowhere."""
+    while isinstance(source, Extent):
+        source = source.source
+    return source.patience if isinstance(source, FileBytes) else None

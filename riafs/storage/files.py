@@ -51,6 +51,11 @@ class FileBytes:
         """Length in bytes."""
         return self._size
 
+    @property
+    def patience(self) -> Patience | None:
+        """What to be patient with, for threads that call `read_into`."""
+        return self._patience
+
     async def read(self, offset: int, length: int) -> Buffer:
         """See RangedBytes."""
         length = min(length, self._size - offset)

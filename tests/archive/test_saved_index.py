@@ -111,7 +111,7 @@ async def test_a_damaged_index_never_gives_wrong_bytes(
         await check(await open_archive(path, indexed))
     except DamagedIndex:
         found = await open_archive(path, indexed)
-        found.forget()
+        await found.forget()
         await check(await open_archive(path, indexed))
 
 

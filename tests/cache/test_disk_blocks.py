@@ -119,6 +119,28 @@ def test_checking_all_removes_what_is_damaged_only(cache: str, damage: Callable[
     assert kept(cache, 4) == [0, 1, 3]
 
 
+def test_a_block_that_the_disk_cannot_read_is_removed_and_the_others_stay(
+    cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks, real = filled(cache, 3), os.pread
+    bad = file_of(cache, 1).stat().st_ino
+
+    def pread(file: int, length: int, offset: int) -> bytes:
+        if os.fstat(file).st_ino == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(file, length, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(CorruptContent, match="cannot be read"):
+        blocks.read(name_of(1))
+    assert blocks.read(name_of(1)) is None
+    assert blocks.read(name_of(0)) == bytes_of(0)
+    bad = file_of(cache, 2).stat().st_ino
+    with open_blocks(cache, make=False) as root:
+        assert check_all(root).damaged == 1
+    assert kept(cache, 3) == [0]
+
+
 def test_a_block_in_the_wrong_directory_is_removed_by_checking(cache: str) -> None:
     filled(cache, 1)
     wrong = Path(cache, "blocks-1", "00" if name_of(0).directory != "00" else "01")

@@ -6,7 +6,9 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -102,12 +104,19 @@ def test_vanished_store(store: SmallStore, one: SmallDataset, mount_with: MountW
         assert mount.counter("handler_errors") == 0
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that every user can enter; pytest's own are made private by each session that begins."""
+    with tempfile.TemporaryDirectory(prefix="riafs-public-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
-def test_object_that_another_user_may_not_read(store: SmallStore, one: SmallDataset, tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory.stat().st_uid == 0 and directory != Path("/") and "pytest" in str(directory):
-            directory.chmod(0o755)
-    one.object_path(KEY).chmod(0o600)
+def test_object_that_another_user_may_not_read(public: Path) -> None:
+    store = SmallStore.make(public / "store")
+    store.dataset("neighbour", {b"file": b"neighbour"})
+    store.dataset("one", {b"annexed": Locked(KEY)}).put(KEY, CONTENT).chmod(0o600)
     program = f"import tests.faults.unprivileged as it; it.main({str(store.path)!r})"
     done = run_riafs(program, command=("-c",))
     assert done.stderr == ""

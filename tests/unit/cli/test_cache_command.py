@@ -95,3 +95,10 @@ def test_a_cache_that_others_can_enter_is_refused(cache: Path, capsys: pytest.Ca
 @pytest.mark.parametrize("number", ["0", "100", "x", "-1"])
 def test_prefetch_takes_a_sensible_number_of_jobs(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run("riafs", ["prefetch", "--jobs", number, "/x"]) == 1
+
+
+def test_evicting_tells_what_it_keeps(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run("riafs", ["cache", "--cache-dir", str(cache), "evict"]) == 0
+    assert "nothing is over the limits" in capsys.readouterr().err
+    assert main.run("riafs", ["cache", "--cache-dir", str(cache), "evict", "--all"]) == 0
+    assert "1 pinned file is kept" in capsys.readouterr().err

@@ -1,0 +1,108 @@
+"""Chunks of a key that lie in the store as they are, read as one, with a bounded number of descriptors.
+
+Invariant: a chunk that is being read is not closed; others are, the one unused for longest first, and opened again when
+they are wanted. A chunk that has another size then is not the one whose size was counted on.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+
+from riafs.errors import NotInStore, ShortRead
+from riafs.storage.ranged import Buffer, RangedBytes
+
+MOST_OPEN = 64
+
+OpenChunk = Callable[[int], Awaitable[RangedBytes]]
+"""Opens the chunk of that number, from 0 on. Raises NotInStore."""
+
+
+@dataclass(slots=True)
+class _Open:
+    source: RangedBytes
+    users: int = 0
+
+
+class Chunks:
+    """RangedBytes over chunks of known `sizes`."""
+
+    def __init__(self, open_chunk: OpenChunk, sizes: list[int]) -> None:
+        self._open_chunk = open_chunk
+        self._sizes = sizes
+        self._ends = list(accumulate(sizes))
+        self._opened: OrderedDict[int, _Open] = OrderedDict()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, open_chunk: OpenChunk, count: int) -> "Chunks":
+        """All of `count` chunks, each of which is looked at. Raises what opening them raises."""
+        sizes = []
+        for number in range(count):
+            source = await open_chunk(number)
+            sizes.append(source.size)
+            source.close()
+        return cls(open_chunk, sizes)
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._ends[-1] if self._ends else 0
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """See RangedBytes."""
+        pieces: list[Buffer] = []
+        length = min(length, self.size - offset)
+        number = bisect_right(self._ends, offset)
+        while length > 0:
+            start = self._ends[number] - self._sizes[number]
+            async with self._chunk(number) as source:
+                piece = await source.read(offset - start, length)
+            pieces.append(piece)
+            offset += len(piece)
+            length -= len(piece)
+            number += 1
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    @asynccontextmanager
+    async def _chunk(self, number: int) -> AsyncIterator[RangedBytes]:
+        """A chunk, open meanwhile."""
+        if number not in self._opened:
+            source = await self._open_again(number)
+            if number in self._opened:  # another reader was faster
+                source.close()
+            else:
+                self._opened[number] = _Open(source)
+        chunk = self._opened[number]
+        self._opened.move_to_end(number)
+        chunk.users += 1
+        try:
+            yield chunk.source
+        finally:
+            chunk.users -= 1
+            self._trim(0 if self._closed else MOST_OPEN)
+
+    async def _open_again(self, number: int) -> RangedBytes:
+        try:
+            source = await self._open_chunk(number)
+        except NotInStore as error:
+            raise ShortRead(f"a chunk is gone that was there when the file was opened: {error}") from error
+        if source.size != self._sizes[number]:
+            source.close()
+            raise ShortRead(f"chunk {number + 1} has {source.size} bytes, it had {self._sizes[number]}")
+        return source
+
+    def _trim(self, most: int) -> None:
+        for number, chunk in list(self._opened.items()):
+            if len(self._opened) <= most:
+                return
+            if not chunk.users:
+                del self._opened[number]
+                chunk.source.close()
+
+    def close(self) -> None:
+        """Close the chunks."""
+        self._closed = True
+        self._trim(0)
