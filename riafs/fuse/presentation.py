@@ -70,6 +70,8 @@ class Presenter:
         """The kernel's form of `attributes`."""
         shown = self.blank()
         self.fill(shown, attributes.inode, attributes)
+        if not attributes.lasting:
+            shown.entry_timeout = self._presentation.refresh
         return shown
 
     def absent(self, name: bytes) -> pyfuse3.EntryAttributes:

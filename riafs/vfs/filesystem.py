@@ -50,6 +50,8 @@ class Attributes:
     size: int
     executable: bool
     mtime_ns: int
+    lasting: bool = True
+    """Whether the name stands for this until `refresh` tells otherwise; not so for files that are not listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,9 @@ class FileSystem:
             return None
         if directory is not node.directory:  # renewed meanwhile: positions may have changed
             return await self.lookup(parent, name)
-        inode = node.hide(found.entry) if found.position is None else node.inode_at(found.position)
-        return _attributes(inode, found.entry)
+        if found.position is not None:
+            return _attributes(node.inode_at(found.position), found.entry)
+        return _attributes(node.hide(found.entry), found.entry, lasting=found.entry.kind is Kind.DIRECTORY)
 
     def _virtual_attributes(self, name: bytes) -> Attributes:
         directory = self._virtual[name]
@@ -337,5 +340,5 @@ class FileSystem:
             raise StaleHandle(f"handle {handle} is not open") from None
 
 
-def _attributes(inode: int, entry: Entry) -> Attributes:
-    return Attributes(inode, entry.kind, max(entry.size, 0), entry.executable, entry.mtime_ns)
+def _attributes(inode: int, entry: Entry, *, lasting: bool = True) -> Attributes:
+    return Attributes(inode, entry.kind, max(entry.size, 0), entry.executable, entry.mtime_ns, lasting)
