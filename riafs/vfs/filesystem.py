@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
@@ -137,7 +137,7 @@ class FileSystem:
         if directory is not node.directory:  # renewed meanwhile: positions may have changed
             return await self.lookup(parent, name)
         if found.position is None:
-            return replace(_attributes(node.hide(found.entry), found.entry), listed=False)
+            return _attributes(node.hide(found.entry), found.entry, listed=False)
         return _attributes(node.inode_at(found.position), found.entry)
 
     def _virtual_attributes(self, name: bytes) -> Attributes:
@@ -345,5 +345,5 @@ class FileSystem:
             raise StaleHandle(f"handle {handle} is not open") from None
 
 
-def _attributes(inode: int, entry: Entry) -> Attributes:
-    return Attributes(inode, entry.kind, max(entry.size, 0), entry.executable, entry.mtime_ns)
+def _attributes(inode: int, entry: Entry, *, listed: bool = True) -> Attributes:
+    return Attributes(inode, entry.kind, max(entry.size, 0), entry.executable, entry.mtime_ns, listed)

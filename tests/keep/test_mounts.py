@@ -17,7 +17,7 @@ from tests.fuse.mounting import COMMAND, PROJECT, Mounted, mounted, run_riafs
 from tests.keep.making import KeptStore, manifest_of
 from tests.keep.standin.api import TOKEN
 from tests.keep.standin.cluster import Cluster
-from tests.keep.standin.records import Record, set_manifest
+from tests.keep.standin.records import Record, now, set_manifest
 from tests.plugins import mounts
 
 SECRET = TOKEN.rpartition("/")[2]
@@ -128,6 +128,20 @@ def test_collection_that_comes_into_being_is_found(told: Cluster, tmp_path: Path
         time.sleep(0.6)
         assert (path / "late").read_bytes() == b"content"
         assert os.listdir(mount.path / "by_id") == [data_hash]
+
+
+def test_records_are_those_of_now(told: Cluster, tmp_path: Path) -> None:
+    project = told.records.add("groups", name="p", description="first")
+    record = told.collection("one", manifest_of(FILES, told.put), description="first", owner_uuid=project["uuid"])
+    with mounted(f"arvados://{told.host}", tmp_path / "m", "--refresh", "0.5") as mount:
+        paths = [mount.path / "home/p/one/.arvados#collection", mount.path / "home/p/.arvados#project"]
+        assert [json.loads(path.read_text())["description"] for path in paths] == ["first", "first"]
+        for each in (record, project):
+            each |= {"description": "second", "modified_at": now()}
+        until = time.monotonic() + 5
+        while [json.loads(path.read_text())["description"] for path in paths] != ["second", "second"]:
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
 
 def test_content_by_hash_stays_in_the_kernel(told: Cluster, tmp_path: Path) -> None:
