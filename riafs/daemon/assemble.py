@@ -24,7 +24,7 @@ from riafs.fuse.presentation import Presentation
 from riafs.fuse.session import KernelOptions, Session
 from riafs.settings import show_settings
 from riafs.vfs import assembly
-from riafs.vfs.keepassembly import KeepPlan
+from riafs.vfs.keepplan import KeepPlan
 
 
 async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, background: trio.Nursery) -> Servable:

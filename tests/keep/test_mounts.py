@@ -281,3 +281,9 @@ def test_doctor_looks_at_sources(told: Cluster, kept: KeptStore) -> None:
     assert done.returncode == 1
     assert f"ok    block server http://{host}/ answers" in done.stdout
     assert "fail  " in done.stdout
+
+
+def test_mounts_of_stores_do_not_load_what_only_keep_needs() -> None:
+    program = "import sys, riafs.daemon.assemble; print([name for name in sys.modules if name.startswith('urllib3')])"
+    done = run_riafs(command=("-c", program))
+    assert (done.stdout, done.stderr) == ("[]\n", "")
