@@ -160,7 +160,7 @@ def test_dead_cluster_fails_the_mount_soon(tmp_path: Path) -> None:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         done = run_riafs("mount", f"arvados://{host}", tmp_path)
         assert done.returncode == 32
-        assert "no answer (tried for 4 s)" in done.stderr
+        assert "(tried for 4 s)" in done.stderr
         assert time.monotonic() - began < 12
 
 
