@@ -9,14 +9,14 @@ import json
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import trio
 
 from riafs.counters import Counters
-from riafs.errors import BadAnswer, NotInStore, RiafsError, StoreDenied, StoreError, StoreTimeout
+from riafs.errors import BadAnswer, NotInStore, RiafsError, ShortRead, StoreDenied, StoreError, StoreTimeout
 from riafs.storage.http import Answer, Http, Request, bearer
 
 log = logging.getLogger(__name__)
@@ -134,31 +134,37 @@ class ApiServer:
         return Request(named, url, "POST", headers, f"_method=GET&{query}".encode())
 
     async def _patiently(self, request: Request) -> Answer:
-        """The first answer that is worth looking at, or the last one. Raises what went wrong last."""
-        wait, problem = _FIRST_WAIT, ""
-        with trio.move_on_after(self.seconds):
-            for tries in range(_MOST_TRIES):
-                delay = wait
-                try:
-                    answer = await self._asked(request)
-                except RiafsError as error:
-                    problem = str(error)
-                    if tries == _MOST_TRIES - 1 or not error.retryable:
-                        raise
-                else:
-                    if tries == _MOST_TRIES - 1 or answer.status not in _TRY_AGAIN:
-                        return answer
-                    problem = f"{request.name}: status {answer.status}"
-                    delay = _retry_after(answer) or wait
-                log.info("%s; asked again", problem)
-                await trio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - so that clients do not come together
-                wait = min(2 * wait, _LONGEST_WAIT)
-        self.counters.store_timeouts += 1
-        raise StoreTimeout(f"{problem or request.name + ': no answer'} (tried for {self.seconds:g} s)")
+        """The first answer that is worth looking at, or the last one. Raises what went wrong last.
 
-    async def _asked(self, request: Request) -> Answer:
+        The deadline is for answers to begin; one that goes on coming is not cut.
+        """
+        end = trio.current_time() + self.seconds
+        wait = _FIRST_WAIT
+        for _ in range(_MOST_TRIES):
+            delay = wait
+            answer, problem = await self._asked(request, max(end - trio.current_time(), _FIRST_WAIT))
+            if answer is not None:
+                if answer.status not in _TRY_AGAIN:
+                    return answer
+                problem = StoreError(f"{request.name}: status {answer.status}")
+                delay = _retry_after(answer) or wait
+            if trio.current_time() + delay >= end:
+                break
+            log.info("%s; asked again", problem)
+            await trio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - so that clients do not come together
+            wait = min(2 * wait, _LONGEST_WAIT)
+        self.counters.store_timeouts += 1
+        raise StoreTimeout(f"{problem} (tried for {self.seconds:g} s)")
+
+    async def _asked(self, request: Request, seconds: float) -> tuple[Answer | None, RiafsError | None]:
+        """An answer, or what may pass. Raises what does not."""
         self.counters.api_requests += 1
-        return await self.http.ask(request, _MAX_ANSWER)
+        try:
+            return await self.http.ask(replace(request, seconds=seconds), _MAX_ANSWER), None
+        except RiafsError as error:
+            if not (error.retryable or isinstance(error, ShortRead)):
+                raise
+            return None, error
 
     def _refusal(self, answer: Answer, name: str) -> RiafsError:
         said = f"{name} of {self.host}: status {answer.status}{_reason(answer.body)}"

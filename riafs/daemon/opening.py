@@ -12,7 +12,7 @@ from riafs.formats.riaurl import RiaUrl
 from riafs.formats.sources import Source
 from riafs.settings import Settings
 from riafs.vfs import assembly
-from riafs.vfs.keepassembly import KeepPlan
+from riafs.vfs.keepplan import KeepPlan
 
 
 def opening_plan(

@@ -38,7 +38,7 @@ from riafs.tree.protocol import Directory
 from riafs.tree.source import open_source
 from riafs.tree.store import StoreTools
 from riafs.vfs.filesystem import FileSystem
-from riafs.vfs.keepassembly import KeepPlan, Means, open_keep
+from riafs.vfs.keepplan import KeepPlan, Means
 
 _DIGESTS = {Verify.AUTO: Digests.BESIDE, Verify.ALWAYS: Digests.BEFORE, Verify.NEVER: Digests.NONE}
 _HASHING_THREADS = 4
@@ -105,6 +105,8 @@ async def assemble(
         if isinstance(plan.source, RiaUrl):
             root = await _open_store(plan, plan.source, scratch, means)
         else:
+            from riafs.vfs.keepassembly import open_keep
+
             root = await open_keep(plan.source, plan.keep, means)
         shown = {virtual.NAME: virtual.VirtualDirectory(files, time.time_ns())} if files else {}
         return Assembled(root, FileSystem(root, counters, shown), closing.pop_all())

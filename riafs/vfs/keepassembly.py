@@ -3,18 +3,14 @@
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import trio
 
 from riafs.arvados.api import ApiServer
 from riafs.arvados.services import KeepService, fetch_services, named_services
-from riafs.cache.blocks import BlockCache
-from riafs.cache.verified import VerifiedMemory
 from riafs.content.keepblocks import KeepBlocks, KeepTools
 from riafs.content.keptparts import KeptParts
-from riafs.counters import Counters
 from riafs.errors import RiafsError, UsageError
 from riafs.formats.composed import parse_composition
 from riafs.formats.keepurl import STANDARD_INPUT, ArvadosUrl, KeepUrl
@@ -35,6 +31,7 @@ from riafs.tree.composed import ComposedDirectory
 from riafs.tree.folders import Folders
 from riafs.tree.keepsource import KeptCollections, open_kept
 from riafs.tree.protocol import Directory
+from riafs.vfs.keepplan import KeepPlan, Means
 
 log = logging.getLogger(__name__)
 
@@ -43,41 +40,6 @@ _FIRST_SECONDS = 4.0
 _MAX_COMPOSITION = 64 << 20
 _SERVICES_SECONDS = 300.0
 """How often a cluster is asked for its block servers."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeepPlan:
-    """How Keep is used. Sizes in bytes."""
-
-    token: str | None = field(default=None, repr=False)
-    insecure: bool = False
-    """Whether certificates are not checked."""
-    services: tuple[str, ...] = ()
-    """URLs of block servers to use instead of those that the cluster lists."""
-    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """See HttpOptions."""
-    authorities: str | None = None
-    """See HttpOptions."""
-    per_server: int = 4
-    per_volume: int = 0
-    """Blocks read at a time from one volume; 0 for no limit."""
-    memory: int = 256 << 20
-    lenient: bool = False
-    follow_hints: bool = False
-    manifest: bytes | None = field(default=None, repr=False)
-    """The text that came on standard input."""
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What every mount has, whatever its source. `closing` gives back what is opened."""
-
-    verified: VerifiedMemory
-    cache: BlockCache
-    counters: Counters
-    background: trio.Nursery
-    deadline: float
-    closing: ExitStack
 
 
 async def open_keep(source: KeepUrl | ArvadosUrl, plan: KeepPlan, means: Means) -> Directory:

@@ -88,6 +88,12 @@ async def test_what_may_pass_is_tried_again(cluster: Cluster, api: ApiServer, st
     assert api.counters.api_requests == 3
 
 
+async def test_answer_that_ends_early_is_asked_for_again(cluster: Cluster, api: ApiServer) -> None:
+    cluster.api.shape.faults.append(Fault(truncate=5, count=2))
+    assert await fetch_home(api) == USER.encode()
+    assert cluster.api_requests() == 3
+
+
 @pytest.mark.parametrize("status", [400, 403, 409, 422])
 async def test_what_does_not_pass_is_not_tried_again(cluster: Cluster, api: ApiServer, status: int) -> None:
     cluster.api.shape.faults.append(Fault(status=status, body='{"errors": ["no\\u001b[1m luck"]}'))
@@ -102,6 +108,16 @@ async def test_deadline_ends_the_tries(cluster: Cluster) -> None:
         with pytest.raises(StoreTimeout, match=r"status 503 .tried for 0\.5 s"):
             await fetch_home(api)
     assert api.counters.store_timeouts == 1
+
+
+async def test_slow_answer_is_not_cut_while_it_comes(cluster: Cluster) -> None:
+    text = "".join(f". acbd18db4cc2f85cedef654fccc4a4d8+3 0:3:{number:060}\n" for number in range(40_000))
+    made = cluster.collection("large", text)
+    cluster.signer.enabled = False
+    cluster.api.shape.bandwidth = 1 << 20
+    async with asking(cluster, seconds=2.5) as api:
+        record = await fetch_collection(api, made["uuid"].encode())
+    assert len(record.manifest) == len(text) > 4_000_000
 
 
 @pytest.mark.parametrize("body", ["", "[]", "null", "{", '{"items": 5}', '{"items": [5]}', '{"items": [{}]}'])

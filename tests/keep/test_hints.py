@@ -6,7 +6,7 @@ from pathlib import Path
 from riafs.formats.locators import parse_locator
 from riafs.storage.blockplaces import Places
 from riafs.storage.keephints import HintedPlaces
-from riafs.vfs.keepassembly import KeepPlan
+from riafs.vfs.keepplan import KeepPlan
 from tests.keep.making import KeptStore, manifest_of
 from tests.keep.shown import shown
 
