@@ -4,7 +4,6 @@ Invariant: a chunk that is being read is not closed; others are, the one unused 
 they are wanted. A chunk that has another size then is not the one whose size was counted on.
 """
 
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from riafs.errors import NotInStore, ShortRead
+from riafs.storage.concat import read_across
 from riafs.storage.ranged import Buffer, RangedBytes
 
 MOST_OPEN = 64
@@ -53,18 +53,11 @@ class Chunks:
 
     async def read(self, offset: int, length: int) -> Buffer:
         """See RangedBytes."""
-        pieces: list[Buffer] = []
-        length = min(length, self.size - offset)
-        number = bisect_right(self._ends, offset)
-        while length > 0:
-            start = self._ends[number] - self._sizes[number]
-            async with self._chunk(number) as source:
-                piece = await source.read(offset - start, length)
-            pieces.append(piece)
-            offset += len(piece)
-            length -= len(piece)
-            number += 1
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return await read_across(self._ends, offset, length, self._read_chunk)
+
+    async def _read_chunk(self, number: int, offset: int, length: int) -> Buffer:
+        async with self._chunk(number) as source:
+            return await source.read(offset, length)
 
     @asynccontextmanager
     async def _chunk(self, number: int) -> AsyncIterator[RangedBytes]:
