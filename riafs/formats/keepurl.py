@@ -11,11 +11,13 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import quote, unquote_to_bytes
 
 from riafs.errors import BadSource, MalformedLocator
 from riafs.formats.identifiers import is_identifier
 from riafs.formats.locators import Locator, parse_locator
+from riafs.formats.text import on_disk
 
 KEEP_SCHEMES = ("file", "http", "https")
 STANDARD_INPUT = b"-"
@@ -126,7 +128,7 @@ def parse_arvados_url(text: str) -> ArvadosUrl:
     tree = _query(text, match["query"] or "", ("tree",)).get("tree")
     if match["fragment"] is None:
         return ArvadosUrl(host, None, tree)
-    identifier = _on_disk(text, match["fragment"])
+    identifier = on_disk(match["fragment"], partial(_bad, text))
     if not is_identifier(identifier):
         raise _bad(text, "names no uuid of a collection or project and no portable data hash after the '#'")
     _check_tree(text, tree, identifier)
@@ -149,7 +151,7 @@ def _absolute_or_none(directory: bytes, path: bytes | None) -> bytes | None:
 def _place(text: str, scheme: str, part: str) -> bytes:
     if scheme != "file":
         return _server(text, part).encode()
-    path = unquote_to_bytes(_on_disk(text, part))
+    path = unquote_to_bytes(on_disk(part, partial(_bad, text)))
     if b"\0" in path:
         raise _bad(text, "has a NUL in a volume's path")
     if not path.startswith(b"/"):
@@ -178,7 +180,7 @@ def _query(text: str, query: str, known: Sequence[str]) -> dict[str, bytes]:
             raise _bad(text, f"says {name}= twice")
         if not equals or not value:
             raise _bad(text, f"has nothing after {name}")
-        found[name] = unquote_to_bytes(_on_disk(text, value))
+        found[name] = unquote_to_bytes(on_disk(value, partial(_bad, text)))
         if b"\0" in found[name]:
             raise _bad(text, f"has a NUL in {name}")
     return found
@@ -187,7 +189,7 @@ def _query(text: str, query: str, known: Sequence[str]) -> dict[str, bytes]:
 def _collection(text: str, fragment: str | None) -> bytes | None:
     if fragment is None:
         return None
-    name = _on_disk(text, fragment)
+    name = on_disk(fragment, partial(_bad, text))
     if not name or b"/" in name or name in (b".", b".."):
         raise _bad(text, "names no possible collection after the '#'")
     return name
@@ -202,16 +204,6 @@ def _quoted(path: bytes, also_safe: str) -> str:
 
 def _one(character: str) -> str:
     return quote(os.fsencode(character))
-
-
-def _on_disk(text: str, part: str) -> bytes:
-    try:
-        encoded = os.fsencode(part)
-    except UnicodeEncodeError as error:
-        raise _bad(text, "has characters that no file name can have") from error
-    if b"\0" in encoded:
-        raise _bad(text, "has a NUL")
-    return encoded
 
 
 def _bad(text: str, what: str) -> BadSource:

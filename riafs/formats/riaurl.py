@@ -10,10 +10,12 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
 from riafs.errors import BadSource
 from riafs.formats.names import valid_name
+from riafs.formats.text import on_disk
 
 SCHEMES = ("file", "ssh", "http", "https")
 _KNOWN = "ria+file, ria+ssh, ria+http, ria+https, keep+file, keep+http, keep+https, arvados"
@@ -95,7 +97,7 @@ def parse_source(text: str) -> RiaUrl:
     dataset, alias, version = _fragment(text, fragment)
     if not path:
         raise _bad(text, "names no store")
-    return RiaUrl("file", None, _on_disk(text, path), dataset, alias, version)
+    return RiaUrl("file", None, on_disk(path, partial(_bad, text)), dataset, alias, version)
 
 
 def rewrite(url: str, rules: Sequence[tuple[str, str]]) -> Rewritten:
@@ -136,7 +138,7 @@ def _path(text: str, scheme: str, quoted: str) -> bytes:
         raise _bad(text, "has a query; a '?' in a path is written %3F")
     if not quoted and scheme.startswith("http"):
         return b"/"
-    path = unquote_to_bytes(_on_disk(text, quoted))
+    path = unquote_to_bytes(on_disk(quoted, partial(_bad, text)))
     if not path.startswith(b"/"):
         raise _bad(text, "has no absolute path to a store")
     if b"\0" in path:
@@ -148,7 +150,7 @@ def _fragment(text: str, fragment: str | None) -> tuple[bytes | None, bytes | No
     """Dataset id, alias and version."""
     if fragment is None:
         return None, None, None
-    label, at, version = _on_disk(text, fragment).partition(b"@")
+    label, at, version = on_disk(fragment, partial(_bad, text)).partition(b"@")
     if at and not version:
         raise _bad(text, "has nothing after the '@'")
     if label.startswith(b"~"):
@@ -165,16 +167,6 @@ def _split_path(text: str) -> tuple[str, str | None]:
     path, mark, fragment = text.rpartition("#")
     continues = not fragment.startswith("~") and "/" in fragment.partition("@")[0]
     return (text, None) if not mark or continues else (path, fragment)
-
-
-def _on_disk(text: str, part: str) -> bytes:
-    try:
-        encoded = os.fsencode(part)
-    except UnicodeEncodeError as error:
-        raise _bad(text, "has characters that no file name can have") from error
-    if b"\0" in encoded:
-        raise _bad(text, "has a NUL")
-    return encoded
 
 
 def _text(on_disk: bytes) -> str:

@@ -1,7 +1,7 @@
 """One dataset of a store: its repository, its contents, and directories at the versions people ask for."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,11 +13,11 @@ from riafs.errors import NoSuchVersion, NotThereYet
 from riafs.formats.refs import looks_like_commit
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Storage
-from riafs.storage.ranged import RangedBytes
+from riafs.tree.delegating import DelegatingDirectory
 from riafs.tree.listing import ListingCache
-from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
+from riafs.tree.protocol import Directory, Found, Kind
 from riafs.tree.refwatch import RefWatch, Signature
-from riafs.tree.snapshot import CommitDirectory, Snapshot, VersionedEntry
+from riafs.tree.snapshot import Snapshot, VersionedEntry
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Dataset:
         return Found(None, entry)
 
 
-class VersionedDirectory:
+class VersionedDirectory(DelegatingDirectory):
     """The top of a dataset at the commit that `version` named when this was made: see the Directory protocol.
 
     Renewable unless `signature` is None, which stands for a pinned commit.
@@ -94,50 +94,17 @@ class VersionedDirectory:
         signature: Signature | None,
         ref: bytes | None,
     ) -> None:
+        super().__init__(snapshot.root())
         self._dataset = dataset
         self._version = version
         self._snapshot = snapshot
         self._signature = signature
         self._ref = ref
-        self._top: CommitDirectory = snapshot.root()
 
     @property
     def renewable(self) -> bool:
         """See Directory."""
         return self._signature is not None
-
-    @property
-    def mtime_ns(self) -> int:
-        """Time of the commit."""
-        return self._snapshot.time_ns
-
-    async def entries(self, start: int) -> Sequence[Entry]:
-        """See Directory."""
-        return await self._top.entries(start)
-
-    async def prepare(self, start: int) -> None:
-        """See Directory."""
-        await self._top.prepare(start)
-
-    async def find(self, name: bytes) -> Found:
-        """See Directory."""
-        return await self._top.find(name)
-
-    async def versions(self) -> Versions:
-        """See Directory."""
-        return await self._top.versions()
-
-    async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
-        return await self._top.directory(entry)
-
-    async def open(self, entry: Entry) -> RangedBytes:
-        """See Directory."""
-        return await self._top.open(entry)
-
-    async def parts(self, entry: Entry) -> Sequence[Part]:
-        """See Divisible."""
-        return await self._top.parts(entry)
 
     @property
     def holding(self) -> bool:
@@ -149,17 +116,9 @@ class VersionedDirectory:
         async for key in self._dataset.contents.stored_keys():
             yield KeyPart(self._dataset.contents, self._dataset.path, key)
 
-    async def target(self, entry: Entry) -> bytes:
-        """See Directory."""
-        return await self._top.target(entry)
-
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
-        """See Directory."""
-        return await self._top.attributes(entry)
-
     async def own_attributes(self) -> Mapping[str, bytes]:
         """See Directory."""
-        return {**await self._top.own_attributes(), **({"ref": self._ref} if self._ref else {})}
+        return {**await super().own_attributes(), **({"ref": self._ref} if self._ref else {})}
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory: compares a few stat results first, so that asking every few seconds is cheap."""
