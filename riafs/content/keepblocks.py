@@ -114,6 +114,7 @@ class KeepBlocks:
             kept = await self._tools.parts.read(locator.unsigned, locator.size, offset, length)
             if kept is not None:
                 return kept
+            block = self._at_hand(locator)  # it may have landed since
         if block is None:
             block = await self._arrived(locator, renew)
         return await block.read(offset, length)

@@ -10,11 +10,13 @@ import trio.testing
 
 from riafs.content.blockmemory import BlockMemory
 from riafs.content.keepblocks import KeepBlocks
+from riafs.content.keptparts import KeptParts
 from riafs.content.parts import CopyState
 from riafs.errors import MissingContent, RiafsError
 from riafs.formats.locators import Locator
 from riafs.storage.blockplaces import Places, WholeBlock
 from riafs.storage.http import PIECE
+from riafs.storage.ranged import Buffer
 from tests.keep import blockserver
 from tests.keep.blocks import Setting, keep_blocks, locator_of, no_renewal, put
 from tests.keep.blockserver import BlockServer
@@ -42,6 +44,26 @@ async def test_many_readers_of_a_block_fetch_it_once(server: BlockServer) -> Non
 
         for offset in range(0, len(BLOCKS[0]), 50_001):
             nursery.start_soon(read, offset)
+    assert len(server.requests) == 1
+
+
+async def test_a_reader_whose_look_into_the_cache_takes_long_finds_what_came_meanwhile(server: BlockServer) -> None:
+    class SlowForOne(KeptParts):
+        async def read(self, name: bytes, size: int, offset: int, length: int) -> Buffer | None:
+            if offset == 7:
+                await landed.wait()
+            return None
+
+    landed = trio.Event()
+    async with keep_blocks(Setting([server], parts=SlowForOne)) as blocks, trio.open_nursery() as nursery:
+
+        async def slow() -> None:
+            assert await blocks.read(LOCATORS[0], 7, 10, no_renewal) == BLOCKS[0][7:17]
+
+        nursery.start_soon(slow)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await blocks.read(LOCATORS[0], 0, 10, no_renewal) == BLOCKS[0][:10]
+        landed.set()
     assert len(server.requests) == 1
 
 
