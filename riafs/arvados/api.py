@@ -2,12 +2,13 @@
 
 Lists are gone through by keyset (order by uuid, each page begins after the last uuid), until a page has all that are
 left: servers give fewer records than were asked for where they are large. What a server says in an error is shown with
-control characters replaced; tokens and signatures are never part of a request's name.
+control characters, tokens and signatures replaced: servers, and proxies before them, may quote what they were sent.
 """
 
 import json
 import logging
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,8 +33,7 @@ _TRY_AGAIN = frozenset((408, 423, 429, 500, 502, 503, 504))
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 _MOST_TRIES = 8
 _SHOWN = 200
-_WITHOUT = "there is no token: set ARVADOS_API_TOKEN or token-file"
-_WITH = "is the token right, and has it not expired?"
+_SIGNATURE = re.compile(r"\+[AR][0-9A-Za-z-]{8,}(@[0-9a-f]*)?")
 _OK = 200
 _LARGE_ANSWER = 1 << 16
 
@@ -167,7 +167,7 @@ class ApiServer:
             return None, error
 
     def _refusal(self, answer: Answer, name: str) -> RiafsError:
-        said = f"{name} of {self.host}: status {answer.status}{_reason(answer.body)}"
+        said = f"{name} of {self.host}: status {answer.status}{_reason(answer.body, self.token)}"
         match answer.status:
             case 401:
                 return StoreDenied(
@@ -191,12 +191,15 @@ def _retry_after(answer: Answer) -> float:
     return min(float(text), 60.0) if text.isascii() and text.isdigit() else 0.0
 
 
-def _reason(body: bytes) -> str:
-    """What the server says of an error, fit for one line of a log."""
+def _reason(body: bytes, token: str | None) -> str:
+    """What the server says of an error, fit for one line of a log that others may read."""
     try:
         errors = json.loads(body)["errors"]
         text = "; ".join(str(error) for error in errors)
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
-    shown = "".join(character if character.isprintable() else " " for character in text[:_SHOWN])
+    for secret in (token, token.rpartition("/")[2]) if token else ():
+        text = text.replace(secret, "…") if secret else text
+    text = _SIGNATURE.sub("+A…", text)[:_SHOWN]
+    shown = "".join(character if character.isprintable() else " " for character in text)
     return f" ({shown})" if shown else ""

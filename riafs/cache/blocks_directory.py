@@ -74,9 +74,10 @@ def walk_directory(root: int, name: str) -> Iterator[Found]:
         return
     try:
         with os.scandir(directory) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    yield _found(name, entry)
+            listed = list(entries)  # at once: whoever takes what this gives may stop in the middle
+        for entry in listed:
+            with contextlib.suppress(FileNotFoundError):
+                yield _found(name, entry)
     finally:
         os.close(directory)
 

@@ -1,7 +1,7 @@
 """Making room: the blocks used longest ago go first.
 
 Any number of processes share the directory and none keeps a list of what is in it: whoever evicts looks at all files.
-That is done under a lock, in memory that does not grow with the number of files, and rarely (see blocks_disk).
+That is done under a lock, one of 256 directories at a time, in memory for its names, and rarely (see blocks_disk).
 A block's time of use is its file's mtime, which a reader brings up to date at most once a minute.
 """
 

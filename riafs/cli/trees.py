@@ -46,10 +46,11 @@ def _below(top: str, complain: Complain) -> Iterator[File]:
         path = waiting.pop()
         try:
             with os.scandir(path) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    elif entry.is_file(follow_symlinks=False):
-                        yield File(entry.path, entry.stat(follow_symlinks=False).st_size)
+                listed = list(entries)  # at once: whoever takes what this gives may stop in the middle
+            for entry in listed:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    yield File(entry.path, entry.stat(follow_symlinks=False).st_size)
         except OSError as error:
             complain(path, error)

@@ -8,6 +8,7 @@ copies, makes the exit status.
 import argparse
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -70,10 +71,11 @@ def exit_status(report: Report) -> int:
 def _print(report: Report) -> None:
     if report.findings:
         print_table(_TITLES, [_row(finding) for finding in _worst_first(report.findings)])
-    bad = len(report.findings)
     counted = f"{report.parts} keys, blocks and git objects, {amount(report.size)}"
     sized = f" ({report.unverifiable} by size only, as they have no digest)" if report.unverifiable else ""
-    print(f"{counted}: {report.good} good{sized}, {bad} not; {report.copies} usable copies read")
+    others = Counter(finding.verdict for finding in report.findings)
+    bad = "".join(f", {others[verdict]} {verdict.value}" for verdict in Verdict if others[verdict])
+    print(f"{counted}: {report.good} good{sized}{bad}; {report.copies} usable copies read")
     for path, reason in report.empty:
         print(f"/{_shown(path)} is empty: {_one_line(reason)}")
 

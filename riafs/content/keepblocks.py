@@ -39,6 +39,8 @@ _TRUST_SECONDS = 1.0
 """How long an open file of a volume is used before it is looked at again: blocks may be replaced, or go."""
 _IDLE_SECONDS = 0.2
 _MAX_PROBLEMS = 1000
+_GIVEN_UP_SECONDS = 0.5
+"""Kernels ask once more, page by page, when what they read ahead has failed: that does not wait for as long again."""
 _AHEAD_SHARE = 0.75
 
 
@@ -85,6 +87,7 @@ class KeepBlocks:
         self._storer = BlockStorer(self._memory, tools.parts, self._is_busy)
         tools.background.start_soon(self._storer.run)
         self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
+        self._given_up: LRUCache[bytes, tuple[RiafsError, float]] = LRUCache(_MAX_PROBLEMS)
         self._search_tools = SearchTools(
             places=tools.places,
             memory=self._memory,
@@ -114,6 +117,7 @@ class KeepBlocks:
             kept = await self._tools.parts.read(locator.unsigned, locator.size, offset, length)
             if kept is not None:
                 return kept
+            block = self._at_hand(locator)  # it may have landed since
         if block is None:
             block = await self._arrived(locator, renew)
         return await block.read(offset, length)
@@ -145,6 +149,9 @@ class KeepBlocks:
         """The block, once it has landed."""
         if locator.size > MAX_BLOCK:
             raise TooLarge(f"block {locator.unsigned.decode()} cannot be read: blocks have up to {MAX_BLOCK} bytes")
+        given_up, until = self._given_up.get(locator.unsigned, (None, 0.0))
+        if given_up is not None and trio.current_time() < until:
+            raise _again(given_up)
         while True:
             flight = self._flights.get(locator.unsigned) or self._depart(locator, renew)
             flight.waiting += 1
@@ -191,6 +198,8 @@ class KeepBlocks:
             log.error("%s", problem)
         self._problems[name] = str(problem)
         problem.reported = True
+        if problem.retryable:
+            self._given_up[name] = problem, trio.current_time() + _GIVEN_UP_SECONDS
         return problem
 
     def _is_busy(self) -> bool:

@@ -40,7 +40,8 @@ def _reason(error: BaseException, cause: BaseException) -> str:
     if isinstance(error, NameResolutionError):
         return prefix + "its name is not known here"
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"{prefix}its certificate is not trusted ({cause.verify_message})"
+        why = cause.verify_message
+        return f"{prefix}its certificate is not trusted ({why}); SSL_CERT_FILE can name its authority"
     if isinstance(error, SSLError) or isinstance(cause, ssl.SSLError):
         return prefix + "no TLS connection can be made"
     if isinstance(cause, http.client.RemoteDisconnected):

@@ -124,6 +124,8 @@ class KeptCollections:
         """By name or portable data hash. Raises NotInStore, and as Manifests.files."""
         if name in await self.files(self._turn):
             return await self.by_name(name)
+        if not is_portable_data_hash(name):
+            raise NotInStore(f"{self.manifests.name} has no manifest of {os.fsdecode(name)}")
         return await self.by_hash(name)
 
 

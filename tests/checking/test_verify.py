@@ -188,7 +188,7 @@ def test_people_get_a_table_with_the_worst_first(dataset: SmallDataset, capfd: p
     assert main.run("riafs", ["verify", source(dataset), "--jobs", "2"]) == 2
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["STATE", "missing", "damaged"]
-    assert lines[-1].endswith("1 good, 2 not; 1 usable copies read")
+    assert lines[-1].endswith("1 good, 1 missing, 1 damaged; 1 usable copies read")
 
 
 def test_a_store_that_is_not_there_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

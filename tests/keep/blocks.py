@@ -57,6 +57,7 @@ class Setting:
     token: str | None = None
     verified: VerifiedMemory = field(default_factory=lambda: VerifiedMemory(None))
     refresh: Callable[[], Awaitable[None]] | None = None
+    parts: type[KeptParts] = KeptParts
 
 
 class InOrder(Places):
@@ -82,7 +83,7 @@ async def keep_blocks(setting: Setting) -> AsyncIterator[KeepBlocks]:
         yield KeepBlocks(
             KeepTools(
                 places=InOrder(places, setting.refresh),
-                parts=KeptParts(cache),
+                parts=setting.parts(cache),
                 verified=setting.verified,
                 counters=counters,
                 background=nursery,

@@ -102,6 +102,19 @@ async def test_what_does_not_pass_is_not_tried_again(cluster: Cluster, api: ApiS
     assert cluster.api_requests() == 1
 
 
+async def test_what_a_server_quotes_of_its_question_is_told_to_nobody(cluster: Cluster, api: ApiServer) -> None:
+    secret, signature = TOKEN.rpartition("/")[2], "a" * 40
+    said = f"cannot take {TOKEN}, Bearer {secret}, acbd18db4cc2f85cedef654fccc4a4d8+3+A{signature}@7fffffff; {'x' * 40}"
+    for padding in range(0, 200, 7):
+        text = json.dumps({"errors": ["." * padding + said]})
+        cluster.api.shape.faults.append(Fault(status=422, body=text))
+        with pytest.raises(BadAnswer) as caught:
+            await fetch_home(api)
+        assert secret[:8] not in str(caught.value)
+        assert signature[:8] not in str(caught.value)
+        assert "." * padding in str(caught.value)
+
+
 async def test_deadline_ends_the_tries(cluster: Cluster) -> None:
     cluster.api.shape.faults.append(Fault(status=503, count=1000, headers={"Retry-After": "60"}))
     async with asking(cluster, seconds=0.5) as api:

@@ -10,11 +10,13 @@ import trio.testing
 
 from riafs.content.blockmemory import BlockMemory
 from riafs.content.keepblocks import KeepBlocks
+from riafs.content.keptparts import KeptParts
 from riafs.content.parts import CopyState
-from riafs.errors import MissingContent, RiafsError
+from riafs.errors import MissingContent, Overloaded, RiafsError
 from riafs.formats.locators import Locator
 from riafs.storage.blockplaces import Places, WholeBlock
 from riafs.storage.http import PIECE
+from riafs.storage.ranged import Buffer
 from tests.keep import blockserver
 from tests.keep.blocks import Setting, keep_blocks, locator_of, no_renewal, put
 from tests.keep.blockserver import BlockServer
@@ -45,6 +47,26 @@ async def test_many_readers_of_a_block_fetch_it_once(server: BlockServer) -> Non
     assert len(server.requests) == 1
 
 
+async def test_a_reader_whose_look_into_the_cache_takes_long_finds_what_came_meanwhile(server: BlockServer) -> None:
+    class SlowForOne(KeptParts):
+        async def read(self, name: bytes, size: int, offset: int, length: int) -> Buffer | None:
+            if offset == 7:
+                await landed.wait()
+            return None
+
+    landed = trio.Event()
+    async with keep_blocks(Setting([server], parts=SlowForOne)) as blocks, trio.open_nursery() as nursery:
+
+        async def slow() -> None:
+            assert await blocks.read(LOCATORS[0], 7, 10, no_renewal) == BLOCKS[0][7:17]
+
+        nursery.start_soon(slow)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await blocks.read(LOCATORS[0], 0, 10, no_renewal) == BLOCKS[0][:10]
+        landed.set()
+    assert len(server.requests) == 1
+
+
 async def test_a_failure_is_everybodys(server: BlockServer, expected_warnings: Announce) -> None:
     expected_warnings("is not there")
     server.always = blockserver.status(404)
@@ -60,6 +82,24 @@ async def test_a_failure_is_everybodys(server: BlockServer, expected_warnings: A
             nursery.start_soon(read)
     assert failed == [True] * 5
     assert len(server.requests) == 1
+
+
+async def test_who_asks_at_once_for_what_was_given_up_does_not_wait_again(
+    server: BlockServer, expected_warnings: Announce
+) -> None:
+    expected_warnings("too much to do")
+    server.always = blockserver.status(503)
+    async with keep_blocks(Setting([server], deadline=1.0)) as blocks:
+        with pytest.raises(Overloaded):
+            await blocks.read(LOCATORS[0], 0, 10, no_renewal)
+        asked = len(server.requests)
+        with pytest.raises(Overloaded), trio.fail_after(0.2):
+            await blocks.read(LOCATORS[0], 5, 10, no_renewal)
+        assert len(server.requests) == asked
+        server.always = None
+        assert await blocks.read(LOCATORS[1], 0, 10, no_renewal) == BLOCKS[1][:10]
+        await trio.sleep(0.6)
+        assert await blocks.read(LOCATORS[0], 0, 10, no_renewal) == BLOCKS[0][:10]
 
 
 async def test_a_cancelled_reader_leaves_the_block_to_the_others(server: BlockServer) -> None:

@@ -15,6 +15,7 @@ from tests.keep.shown import shown
 from tests.keep.standin.api import TOKEN
 from tests.keep.standin.cluster import Cluster
 from tests.keep.standin.manifests import with_locators
+from tests.plugins.log_hygiene import Announce
 
 ONE = {b"file": b"first content", b"below/other": b"content below"}
 
@@ -239,15 +240,17 @@ async def test_several_views_share_one_cache_of_blocks(kept: KeptStore) -> None:
         assert driver.counters.blocks_hashed == 1
 
 
-async def test_composed_tree(kept: KeptStore, tmp_path: Path) -> None:
+async def test_composed_tree(kept: KeptStore, tmp_path: Path, expected_warnings: Announce) -> None:
+    expected_warnings("has no manifest of none")
     kept.write("one", ONE)
     kept.write("two", {b"x/y": b"z"})
     tree = tmp_path / "tree"
     async with shown(kept.source) as driver:
         data_hash = (await driver.getxattr(b"two", "user.riafs.collection")).decode()
-    tree.write_text(f"# a tree\nfirst one\ndata/renamed one/below/other\nby\\040hash {data_hash}/x\n")
+    tree.write_text(f"# a tree\nfirst one\ndata/renamed one/below/other\nby\\040hash {data_hash}/x\nnot none/x\n")
     async with shown(f"{kept.source}&tree={tree}") as driver:
-        assert await driver.ls(b"") == [b"by hash", b"data", b"first"]
+        assert await driver.ls(b"") == [b"by hash", b"data", b"first", b"not"]
+        assert b"has no manifest of none" in await driver.getxattr(b"not", "user.riafs.error")
         assert driver.counters.blocks_hashed == 0
         assert await driver.read(b"data/renamed") == b"content below"
         assert await driver.read(b"by hash/y") == b"z"
