@@ -5,12 +5,12 @@ name; others carry the identity of the archive's file, and serve nobody who read
 """
 
 import enum
-import zlib
 from dataclasses import dataclass
 from typing import Protocol
 
 from riafs.cache.blocks_file import annex_content
 from riafs.errors import CorruptContent, MalformedKey
+from riafs.formats.crc32 import crc32
 from riafs.formats.digests import checker
 from riafs.formats.keys import parse_file_name
 from riafs.formats.sevenzip import Member
@@ -67,7 +67,7 @@ class Checks:
 
     def update(self, data: Buffer) -> None:
         """The next bytes."""
-        self._crc = zlib.crc32(data, self._crc)
+        self._crc = crc32(data, self._crc)
         if self._digest is not None:
             self._digest.update(data)
 

@@ -10,12 +10,12 @@ import errno
 import hashlib
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from riafs.errors import CorruptContent
+from riafs.formats.crc32 import crc32
 
 VERSION = 1
 """Of the header and of the directory's layout; another version has a directory of its own."""
@@ -107,4 +107,4 @@ def _problem(block: BlockName, header: bytes, payload: bytes) -> str:
 
 
 def _checksum(header: bytes, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(header[_CHECKED_FROM:]))
+    return crc32(payload, crc32(header[_CHECKED_FROM:], 0))

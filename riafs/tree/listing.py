@@ -2,10 +2,13 @@
 
 Names, modes and object names of a tree come at once; what each entry is for a reader (an annexed file, a file in git, a
 link) needs its blob and is found out in pieces of PIECE entries, so that a directory of 100,000 entries starts to list
-after a fraction of a second and a look-up reads one piece only. Everything here follows from the object name of the
+after a fraction of a second. Everything here follows from the object name of the
 tree and may be dropped and read again at any time.
+
+Whoever asks for entries here and there in a large directory, without listing it, gets groups of FEW entries.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cachetools import LRUCache
@@ -14,6 +17,8 @@ from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, SUBMODUL
 from riafs.tree.protocol import Entry
 
 PIECE = 256
+FEW = 16
+"""Entries of a group; a piece has a whole number of groups."""
 MAX_CACHED_ENTRIES = 250_000
 """Entries kept in all, names alone counted as half: about 400 bytes each."""
 _MAX_PIECES = 400
@@ -48,26 +53,60 @@ class GitEntry(Entry):
 
 @dataclass(slots=True)
 class Listing:
-    """One git tree. `pieces`: number of the piece → its entries."""
+    """One git tree. `pieces`: number of the piece → its entries; `groups`: the same for groups outside of these."""
 
     tree: Tree
     positions: dict[bytes, int]
     pieces: dict[int, tuple[GitEntry, ...]] = field(default_factory=dict)
+    groups: dict[int, tuple[GitEntry, ...]] = field(default_factory=dict)
     classified: int = 0
-    """Entries in `pieces`."""
+    """Entries in `pieces` and `groups`."""
 
     @property
     def weight(self) -> int:
         """Cost in the cache, in entries; at least one, also for an empty directory."""
         return 1 + (len(self.positions) + self.classified) // 2
 
+    def known(self, position: int) -> Sequence[GitEntry]:
+        """Entries from `position` on, as far as they were found out together; none if that one was not."""
+        piece = self.pieces.get(position // PIECE)
+        if piece is not None:
+            return piece[position % PIECE :] if position % PIECE else piece
+        return self.groups.get(position // FEW, ())[position % FEW :]
+
+    def to_read(self, position: int, *, listing: bool) -> range:
+        """Which entries to find out, as the one at `position` is wanted: a piece or a group.
+
+        `listing`: the entries after it will be wanted too if it is the first one of a piece, as where the one before
+        it is known.
+        """
+        goes_on = (listing and position % PIECE == 0) or bool(position and self.known(position - 1))
+        count = PIECE if goes_on or len(self.tree.names) <= PIECE else FEW
+        start = position - position % count
+        return range(start, start + count)
+
+    def add(self, read: range, entries: tuple[GitEntry, ...]) -> None:
+        """Keep the entries of what `to_read` gave; the oldest piece or group goes when there are too many."""
+        if len(read) == PIECE:
+            self.add_piece(read.start // PIECE, entries)
+        elif read.start // FEW not in self.groups:
+            self.groups[read.start // FEW] = entries
+            self.classified += len(entries)
+            if len(self.groups) > _MAX_PIECES * PIECE // FEW:
+                self._drop_group(next(iter(self.groups)))
+
     def add_piece(self, number: int, entries: tuple[GitEntry, ...]) -> None:
         """Keep a piece; the oldest one goes when there are too many."""
+        for group in range(number * PIECE // FEW, (number + 1) * PIECE // FEW) if self.groups else ():
+            self._drop_group(group)
         if number not in self.pieces:
             self.pieces[number] = entries
             self.classified += len(entries)
         if len(self.pieces) > _MAX_PIECES:
             self.classified -= len(self.pieces.pop(next(iter(self.pieces))))
+
+    def _drop_group(self, number: int) -> None:
+        self.classified -= len(self.groups.pop(number, ()))
 
 
 class ListingCache:

@@ -96,16 +96,20 @@ class CommitDirectory:
         dataset.listings.keep(self._name, listing)
         return listing
 
-    async def _piece(self, listing: Listing, number: int) -> tuple[GitEntry, ...]:
-        piece = listing.pieces.get(number)
-        if piece is None:
-            lines = list(items(listing.tree, number * PIECE, (number + 1) * PIECE))
-            piece = tuple(await classify(self._snapshot.dataset, lines, self._snapshot.time_ns))
-            self._keep(listing, number, piece)
-        return piece
+    async def _entries(self, listing: Listing, position: int, *, for_listing: bool) -> Sequence[GitEntry]:
+        """Some entries from `position` on, at least one."""
+        known = listing.known(position)
+        if not known:
+            wanted = listing.to_read(position, listing=for_listing)
+            lines = list(items(listing.tree, wanted.start, wanted.stop))
+            read = tuple(await classify(self._snapshot.dataset, lines, self._snapshot.time_ns))
+            listing.add(wanted, read)
+            self._snapshot.dataset.listings.keep(self._name, listing)
+            known = read[position - wanted.start :]
+        return known
 
-    def _keep(self, listing: Listing, number: int, piece: tuple[GitEntry, ...]) -> None:
-        listing.add_piece(number, piece)
+    def _keep(self, listing: Listing, piece: tuple[GitEntry, ...]) -> None:
+        listing.add_piece(0, piece)
         self._snapshot.dataset.listings.keep(self._name, listing)
 
     async def prepare(self, start: int) -> None:
@@ -130,8 +134,7 @@ class CommitDirectory:
         listing = await self._listing()
         if start >= len(listing.tree.names):
             return ()
-        piece = await self._piece(listing, start // PIECE)
-        return piece[start % PIECE :] if start % PIECE else piece
+        return await self._entries(listing, start, for_listing=True)
 
     async def find(self, name: bytes) -> Found:
         """See Directory. ``NAME@REF`` finds a subdataset at another version."""
@@ -139,8 +142,8 @@ class CommitDirectory:
         position = listing.positions.get(name)
         if position is None:
             return await self._find_versioned(listing, name)
-        piece = await self._piece(listing, position // PIECE)
-        return Found(position, piece[position % PIECE])
+        entries = await self._entries(listing, position, for_listing=False)
+        return Found(position, entries[0])
 
     async def _find_versioned(self, listing: Listing, name: bytes) -> Found:
         match = _VERSIONED.fullmatch(name)
@@ -248,4 +251,4 @@ async def prepare_together(snapshot: Snapshot, directories: Sequence[CommitDirec
         lines += items(tree, 0, PIECE)
     entries = iter(await classify(snapshot.dataset, lines, snapshot.time_ns)) if lines else iter(())
     for directory, listing in prepared:
-        directory._keep(listing, 0, tuple(itertools.islice(entries, len(listing.tree.names))))
+        directory._keep(listing, tuple(itertools.islice(entries, len(listing.tree.names))))

@@ -4,7 +4,7 @@ import pytest
 
 from riafs.formats.gitobjects import FILE, Tree, parse_tree
 from riafs.tree import listing as listing_module
-from riafs.tree.listing import GitEntry, Listing, ListingCache
+from riafs.tree.listing import FEW, PIECE, GitEntry, Listing, ListingCache
 from riafs.tree.protocol import Kind
 
 ENTRY = GitEntry(b"x", Kind.FILE, 0, executable=False, mtime_ns=0, version=b"v", key=None, registered=False)
@@ -62,3 +62,36 @@ def test_only_so_many_pieces_of_one_listing_are_kept(monkeypatch: pytest.MonkeyP
         listing.add_piece(number, (ENTRY,) * 2)
     assert list(listing.pieces) == [7, 8, 9]
     assert listing.classified == 6
+
+
+def test_what_is_asked_for_here_and_there_comes_in_groups() -> None:
+    listing = listing_of(3 * PIECE)
+    assert listing.to_read(PIECE + 20, listing=False) == range(PIECE + FEW, PIECE + 2 * FEW)
+    assert listing.to_read(PIECE, listing=False) == range(PIECE, PIECE + FEW)
+    assert listing.to_read(PIECE, listing=True) == range(PIECE, 2 * PIECE)
+
+
+def test_who_goes_on_after_a_group_gets_a_piece() -> None:
+    listing = listing_of(3 * PIECE)
+    listing.add(listing.to_read(0, listing=False), (ENTRY,) * FEW)
+    assert len(listing.known(5)) == FEW - 5
+    assert not listing.known(FEW)
+    wanted = listing.to_read(FEW, listing=False)
+    assert wanted == range(PIECE)
+    listing.add(wanted, (ENTRY,) * PIECE)
+    assert not listing.groups
+    assert listing.classified == len(listing.known(0)) == PIECE
+
+
+def test_small_directories_are_found_out_whole() -> None:
+    assert listing_of(PIECE).to_read(100, listing=False) == range(PIECE)
+
+
+def test_only_so_many_groups_of_one_listing_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing_module, "_MAX_PIECES", 1)
+    listing = listing_of(3 * PIECE)
+    for start in range(0, 2 * PIECE, FEW):
+        listing.add(range(start, start + FEW), (ENTRY,) * FEW)
+        listing.add(range(start, start + FEW), (ENTRY,) * FEW)
+    assert len(listing.groups) == PIECE // FEW
+    assert listing.classified == PIECE

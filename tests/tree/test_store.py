@@ -3,13 +3,16 @@
 import contextlib
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from riafs.errors import BadSource, NoSuchName, NoSuchVersion, OutsideStore, RiafsError, SourceNotFound
 from riafs.tree import snapshot
+from riafs.tree.classifying import Item
+from riafs.tree.dataset import Dataset
+from riafs.tree.listing import FEW, GitEntry
 from tests.behaviour.drivers import opened
 from tests.small import Files, Locked, SmallDataset, SmallStore, key_of
 
@@ -266,6 +269,38 @@ async def test_large_directory_is_classified_piece_by_piece(store: SmallStore) -
         assert 0 < len(page.entries) < count
         assert shown.counters.git_objects_read - before <= 2 * snapshot.PIECE
         assert len(await shown.ls(b"large")) == count
+
+
+async def test_names_looked_up_here_and_there_in_a_large_directory_cost_little(store: SmallStore) -> None:
+    count = 4 * snapshot.PIECE
+    files: Files = {b"%06d" % number: b"x%d" % number for number in range(count)}
+    store.dataset("large", files)
+    async with opened(store.path) as shown:
+        await shown.inode(b"large/000001")
+        before = shown.counters.git_objects_read
+        for number in (300, 700, 900):
+            assert await shown.read(b"large/%06d" % number) == b"x%d" % number
+        assert shown.counters.git_objects_read - before <= 200
+        assert await shown.ls(b"large") == sorted(files)
+
+
+async def test_names_looked_up_in_order_are_classified_in_pieces(
+    store: SmallStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    classify = snapshot.classify
+
+    async def counting(dataset: Dataset, lines: Sequence[Item], time_ns: int) -> list[GitEntry]:
+        sizes.append(len(lines))
+        return await classify(dataset, lines, time_ns)
+
+    count = 3 * snapshot.PIECE
+    store.dataset("large", {b"%06d" % number: b"x" for number in range(count)})
+    monkeypatch.setattr(snapshot, "classify", counting)
+    async with opened(store.path) as shown:
+        for number in range(5, count):
+            await shown.inode(b"large/%06d" % number)
+    assert sizes == [FEW, *[snapshot.PIECE] * 3]
 
 
 async def test_second_listing_reads_nothing(store: SmallStore) -> None:
