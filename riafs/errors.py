@@ -178,6 +178,34 @@ class Busy(RiafsError):
     retryable = True
 
 
+# -- push -------------------------------------------------------------------------------------------------------------
+
+
+class PushRefused(RiafsError):
+    """A dataset that cannot be pushed to as it is, found out before anything was written."""
+
+    errno = _errno.EROFS
+    exit_code = 1
+
+
+class PushConflict(RiafsError):
+    """The same paths were changed in the store since; nothing was pushed, and the local changes are as they were."""
+
+    errno = _errno.EBUSY
+    exit_code = 16
+
+    def __init__(self, message: str, paths: tuple[bytes, ...]) -> None:
+        super().__init__(message)
+        self.paths = paths
+
+
+class NoAuthor(RiafsError):
+    """git does not know who makes a commit."""
+
+    errno = _errno.EINVAL
+    exit_code = 1
+
+
 # -- git --------------------------------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,8 @@ from riafs.formats.sevenzip import Member, is_encoded, parse_encoded_header, par
 from riafs.formats.sevenzip_cursor import Limits
 from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
 from riafs.packing.content import ContentCheck, Seen
-from riafs.packing.problems import writing
 from riafs.packing.watching import Watcher
+from riafs.storage.failures import writing
 from riafs.storage.files import FileBytes, Identity
 from riafs.storage.ranged import RangedBytes
 
