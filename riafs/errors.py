@@ -126,6 +126,67 @@ class StaleHandle(RiafsError):
     errno = _errno.ESTALE
 
 
+# -- changes ----------------------------------------------------------------------------------------------------------
+
+
+class NameExists(RiafsError):
+    """A name that is to be made is there already."""
+
+    errno = _errno.EEXIST
+
+
+class DirectoryNotEmpty(RiafsError):
+    """A directory that is to be removed or replaced still has entries."""
+
+    errno = _errno.ENOTEMPTY
+
+
+class NameTooLong(RiafsError):
+    """A name of more than 255 bytes, or a link's target of more than 4095."""
+
+    errno = _errno.ENAMETOOLONG
+
+
+class BadChange(RiafsError):
+    """A change that cannot be made anywhere: a directory moved into itself, a name that is none, a negative size."""
+
+    errno = _errno.EINVAL
+
+
+class FileTooLarge(RiafsError):
+    """A size or an offset beyond what a file can have."""
+
+    errno = _errno.EFBIG
+
+
+class NotPermitted(RiafsError):
+    """What git cannot carry (hard links, device nodes, fifos, sockets), refused where it is made."""
+
+    errno = _errno.EPERM
+
+
+class NotSupported(RiafsError):
+    """A file system operation that riafs does not have (extended attributes of one's own)."""
+
+    errno = _errno.ENOTSUP
+
+
+class AcrossDatasets(RiafsError):
+    """A move from one dataset to another; mv copies then."""
+
+    errno = _errno.EXDEV
+
+
+class OverlayFull(RiafsError):
+    """There is no room left where the overlay lies; nothing was changed."""
+
+    errno = _errno.ENOSPC
+
+
+class OverlayFailed(RiafsError):
+    """The overlay's directory cannot be read or written, or is damaged."""
+
+
 # -- stores -----------------------------------------------------------------------------------------------------------
 
 
