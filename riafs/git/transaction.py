@@ -78,15 +78,17 @@ class RefWriter:
         for part in _LINKED:
             os.symlink(repository + b"/" + part, directory + b"/" + part)
 
-    async def update_server_info(self) -> None:
-        """Renew the lists of refs and packs that git reads over plain HTTP, if the repository keeps any: if there is
-        one, or a hook that makes them after each push. Raises GitError, StoreTimeout.
+    async def lists_wanted(self) -> bool:
+        """Whether the repository keeps lists of refs and packs, which git reads over plain HTTP: if there is one, or a
+        hook that makes them after each push.
         """
-        items = {item.name: item.kind for item in await self.storage.list(self.repository)}
         listed, hook = await self.storage.stat_objects(self.repository, [b"info/refs", b"hooks/post-update"])
-        if listed is None and (hook is None or not hook.executable):
-            return
-        if items.get(b"info") not in (ItemKind.DIRECTORY, None):
+        return listed is not None or (hook is not None and hook.executable)
+
+    async def renew_lists(self) -> None:
+        """Write those lists, into an ``info`` that must exist. Raises OutsideStore, GitError, StoreTimeout."""
+        kinds = {item.name: item.kind for item in await self.storage.list(self.repository)}
+        if kinds.get(b"info") is not ItemKind.DIRECTORY:
             raise OutsideStore(f"info of {self.git.name} is a link; what is served over HTTP stays as it is")
         directory = tempfile.mkdtemp(prefix=b"refs-", dir=self.git.gits.scratch)
         try:
@@ -123,5 +125,6 @@ def _failure(said: str, name: str) -> Exception:
     if "but expected" in said or "reference already exists" in said or "unable to resolve reference" in said:
         return RefsMoved(line)
     if ".lock': File exists" in said:
-        return Busy(f"another git process holds a lock in {name}, or one that died left it: {line}")
+        [held, *_] = [each for each in said.splitlines() if ".lock': File exists" in each]
+        return Busy(f"another git is at work in {name}, or one that died left its lock, which then must go: {held}")
     return GitError(f"git cannot move refs of {name}: {line}")

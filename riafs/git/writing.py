@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -16,6 +17,7 @@ from riafs.errors import GitError, StoreTimeout
 from riafs.formats.gitwriting import GitBytes, pack_stream
 from riafs.git.environment import PrivateGitDirs
 from riafs.storage.ranged import RangedBytes
+from riafs.storage.together import together
 
 _LOOSE = 100
 """git's own limit for a push (receive.unpackLimit): fewer objects become files, so that small packs do not pile up."""
@@ -91,10 +93,9 @@ class _Said:
 
 async def _talk(process: trio.Process, given: Iterable[bytes] | RangedBytes) -> _Said:
     said = _Said()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_feed, process, given)
-        nursery.start_soon(_read_output, process, said)
-        nursery.start_soon(_read_error, process, said)
+    await together(
+        partial(_feed, process, given), partial(_read_output, process, said), partial(_read_error, process, said)
+    )
     await process.wait()
     return said
 

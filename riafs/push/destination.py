@@ -163,6 +163,6 @@ async def _check_storage(dataset: Dataset, annex: Annex) -> None:
             raise PushRefused(f"{name} has {field.decode()}=yes: it holds files by name, not objects")
     if b"chunksize" in fields:
         raise PushRefused(f"{name} has chunks of the retired kind (chunksize); push to it with git-annex")
-    if remote.encryption not in (b"none", b"shared"):
+    if remote.encryption != b"none":
         kind = remote.encryption.decode(errors="replace")
-        raise PushRefused(f"{name} has encryption={kind}, for which riafs has no keys; push to it with git-annex")
+        raise PushRefused(f"{name} has encryption={kind}, which riafs does not write; push to it with git-annex")

@@ -10,6 +10,7 @@ object of the right size may still be damaged.
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -24,6 +25,7 @@ from riafs.push.destination import Destination
 from riafs.push.watching import Watcher
 from riafs.storage.files import FileBytes
 from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.together import together
 from riafs.storage.writing import NewFile
 
 SMALL = 1 << 20
@@ -159,10 +161,11 @@ class ObjectWriter:
             piece = await part.read(0)
             for offset in range(0, part.length, PIECE):
                 ahead: list[Buffer] = []
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(upload.write, piece)
-                    nursery.start_soon(trio.to_thread.run_sync, maker.update, piece)
-                    nursery.start_soon(part.read_into, offset + PIECE, ahead)
+                await together(
+                    partial(upload.write, piece),
+                    partial(trio.to_thread.run_sync, maker.update, piece),
+                    partial(part.read_into, offset + PIECE, ahead),
+                )
                 self._watcher.advance(len(piece))
                 piece = ahead[0]
         finally:

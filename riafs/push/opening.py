@@ -27,12 +27,15 @@ async def open_for_pushing(source: RiaUrl, means: Means) -> AsyncIterator[Destin
         else:
             assert source.dataset is not None
             path = await store.path_of_id(source.dataset)
-        yield await destination_in(store, path, tools)
+        writing = await open_writing(store, tools)
+        try:
+            yield await open_destination(await store.dataset(path), writing, tools.git.gits, tools.seconds)
+        finally:
+            writing.close()
 
 
-async def destination_in(store: Store, path: bytes, tools: StoreTools) -> Destination:
-    """The dataset at the store's path `path`. Raises as `open_for_pushing`."""
+async def open_writing(store: Store, tools: StoreTools) -> LocalWriting:
+    """The store as something to write to, for all of its datasets; the caller closes it. Raises StoreDenied, …"""
     root = await store.storage.local_path(b".")
     patience = Patience(f"store {store.storage.name}", tools.seconds, tools.counters)
-    writing = await LocalWriting.open_root(root, patience)
-    return await open_destination(await store.dataset(path), writing, tools.git.gits, tools.seconds)
+    return await LocalWriting.open_root(root, patience)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import trio
 
-from riafs.errors import Busy, PushConflict, StoreError
+from riafs.errors import Busy, PushConflict, PushRefused, StoreError
 from riafs.formats.gitwriting import NewCommit, encode_commit
 from riafs.formats.keys import Key
 from riafs.git.transaction import RefsMoved, RefUpdate
@@ -86,6 +86,8 @@ class Publisher:
     async def _merged(self, ref: bytes, before: bytes, edits: Edits) -> Merged:
         base_root, root = await self._to.root(self._base.commit), await self._to.root(before)
         merged = await merge(self._trees, base_root, root, edits, self._request.prefer)
+        if merged.conflicts and self._request.as_branch is not None:
+            raise branch_exists(ref, self._to)
         if self._request.prefer is Prefer.NEITHER:
             refuse_conflicts(merged, self._to, self._base, ref)
         return merged
@@ -101,8 +103,10 @@ class Publisher:
         return self._trees.add(b"commit", encode_commit(made))
 
     async def _updates(self, ref: bytes, before: bytes, commit: bytes) -> list[RefUpdate]:
-        if self._request.as_branch is not None:
-            return [RefUpdate(ref, commit, None)] if await self._to.tip(ref) is None else []
+        if self._request.as_branch is not None and await self._to.tip(ref) is None:
+            return [RefUpdate(ref, commit, None)]
+        if self._request.as_branch is not None and commit != before:
+            raise branch_exists(ref, self._to)
         return [] if commit == before else [RefUpdate(ref, commit, before)]
 
     async def _annex_updates(self, keys: Sequence[Key], chunked: Mapping[Key, int]) -> list[RefUpdate]:
@@ -131,7 +135,9 @@ class Publisher:
         await self._to.refs.move(updates)
         self._watcher.advance(len(updates))
         await self._confirm(updates)
-        await self._to.refs.update_server_info()
+        if await self._to.refs.lists_wanted():
+            await self._to.writing.make_directories([self._to.dataset.path + b"/info"], self._to.directory_mode)
+            await self._to.refs.renew_lists()
 
     async def _confirm(self, updates: Sequence[RefUpdate]) -> None:
         """Read back what was written: only then the overlay may forget its changes."""
@@ -139,6 +145,12 @@ class Publisher:
             now = await self._to.tip(update.name)
             if now == update.old:
                 raise StoreError(f"{os.fsdecode(update.name)} of {self._to.dataset.name} was moved, but is as before")
+
+
+def branch_exists(ref: bytes, destination: Destination) -> PushRefused:
+    """Why a new branch is not made."""
+    branch = os.fsdecode(ref.removeprefix(b"refs/heads/"))
+    return PushRefused(f"branch {branch} of {destination.dataset.name} exists already; choose another name")
 
 
 def refuse_conflicts(merged: Merged, destination: Destination, base: Base, ref: bytes) -> None:

@@ -20,7 +20,7 @@ from riafs.push.merging import Prefer, merge
 from riafs.push.objects import ObjectWriter
 from riafs.push.placing import Placer, load_rules
 from riafs.push.planning import Plan, Planner
-from riafs.push.publishing import Publisher, refuse_conflicts
+from riafs.push.publishing import Publisher, branch_exists, refuse_conflicts
 from riafs.push.request import PushReport, PushRequest
 from riafs.push.trees import TreeEditor
 from riafs.push.watching import Step, Watcher
@@ -98,7 +98,7 @@ class Push:
             if tip is not None and await self._is_pushed_already(tip):
                 return tip
             if tip is not None:
-                raise PushRefused(f"{name} exists already; choose another name")
+                raise branch_exists(ref, self._to)
             return self._base.commit
         if tip is None:
             raise PushRefused(f"{name} does not exist; --as-branch makes a new one")
@@ -119,7 +119,7 @@ class Push:
     async def _foresee_conflicts(self, ref: bytes, plan: Plan, placer: Placer) -> None:
         """Find conflicts before anything is sent: only files that were changed in the store too have to be hashed."""
         root = await self._to.root(await self._starting_point(ref))
-        if root == self._base_root or self._request.prefer is not Prefer.NEITHER:
+        if root == self._base_root or self._request.prefer is not Prefer.NEITHER or self._request.as_branch is not None:
             return
         edits = dict(plan.edits)
         paths = [change.path for change in plan.contents]
