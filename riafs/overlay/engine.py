@@ -77,6 +77,7 @@ class Engine:
         self._rows = overlay.rows
         self._lower = lower
         self._places = Places(overlay, lower, ownership)
+        overlay.journal.undone = self._rows.forget
         self._naming = Naming(overlay, self._places, lower, self._is_open)
         self._open: dict[int, OpenFile] = {}
         self._handles: dict[int, OpenFile] = {}
@@ -97,15 +98,16 @@ class Engine:
             await self._overlay.tidy()
 
     def _store_dirty(self) -> None:
-        if self._dirty:
+        if self._dirty or self._rows.touched:
             self._overlay.journal.begin()
             for each in list(self._dirty):
                 each.store()
+            self._rows.store_touched()
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
-        """What `name` in a directory is, None if there is nothing. Raises NameTooLong, and what the tree below raises."""
+        """What `name` in a directory is, None if nothing. Raises NameTooLong, and what the tree below raises."""
         check_length(name)
         try:
             row = self._places.row(parent)
@@ -139,6 +141,8 @@ class Engine:
         inode = self._places.inode(row.id)
         size, mtime, ctime, links = row.size, row.mtime, row.ctime, 1
         if row.kind == DIRECTORY:
+            touched = self._rows.touched.get(row.id)
+            mtime, ctime = (mtime, ctime) if touched is None else (touched, touched)
             links = 1 if row.base is not None else 2 + self._rows.directories(row.id)
         elif row.parent is None:
             links = 0
@@ -212,10 +216,12 @@ class Engine:
 
         Raises NameExists, IsADirectoryHere, NameTooLong, NoSuchName, ReadOnly, OverlayFull.
         """
-        found = None if flags & os.O_EXCL else await self.lookup(parent, name)
-        if found is not None:
-            return found, await self.open(found.inode, flags)
-        row = await self._naming.make(parent, name, FILE, maker)
+        slot = await self._naming.slot(parent, name)
+        if not slot.is_free and not flags & os.O_EXCL:
+            found = await self.lookup(parent, name)
+            if found is not None:
+                return found, await self.open(found.inode, flags)
+        row = self._naming.make_at(slot, FILE, maker)
         inode = self._places.inode(row.id)
         opened = OpenFile(self._overlay, self._dirty, inode, row, 0, _no_base)
         self._open[inode] = opened
@@ -280,6 +286,8 @@ class Engine:
         with self._overlay.journal.step:
             if opened in self._dirty and opened is not None:
                 opened.store()
+            if row.id in self._rows.touched:
+                self._rows.store_touched()
             if "mode" in columns:
                 columns["version"] = self._rows.next_version()
             self._rows.update(row.id, ctime=now, **columns)
@@ -403,11 +411,17 @@ class Engine:
             return
         opened.close()
         if opened in self._dirty:
-            with self._overlay.journal.step:
+            with self._overlay.journal.single:
                 opened.store()
         del self._open[opened.inode]
-        row = None if opened.row is None else self._rows.get(opened.row)
-        if row is not None and row.parent is None:
+        if opened.row is not None and opened.row in self._rows.orphans:
+            self._remove(opened.row)
+
+    def _remove(self, number: int) -> None:
+        """Remove what was kept because it was open."""
+        self._rows.orphans.discard(number)
+        row = self._rows.get(number)
+        if row is not None:
             with self._overlay.journal.step:
                 self._rows.delete(row)
             self._overlay.files.doom(row.data)

@@ -48,6 +48,8 @@ class Journal:
         self.patience = patience
         self.before_commit: Callable[[], None] = lambda: None
         """Called first in each commit, to write rows that are kept in memory between changes."""
+        self.undone: Callable[[], None] = lambda: None
+        """Called when the rows of a step were undone."""
         self._failed: str | None = None
         self._in_group = False
         self._steps = 0
@@ -62,6 +64,7 @@ class Journal:
         self._commits = 0
         self._durable = 0
         self.step = Step(self)
+        self.single = Single(self)
 
     # -- statements ---------------------------------------------------------------------------------------------------
 
@@ -140,12 +143,6 @@ class Journal:
         self._commits += 1
         self.failpoint("after commit")
 
-    def abandon(self) -> None:
-        """Undo what is pending; nobody was told that it was done."""
-        if self._in_group:
-            self._connection.rollback()
-            self._in_group = False
-
     # -- durability ---------------------------------------------------------------------------------------------------
 
     async def durable(self) -> None:
@@ -193,6 +190,21 @@ class Journal:
             os.close(self._index)
 
 
+class Single:
+    """A step of one statement, which needs no savepoint. Reusable, not nested."""
+
+    __slots__ = ("_journal",)
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def __enter__(self) -> None:
+        self._journal.begin()
+
+    def __exit__(self, *_: object) -> None:
+        self._journal.end_step()
+
+
 class Step:
     """The rows of one operation: all of them or none. Reusable, not nested."""
 
@@ -210,6 +222,7 @@ class Step:
     ) -> None:
         if kind is not None:
             self._journal.run("ROLLBACK TO step")
+            self._journal.undone()
         self._journal.run("RELEASE step")
         self._journal.end_step()
 

@@ -44,7 +44,7 @@ class Maker:
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
+class Slot:
     """A name in a directory, and what there is."""
 
     parent: Row
@@ -63,10 +63,12 @@ class _Slot:
 
     @property
     def is_free(self) -> bool:
+        """Whether there is nothing to be seen."""
         return self.below is None if self.row is None else self.row.kind == WHITEOUT
 
     @property
     def is_directory(self) -> bool:
+        """Whether what is there is a directory."""
         if self.row is not None:
             return self.row.kind == DIRECTORY
         return self.below is not None and self.below.entry.kind is Kind.DIRECTORY
@@ -84,7 +86,8 @@ class Naming:
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
-    async def _slot(self, parent: int, name: bytes) -> _Slot:
+    async def slot(self, parent: int, name: bytes) -> Slot:
+        """What there is under a name, the directory copied up. Raises NoSuchName where that was removed, ReadOnly, …"""
         _check_name(name)
         try:
             directory = await self._places.copied_up(parent)
@@ -92,21 +95,28 @@ class Naming:
             raise NoSuchName("the directory was removed") from error
         if directory.kind != DIRECTORY:
             raise NotADirectoryHere("not a directory")
+        row = self._rows.child(directory.id, name)
+        if row is not None or directory.base is None:
+            return self._live(directory, name, row, None)
         below = await self._places.below(directory)
-        found = None
-        if below is not None and self._rows.child(directory.id, name) is None:
-            found = await self._lower.find(below, name)
+        assert below is not None
+        turn = self._rows.turn
+        found = await self._lower.find(below, name)
+        if turn == self._rows.turn:
+            return self._live(directory, name, None, found)
         return self._slot_now(directory.id, name, found)
 
-    def _slot_now(self, parent: int, name: bytes, found: LowerEntry | None) -> _Slot:
+    def _slot_now(self, parent: int, name: bytes, found: LowerEntry | None) -> Slot:
         """The same without an await, which is what decides."""
-        directory = self._rows.get(parent)
+        return self._live(self._rows.get(parent), name, self._rows.child(parent, name), found)
+
+    @staticmethod
+    def _live(directory: Row | None, name: bytes, row: Row | None, found: LowerEntry | None) -> Slot:
         if directory is None or (directory.parent is None and directory.base != b""):
             raise NoSuchName("the directory was removed")
-        row = self._rows.child(parent, name)
-        return _Slot(directory, name, row, found if row is None else None)
+        return Slot(directory, name, row, found if row is None else None)
 
-    def _again(self, slot: _Slot) -> _Slot:
+    def _again(self, slot: Slot) -> Slot:
         return self._slot_now(slot.parent.id, slot.name, slot.below)
 
     # -- making -------------------------------------------------------------------------------------------------------
@@ -115,19 +125,22 @@ class Naming:
         """A new entry. Raises NameExists, NoSuchName, NameTooLong, NotADirectoryHere, ReadOnly, OverlayFull."""
         if target is not None and len(target) > TARGET_MAX:
             raise NameTooLong(f"a link's target may have {TARGET_MAX} bytes")
-        slot = await self._slot(parent, name)
+        return self.make_at(await self.slot(parent, name), kind, maker, target)
+
+    def make_at(self, slot: Slot, kind: int, maker: Maker, target: bytes | None = None) -> Row:
+        """The same where it is known what is there; no await lies between that and this."""
         if not slot.is_free:
-            raise NameExists(f"{name!r} exists")
+            raise NameExists(f"{slot.name!r} exists")
         now = time.time_ns()
         row = self._new(slot, kind, maker, target, now)
-        with self._overlay.journal.step:
+        with self._overlay.journal.single if slot.row is None else self._overlay.journal.step:
             if slot.row is not None:
                 self._rows.delete(slot.row)
             self._rows.insert(row)
-            self._rows.touch(slot.parent.id, now)
+        self._rows.touch(slot.parent.id, now)
         return row
 
-    def _new(self, slot: _Slot, kind: int, maker: Maker, target: bytes | None, now: int) -> Row:
+    def _new(self, slot: Slot, kind: int, maker: Maker, target: bytes | None, now: int) -> Row:
         gid, mode = maker.gid, maker.mode & 0o7777
         if slot.parent.mode & stat.S_ISGID:  # the group comes from the directory, and so it does further down
             gid = slot.parent.gid
@@ -143,7 +156,7 @@ class Naming:
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a file or link. Raises NoSuchName, IsADirectoryHere, ReadOnly, OverlayFull."""
-        slot = await self._slot(parent, name)
+        slot = await self.slot(parent, name)
         if slot.is_free:
             raise NoSuchName(f"no {name!r}")
         if slot.is_directory:
@@ -158,7 +171,7 @@ class Naming:
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory. Raises NoSuchName, NotADirectoryHere, DirectoryNotEmpty, Busy for a subdataset."""
-        slot = await self._slot(parent, name)
+        slot = await self.slot(parent, name)
         if slot.is_free:
             raise NoSuchName(f"no {name!r}")
         if not slot.is_directory:
@@ -172,7 +185,7 @@ class Naming:
             self._take_away(slot, now)
             self._rows.touch(slot.parent.id, now)
 
-    async def _check_empty(self, slot: _Slot) -> None:
+    async def _check_empty(self, slot: Slot) -> None:
         """Raises DirectoryNotEmpty, Busy."""
         _check_movable(slot)
         row = slot.row
@@ -186,12 +199,12 @@ class Naming:
                 raise DirectoryNotEmpty(f"{slot.name!r} is not empty")
             position += len(page)
 
-    def _take_away(self, slot: _Slot, now: int, *, hide: bool = True) -> None:
+    def _take_away(self, slot: Slot, now: int, *, hide: bool = True) -> None:
         """Remove what is at `slot`. `hide`: what is below must not come to light again. Belongs into a step."""
         row, covered = slot.row, slot.covered
         if row is not None:
             if row.kind != WHITEOUT and self._is_open(self._places.inode(row.id)):
-                self._rows.move(row.id, None, None, None, now)
+                self._rows.orphan(row.id, now)
             else:
                 self._rows.delete(row)
                 self._overlay.files.doom(row.data)
@@ -208,7 +221,7 @@ class Naming:
         """
         if flags not in _RENAME_WAYS:
             raise BadChange(f"rename with flags {flags}")
-        source, target = await self._slot(parent, name), await self._slot(new_parent, new_name)
+        source, target = await self.slot(parent, name), await self.slot(new_parent, new_name)
         self._check_rename(source, target, flags)
         if (source.parent.id, name) == (target.parent.id, new_name):
             return
@@ -226,10 +239,10 @@ class Naming:
         with self._overlay.journal.step:
             (self._exchange if flags == EXCHANGE else self._move)(source, target, time.time_ns())
 
-    def _replaces_open(self, target: _Slot) -> bool:
+    def _replaces_open(self, target: Slot) -> bool:
         return target.below is not None and self._is_open(target.below.inode)
 
-    def _check_rename(self, source: _Slot, target: _Slot, flags: int) -> None:
+    def _check_rename(self, source: Slot, target: Slot, flags: int) -> None:
         if source.is_free or (flags == EXCHANGE and target.is_free):
             raise NoSuchName(f"no {(source if source.is_free else target).name!r}")
         if flags == NOREPLACE and not target.is_free:
@@ -246,7 +259,7 @@ class Naming:
                 raise IsADirectoryHere(f"{target.name!r} is a directory")
             raise NotADirectoryHere(f"{target.name!r} is not a directory")
 
-    def _check_no_cycle(self, moved: _Slot, into: Row) -> None:
+    def _check_no_cycle(self, moved: Slot, into: Row) -> None:
         """A directory cannot go into itself. Every directory above `into` has a row, as `into` has one."""
         if moved.row is None or not moved.is_directory:
             return
@@ -256,7 +269,7 @@ class Naming:
                 raise BadChange(f"{moved.name!r} cannot be moved into itself")
             above = None if above.parent is None else self._rows.get(above.parent)
 
-    def _move(self, source: _Slot, target: _Slot, now: int) -> None:
+    def _move(self, source: Slot, target: Slot, now: int) -> None:
         moved = source.row
         assert moved is not None
         covered = target.covered
@@ -269,7 +282,7 @@ class Naming:
         self._rows.touch(source.parent.id, now)
         self._rows.touch(target.parent.id, now)
 
-    def _exchange(self, source: _Slot, target: _Slot, now: int) -> None:
+    def _exchange(self, source: Slot, target: Slot, now: int) -> None:
         assert source.row is not None
         assert target.row is not None
         self._rows.move(source.row.id, None, None, None, now)
@@ -291,7 +304,7 @@ def _check_name(name: bytes) -> None:
         raise BadChange(f"{name!r} is no name")
 
 
-def _check_movable(slot: _Slot) -> None:
+def _check_movable(slot: Slot) -> None:
     below = slot.below
     if below is not None and is_subdataset(below.entry):
         raise Busy(f"{slot.name!r} is a subdataset: DataLad moves and removes those")

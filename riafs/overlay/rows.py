@@ -49,6 +49,7 @@ class Area:
     top: int
 
 
+_KEPT = 10_000
 _BY_ID = "SELECT * FROM node WHERE id = ?"
 _CHILD = "SELECT * FROM node WHERE parent = ? AND name = ?"
 _INSERT = "INSERT INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -66,13 +67,29 @@ class Rows:
         self._last_id, self._last_data, self._last_version = (value or 0 for value in found)
         self.turn = 0
         """Grows whenever a directory's entries change."""
+        self.touched: dict[int, int] = {}
+        """Directories whose entries have changed since the last commit → when: a directory with many new names is
+        written once."""
+        self.orphans: set[int] = set()
+        """What was removed while it was open."""
+        self._directories: dict[int, Row] = {}
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, node: int) -> Row | None:
         """The node with that id."""
+        known = self._directories.get(node)
+        if known is not None:
+            return known
         found = self._one(_BY_ID, (node,))
-        return None if found is None else Row._make(found)
+        if found is None:
+            return None
+        row = Row._make(found)
+        if row.kind == DIRECTORY:
+            if len(self._directories) >= _KEPT:
+                self._directories.clear()
+            self._directories[node] = row
+        return row
 
     def child(self, parent: int, name: bytes) -> Row | None:
         """The row of that name in a directory, which may be a whiteout."""
@@ -139,22 +156,41 @@ class Rows:
 
     def update(self, node: int, **columns: object) -> None:
         """Set columns of a node. The names are ours, never a caller's from outside."""
+        self._directories.pop(node, None)
         names = ", ".join(f"{name} = ?" for name in columns)
         self._run(f"UPDATE node SET {names} WHERE id = ?", (*columns.values(), node))  # noqa: S608
 
     def touch(self, node: int, now: int) -> None:
         """The entries of a directory have changed."""
-        self._run("UPDATE node SET mtime = ?, ctime = ? WHERE id = ?", (now, now, node))
+        self.touched[node] = now
+
+    def store_touched(self) -> None:
+        """Write the times of directories. Belongs into a group."""
+        for node, now in self.touched.items():
+            self.update(node, mtime=now, ctime=now)
+        self.touched.clear()
 
     def move(self, node: int, parent: int | None, name: bytes | None, covered: bytes | None, now: int) -> None:
         """Give a node another place, or none."""
         self.turn += 1
+        self._directories.pop(node, None)
         sql = "UPDATE node SET parent = ?, name = ?, covered = ?, ctime = ?, version = ? WHERE id = ?"
         self._run(sql, (parent, name, covered, now, self.next_version(), node))
+
+    def orphan(self, node: int, now: int) -> None:
+        """Take away the name of what is open."""
+        self.move(node, None, None, None, now)
+        self.orphans.add(node)
+
+    def forget(self) -> None:
+        """Drop what is kept of rows, after changes were undone."""
+        self._directories.clear()
+        self.turn += 1
 
     def delete(self, row: Row) -> None:
         """Remove a node and what only it has: its extents, its whiteouts."""
         self.turn += 1
+        self._directories.pop(row.id, None)
         self._run("DELETE FROM node WHERE id = ?", (row.id,))
         if row.kind == DIRECTORY:
             self._run("DELETE FROM node WHERE parent = ? AND kind = 4", (row.id,))
