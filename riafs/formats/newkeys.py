@@ -4,6 +4,7 @@ The rules are git-annex's (its internals documentation; each row of the tests wa
 """
 
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 from riafs.formats.digests import Hash, new_hash
 from riafs.formats.keys import Key
@@ -53,13 +54,9 @@ def supported(backend: bytes) -> bool:
 def file_extension(name: bytes, rules: ExtensionRules) -> bytes:
     """What a key of an ``E`` backend keeps of a file's name, its dot included: ``.nii.gz`` of ``a.nii.gz``."""
     components = name.rpartition(b"/")[2].lstrip(b".").split(b".")[1:]
-    kept: list[bytes] = []
-    for component in reversed(components):
-        if len(component) > rules.length or len(kept) == rules.count:
-            break
-        if component and all(_allowed(byte) for byte in component):
-            kept.insert(0, component)
-    return b"".join(b"." + component for component in kept)
+    short = takewhile(lambda component: len(component) <= rules.length, reversed(components))
+    kept = list(islice((component for component in short if all(map(_allowed, component))), rules.count))
+    return b"".join(b"." + component for component in reversed(kept) if component)
 
 
 def _allowed(byte: int) -> bool:

@@ -38,10 +38,10 @@ def encoding_of(head: bytes) -> bytes:
 
 
 def _is_text(head: bytes, encoding: str) -> bool:
-    """Whether `head`, which may end within a character, is text in `encoding`."""
+    """Whether `head`, which may end within a character, is text in `encoding`; half a character alone tells nothing."""
     decoder = codecs.getincrementaldecoder(encoding)()
     try:
         text = decoder.decode(head)
     except UnicodeDecodeError:
         return False
-    return _CONTROL(text) is None
+    return _CONTROL(text) is None and not (encoding == "utf-8" and text.isascii())
