@@ -8,6 +8,7 @@ tried again. No lock decides anything.
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import trio
 
@@ -22,58 +23,81 @@ from riafs.push.placing import Placer, load_rules
 from riafs.push.planning import Plan, Planner
 from riafs.push.publishing import Publisher, branch_exists, refuse_conflicts
 from riafs.push.request import PushReport, PushRequest
+from riafs.push.rules import Rules
 from riafs.push.trees import TreeEditor
 from riafs.push.watching import Step, Watcher
 
 _OBJECTS_AT_ONCE = 64 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is known before anything is written."""
+
+    ref: bytes
+    planner: Planner
+    plan: Plan
+    placer: Placer
+    rules: Rules
+
+
 class Push:
-    """A push of `changes`, which lie over `base`. `gitlinks`: path of a subdataset → its new commit (hex)."""
+    """A push of `changes`, which lie over `base` and are in an overlay's order."""
 
     def __init__(
-        self,
-        destination: Destination,
-        base: Base,
-        changes: Sequence[Change],
-        request: PushRequest,
-        watcher: Watcher,
-        gitlinks: Mapping[bytes, bytes] | None = None,
+        self, destination: Destination, base: Base, changes: Sequence[Change], request: PushRequest, watcher: Watcher
     ) -> None:
         self._to = destination
         self._base = base
         self._changes = changes
         self._request = request
         self._watcher = watcher
-        self._gitlinks = gitlinks or {}
         self._trees = TreeEditor(destination.dataset.repository, destination.git.digits)
         self._base_root = b""
+        self._prepared: _Prepared | None = None
 
-    async def run(self) -> PushReport:
-        """Push, or tell what a push would do.
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything was changed here."""
+        return bool(self._changes)
 
-        Raises PushConflict (nothing in the store has changed but objects that nobody refers to), PushRefused, Busy,
-        StoreDenied, ReadOnly, StoreTimeout, StoreError, GitError, and what reading changed files raises.
+    async def prepare(self) -> None:
+        """Find out whatever can be found out with nothing written: refusals, and conflicts.
+
+        Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, and what reading changed files raises.
         """
         ref = self._ref()
         self._base_root = await self._to.root(self._base.commit)
         await self._starting_point(ref)
         planner = Planner(self._to.dataset.repository, self._trees)
         plan = await planner.plan(self._changes)
-        plan.edits.update({path: item(SUBMODULE, commit) for path, commit in self._gitlinks.items()})
         structure = await self._trees.edit(self._base_root, plan.edits, keep=False)
         rules = await load_rules(self._to, self._trees, structure, plan.contents, self._request.search_path)
         placer = Placer(self._to, rules, self._trees)
         await self._foresee_conflicts(ref, plan, placer)
+        self._prepared = _Prepared(ref, planner, plan, placer, rules)
+
+    async def run(self, gitlinks: Mapping[bytes, bytes] | None = None) -> PushReport:
+        """Push, or tell what a push would do. `gitlinks`: path of a subdataset → its new commit (hex).
+
+        Raises what `prepare` raises (after PushConflict the store has at most objects more that nobody refers to), and
+        Busy, StoreDenied, ReadOnly.
+        """
+        if self._prepared is None:
+            await self.prepare()
+        ready = self._prepared
+        assert ready is not None
+        plan = ready.plan
+        plan.edits.update({path: item(SUBMODULE, commit) for path, commit in (gitlinks or {}).items()})
         if self._request.dry_run:
-            return await self._foreseen(ref, plan, placer)
+            return await self._foreseen(ready)
         async with self._to.writing.workspace(await self._annex_directory()) as workspace:
-            objects = ObjectWriter(self._to, workspace, rules.extensions, self._watcher)
-            await self._place(plan, planner, placer, objects)
+            objects = ObjectWriter(self._to, workspace, ready.rules.extensions, self._watcher)
+            await self._place(ready, objects)
         publisher = Publisher(self._to, self._base, self._request, self._trees, self._watcher)
-        published = await publisher.publish(ref, plan.edits, plan.keys, objects.chunked, self._starting_point)
+        published = await publisher.publish(ready.ref, plan.edits, plan.keys, objects.chunked, self._starting_point)
         return PushReport(
-            self._to.dataset.name, ref, published.before, published.commit, published.changed,
+            self._to.dataset.name, ready.ref, published.before, published.commit, published.changed,
             len(plan.keys), len(plan.contents) - len(plan.keys), objects.written, objects.written_bytes,
             tuple(plan.empty), published.overruled,
         )  # fmt: skip
@@ -133,22 +157,24 @@ class Push:
             await merge(self._trees, self._base_root, root, edits, Prefer.NEITHER), self._to, self._base, ref
         )
 
-    async def _foreseen(self, ref: bytes, plan: Plan, placer: Placer) -> PushReport:
-        annexed = [change for change in plan.contents if (await placer.verdict(change)).backend is not None]
+    async def _foreseen(self, ready: _Prepared) -> PushReport:
+        plan = ready.plan
+        annexed = [change for change in plan.contents if (await ready.placer.verdict(change)).backend is not None]
         sizes = [change.content.size for change in annexed if change.content is not None]
-        tip = await self._starting_point(ref)
+        tip = await self._starting_point(ready.ref)
         return PushReport(
-            self._to.dataset.name, ref, tip, tip, len(plan.edits), len(annexed), len(plan.contents) - len(annexed),
-            len(annexed), sum(sizes), tuple(plan.empty), (),
+            self._to.dataset.name, ready.ref, tip, tip, len(plan.edits), len(annexed),
+            len(plan.contents) - len(annexed), len(annexed), sum(sizes), tuple(plan.empty), (),
         )  # fmt: skip
 
     # -- content ------------------------------------------------------------------------------------------------------
 
-    async def _place(self, plan: Plan, planner: Planner, placer: Placer, objects: ObjectWriter) -> None:
+    async def _place(self, ready: _Prepared, objects: ObjectWriter) -> None:
+        plan = ready.plan
         sizes = [change.content.size for change in plan.contents if change.content is not None]
         self._watcher.begin(Step.OBJECTS, sum(sizes))
         for change in plan.contents:
-            placed = await placer.place(change, objects)
+            placed = await ready.placer.place(change, objects)
             plan.edits[change.path] = placed.entry
             if placed.key is not None:
                 plan.keys[change.path] = placed.key
@@ -161,4 +187,4 @@ class Push:
             assert change.base.key is not None
             assert change.content is not None
             if not await objects.set_executable(change.base.key, executable=change.content.executable):
-                plan.edits[change.path] = planner.unlocked(change)
+                plan.edits[change.path] = ready.planner.unlocked(change)

@@ -103,7 +103,7 @@ async def push(
     source = parse_source(f"{dataset.path.parent.parent}#{dataset.id}")
     async with open_for_pushing(source, means()) as destination:
         base = below.base(dataset.id, ref)
-        return await Push(destination, base, ordered, wanted or request(), watcher or Nobody(), gitlinks).run()
+        return await Push(destination, base, ordered, wanted or request(), watcher or Nobody()).run(gitlinks)
 
 
 async def opened(dataset: SmallDataset) -> Destination:
