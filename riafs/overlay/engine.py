@@ -422,7 +422,7 @@ class Engine:
         self._rows.orphans.discard(number)
         row = self._rows.get(number)
         if row is not None:
-            with self._overlay.journal.step:
+            with self._overlay.journal.freeing:
                 self._rows.delete(row)
             self._overlay.files.doom(row.data)
 

@@ -29,6 +29,8 @@ GROUP = 64
 _FRAME = 4096 + 24
 _ROOM = 1 << 20
 """Bytes of log a group may need: GROUP operations change four pages each, with their share of the tree above them."""
+_SPARE = 1 << 20
+"""Bytes of log that only what removes something may use, so that a full disk can be emptied."""
 _STRIDE = 4 << 20
 _CHECKPOINT = 16 << 20
 """Bytes of log that are moved into the database."""
@@ -63,7 +65,8 @@ class Journal:
         self._synced = trio.Lock()
         self._commits = 0
         self._durable = 0
-        self.step = Step(self)
+        self.step = Step(self, _SPARE)
+        self.freeing = Step(self, 0)
         self.single = Single(self)
 
     # -- statements ---------------------------------------------------------------------------------------------------
@@ -86,22 +89,25 @@ class Journal:
 
     # -- groups -------------------------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Begin a group unless there is one. Raises OverlayFull, OverlayFailed."""
+    def begin(self, spare: int = 0) -> None:
+        """Begin a group unless there is one. `spare`: room to be left over. Raises OverlayFull, OverlayFailed."""
         if self._failed is not None:
             raise OverlayFailed(self._failed)
         if not self._in_group:
-            self._make_room()
+            self._make_room(spare)
             self.run("BEGIN IMMEDIATE")
             self._in_group = True
 
-    def _make_room(self) -> None:
+    def _make_room(self, spare: int) -> None:
         """Allocate what the log may grow by, so that the commit cannot fail for want of it."""
-        used = self._frames() + _ROOM
-        if used <= self._allocated or self._allocate(used + _STRIDE) or self._allocate(used):
-            return
-        self._move_log()  # so that files can be removed where there is no room left
-        if self._frames() + _ROOM > self._allocated:
+        needed = self._frames() + _ROOM + spare
+        if needed > self._allocated and not self._allocate(needed + _STRIDE) and not self._allocate(needed):
+            self._move_log()
+            if self._frames() + _ROOM + spare > self._allocated:
+                raise OverlayFull(f"no room left for {self.path}")
+        # What removes things goes on where the database could not take the log in.
+        figures = os.fstatvfs(self._log)
+        if spare and figures.f_bavail * figures.f_frsize < self._frames():
             raise OverlayFull(f"no room left for {self.path}")
 
     def _allocate(self, length: int) -> bool:
@@ -191,7 +197,7 @@ class Journal:
 
 
 class Single:
-    """A step of one statement, which needs no savepoint. Reusable, not nested."""
+    """A step of one statement, which needs no savepoint; it may use the spare room. Reusable, not nested."""
 
     __slots__ = ("_journal",)
 
@@ -208,13 +214,14 @@ class Single:
 class Step:
     """The rows of one operation: all of them or none. Reusable, not nested."""
 
-    __slots__ = ("_journal",)
+    __slots__ = ("_journal", "_spare")
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, spare: int) -> None:
         self._journal = journal
+        self._spare = spare
 
     def __enter__(self) -> None:
-        self._journal.begin()
+        self._journal.begin(self._spare)
         self._journal.run("SAVEPOINT step")
 
     def __exit__(

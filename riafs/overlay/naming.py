@@ -133,7 +133,7 @@ class Naming:
             raise NameExists(f"{slot.name!r} exists")
         now = time.time_ns()
         row = self._new(slot, kind, maker, target, now)
-        with self._overlay.journal.single if slot.row is None else self._overlay.journal.step:
+        with self._overlay.journal.step:
             if slot.row is not None:
                 self._rows.delete(slot.row)
             self._rows.insert(row)
@@ -165,7 +165,7 @@ class Naming:
             await self._places.copied_up(slot.below.inode)
             slot = self._again(slot)
         now = time.time_ns()
-        with self._overlay.journal.step:
+        with self._overlay.journal.freeing:
             self._take_away(slot, now)
             self._rows.touch(slot.parent.id, now)
 
@@ -181,7 +181,7 @@ class Naming:
         if slot.row is not None and self._rows.is_occupied(slot.row.id):
             raise DirectoryNotEmpty(f"{name!r} is not empty")
         now = time.time_ns()
-        with self._overlay.journal.step:
+        with self._overlay.journal.freeing:
             self._take_away(slot, now)
             self._rows.touch(slot.parent.id, now)
 

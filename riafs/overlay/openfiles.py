@@ -198,7 +198,7 @@ class OpenFile:
         overlay, row = self._overlay, self.row
         assert row is not None
         shrinks = size < self.written
-        with overlay.journal.step:
+        with overlay.journal.step if size else overlay.journal.freeing:
             if size < self.based:
                 self.based = size
                 self._extents.clip(size)
