@@ -1,0 +1,271 @@
+"""The engine beside the kernel's overlayfs over the same tree: the same calls, the same answers, the same tree."""
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from riafs.counters import Counters
+from riafs.errors import RiafsError
+from riafs.overlay.engine import Engine
+from riafs.overlay.naming import EXCHANGE, NOREPLACE
+from riafs.overlay.places import Ownership
+from riafs.overlay.store import Overlay
+from tests.overlay.disk import DiskLower
+from tests.overlay.walking import Walker
+
+_AT_FDCWD = -100
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+COMPONENTS = (b"a", b"b", b"c", b"f", b"g")
+PATHS = st.lists(st.sampled_from(COMPONENTS), min_size=1, max_size=3).map(b"/".join)
+DATA = st.binary(min_size=1, max_size=40)
+OFFSETS = st.integers(0, 100)
+Answer = tuple[str, Any]
+
+
+def plant(root: Path) -> None:
+    for directory in ("a/b", "a/c", "b/a", "c"):
+        (root / directory).mkdir(parents=True)
+    for number, path in enumerate(("a/f", "a/b/f", "a/c/g", "b/f", "b/a/f", "f")):
+        (root / path).write_bytes(bytes([65 + number]) * 30)
+        (root / path).chmod(0o755 if number % 2 else 0o644)
+    (root / "b/g").symlink_to("../f")
+
+
+def asked(call: Callable[[], Any]) -> Answer:
+    try:
+        return "ok", call()
+    except OSError as error:
+        return "errno", errno.errorcode[error.errno or 0]
+
+
+class Kernel:
+    """The calls on a directory."""
+
+    def __init__(self, root: bytes) -> None:
+        self._root = root
+
+    def _path(self, path: bytes) -> bytes:
+        return os.path.join(self._root, path)
+
+    def write(self, path: bytes, data: bytes, offset: int, flags: int) -> None:
+        file = os.open(self._path(path), flags | os.O_NOFOLLOW, 0o666)
+        with contextlib.closing(os.fdopen(file, "wb", buffering=0)):
+            os.pwrite(file, data, offset)
+
+    def rename(self, old: bytes, new: bytes, flags: int) -> None:
+        if _LIBC.renameat2(_AT_FDCWD, self._path(old), _AT_FDCWD, self._path(new), flags):
+            raise OSError(ctypes.get_errno(), "")
+
+    def truncate(self, path: bytes, size: int) -> None:
+        file = os.open(self._path(path), os.O_WRONLY | os.O_NOFOLLOW)
+        with contextlib.closing(os.fdopen(file, "wb", buffering=0)):
+            os.ftruncate(file, size)
+
+    def tree(self, path: bytes = b"") -> dict[bytes, tuple[str, int, bytes]]:
+        found = {}
+        for name in os.listdir(self._path(path)):
+            below = os.path.join(path, name)
+            status = os.lstat(self._path(below))
+            kind, content = "directory", b""
+            if stat.S_ISREG(status.st_mode):
+                kind, content = "file", Path(os.fsdecode(self._path(below))).read_bytes()
+            elif stat.S_ISLNK(status.st_mode):
+                kind, content = "link", os.readlink(self._path(below))
+            found[below] = (kind, status.st_mode & 0o7777, content)
+            if kind == "directory":
+                found |= self.tree(below)
+        return found
+
+
+@contextlib.contextmanager
+def kernel_overlay(base: Path) -> Iterator[Kernel]:
+    """The kernel's overlay over base/lower."""
+    for name in ("upper", "work", "merged"):
+        (base / name).mkdir()
+    options = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work,redirect_dir=on,xino=off,index=off"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "riafs-test", f"{base}/merged"], check=True)
+    try:
+        yield Kernel(os.fsencode(base / "merged"))
+    finally:
+        subprocess.run(["umount", f"{base}/merged"], check=True)
+
+
+class Beside(RuleBasedStateMachine):
+    """Each rule makes one call on both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stack = contextlib.ExitStack()
+        self._base = Path(tempfile.mkdtemp(prefix="riafs-beside-"))
+        self._stack.callback(shutil.rmtree, self._base)
+        (self._base / "lower").mkdir()
+        plant(self._base / "lower")
+        self._kernel = self._stack.enter_context(kernel_overlay(self._base))
+        self._overlay: Overlay | None = None
+        self._umask = os.umask(0o022)
+        self._open()
+
+    def _open(self) -> None:
+        self._overlay = Overlay(f"{self._base}/overlay", Counters())
+        lower = DiskLower(os.fsencode(self._base / "lower"))
+        self._engine = Engine(self._overlay, lower, Ownership(0, 0))
+        self._walker = Walker(self._engine)
+        trio.run(self._engine.attach)
+
+    def _close(self) -> None:
+        if self._overlay is not None:
+            self._engine.close()
+            self._overlay.close()
+            self._overlay = None
+
+    def teardown(self) -> None:
+        os.umask(self._umask)
+        self._close()
+        self._stack.close()
+
+    def _both(self, kernel: Callable[[], object], engine: Callable[[], Awaitable[object]]) -> None:
+        expected = asked(kernel)
+
+        async def run() -> Answer:
+            try:
+                await engine()
+            except RiafsError as error:
+                return "errno", errno.errorcode[error.errno]
+            return "ok", None
+
+        found = trio.run(run)
+        if found[0] == "errno" or expected[0] == "errno":
+            assert found == expected
+
+    @initialize()
+    def begin(self) -> None:
+        self.compare()
+
+    @rule(path=PATHS, data=DATA, offset=OFFSETS, excl=st.booleans(), trunc=st.booleans())
+    def create(self, path: bytes, data: bytes, offset: int, excl: bool, trunc: bool) -> None:
+        flags = os.O_CREAT | os.O_WRONLY | (os.O_EXCL if excl else 0) | (os.O_TRUNC if trunc else 0)
+        if self._is_link(path) and not excl:
+            return  # following is the kernel's
+        self._both(
+            lambda: self._kernel.write(path, data, offset, flags), lambda: self._write(path, data, offset, flags)
+        )
+
+    @rule(path=PATHS, data=DATA, offset=OFFSETS)
+    def write(self, path: bytes, data: bytes, offset: int) -> None:
+        if not self._is_link(path):
+            flags = os.O_WRONLY
+            self._both(
+                lambda: self._kernel.write(path, data, offset, flags), lambda: self._write(path, data, offset, flags)
+            )
+
+    async def _write(self, path: bytes, data: bytes, offset: int, flags: int) -> None:
+        await self._walker.write(path, data, offset, flags)
+
+    def _is_link(self, path: bytes) -> bool:
+        """Whether a link is on the way, which a kernel would follow before it asks."""
+        parts = path.split(b"/")
+        return any(
+            os.path.islink(os.path.join(os.fsencode(self._base / "merged"), *parts[:count]))
+            for count in range(1, len(parts) + 1)
+        )
+
+    @rule(path=PATHS)
+    def mkdir(self, path: bytes) -> None:
+        if not self._is_link(os.path.dirname(path) or b"-"):
+            self._both(lambda: os.mkdir(self._kernel._path(path)), lambda: self._walker.mkdir(path))
+
+    @rule(path=PATHS)
+    def rmdir(self, path: bytes) -> None:
+        if not self._is_link(path):
+            self._both(lambda: os.rmdir(self._kernel._path(path)), lambda: self._walker.rmdir(path))
+
+    @rule(path=PATHS)
+    def unlink(self, path: bytes) -> None:
+        if not self._is_link(os.path.dirname(path) or b"-"):
+            self._both(lambda: os.unlink(self._kernel._path(path)), lambda: self._walker.unlink(path))
+
+    @rule(path=PATHS)
+    def empty(self, path: bytes) -> None:
+        """rm -r, in the order of a listing: otherwise few directories ever get empty."""
+        if not self._is_link(path) and os.path.isdir(self._kernel._path(path)):
+            shutil.rmtree(self._kernel._path(path))
+            trio.run(self._remove, path)
+            self.compare()
+
+    async def _remove(self, path: bytes) -> None:
+        for below, (kind, _, _) in reversed((await self._walker.tree(path)).items()):
+            await (self._walker.rmdir(below) if kind == "directory" else self._walker.unlink(below))
+        await self._walker.rmdir(path)
+
+    @rule(path=PATHS, text=st.sampled_from((b"f", b"../a", b"nowhere")))
+    def symlink(self, path: bytes, text: bytes) -> None:
+        if not self._is_link(os.path.dirname(path) or b"-"):
+            self._both(lambda: os.symlink(text, self._kernel._path(path)), lambda: self._walker.symlink(text, path))
+
+    @rule(old=PATHS, new=PATHS, flags=st.sampled_from((0, 0, 0, NOREPLACE, EXCHANGE)))
+    def rename(self, old: bytes, new: bytes, flags: int) -> None:
+        if self._is_link(os.path.dirname(old) or b"-") or self._is_link(os.path.dirname(new) or b"-"):
+            return
+        if old == new:
+            return  # the kernel answers that by itself
+        self._both(lambda: self._kernel.rename(old, new, flags), lambda: self._walker.rename(old, new, flags))
+
+    @rule(path=PATHS, size=OFFSETS)
+    def truncate(self, path: bytes, size: int) -> None:
+        if not self._is_link(path):
+            self._both(lambda: self._kernel.truncate(path, size), lambda: self._truncate(path, size))
+
+    async def _truncate(self, path: bytes, size: int) -> None:
+        await self._engine.setattr((await self._walker.stat(path)).inode, size=size)
+
+    @rule(path=PATHS, mode=st.sampled_from((0o600, 0o755, 0o4711)))
+    def chmod(self, path: bytes, mode: int) -> None:
+        if not self._is_link(path):
+            self._both(lambda: os.chmod(self._kernel._path(path), mode), lambda: self._chmod(path, mode))
+
+    async def _chmod(self, path: bytes, mode: int) -> None:
+        await self._engine.setattr((await self._walker.stat(path)).inode, mode=mode)
+
+    @rule()
+    def open_again(self) -> None:
+        self._close()
+        self._open()
+
+    @rule()
+    def compare(self) -> None:
+        assert trio.run(self._walker.tree) == self._kernel.tree()
+
+    @rule()
+    def changes_are_told(self) -> None:
+        assert self._overlay is not None
+        for dataset in self._overlay.datasets():
+            paths = [change.path for change in self._overlay.changes(dataset.dataset)]
+            assert paths == sorted(paths)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts the kernel's overlayfs")
+def test_the_engine_does_what_overlayfs_does() -> None:
+    run_state_machine_as_test(
+        Beside,
+        settings=settings(
+            max_examples=int(os.environ.get("RIAFS_EXAMPLES", "30")),
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
