@@ -222,6 +222,7 @@ class Naming:
         if flags not in _RENAME_WAYS:
             raise BadChange(f"rename with flags {flags}")
         source, target = await self.slot(parent, name), await self.slot(new_parent, new_name)
+        source = self._again(source)  # the way to the target may go through it, and has copied it up then
         self._check_rename(source, target, flags)
         if (source.parent.id, name) == (target.parent.id, new_name):
             return
@@ -251,23 +252,25 @@ class Naming:
             raise AcrossDatasets("moved between datasets only by copying")
         _check_movable(source)
         _check_movable(target)
-        self._check_no_cycle(source, target.parent)
+        if self._is_above(source, target.parent) or (flags == EXCHANGE and self._is_above(target, source.parent)):
+            raise BadChange(f"{source.name!r} cannot be moved into itself")
         if flags == EXCHANGE:
-            self._check_no_cycle(target, source.parent)
-        elif not target.is_free and target.is_directory != source.is_directory:
+            return
+        if self._is_above(target, source.parent):
+            raise DirectoryNotEmpty(f"{target.name!r} is not empty")
+        if not target.is_free and target.is_directory != source.is_directory:
             if target.is_directory:
                 raise IsADirectoryHere(f"{target.name!r} is a directory")
             raise NotADirectoryHere(f"{target.name!r} is not a directory")
 
-    def _check_no_cycle(self, moved: Slot, into: Row) -> None:
-        """A directory cannot go into itself. Every directory above `into` has a row, as `into` has one."""
-        if moved.row is None or not moved.is_directory:
-            return
-        above: Row | None = into
-        while above is not None:
-            if above.id == moved.row.id:
-                raise BadChange(f"{moved.name!r} cannot be moved into itself")
+    def _is_above(self, slot: Slot, directory: Row) -> bool:
+        """Whether `directory` is what is in `slot`, or in it. Every directory above `directory` has a row."""
+        above: Row | None = directory if slot.row is not None and slot.is_directory else None
+        while above is not None and slot.row is not None:
+            if above.id == slot.row.id:
+                return True
             above = None if above.parent is None else self._rows.get(above.parent)
+        return False
 
     def _move(self, source: Slot, target: Slot, now: int) -> None:
         moved = source.row

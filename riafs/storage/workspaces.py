@@ -21,7 +21,7 @@ _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 def new_workspace(root: int, above: bytes) -> tuple[bytes, int]:
     """The path of a new workspace below the directory `above`, and the descriptor of its lock. Raises OSError."""
-    directory = above + b"/" + DIRECTORY
+    directory = os.path.join(above, DIRECTORY)
     while True:
         with suppress(FileExistsError), opened(root, above) as parent:
             os.mkdir(DIRECTORY, dir_fd=parent)

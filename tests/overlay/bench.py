@@ -34,19 +34,21 @@ def native(base: str) -> None:
     show("  processor time", time.process_time() - processor, COUNT)
 
 
-async def small_files(engine: Engine) -> None:
+async def small_files(engine: Engine) -> int:
+    top = (await engine.mkdir(TOP, b"new", MAKER)).inode
     start, processor = time.perf_counter(), time.process_time()
     for number in range(COUNT):
-        _, handle = await engine.create(TOP, b"file %d" % number, MAKER)
+        _, handle = await engine.create(top, b"file %d" % number, MAKER)
         await engine.write(handle, 0, b"x" * 1000)
         engine.release(handle)
     show("create + write + close", time.perf_counter() - start, COUNT)
     show("  processor time", time.process_time() - processor, COUNT)
+    return top
 
 
-async def listing(engine: Engine) -> None:
+async def listing(engine: Engine, top: int) -> None:
     start = time.perf_counter()
-    handle, offset, count = engine.opendir(TOP), 0, 0
+    handle, offset, count = engine.opendir(top), 0, 0
     while page := await engine.readdir(handle, offset):
         count += len([engine.stat_of(each) for each in page])
         offset = page[-1].offset
@@ -83,8 +85,7 @@ async def main(base: str) -> None:
     engine = Engine(overlay, DiskLower(os.fsencode(f"{base}/lower")), Ownership(0, 0))
     await engine.attach()
     native(base)
-    await small_files(engine)
-    await listing(engine)
+    await listing(engine, await small_files(engine))
     start = time.perf_counter()
     changes = len(list(overlay.changes(b"study")))
     show(f"list of {changes} changes", time.perf_counter() - start, changes)

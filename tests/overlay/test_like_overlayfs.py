@@ -32,9 +32,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 COMPONENTS = (b"a", b"b", b"c", b"f", b"g")
 PATHS = st.lists(st.sampled_from(COMPONENTS), min_size=1, max_size=3).map(b"/".join)
+PLACES = st.one_of(PATHS, st.tuples(st.integers(0, 99), st.sampled_from((None, None, *COMPONENTS))))
+"""A path; or the number of one that there is, and perhaps a name in (or beside) it."""
 DATA = st.binary(min_size=1, max_size=40)
 OFFSETS = st.integers(0, 100)
 Answer = tuple[str, Any]
+Place = bytes | tuple[int, bytes | None]
 
 
 def plant(root: Path) -> None:
@@ -59,33 +62,33 @@ class Kernel:
     def __init__(self, root: bytes) -> None:
         self._root = root
 
-    def _path(self, path: bytes) -> bytes:
+    def path(self, path: bytes) -> bytes:
         return os.path.join(self._root, path)
 
     def write(self, path: bytes, data: bytes, offset: int, flags: int) -> None:
-        file = os.open(self._path(path), flags | os.O_NOFOLLOW, 0o666)
+        file = os.open(self.path(path), flags | os.O_NOFOLLOW, 0o666)
         with contextlib.closing(os.fdopen(file, "wb", buffering=0)):
             os.pwrite(file, data, offset)
 
     def rename(self, old: bytes, new: bytes, flags: int) -> None:
-        if _LIBC.renameat2(_AT_FDCWD, self._path(old), _AT_FDCWD, self._path(new), flags):
+        if _LIBC.renameat2(_AT_FDCWD, self.path(old), _AT_FDCWD, self.path(new), flags):
             raise OSError(ctypes.get_errno(), "")
 
     def truncate(self, path: bytes, size: int) -> None:
-        file = os.open(self._path(path), os.O_WRONLY | os.O_NOFOLLOW)
+        file = os.open(self.path(path), os.O_WRONLY | os.O_NOFOLLOW)
         with contextlib.closing(os.fdopen(file, "wb", buffering=0)):
             os.ftruncate(file, size)
 
     def tree(self, path: bytes = b"") -> dict[bytes, tuple[str, int, bytes]]:
         found = {}
-        for name in os.listdir(self._path(path)):
+        for name in os.listdir(self.path(path)):
             below = os.path.join(path, name)
-            status = os.lstat(self._path(below))
+            status = os.lstat(self.path(below))
             kind, content = "directory", b""
             if stat.S_ISREG(status.st_mode):
-                kind, content = "file", Path(os.fsdecode(self._path(below))).read_bytes()
+                kind, content = "file", Path(os.fsdecode(self.path(below))).read_bytes()
             elif stat.S_ISLNK(status.st_mode):
-                kind, content = "link", os.readlink(self._path(below))
+                kind, content = "link", os.readlink(self.path(below))
             found[below] = (kind, status.st_mode & 0o7777, content)
             if kind == "directory":
                 found |= self.tree(below)
@@ -156,8 +159,9 @@ class Beside(RuleBasedStateMachine):
     def begin(self) -> None:
         self.compare()
 
-    @rule(path=PATHS, data=DATA, offset=OFFSETS, excl=st.booleans(), trunc=st.booleans())
-    def create(self, path: bytes, data: bytes, offset: int, excl: bool, trunc: bool) -> None:
+    @rule(place=PLACES, data=DATA, offset=OFFSETS, excl=st.booleans(), trunc=st.booleans())
+    def create(self, place: Place, data: bytes, offset: int, excl: bool, trunc: bool) -> None:
+        path = self._path(place)
         flags = os.O_CREAT | os.O_WRONLY | (os.O_EXCL if excl else 0) | (os.O_TRUNC if trunc else 0)
         if self._is_link(path) and not excl:
             return  # following is the kernel's
@@ -165,8 +169,9 @@ class Beside(RuleBasedStateMachine):
             lambda: self._kernel.write(path, data, offset, flags), lambda: self._write(path, data, offset, flags)
         )
 
-    @rule(path=PATHS, data=DATA, offset=OFFSETS)
-    def write(self, path: bytes, data: bytes, offset: int) -> None:
+    @rule(place=PLACES, data=DATA, offset=OFFSETS)
+    def write(self, place: Place, data: bytes, offset: int) -> None:
+        path = self._path(place)
         if not self._is_link(path):
             flags = os.O_WRONLY
             self._both(
@@ -176,6 +181,15 @@ class Beside(RuleBasedStateMachine):
     async def _write(self, path: bytes, data: bytes, offset: int, flags: int) -> None:
         await self._walker.write(path, data, offset, flags)
 
+    def _path(self, place: Place) -> bytes:
+        if isinstance(place, bytes):
+            return place
+        there = sorted(self._kernel.tree()) or [b"a"]
+        path, name = there[place[0] % len(there)], place[1]
+        if name is None:
+            return path
+        return os.path.join(path if os.path.isdir(self._kernel.path(path)) else os.path.dirname(path), name)
+
     def _is_link(self, path: bytes) -> bool:
         """Whether a link is on the way, which a kernel would follow before it asks."""
         parts = path.split(b"/")
@@ -184,26 +198,30 @@ class Beside(RuleBasedStateMachine):
             for count in range(1, len(parts) + 1)
         )
 
-    @rule(path=PATHS)
-    def mkdir(self, path: bytes) -> None:
+    @rule(place=PLACES)
+    def mkdir(self, place: Place) -> None:
+        path = self._path(place)
         if not self._is_link(os.path.dirname(path) or b"-"):
-            self._both(lambda: os.mkdir(self._kernel._path(path)), lambda: self._walker.mkdir(path))
+            self._both(lambda: os.mkdir(self._kernel.path(path)), lambda: self._walker.mkdir(path))
 
-    @rule(path=PATHS)
-    def rmdir(self, path: bytes) -> None:
+    @rule(place=PLACES)
+    def rmdir(self, place: Place) -> None:
+        path = self._path(place)
         if not self._is_link(path):
-            self._both(lambda: os.rmdir(self._kernel._path(path)), lambda: self._walker.rmdir(path))
+            self._both(lambda: os.rmdir(self._kernel.path(path)), lambda: self._walker.rmdir(path))
 
-    @rule(path=PATHS)
-    def unlink(self, path: bytes) -> None:
+    @rule(place=PLACES)
+    def unlink(self, place: Place) -> None:
+        path = self._path(place)
         if not self._is_link(os.path.dirname(path) or b"-"):
-            self._both(lambda: os.unlink(self._kernel._path(path)), lambda: self._walker.unlink(path))
+            self._both(lambda: os.unlink(self._kernel.path(path)), lambda: self._walker.unlink(path))
 
-    @rule(path=PATHS)
-    def empty(self, path: bytes) -> None:
+    @rule(place=PLACES)
+    def empty(self, place: Place) -> None:
         """rm -r, in the order of a listing: otherwise few directories ever get empty."""
-        if not self._is_link(path) and os.path.isdir(self._kernel._path(path)):
-            shutil.rmtree(self._kernel._path(path))
+        path = self._path(place)
+        if not self._is_link(path) and os.path.isdir(self._kernel.path(path)):
+            shutil.rmtree(self._kernel.path(path))
             trio.run(self._remove, path)
             self.compare()
 
@@ -212,31 +230,36 @@ class Beside(RuleBasedStateMachine):
             await (self._walker.rmdir(below) if kind == "directory" else self._walker.unlink(below))
         await self._walker.rmdir(path)
 
-    @rule(path=PATHS, text=st.sampled_from((b"f", b"../a", b"nowhere")))
-    def symlink(self, path: bytes, text: bytes) -> None:
+    @rule(place=PLACES, text=st.sampled_from((b"f", b"../a", b"nowhere")))
+    def symlink(self, place: Place, text: bytes) -> None:
+        path = self._path(place)
         if not self._is_link(os.path.dirname(path) or b"-"):
-            self._both(lambda: os.symlink(text, self._kernel._path(path)), lambda: self._walker.symlink(text, path))
+            self._both(lambda: os.symlink(text, self._kernel.path(path)), lambda: self._walker.symlink(text, path))
 
-    @rule(old=PATHS, new=PATHS, flags=st.sampled_from((0, 0, 0, NOREPLACE, EXCHANGE)))
-    def rename(self, old: bytes, new: bytes, flags: int) -> None:
+    @rule(before=PLACES, after=PLACES, flags=st.sampled_from((0, 0, 0, NOREPLACE, EXCHANGE)))
+    def rename(self, before: Place, after: Place, flags: int) -> None:
+        old = self._path(before)
+        new = self._path(after)
         if self._is_link(os.path.dirname(old) or b"-") or self._is_link(os.path.dirname(new) or b"-"):
             return
         if old == new:
             return  # the kernel answers that by itself
         self._both(lambda: self._kernel.rename(old, new, flags), lambda: self._walker.rename(old, new, flags))
 
-    @rule(path=PATHS, size=OFFSETS)
-    def truncate(self, path: bytes, size: int) -> None:
+    @rule(place=PLACES, size=OFFSETS)
+    def truncate(self, place: Place, size: int) -> None:
+        path = self._path(place)
         if not self._is_link(path):
             self._both(lambda: self._kernel.truncate(path, size), lambda: self._truncate(path, size))
 
     async def _truncate(self, path: bytes, size: int) -> None:
         await self._engine.setattr((await self._walker.stat(path)).inode, size=size)
 
-    @rule(path=PATHS, mode=st.sampled_from((0o600, 0o755, 0o4711)))
-    def chmod(self, path: bytes, mode: int) -> None:
+    @rule(place=PLACES, mode=st.sampled_from((0o600, 0o755, 0o4711)))
+    def chmod(self, place: Place, mode: int) -> None:
+        path = self._path(place)
         if not self._is_link(path):
-            self._both(lambda: os.chmod(self._kernel._path(path), mode), lambda: self._chmod(path, mode))
+            self._both(lambda: os.chmod(self._kernel.path(path), mode), lambda: self._chmod(path, mode))
 
     async def _chmod(self, path: bytes, mode: int) -> None:
         await self._engine.setattr((await self._walker.stat(path)).inode, mode=mode)
