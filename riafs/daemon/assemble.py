@@ -6,18 +6,24 @@ what it needs. Imports pyfuse3, so it is imported in the mount's own process onl
 
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import trio
 
 from riafs.counters import Counters
 from riafs.daemon.logs import RecentErrors
 from riafs.daemon.opening import opening_plan
+from riafs.daemon.overlays import overlay_status
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.servable import Servable
+from riafs.formats.riaurl import RiaUrl
 from riafs.fuse.presentation import Presentation
 from riafs.fuse.session import KernelOptions, Session
 from riafs.settings import show_settings
 from riafs.vfs import assembly
+from riafs.vfs.filesystem import FileSystem
+from riafs.vfs.overlaid import OverlayPlace, lay_over
+from riafs.vfs.writable import WritableFileSystem
 
 
 async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, background: trio.Nursery) -> Servable:
@@ -27,7 +33,16 @@ async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, ba
     """
     inner = opening_plan(plan.source, plan.settings, plan.environment, plan.instead_of, plan.manifest)
     assembled = await assembly.assemble(inner, counters, background, _virtual(plan, counters, recent))
-    return _Mount(Session(assembled.filesystem, kernel_options(plan), presentation(plan)), assembled)
+    filesystem: FileSystem | WritableFileSystem = assembled.filesystem
+    if plan.settings.overlay:
+        assert isinstance(plan.source, RiaUrl)
+        try:
+            place = OverlayPlace(plan.settings.overlay, presentation(plan).ownership)
+            filesystem = await lay_over(assembled, plan.source, place)
+        except BaseException:
+            assembled.close()
+            raise
+    return _Mount(Session(filesystem, kernel_options(plan), presentation(plan)), assembled, filesystem)
 
 
 def kernel_options(plan: MountPlan) -> KernelOptions:
@@ -40,6 +55,7 @@ def kernel_options(plan: MountPlan) -> KernelOptions:
         allow_root=settings.allow_root,
         auto_unmount=settings.auto_unmount,
         noexec=settings.noexec,
+        writable=bool(settings.overlay),
     )
 
 
@@ -67,7 +83,14 @@ def _virtual(plan: MountPlan, counters: Counters, recent: RecentErrors) -> Mappi
 class _Mount:
     """A Session with what has to be given back after it."""
 
-    def __init__(self, session: Session, assembled: assembly.Assembled) -> None:
+    def __init__(
+        self, session: Session, assembled: assembly.Assembled, filesystem: FileSystem | WritableFileSystem
+    ) -> None:
         self.serve = session.serve
         self.refresh = session.refresh
         self.close = assembled.close
+        self._filesystem = filesystem
+
+    def status(self) -> Mapping[str, Any]:
+        """See Servable."""
+        return overlay_status(self._filesystem) if isinstance(self._filesystem, WritableFileSystem) else {}

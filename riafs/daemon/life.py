@@ -197,7 +197,7 @@ class _Life:
         """The control socket. A mount works without it, so a runtime directory that cannot be used is only logged."""
 
         async def status() -> Mapping[str, Any]:
-            return self._status(mount)
+            return {**self._status(mount), **servable.status()}
 
         async def refresh() -> Mapping[str, Any]:
             return await self._refresh(servable)

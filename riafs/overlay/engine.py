@@ -28,7 +28,7 @@ from riafs.overlay.listing import Listed, OpenDirectory
 from riafs.overlay.lower import Lower, LowerEntry
 from riafs.overlay.naming import Maker, Naming, check_length
 from riafs.overlay.openfiles import OpenFile
-from riafs.overlay.places import KINDS, Ownership, Places
+from riafs.overlay.places import KINDS, OVERLAY, Ownership, Places
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer, RangedBytes
@@ -127,6 +127,10 @@ class Engine:
         """What an inode is. Raises StaleHandle."""
         row = self._places.row(inode)
         return self._below(await self._lower.entry(inode)) if row is None else self._stat(row)
+
+    def has_row(self, inode: int) -> bool:
+        """Whether an inode is the overlay's own, or was copied up."""
+        return bool(inode & OVERLAY) or inode in self._places
 
     def _below(self, found: LowerEntry) -> Stat:
         if found.inode in self._places:  # a dataset's top with changes, or what was copied up meanwhile
@@ -393,6 +397,12 @@ class Engine:
                 raise
             await self._overlay.tidy()  # room that removed files still take
             return await opened.write(offset, data, time.time_ns())
+
+    def is_settled(self, handle: int) -> bool:
+        """Whether what can be read of an open file is known to be right. Not before somebody has read its base
+        content.
+        """
+        return self._file(handle).is_settled
 
     async def fsync(self, handle: int) -> None:
         """Make an open file's bytes, attributes and name survive the loss of power."""

@@ -20,7 +20,7 @@ from riafs.overlay.datafiles import failure
 from riafs.overlay.ranges import Ranges
 from riafs.overlay.rows import Row
 from riafs.overlay.store import Overlay
-from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.ranged import Buffer, RangedBytes, is_provisional
 
 # A thread costs 50 to 100 µs: as much as copying this many bytes into the page cache.
 _INLINE = 128 << 10
@@ -79,6 +79,11 @@ class OpenFile:
 
     def _has_base(self) -> bool:
         return self._base is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no byte of it may turn out to be wrong later."""
+        return not self.based or (self._base is not None and not is_provisional(self._base))
 
     def _local(self) -> int:
         """The data file's descriptor."""

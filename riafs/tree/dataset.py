@@ -18,6 +18,7 @@ from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
 from riafs.tree.refwatch import RefWatch, Signature
 from riafs.tree.snapshot import CommitDirectory, Snapshot, VersionedEntry
+from riafs.tree.standing import Standing
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,20 @@ class VersionedDirectory:
     def mtime_ns(self) -> int:
         """Time of the commit."""
         return self._snapshot.time_ns
+
+    @property
+    def standing(self) -> Standing:
+        """See OfCommit."""
+        return self._top.standing
+
+    async def branch(self) -> bytes | None:
+        """See OfCommit."""
+        return self._ref
+
+    async def at_commit(self, commit: bytes) -> Directory:
+        """See OfCommit."""
+        snapshot = await self._dataset.snapshot(commit)
+        return VersionedDirectory(self._dataset, self._version, snapshot, None, self._ref)
 
     async def entries(self, start: int) -> Sequence[Entry]:
         """See Directory."""

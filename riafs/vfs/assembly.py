@@ -80,6 +80,10 @@ class Assembled:
         self.filesystem = filesystem
         self._closing = closing
 
+    def call_at_close(self, function: Callable[[], None]) -> None:
+        """Have `function` called before what was there earlier is given back."""
+        self._closing.callback(function)
+
     def close(self) -> None:
         """End git's children, close what is open, remove temporary files."""
         self.filesystem.close()

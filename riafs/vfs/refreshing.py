@@ -65,7 +65,7 @@ class Refresher:
             inode = inode_of(node.number, renumbering.slots[position])
             changed.append(inode)
             child = self._nodes.get(inode)
-            if child is not None:
+            if child is not None and not child.held:
                 entry = (await newer.find(name)).entry
                 await self._prepare(child, await newer.directory(entry))
         self._steps.append(_Step(node, newer, renumbering, Change(node.inode, names, tuple(changed))))

@@ -43,6 +43,9 @@ class Fake:
     async def refresh(self) -> None:
         self.done.append("refreshed")
 
+    def status(self) -> dict[str, object]:
+        return {"said": "something"}
+
     def close(self) -> None:
         self.done.append("closed")
 
