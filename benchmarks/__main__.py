@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import large_object, listing, memory, small_files, starting
+from benchmarks import large_object, listing, memory, pushing, small_files, starting
 from benchmarks.bench import Bench
 from benchmarks.report import Row, print_table, save
 
@@ -20,6 +20,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "small": small_files.rows,
     "starting": starting.rows,
     "memory": memory.rows,
+    "pushing": pushing.rows,
 }
 
 
