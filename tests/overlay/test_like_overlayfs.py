@@ -48,7 +48,7 @@ Place = bytes | tuple[int, bytes | None]
 def plant(root: Path) -> None:
     for directory in ("a/b", "a/c", "b/a", "c"):
         (root / directory).mkdir(parents=True)
-    for number, path in enumerate(("a/f", "a/b/f", "a/c/g", "b/f", "b/a/f", "f")):
+    for number, path in enumerate(("a/f", "a/b/f", "a/c/g", "b/f", "b/a/f", "f", "c/g")):
         (root / path).write_bytes(bytes([65 + number]) * 30)
         (root / path).chmod(0o755 if number % 2 else 0o644)
     (root / "b/g").symlink_to("../f")
@@ -189,7 +189,7 @@ class Beside(RuleBasedStateMachine):
     def create(self, place: Place, data: bytes, offset: int, excl: bool, trunc: bool) -> None:
         path = self._path(place)
         flags = os.O_CREAT | os.O_WRONLY | (os.O_EXCL if excl else 0) | (os.O_TRUNC if trunc else 0)
-        if self._is_link(path) and not excl:
+        if self._is_link(path if not excl else os.path.dirname(path) or b"-"):
             return  # following is the kernel's
         self._both(
             lambda: self._kernel.write(path, data, offset, flags), lambda: self._write(path, data, offset, flags)
