@@ -276,7 +276,7 @@ class PushConflict(RiafsError):
     errno = _errno.EBUSY
     exit_code = 16
 
-    def __init__(self, message: str, paths: tuple[bytes, ...]) -> None:
+    def __init__(self, message: str, paths: tuple[bytes, ...] = ()) -> None:
         super().__init__(message)
         self.paths = paths
 

@@ -24,11 +24,13 @@ from riafs.errors import (
     OverlayFull,
     StaleHandle,
 )
+from riafs.overlay.changes import Change
 from riafs.overlay.listing import Listed, OpenDirectory
 from riafs.overlay.lower import Lower, LowerEntry
 from riafs.overlay.naming import Maker, Naming, check_length
 from riafs.overlay.openfiles import OpenFile
 from riafs.overlay.places import KINDS, OVERLAY, Ownership, Places
+from riafs.overlay.rebasing import Find
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer, RangedBytes
@@ -78,9 +80,11 @@ class Engine:
         self._lower = lower
         self._places = Places(overlay, lower, ownership)
         overlay.journal.undone = self._rows.forget
+        overlay.is_open = lambda row: self._is_open(self._places.inode(row))
         self._naming = Naming(overlay, self._places, lower, self._is_open)
         self._open: dict[int, OpenFile] = {}
         self._handles: dict[int, OpenFile] = {}
+        self._writing: set[int] = set()
         self._directories: dict[int, OpenDirectory] = {}
         self._last_handle = 0
         self._dirty: set[OpenFile] = set()
@@ -229,7 +233,9 @@ class Engine:
         inode = self._places.inode(row.id)
         opened = OpenFile(self._overlay, self._dirty, inode, row, 0, _no_base)
         self._open[inode] = opened
-        return self._stat(row), self._handle_of(opened)
+        handle = self._handle_of(opened)
+        self._count_writer(handle, opened)
+        return self._stat(row), handle
 
     async def mknod(self, parent: int, name: bytes, maker: Maker, *, regular: bool) -> Stat:
         """An empty file. Raises NotPermitted for what git cannot carry, and as `create`."""
@@ -352,6 +358,8 @@ class Engine:
             raise IsADirectoryHere("not a file")
         opened = self._opened(inode, row, size)
         handle = self._handle_of(opened)
+        if writes:
+            self._count_writer(handle, opened)
         try:
             if flags & os.O_TRUNC and opened.size:
                 await opened.truncate(0, time.time_ns())
@@ -371,6 +379,10 @@ class Engine:
     def _handle_of(self, opened: OpenFile) -> int:
         opened.handles += 1
         return self._handle(self._handles, opened)
+
+    def _count_writer(self, handle: int, opened: OpenFile) -> None:
+        self._writing.add(handle)
+        opened.writers += 1
 
     def _handle(self, table: dict[int, T], value: T) -> int:
         self._last_handle += 1
@@ -413,6 +425,9 @@ class Engine:
         """Give a handle back. Never fails: what cannot be stored is reported by the next commit."""
         opened = self._handles.pop(handle, None)
         if opened is not None:
+            if handle in self._writing:
+                self._writing.discard(handle)
+                opened.writers -= 1
             self._let_go(opened)
 
     def _let_go(self, opened: OpenFile) -> None:
@@ -435,6 +450,21 @@ class Engine:
             with self._overlay.journal.freeing:
                 self._rows.delete(row)
             self._overlay.files.doom(row.data)
+
+    # -- after a push -------------------------------------------------------------------------------------------------
+
+    async def pushed(self, dataset: bytes, commit: bytes, changes: Sequence[Change], find: Find) -> None:
+        """See Overlay.pushed. Whoever has a file open goes on with the content it has; a file that is open to be
+        written stays a change. Afterwards the tree below must show `commit` there, and then `attach` be called.
+        """
+        for opened in list(self._open.values()):
+            if opened.row is not None and opened.based:
+                await opened.base()
+        await self._overlay.pushed(dataset, commit, changes, find, self._is_written)
+        self._places.moved()
+
+    def _is_written(self, row: int) -> bool:
+        return any(opened.row == row and opened.writers for opened in self._open.values())
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ class OpenFile:
 
     __slots__ = (
         "_base", "_descriptor", "_dirty", "_extents", "_lock", "_open_base", "_overlay", "based", "ctime", "data",
-        "handles", "inode", "mtime", "row", "size", "written",
+        "handles", "inode", "mtime", "row", "size", "writers", "written",
     )  # fmt: skip
 
     def __init__(
@@ -44,7 +44,7 @@ class OpenFile:
     ) -> None:
         self._overlay = overlay
         self.inode = inode
-        self.handles = 0
+        self.handles = self.writers = 0
         self.size = self.based = size
         self.row: int | None = None
         self.data = self.written = self.mtime = self.ctime = 0

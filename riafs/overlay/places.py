@@ -77,6 +77,14 @@ class Places:
             raise StaleHandle(f"inode {inode} is gone")
         return row
 
+    def moved(self) -> None:
+        """Rows are gone, and other commits lie below: what was found there has to be found again."""
+        for inode, row in list(self._row_of.items()):
+            if self._rows.get(row) is None:
+                del self._row_of[inode]
+                self._inode_of.pop(row, None)
+        self._lower_of.clear()
+
     # -- the tree below a row -----------------------------------------------------------------------------------------
 
     async def below(self, row: Row) -> int | None:

@@ -123,6 +123,11 @@ class Rows:
         found = self._one("SELECT * FROM node WHERE area = ? AND base = ?", (area, base))
         return None if found is None else Row._make(found)
 
+    def based_in(self, area: int, base: bytes) -> list[Row]:
+        """The rows that were copied up from that path, or from below it."""
+        sql = "SELECT * FROM node WHERE area = ? AND (base = ? OR (base > ? AND base < ?))"
+        return [Row._make(row) for row in self._run(sql, (area, base, base + b"/", base + b"0"))]
+
     def all(self) -> Iterator[Row]:
         """Every node."""
         return map(Row._make, self._run("SELECT * FROM node").fetchall())
@@ -133,6 +138,11 @@ class Rows:
         return [Row._make(row) for row in self._run(sql)]
 
     # -- changing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def last_version(self) -> int:
+        """The version that was given last."""
+        return self._last_version
 
     def next_id(self) -> int:
         """A number for a new node."""
@@ -242,6 +252,10 @@ class Rows:
         added = self._run(sql, (base.dataset, base.store, base.ref, base.commit, entrance, top)).lastrowid
         assert added is not None
         return Area(added, base, entrance, top)
+
+    def move_area(self, area: Area, commit: bytes) -> None:
+        """Put an area over another commit."""
+        self._run('UPDATE area SET "commit" = ? WHERE id = ?', (commit, area.id))
 
     def delete_area(self, area: Area) -> None:
         """Remove an area; its nodes are gone."""

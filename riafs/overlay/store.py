@@ -6,7 +6,7 @@ so that two processes never are in it at once.
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from riafs.cache.private import private_directory
@@ -16,6 +16,8 @@ from riafs.overlay.changes import Base, Change
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.differences import differences
 from riafs.overlay.journal import Journal, no_failpoint
+from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody
+from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
 from riafs.storage.patience import Patience
@@ -38,6 +40,8 @@ class Overlay:
             self.patience = Patience(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS)
             self.journal = Journal(f"{self.path}/overlay.sqlite", self.patience, failpoint)
             self.rows = Rows(self.journal)
+            self.is_open: InUse = nobody
+            """Whether a row is open, so that it must be kept until it is closed."""
             self._recover()
         except BaseException:
             os.close(self._lock)
@@ -112,6 +116,29 @@ class Overlay:
     def base(self, dataset: bytes) -> Base:
         """The commit that the changes of a dataset lie over. Raises NoSuchName."""
         return self.area(dataset).base
+
+    def restore(self, dataset: bytes, path: bytes) -> None:
+        """Drop the changes of a path and of what is in it; ``""`` is the whole dataset. Nothing of it may be open.
+
+        Raises NoSuchName where nothing is changed, OverlayFailed.
+        """
+        area = self.area(dataset)
+        with self.journal.freeing:
+            Restoring(self.rows, self.files, area).restore(path)
+
+    async def pushed(
+        self, dataset: bytes, commit: bytes, changes: Sequence[Change], find: Find, in_use: InUse = nobody
+    ) -> None:
+        """Those changes are in `commit` now, which lies below from here on: drop them, durably. What was changed
+        meanwhile stays. `find`: the entry at a path in `commit`; `in_use`: what must stay though it was pushed.
+
+        Raises NoSuchName, Busy where changes never pause, and what `find` raises.
+        """
+        await Rebasing(self, self.area(dataset), commit, changes, find, in_use).run()
+
+    async def rebase(self, dataset: bytes, commit: bytes, find: Find, in_use: InUse = nobody) -> None:
+        """Put all changes of a dataset over another commit. Raises as `pushed`."""
+        await self.pushed(dataset, commit, (), find, in_use)
 
     def changes(self, dataset: bytes) -> Iterator[Change]:
         """What differs from that commit, by path. Raises NoSuchName."""

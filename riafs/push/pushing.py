@@ -66,7 +66,7 @@ class Push:
 
         Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, and what reading changed files raises.
         """
-        ref = self._ref()
+        ref = await self._ref()
         self._base_root = await self._to.root(self._base.commit)
         await self._starting_point(ref)
         planner = Planner(self._to.dataset.repository, self._trees)
@@ -104,7 +104,7 @@ class Push:
 
     # -- before -------------------------------------------------------------------------------------------------------
 
-    def _ref(self) -> bytes:
+    async def _ref(self) -> bytes:
         ref = self._request.as_branch or self._request.branch or self._base.ref
         if ref is None:
             raise PushRefused(
@@ -112,7 +112,8 @@ class Push:
             )
         if not ref.startswith(b"refs/heads/") or ref == ANNEX_BRANCH:
             raise PushRefused(f"{os.fsdecode(ref)} is no branch to push to")
-        return ref
+        found = await self._to.dataset.repository.references.resolve(ref)
+        return ref if found is None or found.ref is None else found.ref  # a branch may stand for another one
 
     async def _starting_point(self, ref: bytes) -> bytes:
         """The commit that the new one comes after. Raises PushRefused."""

@@ -37,7 +37,8 @@ class CountedBytes:
 class DiskLower:
     """`root` as a Lower, three entries a page."""
 
-    def __init__(self, root: bytes, page: int = 3) -> None:
+    def __init__(self, root: bytes, base: Base = BASE, page: int = 3) -> None:
+        self._base = base
         self._root = root
         self._page = page
         self._paths = [b""]
@@ -65,6 +66,10 @@ class DiskLower:
         entry = Entry(os.path.basename(path), kind, size, executable, found.st_mtime_ns, path)
         return LowerEntry(self._inode(path), entry)
 
+    def at(self, path: bytes) -> LowerEntry | None:
+        """What there is at a path."""
+        return self._entry(path)
+
     async def find(self, parent: int, name: bytes) -> LowerEntry | None:
         return self._entry(os.path.join(self._path(parent), name))
 
@@ -88,10 +93,10 @@ class DiskLower:
 
     async def home(self, inode: int) -> Home | None:
         path = self._path(inode)
-        return Home(BASE, b"study", path, self._inode(os.path.dirname(path)))
+        return Home(self._base, b"study", path, self._inode(os.path.dirname(path)))
 
     async def top(self, base: Base, entrance: bytes) -> int:
-        assert (base, entrance) == (BASE, b"study")
+        assert (base, entrance) == (self._base, b"study")
         return TOP
 
     def pin(self, top: int) -> None:

@@ -133,6 +133,13 @@ async def test_the_branch_can_be_named(dataset: SmallDataset, below: Below) -> N
     assert tree(dataset)[b"tool"] == ("100755", b"tool\n")
 
 
+async def test_a_branch_that_stands_for_another_stays_so(dataset: SmallDataset, below: Below) -> None:
+    dataset.git("symbolic-ref", "refs/heads/also", "refs/heads/main")
+    await push(dataset, below, [below.write(b"code/x", OURS)], request(branch=b"refs/heads/also"))
+    assert dataset.git("symbolic-ref", "refs/heads/also") == "refs/heads/main"
+    assert tree(dataset)[b"code/x"] == ("100644", OURS)
+
+
 # -- others at the same time ------------------------------------------------------------------------------------------
 
 
