@@ -67,13 +67,9 @@ def remount(request: MountRequest) -> int:
     """``-o remount``: a riafs mount stays as it was mounted, ro or rw. Raises NotMounted, UsageError."""
     mounted = find_mount(request.directory)
     if wants_writing(request.words) and not mounted.writable:
-        raise UsageError(
-            f"{mounted.mountpoint} cannot be remounted rw: unmount it, and mount it with -o rw or --overlay"
-        )
+        raise UsageError(f"{mounted.mountpoint} is read-only; to change something, mount it with --overlay instead")
     if mounted.writable and is_read_only(request.words):
-        raise UsageError(
-            f"{mounted.mountpoint} cannot be remounted ro: unmount it, which keeps its changes, and mount it"
-        )
+        raise UsageError(f"{mounted.mountpoint} can be written; to only read, mount it without --overlay instead")
     return 0
 
 

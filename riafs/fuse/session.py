@@ -118,9 +118,9 @@ class Session:
 
     async def refresh(self) -> None:
         """Look now for what has changed in the store."""
-        await self._filesystem.refresh(self._tell)
+        await self._filesystem.refresh(self.tell)
 
-    async def _tell(self, changes: Sequence[Change]) -> None:
+    async def tell(self, changes: Sequence[Change]) -> None:
         """Make the kernel forget what changed. In a thread: it blocks while a request for the directory is under
         way."""
         await trio.to_thread.run_sync(_forget_changes, changes, abandon_on_cancel=True)
@@ -136,6 +136,8 @@ def _forget_changes(changes: Sequence[Change]) -> None:
             _quietly(pyfuse3.invalidate_entry, change.inode, name)
         for inode in (change.inode, *change.directories):
             _forget_inode(inode, attributes_only=True)
+        for inode in change.contents:
+            _forget_inode(inode, attributes_only=False)
 
 
 def _forget_inode(inode: int, attributes_only: bool) -> None:  # noqa: FBT001  # as the kernel's call

@@ -39,7 +39,7 @@ class WritingOperations(pyfuse3.Operations):
         self._presenter = presenter
         self._forget_content = forget_content
         for name in _HANDLERS:
-            setattr(self, name, guard.wrap(getattr(self, name)))
+            setattr(self, name, guard.wrap(filesystem.in_turn(getattr(self, name))))
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import trio
 
 from riafs.errors import (
     BadChange,
+    Busy,
     IsADirectoryHere,
     NotPermitted,
     NotSupported,
@@ -135,6 +136,10 @@ class Engine:
     def has_row(self, inode: int) -> bool:
         """Whether an inode is the overlay's own, or was copied up."""
         return bool(inode & OVERLAY) or inode in self._places
+
+    def inode_of(self, row: int) -> int:
+        """The inode number of a row."""
+        return self._places.inode(row)
 
     def _below(self, found: LowerEntry) -> Stat:
         if found.inode in self._places:  # a dataset's top with changes, or what was copied up meanwhile
@@ -465,6 +470,16 @@ class Engine:
 
     def _is_written(self, row: int) -> bool:
         return any(opened.row == row and opened.writers for opened in self._open.values())
+
+    def restore(self, dataset: bytes, path: bytes) -> None:
+        """See Overlay.restore. Afterwards `attach` must be called. Raises Busy while something changed is open."""
+        area = self._overlay.area(dataset)
+        for opened in self._open.values():
+            row = None if opened.row is None else self._rows.get(opened.row)
+            if row is not None and row.area == area.id and row.parent is not None:
+                raise Busy(f"{row.name!r} is open; nothing was restored")
+        self._overlay.restore(dataset, path)
+        self._places.moved()
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 

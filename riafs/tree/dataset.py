@@ -124,7 +124,8 @@ class VersionedDirectory:
     async def at_commit(self, commit: bytes) -> Directory:
         """See OfCommit."""
         snapshot = await self._dataset.snapshot(commit)
-        return VersionedDirectory(self._dataset, self._version, snapshot, None, self._ref)
+        signature: Signature | None = None if self._signature is None else ()  # as no refs have it
+        return VersionedDirectory(self._dataset, self._version, snapshot, signature, self._ref)
 
     async def entries(self, start: int) -> Sequence[Entry]:
         """See Directory."""

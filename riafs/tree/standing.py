@@ -32,4 +32,4 @@ class OfCommit(Protocol):
         """
 
     async def at_commit(self, commit: bytes) -> Directory:
-        """The top of the same dataset at `commit` for good, whatever its branch does. Raises MissingObject, …"""
+        """The top of the same dataset at `commit`, to be renewed as this is. Raises MissingObject, …"""

@@ -29,6 +29,7 @@ class Beneath:
         self._filesystem = filesystem
         self._store = store
         self._held: dict[int, tuple[Node, float]] = {}
+        self._pinned: dict[bytes, Node] = {}
         self._sizes: dict[int, int] = {}
 
     # -- looking ------------------------------------------------------------------------------------------------------
@@ -141,8 +142,10 @@ class Beneath:
             raise _not_here(base, entrance)
         if directory.standing.dataset != base.dataset or directory.standing.path:
             raise _not_here(base, entrance)
-        node.directory = await directory.at_commit(base.commit)
+        if directory.standing.commit != base.commit:
+            node.directory = await directory.at_commit(base.commit)
         node.held = True
+        self._pinned[base.dataset] = node
         return node.inode
 
     # -- holding ------------------------------------------------------------------------------------------------------
@@ -154,7 +157,17 @@ class Beneath:
 
     def pin(self, top: int) -> None:
         """See Lower."""
-        self._held.pop(top, None)
+        node, _ = self._held.pop(top)
+        assert isinstance(node.directory, OfCommit)
+        self._pinned[node.directory.standing.dataset] = node
+
+    def pinned(self, dataset: bytes) -> Node:
+        """The top of a dataset that is pinned."""
+        return self._pinned[dataset]
+
+    def unpin(self, dataset: bytes) -> None:
+        """Let a dataset follow its branch again."""
+        self._pinned.pop(dataset).held = False
 
     def let_go(self) -> None:
         """Let datasets that were asked about, but not pinned, follow their branches again."""

@@ -112,7 +112,8 @@ class FileSystem:
         self._unsettled: set[int] = set()
         self._last_handle = 0
         self._turn = 0
-        self._refreshing = trio.Lock()
+        self.refreshing = trio.Lock()
+        """Held while directories are moved to other versions, and the kernel is told."""
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -349,11 +350,17 @@ class FileSystem:
 
         One round at a time: a directory is moved from the version it has to a newer one, never from one it had.
         """
-        async with self._refreshing:
+        async with self.refreshing:
             self._turn += 1
             for node in list(self._nodes.values()):
                 if node.directory.renewable and not node.held:
                     await self._renew(node, tell)
+
+    async def move(self, node: Node, newer: Directory) -> Sequence[Change]:
+        """Move a directory to another version, whatever its branch does; what the kernel has to forget then. The caller
+        has `refreshing`.
+        """
+        return await Refresher(self._nodes, self._turn).move(node, newer)
 
     async def _renew(self, node: Node, tell: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
         try:

@@ -7,14 +7,17 @@ of the FileSystem odd ones.
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from functools import wraps
+from typing import NoReturn, ParamSpec, TypeVar
 
 import trio
 
 from riafs.counters import Counters
 from riafs.errors import NoSuchAttribute, RiafsError, StaleHandle
+from riafs.overlay.changes import Change as Overlaid
 from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures, Stat
 from riafs.overlay.listing import Listed
 from riafs.overlay.naming import Maker
@@ -23,9 +26,15 @@ from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
 from riafs.vfs.beneath import Beneath
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, Page
+from riafs.vfs.moving import Mover, also_of
 from riafs.vfs.refreshing import Change
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Tell = Callable[[Sequence[Change]], Awaitable[None]]
+"""Hears what the kernel has to forget."""
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
@@ -59,6 +68,8 @@ class WritableFileSystem:
         self._inodes: dict[int, int] = {}
         self._unsettled: set[int] = set()
         self._last_directory = 0
+        self._successors: dict[int, int] = {}
+        self._moving: trio.Event | None = None
         self.overlay = overlay
 
     async def attach(self) -> None:
@@ -91,7 +102,7 @@ class WritableFileSystem:
 
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
         """See Engine."""
-        return await self._engine.lookup(parent, name)
+        return await self._engine.lookup(self._now(parent), name)
 
     def is_lasting(self, inode: int) -> bool:
         """See FileSystem."""
@@ -99,16 +110,16 @@ class WritableFileSystem:
 
     async def getattr(self, inode: int) -> Stat:
         """See Engine."""
-        return await self._engine.getattr(inode)
+        return await self._engine.getattr(self._now(inode))
 
     async def readlink(self, inode: int) -> bytes:
         """See Engine."""
-        return await self._engine.readlink(inode)
+        return await self._engine.readlink(self._now(inode))
 
     async def attribute(self, inode: int, name: str) -> bytes:
         """The value of an extended attribute ``user.riafs.…``. Raises NoSuchAttribute."""
         short = name.removeprefix(ATTRIBUTE_PREFIX)
-        known = await self._attributes(inode)
+        known = await self._attributes(self._now(inode))
         if short == name or short not in known:
             raise NoSuchAttribute(f"no attribute {name}")
         return known[short]
@@ -125,6 +136,7 @@ class WritableFileSystem:
 
     async def opendir(self, inode: int) -> int:
         """A handle to list a directory."""
+        inode = self._now(inode)
         below = None if self._engine.has_row(inode) else await self._filesystem.opendir(inode)
         self._last_directory += 1
         self._directories[self._last_directory] = _Directory(inode, self._engine.opendir(inode), below)
@@ -164,20 +176,20 @@ class WritableFileSystem:
 
     async def create(self, parent: int, name: bytes, maker: Maker, flags: int) -> tuple[Stat, Opened]:
         """See Engine."""
-        found, handle = await self._engine.create(parent, name, maker, flags)
+        found, handle = await self._engine.create(self._now(parent), name, maker, flags)
         return found, self._opened(found.inode, handle)
 
     async def mknod(self, parent: int, name: bytes, maker: Maker, *, regular: bool) -> Stat:
         """See Engine."""
-        return await self._engine.mknod(parent, name, maker, regular=regular)
+        return await self._engine.mknod(self._now(parent), name, maker, regular=regular)
 
     async def mkdir(self, parent: int, name: bytes, maker: Maker) -> Stat:
         """See Engine."""
-        return await self._engine.mkdir(parent, name, maker)
+        return await self._engine.mkdir(self._now(parent), name, maker)
 
     async def symlink(self, parent: int, name: bytes, target: bytes, maker: Maker) -> Stat:
         """See Engine."""
-        return await self._engine.symlink(parent, name, target, maker)
+        return await self._engine.symlink(self._now(parent), name, target, maker)
 
     async def link(self, inode: int, parent: int, name: bytes) -> NoReturn:
         """See Engine."""
@@ -185,15 +197,15 @@ class WritableFileSystem:
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """See Engine."""
-        await self._engine.unlink(parent, name)
+        await self._engine.unlink(self._now(parent), name)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """See Engine."""
-        await self._engine.rmdir(parent, name)
+        await self._engine.rmdir(self._now(parent), name)
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """See Engine."""
-        await self._engine.rename(parent, name, new_parent, new_name, flags)
+        await self._engine.rename(self._now(parent), name, self._now(new_parent), new_name, flags)
 
     # -- attributes ---------------------------------------------------------------------------------------------------
 
@@ -202,6 +214,7 @@ class WritableFileSystem:
         atime_ns: int | None, mtime_ns: int | None,
     ) -> Stat:  # fmt: skip
         """See Engine."""
+        inode = self._now(inode)
         await self._before_change(inode, empties=size == 0)
         return await self._engine.setattr(
             inode, mode=mode, uid=uid, gid=gid, size=size, atime_ns=atime_ns, mtime_ns=mtime_ns
@@ -270,10 +283,67 @@ class WritableFileSystem:
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
-    async def refresh(self, tell: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
+    async def refresh(self, tell: Tell) -> None:
         """See FileSystem; datasets with changes stay where they are."""
         self._beneath.let_go()
-        await self._filesystem.refresh(tell)
+
+        async def tell_all(changes: Sequence[Change]) -> None:
+            await tell(also_of(changes, self._successors))
+
+        await self._filesystem.refresh(tell_all)
+
+    # -- moving to another commit -------------------------------------------------------------------------------------
+
+    def _now(self, inode: int) -> int:
+        """The number of a directory that has another one since a push."""
+        while inode in self._successors:
+            inode = self._successors[inode]
+        return inode
+
+    def in_turn(self, handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        """`handler`, which does not begin while datasets are moved to another commit."""
+
+        @wraps(handler)
+        async def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
+            if self._moving is not None:
+                await self._moving.wait()
+            return await handler(*args, **kwargs)
+
+        return waiting
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        async with self._filesystem.refreshing:  # first: who tells the kernel may wait for a handler that waits here
+            self._moving = trio.Event()
+            try:
+                yield
+            finally:
+                self._moving.set()
+                self._moving = None
+
+    async def pushed(self, dataset: bytes, commit: bytes, changes: Sequence[Overlaid], tell: Tell) -> None:
+        """`changes` are in `commit` now: show it, with what was changed since. Open files go on as they are.
+
+        Raises NoSuchName, Busy where changes never pause, and what reading the commit raises.
+        """
+        async with self._alone():
+            mover = Mover(self._filesystem, self._beneath, self._engine, self.overlay)
+            told = await mover.pushed(dataset, commit, changes)
+            self._successors |= mover.successors
+        await tell(also_of(told, self._successors))
+
+    async def restore(self, dataset: bytes, paths: Sequence[bytes], tell: Tell) -> None:
+        """Drop the changes of `paths` and of what is in them; see Overlay.restore.
+
+        Raises NoSuchName where nothing is changed, and Busy while something changed is open.
+        """
+        async with self._alone():
+            mover = Mover(self._filesystem, self._beneath, self._engine, self.overlay)
+            told = await mover.restore(dataset, paths)
+            self._successors |= mover.successors
+        await tell(also_of(told, self._successors))
+
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Give back all handles; what they wrote is stored. The overlay stays open."""
