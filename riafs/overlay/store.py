@@ -63,6 +63,9 @@ class Overlay:
             for row in self.rows.all() if lost_power or sizes else ():
                 self._check_data(row, sizes.pop(row.data, 0), lost_power=lost_power)
             self.journal.run("INSERT OR REPLACE INTO setting VALUES ('boot', ?)", (boot,))
+            for area in self.rows.areas():
+                if self.rows.is_pristine(area):
+                    self.rows.drop_area(area)
         self.journal.commit()
         self.files.purge(list(sizes))
 
