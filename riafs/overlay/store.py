@@ -74,7 +74,8 @@ class Overlay:
         if lost_power and row.kind == FILE and length < row.written:
             self.rows.clip_extents(row.id, length)
             size = row.size if row.written <= row.based else min(row.size, max(length, row.based))
-            self.rows.update(row.id, written=length, size=size)
+            self.rows.update(row.id, written=length, size=size, data=row.data if length else 0)
+            self.files.doom(0 if length else row.data)
 
     def _setting(self, name: str) -> object:
         found = self.journal.one("SELECT value FROM setting WHERE name = ?", (name,))
