@@ -68,7 +68,9 @@ def _dispatch(program: str, words: Sequence[str]) -> int:
         return int(importlib.import_module("riafs.cli.helper").run(words))
     from riafs.cli import parser
 
-    arguments = parser.build_parser().parse_args(with_command(words))
+    completed = with_command(words)
+    arguments = parser.build_parser().parse_args(completed)
+    arguments.by_mount = completed is not words  # mount.fuse3 names no command
     module = importlib.import_module(f"riafs.cli.{COMMANDS[arguments.command]}")
     return int(module.run(arguments))
 

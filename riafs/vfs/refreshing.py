@@ -21,6 +21,8 @@ class Change:
     """Names that stand for another inode now, or for none."""
     directories: tuple[int, ...]
     """Inodes of directories in it that are still there and have changed."""
+    contents: tuple[int, ...] = ()
+    """Inodes of files in it that have other content now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,10 @@ class Refresher:
     async def renew(self, node: Node) -> list[Change]:
         """Ask for a newer version of `node` and move to it. Returns what changed, nothing if there is none."""
         newer = await node.directory.renewed(self._turn)
-        if newer is None:
-            return []
+        return [] if newer is None else await self.move(node, newer)
+
+    async def move(self, node: Node, newer: Directory) -> list[Change]:
+        """Move `node` to `newer`, and what was entered below it along with it. Returns what changed."""
         entered = -1
         while entered != len(self._nodes):  # a directory that is entered while others are looked up has to come along
             entered = len(self._nodes)
@@ -65,7 +69,7 @@ class Refresher:
             inode = inode_of(node.number, renumbering.slots[position])
             changed.append(inode)
             child = self._nodes.get(inode)
-            if child is not None:
+            if child is not None and not child.held:
                 entry = (await newer.find(name)).entry
                 await self._prepare(child, await newer.directory(entry))
         self._steps.append(_Step(node, newer, renumbering, Change(node.inode, names, tuple(changed))))
