@@ -109,7 +109,6 @@ class VersionedDirectory(DelegatingDirectory):
         return self._signature is not None
 
     @property
-    @property
     def standing(self) -> Standing:
         """See OfCommit."""
         return self._top.standing
