@@ -15,6 +15,7 @@ import resource
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 
 import trio
@@ -112,8 +113,10 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     if child.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             child.wait(_KILLED_SECONDS)
+        except subprocess.TimeoutExpired:
+            threading.Thread(target=child.wait, daemon=True).start()  # it leaves no zombie when it ends at last
     if child.stdout is not None:
         child.stdout.close()
 
