@@ -31,4 +31,5 @@ async def lay_over(assembled: Assembled, source: RiaUrl, place: OverlayPlace) ->
     writable = WritableFileSystem(filesystem, overlay, place.ownership, store)
     assembled.call_at_close(writable.close)
     await writable.attach()
+    overlay.belong_to(str(source))
     return writable
