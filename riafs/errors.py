@@ -1,8 +1,8 @@
 """Every failure riafs knows, one class each.
 
 A class carries what the two edges need and nothing else decides: the ``errno`` a program gets through the kernel, the
-exit status a command ends with (mount(8)'s bits: 1 usage or permission, 2 system, 4 bug, 32 mount failed), and whether
-trying again later can help. Messages name the thing, the place and the way out.
+exit status a command ends with (mount(8)'s bits: 1 usage or permission, 2 system, 4 bug, 16 conflict, 32 mount failed),
+and whether trying again later can help. Messages name the thing, the place and the way out.
 """
 
 import errno as _errno

@@ -11,19 +11,20 @@ from typing import Any
 import trio
 
 from riafs.counters import Counters
+from riafs.daemon.changing import Changing
+from riafs.daemon.control import Command
 from riafs.daemon.logs import RecentErrors
 from riafs.daemon.opening import opening_plan
-from riafs.daemon.overlays import overlay_status
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.servable import Servable
 from riafs.formats.riaurl import RiaUrl
 from riafs.fuse.presentation import Presentation
 from riafs.fuse.session import KernelOptions, Session
 from riafs.settings import show_settings
+from riafs.tree.working import Means
 from riafs.vfs import assembly
-from riafs.vfs.filesystem import FileSystem
+from riafs.vfs.assembly import find_git
 from riafs.vfs.overlaid import OverlayPlace, lay_over
-from riafs.vfs.writable import WritableFileSystem
 
 
 async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, background: trio.Nursery) -> Servable:
@@ -33,16 +34,24 @@ async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, ba
     """
     inner = opening_plan(plan.source, plan.settings, plan.environment, plan.instead_of, plan.manifest)
     assembled = await assembly.assemble(inner, counters, background, _virtual(plan, counters, recent))
-    filesystem: FileSystem | WritableFileSystem = assembled.filesystem
-    if plan.settings.overlay:
-        assert isinstance(plan.source, RiaUrl)
-        try:
-            place = OverlayPlace(plan.settings.overlay, presentation(plan).ownership)
-            filesystem = await lay_over(assembled, plan.source, place)
-        except BaseException:
-            assembled.close()
-            raise
-    return _Mount(Session(filesystem, kernel_options(plan), presentation(plan)), assembled, filesystem)
+    if not plan.settings.overlay:
+        session = Session(assembled.filesystem, kernel_options(plan), presentation(plan))
+        return _Mount(session, assembled, None)
+    assert isinstance(plan.source, RiaUrl)
+    try:
+        place = OverlayPlace(plan.settings.overlay, presentation(plan).ownership)
+        writable = await lay_over(assembled, plan.source, place)
+    except BaseException:
+        assembled.close()
+        raise
+    session = Session(writable, kernel_options(plan), presentation(plan))
+    return _Mount(session, assembled, Changing(writable, plan.source, means(plan), session))
+
+
+def means(plan: MountPlan) -> Means:
+    """What a push from this mount needs."""
+    search_path = plan.environment["PATH"]
+    return Means(find_git(search_path), search_path, plan.settings.deadline, plan.settings.cache_dir)
 
 
 def kernel_options(plan: MountPlan) -> KernelOptions:
@@ -83,14 +92,17 @@ def _virtual(plan: MountPlan, counters: Counters, recent: RecentErrors) -> Mappi
 class _Mount:
     """A Session with what has to be given back after it."""
 
-    def __init__(
-        self, session: Session, assembled: assembly.Assembled, filesystem: FileSystem | WritableFileSystem
-    ) -> None:
+    def __init__(self, session: Session, assembled: assembly.Assembled, changing: Changing | None) -> None:
         self.serve = session.serve
         self.refresh = session.refresh
         self.close = assembled.close
-        self._filesystem = filesystem
+        self._changing = changing
+
+    @property
+    def commands(self) -> Mapping[str, Command]:
+        """See Servable."""
+        return {} if self._changing is None else self._changing.commands
 
     def status(self) -> Mapping[str, Any]:
         """See Servable."""
-        return overlay_status(self._filesystem) if isinstance(self._filesystem, WritableFileSystem) else {}
+        return {} if self._changing is None else self._changing.status()

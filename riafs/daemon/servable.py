@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from trio import TaskStatus
 
+from riafs.daemon.control import Command
+
 
 class Servable(Protocol):
     """A source that is open and can be mounted once."""
@@ -17,6 +19,10 @@ class Servable(Protocol):
 
     async def refresh(self) -> None:
         """Look now for what has changed in the store, instead of when the refresh time has passed."""
+
+    @property
+    def commands(self) -> Mapping[str, Command]:
+        """What it can be asked for over the control socket, beside what every mount can."""
 
     def status(self) -> Mapping[str, Any]:
         """What there is to say of it beside what every mount has, for ``riafs status``."""

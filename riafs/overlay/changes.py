@@ -48,7 +48,10 @@ class LocalContent:
     data: bytes
     """Absolute path of the local file with the bytes in `extents`; empty for a link and where nothing is local."""
     extents: tuple[tuple[int, int], ...]
-    """(start, end) of the local ranges in bytes: sorted, disjoint, not empty. All else is the base entry's."""
+    """(start, end) of the local ranges in bytes: sorted, disjoint, not empty. All else is the base entry's.
+
+    Where the local file is shorter, or there is none, they are zeros.
+    """
     size: int
     """Bytes of the content, or of the link's target."""
     target: bytes | None

@@ -19,11 +19,12 @@ class DataFiles:
     def __init__(self, path: str) -> None:
         self.path = path
         self.directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._prefix = os.fsencode(path)
         self._doomed: list[int] = []
 
     def name(self, number: int) -> bytes:
         """Absolute path of a data file."""
-        return os.fsencode(f"{self.path}/{number:x}")
+        return b"%s/%x" % (self._prefix, number)
 
     def create(self, number: int) -> int:
         """A descriptor of a new data file. Raises OverlayFull, OverlayFailed."""

@@ -1,7 +1,6 @@
 """Rows → changes: how the rows of a dataset differ from its base commit, in the language of `changes`."""
 
 import stat
-from collections.abc import Iterator
 
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent
 from riafs.overlay.datafiles import DataFiles
@@ -14,7 +13,8 @@ def differences(rows: Rows, files: DataFiles, area: Area) -> list[Change]:
     top = rows.get(area.top)
     assert top is not None
     walk = _Walk(rows, files)
-    found = list(walk.directory(top, b"", b""))
+    walk.directory(top, b"", b"")
+    found = walk.found
     moved = {change.source for change in found if change.kind is ChangeKind.RENAMED}
     kept = [each for each in found if not (_is_removal(each) and each.base is not None and each.base.path in moved)]
     # A directory that is removed goes before one that is made in its place.
@@ -29,52 +29,57 @@ class _Walk:
     def __init__(self, rows: Rows, files: DataFiles) -> None:
         self._rows = rows
         self._files = files
+        self.found: list[Change] = []
 
-    def directory(self, row: Row, path: bytes, below: bytes | None) -> Iterator[Change]:
-        """The changes in a directory at `path`. `below`: its path in the base commit, None if it is not there."""
+    def _tell(
+        self, row: Row, path: bytes, kind: ChangeKind, base: BaseEntry | None, content: LocalContent | None = None,
+        source: bytes | None = None,
+    ) -> None:  # fmt: skip
+        self.found.append(Change(path, kind, base, content, source, row.version))
+
+    def directory(self, row: Row, path: bytes, below: bytes | None) -> None:
+        """Add the changes in a directory at `path`. `below`: its path in the base commit, None if it is not there."""
         for child in self._rows.children(row.id):
             assert child.name is not None
             base = None
             if child.covered is not None:
                 assert below is not None
                 base = unpacked(child.covered).base_entry(_join(below, child.name))
-            yield from self._child(child, _join(path, child.name), base)
+            self._child(child, _join(path, child.name), base)
 
-    def _child(self, row: Row, path: bytes, covered: BaseEntry | None) -> Iterator[Change]:
+    def _child(self, row: Row, path: bytes, covered: BaseEntry | None) -> None:
         if row.kind == WHITEOUT:
-            yield Change(path, ChangeKind.REMOVED, covered, None, None, row.version)
+            self._tell(row, path, ChangeKind.REMOVED, covered)
         elif row.kind == DIRECTORY:
-            yield from self._subdirectory(row, path, covered)
+            self._subdirectory(row, path, covered)
         elif row.base is None or row.entry is None:
             kind = ChangeKind.ADDED if covered is None else ChangeKind.CHANGED
-            yield Change(path, kind, covered, self._content(row), None, row.version)
+            self._tell(row, path, kind, covered, self._content(row))
         else:
-            yield from self._copied_up(row, path, row.base, unpacked(row.entry), covered)
+            self._copied_up(row, path, row.base, unpacked(row.entry), covered)
 
-    def _subdirectory(self, row: Row, path: bytes, covered: BaseEntry | None) -> Iterator[Change]:
+    def _subdirectory(self, row: Row, path: bytes, covered: BaseEntry | None) -> None:
         in_place = covered is not None and row.base == covered.path
         if covered is not None and not in_place:
-            yield Change(path, ChangeKind.REMOVED, covered, None, None, row.version)
+            self._tell(row, path, ChangeKind.REMOVED, covered)
         if row.base is not None and row.entry is not None and not in_place:
             base = unpacked(row.entry).base_entry(row.base)
-            yield Change(path, ChangeKind.RENAMED, base, None, row.base, row.version)
+            self._tell(row, path, ChangeKind.RENAMED, base, source=row.base)
         if row.base is None and not self._rows.is_occupied(row.id):
-            yield Change(path, ChangeKind.ADDED, None, None, None, row.version)
-        yield from self.directory(row, path, row.base)
+            self._tell(row, path, ChangeKind.ADDED, None)
+        self.directory(row, path, row.base)
 
-    def _copied_up(
-        self, row: Row, path: bytes, source: bytes, was: Remembered, covered: BaseEntry | None
-    ) -> Iterator[Change]:
+    def _copied_up(self, row: Row, path: bytes, source: bytes, was: Remembered, covered: BaseEntry | None) -> None:
         base = was.base_entry(source)
         rewritten = row.kind == FILE and (row.data != 0 or row.size != was.size)
         remade = row.kind == FILE and _is_executable(row) != was.executable
         content = self._content(row) if rewritten or remade else None
         if covered is None or covered.path != source:
-            yield Change(path, ChangeKind.RENAMED, base, content, source, row.version)
+            self._tell(row, path, ChangeKind.RENAMED, base, content, source)
         elif rewritten:
-            yield Change(path, ChangeKind.CHANGED, base, content, None, row.version)
+            self._tell(row, path, ChangeKind.CHANGED, base, content)
         elif remade:
-            yield Change(path, ChangeKind.MODE, base, content, None, row.version)
+            self._tell(row, path, ChangeKind.MODE, base, content)
 
     def _content(self, row: Row) -> LocalContent:
         if row.kind == LINK:

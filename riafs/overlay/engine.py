@@ -8,6 +8,7 @@ those whose rows are behind. A call first awaits what it must know of the tree b
 an await; a row that another task made meanwhile is seen because rows are read last.
 """
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from riafs.errors import (
     OverlayFailed,
     OverlayFull,
     StaleHandle,
+    StoreTimeout,
 )
 from riafs.overlay.changes import Change
 from riafs.overlay.listing import Listed, OpenDirectory
@@ -36,6 +38,8 @@ from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer, RangedBytes
 from riafs.tree.protocol import Kind
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -96,11 +100,19 @@ class Engine:
         await self._places.attach()
 
     async def keep(self) -> None:
-        """Commit every COMMIT_SECONDS what is pending, and tidy up, until cancelled."""
+        """Commit every COMMIT_SECONDS what is pending, and tidy up, until cancelled. What fails is tried again: callers
+        of fsync are told, and a database that cannot be written refuses further changes by itself.
+        """
+        said = ""
         while True:
             await trio.sleep(COMMIT_SECONDS)
-            self._overlay.journal.commit()
-            await self._overlay.tidy()
+            try:
+                self._overlay.journal.commit()
+                await self._overlay.tidy()
+            except (OverlayFull, OverlayFailed, StoreTimeout) as error:
+                if str(error) != said:
+                    log.warning("changes are not stored yet: %s", error)
+                said = str(error)
 
     def _store_dirty(self) -> None:
         if self._dirty or self._rows.touched:

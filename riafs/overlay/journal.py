@@ -67,7 +67,8 @@ class Journal:
         self._durable = 0
         self.step = Step(self, _SPARE)
         self.freeing = Step(self, 0)
-        self.single = Single(self)
+        self.single = Single(self, 0)
+        self.making = Single(self, _SPARE)
 
     # -- statements ---------------------------------------------------------------------------------------------------
 
@@ -197,22 +198,23 @@ class Journal:
 
 
 class Single:
-    """A step of one statement, which needs no savepoint; it may use the spare room. Reusable, not nested."""
+    """A step of one statement, which needs no savepoint. `spare`: see Journal.begin. Reusable, not nested."""
 
-    __slots__ = ("_journal",)
+    __slots__ = ("_journal", "_spare")
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, spare: int) -> None:
         self._journal = journal
+        self._spare = spare
 
     def __enter__(self) -> None:
-        self._journal.begin()
+        self._journal.begin(self._spare)
 
     def __exit__(self, *_: object) -> None:
         self._journal.end_step()
 
 
 class Step:
-    """The rows of one operation: all of them or none. Reusable, not nested."""
+    """The rows of one operation: all of them or none. `spare`: see Journal.begin. Reusable, not nested."""
 
     __slots__ = ("_journal", "_spare")
 

@@ -133,7 +133,7 @@ class Naming:
             raise NameExists(f"{slot.name!r} exists")
         now = time.time_ns()
         row = self._new(slot, kind, maker, target, now)
-        with self._overlay.journal.step:
+        with self._overlay.journal.making if slot.row is None else self._overlay.journal.step:
             if slot.row is not None:
                 self._rows.delete(slot.row)
             self._rows.insert(row)

@@ -253,6 +253,16 @@ class Rows:
         assert added is not None
         return Area(added, base, entrance, top)
 
+    def is_pristine(self, area: Area) -> bool:
+        """Whether nothing of an area was changed: its rows were made for changes that failed."""
+        sql = "kind = 4 OR base IS NULL OR data <> 0 OR atime <> mtime OR mtime <> ctime"  # as copied up, all are equal
+        return self._one(f"SELECT 1 FROM node WHERE area = ? AND ({sql}) LIMIT 1", (area.id,)) is None  # noqa: S608
+
+    def drop_area(self, area: Area) -> None:
+        """Remove an area and all its rows."""
+        self._run("DELETE FROM node WHERE area = ?", (area.id,))
+        self.delete_area(area)
+
     def move_area(self, area: Area, commit: bytes) -> None:
         """Put an area over another commit."""
         self._run('UPDATE area SET "commit" = ? WHERE id = ?', (commit, area.id))

@@ -67,6 +67,9 @@ class Overlay:
             for row in self.rows.all() if lost_power or sizes else ():
                 self._check_data(row, sizes.pop(row.data, 0), lost_power=lost_power)
             self.journal.run("INSERT OR REPLACE INTO setting VALUES ('boot', ?)", (boot,))
+            for area in self.rows.areas():
+                if self.rows.is_pristine(area):
+                    self.rows.drop_area(area)
         self.journal.commit()
         self.files.purge(list(sizes))
 
@@ -75,7 +78,8 @@ class Overlay:
         if lost_power and row.kind == FILE and length < row.written:
             self.rows.clip_extents(row.id, length)
             size = row.size if row.written <= row.based else min(row.size, max(length, row.based))
-            self.rows.update(row.id, written=length, size=size)
+            self.rows.update(row.id, written=length, size=size, data=row.data if length else 0)
+            self.files.doom(0 if length else row.data)
 
     def _setting(self, name: str) -> object:
         found = self.journal.one("SELECT value FROM setting WHERE name = ?", (name,))

@@ -43,11 +43,11 @@ class ContentSource:
         assert content is not None
         if content.size == 0:
             return MemoryBytes(b"")
-        local = open_local(content) if content.extents else None
-        if local is not None and content.is_whole:
+        local: RangedBytes = open_local(content) if content.data else MemoryBytes(b"")
+        if content.is_whole and local.size == content.size:
             return local
-        base = await self._base(change)
-        return PatchedBytes(local or MemoryBytes(b""), base, content.extents, content.size)
+        base = None if content.is_whole else await self._base(change)
+        return PatchedBytes(local, base, content.extents, content.size)
 
     async def _base(self, change: Change) -> RangedBytes | None:
         base = change.base

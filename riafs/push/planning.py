@@ -4,7 +4,7 @@ Renames come out as one tree entry taken from one place and put in another. Only
 deep than the source, the links of locked files are written anew, since their text counts the directories above.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from riafs.errors import PushRefused
@@ -16,7 +16,7 @@ from riafs.formats.names import valid_name
 from riafs.formats.pointers import MAX_POINTER, parse_pointer
 from riafs.git.repository import Repository
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
-from riafs.push.trees import TreeEditor
+from riafs.push.trees import TreeEditor, parents_of
 
 _LINK_MODE = b"%o" % LINK
 
@@ -45,6 +45,7 @@ class Planner:
         self._trees = trees
         self._plan = Plan()
         self._expanded = False
+        self._taken: dict[bytes, set[bytes]] = {}
 
     async def plan(self, changes: Sequence[Change]) -> Plan:
         """The plan for changes in their order. Raises PushRefused for a name git cannot hold, MissingObject, …"""
@@ -52,8 +53,7 @@ class Planner:
             _check_name(change.path)
             if change.source is not None:
                 self._plan.edits[change.source] = None
-        for path in _taken_out_of_renamed(changes):
-            self._plan.edits[path] = None
+        self._taken = _taken_out_of_renamed(changes)
         for change in changes:
             await self._add(change)
         return self._plan
@@ -105,12 +105,14 @@ class Planner:
     async def _move_directory(self, change: Change, base: BaseEntry) -> None:
         assert change.source is not None
         entry = item(DIRECTORY, base.oid)
+        taken = self._taken.get(change.source, set())
         if _depth(change.source) == _depth(change.path):
             self._set(change.path, entry)
+            self._plan.edits.update(dict.fromkeys(change.path + b"/" + name for name in taken))
             return
         self._set(change.path, None)
         self._expanded = True
-        leaves = await self._trees.leaves(entry)
+        leaves = {name: each for name, each in (await self._trees.leaves(entry)).items() if not _is_in(name, taken)}
         links = await self._rewritten(change.path, [(name, each) for name, each in leaves.items() if _is_link(each)])
         for name, each in leaves.items():
             self._plan.edits[change.path + b"/" + name] = links.get(name, each)
@@ -158,15 +160,20 @@ def _same_content(change: Change) -> bool:
     return not content.extents and content.size > 0 and content.size == base.key.size
 
 
-def _taken_out_of_renamed(changes: Iterable[Change]) -> Iterable[bytes]:
-    """Where in renamed directories those entries would come to stand that other changes took out of them."""
-    sources = {change.source: change for change in changes if change.source is not None}
+def _taken_out_of_renamed(changes: Iterable[Change]) -> dict[bytes, set[bytes]]:
+    """Source of a renamed directory → what other changes took out of it, by the path in it."""
+    sources = {change.source for change in changes if change.source is not None}
+    taken: dict[bytes, set[bytes]] = {}
     for source in sources:
-        parts = source.split(b"/")
-        for count in range(1, len(parts)):
-            moved = sources.get(b"/".join(parts[:count]))
-            if moved is not None:
-                yield b"/".join((moved.path, *parts[count:]))
+        for above in parents_of(source):
+            if above in sources:
+                taken.setdefault(above, set()).add(source[len(above) + 1 :])
+    return taken
+
+
+def _is_in(name: bytes, directories: Set[bytes]) -> bool:
+    """Whether `name` is one of these paths, or below one."""
+    return name in directories or not directories.isdisjoint(parents_of(name))
 
 
 def _is_link(entry: Item) -> bool:

@@ -5,15 +5,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from riafs.errors import OutsideStore, ReadOnly, RiafsError, StoreDenied, StoreError
+from riafs.errors import ReadOnly, RiafsError, StoreDenied, StoreError
 
-_OUTSIDE = frozenset((errno.EXDEV, errno.ELOOP))
 _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 @contextmanager
 def writing(path: bytes) -> Iterator[None]:
-    """Turns an OSError of writing at `path` into StoreError (no room, …), ReadOnly, StoreDenied or OutsideStore."""
+    """Turns an OSError of writing at `path` into StoreError (no room, …), ReadOnly or StoreDenied."""
     try:
         yield
     except OSError as error:
@@ -31,8 +30,6 @@ def sync_directory(path: bytes) -> None:
 
 def translated(error: OSError, path: str) -> RiafsError:
     """The failure for an OSError of writing at `path`."""
-    if error.errno in _OUTSIDE:
-        return OutsideStore(f"{path} leads out of the store; nothing is written through links out of a store")
     if error.errno == errno.EROFS:
         return ReadOnly(f"{path} is on a read-only file system")
     if error.errno in (errno.EACCES, errno.EPERM):

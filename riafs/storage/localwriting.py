@@ -13,7 +13,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from riafs.errors import StoreTimeout
+from riafs.errors import OutsideStore, RiafsError, StoreTimeout
 from riafs.storage import directories
 from riafs.storage.beneath import DIRECTORY_FLAGS, READ_FLAGS, open_beneath
 from riafs.storage.directories import opened
@@ -34,6 +34,7 @@ _DURABLE_SECONDS = 600.0
 """A busy file system may have to write out first what others wrote before."""
 _STARTED_AT_ONCE = 32 << 20
 _SYNC_FILE_RANGE_WRITE = 2
+_OUTSIDE = frozenset((errno.EXDEV, errno.ELOOP))
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -66,7 +67,7 @@ class LocalWriting:
         try:
             return await self._patience.run_longer(extra, function, *arguments)
         except OSError as error:
-            raise translated(error, f"{self._name}/{os.fsdecode(path)}") from error
+            raise _failure(error, f"{self._name}/{os.fsdecode(path)}") from error
 
     async def check_writable(self, directories: Sequence[bytes]) -> None:
         """See WritableStorage."""
@@ -224,6 +225,12 @@ class LocalUpload:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _failure(error: OSError, path: str) -> RiafsError:
+    if error.errno in _OUTSIDE:
+        return OutsideStore(f"{path} leads out of the store; nothing is written through links out of a store")
+    return translated(error, path)
 
 
 def _write_all(descriptor: int, data: Buffer) -> None:

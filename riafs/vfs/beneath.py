@@ -83,6 +83,9 @@ class Beneath:
         if top is None:
             return None
         self._hold(top)  # from here on nothing below it is replaced
+        return await self._home_in(top, inode)
+
+    async def _home_in(self, top: Node, inode: int) -> Home | None:
         directory = top.directory
         assert isinstance(directory, OfCommit)
         entrance = await self._entrance(top)
@@ -147,6 +150,20 @@ class Beneath:
         node.held = True
         self._pinned[base.dataset] = node
         return node.inode
+
+    async def above(self, inode: int) -> tuple[Home, int] | None:
+        """Where the dataset with the top `inode` is registered, and the top of the dataset that does so; None where no
+        dataset does.
+        """
+        node = self._filesystem.parent(inode)
+        if inode == ROOT or (top := await self._top_above(node.inode)) is None:
+            return None
+        within = await self._home_in(top, node.inode)
+        if within is None:
+            return None
+        _, entry = await node.entry(slot_of(inode))
+        path = within.path + b"/" + entry.name if within.path else entry.name
+        return replace(within, path=path), top.inode
 
     # -- holding ------------------------------------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ class Mover:
         self._engine = engine
         self._overlay = overlay
         self.successors: dict[int, int] = {}
+        self._staying: dict[int, set[bytes]] = {}
+        """Inode of a directory, as the tree below has it → names of directories in it that have successors."""
 
     async def pushed(self, dataset: bytes, commit: bytes, changes: Sequence[Overlaid]) -> list[Change]:
         """See WritableFileSystem. Returns what the kernel has to forget."""
@@ -56,7 +58,9 @@ class Mover:
         await self._engine.pushed(dataset, commit, changes, find)
         told = list(await self._filesystem.move(top, newer))
         await self._settle(dataset)
-        return [*also_of(told, aliases), *await self._forgotten(top.inode, known)]
+        forgotten = await self._forgotten(top.inode, known)
+        told = [replace(each, names=each.names - self._staying.get(each.inode, set())) for each in told]
+        return [*also_of(told, aliases), *forgotten]
 
     async def restore(self, dataset: bytes, paths: Sequence[bytes]) -> list[Change]:
         """See WritableFileSystem. Returns what the kernel has to forget."""
@@ -128,6 +132,8 @@ class Mover:
                 contents.setdefault(each.parent, []).append(each.inode)
             elif below != each.inode:
                 self.successors[each.inode] = below
+                parent = self._filesystem.parent(below).inode
+                self._staying.setdefault(parent, set()).add(each.name)
         return [Change(each, frozenset(some), (), tuple(contents[each])) for each, some in names.items()]
 
 

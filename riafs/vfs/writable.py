@@ -20,6 +20,7 @@ from riafs.errors import NoSuchAttribute, RiafsError, StaleHandle
 from riafs.overlay.changes import Change as Overlaid
 from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures, Stat
 from riafs.overlay.listing import Listed
+from riafs.overlay.lower import Home
 from riafs.overlay.naming import Maker
 from riafs.overlay.places import Ownership
 from riafs.overlay.store import Overlay
@@ -331,6 +332,16 @@ class WritableFileSystem:
             told = await mover.pushed(dataset, commit, changes)
             self._successors |= mover.successors
         await tell(also_of(told, self._successors))
+
+    async def superdatasets(self, dataset: bytes) -> list[Home]:
+        """Where a dataset with changes is registered, then where that one is, and so on."""
+        found = []
+        step = await self._beneath.above(self._beneath.pinned(dataset).inode)
+        while step is not None:
+            home, top = step
+            found.append(home)
+            step = await self._beneath.above(top)
+        return found
 
     async def restore(self, dataset: bytes, paths: Sequence[bytes], tell: Tell) -> None:
         """Drop the changes of `paths` and of what is in them; see Overlay.restore.

@@ -77,7 +77,10 @@ class Walker:
 
     async def names(self, path: bytes) -> list[bytes]:
         """As they are listed."""
-        handle = self.engine.opendir((await self.stat(path)).inode)
+        status = await self.stat(path)
+        if status.kind is not Kind.DIRECTORY:  # a kernel does not ask then
+            raise NotADirectoryHere(path.decode())
+        handle = self.engine.opendir(status.inode)
         found, offset = [], 0
         while page := await self.engine.readdir(handle, offset):
             found += [each.name for each in page]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from riafs.overlay.changes import LocalContent
 from tests.plugins.log_hygiene import Announce
 from tests.push.changes import Below
 from tests.push.conftest import (
@@ -181,10 +182,43 @@ async def test_a_renamed_directory_takes_everything_along(dataset: SmallDataset,
     assert content(dataset, target + b"/unlocked.dat") == b"changed\n"
 
 
-async def test_what_was_taken_out_of_a_renamed_directory_is_not_in_it(dataset: SmallDataset, below: Below) -> None:
-    await push(dataset, below, [below.rename(b"data", b"other"), below.rename(b"data/locked.dat", b"out.dat")])
+@pytest.mark.parametrize("target", [b"other", b"an/other"])
+@pytest.mark.parametrize("before", [b"an/a", b"zz/z"])
+async def test_what_was_taken_out_of_a_renamed_directory_is_not_in_it(
+    dataset: SmallDataset, below: Below, target: bytes, before: bytes
+) -> None:
+    changes = [
+        below.rename(b"code", before),
+        below.rename(b"data", target),
+        below.rename(b"data/locked.dat", b"out.dat"),
+        below.rename(b"data/sub", b"sub"),
+        below.write(target + b"/sub/new", b"x\n"),
+    ]
+    await push(dataset, below, changes)
     found = tree(dataset)
-    assert {path for path in found if b"dat" in path} == {b"other/unlocked.dat", b"other/sub/deep.dat", b"out.dat"}
+    assert {path for path in found if b"dat" in path or b"sub" in path} - {target + b"/sub/new"} == {
+        target + b"/unlocked.dat",
+        b"sub/deep.dat",
+        b"out.dat",
+    }
+    assert before + b"/run.sh" in found
+    sound(dataset)
+
+
+async def test_a_directory_that_was_removed_and_made_again(dataset: SmallDataset, below: Below) -> None:
+    await push(dataset, below, [below.remove(b"data"), below.write(b"data/new.dat", NEW), below.directory(b"data/sub")])
+    assert {path for path in tree(dataset) if path.startswith(b"data")} == {b"data/new.dat"}
+
+
+async def test_what_was_never_written_is_zeros(dataset: SmallDataset, below: Below) -> None:
+    short = below.local(b"abc")
+    changes = [
+        below.put(b"data/locked.dat", LocalContent(b"", ((4, 9),), 9, None, executable=False)),
+        below.put(b"n.dat", LocalContent(short.data, ((0, 6),), 6, None, executable=False)),
+    ]
+    await push(dataset, below, changes)
+    assert content(dataset, b"data/locked.dat") == b"lock" + bytes(5)
+    assert content(dataset, b"n.dat") == b"abc" + bytes(3)
 
 
 async def test_two_files_can_change_places(dataset: SmallDataset, below: Below) -> None:
