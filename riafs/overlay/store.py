@@ -185,6 +185,17 @@ def recorded_source(path: str) -> str | None:
 
 
 @contextlib.contextmanager
+def opened(path: str) -> Iterator[Overlay]:
+    """The overlay in an existing directory. Raises OverlayFailed where there is none, and as Overlay."""
+    recorded_source(path)
+    overlay = Overlay(path, Counters())
+    try:
+        yield overlay
+    finally:
+        overlay.close()
+
+
+@contextlib.contextmanager
 def holding(path: str) -> Iterator[None]:
     """The overlay in that directory is nobody else's meanwhile. Raises Busy."""
     lock = _locked(path)
