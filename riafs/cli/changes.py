@@ -11,10 +11,8 @@ from typing import Any
 
 from riafs import errors
 from riafs.daemon.ask import SECONDS, ask
-from riafs.daemon.listing import describe_overlay
 from riafs.daemon.mounts import Mount, resolve, riafs_mounts
 from riafs.errors import NotMounted, PushConflict, RiafsError, StoreDenied, UsageError
-from riafs.overlay.store import opened
 from riafs.settings import complete_environment
 
 _LISTING_SECONDS = 60.0
@@ -115,6 +113,9 @@ class LocalChange:
 def local_changes(target: Mounted | Kept) -> list[LocalChange]:
     """Those at the target's places, by path."""
     if isinstance(target, Kept):
+        from riafs.daemon.listing import describe_overlay  # slow to import, and of no use for a mount
+        from riafs.overlay.store import opened
+
         with opened(target.directory) as overlay:
             datasets = describe_overlay(overlay)["datasets"]
     else:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from riafs.cli.changes import Kept, LocalChange, asked, is_below, local_changes, locate
 from riafs.errors import NoSuchName
-from riafs.overlay.store import opened
 
 _SECONDS = 600.0
 
@@ -16,6 +15,8 @@ def run(arguments: argparse.Namespace) -> int:
     target = locate(arguments.paths, arguments.overlay)
     wanted = restorable(local_changes(target), [os.fsdecode(place) for place in target.places] or [""])
     if isinstance(target, Kept):
+        from riafs.overlay.store import opened  # slow to import, and of no use for a mount
+
         with opened(target.directory) as overlay:
             for dataset, paths in wanted.items():
                 for path in paths:

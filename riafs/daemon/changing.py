@@ -60,6 +60,8 @@ class Changing:
         self._tell = tell
         self._progress = Progress()
         self._pushing = trio.Lock()
+        self._counted: tuple[tuple[int, int], int] = (-1, -1), 0
+        """How many changes there were in which state of the overlay."""
 
     @property
     def commands(self) -> Mapping[str, Command]:
@@ -73,8 +75,11 @@ class Changing:
     def status(self) -> Mapping[str, Any]:
         """Where the overlay is, and how many paths differ from their commits."""
         overlay = self._filesystem.overlay
-        count = sum(sum(1 for _ in overlay.changes(base.dataset)) for base in overlay.datasets())
-        return {"overlay": overlay.path, "changes": count, **self._progress.status()}
+        overlay.journal.before_commit()  # what is written counts, stored or not
+        state = overlay.rows.last_version, overlay.rows.turn
+        if state != self._counted[0]:
+            self._counted = state, sum(1 for base in overlay.datasets() for _ in overlay.changes(base.dataset))
+        return {"overlay": overlay.path, "changes": self._counted[1], **self._progress.status()}
 
     async def _changes(self, _: Request) -> Mapping[str, Any]:
         """``{"command": "changes"}``: see describe_overlay."""

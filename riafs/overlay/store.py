@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -28,6 +29,7 @@ from riafs.storage.patience import Patience
 DATABASE = "overlay.sqlite"
 _SYNC_SECONDS = 300.0
 _THREADS = 8
+_ENDING_SECONDS, _STEP_SECONDS = 2.0, 0.02
 
 
 class Overlay:
@@ -184,11 +186,25 @@ def recorded_source(path: str) -> str | None:
     return None if found is None else str(found[0])
 
 
+def open_when_free(path: str, counters: Counters) -> Overlay:
+    """The overlay in `path`, waited for while the process of a mount that has just been unmounted ends. Raises Busy
+    where it is used for longer than that, and as Overlay.
+    """
+    until = time.monotonic() + _ENDING_SECONDS
+    while True:
+        try:
+            return Overlay(path, counters)
+        except Busy:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_STEP_SECONDS)
+
+
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Overlay]:
-    """The overlay in an existing directory. Raises OverlayFailed where there is none, and as Overlay."""
+    """The overlay in an existing directory. Raises OverlayFailed where there is none, and as open_when_free."""
     recorded_source(path)
-    overlay = Overlay(path, Counters())
+    overlay = open_when_free(path, Counters())
     try:
         yield overlay
     finally:
