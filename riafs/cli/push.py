@@ -1,6 +1,7 @@
 """``riafs push``: local changes become a commit in the store."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ _NOTHING = "nothing has changed, nothing to push"
 
 def run(arguments: argparse.Namespace) -> int:
     """The subcommand. Exit status 16 for a conflict, whose paths are listed."""
+    logging.getLogger("riafs").addHandler(logging.NullHandler())  # what stops a push is told once, as its failure
     environment = complete_environment()
     target = locate(arguments.paths, arguments.overlay)
     order = Order(_request(arguments, environment), target.places)
