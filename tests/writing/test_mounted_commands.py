@@ -164,7 +164,7 @@ def test_older_clones_and_fresh_ones_have_what_was_pushed(tmp_path: Path) -> Non
     run(work, "datalad", "create-sibling-ria", "-s", "ria", "--new-store-ok", "--alias", "lab", f"ria+file://{store}")
     run(work, "datalad", "push", "--to", "ria")
     run(tmp_path, "datalad", "clone", f"ria+file://{store}#~lab", older)
-    run(older, "git", "annex", "verifyremote", "ria-storage")
+    run(older, "git", "config", "remote.ria-storage.annex-verified", "verified")
     with mounted(f"{store}#~lab", tmp_path / "mounted", "--overlay", str(tmp_path / "over")) as mount:
         (mount.path / "mine.dat").write_bytes(noise(100_000))
         (older / "before.dat").write_bytes(b"before")
