@@ -168,8 +168,9 @@ class Changing:
         reports: Mapping[bytes, PushReport],
     ) -> None:
         """Show what was pushed to the branches that are shown. Changes that went to another branch stay changes."""
+        known = {base.dataset for base in self._filesystem.overlay.datasets()}
         for dataset, report in reports.items():
-            if changes[dataset] and report.ref == bases[dataset].ref:
+            if dataset in known and report.ref == bases[dataset].ref:
                 await self._filesystem.pushed(dataset, report.commit, changes[dataset], self._session.tell)
         await self._session.refresh()
 
