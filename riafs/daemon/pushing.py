@@ -70,25 +70,30 @@ async def push_changes(
     the local changes are as they were then.
     """
     parts = await _find_parts(filesystem, order.places)
-    if not parts:
-        return []
+    outcomes = await _push(parts, source, means, order.request, watcher) if parts else []
+    if not order.request.dry_run:
+        await _show(filesystem, parts, outcomes, tell)
+    return outcomes
+
+
+async def _push(
+    parts: Mapping[bytes, _Part], source: RiaUrl, means: Means, request: PushRequest, watcher: Watcher
+) -> list[Outcome]:
+    """Push all, subdatasets first."""
     async with working_tools(means) as tools:
         store = await open_store(source, tools.seconds, tools)
         writing = await open_writing(store, tools)
         try:
             opened = {
                 entrance: Push(
-                    await _destination(part, store, writing, tools), part.base, part.changes, order.request, watcher
+                    await _destination(part, store, writing, tools), part.base, part.changes, request, watcher
                 )
                 for entrance, part in parts.items()
             }
             reports = await push_all([Member(at, opened[at], part.above, part.path) for at, part in parts.items()])
         finally:
             writing.close()
-    outcomes = [Outcome(at, report, report.ref != parts[at].base.ref) for at, report in reports.items()]
-    if not order.request.dry_run:
-        await _show(filesystem, parts, outcomes, tell)
-    return outcomes
+    return [Outcome(at, report, report.ref != parts[at].base.ref) for at, report in reports.items()]
 
 
 async def _destination(part: _Part, store: Store, writing: LocalWriting, tools: StoreTools) -> Destination:
@@ -105,6 +110,10 @@ async def _show(
             part = parts[outcome.entrance]
             if part.has_rows and not outcome.kept:
                 await filesystem.pushed(part.base.dataset, outcome.report.commit, part.changes, tell)
+        overlay = filesystem.overlay
+        for base in overlay.datasets():
+            if next(overlay.changes(base.dataset), None) is None:  # looked at to be changed, and then it was not
+                await filesystem.pushed(base.dataset, base.commit, (), tell)
         await filesystem.refresh(tell)
 
 

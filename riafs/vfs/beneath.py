@@ -29,6 +29,7 @@ class Beneath:
         self._filesystem = filesystem
         self._store = store
         self._held: dict[int, tuple[Node, float]] = {}
+        self._tops: dict[int, Node] = {}
         self._pinned: dict[bytes, Node] = {}
         self._sizes: dict[int, int] = {}
 
@@ -168,13 +169,16 @@ class Beneath:
     # -- holding ------------------------------------------------------------------------------------------------------
 
     def _hold(self, top: Node) -> None:
+        self._tops[top.inode] = top
         if not top.held or top.inode in self._held:
             top.held = True
             self._held[top.inode] = top, trio.current_time() + HOLD_SECONDS
 
     def pin(self, top: int) -> None:
         """See Lower."""
-        node, _ = self._held.pop(top)
+        self._held.pop(top, None)
+        node = self._tops[top]
+        node.held = True
         assert isinstance(node.directory, OfCommit)
         self._pinned[node.directory.standing.dataset] = node
 

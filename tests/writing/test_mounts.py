@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from riafs.overlay.datafiles import failure
 from tests.behaviour import shown_store
 from tests.failing import errno_of
 from tests.fuse.mounting import Mounted, mounted, run_riafs
@@ -156,6 +157,10 @@ def test_a_full_disk_is_no_space_left(fuse: None, store: shown_store.ShownStore,
             assert (main / "fits").read_bytes() == b"x" * 100_000
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_a_file_that_the_overlay_s_file_system_cannot_hold_is_too_large() -> None:
+    assert failure(OSError(errno.EFBIG, "x"), "somewhere").errno == errno.EFBIG
 
 
 def test_others_may_not_write(mount: Mounted) -> None:
