@@ -212,10 +212,12 @@ def refused(overlay: Path, capfd: Output, status: int, reason: str, *words: str)
 def test_a_conflict_lists_its_paths_and_is_decided(overlay: Path, dataset: SmallDataset, capfd: Output) -> None:
     dataset.commit({b"new.dat": b"theirs", b"tool": b"theirs"}, time=1_800_000_000)
     before = state(dataset)
+    commits = dataset.git("log", "--format=%H", "main").split()
     assert riafs("push", "--overlay", overlay) == 16
     output, errors = capfd.readouterr()
     assert {"conflict  new.dat", "conflict  tool"} <= set(output.splitlines())
     assert "changed both here since" in errors
+    assert [commit for commit in commits if commit in errors] == commits
     assert state(dataset) == before
     refused(overlay, capfd, 16, "nothing was pushed", "--json")
     assert riafs("push", "--overlay", overlay, "--ours") == 0
