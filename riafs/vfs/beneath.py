@@ -93,6 +93,8 @@ class Beneath:
         if entrance is None:
             return None
         path = await self._path(inode, top)
+        if path is None:
+            return None
         parent = inode if inode == top.inode else self._filesystem.parent(inode).inode
         return Home(await self._base(directory), entrance, path, parent)
 
@@ -104,11 +106,13 @@ class Beneath:
             node = node.parent
         return node
 
-    async def _path(self, inode: int, top: Node) -> bytes:
-        """The path of an inode from a top above it."""
+    async def _path(self, inode: int, top: Node) -> bytes | None:
+        """The path of an inode from a top above it; None below a name that is not listed."""
         names: list[bytes] = []
         while inode != top.inode:
             node = self._filesystem.parent(inode)
+            if node.is_hidden(slot_of(inode)):
+                return None
             directory, entry = await node.entry(slot_of(inode))
             if directory is not node.directory:
                 raise StaleHandle(f"{entry.name!r} was replaced in the store")

@@ -128,6 +128,13 @@ def test_an_overlay_serves_one_mount(mount: Mounted, store: shown_store.ShownSto
     assert "is in use by another process" in done.stderr
 
 
+def test_a_mount_stays_as_it_was_mounted(mount: Mounted, store: shown_store.ShownStore) -> None:
+    assert run_riafs("mount", store.path, mount.path, "-o", "remount,rw").returncode == 0
+    done = run_riafs("mount", store.path, mount.path, "-o", "remount,ro")
+    assert done.returncode == 1
+    assert "mount it without --overlay" in done.stderr
+
+
 def test_an_overlay_belongs_to_its_source(
     fuse: None, store: shown_store.ShownStore, overlay: Path, tmp_path: Path
 ) -> None:
