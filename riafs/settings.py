@@ -362,10 +362,8 @@ def directories(environment: Mapping[str, str]) -> Directories:
     return Directories(cache=dirs.user_cache_dir, runtime=runtime, log=dirs.user_log_dir)
 
 
-def overlay_directory(source: str, environment: Mapping[str, str]) -> str:
-    """Where the changes to `source`, in its full form, are kept if nobody says where. Raises UsageError where this user
-    has no place that lasts.
-    """
+def overlays_directory(environment: Mapping[str, str]) -> str:
+    """Where overlays are kept if nobody says where. Raises UsageError where this user has no place that lasts."""
     if os.getuid() == 0:
         place = "/var/lib/riafs"
     elif environment.get("HOME", "").startswith("/"):
@@ -374,8 +372,15 @@ def overlay_directory(source: str, environment: Mapping[str, str]) -> str:
         place = platformdirs.PlatformDirs("riafs").user_data_dir
     else:
         raise UsageError("this user has no home directory to keep changes in; name a directory with --overlay DIR")
+    return f"{place}/overlays"
+
+
+def overlay_directory(source: str, environment: Mapping[str, str]) -> str:
+    """Where the changes to `source`, in its full form, are kept if nobody says where. Raises UsageError where this user
+    has no place that lasts.
+    """
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.rpartition("/")[2])[:40].strip("-.")
-    return f"{place}/overlays/{readable}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:12]}"
+    return f"{overlays_directory(environment)}/{readable}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:12]}"
 
 
 def runtime_directory(uid: int, environment: Mapping[str, str]) -> str:

@@ -45,7 +45,7 @@ async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, ba
         assembled.close()
         raise
     session = Session(writable, kernel_options(plan), presentation(plan))
-    return _Mount(session, assembled, Changing(writable, plan.source, means(plan), session))
+    return _Mount(session, assembled, Changing(writable, plan.source, means(plan), session.tell))
 
 
 def means(plan: MountPlan) -> Means:

@@ -6,24 +6,19 @@ Paths and names in requests and replies are text as `os.fsdecode` gives it.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import trio
 
 from riafs.daemon.control import Command, Request
+from riafs.daemon.listing import describe_outcome, describe_overlay
+from riafs.daemon.pushing import Order, Tell, push_changes
 from riafs.errors import Busy, PushConflict, RiafsError, UsageError
 from riafs.formats.gitwriting import Stamp
 from riafs.formats.riaurl import RiaUrl
-from riafs.fuse.session import Session
-from riafs.overlay.changes import Base, Change
 from riafs.push.merging import Prefer
-from riafs.push.opening import open_for_pushing
-from riafs.push.pushing import Push
-from riafs.push.request import PushReport, PushRequest
-from riafs.push.superdatasets import Member, push_all
+from riafs.push.request import PushRequest
 from riafs.push.watching import Step
 from riafs.tree.working import Means
 from riafs.vfs.writable import WritableFileSystem
@@ -56,15 +51,17 @@ class Progress:
 
 
 class Changing:
-    """The changes of `filesystem`, which shows `source`; `session` tells the kernel."""
+    """The changes of `filesystem`, which shows `source`; `tell` makes the kernel forget."""
 
-    def __init__(self, filesystem: WritableFileSystem, source: RiaUrl, means: Means, session: Session) -> None:
+    def __init__(self, filesystem: WritableFileSystem, source: RiaUrl, means: Means, tell: Tell) -> None:
         self._filesystem = filesystem
         self._source = source
         self._means = means
-        self._session = session
+        self._tell = tell
         self._progress = Progress()
         self._pushing = trio.Lock()
+        self._counted: tuple[tuple[int, int], int] = (-1, -1), 0
+        """How many changes there were in which state of the overlay."""
 
     @property
     def commands(self) -> Mapping[str, Command]:
@@ -78,100 +75,43 @@ class Changing:
     def status(self) -> Mapping[str, Any]:
         """Where the overlay is, and how many paths differ from their commits."""
         overlay = self._filesystem.overlay
-        count = sum(sum(1 for _ in overlay.changes(base.dataset)) for base in overlay.datasets())
-        return {"overlay": overlay.path, "changes": count, **self._progress.status()}
+        overlay.journal.before_commit()  # what is written counts, stored or not
+        state = overlay.rows.last_version, overlay.rows.turn
+        if state != self._counted[0]:
+            self._counted = state, sum(1 for base in overlay.datasets() for _ in overlay.changes(base.dataset))
+        return {"overlay": overlay.path, "changes": self._counted[1], **self._progress.status()}
 
     async def _changes(self, _: Request) -> Mapping[str, Any]:
-        """``{"command": "changes"}``: every dataset with changes, and each of them."""
-        overlay = self._filesystem.overlay
-        datasets = [
-            {
-                "dataset": os.fsdecode(area.base.dataset),
-                "path": os.fsdecode(area.entrance),
-                "ref": None if area.base.ref is None else os.fsdecode(area.base.ref),
-                "commit": area.base.commit.decode(),
-                "changes": [_shown(change) for change in overlay.changes(area.base.dataset)],
-            }
-            for area in overlay.rows.areas()
-        ]
-        return {"overlay": overlay.path, "datasets": datasets}
+        """``{"command": "changes"}``: see describe_overlay."""
+        return describe_overlay(self._filesystem.overlay)
 
     async def _restore(self, request: Request) -> Mapping[str, Any]:
         """``{"command": "restore", "dataset": ID, "paths": [PATH in the dataset, …]}``; ``""`` is all of it."""
         dataset = os.fsencode(_text(request, "dataset"))
         paths = [os.fsencode(path) for path in _texts(request, "paths")]
-        await self._filesystem.restore(dataset, paths, self._session.tell)
+        await self._filesystem.restore(dataset, paths, self._tell)
         return {"restored": len(paths)}
 
     # -- pushing ------------------------------------------------------------------------------------------------------
 
     async def _push(self, request: Request) -> Mapping[str, Any]:
-        """``{"command": "push", "message": TEXT, "author": IDENT, "committer": IDENT}``, if wanted with ``datasets``
-        (ids; else all, and those they are registered in), ``branch``, ``as_branch`` (full names), ``prefer``
-        (see Prefer), ``dry_run``.
+        """``{"command": "push", "message": TEXT, "author": IDENT, "committer": IDENT}``, if wanted with ``places``
+        (paths from the root; else everything), ``branch``, ``as_branch`` (full names), ``prefer`` (see Prefer),
+        ``dry_run``.
         """
-        wanted = _push_request(request, self._means.search_path)
-        chosen = (
-            None if request.get("datasets") is None else {os.fsencode(each) for each in _texts(request, "datasets")}
-        )
+        order = push_order(request, self._means.search_path)
         try:
             self._pushing.acquire_nowait()
         except trio.WouldBlock:
             raise Busy("a push is under way already") from None
         try:
-            return await self._push_members(wanted, chosen)
+            outcomes = await push_changes(
+                self._filesystem, self._source, self._means, order, self._progress, self._tell
+            )
         finally:
             self._progress.end()
             self._pushing.release()
-
-    async def _push_members(self, wanted: PushRequest, chosen: set[bytes] | None) -> Mapping[str, Any]:
-        overlay = self._filesystem.overlay
-        bases = {base.dataset: base for base in overlay.datasets() if chosen is None or base.dataset in chosen}
-        registered = await self._registered(bases, follow=chosen is None)
-        changes = {dataset: self._changes_of(dataset) for dataset in bases}
-        async with AsyncExitStack() as stack:
-            members = []
-            for dataset, base in bases.items():
-                source = replace(self._source, dataset=dataset, alias=None, version=None)
-                destination = await stack.enter_async_context(open_for_pushing(source, self._means))
-                push = Push(destination, base, changes[dataset], wanted, self._progress)
-                members.append(Member(dataset, push, *registered.get(dataset, (None, b""))))
-            reports = await push_all(members)
-        if not wanted.dry_run:
-            await self._move(bases, changes, reports)
-        return {"pushed": [_report(dataset, report) for dataset, report in reports.items()]}
-
-    def _changes_of(self, dataset: bytes) -> Sequence[Change]:
-        overlay = self._filesystem.overlay
-        known = {base.dataset for base in overlay.datasets()}
-        return list(overlay.changes(dataset)) if dataset in known else []
-
-    async def _registered(self, bases: dict[bytes, Base], *, follow: bool) -> dict[bytes, tuple[bytes, bytes]]:
-        """Dataset → the one of `bases` that registers it, and where. `follow`: those that do are added to `bases`."""
-        found: dict[bytes, tuple[bytes, bytes]] = {}
-        for dataset in list(bases):
-            below = dataset
-            for home in await self._filesystem.superdatasets(dataset):
-                above = home.base.dataset
-                if follow:
-                    bases.setdefault(above, home.base)
-                if above not in bases:
-                    break
-                found[below] = above, home.path
-                below = above
-        return found
-
-    async def _move(
-        self,
-        bases: Mapping[bytes, Base],
-        changes: Mapping[bytes, Sequence[Change]],
-        reports: Mapping[bytes, PushReport],
-    ) -> None:
-        """Show what was pushed to the branches that are shown. Changes that went to another branch stay changes."""
-        for dataset, report in reports.items():
-            if changes[dataset] and report.ref == bases[dataset].ref:
-                await self._filesystem.pushed(dataset, report.commit, changes[dataset], self._session.tell)
-        await self._session.refresh()
+        return {"pushed": [describe_outcome(outcome) for outcome in outcomes]}
 
 
 def _reporting(command: Command) -> Command:
@@ -187,30 +127,6 @@ def _reporting(command: Command) -> Command:
             return reply
 
     return reported
-
-
-def _shown(change: Change) -> dict[str, Any]:
-    size = None if change.content is None else change.content.size
-    shown: dict[str, Any] = {"path": os.fsdecode(change.path), "kind": change.kind.value, "size": size}
-    if change.source is not None:
-        shown["source"] = os.fsdecode(change.source)
-    return shown
-
-
-def _report(dataset: bytes, report: PushReport) -> dict[str, Any]:
-    return {
-        "dataset": os.fsdecode(dataset),
-        "ref": os.fsdecode(report.ref),
-        "before": None if report.before is None else report.before.decode(),
-        "commit": report.commit.decode(),
-        "changed": report.changed,
-        "annexed": report.annexed,
-        "in_git": report.in_git,
-        "objects_written": report.objects_written,
-        "bytes_written": report.bytes_written,
-        "empty_directories": [os.fsdecode(path) for path in report.empty_directories],
-        "overruled": [os.fsdecode(path) for path in report.overruled],
-    }
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
@@ -230,12 +146,13 @@ def _texts(request: Request, name: str) -> list[str]:
     return value
 
 
-def _push_request(request: Request, search_path: str) -> PushRequest:
+def push_order(request: Request, search_path: str) -> Order:
+    """What a request asks for. Raises UsageError."""
     try:
         prefer = Prefer(request.get("prefer", Prefer.NEITHER.value))
     except ValueError as error:
         raise UsageError(f"prefer: {error}") from error
-    return PushRequest(
+    wanted = PushRequest(
         message=os.fsencode(_text(request, "message")),
         author=Stamp(os.fsencode(_text(request, "author"))),
         committer=Stamp(os.fsencode(_text(request, "committer"))),
@@ -245,3 +162,5 @@ def _push_request(request: Request, search_path: str) -> PushRequest:
         prefer=prefer,
         dry_run=request.get("dry_run") is True,
     )
+    places = _texts(request, "places") if request.get("places") else []
+    return Order(wanted, tuple(map(os.fsencode, places)))

@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 
-from riafs.errors import OverlayFailed, OverlayFull, RiafsError
+from riafs.errors import FileTooLarge, OverlayFailed, OverlayFull, RiafsError
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -79,4 +79,6 @@ def failure(error: OSError, path: str) -> RiafsError:
     """What an error of the overlay's file system is to a program."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OverlayFull(f"no room left for {path}")
+    if error.errno == errno.EFBIG:
+        return FileTooLarge(f"{path} cannot get that large on its file system")
     return OverlayFailed(f"{path} cannot be used: {error.strerror}")

@@ -4,10 +4,14 @@ Layout: ``overlay.sqlite`` (with SQLite's ``-wal`` and ``-shm``), ``data/``. The
 so that two processes never are in it at once.
 """
 
+import contextlib
 import fcntl
 import os
+import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from riafs.cache.private import private_directory
 from riafs.counters import Counters
@@ -22,8 +26,10 @@ from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
 from riafs.storage.patience import Patience
 
+DATABASE = "overlay.sqlite"
 _SYNC_SECONDS = 300.0
 _THREADS = 8
+_ENDING_SECONDS, _STEP_SECONDS = 2.0, 0.02
 
 
 class Overlay:
@@ -38,7 +44,7 @@ class Overlay:
             os.makedirs(f"{self.path}/data", mode=0o700, exist_ok=True)
             self.files = DataFiles(f"{self.path}/data")
             self.patience = Patience(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS)
-            self.journal = Journal(f"{self.path}/overlay.sqlite", self.patience, failpoint)
+            self.journal = Journal(f"{self.path}/{DATABASE}", self.patience, failpoint)
             self.rows = Rows(self.journal)
             self.is_open: InUse = nobody
             """Whether a row is open, so that it must be kept until it is closed."""
@@ -104,6 +110,21 @@ class Overlay:
             await self.patience.run(self.files.purge, numbers)
         await self.journal.checkpoint()
 
+    # -- what it belongs to -------------------------------------------------------------------------------------------
+
+    @property
+    def source(self) -> str | None:
+        """The source that the overlay lies over, None before `belong_to`."""
+        found = self._setting("source")
+        return None if found is None else str(found)
+
+    def belong_to(self, source: str) -> None:
+        """Remember the source that the changes are made in, so that they can be pushed without a mount."""
+        if self.source != source:
+            with self.journal.step:
+                self.journal.run("INSERT OR REPLACE INTO setting VALUES ('source', ?)", (source,))
+            self.journal.commit()
+
     # -- what changed -------------------------------------------------------------------------------------------------
 
     def datasets(self) -> list[Base]:
@@ -148,6 +169,56 @@ class Overlay:
         """What differs from that commit, by path. Raises NoSuchName."""
         self.journal.before_commit()
         return iter(differences(self.rows, self.files, self.area(dataset)))
+
+
+def recorded_source(path: str) -> str | None:
+    """The source of the overlay in the directory `path`, which others may be using; None where none is recorded.
+
+    Raises OverlayFailed where there is no overlay that can be read.
+    """
+    if not os.path.isfile(f"{path}/{DATABASE}"):
+        raise OverlayFailed(f"{path} is no overlay: it has no {DATABASE}")
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(path)}/{DATABASE}?mode=ro", uri=True)) as database:
+            found = database.execute("SELECT value FROM setting WHERE name = 'source'").fetchone()
+    except sqlite3.Error as error:
+        raise OverlayFailed(f"the overlay {path} cannot be read: {error}") from error
+    return None if found is None else str(found[0])
+
+
+def open_when_free(path: str, counters: Counters) -> Overlay:
+    """The overlay in `path`, waited for while the process of a mount that has just been unmounted ends. Raises Busy
+    where it is used for longer than that, and as Overlay.
+    """
+    until = time.monotonic() + _ENDING_SECONDS
+    while True:
+        try:
+            return Overlay(path, counters)
+        except Busy:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_STEP_SECONDS)
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Overlay]:
+    """The overlay in an existing directory. Raises OverlayFailed where there is none, and as open_when_free."""
+    recorded_source(path)
+    overlay = open_when_free(path, Counters())
+    try:
+        yield overlay
+    finally:
+        overlay.close()
+
+
+@contextlib.contextmanager
+def holding(path: str) -> Iterator[None]:
+    """The overlay in that directory is nobody else's meanwhile. Raises Busy."""
+    lock = _locked(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _locked(path: str) -> int:

@@ -89,7 +89,7 @@ class Publisher:
         if merged.conflicts and self._request.as_branch is not None:
             raise branch_exists(ref, self._to)
         if self._request.prefer is Prefer.NEITHER:
-            refuse_conflicts(merged, self._to, self._base, ref)
+            refuse_conflicts(merged, self._to, self._base, ref, before)
         return merged
 
     async def _commit(self, before: bytes, merged: Merged) -> bytes:
@@ -153,8 +153,8 @@ def branch_exists(ref: bytes, destination: Destination) -> PushRefused:
     return PushRefused(f"branch {branch} of {destination.dataset.name} exists already; choose another name")
 
 
-def refuse_conflicts(merged: Merged, destination: Destination, base: Base, ref: bytes) -> None:
-    """Raise PushConflict if there are any conflicts."""
+def refuse_conflicts(merged: Merged, destination: Destination, base: Base, ref: bytes, tip: bytes) -> None:
+    """Raise PushConflict if there are any conflicts between `base` and `tip`, which `ref` names now."""
     if not merged.conflicts:
         return
     paths = sorted(merged.conflicts)
@@ -162,7 +162,8 @@ def refuse_conflicts(merged: Merged, destination: Destination, base: Base, ref: 
     more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
     branch = os.fsdecode(ref.removeprefix(b"refs/heads/"))
     raise PushConflict(
-        f"{destination.dataset.name}: changed both here since {base.commit.decode()} and on {branch}: {shown}{more}; "
+        f"{destination.dataset.name}: changed both here since {base.commit.decode()} and on {branch}, which "
+        f"is at {tip.decode()} now: {shown}{more}; "
         "nothing was pushed, --ours, --theirs or --as-branch NAME decides",
         tuple(paths),
     )

@@ -143,7 +143,8 @@ class Push:
 
     async def _foresee_conflicts(self, ref: bytes, plan: Plan, placer: Placer) -> None:
         """Find conflicts before anything is sent: only files that were changed in the store too have to be hashed."""
-        root = await self._to.root(await self._starting_point(ref))
+        tip = await self._starting_point(ref)
+        root = await self._to.root(tip)
         if root == self._base_root or self._request.prefer is not Prefer.NEITHER or self._request.as_branch is not None:
             return
         edits = dict(plan.edits)
@@ -155,7 +156,7 @@ class Push:
             else:
                 edits.pop(change.path, None)
         refuse_conflicts(
-            await merge(self._trees, self._base_root, root, edits, Prefer.NEITHER), self._to, self._base, ref
+            await merge(self._trees, self._base_root, root, edits, Prefer.NEITHER), self._to, self._base, ref, tip
         )
 
     async def _foreseen(self, ready: _Prepared) -> PushReport:

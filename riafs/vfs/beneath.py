@@ -29,6 +29,7 @@ class Beneath:
         self._filesystem = filesystem
         self._store = store
         self._held: dict[int, tuple[Node, float]] = {}
+        self._tops: dict[int, Node] = {}
         self._pinned: dict[bytes, Node] = {}
         self._sizes: dict[int, int] = {}
 
@@ -92,6 +93,8 @@ class Beneath:
         if entrance is None:
             return None
         path = await self._path(inode, top)
+        if path is None:
+            return None
         parent = inode if inode == top.inode else self._filesystem.parent(inode).inode
         return Home(await self._base(directory), entrance, path, parent)
 
@@ -103,11 +106,13 @@ class Beneath:
             node = node.parent
         return node
 
-    async def _path(self, inode: int, top: Node) -> bytes:
-        """The path of an inode from a top above it."""
+    async def _path(self, inode: int, top: Node) -> bytes | None:
+        """The path of an inode from a top above it; None below a name that is not listed."""
         names: list[bytes] = []
         while inode != top.inode:
             node = self._filesystem.parent(inode)
+            if node.is_hidden(slot_of(inode)):
+                return None
             directory, entry = await node.entry(slot_of(inode))
             if directory is not node.directory:
                 raise StaleHandle(f"{entry.name!r} was replaced in the store")
@@ -168,13 +173,16 @@ class Beneath:
     # -- holding ------------------------------------------------------------------------------------------------------
 
     def _hold(self, top: Node) -> None:
+        self._tops[top.inode] = top
         if not top.held or top.inode in self._held:
             top.held = True
             self._held[top.inode] = top, trio.current_time() + HOLD_SECONDS
 
     def pin(self, top: int) -> None:
         """See Lower."""
-        node, _ = self._held.pop(top)
+        self._held.pop(top, None)
+        node = self._tops[top]
+        node.held = True
         assert isinstance(node.directory, OfCommit)
         self._pinned[node.directory.standing.dataset] = node
 

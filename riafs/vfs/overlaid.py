@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from riafs.formats.riaurl import RiaUrl
 from riafs.overlay.places import Ownership
-from riafs.overlay.store import Overlay
+from riafs.overlay.store import open_when_free
 from riafs.vfs.assembly import Assembled
 from riafs.vfs.writable import WritableFileSystem
 
@@ -25,10 +25,11 @@ async def lay_over(assembled: Assembled, source: RiaUrl, place: OverlayPlace) ->
     it belongs to something else or cannot be used, OverlayFull.
     """
     filesystem = assembled.filesystem
-    overlay = Overlay(place.directory, filesystem.counters)
+    overlay = open_when_free(place.directory, filesystem.counters)
     assembled.call_at_close(overlay.close)
     store = str(replace(source, dataset=None, alias=None, version=None))
     writable = WritableFileSystem(filesystem, overlay, place.ownership, store)
     assembled.call_at_close(writable.close)
     await writable.attach()
+    overlay.belong_to(str(source))
     return writable

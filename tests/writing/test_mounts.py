@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from riafs.overlay.datafiles import failure
 from tests.behaviour import shown_store
 from tests.failing import errno_of
 from tests.fuse.mounting import Mounted, mounted, run_riafs
@@ -127,6 +128,13 @@ def test_an_overlay_serves_one_mount(mount: Mounted, store: shown_store.ShownSto
     assert "is in use by another process" in done.stderr
 
 
+def test_a_mount_stays_as_it_was_mounted(mount: Mounted, store: shown_store.ShownStore) -> None:
+    assert run_riafs("mount", store.path, mount.path, "-o", "remount,rw").returncode == 0
+    done = run_riafs("mount", store.path, mount.path, "-o", "remount,ro")
+    assert done.returncode == 1
+    assert "mount it without --overlay" in done.stderr
+
+
 def test_an_overlay_belongs_to_its_source(
     fuse: None, store: shown_store.ShownStore, overlay: Path, tmp_path: Path
 ) -> None:
@@ -156,6 +164,10 @@ def test_a_full_disk_is_no_space_left(fuse: None, store: shown_store.ShownStore,
             assert (main / "fits").read_bytes() == b"x" * 100_000
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_a_file_that_the_overlay_s_file_system_cannot_hold_is_too_large() -> None:
+    assert failure(OSError(errno.EFBIG, "x"), "somewhere").errno == errno.EFBIG
 
 
 def test_others_may_not_write(mount: Mounted) -> None:

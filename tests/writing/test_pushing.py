@@ -1,6 +1,8 @@
 """Pushing from a mount: it shows the new commit with nothing changed, and whoever works in it is not disturbed."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,43 @@ def test_after_a_push_the_branch_is_followed_again(mount: Mounted, dataset: Smal
     dataset.commit({b"later": b"2"}, time=1_900_000_000)
     mount.refresh()
     assert os.listdir(top) == ["later"]
+
+
+def test_nothing_is_lost_while_others_write(mount: Mounted, dataset: SmallDataset) -> None:
+    top = mount.path / "one"
+    script = """
+import os, sys
+top, who = sys.argv[1:]
+for i in range(60):
+    os.makedirs(f"{top}/{who}/{i % 5}", exist_ok=True)
+    with open(f"{top}/{who}/{i % 5}/{i}", "w") as file:
+        file.write(f"{who} {i}")
+    with open(f"{top}/{who}/log", "a") as file:
+        file.write(f"{i}\\n")
+    if i % 3 == 0:
+        os.rename(f"{top}/{who}/{i % 5}/{i}", f"{top}/{who}/renamed-{i}")
+    if i % 7 == 0:
+        os.unlink(f"{top}/{who}/renamed-{i}" if i % 3 == 0 else f"{top}/{who}/{i % 5}/{i}")
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", script, top, who]) for who in ("A", "B")]
+    pushes = 0
+    while any(each.poll() is None for each in writers):
+        pushes += "pushed" in push(mount)
+    assert [each.returncode for each in writers] == [0, 0]
+    assert pushes
+    push(mount)
+    expected = {}
+    for who in ("A", "B"):
+        expected[f"{who}/log"] = "".join(f"{i}\n" for i in range(60))
+        for i in range(60):
+            path = f"{who}/renamed-{i}" if i % 3 == 0 else f"{who}/{i % 5}/{i}"
+            if i % 7:
+                expected[path] = f"{who} {i}"
+    found = [path for who in ("A", "B") for path in (top / who).rglob("*") if path.is_file()]
+    assert {str(path.relative_to(top)): path.read_text() for path in found} == expected
+    assert changed(mount) == []
+    committed = {os.fsdecode(path) for path in tree(dataset) if path[:2] in (b"A/", b"B/")}
+    assert committed == expected.keys()
 
 
 def test_a_conflict_is_told_and_leaves_everything_as_it_is(mount: Mounted, dataset: SmallDataset) -> None:
