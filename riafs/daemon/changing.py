@@ -118,9 +118,11 @@ class Changing:
             self._pushing.acquire_nowait()
         except trio.WouldBlock:
             raise Busy("a push is under way already") from None
+        self._filesystem.overlay.keeps_files = True
         try:
             return await self._push_members(wanted, chosen)
         finally:
+            self._filesystem.overlay.keeps_files = False
             self._progress.end()
             self._pushing.release()
 
