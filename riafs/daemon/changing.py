@@ -104,11 +104,13 @@ class Changing:
             self._pushing.acquire_nowait()
         except trio.WouldBlock:
             raise Busy("a push is under way already") from None
+        self._filesystem.overlay.keeps_files = True
         try:
             outcomes = await push_changes(
                 self._filesystem, self._source, self._means, order, self._progress, self._tell
             )
         finally:
+            self._filesystem.overlay.keeps_files = False
             self._progress.end()
             self._pushing.release()
         return {"pushed": [describe_outcome(outcome) for outcome in outcomes]}

@@ -48,6 +48,8 @@ class Overlay:
             self.rows = Rows(self.journal)
             self.is_open: InUse = nobody
             """Whether a row is open, so that it must be kept until it is closed."""
+            self.keeps_files = False
+            """Whether data files stay though no row names them: somebody reads those of a list of changes."""
             self._recover()
         except BaseException:
             os.close(self._lock)
@@ -103,7 +105,7 @@ class Overlay:
 
     async def tidy(self) -> None:
         """Remove the data files that are not needed any more, move the log into the database if it is long."""
-        if self.files.doomed:
+        if self.files.doomed and not self.keeps_files:
             self.journal.commit()
             numbers = self.files.take_doomed()
             await self.journal.durable()

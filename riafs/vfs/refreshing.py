@@ -44,15 +44,17 @@ class Refresher:
     async def renew(self, node: Node) -> list[Change]:
         """Ask for a newer version of `node` and move to it. Returns what changed, nothing if there is none."""
         newer = await node.directory.renewed(self._turn)
-        return [] if newer is None else await self.move(node, newer)
+        return [] if newer is None or node.held else await self.move(node, newer)
 
     async def move(self, node: Node, newer: Directory) -> list[Change]:
         """Move `node` to `newer`, and what was entered below it along with it. Returns what changed."""
-        entered = -1
+        held, entered = node.held, -1
         while entered != len(self._nodes):  # a directory that is entered while others are looked up has to come along
             entered = len(self._nodes)
             self._steps.clear()
             await self._prepare(node, newer)
+        if any(step.node.held for step in self._steps if step.node is not node) or node.held != held:
+            return []  # something was laid over it meanwhile; the next round looks again
         for step in self._steps:
             step.node.directory = step.directory
             step.node.renumbering = step.renumbering

@@ -37,6 +37,7 @@ T = TypeVar("T")
 Tell = Callable[[Sequence[Change]], Awaitable[None]]
 """Hears what the kernel has to forget."""
 
+_ENDING_SECONDS = 1.0
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
@@ -71,6 +72,8 @@ class WritableFileSystem:
         self._last_directory = 0
         self._successors: dict[int, int] = {}
         self._moving: trio.Event | None = None
+        self._running = 0
+        self._one_ended = trio.Event()
         self.overlay = overlay
 
     async def attach(self) -> None:
@@ -308,7 +311,14 @@ class WritableFileSystem:
         async def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
             if self._moving is not None:
                 await self._moving.wait()
-            return await handler(*args, **kwargs)
+            self._running += 1
+            try:
+                return await handler(*args, **kwargs)
+            finally:
+                self._running -= 1
+                if self._moving is not None:
+                    self._one_ended.set()
+                    self._one_ended = trio.Event()
 
         return waiting
 
@@ -317,6 +327,9 @@ class WritableFileSystem:
         async with self._filesystem.refreshing:  # first: who tells the kernel may wait for a handler that waits here
             self._moving = trio.Event()
             try:
+                with trio.move_on_after(_ENDING_SECONDS):  # longer ones wait for content, which stays what it is
+                    while self._running:
+                        await self._one_ended.wait()
                 yield
             finally:
                 self._moving.set()

@@ -127,7 +127,9 @@ for i in range(60):
     writers = [subprocess.Popen([sys.executable, "-c", script, top, who]) for who in ("A", "B")]
     pushes = 0
     while any(each.poll() is None for each in writers):
-        pushes += "pushed" in push(mount)
+        answer = push(mount)
+        assert answer.get("kind") in (None, "Busy"), answer
+        pushes += "pushed" in answer
     assert [each.returncode for each in writers] == [0, 0]
     assert pushes
     push(mount)
@@ -143,6 +145,7 @@ for i in range(60):
     assert changed(mount) == []
     committed = {os.fsdecode(path) for path in tree(dataset) if path[:2] in (b"A/", b"B/")}
     assert committed == expected.keys()
+    assert mount.counter("handler_errors") == 0
 
 
 def test_a_conflict_is_told_and_leaves_everything_as_it_is(mount: Mounted, dataset: SmallDataset) -> None:
