@@ -39,6 +39,7 @@ want fuse3 command -v fusermount3
 want p7zip-full command -v 7z
 want gnupg command -v gpg
 want attr command -v getfattr
+want file command -v file
 want procps command -v ps
 want netbase test -e /etc/protocols # git-annex downloads nothing without it
 if [ ${#missing[@]} -gt 0 ]; then

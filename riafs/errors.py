@@ -1,8 +1,8 @@
 """Every failure riafs knows, one class each.
 
 A class carries what the two edges need and nothing else decides: the ``errno`` a program gets through the kernel, the
-exit status a command ends with (mount(8)'s bits: 1 usage or permission, 2 system, 4 bug, 32 mount failed), and whether
-trying again later can help. Messages name the thing, the place and the way out.
+exit status a command ends with (mount(8)'s bits: 1 usage or permission, 2 system, 4 bug, 16 conflict, 32 mount failed),
+and whether trying again later can help. Messages name the thing, the place and the way out.
 """
 
 import errno as _errno
@@ -130,6 +130,67 @@ class StaleHandle(RiafsError):
     errno = _errno.ESTALE
 
 
+# -- changes ----------------------------------------------------------------------------------------------------------
+
+
+class NameExists(RiafsError):
+    """A name that is to be made is there already."""
+
+    errno = _errno.EEXIST
+
+
+class DirectoryNotEmpty(RiafsError):
+    """A directory that is to be removed or replaced still has entries."""
+
+    errno = _errno.ENOTEMPTY
+
+
+class NameTooLong(RiafsError):
+    """A name of more than 255 bytes, or a link's target of more than 4095."""
+
+    errno = _errno.ENAMETOOLONG
+
+
+class BadChange(RiafsError):
+    """A change that cannot be made anywhere: a directory moved into itself, a name that is none, a negative size."""
+
+    errno = _errno.EINVAL
+
+
+class FileTooLarge(RiafsError):
+    """A size or an offset beyond what a file can have."""
+
+    errno = _errno.EFBIG
+
+
+class NotPermitted(RiafsError):
+    """What git cannot carry (hard links, device nodes, fifos, sockets), refused where it is made."""
+
+    errno = _errno.EPERM
+
+
+class NotSupported(RiafsError):
+    """A file system operation that riafs does not have (extended attributes of one's own)."""
+
+    errno = _errno.ENOTSUP
+
+
+class AcrossDatasets(RiafsError):
+    """A move from one dataset to another; mv copies then."""
+
+    errno = _errno.EXDEV
+
+
+class OverlayFull(RiafsError):
+    """There is no room left where the overlay lies; nothing was changed."""
+
+    errno = _errno.ENOSPC
+
+
+class OverlayFailed(RiafsError):
+    """The overlay's directory cannot be read or written, or is damaged."""
+
+
 # -- stores -----------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +258,34 @@ class Busy(RiafsError):
 
     errno = _errno.EBUSY
     retryable = True
+
+
+# -- push -------------------------------------------------------------------------------------------------------------
+
+
+class PushRefused(RiafsError):
+    """A dataset that cannot be pushed to as it is, found out before anything was written."""
+
+    errno = _errno.EROFS
+    exit_code = 1
+
+
+class PushConflict(RiafsError):
+    """The same paths were changed in the store since; nothing was pushed, and the local changes are as they were."""
+
+    errno = _errno.EBUSY
+    exit_code = 16
+
+    def __init__(self, message: str, paths: tuple[bytes, ...] = ()) -> None:
+        super().__init__(message)
+        self.paths = paths
+
+
+class NoAuthor(RiafsError):
+    """git does not know who makes a commit."""
+
+    errno = _errno.EINVAL
+    exit_code = 1
 
 
 # -- git --------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ class Kind(enum.Enum):
     MODE = "MODE"
     LOG = "LOG"
     FILE = "FILE"
+    OVERLAY = "DIR|auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("gid", Kind.ID, None, "number of the group that owns everything (default: of who mounts)", _WHO),
     Option("file-mode", Kind.MODE, "555", "octal mask on the modes of files, which are 444 and 555", _WHO),
     Option("dir-mode", Kind.MODE, "555", "octal mode of directories", _WHO),
+    Option(
+        "overlay",
+        Kind.OVERLAY,
+        "",
+        "let programs change the files of datasets, and keep the changes in this directory of the user's alone until "
+        "they are pushed; auto: below the user's data directory, one for each source (the same as -o rw)",
+        _WHO,
+    ),
     Option("noexec", Kind.FLAG, "no", "let no program be started from the mount", _WHO),
     Option(
         "refresh",

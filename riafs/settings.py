@@ -6,6 +6,7 @@ The only reader of ``os.environ``. Values are kept as text until they have won, 
 Programs that mount(8) starts may have neither HOME nor PATH; `complete_environment` fills in both.
 """
 
+import hashlib
 import math
 import os
 import pwd
@@ -23,6 +24,7 @@ FALLBACK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SYSTEM_CONFIG = "/etc/riafs/config.toml"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_SIZE = 1 << 60
+AUTO = "auto"
 MAX_ID = 2**32 - 2  # (uid_t)-1 means "no user" to the kernel
 
 
@@ -40,6 +42,8 @@ class Settings:
     gid: int
     file_mode: int
     dir_mode: int
+    overlay: str
+    """Where changes are kept; empty for a mount that is only read."""
     noexec: bool
     refresh: float
     verify: str
@@ -167,6 +171,7 @@ def parse_value(option: Option, given: Given) -> Value:
         Kind.MODE: _read_mode,
         Kind.LOG: _read_log,
         Kind.FILE: _read_file,
+        Kind.OVERLAY: _read_overlay,
     }
     value = readers[option.kind](option, given.text)
     if value is None:
@@ -188,6 +193,7 @@ def _taken(option: Option) -> str:
         Kind.MODE: "an octal mode up to 777",
         Kind.LOG: "auto, syslog, none or the absolute path of a file",
         Kind.FILE: "the absolute path of a file, or nothing",
+        Kind.OVERLAY: "the absolute path of a directory, auto, or nothing",
     }[option.kind]
 
 
@@ -244,6 +250,10 @@ def _read_log(option: Option, text: str) -> str | None:
 
 def _read_file(option: Option, text: str) -> str | None:
     return text if not text else _read_path(option, text)
+
+
+def _read_overlay(option: Option, text: str) -> str | None:
+    return text if text in ("", AUTO) else _read_path(option, text)
 
 
 def show_value(option: Option, value: Value) -> str:
@@ -350,6 +360,27 @@ def directories(environment: Mapping[str, str]) -> Directories:
 
     dirs = platformdirs.PlatformDirs("riafs")
     return Directories(cache=dirs.user_cache_dir, runtime=runtime, log=dirs.user_log_dir)
+
+
+def overlays_directory(environment: Mapping[str, str]) -> str:
+    """Where overlays are kept if nobody says where. Raises UsageError where this user has no place that lasts."""
+    if os.getuid() == 0:
+        place = "/var/lib/riafs"
+    elif environment.get("HOME", "").startswith("/"):
+        import platformdirs
+
+        place = platformdirs.PlatformDirs("riafs").user_data_dir
+    else:
+        raise UsageError("this user has no home directory to keep changes in; name a directory with --overlay DIR")
+    return f"{place}/overlays"
+
+
+def overlay_directory(source: str, environment: Mapping[str, str]) -> str:
+    """Where the changes to `source`, in its full form, are kept if nobody says where. Raises UsageError where this user
+    has no place that lasts.
+    """
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.rpartition("/")[2])[:40].strip("-.")
+    return f"{overlays_directory(environment)}/{readable}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:12]}"
 
 
 def runtime_directory(uid: int, environment: Mapping[str, str]) -> str:

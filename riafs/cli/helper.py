@@ -15,5 +15,5 @@ def run(words: Sequence[str]) -> int:
     """Mount as mount(8) asks with the arguments `words`."""
     arguments = build_helper_parser().parse_args(words)
     options = sort_options(arguments.options, sloppy=arguments.sloppy)
-    request = MountRequest(arguments.source, arguments.mountpoint, options.given, options.words)
+    request = MountRequest(arguments.source, arguments.mountpoint, options.given, options.words, by_mount=True)
     return mount(request, fake=arguments.fake)

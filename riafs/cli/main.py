@@ -16,6 +16,10 @@ COMMANDS = {
     "mount": "mount",
     "umount": "umount",
     "status": "status",
+    "push": "push",
+    "diff": "diff",
+    "restore": "restore",
+    "overlay": "overlay",
     "prefetch": "prefetch",
     "cache": "cache",
     "verify": "verify",
@@ -68,7 +72,9 @@ def _dispatch(program: str, words: Sequence[str]) -> int:
         return int(importlib.import_module("riafs.cli.helper").run(words))
     from riafs.cli import parser
 
-    arguments = parser.build_parser().parse_args(with_command(words))
+    completed = with_command(words)
+    arguments = parser.build_parser().parse_args(completed)
+    arguments.by_mount = completed is not words  # mount.fuse3 names no command
     module = importlib.import_module(f"riafs.cli.{COMMANDS[arguments.command]}")
     return int(module.run(arguments))
 

@@ -18,6 +18,7 @@ _EXIT_STATUS = (
     ("2", "a system error"),
     ("4", "a bug in riafs"),
     ("8", "interrupted"),
+    ("16", "the same paths were changed here and in the store: nothing was pushed"),
     ("32", "the mount failed, or a store, dataset, version or mountpoint was not found"),
     ("64", "of several unmounts some succeeded; of several keys some were damaged and left out"),
 )
@@ -26,6 +27,7 @@ _FILES = (
     ("RIAFS_OPTION", "environment variables, such as RIAFS_CACHE_DIR; they win over files, flags win over them"),
     ("ARVADOS_API_TOKEN, arvados/settings.conf", "the token for an Arvados cluster, as the Arvados clients find it"),
     ("/var/log/riafs, or log below the user's state or cache directory", "a log for each mount"),
+    ("/var/lib/riafs/overlays, or riafs/overlays below the user's data directory", "local changes, see riafs overlay"),
     ("/var/cache/riafs, or the user's cache directory", "the block cache and what was verified"),
     ("DIR/.riafs/stats, errors, config", "counters, last errors and settings of a mount; not listed"),
 )
@@ -37,6 +39,8 @@ _MOUNT_EXAMPLES = (
     "riafs prefetch /mnt/lab/hcp/sub-01",
     "riafs cache pin /mnt/lab/hcp/sub-01",
     "riafs umount /mnt/lab",
+    "riafs mount '/data/store#~hcp' /mnt/hcp -o rw",
+    "riafs push /mnt/hcp -m 'New scans'",
     "riafs archive '/data/store#~hcp' --older 90 --prune --dry-run",
 )
 _HELPER_EXAMPLES = (

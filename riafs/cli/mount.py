@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from riafs.cli.mountopts import quote_option, wants_writing
+from riafs.cli.mountopts import is_read_only, quote_option, wants_writing
 from riafs.daemon import background, mountpoint, process
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.unmount import find_mount
@@ -19,7 +19,7 @@ from riafs.formats.riaurl import RiaUrl, rewrite
 from riafs.formats.riaurl import parse_source as parse_ria_source
 from riafs.formats.sources import Source, parse_source
 from riafs.git.config import instead_of_rules
-from riafs.settings import Given, complete_environment, directories, load
+from riafs.settings import AUTO, Given, Settings, complete_environment, directories, load, overlay_directory
 
 MAX_MANIFEST = 1 << 30
 """Bytes of a manifest on standard input."""
@@ -34,11 +34,13 @@ class MountRequest:
     given: tuple[Given, ...]
     words: tuple[str, ...]
     """mount(8)'s own options."""
+    by_mount: bool = False
+    """Whether mount(8) asks, which says ``rw`` of its own accord: only ``overlay`` counts then."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The subcommand."""
-    request = MountRequest(arguments.source, arguments.mountpoint, arguments.given, arguments.words)
+    request = MountRequest(arguments.source, arguments.mountpoint, arguments.given, arguments.words, arguments.by_mount)
     if arguments.print_fstab:
         print(fstab_line(request))
         return 0
@@ -62,10 +64,12 @@ def mount(request: MountRequest, *, fake: bool = False) -> int:
 
 
 def remount(request: MountRequest) -> int:
-    """``-o remount``: a riafs mount is read-only and can be nothing else. Raises NotMounted, UsageError."""
+    """``-o remount``: a riafs mount stays as it was mounted, ro or rw. Raises NotMounted, UsageError."""
     mounted = find_mount(request.directory)
-    if wants_writing(request.words):
-        raise UsageError(f"{mounted.mountpoint} cannot be remounted rw: a riafs mount is read-only")
+    if wants_writing(request.words) and not mounted.writable:
+        raise UsageError(f"{mounted.mountpoint} is read-only; to change something, mount it with --overlay instead")
+    if mounted.writable and is_read_only(request.words):
+        raise UsageError(f"{mounted.mountpoint} can be written; to only read, mount it without --overlay instead")
     return 0
 
 
@@ -77,7 +81,27 @@ def make_plan(request: MountRequest, environment: Mapping[str, str]) -> MountPla
     target = request.directory
     if not mountpoint.is_passed_device(target):
         target = os.path.abspath(target)
-    return MountPlan(source, target, effective.settings, directories(environment), environment, rules)
+    settings = replace(effective.settings, overlay=_overlay(request, effective.settings, source, environment))
+    return MountPlan(source, target, settings, directories(environment), environment, rules)
+
+
+def _overlay(request: MountRequest, settings: Settings, source: Source, environment: Mapping[str, str]) -> str:
+    """The directory to keep changes in, "" for a mount that is only read. Raises UsageError."""
+    wanted = settings.overlay
+    if is_read_only(request.words):
+        if wanted and any(given.name == "overlay" for given in request.given):
+            raise UsageError("-o ro and --overlay exclude each other")
+        return ""
+    if not wanted and wants_writing(request.words) and not request.by_mount:
+        wanted = AUTO
+    if not wanted:
+        return ""
+    if not isinstance(source, RiaUrl):
+        raise UsageError(f"{source} can only be read: collections of Keep cannot be changed; leave out rw and overlay")
+    if source.version is not None:
+        unversioned = replace(source, version=None)
+        raise UsageError(f"{source} can only be read: a version stays as it is; changes are made in {unversioned}")
+    return overlay_directory(str(source), environment) if wanted == AUTO else wanted
 
 
 def absolute_source(text: str, rules: Iterable[tuple[str, str]]) -> Source:
@@ -137,7 +161,17 @@ def fstab_line(request: MountRequest) -> str:
     words = [word for word in request.words if word not in ("ro", "rw")]
     network = [] if plan.source.local else ["_netdev"]
     own = [quote_option(f"{given.name.replace('-', '_')}={given.text}") for given in request.given]
-    options = ["ro", "noauto", "nofail", *network, "x-systemd.automount", *words, *own]
+    if plan.settings.overlay and not any(given.name == "overlay" for given in request.given):
+        own.append("overlay=auto")
+    options = [
+        "rw" if plan.settings.overlay else "ro",
+        "noauto",
+        "nofail",
+        *network,
+        "x-systemd.automount",
+        *words,
+        *own,
+    ]
     fields = (_lasting(request.source, plan.source), plan.mountpoint, "riafs", ",".join(dict.fromkeys(options)))
     return "  ".join(map(_fstab_field, fields)) + "  0  0"
 

@@ -12,8 +12,8 @@ from riafs.errors import UsageError
 from riafs.options import Kind
 from riafs.settings import Given, find_option
 
-# Options that mount(8), /etc/fstab and systemd address to somebody else, or that a mount which is read-only, nosuid and
-# nodev by nature satisfies or overrides. ``dev`` and ``suid`` come from mount.fuse3, which adds them for root.
+# Options that mount(8), /etc/fstab and systemd address to somebody else, or that a mount which is nosuid and nodev by
+# nature satisfies or overrides. ``dev`` and ``suid`` come from mount.fuse3, which adds them for root.
 _GENERIC = re.compile(
     "rw|ro|defaults|remount|default_permissions|_netdev|nofail|loud|silent|strictatime|nostrictatime|async|sync|dirsync"
     "|(no)?(suid|dev|user|users|owner|group|auto|atime|diratime|relatime|lazytime|mand|iversion)"
@@ -82,6 +82,11 @@ def sort_options(texts: Iterable[str], *, sloppy: bool) -> MountOptions:
 def wants_writing(words: Iterable[str]) -> bool:
     """Whether the last of ``ro`` and ``rw`` is ``rw``; mount(8) itself gives ``rw`` when nobody said either."""
     return [word for word in words if word in ("ro", "rw")][-1:] == ["rw"]
+
+
+def is_read_only(words: Iterable[str]) -> bool:
+    """Whether the last of ``ro`` and ``rw`` is ``ro``."""
+    return [word for word in words if word in ("ro", "rw")][-1:] == ["ro"]
 
 
 def is_generic(option: str) -> bool:

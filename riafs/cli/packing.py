@@ -17,11 +17,12 @@ from riafs.errors import BadSource, MissingProgram
 from riafs.formats.riaurl import RiaUrl
 from riafs.git.config import instead_of_rules
 from riafs.packing.archiving import ArchiveReport
-from riafs.packing.dataset import Means, PackedDataset, open_dataset
+from riafs.packing.dataset import PackedDataset, open_dataset
 from riafs.packing.problems import Damage
 from riafs.packing.unarchiving import UnarchiveReport
 from riafs.packing.watching import Nobody, Step, Watcher
 from riafs.settings import complete_environment, load
+from riafs.tree.working import Means
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -104,6 +104,10 @@ def build_parser() -> Parser:
     _add_mount(_command(commands, "mount", "Mount a store, a dataset, collections, or a cluster."))
     _add_umount(_command(commands, "umount", "Unmount riafs mounts, also dead ones."))
     _add_status(_command(commands, "status", "Show what is mounted, and how each mount is doing."))
+    _add_push(_command(commands, "push", "Turn local changes into a commit in the store."))
+    _add_diff(_command(commands, "diff", "List local changes."))
+    _add_restore(_command(commands, "restore", "Drop local changes, so that what the store has is shown again."))
+    _add_overlay(_command(commands, "overlay", "List, move and remove the directories that local changes are kept in."))
     _add_prefetch(_command(commands, "prefetch", "Read files and trees of mounts, so that they are in the caches."))
     _add_cache(_command(commands, "cache", "Show, check, pin and evict what the block cache of this user holds."))
     _add_verify(_command(commands, "verify", "Read everything a source holds; report what is damaged or missing."))
@@ -164,6 +168,60 @@ def _add_umount(parser: Parser) -> None:
 def _add_status(parser: Parser) -> None:
     parser.add_argument("directory", metavar="DIR", nargs="?", help="only what is mounted here")
     _add_json(parser)
+
+
+def _add_push(parser: Parser) -> None:
+    _add_places(parser, "only what is changed here, in datasets, directories or files (default: everything)")
+    parser.add_argument(
+        "-m", "--message", metavar="TEXT", default="Changes made in a riafs mount", help="of the commit"
+    )
+    parser.add_argument("--author", metavar="'NAME <ADDRESS>'", help="whose changes these are (default: as git has it)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--branch", metavar="NAME", help="an existing branch to push to (default: the one that is shown)"
+    )
+    where.add_argument("--as-branch", metavar="NAME", help="make a new branch of the changes")
+    conflict = parser.add_mutually_exclusive_group()
+    conflict.add_argument(
+        "--ours", action="store_true", help="what was changed both here and in the store becomes what it is here"
+    )
+    conflict.add_argument(
+        "--theirs", action="store_true", help="… stays what it is in the store, and the change here is given up"
+    )
+    _add_dry_run(parser)
+    _add_json(parser)
+
+
+def _add_places(parser: Parser, what: str, number: str = "*") -> None:
+    parser.add_argument("paths", metavar="PATH", nargs=number, help=what)
+    parser.add_argument(
+        "--overlay",
+        metavar="DIR",
+        help="the changes in this directory, which is not mounted; each PATH is one from the root of the source",
+    )
+
+
+def _add_diff(parser: Parser) -> None:
+    _add_places(parser, "only what is changed here (default: everything in the mount of the working directory)")
+    _add_json(parser)
+
+
+def _add_restore(parser: Parser) -> None:
+    _add_places(parser, "a file, a directory or a dataset with everything in it", "+")
+
+
+def _add_overlay(parser: Parser) -> None:
+    _add_json(parser)
+    parser.set_defaults(action="list")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=False, parser_class=Parser)
+    listing = _command(actions, "list", "what is kept where, the same as no action")
+    listing.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    move = _command(actions, "move", "give one that is not mounted another place")
+    remove = _command(actions, "remove", "remove one that is not mounted")
+    for action in (move, remove):
+        action.add_argument("directory", metavar="DIR", help="an overlay, as the list has it")
+    move.add_argument("target", metavar="NEW", help="where nothing is yet")
+    remove.add_argument("--force", action="store_true", help="even if there are changes, which are lost")
 
 
 def _add_prefetch(parser: Parser) -> None:

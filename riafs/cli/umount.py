@@ -5,9 +5,11 @@ import os
 from collections.abc import Sequence
 
 from riafs.cli.main import complain
+from riafs.daemon.ask import ask
 from riafs.daemon.mounts import Mount, riafs_mounts
 from riafs.daemon.unmount import find_mount, unmount
-from riafs.errors import RiafsError, UsageError
+from riafs.errors import NotMounted, RiafsError, StoreTimeout, UsageError
+from riafs.settings import complete_environment
 
 _SOME_SUCCEEDED = 64
 
@@ -28,11 +30,28 @@ def _own_mounts() -> Sequence[Mount]:
 
 def _unmount(directory: str, *, lazy: bool, force: bool) -> int:
     try:
-        unmount(find_mount(directory), lazy=lazy, force=force)
+        mount = find_mount(directory)
+        kept = _kept(mount)
+        unmount(mount, lazy=lazy, force=force)
     except RiafsError as error:
         complain(str(error))
         return error.exit_code
+    if kept:
+        print(kept)
     return 0
+
+
+def _kept(mount: Mount) -> str:
+    """Where the changes are that were not pushed, if there are any and the daemon can tell."""
+    if not mount.writable:
+        return ""
+    try:
+        status = ask(mount, "status", complete_environment())
+    except (NotMounted, StoreTimeout, PermissionError):
+        return ""
+    count = status.get("changes")
+    changes = "1 change that is" if count == 1 else f"{count} changes that are"
+    return f"{changes} not pushed: kept in {status.get('overlay')}" if count else ""
 
 
 def combined(codes: Sequence[int]) -> int:

@@ -11,7 +11,7 @@ from riafs.errors import NotMounted, StoreTimeout
 from riafs.settings import runtime_directory
 
 SECONDS = 2.0
-MAX_REPLY = 1 << 20
+MAX_REPLY = 1 << 28
 
 
 def socket_path(runtime: str, device: str) -> str:
@@ -19,35 +19,42 @@ def socket_path(runtime: str, device: str) -> str:
     return f"{runtime}/{device.replace(':', '-')}.sock"
 
 
-def ask(mount: Mount, command: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The reply of the mount's daemon. Raises NotMounted where none listens, StoreTimeout where none answers in 2 s.
+def ask(
+    mount: Mount,
+    command: str,
+    environment: Mapping[str, str],
+    seconds: float = SECONDS,
+    arguments: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The reply of the mount's daemon; `arguments` go with the command, as JSON.
 
-    PermissionError where the mount is another user's.
+    Raises NotMounted where none listens, StoreTimeout where none answers in `seconds`; PermissionError where the mount
+    is another user's.
     """
     path = socket_path(runtime_directory(mount.owner, environment), mount.device)
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + seconds
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(SECONDS)
+            connection.settimeout(seconds)
             connection.connect(path)
-            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            connection.sendall(json.dumps({**(arguments or {}), "command": command}).encode() + b"\n")
             reply = _receive(connection, until)
     except TimeoutError as error:
-        raise StoreTimeout(f"the daemon of {mount.mountpoint} did not answer in {SECONDS:g} s") from error
+        raise StoreTimeout(f"the daemon of {mount.mountpoint} did not answer in {seconds:g} s") from error
     except (FileNotFoundError, ConnectionError) as error:
         raise NotMounted(f"no daemon listens for {mount.mountpoint}") from error
     return _parse(reply, mount)
 
 
 def _receive(connection: socket.socket, until: float) -> bytes:
-    reply = b""
+    reply = bytearray()
     while not reply.endswith(b"\n") and len(reply) <= MAX_REPLY:
         connection.settimeout(max(0.001, until - time.monotonic()))
         part = connection.recv(1 << 16)
         if not part:
             break
         reply += part
-    return reply
+    return bytes(reply)
 
 
 def _parse(reply: bytes, mount: Mount) -> dict[str, Any]:

@@ -6,18 +6,25 @@ what it needs. Imports pyfuse3, so it is imported in the mount's own process onl
 
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import trio
 
 from riafs.counters import Counters
+from riafs.daemon.changing import Changing
+from riafs.daemon.control import Command
 from riafs.daemon.logs import RecentErrors
 from riafs.daemon.opening import opening_plan
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.servable import Servable
+from riafs.formats.riaurl import RiaUrl
 from riafs.fuse.presentation import Presentation
 from riafs.fuse.session import KernelOptions, Session
 from riafs.settings import show_settings
+from riafs.tree.working import Means
 from riafs.vfs import assembly
+from riafs.vfs.assembly import find_git
+from riafs.vfs.overlaid import OverlayPlace, lay_over
 
 
 async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, background: trio.Nursery) -> Servable:
@@ -27,7 +34,24 @@ async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, ba
     """
     inner = opening_plan(plan.source, plan.settings, plan.environment, plan.instead_of, plan.manifest)
     assembled = await assembly.assemble(inner, counters, background, _virtual(plan, counters, recent))
-    return _Mount(Session(assembled.filesystem, kernel_options(plan), presentation(plan)), assembled)
+    if not plan.settings.overlay:
+        session = Session(assembled.filesystem, kernel_options(plan), presentation(plan))
+        return _Mount(session, assembled, None)
+    assert isinstance(plan.source, RiaUrl)
+    try:
+        place = OverlayPlace(plan.settings.overlay, presentation(plan).ownership)
+        writable = await lay_over(assembled, plan.source, place)
+    except BaseException:
+        assembled.close()
+        raise
+    session = Session(writable, kernel_options(plan), presentation(plan))
+    return _Mount(session, assembled, Changing(writable, plan.source, means(plan), session.tell))
+
+
+def means(plan: MountPlan) -> Means:
+    """What a push from this mount needs."""
+    search_path = plan.environment["PATH"]
+    return Means(find_git(search_path), search_path, plan.settings.deadline, plan.settings.cache_dir)
 
 
 def kernel_options(plan: MountPlan) -> KernelOptions:
@@ -40,6 +64,7 @@ def kernel_options(plan: MountPlan) -> KernelOptions:
         allow_root=settings.allow_root,
         auto_unmount=settings.auto_unmount,
         noexec=settings.noexec,
+        writable=bool(settings.overlay),
     )
 
 
@@ -67,7 +92,17 @@ def _virtual(plan: MountPlan, counters: Counters, recent: RecentErrors) -> Mappi
 class _Mount:
     """A Session with what has to be given back after it."""
 
-    def __init__(self, session: Session, assembled: assembly.Assembled) -> None:
+    def __init__(self, session: Session, assembled: assembly.Assembled, changing: Changing | None) -> None:
         self.serve = session.serve
         self.refresh = session.refresh
         self.close = assembled.close
+        self._changing = changing
+
+    @property
+    def commands(self) -> Mapping[str, Command]:
+        """See Servable."""
+        return {} if self._changing is None else self._changing.commands
+
+    def status(self) -> Mapping[str, Any]:
+        """See Servable."""
+        return {} if self._changing is None else self._changing.status()

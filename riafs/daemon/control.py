@@ -17,12 +17,15 @@ import trio
 from riafs.cache.private import private_directory
 from riafs.daemon.ask import socket_path
 
-MAX_REQUEST = 4096
+MAX_REQUEST = 1 << 20
+_PART = 4096
 _SECONDS = 5.0
 _BACKLOG = 16
 _PEER = struct.Struct("3i")
 
-Command = Callable[[], Awaitable[Mapping[str, Any]]]
+Request = Mapping[str, Any]
+Command = Callable[[Request], Awaitable[Mapping[str, Any]]]
+"""Answers a request, of which ``command`` is the command's name."""
 
 
 @contextlib.contextmanager
@@ -46,10 +49,14 @@ async def serve_control(listener: trio.SocketListener, commands: Mapping[str, Co
     """Answer until cancelled. One request a connection; a peer that is slow, long or somebody else gets nothing."""
 
     async def answer(stream: trio.SocketStream) -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(_SECONDS):
-            if _peer_uid(stream) in (0, os.geteuid()):
-                reply = await _reply(await _read_line(stream), commands)
-                await stream.send_all(json.dumps(reply).encode() + b"\n")
+        line: bytes | None = None
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.move_on_after(_SECONDS):
+                line = await _read_line(stream) if _peer_uid(stream) in (0, os.geteuid()) else None
+            if line is not None:
+                reply = await _reply(line, commands)  # takes as long as it takes
+                with trio.move_on_after(_SECONDS):
+                    await stream.send_all(json.dumps(reply).encode() + b"\n")
         await trio.aclose_forcefully(stream)
 
     await trio.serve_listeners(answer, [listener])
@@ -64,7 +71,7 @@ def _peer_uid(stream: trio.SocketStream) -> int:
 async def _read_line(stream: trio.SocketStream) -> bytes:
     line = b""
     while b"\n" not in line and len(line) <= MAX_REQUEST:
-        part = await stream.receive_some(MAX_REQUEST)
+        part = await stream.receive_some(_PART)
         if not part:
             break
         line += part
@@ -72,18 +79,17 @@ async def _read_line(stream: trio.SocketStream) -> bytes:
 
 
 async def _reply(line: bytes, commands: Mapping[str, Command]) -> Mapping[str, Any]:
-    name = parse_request(line)
-    command = commands.get(name) if name is not None else None
-    if command is None:
+    request = parse_request(line)
+    command = commands.get(request["command"]) if request is not None else None
+    if command is None or request is None:
         return {"error": f"unknown request; known: {', '.join(commands)}"}
-    return await command()
+    return await command(request)
 
 
-def parse_request(line: bytes) -> str | None:
-    """The command in a request such as ``{"command": "status"}``, or None for anything else."""
+def parse_request(line: bytes) -> Request | None:
+    """A request such as ``{"command": "status"}``, or None for anything else."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    name = request.get("command") if isinstance(request, dict) else None
-    return name if isinstance(name, str) else None
+    return request if isinstance(request, dict) and isinstance(request.get("command"), str) else None

@@ -196,16 +196,17 @@ class _Life:
     async def _control(self, mount: Mount, servable: Servable, *, task_status: trio.TaskStatus[None]) -> None:
         """The control socket. A mount works without it, so a runtime directory that cannot be used is only logged."""
 
-        async def status() -> Mapping[str, Any]:
-            return self._status(mount)
+        async def status(_: control.Request) -> Mapping[str, Any]:
+            return {**self._status(mount), **servable.status()}
 
-        async def refresh() -> Mapping[str, Any]:
+        async def refresh(_: control.Request) -> Mapping[str, Any]:
             return await self._refresh(servable)
 
         try:
             with control.bound_socket(self._plan.directories.runtime, mount.device) as listener:
                 task_status.started()
-                await control.serve_control(listener, {"status": status, "refresh": refresh})
+                commands = {"status": status, "refresh": refresh, **servable.commands}
+                await control.serve_control(listener, commands)
         except (RiafsError, OSError) as error:
             _log.warning("no control socket, riafs status cannot ask this mount: %s", error)
             task_status.started()

@@ -25,6 +25,8 @@ class Mount:
     source: str
     owner: int
     """Number of the user who mounted a FUSE file system; 0 for others."""
+    writable: bool = False
+    """Whether the kernel lets programs change something in it."""
 
 
 def parse_mountinfo(text: bytes) -> tuple[Mount, ...]:
@@ -44,6 +46,7 @@ def _parse_line(line: bytes) -> Mount | None:
         type=_unescape(last[0]),
         source=_unescape(last[1]),
         owner=int(owner[1]) if owner else 0,
+        writable=b"rw" in first[5].split(b",") and b"rw" in last[2].split(b",") if len(last) > 2 else False,
     )
 
 

@@ -59,6 +59,12 @@ def checker(key: Key) -> DigestChecker | None:
     return None if factory is None else DigestChecker(factory(), _expected(key))
 
 
+def new_hash(backend: bytes) -> Hash | None:
+    """A hash for the keys of `backend`, None for those whose keys are no digest of the content, or unknown ones."""
+    factory = None if backend == _GITBUNDLE else _backend_factory(backend)
+    return None if factory is None else factory()
+
+
 def verifiable(key: Key) -> bool:
     """Whether `checker` gives one."""
     return _factory(key) is not None

@@ -17,7 +17,7 @@ from riafs.fuse.guard import Guard
 from riafs.fuse.presentation import Presenter
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
 
-_NAME_MAX = 255
+NAME_MAX = 255
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
 
@@ -108,15 +108,14 @@ class Operations(pyfuse3.Operations):
         """Sizes are unknown and nothing can be written; overlayfs and df want an answer all the same."""
         status = pyfuse3.StatvfsData()
         status.f_bsize = status.f_frsize = 4096
-        status.f_namemax = _NAME_MAX
+        status.f_namemax = NAME_MAX
         return status
 
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         """See FileSystem.attribute. Other namespaces than ``user.`` are not supported, rather than merely empty:
         so ``ls -l`` asks for access control lists once, not for every file (seen with coreutils 9.1).
         """
-        if not name.startswith(_PREFIX):
-            raise pyfuse3.FUSEError(pyfuse3.ENOATTR if name.startswith(b"user.") else errno.ENOTSUP)
+        check_attribute(name)
         return await self._filesystem.attribute(inode, name.decode(errors="replace"))
 
     async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
@@ -136,6 +135,12 @@ _READING = (
     "lookup", "getattr", "readlink", "open", "read", "release", "opendir", "readdir", "releasedir", "statfs",
     "getxattr",
 )  # fmt: skip
+
+
+def check_attribute(name: bytes) -> None:
+    """Raises FUSEError for an extended attribute that is none of ours."""
+    if not name.startswith(_PREFIX):
+        raise pyfuse3.FUSEError(pyfuse3.ENOATTR if name.startswith(b"user.") else errno.ENOTSUP)
 
 
 def _store(inode: pyfuse3.InodeT, content: bytes) -> None:

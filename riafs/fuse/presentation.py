@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import pyfuse3
 
+from riafs.overlay.engine import Stat
+from riafs.overlay.places import Ownership
 from riafs.tree.protocol import Entry, Kind
 from riafs.vfs.filesystem import Attributes
 
@@ -12,6 +14,8 @@ from riafs.vfs.filesystem import Attributes
 LASTING_SECONDS = 86_400.0
 _BLOCK = 512
 _FILE, _EXECUTABLE, _LINK, _DIRECTORY = 0o444, 0o555, 0o777, 0o555
+_OWNER_WRITES = 0o200
+_TYPES = {Kind.FILE: stat.S_IFREG, Kind.LINK: stat.S_IFLNK, Kind.DIRECTORY: stat.S_IFDIR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,17 @@ class Presentation:
     file_mode: int
     dir_mode: int
     refresh: float
+
+    @property
+    def ownership(self) -> Ownership:
+        """How things of the store look where they can be changed: as otherwise, and their owner may write."""
+        return Ownership(
+            self.uid,
+            self.gid,
+            file=_FILE & self.file_mode | _OWNER_WRITES,
+            executable=_EXECUTABLE & self.file_mode | _OWNER_WRITES,
+            directory=_DIRECTORY & self.dir_mode | _OWNER_WRITES,
+        )
 
 
 class Presenter:
@@ -70,6 +85,25 @@ class Presenter:
         shown = self.blank()
         self.fill(shown, attributes.inode, attributes)
         if not attributes.listed:
+            shown.entry_timeout = self._presentation.refresh
+        return shown
+
+    @staticmethod
+    def fill_status(shown: pyfuse3.EntryAttributes, status: Stat) -> None:
+        """The same for a file system that can be written."""
+        shown.st_ino = status.inode
+        shown.st_mode = _TYPES[status.kind] | status.mode
+        shown.st_nlink = status.links
+        shown.st_uid, shown.st_gid = status.uid, status.gid
+        shown.st_size = status.size
+        shown.st_blocks = -(-status.size // _BLOCK)
+        shown.st_atime_ns, shown.st_mtime_ns, shown.st_ctime_ns = status.atime_ns, status.mtime_ns, status.ctime_ns
+
+    def status(self, status: Stat, *, lasting: bool = True) -> pyfuse3.EntryAttributes:
+        """The kernel's form of `status`. `lasting`: whether the kernel will be told of a change of the name."""
+        shown = self.blank()
+        self.fill_status(shown, status)
+        if not lasting:
             shown.entry_timeout = self._presentation.refresh
         return shown
 

@@ -12,8 +12,10 @@ from riafs.errors import MountFailed
 from riafs.fuse.guard import Guard
 from riafs.fuse.operations import Operations
 from riafs.fuse.presentation import Presentation, Presenter
+from riafs.fuse.writing import WritingOperations
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.refreshing import Change
+from riafs.vfs.writable import WritableFileSystem
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +34,12 @@ class KernelOptions:
     allow_root: bool
     auto_unmount: bool
     noexec: bool = False
+    writable: bool = False
 
     def as_libfuse(self) -> set[str]:
-        """libfuse's options: always read-only, never with suid programs or devices, permissions always checked."""
+        """libfuse's options: never with suid programs or devices, permissions always checked."""
         options = {
-            "ro",
+            "rw" if self.writable else "ro",
             "nosuid",
             "nodev",
             "default_permissions",
@@ -60,7 +63,9 @@ def _escaped(fsname: str) -> str:
 class Session:
     """Serves `filesystem`. `background` is the task that keeps what the filesystem needs running while it is served."""
 
-    def __init__(self, filesystem: FileSystem, options: KernelOptions, presentation: Presentation) -> None:
+    def __init__(
+        self, filesystem: FileSystem | WritableFileSystem, options: KernelOptions, presentation: Presentation
+    ) -> None:
         self._filesystem = filesystem
         self._options = options
         self._presentation = presentation
@@ -72,10 +77,8 @@ class Session:
 
         Raises MountFailed.
         """
-        presenter = Presenter(self._presentation)
-        operations = Operations(self._filesystem, presenter, self._guard, self._forget_content)
         try:
-            pyfuse3.init(operations, self._options.mountpoint, self._options.as_libfuse())
+            pyfuse3.init(self._operations(), self._options.mountpoint, self._options.as_libfuse())
         except RuntimeError as error:
             raise MountFailed(
                 f"cannot mount on {self._options.mountpoint}: the kernel or fusermount3 refused (try riafs doctor)"
@@ -84,6 +87,8 @@ class Session:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._refresh_regularly)
+                if isinstance(self._filesystem, WritableFileSystem):
+                    nursery.start_soon(self._filesystem.keep)
                 task_status.started()
                 await pyfuse3.main(max_tasks=_MAX_TASKS)
                 nursery.cancel_scope.cancel()
@@ -91,6 +96,12 @@ class Session:
             self._nursery = None
             pyfuse3.close(unmount=True)
             self._filesystem.close()
+
+    def _operations(self) -> pyfuse3.Operations:
+        presenter = Presenter(self._presentation)
+        if isinstance(self._filesystem, WritableFileSystem):
+            return WritingOperations(self._filesystem, presenter, self._guard, self._forget_content)
+        return Operations(self._filesystem, presenter, self._guard, self._forget_content)
 
     @staticmethod
     def stop() -> None:
@@ -107,9 +118,9 @@ class Session:
 
     async def refresh(self) -> None:
         """Look now for what has changed in the store."""
-        await self._filesystem.refresh(self._tell)
+        await self._filesystem.refresh(self.tell)
 
-    async def _tell(self, changes: Sequence[Change]) -> None:
+    async def tell(self, changes: Sequence[Change]) -> None:
         """Make the kernel forget what changed. In a thread: it blocks while a request for the directory is under
         way."""
         await trio.to_thread.run_sync(_forget_changes, changes, abandon_on_cancel=True)
@@ -125,6 +136,8 @@ def _forget_changes(changes: Sequence[Change]) -> None:
             _quietly(pyfuse3.invalidate_entry, change.inode, name)
         for inode in (change.inode, *change.directories):
             _forget_inode(inode, attributes_only=True)
+        for inode in change.contents:
+            _forget_inode(inode, attributes_only=False)
 
 
 def _forget_inode(inode: int, attributes_only: bool) -> None:  # noqa: FBT001  # as the kernel's call

@@ -20,13 +20,13 @@ import trio
 
 from riafs.counters import Counters
 from riafs.errors import GitError, StoreTimeout
+from riafs.formats.gitwriting import SHA1_DIGITS, object_name
 
 log = logging.getLogger(__name__)
 
 # A pipe holds 64 KiB; a command is at most 9 + 64 + 1 bytes.
 MAX_BATCH = 800
 _PIPE_BYTES = 1 << 20
-_SHA1_DIGITS = 40
 _F_SETPIPE_SZ = 1031
 _DEATHS_IN_A_ROW = 24
 _RESTART_SECONDS = 0.1
@@ -43,15 +43,9 @@ class GitObject(NamedTuple):
     data: bytes
 
 
-def object_name(kind: bytes, data: bytes, digits: int) -> bytes:
-    """The name that git gives to an object: the digest of its header and bytes, SHA-1 (40 digits) or SHA-256 (64)."""
-    digest = hashlib.sha1 if digits == _SHA1_DIGITS else hashlib.sha256
-    return digest(b"%b %d\0%b" % (kind, len(data), data)).hexdigest().encode()
-
-
 def blob_name(file: BinaryIO, size: int, digits: int) -> bytes:
     """The same for a blob in a file, read from its beginning."""
-    digest = hashlib.sha1(b"blob %d\0" % size) if digits == _SHA1_DIGITS else hashlib.sha256(b"blob %d\0" % size)
+    digest = hashlib.sha1(b"blob %d\0" % size) if digits == SHA1_DIGITS else hashlib.sha256(b"blob %d\0" % size)
     file.seek(0)
     while data := file.read(_PIPE_BYTES):
         digest.update(data)

@@ -9,8 +9,8 @@ from riafs.errors import StoreError
 from riafs.formats.keys import Key
 from riafs.formats.sevenzip import Member
 from riafs.packing.content import ContentCheck, Seen
-from riafs.packing.problems import writing
 from riafs.packing.watching import Watcher
+from riafs.storage.failures import writing
 from riafs.storage.files import FileBytes, Identity
 
 NAME = b"archive.7z"

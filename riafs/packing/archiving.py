@@ -24,11 +24,12 @@ from riafs.packing.dataset import PackedDataset
 from riafs.packing.lock import workspace
 from riafs.packing.loose import LooseObject, Selection
 from riafs.packing.objects import ObjectReader
-from riafs.packing.problems import Damage, sync_directory, writing
+from riafs.packing.problems import Damage
 from riafs.packing.pruning import remove_objects
 from riafs.packing.survey import Candidate, Survey, in_batches, look_around
 from riafs.packing.watching import Step, Watcher
 from riafs.packing.writing import ArchiveWriter, Packed
+from riafs.storage.failures import sync_directory, writing
 from riafs.storage.files import FileBytes
 
 _ROOM_FOR_MEMBER = 400

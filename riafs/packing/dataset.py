@@ -8,47 +8,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import trio
-
 from riafs.archive.archive import ArchiveTools
-from riafs.archive.extractor import Extractor
-from riafs.archive.openpgp import Decryptor
-from riafs.cache.blocks import BlockCache, BlockLimits
-from riafs.cache.scratch import Scratch
-from riafs.cache.verified import VerifiedMemory
-from riafs.content.annex import ContentTools
-from riafs.content.verifying import Verifier, Verify
-from riafs.counters import Counters
 from riafs.errors import BadSource, NotInStore, ReadOnly
 from riafs.formats.layout import Layout, parse_dataset_version
 from riafs.formats.riaurl import RiaUrl
-from riafs.formats.sevenzip_cursor import Limits
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
-from riafs.git.pool import GitPool
 from riafs.git.repository import Repository
-from riafs.packing.problems import writing
-from riafs.packing.sharing import Sharing, current_umask, parse_sharing
-from riafs.storage.patience import Patience
+from riafs.storage.failures import writing
 from riafs.storage.protocol import Storage
-from riafs.tree.listing import ListingCache
+from riafs.storage.sharing import Sharing, current_umask, parse_sharing
 from riafs.tree.source import open_store
 from riafs.tree.store import StoreTools
+from riafs.tree.working import Means, working_tools
 
 _MAX_VERSION_FILE = 4096
 _DECODING_SECONDS = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What packing needs of this machine. `git`: the program; `search_path`: where programs are found."""
-
-    git: str
-    search_path: str
-    deadline: float
-    """Seconds that a request to the store may take."""
-    scratch_in: str | None
-    """Directory of this user alone for temporary files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,34 +50,8 @@ async def open_dataset(source: RiaUrl, means: Means, *, dry_run: bool) -> AsyncI
         raise BadSource(f"{source} names no dataset; one is named with #ID or #~ALIAS")
     if source.version is not None:
         raise BadSource(f"{source} names a version, but objects belong to all versions of a dataset")
-    try:
-        async with trio.open_nursery() as background:
-            scratch = Scratch(means.scratch_in)
-            gits = PrivateGitDirs(means.git, means.search_path, os.fsencode(scratch.path))
-            git = GitPool(gits, means.deadline, Counters())
-            try:
-                tools = _tools(means, os.fsencode(scratch.path), git, background)
-                yield await _find(source, tools, dry_run=dry_run)
-            finally:
-                git.close()
-                scratch.close()
-                background.cancel_scope.cancel()
-    except BaseExceptionGroup as group:  # the nursery wraps what went wrong in its body
-        if len(group.exceptions) > 1:
-            raise
-        raise group.exceptions[0] from None
-
-
-def _tools(means: Means, scratch: bytes, git: GitPool, background: trio.Nursery) -> StoreTools:
-    """Like a mount's, but nothing is kept: what is checked must come out of the archive, and from nowhere else."""
-    counters = Counters()
-    search_path = [os.fsencode(directory) for directory in means.search_path.split(":")]
-    patience = Patience("the store", means.deadline, counters)
-    verifier = Verifier(Verify.ALWAYS, VerifiedMemory(None), counters, patience, background)
-    blocks = BlockCache(None, BlockLimits(), counters)
-    archives = ArchiveTools(Limits(), Extractor(search_path, scratch, _DECODING_SECONDS), blocks)
-    content = ContentTools(verifier, archives, Decryptor(means.search_path, scratch, means.deadline))
-    return StoreTools(git, content, ListingCache(), counters, means.deadline, ())
+    async with working_tools(means) as tools:
+        yield await _find(source, tools, dry_run=dry_run)
 
 
 async def _find(source: RiaUrl, tools: StoreTools, *, dry_run: bool) -> PackedDataset:

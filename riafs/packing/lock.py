@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from riafs.errors import Busy
-from riafs.packing.problems import writing
+from riafs.storage.failures import writing
 
 DIRECTORY = b".riafs-packing"
 _LOCK = b"lock"

@@ -14,7 +14,7 @@ from riafs.errors import MalformedKey
 from riafs.formats.hashdirs import likely_path, object_directories
 from riafs.formats.keys import Key, parse_file_name
 from riafs.formats.layout import Layout
-from riafs.packing.problems import writing
+from riafs.storage.failures import writing
 
 _BLOCK = 512  # of st_blocks, whatever the file system's own blocks are
 _DAY = 86400.0

@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 
 from riafs.errors import Busy
-from riafs.packing import objectdirs
 from riafs.packing.archives import FileMark, mark_at
 from riafs.packing.loose import LooseObject
-from riafs.packing.problems import writing
 from riafs.packing.watching import Step, Watcher
+from riafs.storage import directories
+from riafs.storage.failures import writing
 
 
 def remove_objects(
@@ -41,7 +41,7 @@ def remove_objects(
 def _remove(root: int, path: bytes) -> int:
     above, name = os.path.split(path)
     try:
-        with objectdirs.opened(root, above) as directory:
+        with directories.opened(root, above) as directory:
             _unlink(name, directory)
     except FileNotFoundError:
         return 0
@@ -63,7 +63,7 @@ def _remove_empty(root: int, path: bytes) -> int:
     while path:
         above, name = os.path.split(path)
         try:
-            with objectdirs.opened(root, above) as directory:
+            with directories.opened(root, above) as directory:
                 os.rmdir(name, dir_fd=directory)
         except OSError:  # not empty, or somebody was faster: both leave nothing to do
             return removed

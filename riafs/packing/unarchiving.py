@@ -14,14 +14,15 @@ from riafs.errors import Busy, MalformedKey, NotInStore, RiafsError, StoreError
 from riafs.formats.hashdirs import likely_path
 from riafs.formats.keys import Key, parse_file_name
 from riafs.formats.sevenzip import Member
-from riafs.packing import objectdirs
 from riafs.packing.archives import NAME, FileMark, file_bytes, in_reading_order, mark_at, open_file
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.dataset import PackedDataset
 from riafs.packing.lock import workspace
 from riafs.packing.objects import ObjectReader, read_object
-from riafs.packing.problems import Damage, sync_directory, writing
+from riafs.packing.problems import Damage
 from riafs.packing.watching import Step, Watcher
+from riafs.storage import directories
+from riafs.storage.failures import sync_directory, writing
 
 _CHUNK = 1 << 20
 _INODES_EACH = 2
@@ -215,8 +216,8 @@ class _Run:
         with writing(place):
             root = os.open(self._dataset.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                objectdirs.make(root, above, self._dataset.sharing)
-                with objectdirs.opened(root, above) as directory:
+                directories.make(root, above, self._dataset.sharing.directory_mode(), set())
+                with directories.opened(root, above) as directory:
                     os.rename(temporary, name, dst_dir_fd=directory)
             finally:
                 os.close(root)

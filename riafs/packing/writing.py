@@ -18,8 +18,9 @@ from riafs.packing.compressing import DICTIONARY_CODE, END, PIECE, Compressor
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.loose import LooseObject
 from riafs.packing.objects import BadObject, ObjectReader
-from riafs.packing.problems import Damage, writing
+from riafs.packing.problems import Damage
 from riafs.packing.watching import Watcher
+from riafs.storage.failures import writing
 
 _COPIED_AT_ONCE = 64 << 20
 

@@ -18,6 +18,7 @@ from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory, Found, Kind
 from riafs.tree.refwatch import RefWatch, Signature
 from riafs.tree.snapshot import Snapshot, VersionedEntry
+from riafs.tree.standing import Standing
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ class VersionedDirectory(DelegatingDirectory):
         signature: Signature | None,
         ref: bytes | None,
     ) -> None:
-        super().__init__(snapshot.root())
+        self._top = snapshot.root()
+        super().__init__(self._top)
         self._dataset = dataset
         self._version = version
         self._snapshot = snapshot
@@ -105,6 +107,21 @@ class VersionedDirectory(DelegatingDirectory):
     def renewable(self) -> bool:
         """See Directory."""
         return self._signature is not None
+
+    @property
+    def standing(self) -> Standing:
+        """See OfCommit."""
+        return self._top.standing
+
+    async def branch(self) -> bytes | None:
+        """See OfCommit."""
+        return self._ref
+
+    async def at_commit(self, commit: bytes) -> Directory:
+        """See OfCommit."""
+        snapshot = await self._dataset.snapshot(commit)
+        signature: Signature | None = None if self._signature is None else ()  # as no refs have it
+        return VersionedDirectory(self._dataset, self._version, snapshot, signature, self._ref)
 
     @property
     def holding(self) -> bool:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from riafs.content.copies import BlobPart, KeyPart
 from riafs.content.parts import Part
-from riafs.errors import MissingObject, NoSuchName, NotThereYet
+from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.keys import parse_key
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.classifying import MAX_LINK, Item, classify, items
 from riafs.tree.listing import PIECE, GitEntry, Listing, git_version
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
+from riafs.tree.standing import Standing
 
 if TYPE_CHECKING:
     from riafs.tree.dataset import Dataset
@@ -76,6 +77,24 @@ class CommitDirectory:
     def mtime_ns(self) -> int:
         """Time of the commit."""
         return self._snapshot.time_ns
+
+    # -- where it stands ----------------------------------------------------------------------------------------------
+
+    @property
+    def standing(self) -> Standing:
+        """See OfCommit."""
+        return Standing(self._snapshot.dataset.identifier, self._snapshot.commit, self.path)
+
+    async def branch(self) -> bytes | None:
+        """See OfCommit."""
+        try:
+            return (await self._snapshot.dataset.repository.find(None)).ref
+        except NoSuchVersion:
+            return None
+
+    async def at_commit(self, commit: bytes) -> Directory:
+        """See OfCommit."""
+        return (await self._snapshot.dataset.snapshot(commit)).root()
 
     # -- listing ------------------------------------------------------------------------------------------------------
 

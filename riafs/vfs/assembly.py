@@ -80,6 +80,10 @@ class Assembled:
         self.filesystem = filesystem
         self._closing = closing
 
+    def call_at_close(self, function: Callable[[], None]) -> None:
+        """Have `function` called before what was there earlier is given back."""
+        self._closing.callback(function)
+
     def close(self) -> None:
         """End git's children, close what is open, remove temporary files."""
         self.filesystem.close()
@@ -114,7 +118,7 @@ async def assemble(
 
 async def _open_store(plan: Plan, source: RiaUrl, scratch: Scratch, means: Means) -> Directory:
     path = os.fsencode(scratch.path)
-    git = GitPool(PrivateGitDirs(_git(plan), plan.search_path, path), plan.deadline, means.counters)
+    git = GitPool(PrivateGitDirs(find_git(plan.search_path), plan.search_path, path), plan.deadline, means.counters)
     means.closing.callback(git.close)
     patience = Patience("the store", plan.deadline, means.counters, _HASHING_THREADS)
     verifier = Verifier(plan.verify, means.verified, means.counters, patience, means.background)
@@ -153,8 +157,9 @@ async def open_assembled(
         raise group.exceptions[0] from None
 
 
-def _git(plan: Plan) -> str:
-    program = shutil.which("git", path=plan.search_path)
+def find_git(search_path: str) -> str:
+    """The program. Raises MissingProgram."""
+    program = shutil.which("git", path=search_path)
     if program is None:
         raise MissingProgram("git is not installed (Debian: apt install git)")
     return program

@@ -112,7 +112,8 @@ class FileSystem:
         self._unsettled: set[int] = set()
         self._last_handle = 0
         self._turn = 0
-        self._refreshing = trio.Lock()
+        self.refreshing = trio.Lock()
+        """Held while directories are moved to other versions, and the kernel is told."""
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -122,35 +123,52 @@ class FileSystem:
         Raises NoSuchName, NotThereYet, NotADirectoryHere, StaleHandle, and what reading the directory raises.
         """
         self.counters.lookups += 1
-        node = await self._node(parent)
+        node = await self.node(parent)
         if name in (b".", b".."):
             return await self.getattr(node.inode if name == b"." or node.parent is None else node.parent.inode)
+        inode, entry = await self._find(node, name)
+        return _attributes(inode, entry, listed=self.is_lasting(inode))
+
+    async def find(self, parent: int, name: bytes) -> tuple[int, Entry]:
+        """The inode number and the entry of a name. Raises as `lookup`."""
+        return await self._find(await self.node(parent), name)
+
+    async def _find(self, node: Node, name: bytes) -> tuple[int, Entry]:
         if node is self._root and name in self._virtual:
-            return self._virtual_attributes(name)
+            return self._find_virtual(name)
         directory = node.directory
         try:
             found = await directory.find(name)
         except NoSuchName:
             if directory is node.directory:
                 raise
-            return await self.lookup(parent, name)  # renewed meanwhile: the kernel was told to forget too early
+            return await self._find(node, name)  # renewed meanwhile: the kernel was told to forget too early
         if directory is not node.directory:  # renewed meanwhile: positions may have changed
-            return await self.lookup(parent, name)
+            return await self._find(node, name)
         if found.position is None:
-            return _attributes(node.hide(found.entry), found.entry, listed=False)
-        return _attributes(node.inode_at(found.position), found.entry)
+            return node.hide(found.entry), found.entry
+        return node.inode_at(found.position), found.entry
 
-    def _virtual_attributes(self, name: bytes) -> Attributes:
+    def _find_virtual(self, name: bytes) -> tuple[int, Entry]:
         directory = self._virtual[name]
         entry = Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=directory.mtime_ns, version=b"")
-        return _attributes(self._root.hide(entry), entry)
+        return self._root.hide(entry), entry
+
+    def is_lasting(self, inode: int) -> bool:
+        """Whether the kernel will be told of a change of what the inode's name stands for: it is, of what is listed."""
+        node, slot = self.parent(inode), slot_of(inode)
+        return inode == ROOT or not node.is_hidden(slot) or node.hidden_entry(slot).name in self._virtual
+
+    async def entry(self, inode: int) -> Entry:
+        """The entry an inode stands for; the root's has no name. Raises StaleHandle."""
+        if inode == ROOT:
+            when = self._root.directory.mtime_ns
+            return Entry(b"", Kind.DIRECTORY, 0, executable=True, mtime_ns=when, version=b"")
+        return (await self._entry(inode))[1]
 
     async def getattr(self, inode: int) -> Attributes:
         """The attributes of an inode. Raises StaleHandle."""
-        if inode == ROOT:
-            return Attributes(ROOT, Kind.DIRECTORY, 0, executable=True, mtime_ns=self._root.directory.mtime_ns)
-        _, entry = await self._entry(inode)
-        return _attributes(inode, entry)
+        return _attributes(inode, await self.entry(inode))
 
     async def readlink(self, inode: int) -> bytes:
         """The text of a symbolic link."""
@@ -180,6 +198,10 @@ class FileSystem:
     async def _entry(self, inode: int) -> tuple[Directory, Entry]:
         return await self._parent(inode).entry(slot_of(inode))
 
+    def parent(self, inode: int) -> Node:
+        """The directory that an inode is in; the root's is the root. Raises StaleHandle."""
+        return self._root if inode == ROOT else self._parent(inode)
+
     def _parent(self, inode: int) -> Node:
         number = number_of(inode)
         node = self._by_number[number] if number < len(self._by_number) else None
@@ -187,7 +209,7 @@ class FileSystem:
             raise StaleHandle(f"inode {inode} is not in use")
         return node
 
-    async def _node(self, inode: int) -> Node:
+    async def node(self, inode: int) -> Node:
         """The directory with that inode, entered now if it was not before. Raises NotADirectoryHere, StaleHandle."""
         known = self._nodes.get(inode)
         if known is not None:
@@ -218,7 +240,7 @@ class FileSystem:
 
     async def opendir(self, inode: int) -> int:
         """A handle on a directory as it is now."""
-        node = await self._node(inode)
+        node = await self.node(inode)
         await self._prepare_walk(node)
         await node.directory.entries(0)
         self.counters.directories_listed += 1
@@ -246,6 +268,17 @@ class FileSystem:
         current = opened.node.directory is opened.directory
         return Page(entries, opened.node.number, opened.slots, current)
 
+    async def page(self, inode: int, start: int) -> Page:
+        """Some entries of a directory as it is now, from position `start` on; none at the end."""
+        node = await self.node(inode)
+        while True:
+            directory = node.directory
+            entries = await directory.entries(start)
+            if directory is node.directory:
+                break
+        slots = None if node.renumbering is None else node.renumbering.slots
+        return Page(entries, node.number, slots, current=True)
+
     def releasedir(self, handle: int) -> None:
         """Give a directory handle back."""
         self._directories.pop(handle, None)
@@ -254,11 +287,7 @@ class FileSystem:
 
     async def open(self, inode: int) -> OpenedFile:
         """A handle on a file's content as it is now; it stays the same until released."""
-        directory, entry = await self._entry(inode)
-        if entry.kind is Kind.DIRECTORY:
-            raise IsADirectoryHere(f"{entry.name!r} is a directory")
-        content = await directory.open(entry)
-        self.counters.opens += 1
+        entry, content = await self.content(inode)
         sized = entry.size != UNKNOWN_SIZE
         first = inode not in self._open_inodes
         self._open_inodes[inode] += 1
@@ -267,6 +296,15 @@ class FileSystem:
         if whole is not None:
             self.counters.bytes_read += len(whole)
         return OpenedFile(handle, sized, self._settled(inode, content), whole)
+
+    async def content(self, inode: int) -> tuple[Entry, RangedBytes]:
+        """What a file holds now; the caller closes it."""
+        directory, entry = await self._entry(inode)
+        if entry.kind is Kind.DIRECTORY:
+            raise IsADirectoryHere(f"{entry.name!r} is a directory")
+        content = await directory.open(entry)
+        self.counters.opens += 1
+        return entry, content
 
     def _settled(self, inode: int, content: RangedBytes) -> bool:
         """A reader that begins with pages from an earlier, unfinished verification would escape its own."""
@@ -312,11 +350,17 @@ class FileSystem:
 
         One round at a time: a directory is moved from the version it has to a newer one, never from one it had.
         """
-        async with self._refreshing:
+        async with self.refreshing:
             self._turn += 1
             for node in list(self._nodes.values()):
-                if node.directory.renewable:
+                if node.directory.renewable and not node.held:
                     await self._renew(node, tell)
+
+    async def move(self, node: Node, newer: Directory) -> Sequence[Change]:
+        """Move a directory to another version, whatever its branch does; what the kernel has to forget then. The caller
+        has `refreshing`.
+        """
+        return await Refresher(self._nodes, self._turn).move(node, newer)
 
     async def _renew(self, node: Node, tell: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
         try:

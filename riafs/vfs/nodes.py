@@ -45,6 +45,8 @@ class Node:
     renumbering: Renumbering | None = None
     listed_last: int | None = None
     """Slot of the directory in here that was listed last."""
+    held: bool = False
+    """Whether it stays at its version, as something lies over it."""
     trouble: str = ""
     """Why no newer version could be looked for last time."""
     hidden: list[Entry] = field(default_factory=list)
@@ -67,6 +69,14 @@ class Node:
             self.hidden.append(entry)
         return inode_of(self.number, slot)
 
+    def is_hidden(self, slot: int) -> bool:
+        """Whether a slot is that of something that is not listed."""
+        return MAX_SLOT - slot < len(self.hidden)
+
+    def hidden_entry(self, slot: int) -> Entry:
+        """What a slot for which `is_hidden` is true stands for."""
+        return self.hidden[MAX_SLOT - slot]
+
     async def entry(self, slot: int) -> tuple[Directory, Entry]:
         """What is at `slot`, and the version of the directory it belongs to. Raises StaleHandle."""
         directory, position = self._place(slot)
@@ -74,8 +84,8 @@ class Node:
             found = await directory.entries(position)
             if found:
                 return directory, found[0]
-        if MAX_SLOT - slot < len(self.hidden):
-            return directory, self.hidden[MAX_SLOT - slot]
+        if self.is_hidden(slot):
+            return directory, self.hidden_entry(slot)
         raise StaleHandle(f"inode {inode_of(self.number, slot)} is not in use")
 
     def _place(self, slot: int) -> tuple[Directory, int | None]:

@@ -21,6 +21,8 @@ class Change:
     """Names that stand for another inode now, or for none."""
     directories: tuple[int, ...]
     """Inodes of directories in it that are still there and have changed."""
+    contents: tuple[int, ...] = ()
+    """Inodes of files in it that have other content now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,17 @@ class Refresher:
     async def renew(self, node: Node) -> list[Change]:
         """Ask for a newer version of `node` and move to it. Returns what changed, nothing if there is none."""
         newer = await node.directory.renewed(self._turn)
-        if newer is None:
-            return []
-        entered = -1
+        return [] if newer is None or node.held else await self.move(node, newer)
+
+    async def move(self, node: Node, newer: Directory) -> list[Change]:
+        """Move `node` to `newer`, and what was entered below it along with it. Returns what changed."""
+        held, entered = node.held, -1
         while entered != len(self._nodes):  # a directory that is entered while others are looked up has to come along
             entered = len(self._nodes)
             self._steps.clear()
             await self._prepare(node, newer)
+        if any(step.node.held for step in self._steps if step.node is not node) or node.held != held:
+            return []  # something was laid over it meanwhile; the next round looks again
         for step in self._steps:
             step.node.directory = step.directory
             step.node.renumbering = step.renumbering
@@ -65,7 +71,7 @@ class Refresher:
             inode = inode_of(node.number, renumbering.slots[position])
             changed.append(inode)
             child = self._nodes.get(inode)
-            if child is not None:
+            if child is not None and not child.held:
                 entry = (await newer.find(name)).entry
                 await self._prepare(child, await newer.directory(entry))
         self._steps.append(_Step(node, newer, renumbering, Change(node.inode, names, tuple(changed))))

@@ -64,7 +64,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def at(shown: ObjectDriver, path: bytes) -> Directory:
     """The directory at a path of the mount."""
-    return (await shown.filesystem._node(await shown.inode(path))).directory
+    return (await shown.filesystem.node(await shown.inode(path))).directory
 
 
 def in_store(kind: type, path: bytes, fragment: str = "") -> Open:

@@ -21,6 +21,7 @@ from riafs.content.shelf import ArchiveShelf
 from riafs.content.verifying import Claim, Opened, Verifier, Verify
 from riafs.counters import Counters
 from riafs.formats.sevenzip_cursor import Limits
+from riafs.push.content import PatchedBytes
 from riafs.storage.concat import Concatenated
 from riafs.storage.extents import Extent
 from riafs.storage.files import FileBytes, Identity
@@ -90,6 +91,19 @@ async def one_part(content: bytes) -> AsyncIterator[RangedBytes]:
     source.close()
 
 
+@asynccontextmanager
+async def patched(content: bytes) -> AsyncIterator[RangedBytes]:
+    third, half = len(content) // 3, len(content) // 2
+    ranges = [(start, end) for start, end in ((0, third // 2), (third, half), (half, half + third // 3)) if start < end]
+    local, below = bytearray(len(content)), bytearray(content)
+    for start, end in ranges:
+        local[start:end] = content[start:end]
+        below[start:end] = bytes(end - start)
+    source = PatchedBytes(file_of(bytes(local)), file_of(bytes(below)), ranges, len(content))
+    yield source
+    source.close()
+
+
 class _Sha256:
     """A Checker."""
 
@@ -126,7 +140,7 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
 QUICK: dict[str, Make] = {
     each.__name__: each
     for each in (
-        memory, file, file_with_patience, extent, extent_at_the_end, concatenated, one_part, hashed_beside,
+        memory, file, file_with_patience, extent, extent_at_the_end, concatenated, one_part, patched, hashed_beside,
     )
 }  # fmt: skip
 

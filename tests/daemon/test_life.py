@@ -43,6 +43,11 @@ class Fake:
     async def refresh(self) -> None:
         self.done.append("refreshed")
 
+    commands: dict[str, control.Command] = field(default_factory=dict)
+
+    def status(self) -> dict[str, object]:
+        return {"said": "something"}
+
     def close(self) -> None:
         self.done.append("closed")
 
@@ -226,7 +231,7 @@ def test_what_is_no_request_is_none(line: bytes) -> None:
 
 
 def test_a_request_names_a_command() -> None:
-    assert control.parse_request(json.dumps({"command": "status"}).encode()) == "status"
+    assert control.parse_request(json.dumps({"command": "status"}).encode()) == {"command": "status"}
 
 
 def test_recent_errors_are_handed_to_who_assembles(plan: MountPlan) -> None:

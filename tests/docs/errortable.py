@@ -15,8 +15,9 @@ _HEAD = """\
 Made from `riafs/errors.py` by `python -m tests.docs.errortable`.
 
 A program that uses a mount gets the errno. A command ends with the exit status, which has mount(8)'s bits: 1 usage or
-permission, 2 system, 4 a bug of riafs, 8 interrupted, 32 mount failed. `riafs umount` of several directories adds 64 if
-some succeeded; `riafs doctor` ends with 1 if a check failed. A failure that can pass is marked in the last column.
+permission, 2 system, 4 a bug of riafs, 8 interrupted, 16 a conflict, 32 mount failed. `riafs umount` of several
+directories adds 64 if some succeeded; `riafs doctor` ends with 1 if a check failed. A failure that can pass is marked
+in the last column.
 
 | class | meaning | errno | exit | can pass |
 |---|---|---|---|---|

@@ -206,7 +206,7 @@ async def test_hashes_are_never_asked_for_again(cluster: Cluster) -> None:
 
 
 async def directory_at(driver: ObjectDriver, path: bytes) -> Directory:
-    return (await driver.filesystem._node(await driver.inode(path))).directory
+    return (await driver.filesystem.node(await driver.inode(path))).directory
 
 
 async def test_manifests_of_a_project_come_together(cluster: Cluster) -> None:

@@ -48,7 +48,7 @@ def in_cluster(kind: type, path: bytes, rest: str = "") -> Open:
         async with shown_cluster(cluster, rest) as driver:
             if not rest:
                 await driver.stat(b"by_id/" + COLLECTION.encode())
-            directory = (await driver.filesystem._node(await driver.inode(path))).directory
+            directory = (await driver.filesystem.node(await driver.inode(path))).directory
             assert type(directory) is kind
             yield directory
 

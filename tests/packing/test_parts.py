@@ -18,9 +18,9 @@ from riafs.packing.dataset import PackedDataset
 from riafs.packing.lock import workspace
 from riafs.packing.loose import LooseObject
 from riafs.packing.order import in_tree_order
-from riafs.packing.problems import writing
-from riafs.packing.sharing import Sharing, parse_sharing
 from riafs.packing.survey import Candidate, in_batches
+from riafs.storage.failures import writing
+from riafs.storage.sharing import Sharing, parse_sharing
 from tests.packing.conftest import CONTENTS, with_dataset
 from tests.small import SmallDataset, key_of, noise
 

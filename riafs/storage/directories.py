@@ -1,10 +1,9 @@
-"""Directories below ``annex/objects``, opened so that no link in a store leads a writer out of it."""
+"""Directories of a store, opened and made so that no link in the store leads a writer out of it."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from riafs.packing.sharing import Sharing
 from riafs.storage.beneath import DIRECTORY_FLAGS, open_beneath
 
 
@@ -18,18 +17,22 @@ def opened(root: int, path: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def make(root: int, path: bytes, sharing: Sharing) -> None:
-    """Make the directory `path` below `root`, and what is missing above it, with the dataset's modes. Raises OSError.
+def make(root: int, path: bytes, mode: int | None, known: set[bytes]) -> None:
+    """Make the directory `path` below `root`, and what is missing above it, with `mode`, or as the umask has it.
 
     A directory of git-annex's, which nobody may write to, is made writable for its owner, as DataLad's ORA does.
+    Directories in `known` are known to be there; all others that are met are added. Raises OSError.
     """
+    if path in known:
+        return
     try:
         with opened(root, path) as directory:
             _let_owner_write(directory)
     except FileNotFoundError:
         above, name = os.path.split(path)
-        make(root, above, sharing)
-        _make_one(root, above, name, sharing)
+        make(root, above, mode, known)
+        _make_one(root, above, name, mode)
+    known.add(path)
 
 
 def _let_owner_write(directory: int) -> None:
@@ -38,11 +41,12 @@ def _let_owner_write(directory: int) -> None:
         os.fchmod(directory, mode & 0o7777 | 0o200)
 
 
-def _make_one(root: int, above: bytes, name: bytes, sharing: Sharing) -> None:
+def _make_one(root: int, above: bytes, name: bytes, mode: int | None) -> None:
     with opened(root, above) as directory:
         try:
             os.mkdir(name, dir_fd=directory)
         except FileExistsError:
             return
-        with opened(directory, name) as made:
-            os.fchmod(made, sharing.directory_mode())
+        if mode is not None:
+            with opened(directory, name) as made:
+                os.fchmod(made, mode)

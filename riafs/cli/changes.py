@@ -1,0 +1,142 @@
+"""Where the local changes are that a command is about: in a mount, or in the directory of an overlay.
+
+A path in a mount names the mount and a place in it. For an overlay that is not mounted, its directory is given, and
+places are paths from the root of the source.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from riafs import errors
+from riafs.daemon.ask import SECONDS, ask
+from riafs.daemon.mounts import Mount, resolve, riafs_mounts
+from riafs.errors import NotMounted, PushConflict, RiafsError, StoreDenied, UsageError
+from riafs.settings import complete_environment
+
+_LISTING_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """Changes in a mount. `places`: paths from its root, none for everything."""
+
+    mount: Mount
+    places: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Changes in an overlay that is not mounted."""
+
+    directory: str
+    places: tuple[bytes, ...]
+
+
+def locate(paths: Sequence[str], overlay: str | None) -> Mounted | Kept:
+    """What `paths` and ``--overlay`` mean; no paths: everything, in the mount that the working directory is in.
+
+    Raises NotMounted, UsageError for paths in several mounts, and in a mount that is only read.
+    """
+    if overlay is not None:
+        return Kept(os.path.abspath(overlay), tuple(map(_from_root, paths)))
+    found = [_in_mount(path) for path in paths or ["."]]
+    mounts = {mount.mountpoint: mount for mount, _ in found}
+    if len(mounts) > 1:
+        raise UsageError(f"{' and '.join(sorted(mounts))} are different mounts: one at a time")
+    [mount] = mounts.values()
+    if not mount.writable:
+        raise UsageError(f"{mount.mountpoint} is mounted to be read only, so nothing is changed there")
+    places = tuple(place for _, place in found)
+    return Mounted(mount, () if not paths or b"" in places else places)
+
+
+def _from_root(path: str) -> bytes:
+    place = os.path.normpath(path.strip("/"))
+    if place == ".." or place.startswith("../"):
+        raise UsageError(f"{path} leads out of the source")
+    return b"" if place == "." else os.fsencode(place)
+
+
+def _in_mount(path: str) -> tuple[Mount, bytes]:
+    """The riafs mount that a path is in, whether there still is something or not, and the path from its root."""
+    absolute = resolve(path) if os.path.isdir(path) else os.path.abspath(path)
+    absolute = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
+    candidates = [mount for mount in riafs_mounts() if _is_below(absolute, mount.mountpoint)]
+    if not candidates:
+        raise NotMounted(f"{absolute} is in no riafs mount; an overlay that is not mounted is given with --overlay DIR")
+    mount = max(candidates, key=lambda each: len(each.mountpoint))
+    place = os.path.relpath(absolute, mount.mountpoint)
+    return mount, b"" if place == "." else os.fsencode(place)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+
+def asked(mount: Mount, command: str, arguments: Mapping[str, Any], seconds: float = SECONDS) -> dict[str, Any]:
+    """What a mount's daemon replies. Raises what went wrong there, StoreDenied for another user's mount, …"""
+    try:
+        reply = ask(mount, command, complete_environment(), seconds, arguments)
+    except PermissionError as error:
+        raise StoreDenied(f"the mount at {mount.mountpoint} is another user's") from error
+    if "error" in reply:
+        raise _failure(reply, mount)
+    return reply
+
+
+def _failure(reply: Mapping[str, Any], mount: Mount) -> RiafsError:
+    message, kind = str(reply["error"]), getattr(errors, str(reply.get("kind")), None)
+    if kind is PushConflict:
+        return PushConflict(message, tuple(os.fsencode(path) for path in reply.get("paths", ())))
+    if isinstance(kind, type) and issubclass(kind, RiafsError):
+        return kind(message)
+    return NotMounted(f"the daemon of {mount.mountpoint} does not do that: {message}")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalChange:
+    """A change. `path`, `source`: from the root; `inside`: from the top of its dataset."""
+
+    path: str
+    kind: str
+    size: int | None
+    source: str | None
+    dataset: str
+    inside: str
+
+
+def local_changes(target: Mounted | Kept) -> list[LocalChange]:
+    """Those at the target's places, by path."""
+    if isinstance(target, Kept):
+        from riafs.daemon.listing import describe_overlay  # slow to import, and of no use for a mount
+        from riafs.overlay.store import opened
+
+        with opened(target.directory) as overlay:
+            datasets = describe_overlay(overlay)["datasets"]
+    else:
+        datasets = asked(target.mount, "changes", {}, _LISTING_SECONDS)["datasets"]
+    found = [_change(each, dataset["dataset"], dataset["path"]) for dataset in datasets for each in dataset["changes"]]
+    places = [os.fsdecode(place) for place in target.places]
+    if places:
+        found = [each for each in found if any(_touches(each, place) for place in places)]
+    return sorted(found, key=lambda each: each.path)
+
+
+def _change(known: Mapping[str, Any], dataset: str, entrance: str) -> LocalChange:
+    above = f"{entrance}/" if entrance else ""
+    source = None if known.get("source") is None else above + known["source"]
+    return LocalChange(above + known["path"], known["kind"], known["size"], source, dataset, known["path"])
+
+
+def _touches(change: LocalChange, place: str) -> bool:
+    return is_below(change.path, place) or (change.source is not None and is_below(change.source, place))
+
+
+def is_below(path: str, place: str) -> bool:
+    """Whether `path` is `place` or in it, both from the root."""
+    return not place or path == place or path.startswith(f"{place}/")

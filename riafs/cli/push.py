@@ -1,0 +1,148 @@
+"""``riafs push``: local changes become a commit in the store."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import trio
+
+from riafs.cli.changes import Kept, Mounted, asked, locate
+from riafs.cli.render import print_json, printable
+from riafs.cli.status import amount
+from riafs.cli.stepping import step_bar
+from riafs.daemon.listing import describe_outcome
+from riafs.daemon.pushing import Order, push_changes
+from riafs.daemon.unmounted import open_unmounted, overlay_source
+from riafs.errors import PushConflict, UsageError
+from riafs.formats.refs import valid_ref_name
+from riafs.git.config import instead_of_rules
+from riafs.git.identity import author, committer
+from riafs.push.merging import Prefer
+from riafs.push.request import PushRequest
+from riafs.settings import complete_environment, load
+from riafs.tree.working import Means
+from riafs.vfs.assembly import find_git
+from riafs.vfs.refreshing import Change
+
+_PUSH_SECONDS = 7 * 86400.0
+_NOTHING = "nothing has changed, nothing to push"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The subcommand. Exit status 16 for a conflict, whose paths are listed."""
+    logging.getLogger("riafs").addHandler(logging.NullHandler())  # what stops a push is told once, as its failure
+    environment = complete_environment()
+    target = locate(arguments.paths, arguments.overlay)
+    order = Order(_request(arguments, environment), target.places)
+    try:
+        outcomes = _push_kept(target, order, environment) if isinstance(target, Kept) else _push_mounted(target, order)
+    except PushConflict as conflict:
+        _tell_conflict(conflict, as_json=arguments.json)
+        raise
+    if arguments.json:
+        print_json(outcomes)
+    else:
+        for line in _lines(outcomes, dry_run=arguments.dry_run):
+            print(printable(line))
+    return 0
+
+
+def _request(arguments: argparse.Namespace, environment: Mapping[str, str]) -> PushRequest:
+    prefer = Prefer.OURS if arguments.ours else Prefer.THEIRS if arguments.theirs else Prefer.NEITHER
+    return PushRequest(
+        message=os.fsencode(arguments.message),
+        author=author(environment, arguments.author),
+        committer=committer(environment),
+        search_path=environment["PATH"],
+        branch=_branch(arguments.branch, "--branch"),
+        as_branch=_branch(arguments.as_branch, "--as-branch"),
+        prefer=prefer,
+        dry_run=arguments.dry_run,
+    )
+
+
+def _branch(name: str | None, flag: str) -> bytes | None:
+    if name is None:
+        return None
+    full = b"refs/heads/" + os.fsencode(name.removeprefix("refs/heads/"))
+    if not valid_ref_name(full):
+        raise UsageError(f"{flag} {name}: this cannot be the name of a branch")
+    return full
+
+
+def _push_mounted(target: Mounted, order: Order) -> list[dict[str, Any]]:
+    """Have the mount's own process push, which also shows the new commits. It goes on if this one is killed."""
+    with step_bar() as bar, bar.following(lambda: asked(target.mount, "status", {}).get("pushing")):
+        return list(asked(target.mount, "push", order_to_json(order), _PUSH_SECONDS)["pushed"])
+
+
+def order_to_json(order: Order) -> dict[str, Any]:
+    """`order` as the arguments of a request."""
+    request = order.request
+    return {
+        "message": os.fsdecode(request.message),
+        "author": os.fsdecode(request.author.ident),
+        "committer": os.fsdecode(request.committer.ident),
+        "branch": None if request.branch is None else os.fsdecode(request.branch),
+        "as_branch": None if request.as_branch is None else os.fsdecode(request.as_branch),
+        "prefer": request.prefer.value,
+        "dry_run": request.dry_run,
+        "places": [os.fsdecode(place) for place in order.places],
+    }
+
+
+def _push_kept(target: Kept, order: Order, environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Push an overlay that is not mounted, in this process."""
+    settings = load(environment, ()).settings
+    means = Means(find_git(environment["PATH"]), environment["PATH"], settings.deadline, settings.cache_dir)
+    rules = tuple(instead_of_rules(environment))
+    source = overlay_source(target.directory)
+
+    async def tell(_: Sequence[Change]) -> None:
+        """No kernel has to hear of it."""
+
+    async def work() -> list[dict[str, Any]]:
+        async with open_unmounted(target.directory, settings, environment, rules) as filesystem:
+            with step_bar() as bar:
+                outcomes = await push_changes(filesystem, source, means, order, bar, tell)
+            return [describe_outcome(each) for each in outcomes]
+
+    return trio.run(work)
+
+
+def _tell_conflict(conflict: PushConflict, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"conflicts": [os.fsdecode(path) for path in conflict.paths], "reason": str(conflict)})
+        return
+    for path in conflict.paths:
+        print(printable(f"conflict  {os.fsdecode(path)}"))
+    sys.stdout.flush()
+
+
+def _lines(outcomes: Sequence[Mapping[str, Any]], *, dry_run: bool) -> Iterator[str]:
+    if not outcomes:
+        yield _NOTHING
+    for each in outcomes:
+        name = f"{each['path'] or each['dataset']}"
+        files = f"{each['changed']} paths, {each['annexed']} annexed and {each['in_git']} in git"
+        branch = each["ref"].removeprefix("refs/heads/")
+        if dry_run:
+            yield f"{name}: would be pushed to {branch}: {files}, at most {amount(each['bytes_written'])}"
+        elif each["commit"] == each["before"]:
+            yield f"{name}: {branch} has it all already"
+        else:
+            yield f"{name}: {branch} is at {each['commit']} now: {files}, {amount(each['bytes_written'])} sent"
+        yield from _remarks(name, each)
+
+
+def _remarks(name: str, outcome: Mapping[str, Any]) -> Iterator[str]:
+    for path in outcome["empty_directories"]:
+        yield f"{name}: {path} is empty; git holds no empty directories, so it stays local"
+    for path in outcome["overruled"]:
+        yield f"{name}: {path} was changed in the store as well; one of the two was left out, as you said"
+    if outcome["kept"]:
+        branch = outcome["ref"].removeprefix("refs/heads/")
+        yield f"{name}: the changes stay local as well, as {branch} is not what is shown; riafs restore drops them"

@@ -1,0 +1,168 @@
+"""What a mount that can be written does over its control socket: tell of its changes, drop them, push them.
+
+A push runs here, in the mount's own process: the overlay has one owner, programs go on working meanwhile, and the mount
+moves to the new commit in the same breath. It goes on when the one who asked goes away; `status` tells how far it is.
+Paths and names in requests and replies are text as `os.fsdecode` gives it.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import trio
+
+from riafs.daemon.control import Command, Request
+from riafs.daemon.listing import describe_outcome, describe_overlay
+from riafs.daemon.pushing import Order, Tell, push_changes
+from riafs.errors import Busy, PushConflict, RiafsError, UsageError
+from riafs.formats.gitwriting import Stamp
+from riafs.formats.riaurl import RiaUrl
+from riafs.push.merging import Prefer
+from riafs.push.request import PushRequest
+from riafs.push.watching import Step
+from riafs.tree.working import Means
+from riafs.vfs.writable import WritableFileSystem
+
+
+class Progress:
+    """How far a push is: see Watcher."""
+
+    def __init__(self) -> None:
+        self._step: Step | None = None
+        self._total = self._done = 0
+
+    def begin(self, step: Step, total: int) -> None:
+        """See Watcher."""
+        self._step, self._total, self._done = step, total, 0
+
+    def advance(self, amount: int) -> None:
+        """See Watcher."""
+        self._done += amount
+
+    def end(self) -> None:
+        """Nothing is being pushed any more."""
+        self._step = None
+
+    def status(self) -> Mapping[str, Any]:
+        """For people who wait."""
+        if self._step is None:
+            return {}
+        return {"pushing": {"step": self._step.value, "total": self._total, "done": self._done}}
+
+
+class Changing:
+    """The changes of `filesystem`, which shows `source`; `tell` makes the kernel forget."""
+
+    def __init__(self, filesystem: WritableFileSystem, source: RiaUrl, means: Means, tell: Tell) -> None:
+        self._filesystem = filesystem
+        self._source = source
+        self._means = means
+        self._tell = tell
+        self._progress = Progress()
+        self._pushing = trio.Lock()
+        self._counted: tuple[tuple[int, int], int] = (-1, -1), 0
+        """How many changes there were in which state of the overlay."""
+
+    @property
+    def commands(self) -> Mapping[str, Command]:
+        """By the names that requests have."""
+        return {
+            "changes": _reporting(self._changes),
+            "restore": _reporting(self._restore),
+            "push": _reporting(self._push),
+        }
+
+    def status(self) -> Mapping[str, Any]:
+        """Where the overlay is, and how many paths differ from their commits."""
+        overlay = self._filesystem.overlay
+        overlay.journal.before_commit()  # what is written counts, stored or not
+        state = overlay.rows.last_version, overlay.rows.turn
+        if state != self._counted[0]:
+            self._counted = state, sum(1 for base in overlay.datasets() for _ in overlay.changes(base.dataset))
+        return {"overlay": overlay.path, "changes": self._counted[1], **self._progress.status()}
+
+    async def _changes(self, _: Request) -> Mapping[str, Any]:
+        """``{"command": "changes"}``: see describe_overlay."""
+        return describe_overlay(self._filesystem.overlay)
+
+    async def _restore(self, request: Request) -> Mapping[str, Any]:
+        """``{"command": "restore", "dataset": ID, "paths": [PATH in the dataset, …]}``; ``""`` is all of it."""
+        dataset = os.fsencode(_text(request, "dataset"))
+        paths = [os.fsencode(path) for path in _texts(request, "paths")]
+        await self._filesystem.restore(dataset, paths, self._tell)
+        return {"restored": len(paths)}
+
+    # -- pushing ------------------------------------------------------------------------------------------------------
+
+    async def _push(self, request: Request) -> Mapping[str, Any]:
+        """``{"command": "push", "message": TEXT, "author": IDENT, "committer": IDENT}``, if wanted with ``places``
+        (paths from the root; else everything), ``branch``, ``as_branch`` (full names), ``prefer`` (see Prefer),
+        ``dry_run``.
+        """
+        order = push_order(request, self._means.search_path)
+        try:
+            self._pushing.acquire_nowait()
+        except trio.WouldBlock:
+            raise Busy("a push is under way already") from None
+        self._filesystem.overlay.keeps_files = True
+        try:
+            outcomes = await push_changes(
+                self._filesystem, self._source, self._means, order, self._progress, self._tell
+            )
+        finally:
+            self._filesystem.overlay.keeps_files = False
+            self._progress.end()
+            self._pushing.release()
+        return {"pushed": [describe_outcome(outcome) for outcome in outcomes]}
+
+
+def _reporting(command: Command) -> Command:
+    """`command`, with failures as replies: ``error``, ``exit_code``, of conflicts ``paths``."""
+
+    async def reported(request: Request) -> Mapping[str, Any]:
+        try:
+            return await command(request)
+        except RiafsError as error:
+            reply: dict[str, Any] = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
+            if isinstance(error, PushConflict):
+                reply["paths"] = [os.fsdecode(path) for path in error.paths]
+            return reply
+
+    return reported
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def _text(request: Request, name: str) -> str:
+    value = request.get(name)
+    if not isinstance(value, str):
+        raise UsageError(f"a request {request['command']} needs {name}, which is text")
+    return value
+
+
+def _texts(request: Request, name: str) -> list[str]:
+    value = request.get(name)
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise UsageError(f"a request {request['command']} needs {name}, which is a list of texts")
+    return value
+
+
+def push_order(request: Request, search_path: str) -> Order:
+    """What a request asks for. Raises UsageError."""
+    try:
+        prefer = Prefer(request.get("prefer", Prefer.NEITHER.value))
+    except ValueError as error:
+        raise UsageError(f"prefer: {error}") from error
+    wanted = PushRequest(
+        message=os.fsencode(_text(request, "message")),
+        author=Stamp(os.fsencode(_text(request, "author"))),
+        committer=Stamp(os.fsencode(_text(request, "committer"))),
+        search_path=search_path,
+        branch=os.fsencode(_text(request, "branch")) if request.get("branch") else None,
+        as_branch=os.fsencode(_text(request, "as_branch")) if request.get("as_branch") else None,
+        prefer=prefer,
+        dry_run=request.get("dry_run") is True,
+    )
+    places = _texts(request, "places") if request.get("places") else []
+    return Order(wanted, tuple(map(os.fsencode, places)))

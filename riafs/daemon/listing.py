@@ -1,0 +1,63 @@
+"""Local changes, and what became of them, as JSON: for the control socket and for ``--json``.
+
+Paths and names are text as `os.fsdecode` gives it.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from riafs.overlay.changes import Change
+from riafs.overlay.rows import Area
+from riafs.overlay.store import Overlay
+
+if TYPE_CHECKING:
+    from riafs.daemon.pushing import Outcome
+
+
+def describe_overlay(overlay: Overlay) -> dict[str, Any]:
+    """Every dataset with changes: its id, its path from the root, and each of its changes with the path in it."""
+    return {"overlay": overlay.path, "datasets": [_dataset(overlay, area) for area in overlay.rows.areas()]}
+
+
+def _dataset(overlay: Overlay, area: Area) -> dict[str, Any]:
+    return {
+        "dataset": os.fsdecode(area.base.dataset),
+        "path": os.fsdecode(area.entrance),
+        "ref": None if area.base.ref is None else os.fsdecode(area.base.ref),
+        "commit": area.base.commit.decode(),
+        "changes": [_change(change) for change in overlay.changes(area.base.dataset)],
+    }
+
+
+def _change(change: Change) -> dict[str, Any]:
+    described: dict[str, Any] = {"path": os.fsdecode(change.path), "kind": change.kind.value, "size": _size(change)}
+    if change.source is not None:
+        described["source"] = os.fsdecode(change.source)
+    return described
+
+
+def _size(change: Change) -> int | None:
+    """Bytes of the content, or of what is gone; None where only the store can tell, and for directories."""
+    if change.content is not None:
+        return change.content.size
+    return None if change.base is None or change.base.key is None else change.base.key.size
+
+
+def describe_outcome(outcome: "Outcome") -> dict[str, Any]:
+    """What became of one dataset in a push."""
+    report = outcome.report
+    return {
+        "path": os.fsdecode(outcome.entrance),
+        "dataset": report.dataset,
+        "ref": os.fsdecode(report.ref),
+        "before": None if report.before is None else report.before.decode(),
+        "commit": report.commit.decode(),
+        "changed": report.changed,
+        "annexed": report.annexed,
+        "in_git": report.in_git,
+        "objects_written": report.objects_written,
+        "bytes_written": report.bytes_written,
+        "empty_directories": [os.fsdecode(path) for path in report.empty_directories],
+        "overruled": [os.fsdecode(path) for path in report.overruled],
+        "kept": outcome.kept,
+    }

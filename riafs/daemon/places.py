@@ -1,0 +1,38 @@
+"""Places: paths from the root of what is shown, by which commands choose among local changes. Pure."""
+
+import os
+from collections.abc import Sequence
+
+from riafs.errors import UsageError
+from riafs.overlay.changes import Change, ChangeKind
+
+
+def below(path: bytes, directory: bytes) -> bytes:
+    """`path` from `directory` on, both from the same root; ``""`` for the directory itself."""
+    return path[len(directory) + 1 :] if directory else path
+
+
+def is_in(path: bytes, directory: bytes) -> bool:
+    """Whether `path` is `directory` or in it."""
+    return not directory or path == directory or path.startswith(directory + b"/")
+
+
+def select(changes: Sequence[Change], entrance: bytes, places: Sequence[bytes]) -> list[Change]:
+    """Those of a dataset's changes that are at one of `places`, in their order; all for no places.
+
+    Raises UsageError for a place inside of a directory that has another name in the store.
+    """
+    if not places or any(is_in(entrance, place) for place in places):
+        return list(changes)
+    inside = [below(place, entrance) for place in places if is_in(place, entrance)]
+    chosen = [change for change in changes if any(_touches(change, place) for place in inside)]
+    for change in changes:
+        for place in inside:
+            if change.kind is ChangeKind.RENAMED and change.path != place and is_in(place, change.path):
+                inner, outer = os.fsdecode(place), os.fsdecode(change.path)
+                raise UsageError(f"{inner} is in {outer}, which has another name in the store: choose {outer}")
+    return chosen
+
+
+def _touches(change: Change, place: bytes) -> bool:
+    return is_in(change.path, place) or (change.source is not None and is_in(change.source, place))

@@ -1,0 +1,134 @@
+"""Pushing what an overlay holds, mounted or not: which datasets, in which order, and what is shown afterwards.
+
+A dataset that is shown inside of another one is registered there at a commit. So that a push never takes from view what
+it has just pushed, every dataset that is shown above a pushed one is pushed as well, be it only with the new commit of
+what is registered in it.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from riafs.daemon.places import select
+from riafs.formats.riaurl import RiaUrl
+from riafs.overlay.changes import Base, Change
+from riafs.push.destination import Destination, open_destination
+from riafs.push.opening import open_writing
+from riafs.push.pushing import Push
+from riafs.push.request import PushReport, PushRequest
+from riafs.push.superdatasets import Member, push_all
+from riafs.push.watching import Watcher
+from riafs.storage.localwriting import LocalWriting
+from riafs.tree.source import open_store
+from riafs.tree.store import Store, StoreTools
+from riafs.tree.working import Means, working_tools
+from riafs.vfs.refreshing import Change as Forgotten
+from riafs.vfs.writable import WritableFileSystem
+
+Tell = Callable[[Sequence[Forgotten]], Awaitable[None]]
+"""Hears what a kernel has to forget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to push. `places`: paths from the root of what is shown; none: everything."""
+
+    request: PushRequest
+    places: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One dataset that was pushed. `entrance`: the path from the root to it."""
+
+    entrance: bytes
+    report: PushReport
+    kept: bool
+    """Whether the changes stay local, since the branch that is shown here is not the one that was pushed to."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """One dataset's share in a push."""
+
+    base: Base
+    changes: list[Change] = field(default_factory=list)
+    has_rows: bool = False
+    above: bytes | None = None
+    """Entrance of the dataset that registers it."""
+    path: bytes = b""
+    """Where it is registered there."""
+
+
+async def push_changes(
+    filesystem: WritableFileSystem, source: RiaUrl, means: Means, order: Order, watcher: Watcher, tell: Tell
+) -> list[Outcome]:
+    """Push, and show the new commits. Nothing where nothing of it has changed. Subdatasets come first.
+
+    Raises what `push_all` and `open_destination` raise, and UsageError for places that cannot be pushed for themselves;
+    the local changes are as they were then.
+    """
+    parts = await _find_parts(filesystem, order.places)
+    outcomes = await _push(parts, source, means, order.request, watcher) if parts else []
+    if not order.request.dry_run:
+        await _show(filesystem, parts, outcomes, tell)
+    return outcomes
+
+
+async def _push(
+    parts: Mapping[bytes, _Part], source: RiaUrl, means: Means, request: PushRequest, watcher: Watcher
+) -> list[Outcome]:
+    """Push all, subdatasets first."""
+    async with working_tools(means) as tools:
+        store = await open_store(source, tools.seconds, tools)
+        writing = await open_writing(store, tools)
+        try:
+            opened = {
+                entrance: Push(
+                    await _destination(part, store, writing, tools), part.base, part.changes, request, watcher
+                )
+                for entrance, part in parts.items()
+            }
+            reports = await push_all([Member(at, opened[at], part.above, part.path) for at, part in parts.items()])
+        finally:
+            writing.close()
+    return [Outcome(at, report, report.ref != parts[at].base.ref) for at, report in reports.items()]
+
+
+async def _destination(part: _Part, store: Store, writing: LocalWriting, tools: StoreTools) -> Destination:
+    dataset = await store.dataset(await store.path_of_id(part.base.dataset))
+    return await open_destination(dataset, writing, tools.git.gits, tools.seconds)
+
+
+async def _show(
+    filesystem: WritableFileSystem, parts: Mapping[bytes, _Part], outcomes: Sequence[Outcome], tell: Tell
+) -> None:
+    """Put what is left of the changes over the new commits; once begun, it is brought to its end."""
+    with trio.CancelScope(shield=True):
+        for outcome in outcomes:
+            part = parts[outcome.entrance]
+            if part.has_rows and not outcome.kept:
+                await filesystem.pushed(part.base.dataset, outcome.report.commit, part.changes, tell)
+        overlay = filesystem.overlay
+        for base in overlay.datasets():
+            if next(overlay.changes(base.dataset), None) is None:  # looked at to be changed, and then it was not
+                await filesystem.pushed(base.dataset, base.commit, (), tell)
+        await filesystem.refresh(tell)
+
+
+async def _find_parts(filesystem: WritableFileSystem, places: Sequence[bytes]) -> dict[bytes, _Part]:
+    """Entrance → the datasets with changes at `places`, and those that they are registered in."""
+    overlay = filesystem.overlay
+    areas = {area.entrance: area.base for area in overlay.rows.areas()}
+    parts: dict[bytes, _Part] = {}
+    for entrance, base in areas.items():
+        chosen = select(list(overlay.changes(base.dataset)), entrance, places)
+        if not chosen:
+            continue
+        part = parts.setdefault(entrance, _Part(base, has_rows=True))
+        part.changes = chosen
+        for home in await filesystem.superdatasets(base.dataset):
+            part.above, part.path = home.entrance, home.path
+            part = parts.setdefault(home.entrance, _Part(home.base, has_rows=home.entrance in areas))
+    return parts

@@ -1,0 +1,78 @@
+"""What the ``.gitattributes`` of a tree say about paths, by git itself.
+
+git reads them from an index that holds nothing else, in a private repository; neither the user's nor the store's own
+attributes count, so that a push does the same for everybody.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from riafs.errors import GitError, StoreTimeout
+from riafs.git.environment import PrivateGitDirs
+
+NAME = b".gitattributes"
+_SECONDS = 60.0
+_UNDECIDED = frozenset((b"unspecified", b"unset", b"set"))
+
+Values = Mapping[bytes, bytes]
+"""Attribute → value, of those that have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeFiles:
+    """The ``.gitattributes`` of a tree: path → content."""
+
+    files: Mapping[bytes, bytes]
+
+    async def of(self, paths: Sequence[bytes], names: Sequence[str], gits: PrivateGitDirs) -> list[Values]:
+        """The values of the attributes `names` for each path. Raises GitError, StoreTimeout."""
+        if not self.files or not paths:
+            return [{} for _ in paths]
+        directory = tempfile.mkdtemp(prefix=b"attributes-", dir=gits.scratch)
+        try:
+            return await self._ask(directory, paths, names, gits)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    async def _ask(
+        self, directory: bytes, paths: Sequence[bytes], names: Sequence[str], gits: PrivateGitDirs
+    ) -> list[Values]:
+        environment = dict(gits.environment(directory + b"/objects", b"sha1"))
+        environment["GIT_INDEX_FILE"] = os.fsdecode(directory + b"/index")
+        os.mkdir(directory + b"/objects")
+        entries = []
+        for path, content in self.files.items():
+            oid = await _run([gits.program, "hash-object", "-w", "--no-filters", "--stdin"], content, environment)
+            entries.append(b"100644 %b\t%b\0" % (oid.strip(), path))
+        await _run([gits.program, "update-index", "-z", "--index-info"], b"".join(entries), environment)
+        given = b"".join(path + b"\0" for path in paths)
+        said = await _run([gits.program, "check-attr", "--cached", "-z", "--stdin", *names], given, environment)
+        return _values(said, len(paths), len(names))
+
+
+async def _run(command: list[str], given: bytes, environment: Mapping[str, str]) -> bytes:
+    with trio.move_on_after(_SECONDS):
+        done = await trio.run_process(
+            command, stdin=given, capture_stdout=True, capture_stderr=True, check=False, env=environment
+        )
+        if done.returncode:
+            raise GitError(f"git cannot read attributes: {done.stderr.decode(errors='replace').strip()}")
+        return done.stdout
+    raise StoreTimeout(f"git did not read attributes within {_SECONDS:g} s")
+
+
+def _values(said: bytes, paths: int, names: int) -> list[Values]:
+    """From path, attribute and value, each ended by a NUL, all attributes of one path after the other."""
+    fields = said.split(b"\0")[:-1]
+    if len(fields) != 3 * paths * names:
+        raise GitError(f"git told {len(fields) // 3} attributes of {paths} paths instead of {paths * names}")
+    found: list[Values] = []
+    for start in range(0, len(fields), 3 * names):
+        triples = [fields[start + at : start + at + 3] for at in range(0, 3 * names, 3)]
+        found.append({name: value for _, name, value in triples if value not in _UNDECIDED})
+    return found

@@ -1,0 +1,97 @@
+"""What differs between an overlay and the commit it lies over: the language in which an overlay speaks to a push.
+
+A list of changes is sorted by path and is applied as follows. First everything that a RENAMED change has its content
+from (`source`) is taken out of the base commit's tree; then the changes are applied in the list's order, so that what
+stands in a renamed directory, or in the place of a removed one, comes after it. Paths are relative to the dataset's
+root, without a slash at the end, and are those of the new tree; a `BaseEntry` has the path in the base commit.
+"""
+
+import enum
+from dataclasses import dataclass
+
+from riafs.formats.keys import Key
+
+
+class ChangeKind(enum.Enum):
+    """What was done to a path."""
+
+    ADDED = "added"
+    """There was nothing before: a file, a link, or a directory (which is told of only as long as it is empty)."""
+    CHANGED = "changed"
+    """Other content, or a file in the place of a link or a directory."""
+    REMOVED = "removed"
+    """A file, a link, or a directory with everything in it."""
+    RENAMED = "renamed"
+    """What was at `source`: a file, changed as well if there is content, or a directory with everything in it."""
+    MODE = "mode"
+    """The same content with another executable bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseEntry:
+    """An entry of the base commit."""
+
+    path: bytes
+    """In the base commit."""
+    mode: int
+    """git's, see formats/gitobjects."""
+    oid: bytes
+    """Hex digits of the blob, tree or submodule's commit."""
+    key: Key | None
+    """Of annexed content."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalContent:
+    """A file or link as the overlay has it. A directory has none."""
+
+    data: bytes
+    """Absolute path of the local file with the bytes in `extents`; empty for a link and where nothing is local."""
+    extents: tuple[tuple[int, int], ...]
+    """(start, end) of the local ranges in bytes: sorted, disjoint, not empty. All else is the base entry's.
+
+    Where the local file is shorter, or there is none, they are zeros.
+    """
+    size: int
+    """Bytes of the content, or of the link's target."""
+    target: bytes | None
+    """Of a symbolic link; None for a file."""
+    executable: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all bytes of a file are local."""
+        return self.size == 0 or self.extents == ((0, self.size),)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One path that differs."""
+
+    path: bytes
+    kind: ChangeKind
+    base: BaseEntry | None
+    """What stood here, or at `source`; None for what is new."""
+    content: LocalContent | None
+    """The new content; None where there is none (removed), where it is the base's, and for directories.
+
+    A change of mode has one, whose `executable` counts and whose `extents` are empty.
+    """
+    source: bytes | None
+    """The path in the base commit that RENAMED has it from."""
+    version: int
+    """Grows whenever the entry is changed, so that the overlay can tell what was pushed from what came later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a dataset with local changes shows below them."""
+
+    dataset: bytes
+    """The dataset's id."""
+    store: str
+    """The store, as a source that names it."""
+    ref: bytes | None
+    """The branch that is followed (``refs/heads/main``), None where a commit is shown for itself."""
+    commit: bytes
+    """Hex digits."""

@@ -1,0 +1,84 @@
+"""The overlay's data files: one for each file with local bytes, sparse, called by its number.
+
+Invariants: a file is removed only after the rows that no longer name it are durable (`doom`, then `purge`); what lies
+beyond the end of the data reads as zeros.
+"""
+
+import contextlib
+import errno
+import os
+
+from riafs.errors import FileTooLarge, OverlayFailed, OverlayFull, RiafsError
+
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class DataFiles:
+    """The directory `path`, which exists."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._prefix = os.fsencode(path)
+        self._doomed: list[int] = []
+
+    def name(self, number: int) -> bytes:
+        """Absolute path of a data file."""
+        return b"%s/%x" % (self._prefix, number)
+
+    def create(self, number: int) -> int:
+        """A descriptor of a new data file. Raises OverlayFull, OverlayFailed."""
+        return self._open(number, _FLAGS | os.O_CREAT | os.O_EXCL)
+
+    def open(self, number: int) -> int:
+        """A descriptor of a data file. Raises OverlayFailed."""
+        return self._open(number, _FLAGS)
+
+    def _open(self, number: int, flags: int) -> int:
+        try:
+            return os.open(f"{number:x}", flags, 0o600, dir_fd=self.directory)
+        except OSError as error:
+            raise failure(error, f"{self.path}/{number:x}") from error
+
+    @property
+    def doomed(self) -> int:
+        """How many files `purge` would remove."""
+        return len(self._doomed)
+
+    def doom(self, number: int) -> None:
+        """No row names this file any more, once what is pending is durable."""
+        if number:
+            self._doomed.append(number)
+
+    def take_doomed(self) -> list[int]:
+        """The files to remove, after the rows have been made durable."""
+        taken, self._doomed = self._doomed, []
+        return taken
+
+    def purge(self, numbers: list[int]) -> None:
+        """Remove files."""
+        for number in numbers:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{number:x}", dir_fd=self.directory)
+
+    def sizes(self) -> dict[int, int]:
+        """Number of every data file → its length in bytes."""
+        found = {}
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                with contextlib.suppress(ValueError):
+                    found[int(entry.name, 16)] = entry.stat(follow_symlinks=False).st_size
+        return found
+
+    def close(self) -> None:
+        """Give back the directory's descriptor."""
+        os.close(self.directory)
+
+
+def failure(error: OSError, path: str) -> RiafsError:
+    """What an error of the overlay's file system is to a program."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OverlayFull(f"no room left for {path}")
+    if error.errno == errno.EFBIG:
+        return FileTooLarge(f"{path} cannot get that large on its file system")
+    return OverlayFailed(f"{path} cannot be used: {error.strerror}")

@@ -1,0 +1,100 @@
+"""Rows → changes: how the rows of a dataset differ from its base commit, in the language of `changes`."""
+
+import stat
+
+from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent
+from riafs.overlay.datafiles import DataFiles
+from riafs.overlay.lower import Remembered, unpacked
+from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Area, Row, Rows
+
+
+def differences(rows: Rows, files: DataFiles, area: Area) -> list[Change]:
+    """All changes of `area`, by path."""
+    top = rows.get(area.top)
+    assert top is not None
+    walk = _Walk(rows, files)
+    walk.directory(top, b"", b"")
+    found = walk.found
+    moved = {change.source for change in found if change.kind is ChangeKind.RENAMED}
+    kept = [each for each in found if not (_is_removal(each) and each.base is not None and each.base.path in moved)]
+    # A directory that is removed goes before one that is made in its place.
+    return sorted(kept, key=lambda change: (change.path, not _is_removal(change)))
+
+
+def _is_removal(change: Change) -> bool:
+    return change.kind is ChangeKind.REMOVED
+
+
+class _Walk:
+    def __init__(self, rows: Rows, files: DataFiles) -> None:
+        self._rows = rows
+        self._files = files
+        self.found: list[Change] = []
+
+    def _tell(
+        self, row: Row, path: bytes, kind: ChangeKind, base: BaseEntry | None, content: LocalContent | None = None,
+        source: bytes | None = None,
+    ) -> None:  # fmt: skip
+        self.found.append(Change(path, kind, base, content, source, row.version))
+
+    def directory(self, row: Row, path: bytes, below: bytes | None) -> None:
+        """Add the changes in a directory at `path`. `below`: its path in the base commit, None if it is not there."""
+        for child in self._rows.children(row.id):
+            assert child.name is not None
+            base = None
+            if child.covered is not None:
+                assert below is not None
+                base = unpacked(child.covered).base_entry(_join(below, child.name))
+            self._child(child, _join(path, child.name), base)
+
+    def _child(self, row: Row, path: bytes, covered: BaseEntry | None) -> None:
+        if row.kind == WHITEOUT:
+            self._tell(row, path, ChangeKind.REMOVED, covered)
+        elif row.kind == DIRECTORY:
+            self._subdirectory(row, path, covered)
+        elif row.base is None or row.entry is None:
+            kind = ChangeKind.ADDED if covered is None else ChangeKind.CHANGED
+            self._tell(row, path, kind, covered, self._content(row))
+        else:
+            self._copied_up(row, path, row.base, unpacked(row.entry), covered)
+
+    def _subdirectory(self, row: Row, path: bytes, covered: BaseEntry | None) -> None:
+        in_place = covered is not None and row.base == covered.path
+        if covered is not None and not in_place:
+            self._tell(row, path, ChangeKind.REMOVED, covered)
+        if row.base is not None and row.entry is not None and not in_place:
+            base = unpacked(row.entry).base_entry(row.base)
+            self._tell(row, path, ChangeKind.RENAMED, base, source=row.base)
+        if row.base is None and not self._rows.is_occupied(row.id):
+            self._tell(row, path, ChangeKind.ADDED, None)
+        self.directory(row, path, row.base)
+
+    def _copied_up(self, row: Row, path: bytes, source: bytes, was: Remembered, covered: BaseEntry | None) -> None:
+        base = was.base_entry(source)
+        rewritten = row.kind == FILE and (row.data != 0 or row.size != was.size)
+        remade = row.kind == FILE and _is_executable(row) != was.executable
+        content = self._content(row) if rewritten or remade else None
+        if covered is None or covered.path != source:
+            self._tell(row, path, ChangeKind.RENAMED, base, content, source)
+        elif rewritten:
+            self._tell(row, path, ChangeKind.CHANGED, base, content)
+        elif remade:
+            self._tell(row, path, ChangeKind.MODE, base, content)
+
+    def _content(self, row: Row) -> LocalContent:
+        if row.kind == LINK:
+            return LocalContent(b"", (), row.size, row.target, executable=False)
+        local = [(start, min(end, row.size)) for start, end in self._rows.extents(row.id)] if row.based else []
+        if row.size > row.based:  # what was never written there reads as zeros, from the local file
+            joined = local and local[-1][1] == row.based
+            local[-1:] = [(local[-1][0], row.size)] if joined else [*local[-1:], (row.based, row.size)]
+        data = self._files.name(row.data) if row.data else b""
+        return LocalContent(data, tuple(local), row.size, None, _is_executable(row))
+
+
+def _is_executable(row: Row) -> bool:
+    return bool(row.mode & stat.S_IXUSR)
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name

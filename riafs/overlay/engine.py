@@ -1,0 +1,515 @@
+"""The writable file system without a kernel: the tree below, with an overlay's changes on top, by inode number.
+
+POSIX's errno follow from the classes of errors.py that each call names. Permissions are not checked here: the kernel
+does that, with the modes and owners given here. What the kernel leaves to a file system is decided here.
+
+Shared state (one event loop; threads only move bytes): `_open` has one OpenFile for each inode with handles; `_dirty`
+those whose rows are behind. A call first awaits what it must know of the tree below, then decides and changes without
+an await; a row that another task made meanwhile is seen because rows are read last.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, NoReturn, TypeVar
+
+import trio
+
+from riafs.errors import (
+    BadChange,
+    Busy,
+    IsADirectoryHere,
+    NotPermitted,
+    NotSupported,
+    OverlayFailed,
+    OverlayFull,
+    StaleHandle,
+    StoreTimeout,
+)
+from riafs.overlay.changes import Change
+from riafs.overlay.listing import Listed, OpenDirectory
+from riafs.overlay.lower import Lower, LowerEntry
+from riafs.overlay.naming import Maker, Naming, check_length
+from riafs.overlay.openfiles import OpenFile
+from riafs.overlay.places import KINDS, OVERLAY, Ownership, Places
+from riafs.overlay.rebasing import Find
+from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
+from riafs.overlay.store import Overlay
+from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.tree.protocol import Kind
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+COMMIT_SECONDS = 0.1
+_DOOMED = 1000
+_KINDS = {number: kind for kind, number in KINDS.items()}
+
+
+class Stat(NamedTuple):
+    """What stat shows. A tuple, as one is made for each entry of a listing."""
+
+    inode: int
+    kind: Kind
+    mode: int
+    """Permission bits."""
+    links: int
+    """1 for a directory with a part below: their number is not known."""
+    uid: int
+    gid: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Figures(NamedTuple):
+    """statvfs(3) of where the overlay lies: bytes of a block, blocks, free ones, those a user may have; files, free."""
+
+    block: int
+    blocks: int
+    free: int
+    available: int
+    files: int
+    files_free: int
+
+
+class Engine:
+    """`overlay` over `lower`; `ownership` is what things of the store have."""
+
+    def __init__(self, overlay: Overlay, lower: Lower, ownership: Ownership) -> None:
+        self._overlay = overlay
+        self._rows = overlay.rows
+        self._lower = lower
+        self._places = Places(overlay, lower, ownership)
+        overlay.journal.undone = self._rows.forget
+        overlay.is_open = lambda row: self._is_open(self._places.inode(row))
+        self._naming = Naming(overlay, self._places, lower, self._is_open)
+        self._open: dict[int, OpenFile] = {}
+        self._handles: dict[int, OpenFile] = {}
+        self._writing: set[int] = set()
+        self._directories: dict[int, OpenDirectory] = {}
+        self._last_handle = 0
+        self._dirty: set[OpenFile] = set()
+        overlay.journal.before_commit = self._store_dirty
+
+    async def attach(self) -> None:
+        """To be called once, before anything else: finds the datasets with changes again."""
+        await self._places.attach()
+
+    async def keep(self) -> None:
+        """Commit every COMMIT_SECONDS what is pending, and tidy up, until cancelled. What fails is tried again: callers
+        of fsync are told, and a database that cannot be written refuses further changes by itself.
+        """
+        said = ""
+        while True:
+            await trio.sleep(COMMIT_SECONDS)
+            try:
+                self._overlay.journal.commit()
+                await self._overlay.tidy()
+            except (OverlayFull, OverlayFailed, StoreTimeout) as error:
+                if str(error) != said:
+                    log.warning("changes are not stored yet: %s", error)
+                said = str(error)
+
+    def _store_dirty(self) -> None:
+        if self._dirty or self._rows.touched:
+            self._overlay.journal.begin()
+            for each in list(self._dirty):
+                each.store()
+            self._rows.store_touched()
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def lookup(self, parent: int, name: bytes) -> Stat | None:
+        """What `name` in a directory is, None if nothing. Raises NameTooLong, and what the tree below raises."""
+        check_length(name)
+        try:
+            row = self._places.row(parent)
+        except StaleHandle:
+            return None
+        child = None if row is None else self._rows.child(row.id, name)
+        if child is not None:
+            return None if child.kind == WHITEOUT else self._stat(child)
+        below = parent if row is None else await self._places.below(row)
+        found = None if below is None else await self._lower.find(below, name)
+        row = self._places.row(parent)
+        if row is not None and self._rows.child(row.id, name) is not None:  # made meanwhile
+            return await self.lookup(parent, name)
+        return None if found is None else self._below(found)
+
+    async def getattr(self, inode: int) -> Stat:
+        """What an inode is. Raises StaleHandle."""
+        row = self._places.row(inode)
+        return self._below(await self._lower.entry(inode)) if row is None else self._stat(row)
+
+    def has_row(self, inode: int) -> bool:
+        """Whether an inode is the overlay's own, or was copied up."""
+        return bool(inode & OVERLAY) or inode in self._places
+
+    def inode_of(self, row: int) -> int:
+        """The inode number of a row."""
+        return self._places.inode(row)
+
+    def _below(self, found: LowerEntry) -> Stat:
+        if found.inode in self._places:  # a dataset's top with changes, or what was copied up meanwhile
+            row = self._places.row(found.inode)
+            assert row is not None
+            return self._stat(row)
+        entry, owner = found.entry, self._places.ownership
+        size, when = max(entry.size, 0), entry.mtime_ns
+        return Stat(found.inode, entry.kind, owner.mode(entry), 1, owner.uid, owner.gid, size, when, when, when)
+
+    def _stat(self, row: Row) -> Stat:
+        inode = self._places.inode(row.id)
+        size, mtime, ctime, links = row.size, row.mtime, row.ctime, 1
+        if row.kind == DIRECTORY:
+            touched = self._rows.touched.get(row.id)
+            mtime, ctime = (mtime, ctime) if touched is None else (touched, touched)
+            links = 1 if row.base is not None else 2 + self._rows.directories(row.id)
+        elif row.parent is None:
+            links = 0
+        opened = self._open.get(inode)
+        if opened is not None and opened in self._dirty:
+            size, mtime, ctime = opened.size, opened.mtime, opened.ctime
+        return Stat(inode, _KINDS[row.kind], row.mode, links, row.uid, row.gid, size, row.atime, mtime, ctime)
+
+    def stat_of(self, listed: Listed) -> Stat:
+        """The attributes of a name in a listing."""
+        if listed.row is not None:
+            return self._stat(listed.row)
+        assert listed.entry is not None
+        return self._below(LowerEntry(listed.inode, listed.entry))
+
+    async def readlink(self, inode: int) -> bytes:
+        """The text of a symbolic link. Raises BadChange for what is none."""
+        row = self._places.row(inode)
+        if row is not None and row.kind != LINK:
+            raise BadChange("not a symbolic link")
+        if row is not None and row.target is not None:
+            return row.target
+        below = inode if row is None else await self._places.below(row)
+        assert below is not None
+        return await self._lower.target(below)
+
+    async def attributes(self, inode: int) -> Mapping[str, bytes]:
+        """``user.riafs.`` attributes of our own: ``change`` says that it is not as in the commit, ``base`` what it was
+        there. Nothing for what is as it was.
+        """
+        row = self._places.row(inode)
+        if row is None:
+            return {}
+        state = b"copied" if row.base is not None else b"new"
+        return {"change": state} | ({"base": row.base} if row.base else {})
+
+    # -- listing ------------------------------------------------------------------------------------------------------
+
+    def opendir(self, inode: int) -> int:
+        """A handle to list a directory."""
+        return self._handle(self._directories, OpenDirectory(self._rows, self._places, self._lower, inode))
+
+    async def readdir(self, handle: int, offset: int) -> Sequence[Listed]:
+        """Some names from `offset` (0, or `offset` of one that was listed) on; none at the end. Offsets stay valid
+        while the directory changes: what stays in it is listed once.
+        """
+        try:
+            return await self._directory(handle).read(offset)
+        except StaleHandle:  # removed while it was open
+            return ()
+
+    def _directory(self, handle: int) -> OpenDirectory:
+        try:
+            return self._directories[handle]
+        except KeyError:
+            raise StaleHandle(f"handle {handle} is not open") from None
+
+    def releasedir(self, handle: int) -> None:
+        """Give a directory's handle back."""
+        self._directories.pop(handle, None)
+
+    async def fsyncdir(self, handle: int) -> None:
+        """Make the names in a directory survive the loss of power."""
+        self._directory(handle)
+        await self._overlay.durable()
+
+    # -- names --------------------------------------------------------------------------------------------------------
+
+    async def create(self, parent: int, name: bytes, maker: Maker, flags: int = 0) -> tuple[Stat, int]:
+        """A file that is opened with it. An existing one is opened unless `flags` has O_EXCL; O_TRUNC empties it.
+
+        Raises NameExists, IsADirectoryHere, NameTooLong, NoSuchName, ReadOnly, OverlayFull.
+        """
+        slot = await self._naming.slot(parent, name)
+        if not slot.is_free and not flags & os.O_EXCL:
+            found = await self.lookup(parent, name)
+            if found is not None:
+                return found, await self.open(found.inode, flags)
+        row = self._naming.make_at(slot, FILE, maker)
+        inode = self._places.inode(row.id)
+        opened = OpenFile(self._overlay, self._dirty, inode, row, 0, _no_base)
+        self._open[inode] = opened
+        handle = self._handle_of(opened)
+        self._count_writer(handle, opened)
+        return self._stat(row), handle
+
+    async def mknod(self, parent: int, name: bytes, maker: Maker, *, regular: bool) -> Stat:
+        """An empty file. Raises NotPermitted for what git cannot carry, and as `create`."""
+        if not regular:
+            raise NotPermitted(f"{name!r}: git has no device nodes, fifos and sockets")
+        return self._stat(await self._naming.make(parent, name, FILE, maker))
+
+    async def mkdir(self, parent: int, name: bytes, maker: Maker) -> Stat:
+        """A directory. Raises NameExists, NameTooLong, NoSuchName, ReadOnly, OverlayFull."""
+        return self._stat(await self._naming.make(parent, name, DIRECTORY, maker))
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, maker: Maker) -> Stat:
+        """A symbolic link. Raises as `mkdir`."""
+        return self._stat(await self._naming.make(parent, name, LINK, maker, target))
+
+    async def link(self, inode: int, parent: int, name: bytes) -> NoReturn:
+        """Raises NotPermitted: git has no hard links."""
+        raise NotPermitted(f"{name!r}: git has no hard links")
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        """See Naming.unlink."""
+        await self._naming.unlink(parent, name)
+        await self._tidy()
+
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        """See Naming.rmdir."""
+        await self._naming.rmdir(parent, name)
+
+    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
+        """See Naming.rename."""
+        await self._naming.rename(parent, name, new_parent, new_name, flags)
+        await self._tidy()
+
+    async def _tidy(self) -> None:
+        if self._overlay.files.doomed >= _DOOMED:
+            await self._overlay.tidy()
+
+    # -- attributes ---------------------------------------------------------------------------------------------------
+
+    async def setattr(
+        self, inode: int, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
+        size: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
+    ) -> Stat:  # fmt: skip
+        """chmod, chown, truncate, utimens. Raises ReadOnly, IsADirectoryHere (size), FileTooLarge, OverlayFull."""
+        row = await self._copied_up(inode)
+        now = time.time_ns()
+        if size is not None:
+            await self._truncate(inode, row, size, now)
+        columns = {"mode": None if mode is None else mode & 0o7777, "uid": uid, "gid": gid, "atime": atime_ns,
+                   "mtime": mtime_ns}  # fmt: skip
+        given = {name: value for name, value in columns.items() if value is not None}
+        if given:
+            self._set(inode, row, given, now)
+        return await self.getattr(inode)
+
+    def _set(self, inode: int, row: Row, columns: dict[str, int], now: int) -> None:
+        opened = self._open.get(inode)
+        with self._overlay.journal.step:
+            if opened in self._dirty and opened is not None:
+                opened.store()
+            if row.id in self._rows.touched:
+                self._rows.store_touched()
+            if "mode" in columns:
+                columns["version"] = self._rows.next_version()
+            self._rows.update(row.id, ctime=now, **columns)
+        if opened is not None:
+            opened.mtime, opened.ctime = columns.get("mtime", opened.mtime), now
+
+    async def _truncate(self, inode: int, row: Row, size: int, now: int) -> None:
+        if row.kind != FILE:
+            raise IsADirectoryHere("not a file")
+        if size < 0:
+            raise BadChange("a negative size")
+        opened = self._opened(inode, row, row.size)
+        opened.handles += 1
+        try:
+            await opened.truncate(size, now)
+        finally:
+            self._let_go(opened)
+
+    async def _copied_up(self, inode: int) -> Row:
+        """The row of an inode; an open file learns of it."""
+        row = await self._places.copied_up(inode)
+        opened = self._open.get(inode)
+        if opened is not None and opened.row is None:
+            opened.copied_up(row)
+        return row
+
+    async def setxattr(self, inode: int, name: bytes) -> NoReturn:
+        """Raises NotSupported: git has no extended attributes."""
+        raise NotSupported(f"{name!r}: git has no extended attributes")
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def _is_open(self, inode: int) -> bool:
+        return inode in self._open
+
+    def _opened(self, inode: int, row: Row | None, size: int) -> OpenFile:
+        opened = self._open.get(inode)
+        if opened is None:
+
+            async def open_base() -> RangedBytes:
+                now = self._places.row(inode)
+                below = inode if now is None else await self._places.below(now)
+                assert below is not None
+                return await self._lower.open(below)
+
+            opened = self._open[inode] = OpenFile(self._overlay, self._dirty, inode, row, size, open_base)
+        return opened
+
+    async def open(self, inode: int, flags: int = 0) -> int:
+        """A handle. Opening to write copies no content; O_TRUNC fetches none.
+
+        Raises IsADirectoryHere, ReadOnly, OverlayFull, OverlayFailed, and opening to read what the content raises.
+        """
+        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC)
+        row = await self._copied_up(inode) if writes else self._places.row(inode)
+        size = row.size if row is not None else await self._size(inode)
+        if row is not None and row.kind != FILE:
+            raise IsADirectoryHere("not a file")
+        opened = self._opened(inode, row, size)
+        handle = self._handle_of(opened)
+        if writes:
+            self._count_writer(handle, opened)
+        try:
+            if flags & os.O_TRUNC and opened.size:
+                await opened.truncate(0, time.time_ns())
+            elif opened.based and not writes:
+                await opened.base()
+        except BaseException:
+            self.release(handle)
+            raise
+        return handle
+
+    async def _size(self, inode: int) -> int:
+        entry = (await self._lower.entry(inode)).entry
+        if entry.kind is not Kind.FILE:
+            raise IsADirectoryHere(f"{entry.name!r} is not a file")
+        return max(entry.size, 0)
+
+    def _handle_of(self, opened: OpenFile) -> int:
+        opened.handles += 1
+        return self._handle(self._handles, opened)
+
+    def _count_writer(self, handle: int, opened: OpenFile) -> None:
+        self._writing.add(handle)
+        opened.writers += 1
+
+    def _handle(self, table: dict[int, T], value: T) -> int:
+        self._last_handle += 1
+        table[self._last_handle] = value
+        return self._last_handle
+
+    def _file(self, handle: int) -> OpenFile:
+        try:
+            return self._handles[handle]
+        except KeyError:
+            raise StaleHandle(f"handle {handle} is not open") from None
+
+    async def read(self, handle: int, offset: int, length: int) -> Buffer:
+        """Bytes of an open file; fewer than `length` only at its end. Raises what its base content raises."""
+        return await self._file(handle).read(offset, length)
+
+    async def write(self, handle: int, offset: int, data: Buffer) -> int:
+        """Write; returns the number of bytes written. Raises FileTooLarge, OverlayFull, OverlayFailed."""
+        opened = self._file(handle)
+        try:
+            return await opened.write(offset, data, time.time_ns())
+        except OverlayFull:
+            if not self._overlay.files.doomed:
+                raise
+            await self._overlay.tidy()  # room that removed files still take
+            return await opened.write(offset, data, time.time_ns())
+
+    def is_settled(self, handle: int) -> bool:
+        """Whether what can be read of an open file is known to be right. Not before somebody has read its base
+        content.
+        """
+        return self._file(handle).is_settled
+
+    async def fsync(self, handle: int) -> None:
+        """Make an open file's bytes, attributes and name survive the loss of power."""
+        await self._file(handle).sync()
+        await self._overlay.durable()
+
+    def release(self, handle: int) -> None:
+        """Give a handle back. Never fails: what cannot be stored is reported by the next commit."""
+        opened = self._handles.pop(handle, None)
+        if opened is not None:
+            if handle in self._writing:
+                self._writing.discard(handle)
+                opened.writers -= 1
+            self._let_go(opened)
+
+    def _let_go(self, opened: OpenFile) -> None:
+        opened.handles -= 1
+        if opened.handles:
+            return
+        opened.close()
+        if opened in self._dirty:
+            with self._overlay.journal.single:
+                opened.store()
+        del self._open[opened.inode]
+        if opened.row is not None and opened.row in self._rows.orphans:
+            self._remove(opened.row)
+
+    def _remove(self, number: int) -> None:
+        """Remove what was kept because it was open."""
+        self._rows.orphans.discard(number)
+        row = self._rows.get(number)
+        if row is not None:
+            with self._overlay.journal.freeing:
+                self._rows.delete(row)
+            self._overlay.files.doom(row.data)
+
+    # -- after a push -------------------------------------------------------------------------------------------------
+
+    async def pushed(self, dataset: bytes, commit: bytes, changes: Sequence[Change], find: Find) -> None:
+        """See Overlay.pushed. Whoever has a file open goes on with the content it has; a file that is open to be
+        written stays a change. Afterwards the tree below must show `commit` there, and then `attach` be called.
+        """
+        for opened in list(self._open.values()):
+            if opened.row is not None and opened.based:
+                await opened.base()
+        await self._overlay.pushed(dataset, commit, changes, find, self._is_written)
+        self._places.moved()
+
+    def _is_written(self, row: int) -> bool:
+        return any(opened.row == row and opened.writers for opened in self._open.values())
+
+    def restore(self, dataset: bytes, path: bytes) -> None:
+        """See Overlay.restore. Afterwards `attach` must be called. Raises Busy while something changed is open."""
+        area = self._overlay.area(dataset)
+        for opened in self._open.values():
+            row = None if opened.row is None else self._rows.get(opened.row)
+            if row is not None and row.area == area.id and row.parent is not None:
+                raise Busy(f"{row.name!r} is open; nothing was restored")
+        self._overlay.restore(dataset, path)
+        self._places.moved()
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    def statfs(self) -> Figures:
+        """The file system that the overlay lies on. Raises OverlayFailed."""
+        try:
+            found = os.fstatvfs(self._overlay.files.directory)
+        except OSError as error:
+            raise OverlayFailed(f"{self._overlay.path} cannot be used: {error.strerror}") from error
+        return Figures(found.f_frsize, found.f_blocks, found.f_bfree, found.f_bavail, found.f_files, found.f_ffree)
+
+    def close(self) -> None:
+        """Give back all handles; what they wrote is stored. The overlay itself stays open."""
+        for handle in list(self._handles):
+            self.release(handle)
+        self._directories.clear()
+        self._overlay.journal.commit()
+
+
+async def _no_base() -> NoReturn:
+    raise StaleHandle("a new file has no base content")

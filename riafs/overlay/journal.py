@@ -1,0 +1,243 @@
+"""The overlay's database, and when what is in it becomes durable.
+
+SQLite's write-ahead log is the journal. The rows of one operation are one savepoint; operations are committed in
+groups of at most GROUP, by whoever completes a group or by `Committer`. A commit writes to the page cache only: it
+survives the end of this process, and `durable` makes it survive the machine's. Checkpoints and syncs run in threads.
+
+Invariants: there is no await inside a step, and none between a step's statements; room for the log's next group is
+allocated before the group begins, so that a commit of operations that were answered does not fail on a full disk.
+"""
+
+import errno
+import logging
+import os
+import sqlite3
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import trio
+
+from riafs.errors import OverlayFailed, OverlayFull
+from riafs.overlay.schema import SCHEMA
+from riafs.storage.patience import Patience
+
+log = logging.getLogger(__name__)
+
+GROUP = 64
+_FRAME = 4096 + 24
+_ROOM = 1 << 20
+"""Bytes of log a group may need: GROUP operations change four pages each, with their share of the tree above them."""
+_SPARE = 1 << 20
+"""Bytes of log that only what removes something may use, so that a full disk can be emptied."""
+_STRIDE = 4 << 20
+_CHECKPOINT = 16 << 20
+"""Bytes of log that are moved into the database."""
+Values = tuple[object, ...]
+
+
+def no_failpoint(_: str) -> None:
+    """Nothing fails."""
+
+
+class Journal:
+    """The database at `path`. `failpoint` is called with the name of each step that a crash may separate."""
+
+    def __init__(self, path: str, patience: Patience, failpoint: Callable[[str], None] = no_failpoint) -> None:
+        self.path = path
+        self.failpoint = failpoint
+        self.patience = patience
+        self.before_commit: Callable[[], None] = lambda: None
+        """Called first in each commit, to write rows that are kept in memory between changes."""
+        self.undone: Callable[[], None] = lambda: None
+        """Called when the rows of a step were undone."""
+        self._failed: str | None = None
+        self._in_group = False
+        self._steps = 0
+        self._connection = _connect(path)
+        self._execute = self._connection.execute
+        self._checkpointer = _connect(path)
+        self._connection.executescript(SCHEMA)
+        self._log = os.open(path + "-wal", os.O_RDWR | os.O_CLOEXEC)
+        self._index = os.open(path + "-shm", os.O_RDONLY | os.O_CLOEXEC)
+        self._allocated = os.fstat(self._log).st_size
+        self._synced = trio.Lock()
+        self._commits = 0
+        self._durable = 0
+        self.step = Step(self, _SPARE)
+        self.freeing = Step(self, 0)
+        self.single = Single(self, 0)
+        self.making = Single(self, _SPARE)
+
+    # -- statements ---------------------------------------------------------------------------------------------------
+
+    def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
+        """Execute one statement. Raises OverlayFailed, OverlayFull."""
+        try:
+            return self._execute(sql, values)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+
+    def one(self, sql: str, values: Values = ()) -> Any:  # noqa: ANN401  # as sqlite3 types it
+        """The first row, None if there is none."""
+        return self.run(sql, values).fetchone()
+
+    def _failure(self, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            return OverlayFull(f"no room left for {self.path}")
+        return OverlayFailed(f"{self.path} cannot be used: {error}")
+
+    # -- groups -------------------------------------------------------------------------------------------------------
+
+    def begin(self, spare: int = 0) -> None:
+        """Begin a group unless there is one. `spare`: room to be left over. Raises OverlayFull, OverlayFailed."""
+        if self._failed is not None:
+            raise OverlayFailed(self._failed)
+        if not self._in_group:
+            self._make_room(spare)
+            self.run("BEGIN IMMEDIATE")
+            self._in_group = True
+
+    def _make_room(self, spare: int) -> None:
+        """Allocate what the log may grow by, so that the commit cannot fail for want of it."""
+        needed = self._frames() + _ROOM + spare
+        if needed > self._allocated and not self._allocate(needed + _STRIDE) and not self._allocate(needed):
+            self._move_log()
+            if self._frames() + _ROOM + spare > self._allocated:
+                raise OverlayFull(f"no room left for {self.path}")
+        # What removes things goes on where the database could not take the log in.
+        figures = os.fstatvfs(self._log)
+        if spare and figures.f_bavail * figures.f_frsize < self._frames():
+            raise OverlayFull(f"no room left for {self.path}")
+
+    def _allocate(self, length: int) -> bool:
+        try:
+            os.posix_fallocate(self._log, 0, length)
+        except OSError as error:
+            # Others than these: the file system cannot allocate in advance.
+            return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+        self._allocated = length
+        return True
+
+    def _frames(self) -> int:
+        """Bytes of the log in use: the wal-index's header has the number of frames at byte 16 (SQLite's WAL format)."""
+        return int.from_bytes(os.pread(self._index, 4, 16), sys.byteorder) * _FRAME
+
+    def end_step(self) -> None:
+        """Count a step; the last of a group commits."""
+        self._steps += 1
+        if self._steps >= GROUP:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit what is pending: afterwards it survives the end of this process. Raises OverlayFailed."""
+        self.before_commit()
+        if not self._in_group:
+            return
+        self.failpoint("before commit")
+        try:
+            self._execute("COMMIT")
+        except sqlite3.Error as error:
+            # Operations were answered that are lost now; nothing may be built on them.
+            self._failed = f"{self.path} could not be written and must be mounted again: {error}"
+            log.error("%s", self._failed)  # noqa: TRY400  # said once, the caller raises
+            self._connection.rollback()
+            raise OverlayFailed(self._failed) from error
+        finally:
+            self._in_group = False
+            self._steps = 0
+        self._commits += 1
+        self.failpoint("after commit")
+
+    # -- durability ---------------------------------------------------------------------------------------------------
+
+    async def durable(self) -> None:
+        """Commit, and wait until that survives the loss of power. Raises OverlayFailed, StoreTimeout."""
+        self.commit()
+        wanted = self._commits
+        async with self._synced:  # one sync serves all that came while the one before was under way
+            if self._durable >= wanted:
+                return
+            reached = self._commits
+            self.failpoint("before sync")
+            try:
+                await self.patience.run(os.fdatasync, self._log)
+            except OSError as error:
+                raise OverlayFailed(f"{self.path} cannot be synced: {error.strerror}") from error
+            self._durable = reached
+            self.failpoint("after sync")
+
+    async def checkpoint(self, least: int = _CHECKPOINT) -> None:
+        """Move the log into the database if it is `least` bytes long."""
+        if self._frames() >= least:
+            self.commit()
+            self.failpoint("before checkpoint")
+            await self.patience.run(self._move_log)
+            self.failpoint("after checkpoint")
+
+    def _move_log(self) -> None:
+        """In a thread. The write makes the log begin again, which syncs its header: here, not on the event loop."""
+        try:
+            _, frames, moved = self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if frames == moved:
+                self._checkpointer.execute("UPDATE setting SET value = value + 1 WHERE name = 'checkpoints'")
+        except sqlite3.OperationalError as error:
+            log.info("%s: the log stays as it is for now: %s", self.path, error)
+
+    def close(self) -> None:
+        """Commit and close. Raises OverlayFailed."""
+        try:
+            self.commit()
+        finally:
+            self._checkpointer.close()
+            self._connection.close()
+            # Not before: closing a descriptor of a file gives up the process's locks on it, SQLite's among them.
+            os.close(self._log)
+            os.close(self._index)
+
+
+class Single:
+    """A step of one statement, which needs no savepoint. `spare`: see Journal.begin. Reusable, not nested."""
+
+    __slots__ = ("_journal", "_spare")
+
+    def __init__(self, journal: Journal, spare: int) -> None:
+        self._journal = journal
+        self._spare = spare
+
+    def __enter__(self) -> None:
+        self._journal.begin(self._spare)
+
+    def __exit__(self, *_: object) -> None:
+        self._journal.end_step()
+
+
+class Step:
+    """The rows of one operation: all of them or none. `spare`: see Journal.begin. Reusable, not nested."""
+
+    __slots__ = ("_journal", "_spare")
+
+    def __init__(self, journal: Journal, spare: int) -> None:
+        self._journal = journal
+        self._spare = spare
+
+    def __enter__(self) -> None:
+        self._journal.begin(self._spare)
+        self._journal.run("SAVEPOINT step")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._journal.run("ROLLBACK TO step")
+            self._journal.undone()
+        self._journal.run("RELEASE step")
+        self._journal.end_step()
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "wal_autocheckpoint = 0", "cache_spill = 0"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection

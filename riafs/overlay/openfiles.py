@@ -1,0 +1,274 @@
+"""Files that are open: their local bytes, their base content, and attributes that change with each write.
+
+One OpenFile serves all handles of an inode. Size, times and `written` are kept here while a file is open, and reach the
+row with the next commit. A byte is the data file's if it lies in an extent or at `based` and beyond, else the base
+content's; nothing of that is fetched before somebody reads it.
+
+Order on disk: bytes go to the data file before a row says that they are there; what is cut off goes after the row is
+committed, and a file that is emptied gets another data file.
+"""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from riafs.errors import FileTooLarge
+from riafs.overlay.datafiles import failure
+from riafs.overlay.ranges import Ranges
+from riafs.overlay.rows import Row
+from riafs.overlay.store import Overlay
+from riafs.storage.ranged import Buffer, RangedBytes, is_provisional
+
+# A thread costs 50 to 100 µs: as much as copying this many bytes into the page cache.
+_INLINE = 128 << 10
+MAX_SIZE = (1 << 63) - 1
+
+Open = Callable[[], Awaitable[RangedBytes]]
+
+
+class OpenFile:
+    """An open file. `row`: None as long as nothing of it was changed. `open_base`: opens the base content.
+    `dirty`: where a file is put whose row is behind.
+    """
+
+    __slots__ = (
+        "_base", "_descriptor", "_dirty", "_extents", "_lock", "_open_base", "_overlay", "based", "ctime", "data",
+        "handles", "inode", "mtime", "row", "size", "writers", "written",
+    )  # fmt: skip
+
+    def __init__(
+        self, overlay: Overlay, dirty: "set[OpenFile]", inode: int, row: Row | None, size: int, open_base: Open
+    ) -> None:
+        self._overlay = overlay
+        self.inode = inode
+        self.handles = self.writers = 0
+        self.size = self.based = size
+        self.row: int | None = None
+        self.data = self.written = self.mtime = self.ctime = 0
+        self._dirty = dirty
+        self._open_base = open_base
+        self._base: RangedBytes | None = None
+        self._descriptor = -1
+        self._extents = Ranges()
+        self._lock = trio.Lock()
+        if row is not None:
+            self.copied_up(row)
+
+    def copied_up(self, row: Row) -> None:
+        """The file has a row now."""
+        self.row = row.id
+        self.size, self.based, self.data, self.written = row.size, row.based, row.data, row.written
+        self.mtime, self.ctime = row.mtime, row.ctime
+        self._extents = Ranges(self._overlay.rows.extents(row.id)) if row.based else Ranges()
+
+    # -- the two places of bytes --------------------------------------------------------------------------------------
+
+    async def base(self) -> RangedBytes:
+        """The base content, opened at the first call."""
+        if self._base is None:
+            opened = await self._open_base()
+            if self._has_base():  # another reader was faster
+                opened.close()
+            else:
+                self._base = opened
+        assert self._base is not None
+        return self._base
+
+    def _has_base(self) -> bool:
+        return self._base is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no byte of it may turn out to be wrong later."""
+        return not self.based or (self._base is not None and not is_provisional(self._base))
+
+    def _local(self) -> int:
+        """The data file's descriptor."""
+        if self._descriptor < 0:
+            self._descriptor = self._overlay.files.open(self.data)
+            if os.fstat(self._descriptor).st_size > self.written:
+                os.ftruncate(self._descriptor, self.written)  # what a write or a cut that was not finished left
+        return self._descriptor
+
+    def _make_local(self) -> int:
+        if not self.data:
+            number = self._overlay.rows.next_data()
+            self._descriptor = self._overlay.files.create(number)
+            self.data = number
+        return self._local()
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """One change of the bytes at a time; without a turn of the event loop where nobody else is at it."""
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """Bytes from `offset` on; fewer than `length` only at the end. Raises what the base content raises."""
+        end = min(offset + length, self.size)
+        if offset >= end:
+            return b""
+        if offset >= self.based:
+            return await self._read_local(offset, end)
+        if end <= self.based and not self.data:
+            return await (await self.base()).read(offset, end - offset)
+        return b"".join([bytes(piece) async for piece in self._read_pieces(offset, end)])
+
+    async def _read_pieces(self, offset: int, end: int) -> AsyncIterator[Buffer]:
+        edge = min(end, self.based)
+        for start, stop, local in list(self._extents.pieces(offset, edge)):
+            yield await (self._read_local(start, stop) if local else (await self.base()).read(start, stop - start))
+        if edge < end:
+            yield await self._read_local(edge, end)
+
+    async def _read_local(self, start: int, end: int) -> Buffer:
+        if not self.data:
+            return bytes(end - start)
+        descriptor = self._local()
+        buffer = bytearray(end - start)
+        try:
+            got = os.preadv(descriptor, [buffer], start, os.RWF_NOWAIT)
+        except OSError:  # not in the page cache, or a file system that cannot tell
+            got = 0
+        if got < len(buffer) and start + got < self.written:
+            await self._overlay.patience.run(_read_all, descriptor, memoryview(buffer)[got:], start + got)
+        return buffer
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    async def write(self, offset: int, data: Buffer, now: int) -> int:
+        """Write, and return how many bytes were written. Raises FileTooLarge, OverlayFull, OverlayFailed."""
+        if offset + len(data) > MAX_SIZE:
+            raise FileTooLarge(f"no file can have a byte at {offset + len(data)}")
+        if not len(data):
+            return 0
+        if not self._lock.locked() and len(data) <= _INLINE:
+            return self._written(offset, self._put(self._make_local(), data, offset), now)
+        async with self._alone():
+            count = await self._overlay.patience.run(self._put, self._make_local(), data, offset)
+            return self._written(offset, count, now)
+
+    def _put(self, descriptor: int, data: Buffer, offset: int) -> int:
+        try:
+            return os.pwrite(descriptor, data, offset)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                if os.fstat(descriptor).st_size > self.written:
+                    os.ftruncate(descriptor, self.written)
+            raise failure(error, f"{self._overlay.files.path}/{self.data:x}") from error
+
+    def _written(self, offset: int, count: int, now: int) -> int:
+        """Bytes are in the data file: say so."""
+        end = offset + count
+        self.written = max(self.written, end)
+        if self.based and offset < self.based:
+            self._add_extent(offset, min(end, self.based))
+        self.size = max(self.size, end)
+        self.mtime = self.ctime = now
+        self._dirty.add(self)
+        return count
+
+    def _add_extent(self, start: int, end: int) -> None:
+        rows, row = self._overlay.rows, self.row
+        assert row is not None
+        start, end = self._extents.add(start, end)
+        with self._overlay.journal.step:
+            if (start, end) == (0, self.based):
+                self.based = 0
+                self._extents = Ranges()
+                rows.clear_extents(row)
+                self.store()
+            else:
+                rows.add_extent(row, start, end)
+
+    async def truncate(self, size: int, now: int) -> None:
+        """Change the size. What is added reads as zeros. Raises FileTooLarge, OverlayFull, OverlayFailed."""
+        if size > MAX_SIZE:
+            raise FileTooLarge(f"no file can have {size} bytes")
+        async with self._alone():
+            self._truncate(size, now)
+
+    def _truncate(self, size: int, now: int) -> None:
+        overlay, row = self._overlay, self.row
+        assert row is not None
+        shrinks = size < self.written
+        with overlay.journal.step if size else overlay.journal.freeing:
+            if size < self.based:
+                self.based = size
+                self._extents.clip(size)
+                overlay.rows.clip_extents(row, size)
+            if size == 0:
+                self._drop_data()
+            elif size > self.size:
+                os.truncate(self._make_local(), size)
+                self.written = size
+            self.size = size
+            self.written = min(self.written, size)
+            self.mtime = self.ctime = now
+            self.store()
+        if shrinks and self.data:
+            overlay.journal.commit()
+            overlay.journal.failpoint("before cut")
+            os.ftruncate(self._local(), size)
+
+    def _drop_data(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._overlay.files.doom(self.data)
+        self.data = self.written = 0
+
+    # -- attributes ---------------------------------------------------------------------------------------------------
+
+    def store(self) -> None:
+        """Put into the row what is kept here. Belongs into a step."""
+        self._dirty.discard(self)
+        if self.row is not None:
+            self._overlay.journal.run(
+                "UPDATE node SET size = ?, based = ?, data = ?, written = ?, mtime = ?, ctime = ?, version = ? "
+                "WHERE id = ?",
+                (self.size, self.based, self.data, self.written, self.mtime, self.ctime,
+                 self._overlay.rows.next_version(), self.row),
+            )  # fmt: skip
+
+    async def sync(self) -> None:
+        """Make the local bytes survive the loss of power. Raises OverlayFailed, OverlayFull."""
+        if self.data:
+            try:
+                await self._overlay.patience.run(_sync, self._local(), self._overlay.files.directory)
+            except OSError as error:
+                raise failure(error, f"{self._overlay.files.path}/{self.data:x}") from error
+
+    def close(self) -> None:
+        """Give back descriptors."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self._base is not None:
+            self._base.close()
+            self._base = None
+
+
+def _sync(descriptor: int, directory: int) -> None:
+    os.fdatasync(descriptor)
+    os.fsync(directory)
+
+
+def _read_all(descriptor: int, buffer: memoryview, offset: int) -> None:
+    """Fill the buffer; what lies beyond the data is zero already."""
+    while buffer:
+        got = os.preadv(descriptor, [buffer], offset)
+        if not got:
+            return
+        buffer, offset = buffer[got:], offset + got

@@ -1,0 +1,175 @@
+"""Which inode is which row, and copying up: giving an entry of the tree below, and the directories above it, a row.
+
+An inode number is that of the tree below, or OVERLAY plus a row's number. An entry that is copied up keeps, for the
+life of a mount, the number that the kernel has for it. Rows carry the path in the base commit, so that they find
+what lies below them again after a mount.
+"""
+
+import time
+from dataclasses import dataclass
+
+from riafs.errors import ReadOnly, StaleHandle
+from riafs.overlay.lower import Home, Lower, LowerEntry, packed
+from riafs.overlay.rows import DIRECTORY, FILE, LINK, Area, Row, Rows
+from riafs.overlay.store import Overlay
+from riafs.tree.protocol import Entry, Kind
+
+OVERLAY = 1 << 62
+KINDS = {Kind.FILE: FILE, Kind.LINK: LINK, Kind.DIRECTORY: DIRECTORY}
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Owner and permission bits of what comes from a store."""
+
+    uid: int
+    gid: int
+    file: int = 0o644
+    executable: int = 0o755
+    directory: int = 0o755
+
+    def mode(self, entry: Entry) -> int:
+        """The permission bits of an entry."""
+        if entry.kind is Kind.DIRECTORY:
+            return self.directory
+        if entry.kind is Kind.LINK:
+            return 0o777
+        return self.executable if entry.executable else self.file
+
+
+class Places:
+    """The inodes of one mount of `overlay` over `lower`."""
+
+    def __init__(self, overlay: Overlay, lower: Lower, ownership: Ownership) -> None:
+        self._overlay = overlay
+        self._rows: Rows = overlay.rows
+        self._lower = lower
+        self.ownership = ownership
+        self._row_of: dict[int, int] = {}
+        self._inode_of: dict[int, int] = {}
+        self._lower_of: dict[int, int] = {}
+
+    async def attach(self) -> None:
+        """Find the tops of the datasets with changes, and keep them at their base commits."""
+        for area in self._rows.areas():
+            self._link(await self._lower.top(area.base, area.entrance), area.top)
+
+    def _link(self, inode: int, row: int) -> None:
+        self._row_of[inode] = row
+        self._inode_of[row] = inode
+        self._lower_of[row] = inode
+
+    def __contains__(self, inode: int) -> bool:
+        """Whether an inode of the tree below was copied up."""
+        return inode in self._row_of
+
+    def inode(self, row: int) -> int:
+        """The inode number of a row."""
+        return self._inode_of.get(row, OVERLAY | row)
+
+    def row(self, inode: int) -> Row | None:
+        """The row of an inode, None where it is the tree's below. Raises StaleHandle if it had one."""
+        number = inode ^ OVERLAY if inode & OVERLAY else self._row_of.get(inode)
+        if number is None:
+            return None
+        row = self._rows.get(number)
+        if row is None:
+            raise StaleHandle(f"inode {inode} is gone")
+        return row
+
+    def moved(self) -> None:
+        """Rows are gone, and other commits lie below: what was found there has to be found again."""
+        for inode, row in list(self._row_of.items()):
+            if self._rows.get(row) is None:
+                del self._row_of[inode]
+                self._inode_of.pop(row, None)
+        self._lower_of.clear()
+
+    # -- the tree below a row -----------------------------------------------------------------------------------------
+
+    async def below(self, row: Row) -> int | None:
+        """The inode of what `row` was copied up from, None for what is new."""
+        if row.base is None:
+            return None
+        known = self._lower_of.get(row.id)
+        if known is None:
+            area = next(area for area in self._rows.areas() if area.id == row.area)
+            known = self._lower_of[area.top]
+            for name in row.base.split(b"/"):
+                found = await self._lower.find(known, name)
+                if found is None:
+                    raise StaleHandle(f"{row.base!r} is not in commit {area.base.commit.decode()}")
+                known = found.inode
+            self._lower_of[row.id] = known
+        return known
+
+    # -- copying up ---------------------------------------------------------------------------------------------------
+
+    async def copied_up(self, inode: int) -> Row:
+        """The row of an inode, made now if there is none. Copies no content.
+
+        Raises ReadOnly where nothing can be changed, StaleHandle, OverlayFull, OverlayFailed.
+        """
+        row = self.row(inode)
+        if row is not None:
+            return row
+        home = await self._lower.home(inode)
+        if home is None:
+            raise ReadOnly("only the files of datasets can be changed, not those of NAME@REF or of the store itself")
+        area = self._rows.area(home.base.dataset)
+        if area is None and not home.path:
+            return self._new_top(inode, home)
+        if area is not None and (known := self._known(inode, home, area)):
+            return known
+        parent = await self.copied_up(home.parent)
+        return self._copy(inode, home, parent, await self._lower.entry(inode))
+
+    def _copy(self, inode: int, home: Home, parent: Row, found: LowerEntry) -> Row:
+        row = self.row(inode)  # another task may have made it meanwhile
+        if row is not None:
+            return row
+        entry = found.entry
+        if self._rows.child(parent.id, entry.name) is not None:
+            raise StaleHandle(f"{home.path!r} was replaced")
+        remembered = packed(entry)
+        size = max(entry.size, 0)
+        row = self._new(entry, parent.area, home.path)._replace(
+            parent=parent.id, name=entry.name, covered=remembered, entry=remembered,
+            size=0 if entry.kind is Kind.DIRECTORY else size, based=size if entry.kind is Kind.FILE else 0,
+        )  # fmt: skip
+        with self._overlay.journal.step:
+            self._rows.insert(row)
+        self._link(inode, row.id)
+        return row
+
+    def _new(self, entry: Entry, area: int, path: bytes) -> Row:
+        times = entry.mtime_ns
+        return Row(
+            self._rows.next_id(), None, None, KINDS[entry.kind], None,
+            self.ownership.mode(entry), self.ownership.uid, self.ownership.gid,
+            times, times, times, 0, None, area, path, None, 0, 0, 0, self._rows.next_version(),
+        )  # fmt: skip
+
+    def _new_top(self, inode: int, home: Home) -> Row:
+        now = time.time_ns()
+        with self._overlay.journal.step:
+            entry = Entry(b"", Kind.DIRECTORY, 0, executable=True, mtime_ns=now, version=b"")
+            row = self._new(entry, 0, b"")
+            area = self._rows.add_area(home.base, home.entrance, row.id)
+            row = row._replace(area=area.id)
+            self._rows.insert(row)
+        self._lower.pin(inode)
+        self._link(inode, row.id)
+        return row
+
+    def _known(self, inode: int, home: Home, area: Area) -> Row | None:
+        """The row that an earlier mount made. Raises ReadOnly where the dataset is changed in another place."""
+        if (home.entrance, home.base.commit) != (area.entrance, area.base.commit):
+            raise ReadOnly(
+                f"dataset {home.base.dataset.decode()} is being changed in /{area.entrance.decode(errors='replace')}: "
+                "change it there, or push those changes first"
+            )
+        row = self._rows.by_base(area.id, home.path)
+        if row is not None:
+            self._link(inode, row.id)
+        return row

@@ -1,0 +1,71 @@
+"""Dropping local changes: what was there in the base commit is shown again.
+
+A rename is one change with two ends: whichever is restored, the entry is back where it was.
+"""
+
+from riafs.errors import NoSuchName
+from riafs.overlay.datafiles import DataFiles
+from riafs.overlay.rows import DIRECTORY, WHITEOUT, Area, Row, Rows
+
+
+class Restoring:
+    """Restores paths of `area`. Belongs into one step; nothing of it may be open."""
+
+    def __init__(self, rows: Rows, files: DataFiles, area: Area) -> None:
+        self._rows = rows
+        self._files = files
+        self._area = area
+
+    def restore(self, path: bytes) -> None:
+        """Drop the changes of `path` and of everything in it; ``""`` is everything. Raises NoSuchName where nothing is
+        changed.
+        """
+        row = self._at(path)
+        if row is None:
+            raise NoSuchName(f"nothing is changed at {path!r}")
+        if row.parent is None:
+            self._drop_children(row)
+            self._rows.delete(row)
+            self._rows.delete_area(self._area)
+        else:
+            self._drop(row)
+
+    def _at(self, path: bytes) -> Row | None:
+        row = self._rows.get(self._area.top)
+        for name in path.split(b"/") if path else ():
+            row = None if row is None else self._rows.child(row.id, name)
+        return row
+
+    def _drop(self, row: Row) -> None:
+        """Remove a row and those in it; what was moved away from here comes back, what was moved here goes back."""
+        if self._rows.get(row.id) is None:
+            return  # the other end of a rename that was dropped meanwhile
+        self._drop_children(row)
+        hidden = self._hidden(row)
+        self._rows.delete(row)
+        self._files.doom(row.data)
+        if row.base is not None and row.base != hidden:
+            self._uncover(row.base)
+        if hidden is not None:
+            for other in self._rows.based_in(self._area.id, hidden):
+                self._drop(other)
+
+    def _drop_children(self, row: Row) -> None:
+        if row.kind == DIRECTORY:
+            for child in self._rows.children(row.id):
+                self._drop(child)
+
+    def _hidden(self, row: Row) -> bytes | None:
+        """The path in the base commit of what the tree below has in this row's place."""
+        parent = None if row.parent is None or row.covered is None else self._rows.get(row.parent)
+        if parent is None or parent.base is None or row.name is None:
+            return None
+        return parent.base + b"/" + row.name if parent.base else row.name
+
+    def _uncover(self, base: bytes) -> None:
+        """Remove the whiteout where `base` was moved away from; something new that was made there stays."""
+        directory, _, name = base.rpartition(b"/")
+        parent = self._rows.by_base(self._area.id, directory)
+        whiteout = None if parent is None else self._rows.child(parent.id, name)
+        if whiteout is not None and whiteout.kind == WHITEOUT:
+            self._rows.delete(whiteout)

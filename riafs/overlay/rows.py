@@ -1,0 +1,276 @@
+"""The overlay's rows: reading and changing nodes, extents and areas. All calls are short and synchronous.
+
+Row is a named tuple, not a dataclass: SQLite makes tuples, and a look-up makes one each time. Changing calls belong
+into a step of the journal.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from riafs.overlay.changes import Base
+from riafs.overlay.journal import Journal
+
+FILE, LINK, DIRECTORY, WHITEOUT = 1, 2, 3, 4
+
+
+class Row(NamedTuple):
+    """A node: see schema."""
+
+    id: int
+    parent: int | None
+    name: bytes | None
+    kind: int
+    covered: bytes | None
+    mode: int
+    uid: int
+    gid: int
+    atime: int
+    mtime: int
+    ctime: int
+    size: int
+    target: bytes | None
+    area: int
+    base: bytes | None
+    entry: bytes | None
+    based: int
+    data: int
+    written: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """A dataset with changes: see schema."""
+
+    id: int
+    base: Base
+    entrance: bytes
+    top: int
+
+
+_KEPT = 10_000
+_BY_ID = "SELECT * FROM node WHERE id = ?"
+_CHILD = "SELECT * FROM node WHERE parent = ? AND name = ?"
+_INSERT = "INSERT INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_AREA = 'SELECT id, dataset, store, ref, "commit", entrance, top FROM area'
+
+
+class Rows:
+    """The tables. Numbers count up from what is in them, so that none is used twice while a kernel may know it."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._one = journal.one
+        self._run = journal.run
+        found = journal.one("SELECT max(id), max(data), max(version) FROM node")
+        self._last_id, self._last_data, self._last_version = (value or 0 for value in found)
+        self.turn = 0
+        """Grows whenever a directory's entries change."""
+        self.touched: dict[int, int] = {}
+        """Directories whose entries have changed since the last commit → when: a directory with many new names is
+        written once."""
+        self.orphans: set[int] = set()
+        """What was removed while it was open."""
+        self._directories: dict[int, Row] = {}
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def get(self, node: int) -> Row | None:
+        """The node with that id."""
+        known = self._directories.get(node)
+        if known is not None:
+            return known
+        found = self._one(_BY_ID, (node,))
+        if found is None:
+            return None
+        row = Row._make(found)
+        if row.kind == DIRECTORY:
+            if len(self._directories) >= _KEPT:
+                self._directories.clear()
+            self._directories[node] = row
+        return row
+
+    def child(self, parent: int, name: bytes) -> Row | None:
+        """The row of that name in a directory, which may be a whiteout."""
+        found = self._one(_CHILD, (parent, name))
+        return None if found is None else Row._make(found)
+
+    def children(self, parent: int) -> list[Row]:
+        """All rows of a directory, by name."""
+        return [Row._make(row) for row in self._run("SELECT * FROM node WHERE parent = ? ORDER BY name", (parent,))]
+
+    def covering(self, parent: int) -> dict[bytes, Row]:
+        """The rows of a directory that stand in the place of entries below."""
+        rows = self._run("SELECT * FROM node WHERE parent = ? AND covered IS NOT NULL", (parent,))
+        return {row[2]: Row._make(row) for row in rows}
+
+    def added(self, parent: int, after: int, count: int) -> list[Row]:
+        """The rows of a directory without an entry below, by id, from the one after `after` on."""
+        sql = "SELECT * FROM node WHERE parent = ? AND covered IS NULL AND id > ? ORDER BY id LIMIT ?"
+        return [Row._make(row) for row in self._run(sql, (parent, after, count))]
+
+    def is_occupied(self, parent: int) -> bool:
+        """Whether a directory has rows that are not whiteouts."""
+        return self._one("SELECT 1 FROM node WHERE parent = ? AND kind <> 4 LIMIT 1", (parent,)) is not None
+
+    def directories(self, parent: int) -> int:
+        """How many rows of a directory are directories."""
+        return int(self._one("SELECT count(*) FROM node WHERE parent = ? AND kind = 3", (parent,))[0])
+
+    def by_base(self, area: int, base: bytes) -> Row | None:
+        """The row that was copied up from that path."""
+        found = self._one("SELECT * FROM node WHERE area = ? AND base = ?", (area, base))
+        return None if found is None else Row._make(found)
+
+    def based_in(self, area: int, base: bytes) -> list[Row]:
+        """The rows that were copied up from that path, or from below it."""
+        sql = "SELECT * FROM node WHERE area = ? AND (base = ? OR (base > ? AND base < ?))"
+        return [Row._make(row) for row in self._run(sql, (area, base, base + b"/", base + b"0"))]
+
+    def all(self) -> Iterator[Row]:
+        """Every node."""
+        return map(Row._make, self._run("SELECT * FROM node").fetchall())
+
+    def removed(self) -> list[Row]:
+        """What was removed while it was open."""
+        sql = "SELECT * FROM node WHERE parent IS NULL AND id NOT IN (SELECT top FROM area)"
+        return [Row._make(row) for row in self._run(sql)]
+
+    # -- changing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def last_version(self) -> int:
+        """The version that was given last."""
+        return self._last_version
+
+    def next_id(self) -> int:
+        """A number for a new node."""
+        self._last_id += 1
+        return self._last_id
+
+    def next_data(self) -> int:
+        """A number for a new data file."""
+        self._last_data += 1
+        return self._last_data
+
+    def next_version(self) -> int:
+        """A version later than all before."""
+        self._last_version += 1
+        return self._last_version
+
+    def insert(self, row: Row) -> None:
+        """Add a node."""
+        self.turn += 1
+        self._run(_INSERT, row)
+
+    def update(self, node: int, **columns: object) -> None:
+        """Set columns of a node. The names are ours, never a caller's from outside."""
+        self._directories.pop(node, None)
+        names = ", ".join(f"{name} = ?" for name in columns)
+        self._run(f"UPDATE node SET {names} WHERE id = ?", (*columns.values(), node))  # noqa: S608
+
+    def touch(self, node: int, now: int) -> None:
+        """The entries of a directory have changed."""
+        self.touched[node] = now
+
+    def store_touched(self) -> None:
+        """Write the times of directories. Belongs into a group."""
+        for node, now in self.touched.items():
+            self.update(node, mtime=now, ctime=now)
+        self.touched.clear()
+
+    def move(self, node: int, parent: int | None, name: bytes | None, covered: bytes | None, now: int) -> None:
+        """Give a node another place, or none."""
+        self.turn += 1
+        self._directories.pop(node, None)
+        sql = "UPDATE node SET parent = ?, name = ?, covered = ?, ctime = ?, version = ? WHERE id = ?"
+        self._run(sql, (parent, name, covered, now, self.next_version(), node))
+
+    def orphan(self, node: int, now: int) -> None:
+        """Take away the name of what is open."""
+        self.move(node, None, None, None, now)
+        self.orphans.add(node)
+
+    def forget(self) -> None:
+        """Drop what is kept of rows, after changes were undone."""
+        self._directories.clear()
+        self.turn += 1
+
+    def delete(self, row: Row) -> None:
+        """Remove a node and what only it has: its extents, its whiteouts."""
+        self.turn += 1
+        self._directories.pop(row.id, None)
+        self._run("DELETE FROM node WHERE id = ?", (row.id,))
+        if row.kind == DIRECTORY:
+            self._run("DELETE FROM node WHERE parent = ? AND kind = 4", (row.id,))
+        elif row.based:
+            self.clear_extents(row.id)
+
+    def whiteout(self, parent: Row, name: bytes, covered: bytes, now: int) -> None:
+        """Hide the entry below."""
+        version = self.next_version()
+        self.insert(
+            Row(self.next_id(), parent.id, name, WHITEOUT, covered, 0, 0, 0, now, now, now, 0, None,
+                parent.area, None, None, 0, 0, 0, version)
+        )  # fmt: skip
+
+    # -- extents ------------------------------------------------------------------------------------------------------
+
+    def extents(self, node: int) -> list[tuple[int, int]]:
+        """The local ranges of a file, in order."""
+        return self._run('SELECT start, "end" FROM extent WHERE node = ? ORDER BY start', (node,)).fetchall()
+
+    def add_extent(self, node: int, start: int, end: int) -> None:
+        """Add a range that takes the place of those in it."""
+        self._run("DELETE FROM extent WHERE node = ? AND start >= ? AND start <= ?", (node, start, end))
+        self._run("INSERT INTO extent VALUES (?, ?, ?)", (node, start, end))
+
+    def clip_extents(self, node: int, end: int) -> None:
+        """Take out everything from `end` on."""
+        self._run("DELETE FROM extent WHERE node = ? AND start >= ?", (node, end))
+        self._run('UPDATE extent SET "end" = ?1 WHERE node = ?2 AND "end" > ?1', (end, node))
+
+    def clear_extents(self, node: int) -> None:
+        """Take out all."""
+        self._run("DELETE FROM extent WHERE node = ?", (node,))
+
+    # -- areas --------------------------------------------------------------------------------------------------------
+
+    def areas(self) -> list[Area]:
+        """The datasets with rows."""
+        return [_area(row) for row in self._run(_AREA)]
+
+    def area(self, dataset: bytes) -> Area | None:
+        """The area of a dataset."""
+        found = self._one(f"{_AREA} WHERE dataset = ?", (dataset,))
+        return None if found is None else _area(found)
+
+    def add_area(self, base: Base, entrance: bytes, top: int) -> Area:
+        """A new area."""
+        sql = 'INSERT INTO area (dataset, store, ref, "commit", entrance, top) VALUES (?, ?, ?, ?, ?, ?)'
+        added = self._run(sql, (base.dataset, base.store, base.ref, base.commit, entrance, top)).lastrowid
+        assert added is not None
+        return Area(added, base, entrance, top)
+
+    def is_pristine(self, area: Area) -> bool:
+        """Whether nothing of an area was changed: its rows were made for changes that failed."""
+        sql = "kind = 4 OR base IS NULL OR data <> 0 OR atime <> mtime OR mtime <> ctime"  # as copied up, all are equal
+        return self._one(f"SELECT 1 FROM node WHERE area = ? AND ({sql}) LIMIT 1", (area.id,)) is None  # noqa: S608
+
+    def drop_area(self, area: Area) -> None:
+        """Remove an area and all its rows."""
+        self._run("DELETE FROM node WHERE area = ?", (area.id,))
+        self.delete_area(area)
+
+    def move_area(self, area: Area, commit: bytes) -> None:
+        """Put an area over another commit."""
+        self._run('UPDATE area SET "commit" = ? WHERE id = ?', (commit, area.id))
+
+    def delete_area(self, area: Area) -> None:
+        """Remove an area; its nodes are gone."""
+        self._run("DELETE FROM area WHERE id = ?", (area.id,))
+
+
+def _area(row: tuple[int, bytes, str, bytes | None, bytes, bytes, int]) -> Area:
+    return Area(row[0], Base(row[1], row[2], row[3], row[4]), row[5], row[6])

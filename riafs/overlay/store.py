@@ -1,0 +1,233 @@
+"""An overlay on disk: its directory, its lock, its database and data files, and what it tells of its changes.
+
+Layout: ``overlay.sqlite`` (with SQLite's ``-wal`` and ``-shm``), ``data/``. The directory is locked while it is in use,
+so that two processes never are in it at once.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from riafs.cache.private import private_directory
+from riafs.counters import Counters
+from riafs.errors import Busy, NoSuchName, OverlayFailed
+from riafs.overlay.changes import Base, Change
+from riafs.overlay.datafiles import DataFiles
+from riafs.overlay.differences import differences
+from riafs.overlay.journal import Journal, no_failpoint
+from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody
+from riafs.overlay.restoring import Restoring
+from riafs.overlay.rows import FILE, Area, Row, Rows
+from riafs.overlay.schema import LAYOUT
+from riafs.storage.patience import Patience
+
+DATABASE = "overlay.sqlite"
+_SYNC_SECONDS = 300.0
+_THREADS = 8
+_ENDING_SECONDS, _STEP_SECONDS = 2.0, 0.02
+
+
+class Overlay:
+    """The overlay in the directory `path`, made if missing. Raises Busy while another process uses it, StoreDenied
+    where others could write to it, OverlayFailed, OverlayFull.
+    """
+
+    def __init__(self, path: str, counters: Counters, failpoint: Callable[[str], None] = no_failpoint) -> None:
+        self.path = private_directory(os.path.abspath(path))
+        self._lock = _locked(self.path)
+        try:
+            os.makedirs(f"{self.path}/data", mode=0o700, exist_ok=True)
+            self.files = DataFiles(f"{self.path}/data")
+            self.patience = Patience(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS)
+            self.journal = Journal(f"{self.path}/{DATABASE}", self.patience, failpoint)
+            self.rows = Rows(self.journal)
+            self.is_open: InUse = nobody
+            """Whether a row is open, so that it must be kept until it is closed."""
+            self.keeps_files = False
+            """Whether data files stay though no row names them: somebody reads those of a list of changes."""
+            self._recover()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    # -- opening and closing ------------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Put right what a crash left: rows of removed files, files without rows, rows that promise lost bytes."""
+        layout = self._setting("layout")
+        if layout != LAYOUT:
+            raise OverlayFailed(f"the overlay {self.path} is of layout {layout}, this riafs knows {LAYOUT}")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        lost_power = self._setting("boot") not in (None, boot)
+        with self.journal.step:
+            for row in self.rows.removed():
+                self.rows.delete(row)
+            sizes = self.files.sizes()
+            for row in self.rows.all() if lost_power or sizes else ():
+                self._check_data(row, sizes.pop(row.data, 0), lost_power=lost_power)
+            self.journal.run("INSERT OR REPLACE INTO setting VALUES ('boot', ?)", (boot,))
+            for area in self.rows.areas():
+                if self.rows.is_pristine(area):
+                    self.rows.drop_area(area)
+        self.journal.commit()
+        self.files.purge(list(sizes))
+
+    def _check_data(self, row: Row, length: int, *, lost_power: bool) -> None:
+        """After a loss of power a file that nobody synced may have fewer bytes than its row says: it ends there."""
+        if lost_power and row.kind == FILE and length < row.written:
+            self.rows.clip_extents(row.id, length)
+            size = row.size if row.written <= row.based else min(row.size, max(length, row.based))
+            self.rows.update(row.id, written=length, size=size, data=row.data if length else 0)
+            self.files.doom(0 if length else row.data)
+
+    def _setting(self, name: str) -> object:
+        found = self.journal.one("SELECT value FROM setting WHERE name = ?", (name,))
+        return None if found is None else found[0]
+
+    def close(self) -> None:
+        """Commit, close, and let others in."""
+        try:
+            self.journal.close()
+        finally:
+            self.files.close()
+            os.close(self._lock)
+
+    # -- durability ---------------------------------------------------------------------------------------------------
+
+    async def durable(self) -> None:
+        """Make everything answered so far survive the loss of power, as far as names and attributes go."""
+        await self.journal.durable()
+
+    async def tidy(self) -> None:
+        """Remove the data files that are not needed any more, move the log into the database if it is long."""
+        if self.files.doomed and not self.keeps_files:
+            self.journal.commit()
+            numbers = self.files.take_doomed()
+            await self.journal.durable()
+            await self.patience.run(self.files.purge, numbers)
+        await self.journal.checkpoint()
+
+    # -- what it belongs to -------------------------------------------------------------------------------------------
+
+    @property
+    def source(self) -> str | None:
+        """The source that the overlay lies over, None before `belong_to`."""
+        found = self._setting("source")
+        return None if found is None else str(found)
+
+    def belong_to(self, source: str) -> None:
+        """Remember the source that the changes are made in, so that they can be pushed without a mount."""
+        if self.source != source:
+            with self.journal.step:
+                self.journal.run("INSERT OR REPLACE INTO setting VALUES ('source', ?)", (source,))
+            self.journal.commit()
+
+    # -- what changed -------------------------------------------------------------------------------------------------
+
+    def datasets(self) -> list[Base]:
+        """The datasets with rows, each with the commit below them."""
+        return [area.base for area in self.rows.areas()]
+
+    def area(self, dataset: bytes) -> Area:
+        """The area of a dataset. Raises NoSuchName where it has no changes."""
+        area = self.rows.area(dataset)
+        if area is None:
+            raise NoSuchName(f"the dataset {os.fsdecode(dataset)} has no changes in {self.path}")
+        return area
+
+    def base(self, dataset: bytes) -> Base:
+        """The commit that the changes of a dataset lie over. Raises NoSuchName."""
+        return self.area(dataset).base
+
+    def restore(self, dataset: bytes, path: bytes) -> None:
+        """Drop the changes of a path and of what is in it; ``""`` is the whole dataset. Nothing of it may be open.
+
+        Raises NoSuchName where nothing is changed, OverlayFailed.
+        """
+        area = self.area(dataset)
+        with self.journal.freeing:
+            Restoring(self.rows, self.files, area).restore(path)
+
+    async def pushed(
+        self, dataset: bytes, commit: bytes, changes: Sequence[Change], find: Find, in_use: InUse = nobody
+    ) -> None:
+        """Those changes are in `commit` now, which lies below from here on: drop them, durably. What was changed
+        meanwhile stays. `find`: the entry at a path in `commit`; `in_use`: what must stay though it was pushed.
+
+        Raises NoSuchName, Busy where changes never pause, and what `find` raises.
+        """
+        await Rebasing(self, self.area(dataset), commit, changes, find, in_use).run()
+
+    async def rebase(self, dataset: bytes, commit: bytes, find: Find, in_use: InUse = nobody) -> None:
+        """Put all changes of a dataset over another commit. Raises as `pushed`."""
+        await self.pushed(dataset, commit, (), find, in_use)
+
+    def changes(self, dataset: bytes) -> Iterator[Change]:
+        """What differs from that commit, by path. Raises NoSuchName."""
+        self.journal.before_commit()
+        return iter(differences(self.rows, self.files, self.area(dataset)))
+
+
+def recorded_source(path: str) -> str | None:
+    """The source of the overlay in the directory `path`, which others may be using; None where none is recorded.
+
+    Raises OverlayFailed where there is no overlay that can be read.
+    """
+    if not os.path.isfile(f"{path}/{DATABASE}"):
+        raise OverlayFailed(f"{path} is no overlay: it has no {DATABASE}")
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(path)}/{DATABASE}?mode=ro", uri=True)) as database:
+            found = database.execute("SELECT value FROM setting WHERE name = 'source'").fetchone()
+    except sqlite3.Error as error:
+        raise OverlayFailed(f"the overlay {path} cannot be read: {error}") from error
+    return None if found is None else str(found[0])
+
+
+def open_when_free(path: str, counters: Counters) -> Overlay:
+    """The overlay in `path`, waited for while the process of a mount that has just been unmounted ends. Raises Busy
+    where it is used for longer than that, and as Overlay.
+    """
+    until = time.monotonic() + _ENDING_SECONDS
+    while True:
+        try:
+            return Overlay(path, counters)
+        except Busy:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_STEP_SECONDS)
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Overlay]:
+    """The overlay in an existing directory. Raises OverlayFailed where there is none, and as open_when_free."""
+    recorded_source(path)
+    overlay = open_when_free(path, Counters())
+    try:
+        yield overlay
+    finally:
+        overlay.close()
+
+
+@contextlib.contextmanager
+def holding(path: str) -> Iterator[None]:
+    """The overlay in that directory is nobody else's meanwhile. Raises Busy."""
+    lock = _locked(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _locked(path: str) -> int:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(directory)
+        raise Busy(f"the overlay {path} is in use by another process") from error
+    return directory

@@ -1,0 +1,168 @@
+"""The dataset that is pushed to: what must be known of it, and whether it may be written at all.
+
+Everything that can be refused is refused here, before anything is written: layouts and tunings that riafs does not
+know, storages that git-annex would write differently, and stores that this user may not write.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from riafs.errors import NotInStore, OutsideStore, PushRefused, UnsupportedRepository
+from riafs.formats.annexsettings import dead_repositories, parse_config_log
+from riafs.formats.layout import Layout, parse_dataset_version, parse_store_version
+from riafs.formats.remotelog import SpecialRemote, parse_remote_log, storage_remotes
+from riafs.git.config import MAX_CONFIG, parse_config
+from riafs.git.environment import PrivateGitDirs
+from riafs.git.objectdir import object_directory
+from riafs.git.transaction import RefWriter
+from riafs.git.writing import GitWriter
+from riafs.storage.sharing import Sharing, current_umask, parse_sharing
+from riafs.storage.writing import WritableStorage
+from riafs.tree.dataset import Dataset
+
+ANNEX_BRANCH = b"refs/heads/git-annex"
+_MAX_VERSION_FILE = 4096
+_MAX_LOG = 4 << 20
+_NEEDED = (b"objects", b"refs")
+
+
+@dataclass(frozen=True, slots=True)
+class Annex:
+    """What the git-annex branch says to a writer."""
+
+    tip: bytes
+    """Commit, in hex."""
+    storage: SpecialRemote | None
+    """The remote that stands for this dataset's directory; None where there is none on record."""
+    configured: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A dataset that can be pushed to. Opened with `open_destination`."""
+
+    dataset: Dataset
+    layout: Layout
+    sharing: Sharing
+    writing: WritableStorage
+    git: GitWriter
+    refs: RefWriter
+    annex: Annex | None
+    """None for a dataset without a git-annex branch: everything is git's."""
+
+    @property
+    def directory_mode(self) -> int | None:
+        """Of new directories: None where the umask decides."""
+        return None if self.sharing.shared is None else self.sharing.directory_mode()
+
+    async def annex_tip(self) -> bytes | None:
+        """Where the git-annex branch is now."""
+        return await self.tip(ANNEX_BRANCH)
+
+    async def tip(self, ref: bytes) -> bytes | None:
+        """The commit of a ref now, None if there is no such ref."""
+        found = await self.dataset.repository.references.resolve(ref)
+        return None if found is None else found.oid
+
+    async def root(self, commit: bytes) -> bytes:
+        """The tree (hex) of a commit."""
+        return (await self.dataset.repository.commit(commit)).tree
+
+
+async def open_destination(
+    dataset: Dataset, writing: WritableStorage, gits: PrivateGitDirs, seconds: float
+) -> Destination:
+    """The dataset as something to push to. Raises PushRefused, ReadOnly, StoreDenied, StoreTimeout, StoreError, …"""
+    layout = await _known_layout(dataset)
+    settings = await _settings(dataset, gits)
+    git = await _git_writer(dataset, gits, settings, seconds)
+    await writing.check_writable([dataset.path, *(dataset.path + b"/" + part for part in _NEEDED)])
+    annex = await _annex(dataset, settings)
+    if annex is not None:
+        await _check_storage(dataset, annex)
+    shared = parse_sharing(settings.items(), current_umask())
+    refs = RefWriter(dataset.storage, dataset.path, git)
+    return Destination(dataset, layout, shared, writing, git, refs, annex)
+
+
+async def _known_layout(dataset: Dataset) -> Layout:
+    store = parse_store_version(await _version_file(dataset, b"ria-layout-version"))
+    version = parse_dataset_version(await _version_file(dataset, dataset.path + b"/ria-layout-version"))
+    for known, reason in ((store.known, store.reason), (version.known, version.reason)):
+        if not known:
+            raise PushRefused(f"{dataset.name} is not pushed to, since its layout is unknown: {reason}")
+    return version.layout
+
+
+async def _version_file(dataset: Dataset, path: bytes) -> bytes | None:
+    try:
+        return await dataset.storage.read_file(path, _MAX_VERSION_FILE)
+    except NotInStore:
+        return None
+
+
+async def _settings(dataset: Dataset, gits: PrivateGitDirs) -> dict[bytes, bytes | None]:
+    """The repository's configuration, of which the last line of a name counts."""
+    try:
+        return dict(await parse_config(gits, await dataset.storage.read_file(dataset.path + b"/config", MAX_CONFIG)))
+    except NotInStore:
+        return {}
+
+
+async def _git_writer(
+    dataset: Dataset, gits: PrivateGitDirs, settings: Mapping[bytes, bytes | None], seconds: float
+) -> GitWriter:
+    objects = dataset.path + b"/objects"
+    try:
+        object_format = await dataset.repository.references.check_format()
+        path = await dataset.storage.local_path(objects)
+    except NotInStore as error:
+        raise PushRefused(f"{dataset.name} has no git repository in the store to push to") from error
+    except UnsupportedRepository as error:
+        raise PushRefused(f"{dataset.name} is not pushed to: {error}") from error
+    if await object_directory(dataset.storage, objects, gits) != path:
+        raise OutsideStore(f"the git objects of {dataset.name} lie partly outside of the store; it is not pushed to")
+    shared = settings.get(b"core.sharedrepository", b"umask")
+    return GitWriter(gits, path, object_format, b"true" if shared is None else shared, dataset.name, seconds)
+
+
+# -- the annex --------------------------------------------------------------------------------------------------------
+
+
+async def _annex(dataset: Dataset, settings: Mapping[bytes, bytes | None]) -> Annex | None:
+    resolved = await dataset.repository.references.resolve(ANNEX_BRANCH)
+    if resolved is None:
+        return None
+    tip = resolved.oid
+    if await _log(dataset, tip, b"difference.log"):
+        raise PushRefused(
+            f"{dataset.name} is tuned (difference.log on its git-annex branch); push to it with git-annex and DataLad"
+        )
+    remotes = parse_remote_log(await _log(dataset, tip, b"remote.log"))
+    named = storage_remotes(remotes, dataset.identifier, settings.get(b"datalad.ora-remote.uuid"))
+    configured = parse_config_log(await _log(dataset, tip, b"config.log"))
+    return Annex(tip, named[0] if named else None, configured)
+
+
+async def _log(dataset: Dataset, tip: bytes, path: bytes) -> bytes:
+    return await dataset.repository.blob_at(tip, path, _MAX_LOG) or b""
+
+
+async def _check_storage(dataset: Dataset, annex: Annex) -> None:
+    """Raises PushRefused where git-annex would not write plain objects to the storage, or none at all."""
+    remote = annex.storage
+    if remote is None:
+        return
+    fields = dict(remote.fields)
+    name = f"storage {os.fsdecode(remote.name)} of {dataset.name}"
+    if remote.log_uuid in dead_repositories(await _log(dataset, annex.tip, b"trust.log")):
+        raise PushRefused(f"{name} is marked as dead; git annex semitrust brings it back")
+    for field in (b"exporttree", b"importtree"):
+        if fields.get(field) == b"yes":
+            raise PushRefused(f"{name} has {field.decode()}=yes: it holds files by name, not objects")
+    if b"chunksize" in fields:
+        raise PushRefused(f"{name} has chunks of the retired kind (chunksize); push to it with git-annex")
+    if remote.encryption != b"none":
+        kind = remote.encryption.decode(errors="replace")
+        raise PushRefused(f"{name} has encryption={kind}, which riafs does not write; push to it with git-annex")

@@ -1,0 +1,111 @@
+"""Changes made over one commit, put onto a later one.
+
+What only one side changed is taken from that side; what both made the same is no conflict, which also is how a push
+that was killed after its last step finds out that nothing is left to do. A conflict is a path that both sides changed
+in different ways; nothing is merged inside of files.
+"""
+
+import enum
+from dataclasses import dataclass, field
+
+from riafs.formats.gitwriting import Item
+from riafs.push.trees import Edits, TreeEditor, parents_of
+
+
+class Prefer(enum.Enum):
+    """What becomes of a path that both sides changed."""
+
+    NEITHER = "neither"
+    """It is a conflict."""
+    OURS = "ours"
+    """The local change replaces the store's."""
+    THEIRS = "theirs"
+    """The local change is left out, and given up."""
+
+
+@dataclass(slots=True)
+class Merged:
+    """Local changes as they apply to the later commit, and the paths that both sides changed."""
+
+    edits: dict[bytes, Item | None] = field(default_factory=dict)
+    conflicts: set[bytes] = field(default_factory=set)
+
+
+async def merge(trees: TreeEditor, base: bytes, tip: bytes, edits: Edits, prefer: Prefer) -> Merged:
+    """`edits` of the tree `base`, to be made in the tree `tip` (both in hex)."""
+    if base == tip:
+        return Merged(dict(edits))
+    before = await trees.look_up(base, edits)
+    theirs = await trees.look_up(tip, edits)
+    merged = Merged()
+    for path, ours in edits.items():
+        await _merge_one(trees, merged, path, _Sides(before[path], theirs[path], ours), prefer)
+    await _look_above(trees, merged, base, tip, prefer)
+    return merged
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """What stands at a path: in the common version, in the store, and here."""
+
+    base: Item | None
+    theirs: Item | None
+    ours: Item | None
+
+    @property
+    def settled(self) -> bool:
+        """Whether at most one side changed it, or both in the same way."""
+        return self.theirs in (self.base, self.ours) or self.ours == self.base
+
+    @property
+    def divisible(self) -> bool:
+        """Whether there are nothing but directories, so that what is in them can be looked at one by one."""
+        return all(each is None or each.is_tree for each in (self.base, self.theirs, self.ours))
+
+
+async def _merge_one(trees: TreeEditor, merged: Merged, path: bytes, sides: _Sides, prefer: Prefer) -> None:
+    if sides.settled:
+        if sides.ours != sides.base:
+            merged.edits[path] = sides.ours
+    elif sides.divisible:
+        await _merge_inside(trees, merged, path, sides, prefer)
+    else:
+        _conflict(merged, path, sides.ours, prefer)
+
+
+async def _merge_inside(trees: TreeEditor, merged: Merged, path: bytes, sides: _Sides, prefer: Prefer) -> None:
+    base, theirs, ours = [
+        {} if each is None else await trees.leaves(each) for each in (sides.base, sides.theirs, sides.ours)
+    ]
+    for name in sorted({*base, *ours}):
+        one = _Sides(base.get(name), theirs.get(name), ours.get(name))
+        if not one.settled:
+            _conflict(merged, path + b"/" + name, one.ours, prefer)
+        elif one.ours != one.base:
+            merged.edits[path + b"/" + name] = one.ours
+
+
+def _conflict(merged: Merged, path: bytes, ours: Item | None, prefer: Prefer) -> None:
+    merged.conflicts.add(path)
+    if prefer is Prefer.OURS:
+        merged.edits[path] = ours
+
+
+async def _look_above(trees: TreeEditor, merged: Merged, base: bytes, tip: bytes, prefer: Prefer) -> None:
+    """Where something comes to stand below what they made a file of, that file is the conflict."""
+    below: dict[bytes, list[bytes]] = {}
+    for path, ours in merged.edits.items():
+        if ours is not None:
+            for parent in parents_of(path):
+                below.setdefault(parent, []).append(path)
+    before, theirs = await trees.look_up(base, below), await trees.look_up(tip, below)
+    for parent, paths in below.items():
+        if _is_file(theirs[parent]) and theirs[parent] != before[parent] and parent not in merged.edits:
+            merged.conflicts.add(parent)
+            if prefer is Prefer.THEIRS:
+                for path in paths:
+                    merged.edits.pop(path, None)
+
+
+def _is_file(one: Item | None) -> bool:
+    return one is not None and not one.is_tree

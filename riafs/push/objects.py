@@ -1,0 +1,279 @@
+"""New content as objects of the store.
+
+Content is hashed while it is written to a file that nobody knows, since only then its key is known. Files get their
+names in batches: all of a batch are made durable first, by one syncfs(2) if they are many, then renamed, so that under
+a key's name there is never anything else than its whole content. Renaming replaces: what stands there is the same
+content, or bad. An object that is there already and is good is not written again; it is read to find that out, as an
+object of the right size may still be damaged.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from riafs.content.copies import look_at
+from riafs.content.places import LoosePlace
+from riafs.content.shelf import PLACES
+from riafs.formats.hashdirs import likely_path, object_directories
+from riafs.formats.keys import Key
+from riafs.formats.newkeys import ExtensionRules, KeyMaker
+from riafs.push.content import PIECE
+from riafs.push.destination import Destination
+from riafs.push.watching import Watcher
+from riafs.storage.files import FileBytes
+from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.together import together
+from riafs.storage.writing import NewFile
+
+SMALL = 1 << 20
+"""Bytes of content that is held in memory before it is written."""
+_WRITTEN_AT_ONCE = 16 << 20
+_NAMED_AT_ONCE = 1 << 30
+_FILES_NAMED_AT_ONCE = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Content that is to be in the store. `path` is the file's; `backend` one whose keys can be made."""
+
+    path: bytes
+    open: Callable[[], Awaitable[RangedBytes]]
+    backend: bytes
+    executable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Small:
+    key: Key
+    data: Buffer
+    executable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Unnamed:
+    """A written file: where it is, where it belongs (the store's paths), and its size in bytes."""
+
+    path: bytes
+    target: bytes
+    size: int
+
+
+class ObjectWriter:
+    """Writes objects of one push; `workspace` is its own directory, `chunk_size` that of the storage remote if any."""
+
+    def __init__(self, destination: Destination, workspace: bytes, rules: ExtensionRules, watcher: Watcher) -> None:
+        self._to = destination
+        self._objects = destination.dataset.path + b"/annex/objects"
+        self._workspace = workspace
+        self._rules = rules
+        self._watcher = watcher
+        self._small: list[_Small] = []
+        self._small_bytes = 0
+        self._unnamed: list[_Unnamed] = []
+        self._unnamed_bytes = 0
+        self._named: set[bytes] = set()
+        self._counter = 0
+        self._archived: bool | None = None
+        storage = None if destination.annex is None else destination.annex.storage
+        self.chunk_size = None if storage is None else storage.chunk_size
+        self.chunked: dict[Key, int] = {}
+        """Keys that were written in chunks → how many."""
+        self.written = 0
+        self.written_bytes = 0
+
+    # -- content ------------------------------------------------------------------------------------------------------
+
+    async def put(self, wanted: Wanted) -> Key:
+        """The key of the content, which will be in the store after `finish`. Raises what reading and writing raise."""
+        content = await wanted.open()
+        try:
+            if content.size > SMALL or self.chunk_size is not None:
+                return await self._put_large(wanted, content)
+            data = await content.read(0, content.size)
+        finally:
+            content.close()
+        maker = KeyMaker(wanted.backend)
+        maker.update(data)
+        key = maker.key(wanted.path, self._rules)
+        self._small.append(_Small(key, data, wanted.executable))
+        self._small_bytes += len(data)
+        self._watcher.advance(len(data))
+        if self._small_bytes > _WRITTEN_AT_ONCE:
+            await self._write_small()
+        return key
+
+    async def _write_small(self) -> None:
+        waiting, self._small, self._small_bytes = self._small, [], 0
+        unique = {small.key: small for small in waiting}
+        executable = {small.key for small in waiting if small.executable}
+        targets = await self._targets(list(unique))
+        files, unnamed = [], []
+        for key, target in targets.items():
+            data = unique[key].data
+            path = self._temporary()
+            files.append(NewFile(path, data, self._to.sharing.object_mode(executable=key in executable)))
+            unnamed.append(_Unnamed(path, target, len(data)))
+        await self._to.writing.write_files(files)
+        await self._remember(unnamed)
+        for key in executable - targets.keys():
+            await self.set_executable(key, executable=True)
+
+    async def _put_large(self, wanted: Wanted, content: RangedBytes) -> Key:
+        """Straight into the store, in chunks where the storage has them."""
+        maker = KeyMaker(wanted.backend)
+        mode = self._to.sharing.object_mode(executable=wanted.executable)
+        chunk_size = self.chunk_size or max(content.size, 1)
+        parts: list[tuple[bytes, int]] = []
+        for start in range(0, max(content.size, 1), chunk_size):
+            path = self._temporary()
+            length = min(chunk_size, content.size - start)
+            await self._write_part(path, mode, _Slice(content, start, length), maker)
+            parts.append((path, length))
+        key = maker.key(wanted.path, self._rules)
+        target = (await self._targets([key])).get(key)
+        if target is None:
+            await self._to.writing.remove_each([path for path, _ in parts])
+            if wanted.executable:
+                await self.set_executable(key, executable=True)
+        elif self.chunk_size is None:
+            await self._remember([_Unnamed(parts[0][0], target, parts[0][1])])
+        else:
+            await self._remember(self._chunks(key, parts, self.chunk_size))
+        return key
+
+    def _chunks(self, key: Key, parts: Sequence[tuple[bytes, int]], chunk_size: int) -> list[_Unnamed]:
+        """Chunks lie in the hash directories of the whole key, under names of their own."""
+        self.chunked[key] = len(parts)
+        directory = object_directories(key, self._to.layout)[0]
+        names = [key.chunk(chunk_size, number).file_name for number in range(1, len(parts) + 1)]
+        return [
+            _Unnamed(path, b"/".join((self._objects, directory, name, name)), size)
+            for name, (path, size) in zip(names, parts, strict=True)
+        ]
+
+    async def _write_part(self, path: bytes, mode: int, part: "_Slice", maker: KeyMaker) -> None:
+        """Write and hash at once; the next piece is read meanwhile."""
+        upload = await self._to.writing.create(path, mode)
+        try:
+            piece = await part.read(0)
+            for offset in range(0, part.length, PIECE):
+                ahead: list[Buffer] = []
+                await together(
+                    partial(upload.write, piece),
+                    partial(trio.to_thread.run_sync, maker.update, piece),
+                    partial(part.read_into, offset + PIECE, ahead),
+                )
+                self._watcher.advance(len(piece))
+                piece = ahead[0]
+        finally:
+            upload.close()
+
+    def _temporary(self) -> bytes:
+        self._counter += 1
+        return b"%b/%d" % (self._workspace, self._counter)
+
+    # -- what is there ------------------------------------------------------------------------------------------------
+
+    async def _targets(self, keys: Sequence[Key]) -> dict[Key, bytes]:
+        """The keys that have to be written → the store's path for each."""
+        candidates = [
+            b"/".join((directory, key.file_name, key.file_name))
+            for key in keys
+            for directory in object_directories(key, self._to.layout)[:2]
+        ]
+        found = await self._to.dataset.storage.stat_objects(self._objects, candidates)
+        targets: dict[Key, bytes] = {}
+        for index, key in enumerate(keys):
+            doubtful = any(found[2 * index : 2 * index + 2]) or self.chunk_size or await self._has_archive()
+            target = await self._bad_place(key) if doubtful else likely_path(key.file_name, self._to.layout)
+            if target is not None:
+                targets[key] = self._objects + b"/" + target
+        return targets
+
+    async def _bad_place(self, key: Key) -> bytes | None:
+        """Where `key` has to be written (below ``annex/objects``), None where a reader finds it as it is."""
+        contents = self._to.dataset.contents
+        claim = await contents.claim(key)
+        for place in contents.stored_places(key):
+            copy = await look_at(place, key.size, claim, contents.verifier)
+            if copy is not None and copy.state.usable:
+                return None
+            if copy is not None and isinstance(place, LoosePlace):
+                return place.path
+        for place in await contents.special_places(key):
+            copy = await look_at(place, key.size, claim, contents.verifier)
+            if copy is not None and copy.state.usable:
+                return None
+        return likely_path(key.file_name, self._to.layout)
+
+    async def _has_archive(self) -> bool:
+        if self._archived is None:
+            found = await self._to.dataset.storage.stat_objects(self._to.dataset.path, PLACES)
+            self._archived = any(found)
+        return self._archived
+
+    async def set_executable(self, key: Key, *, executable: bool) -> bool:
+        """Set the executable bit of a key's loose object, which is a locked file's own; False where that cannot be."""
+        mode = self._to.sharing.object_mode(executable=executable)
+        path = self._objects + b"/" + likely_path(key.file_name, self._to.layout)
+        [found] = await self._to.dataset.storage.stat_objects(b"", [path])
+        if found is None:
+            return False
+        return found.executable == executable or await self._to.writing.set_mode(path, mode)
+
+    # -- names --------------------------------------------------------------------------------------------------------
+
+    async def _remember(self, written: Sequence[_Unnamed]) -> None:
+        self._unnamed += written
+        self._unnamed_bytes += sum(each.size for each in written)
+        if len(self._unnamed) > _FILES_NAMED_AT_ONCE or self._unnamed_bytes > _NAMED_AT_ONCE:
+            await self._name()
+
+    async def _name(self) -> None:
+        """Give what was written its names, durable content first."""
+        unnamed, self._unnamed, self._unnamed_bytes = self._unnamed, [], 0
+        if not unnamed:
+            return
+        await self._to.writing.sync([each.path for each in unnamed])
+        places = list(dict.fromkeys(os.path.dirname(each.target) for each in unnamed))
+        await self._to.writing.make_directories(places, self._to.directory_mode)
+        self._watcher.advance(0)
+        await self._to.writing.rename_each([(each.path, each.target) for each in unnamed])
+        self._watcher.advance(0)
+        self._named.update(places)
+        self.written += len(unnamed)
+        self.written_bytes += sum(each.size for each in unnamed)
+
+    async def finish(self) -> None:
+        """Write, name and make durable what is left."""
+        await self._write_small()
+        await self._name()
+        above = {os.path.dirname(place) for place in self._named}
+        top = {os.path.dirname(place) for place in above}
+        if self._named:
+            await self._to.writing.sync([*self._named, *above, *top, self._objects])
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """`length` bytes of `content` from `start` on."""
+
+    content: RangedBytes
+    start: int
+    length: int
+
+    async def read(self, offset: int) -> Buffer:
+        """One piece from `offset` of the slice on; a local file's in a thread, as it may come from a disk."""
+        length = min(PIECE, self.length - offset)
+        if length <= 0:
+            return b""
+        if isinstance(self.content, FileBytes):
+            return await trio.to_thread.run_sync(self.content.read_blocking, self.start + offset, length)
+        return await self.content.read(self.start + offset, length)
+
+    async def read_into(self, offset: int, pieces: list[Buffer]) -> None:
+        """The same, for a nursery."""
+        pieces.append(await self.read(offset))

@@ -1,0 +1,41 @@
+"""A dataset opened to be pushed to, by a command of its own process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from riafs.errors import BadSource
+from riafs.formats.riaurl import RiaUrl
+from riafs.push.destination import Destination, open_destination
+from riafs.storage.localwriting import LocalWriting
+from riafs.storage.patience import Patience
+from riafs.tree.source import open_store
+from riafs.tree.store import Store, StoreTools
+from riafs.tree.working import Means, working_tools
+
+
+@asynccontextmanager
+async def open_for_pushing(source: RiaUrl, means: Means) -> AsyncIterator[Destination]:
+    """The dataset that `source` names. Raises BadSource where it names none, SourceNotFound, PushRefused, ReadOnly,
+    StoreDenied, OutsideStore, StoreTimeout, StoreError, GitError.
+    """
+    if source.dataset is None and source.alias is None:
+        raise BadSource(f"{source} names no dataset; one is named with #ID or #~ALIAS")
+    async with working_tools(means) as tools:
+        store = await open_store(source, tools.seconds, tools)
+        if source.alias is not None:
+            path = await store.path_of_alias(source.alias)
+        else:
+            assert source.dataset is not None
+            path = await store.path_of_id(source.dataset)
+        writing = await open_writing(store, tools)
+        try:
+            yield await open_destination(await store.dataset(path), writing, tools.git.gits, tools.seconds)
+        finally:
+            writing.close()
+
+
+async def open_writing(store: Store, tools: StoreTools) -> LocalWriting:
+    """The store as something to write to, for all of its datasets; the caller closes it. Raises StoreDenied, …"""
+    root = await store.storage.local_path(b".")
+    patience = Patience(f"store {store.storage.name}", tools.seconds, tools.counters)
+    return await LocalWriting.open_root(root, patience)

@@ -1,0 +1,172 @@
+"""New file content on its way into the store: to the annex or into git, and what the tree says of it then."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from riafs.errors import PushRefused, StoreError
+from riafs.formats.annexlinks import locked_target, pointer_text
+from riafs.formats.gitobjects import EXECUTABLE, FILE, LINK
+from riafs.formats.gitwriting import Item, item, object_name
+from riafs.formats.keys import Key
+from riafs.formats.newkeys import KeyMaker
+from riafs.formats.textencoding import LOOKED_AT
+from riafs.git.attributes import NAME, AttributeFiles, Values
+from riafs.overlay.changes import BaseEntry, Change, LocalContent
+from riafs.push.content import PIECE, PatchedBytes, open_local
+from riafs.push.destination import Destination
+from riafs.push.objects import ObjectWriter, Wanted
+from riafs.push.rules import ATTRIBUTES, Rules, Verdict
+from riafs.push.trees import TreeEditor, parents_of
+from riafs.storage.ranged import MemoryBytes, RangedBytes
+
+_BLOB_IN_MEMORY = 1 << 20
+_MAX_ATTRIBUTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One file that is placed. `key` is None for what git keeps."""
+
+    entry: Item
+    key: Key | None
+
+
+class ContentSource:
+    """Opens the content of changes: local bytes over those of the commit below."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._dataset = destination.dataset
+
+    async def open(self, change: Change) -> RangedBytes:
+        """The whole new content. Raises StoreError, MissingContent, …"""
+        content = change.content
+        assert content is not None
+        if content.size == 0:
+            return MemoryBytes(b"")
+        local: RangedBytes = open_local(content) if content.data else MemoryBytes(b"")
+        if content.is_whole and local.size == content.size:
+            return local
+        base = None if content.is_whole else await self._base(change)
+        return PatchedBytes(local, base, content.extents, content.size)
+
+    async def _base(self, change: Change) -> RangedBytes | None:
+        base = change.base
+        if base is None:
+            return None
+        if base.key is not None:
+            return await self._dataset.contents.open(base.key, lambda: f"{base.path!r} of {self._dataset.name}")
+        return await self._blob(base)
+
+    async def _blob(self, base: BaseEntry) -> RangedBytes:
+        [known] = await self._dataset.repository.objects([b"info " + base.oid])
+        if known is None:
+            raise StoreError(f"git object {base.oid.decode()} of {self._dataset.name} cannot be read")
+        return await self._dataset.repository.open_blob(base.oid, known.size)
+
+
+class Placer:
+    """Decides by `rules`, hashes, and writes; git's blobs go to `trees`."""
+
+    def __init__(self, destination: Destination, rules: Rules, trees: TreeEditor) -> None:
+        self._to = destination
+        self._rules = rules
+        self._trees = trees
+        self._source = ContentSource(destination)
+
+    async def verdict(self, change: Change) -> Verdict:
+        """Whether the file goes to the annex, and with which backend. Raises PushRefused, MissingProgram."""
+        content = change.content
+        assert content is not None
+        head = b""
+        if self._rules.reads_content(change):
+            opened = await self._source.open(change)
+            try:
+                head = bytes(await opened.read(0, LOOKED_AT))
+            finally:
+                opened.close()
+        verdict = self._rules.decide(change, content.size, head)
+        if verdict.backend is not None and (self._to.annex is None or self._to.annex.storage is None):
+            raise PushRefused(f"{self._to.dataset.name} has no storage on record that could take annexed files")
+        return verdict
+
+    async def place(self, change: Change, objects: ObjectWriter) -> Placed:
+        """Bring the content into the store (by `objects` once they are finished)."""
+        content = change.content
+        assert content is not None
+        backend = (await self.verdict(change)).backend
+        if backend is None:
+            return Placed(item(_mode(content), await self._store_blob(change, content)), None)
+        wanted = Wanted(change.path, lambda: self._source.open(change), backend, content.executable)
+        key = await objects.put(wanted)
+        return Placed(self._annexed(change, content, key), key)
+
+    async def foresee(self, change: Change) -> Item:
+        """What `place` will make of it, with nothing written."""
+        content = change.content
+        assert content is not None
+        backend = (await self.verdict(change)).backend
+        opened = await self._source.open(change)
+        try:
+            if backend is None:
+                data = bytes(await opened.read(0, opened.size))
+                return item(_mode(content), object_name(b"blob", data, self._to.git.digits))
+            maker = KeyMaker(backend)
+            for offset in range(0, opened.size, PIECE):
+                maker.update(await opened.read(offset, PIECE))
+        finally:
+            opened.close()
+        return self._annexed(change, content, maker.key(change.path, self._rules.extensions))
+
+    async def _store_blob(self, change: Change, content: LocalContent) -> bytes:
+        opened = await self._source.open(change)
+        try:
+            if content.size > _BLOB_IN_MEMORY:
+                return await self._to.git.store_blob(opened)
+            return self._trees.add(b"blob", bytes(await opened.read(0, opened.size)))
+        finally:
+            opened.close()
+
+    def _annexed(self, change: Change, content: LocalContent, key: Key) -> Item:
+        """In the form the path had: a locked link unless it was an unlocked file."""
+        if change.base is None or change.base.key is None or change.base.mode == LINK:
+            return item(LINK, self._trees.add(b"blob", locked_target(key, change.path)))
+        return item(_mode(content), self._trees.add(b"blob", pointer_text(key)))
+
+
+def _mode(content: LocalContent) -> int:
+    return EXECUTABLE if content.executable else FILE
+
+
+async def load_rules(
+    destination: Destination, trees: TreeEditor, root: bytes, contents: Sequence[Change], search_path: str
+) -> Rules:
+    """The rules for files of `contents` in the tree `root` (hex), which has everything but them."""
+    paths = [change.path for change in contents]
+    attributes: list[Values] = []
+    if destination.annex is not None and paths:
+        files = await _attribute_files(destination, trees, root, contents)
+        attributes = await files.of(paths, ATTRIBUTES, destination.git.gits)
+    return Rules(
+        dict(zip(paths, attributes, strict=bool(attributes))),
+        {} if destination.annex is None else destination.annex.configured,
+        has_annex=destination.annex is not None,
+        search_path=search_path,
+    )
+
+
+async def _attribute_files(
+    destination: Destination, trees: TreeEditor, root: bytes, contents: Sequence[Change]
+) -> AttributeFiles:
+    directories = {b"", *(parent + b"/" for change in contents for parent in parents_of(change.path))}
+    found = await trees.look_up(root, [directory + NAME for directory in directories])
+    known = {path: entry.oid.hex().encode() for path, entry in found.items() if entry is not None}
+    blobs = await destination.dataset.repository.objects(
+        [b"contents " + oid for oid in known.values()], _MAX_ATTRIBUTES
+    )
+    files = {path: blob.data for path, blob in zip(known, blobs, strict=True) if blob is not None}
+    for change in contents:
+        if change.path.rpartition(b"/")[2] == NAME:
+            opened = await ContentSource(destination).open(change)
+            files[change.path] = bytes(await opened.read(0, _MAX_ATTRIBUTES))
+            opened.close()
+    return AttributeFiles(files)

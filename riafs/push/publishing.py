@@ -1,0 +1,169 @@
+"""The last part of a push: commits on both branches, and both refs moved together.
+
+What was read of the store before counts only as long as the refs stay where they were: they move from the values that
+the commits were made for, or not at all. Then everything is made anew for what is there now: lines are added to the new
+git-annex branch, changes are merged with the new commit.
+"""
+
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from riafs.errors import Busy, PushConflict, PushRefused, StoreError
+from riafs.formats.gitwriting import NewCommit, encode_commit
+from riafs.formats.keys import Key
+from riafs.git.transaction import RefsMoved, RefUpdate
+from riafs.overlay.changes import Base
+from riafs.push.annexlogs import AnnexLogs
+from riafs.push.destination import ANNEX_BRANCH, Destination
+from riafs.push.merging import Merged, Prefer, merge
+from riafs.push.request import PushRequest
+from riafs.push.trees import Edits, TreeEditor
+from riafs.push.watching import Step, Watcher
+
+_ATTEMPTS = 100
+_LONGEST_PAUSE = 0.3
+_SHOWN = 10
+_ANNEX_MESSAGE = b"update"  # git-annex's own
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of the refs: see PushReport."""
+
+    before: bytes
+    commit: bytes
+    changed: int
+    overruled: tuple[bytes, ...]
+
+
+class Publisher:
+    """Commits changes and moves refs. `trees` holds blobs and trees that are not written yet."""
+
+    def __init__(
+        self, destination: Destination, base: Base, request: PushRequest, trees: TreeEditor, watcher: Watcher
+    ) -> None:
+        self._to = destination
+        self._base = base
+        self._request = request
+        self._trees = trees
+        self._watcher = watcher
+
+    async def publish(
+        self,
+        ref: bytes,
+        edits: Edits,
+        keys: Mapping[bytes, Key],
+        chunked: Mapping[Key, int],
+        starting_point: Callable[[bytes], Awaitable[bytes]],
+    ) -> Published:
+        """Commit `edits` of the base's tree after the commit that `starting_point` names, and log `keys` (by path).
+
+        Raises PushConflict, Busy where others are faster for too long, GitError, StoreError, …
+        """
+        for attempt in range(_ATTEMPTS):
+            self._watcher.begin(Step.HISTORY, 0)
+            before = await starting_point(ref)
+            merged = await self._merged(ref, before, edits)
+            commit = await self._commit(before, merged)
+            logged = [key for path, key in keys.items() if path in merged.edits or path not in merged.conflicts]
+            updates = await self._updates(ref, before, commit)
+            updates += await self._annex_updates(list(dict.fromkeys(logged)), chunked)
+            try:
+                await self._move(updates)
+            except RefsMoved:
+                await trio.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.01 * 2**attempt)))  # noqa: S311 - no secret
+                continue
+            return Published(before, commit, len(merged.edits), tuple(sorted(merged.conflicts)))
+        raise Busy(f"refs of {self._to.dataset.name} moved {_ATTEMPTS} times while this was pushed; try again")
+
+    # -- commits ------------------------------------------------------------------------------------------------------
+
+    async def _merged(self, ref: bytes, before: bytes, edits: Edits) -> Merged:
+        base_root, root = await self._to.root(self._base.commit), await self._to.root(before)
+        merged = await merge(self._trees, base_root, root, edits, self._request.prefer)
+        if merged.conflicts and self._request.as_branch is not None:
+            raise branch_exists(ref, self._to)
+        if self._request.prefer is Prefer.NEITHER:
+            refuse_conflicts(merged, self._to, self._base, ref, before)
+        return merged
+
+    async def _commit(self, before: bytes, merged: Merged) -> bytes:
+        """The new commit (hex), or `before` where its tree is the one wanted."""
+        root = await self._to.root(before)
+        tree = await self._trees.edit(root, merged.edits)
+        return before if tree == root else self._add_commit(tree, before, self._request.message)
+
+    def _add_commit(self, tree: bytes, parent: bytes, message: bytes) -> bytes:
+        made = NewCommit(tree, (parent,), self._request.author, self._request.committer, message)
+        return self._trees.add(b"commit", encode_commit(made))
+
+    async def _updates(self, ref: bytes, before: bytes, commit: bytes) -> list[RefUpdate]:
+        if self._request.as_branch is not None and await self._to.tip(ref) is None:
+            return [RefUpdate(ref, commit, None)]
+        if self._request.as_branch is not None and commit != before:
+            raise branch_exists(ref, self._to)
+        return [] if commit == before else [RefUpdate(ref, commit, before)]
+
+    async def _annex_updates(self, keys: Sequence[Key], chunked: Mapping[Key, int]) -> list[RefUpdate]:
+        annex = self._to.annex
+        if annex is None or annex.storage is None or not keys:
+            return []
+        tip = await self._to.tip(ANNEX_BRANCH)
+        if tip is None:
+            raise StoreError(f"the git-annex branch of {self._to.dataset.name} was removed while this was pushed")
+        root = await self._to.root(tip)
+        in_chunks = {key: chunked[key] for key in keys if key in chunked}
+        logs = AnnexLogs(self._to.dataset.repository, annex.storage, keys, in_chunks)
+        tree = await logs.tree(self._trees, root, int(time.time()))
+        return [] if tree == root else [RefUpdate(ANNEX_BRANCH, self._add_commit(tree, tip, _ANNEX_MESSAGE), tip)]
+
+    # -- refs ---------------------------------------------------------------------------------------------------------
+
+    async def _move(self, updates: Sequence[RefUpdate]) -> None:
+        new = self._trees.take()
+        if not updates:
+            return
+        self._watcher.begin(Step.HISTORY, len(new))
+        await self._to.git.store(new)
+        self._watcher.advance(len(new))
+        self._watcher.begin(Step.REFS, len(updates))
+        await self._to.refs.move(updates)
+        self._watcher.advance(len(updates))
+        await self._confirm(updates)
+        if await self._to.refs.lists_wanted():
+            await self._to.writing.make_directories([self._to.dataset.path + b"/info"], self._to.directory_mode)
+            await self._to.refs.renew_lists()
+
+    async def _confirm(self, updates: Sequence[RefUpdate]) -> None:
+        """Read back what was written: only then the overlay may forget its changes."""
+        for update in updates:
+            now = await self._to.tip(update.name)
+            if now == update.old:
+                raise StoreError(f"{os.fsdecode(update.name)} of {self._to.dataset.name} was moved, but is as before")
+
+
+def branch_exists(ref: bytes, destination: Destination) -> PushRefused:
+    """Why a new branch is not made."""
+    branch = os.fsdecode(ref.removeprefix(b"refs/heads/"))
+    return PushRefused(f"branch {branch} of {destination.dataset.name} exists already; choose another name")
+
+
+def refuse_conflicts(merged: Merged, destination: Destination, base: Base, ref: bytes, tip: bytes) -> None:
+    """Raise PushConflict if there are any conflicts between `base` and `tip`, which `ref` names now."""
+    if not merged.conflicts:
+        return
+    paths = sorted(merged.conflicts)
+    shown = ", ".join(os.fsdecode(path) for path in paths[:_SHOWN])
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    branch = os.fsdecode(ref.removeprefix(b"refs/heads/"))
+    raise PushConflict(
+        f"{destination.dataset.name}: changed both here since {base.commit.decode()} and on {branch}, which "
+        f"is at {tip.decode()} now: {shown}{more}; "
+        "nothing was pushed, --ours, --theirs or --as-branch NAME decides",
+        tuple(paths),
+    )

@@ -1,0 +1,192 @@
+"""One push of one dataset: objects, then history, then refs, each step durable before the next.
+
+Until the refs move, the store holds nothing but objects that nobody refers to, so that a push may be killed anywhere;
+run again it finds what is there. Both refs move in one transaction from the values that were read: when one of them
+moved meanwhile, lines are added to the new git-annex branch, and changes are merged with the new commit, and it is
+tried again. No lock decides anything.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from riafs.errors import MissingObject, PushRefused
+from riafs.formats.gitobjects import SUBMODULE
+from riafs.formats.gitwriting import item
+from riafs.overlay.changes import Base, Change
+from riafs.push.destination import ANNEX_BRANCH, Destination
+from riafs.push.merging import Prefer, merge
+from riafs.push.objects import ObjectWriter
+from riafs.push.placing import Placer, load_rules
+from riafs.push.planning import Plan, Planner
+from riafs.push.publishing import Publisher, branch_exists, refuse_conflicts
+from riafs.push.request import PushReport, PushRequest
+from riafs.push.rules import Rules
+from riafs.push.trees import TreeEditor
+from riafs.push.watching import Step, Watcher
+
+_OBJECTS_AT_ONCE = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is known before anything is written."""
+
+    ref: bytes
+    planner: Planner
+    plan: Plan
+    placer: Placer
+    rules: Rules
+
+
+class Push:
+    """A push of `changes`, which lie over `base` and are in an overlay's order."""
+
+    def __init__(
+        self, destination: Destination, base: Base, changes: Sequence[Change], request: PushRequest, watcher: Watcher
+    ) -> None:
+        self._to = destination
+        self._base = base
+        self._changes = changes
+        self._request = request
+        self._watcher = watcher
+        self._trees = TreeEditor(destination.dataset.repository, destination.git.digits)
+        self._base_root = b""
+        self._prepared: _Prepared | None = None
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything was changed here."""
+        return bool(self._changes)
+
+    async def prepare(self) -> None:
+        """Find out whatever can be found out with nothing written: refusals, and conflicts.
+
+        Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, and what reading changed files raises.
+        """
+        ref = await self._ref()
+        self._base_root = await self._to.root(self._base.commit)
+        await self._starting_point(ref)
+        planner = Planner(self._to.dataset.repository, self._trees)
+        plan = await planner.plan(self._changes)
+        structure = await self._trees.edit(self._base_root, plan.edits, keep=False)
+        rules = await load_rules(self._to, self._trees, structure, plan.contents, self._request.search_path)
+        placer = Placer(self._to, rules, self._trees)
+        await self._foresee_conflicts(ref, plan, placer)
+        self._prepared = _Prepared(ref, planner, plan, placer, rules)
+
+    async def run(self, gitlinks: Mapping[bytes, bytes] | None = None) -> PushReport:
+        """Push, or tell what a push would do. `gitlinks`: path of a subdataset → its new commit (hex).
+
+        Raises what `prepare` raises (after PushConflict the store has at most objects more that nobody refers to), and
+        Busy, StoreDenied, ReadOnly.
+        """
+        if self._prepared is None:
+            await self.prepare()
+        ready = self._prepared
+        assert ready is not None
+        plan = ready.plan
+        plan.edits.update({path: item(SUBMODULE, commit) for path, commit in (gitlinks or {}).items()})
+        if self._request.dry_run:
+            return await self._foreseen(ready)
+        async with self._to.writing.workspace(await self._annex_directory()) as workspace:
+            objects = ObjectWriter(self._to, workspace, ready.rules.extensions, self._watcher)
+            await self._place(ready, objects)
+        publisher = Publisher(self._to, self._base, self._request, self._trees, self._watcher)
+        published = await publisher.publish(ready.ref, plan.edits, plan.keys, objects.chunked, self._starting_point)
+        return PushReport(
+            self._to.dataset.name, ready.ref, published.before, published.commit, published.changed,
+            len(plan.keys), len(plan.contents) - len(plan.keys), objects.written, objects.written_bytes,
+            tuple(plan.empty), published.overruled,
+        )  # fmt: skip
+
+    # -- before -------------------------------------------------------------------------------------------------------
+
+    async def _ref(self) -> bytes:
+        ref = self._request.as_branch or self._request.branch or self._base.ref
+        if ref is None:
+            raise PushRefused(
+                f"{self._to.dataset.name} is shown at a commit, not at a branch; name one with --branch or --as-branch"
+            )
+        if not ref.startswith(b"refs/heads/") or ref == ANNEX_BRANCH:
+            raise PushRefused(f"{os.fsdecode(ref)} is no branch to push to")
+        found = await self._to.dataset.repository.references.resolve(ref)
+        return ref if found is None or found.ref is None else found.ref  # a branch may stand for another one
+
+    async def _starting_point(self, ref: bytes) -> bytes:
+        """The commit that the new one comes after. Raises PushRefused."""
+        tip = await self._to.tip(ref)
+        name = f"branch {os.fsdecode(ref.removeprefix(b'refs/heads/'))} of {self._to.dataset.name}"
+        if self._request.as_branch is not None:
+            if tip is not None and await self._is_pushed_already(tip):
+                return tip
+            if tip is not None:
+                raise branch_exists(ref, self._to)
+            return self._base.commit
+        if tip is None:
+            raise PushRefused(f"{name} does not exist; --as-branch makes a new one")
+        return tip
+
+    async def _is_pushed_already(self, tip: bytes) -> bool:
+        """Whether the new branch was made by this very push, which was killed before it could say so."""
+        try:
+            return self._base.commit in (await self._to.dataset.repository.commit(tip)).parents
+        except MissingObject:
+            return False
+
+    async def _annex_directory(self) -> bytes:
+        directory = self._to.dataset.path + b"/annex"
+        await self._to.writing.make_directories([directory + b"/objects"], self._to.directory_mode)
+        return directory
+
+    async def _foresee_conflicts(self, ref: bytes, plan: Plan, placer: Placer) -> None:
+        """Find conflicts before anything is sent: only files that were changed in the store too have to be hashed."""
+        tip = await self._starting_point(ref)
+        root = await self._to.root(tip)
+        if root == self._base_root or self._request.prefer is not Prefer.NEITHER or self._request.as_branch is not None:
+            return
+        edits = dict(plan.edits)
+        paths = [change.path for change in plan.contents]
+        before, theirs = await self._trees.look_up(self._base_root, paths), await self._trees.look_up(root, paths)
+        for change in plan.contents:
+            if before[change.path] != theirs[change.path]:
+                edits[change.path] = await placer.foresee(change)
+            else:
+                edits.pop(change.path, None)
+        refuse_conflicts(
+            await merge(self._trees, self._base_root, root, edits, Prefer.NEITHER), self._to, self._base, ref, tip
+        )
+
+    async def _foreseen(self, ready: _Prepared) -> PushReport:
+        plan = ready.plan
+        annexed = [change for change in plan.contents if (await ready.placer.verdict(change)).backend is not None]
+        sizes = [change.content.size for change in annexed if change.content is not None]
+        tip = await self._starting_point(ready.ref)
+        return PushReport(
+            self._to.dataset.name, ready.ref, tip, tip, len(plan.edits), len(annexed),
+            len(plan.contents) - len(annexed), len(annexed), sum(sizes), tuple(plan.empty), (),
+        )  # fmt: skip
+
+    # -- content ------------------------------------------------------------------------------------------------------
+
+    async def _place(self, ready: _Prepared, objects: ObjectWriter) -> None:
+        plan = ready.plan
+        sizes = [change.content.size for change in plan.contents if change.content is not None]
+        self._watcher.begin(Step.OBJECTS, sum(sizes))
+        for change in plan.contents:
+            placed = await ready.placer.place(change, objects)
+            plan.edits[change.path] = placed.entry
+            if placed.key is not None:
+                plan.keys[change.path] = placed.key
+            if self._trees.new_bytes > _OBJECTS_AT_ONCE:
+                await self._to.git.store(self._trees.take())
+            await trio.lowlevel.checkpoint()
+        await objects.finish()
+        for change in plan.modes:
+            assert change.base is not None
+            assert change.base.key is not None
+            assert change.content is not None
+            if not await objects.set_executable(change.base.key, executable=change.content.executable):
+                plan.edits[change.path] = ready.planner.unlocked(change)

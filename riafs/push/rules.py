@@ -1,0 +1,127 @@
+"""Which files of a dataset go to the annex, and by which keys: what git-annex and DataLad would do with them.
+
+``annex.largefiles`` of ``.gitattributes`` counts before that of the git-annex branch's configuration; where neither
+says anything a known file stays in git or in the annex, and a new one is annexed. git's own files (``.gitattributes``,
+``.gitmodules``, …) are never annexed, as git reads no links there.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from riafs.errors import MissingProgram, PushRefused, RiafsError
+from riafs.formats.gitobjects import LINK
+from riafs.formats.largefiles import LargeFiles, parse_large_files
+from riafs.formats.newkeys import DEFAULT_BACKEND, ExtensionRules, supported
+from riafs.formats.textencoding import encoding_of
+from riafs.overlay.changes import Change
+
+ATTRIBUTES = ("annex.largefiles", "annex.backend")
+_LARGE_FILES = b"annex.largefiles"
+_BACKEND = b"annex.backend"
+_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of one file. `backend` is None for what git keeps."""
+
+    backend: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The dataset's. `attributes`: path → attribute → value; `configured`: settings of the git-annex branch."""
+
+    attributes: Mapping[bytes, Mapping[bytes, bytes]]
+    configured: Mapping[bytes, bytes]
+    has_annex: bool
+    search_path: str
+
+    @property
+    def extensions(self) -> ExtensionRules:
+        """How much of a file's name becomes part of its key."""
+        default = ExtensionRules()
+        return ExtensionRules(
+            _number(self.configured.get(b"annex.maxextensionlength"), default.length),
+            _number(self.configured.get(b"annex.maxextensions"), default.count),
+        )
+
+    def reads_content(self, change: Change) -> bool:
+        """Whether `decide` needs the beginning of the file."""
+        expression = self._expression(change.path)
+        return expression is not None and expression.reads_content
+
+    def decide(self, change: Change, size: int, head: bytes) -> Verdict:
+        """For a file of `size` bytes that begins with `head` (textencoding.LOOKED_AT bytes, or all).
+
+        Raises PushRefused for a backend whose keys riafs cannot make, and MissingProgram, MalformedLog.
+        """
+        if not self.has_annex or change.path.rpartition(b"/")[2].startswith(b".git"):
+            return Verdict(None)
+        if not self._annexed(change, size, head):
+            return Verdict(None)
+        return Verdict(self._backend(change.path))
+
+    def _annexed(self, change: Change, size: int, head: bytes) -> bool:
+        expression = self._expression(change.path)
+        if expression is not None:
+            return expression.matches(_File(change.path, size, head, self.search_path))
+        base = change.base
+        return base is None or base.key is not None or base.mode == LINK
+
+    def _expression(self, path: bytes) -> LargeFiles | None:
+        given = self.attributes.get(path, {}).get(_LARGE_FILES) or self.configured.get(_LARGE_FILES)
+        if given is None:
+            return None
+        try:
+            return _parsed(given)
+        except RiafsError as problem:
+            raise PushRefused(f"whether {os.fsdecode(path)} goes to the annex cannot be told: {problem}") from problem
+
+    def _backend(self, path: bytes) -> bytes:
+        backend = self.attributes.get(path, {}).get(_BACKEND) or self.configured.get(_BACKEND) or DEFAULT_BACKEND
+        if not supported(backend):
+            raise PushRefused(
+                f"{os.fsdecode(path)} is to get a key of the backend {backend.decode(errors='replace')}, "
+                "which riafs cannot make; choose another one with annex.backend in .gitattributes"
+            )
+        return backend
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: bytes) -> LargeFiles:
+    return parse_large_files(text)
+
+
+def _number(text: bytes | None, default: int) -> int:
+    return int(text) if text is not None and text.isdigit() and len(text) <= 4 else default
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """See Facts."""
+
+    path: bytes
+    size: int
+    head: bytes
+    search_path: str
+
+    def mime_encoding(self) -> bytes:
+        """See Facts."""
+        return encoding_of(self.head)
+
+    def mime_type(self) -> bytes:
+        """See Facts. Asks file(1), which git-annex's own library belongs to."""
+        program = shutil.which("file", path=self.search_path)
+        if program is None:
+            raise MissingProgram("annex.largefiles asks for a mimetype; install the program file")
+        done = subprocess.run(
+            [program, "--brief", "--mime-type", "-"],
+            input=self.head, env={"PATH": self.search_path, "LC_ALL": "C"}, capture_output=True,
+            timeout=_SECONDS, check=False,
+        )  # fmt: skip
+        return done.stdout.strip()

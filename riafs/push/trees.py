@@ -1,0 +1,181 @@
+"""Trees of a commit with some paths changed: only the directories on the way to a changed path are read and written.
+
+All trees of one level are read in one batch, so that the git-annex branch of a dataset with 100,000 keys costs three
+small reads for one new key, and ten thousand new keys cost three large ones. Entries that no directory can show keep
+their place in the trees that hold them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from riafs.errors import MalformedObject, MissingObject
+from riafs.formats.gitobjects import DIRECTORY
+from riafs.formats.gitwriting import GitBytes, Item, encode_tree, item, object_name, read_items
+from riafs.git.repository import Repository
+
+Items = Mapping[bytes, Item]
+Edits = Mapping[bytes, Item | None]
+"""Path → what is to stand there, None for nothing."""
+_MOST_LEAVES = 5_000_000
+
+
+@dataclass(slots=True)
+class _Node:
+    """A directory on the way to changed paths, or a changed path."""
+
+    children: dict[bytes, "_Node"] = field(default_factory=dict)
+    given: bool = False
+    item: Item | None = None
+    """What is to stand here, before the children are put into it."""
+    items: dict[bytes, Item] = field(default_factory=dict)
+
+
+class TreeEditor:
+    """Reads trees of `repository`, and collects the new ones that it makes, with what else is added to them."""
+
+    def __init__(self, repository: Repository, digits: int) -> None:
+        self._repository = repository
+        self._digits = digits
+        self._read: dict[bytes, Items] = {}
+        self._new: dict[bytes, GitBytes] = {}
+        self.new_bytes = 0
+        """Of new objects that nobody took yet."""
+
+    def add(self, kind: bytes, data: bytes) -> bytes:
+        """Keep a new object to be written; its name in hex."""
+        name = object_name(kind, data, self._digits)
+        if name not in self._new:
+            self._new[name] = GitBytes(kind, data)
+            self.new_bytes += len(data)
+        return name
+
+    def take(self) -> list[GitBytes]:
+        """All new objects, which are to be written now."""
+        new, self._new, self.new_bytes = list(self._new.values()), {}, 0
+        return new
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def items(self, oids: Iterable[bytes]) -> None:
+        """Read trees (raw names), for `tree` to answer. Raises MissingObject, MalformedObject, GitError."""
+        wanted = [oid for oid in dict.fromkeys(oids) if oid not in self._read]
+        names = [oid.hex().encode() for oid in wanted]
+        found = await self._repository.objects([b"contents " + name for name in names]) if names else []
+        for oid, name, each in zip(wanted, names, found, strict=True):
+            if each is None:
+                raise MissingObject(f"tree {name.decode()} is missing in {self._repository.name}")
+            if each.kind != b"tree":
+                raise MalformedObject(f"{name.decode()} of {self._repository.name} is no tree")
+            self._read[oid] = read_items(each.data, self._digits // 2)
+
+    async def tree(self, oid: bytes) -> Items:
+        """The items of one tree (raw name)."""
+        await self.items([oid])
+        return self._read[oid]
+
+    async def look_up(self, root: bytes, paths: Iterable[bytes]) -> dict[bytes, Item | None]:
+        """What stands at each path below the tree `root` (hex)."""
+        wanted = dict.fromkeys(paths)
+        top = _trie(wanted, given=False)
+        await self._descend(top, item(DIRECTORY, root))
+        found: dict[bytes, Item | None] = {}
+        _collect(top, b"", found)
+        return {path: found[path] for path in wanted}
+
+    async def leaves(self, tree: Item) -> dict[bytes, Item]:
+        """Path below → item of everything in a directory but directories. Raises MalformedObject if it is too much."""
+        found: dict[bytes, Item] = {}
+        level = {b"": tree.oid}
+        while level:
+            await self.items(level.values())
+            below: dict[bytes, bytes] = {}
+            for path, oid in level.items():
+                for name, each in self._read[oid].items():
+                    if each.is_tree:
+                        below[path + name + b"/"] = each.oid
+                    else:
+                        found[path + name] = each
+            if len(found) > _MOST_LEAVES:
+                raise MalformedObject(f"a directory of {self._repository.name} with more than {_MOST_LEAVES} files")
+            level = below
+        return found
+
+    async def _descend(self, top: _Node, root: Item) -> list[list[_Node]]:
+        """Fill in what stands at the nodes; returns those with children, level by level."""
+        top.item = root
+        level, levels = [top], []
+        while level:
+            levels.append(level)
+            trees = [node.item.oid for node in level if node.item is not None and node.item.is_tree]
+            await self.items(trees)
+            for node in level:
+                if node.item is not None and node.item.is_tree:
+                    node.items = dict(self._read[node.item.oid])
+                _hand_down(node)
+            level = [child for node in level for child in node.children.values() if child.children]
+        return levels
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    async def edit(self, root: bytes, edits: Edits, *, keep: bool = True) -> bytes:
+        """The tree (hex) like `root` with `edits`, in which what stands in an edited directory comes after it.
+
+        Unless it is to `keep`, it can be looked at here, but will not be written.
+        """
+        top = _trie(edits, given=True)
+        levels = await self._descend(top, item(DIRECTORY, root))
+        for level in reversed(levels):
+            for node in level:
+                self._finish(node, is_root=node is top, keep=keep)
+        assert top.item is not None
+        return top.item.oid.hex().encode()
+
+    def _finish(self, node: _Node, *, is_root: bool, keep: bool) -> None:
+        """Put what the children became into the node's tree. git has no empty directories."""
+        for name, child in node.children.items():
+            if child.item is None:
+                node.items.pop(name, None)
+            else:
+                node.items[name] = child.item
+        if not node.items and not is_root:
+            stood = node.item is not None and not node.item.is_tree
+            node.item = node.item if stood else None  # nothing came to stand in the place of a file
+            return
+        data = encode_tree(node.items)
+        name = self.add(b"tree", data) if keep else object_name(b"tree", data, self._digits)
+        node.item = item(DIRECTORY, name)
+        self._read[node.item.oid] = node.items
+
+
+def _trie(edits: Mapping[bytes, Item | None], *, given: bool) -> _Node:
+    top = _Node()
+    for path in sorted(edits):
+        node = top
+        for name in path.split(b"/"):
+            node = node.children.setdefault(name, _Node())
+        node.given, node.item = given, edits[path]
+    return top
+
+
+def _hand_down(node: _Node) -> None:
+    for name, child in node.children.items():
+        if not child.given:
+            child.item = node.items.get(name)
+
+
+def _collect(node: _Node, prefix: bytes, found: dict[bytes, Item | None]) -> None:
+    for name, child in node.children.items():
+        path = prefix + name
+        found[path] = child.item
+        _collect(child, path + b"/", found)
+
+
+def depth(path: bytes) -> int:
+    """How many directories stand above `path`."""
+    return path.count(b"/")
+
+
+def parents_of(path: bytes) -> Sequence[bytes]:
+    """The directories above `path`, the outermost first."""
+    parts = path.split(b"/")
+    return [b"/".join(parts[:count]) for count in range(1, len(parts))]

@@ -1,0 +1,65 @@
+"""Writing to a store: the protocol that a push needs of a transport, whatever it is.
+
+Paths are as in the Storage protocol. Nothing is ever written through a link that leads out of the store. New files get
+their final modes while they are still unknown to everybody; they are known when they are renamed. What is not made
+durable with `sync` may be lost with the power, what was only written has no place yet.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from riafs.storage.ranged import Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A small file that is written whole."""
+
+    path: bytes
+    data: Buffer
+    mode: int
+
+
+class Upload(Protocol):
+    """A new file that grows."""
+
+    async def write(self, data: Buffer) -> None:
+        """Add bytes at the end. Raises StoreError, StoreTimeout."""
+
+    def close(self) -> None:
+        """No more bytes will come. Calling it twice is harmless."""
+
+
+class WritableStorage(Protocol):
+    """A store that can be written to. All calls raise ReadOnly, StoreDenied, OutsideStore, StoreTimeout, StoreError."""
+
+    async def check_writable(self, directories: Sequence[bytes]) -> None:
+        """Raise ReadOnly or StoreDenied where this user cannot write to one of them, or to what is above if missing."""
+
+    def workspace(self, above: bytes) -> AbstractAsyncContextManager[bytes]:
+        """The path of a new directory of this process alone, somewhere below the directory `above`; it is removed at
+        the end with everything in it. Traces of processes that were killed are removed first.
+        """
+
+    async def make_directories(self, paths: Sequence[bytes], mode: int | None) -> None:
+        """Make directories and what is missing above them, with `mode`, or as the umask has it."""
+
+    async def write_files(self, files: Sequence[NewFile]) -> None:
+        """Write small new files, in one go."""
+
+    async def create(self, path: bytes, mode: int) -> Upload:
+        """A new file."""
+
+    async def set_mode(self, path: bytes, mode: int) -> bool:
+        """Change a file's permissions; False where this user may not."""
+
+    async def rename_each(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Rename files (from, to), over what is there."""
+
+    async def remove_each(self, paths: Sequence[bytes]) -> None:
+        """Remove files."""
+
+    async def sync(self, paths: Sequence[bytes]) -> None:
+        """Make files, and the names in directories, durable: all these and maybe more."""

@@ -1,0 +1,35 @@
+"""Where a directory stands in its dataset, for what may be changed over it: a protocol beside Directory."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from riafs.tree.protocol import Directory
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A directory of a commit."""
+
+    dataset: bytes
+    """The dataset's id."""
+    commit: bytes
+    """Hex digits."""
+    path: bytes
+    """From the dataset's top; ``""`` for the top itself."""
+
+
+@runtime_checkable
+class OfCommit(Protocol):
+    """A directory of a dataset at a commit."""
+
+    @property
+    def standing(self) -> Standing:
+        """Which dataset, which commit, where in it."""
+
+    async def branch(self) -> bytes | None:
+        """The branch that changes here are for (``refs/heads/main``): the one that is followed, of a subdataset its
+        HEAD's; None where there is none. Raises what reading refs raises.
+        """
+
+    async def at_commit(self, commit: bytes) -> Directory:
+        """The top of the same dataset at `commit`, to be renewed as this is. Raises MissingObject, …"""

@@ -1,0 +1,73 @@
+"""What a command that works on a store by itself needs, without a mount: packing, pushing.
+
+Nothing is remembered from one run to the next, and everything read is verified: what is checked must come out of the
+store, and from nowhere else.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from riafs.archive.archive import ArchiveTools
+from riafs.archive.extractor import Extractor
+from riafs.archive.openpgp import Decryptor
+from riafs.cache.blocks import BlockCache, BlockLimits
+from riafs.cache.scratch import Scratch
+from riafs.cache.verified import VerifiedMemory
+from riafs.content.annex import ContentTools
+from riafs.content.verifying import Verifier, Verify
+from riafs.counters import Counters
+from riafs.formats.sevenzip_cursor import Limits
+from riafs.git.environment import PrivateGitDirs
+from riafs.git.pool import GitPool
+from riafs.storage.patience import Patience
+from riafs.tree.listing import ListingCache
+from riafs.tree.store import StoreTools
+
+_DECODING_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What such a command needs of this machine. `git`: the program; `search_path`: where programs are found."""
+
+    git: str
+    search_path: str
+    deadline: float
+    """Seconds that a request to the store may take."""
+    scratch_in: str | None
+    """Directory of this user alone for temporary files."""
+
+
+@asynccontextmanager
+async def working_tools(means: Means) -> AsyncIterator[StoreTools]:
+    """The tools to open stores with; closed and removed at the end."""
+    try:
+        async with trio.open_nursery() as background:
+            scratch = Scratch(means.scratch_in)
+            gits = PrivateGitDirs(means.git, means.search_path, os.fsencode(scratch.path))
+            git = GitPool(gits, means.deadline, Counters())
+            try:
+                yield _tools(means, os.fsencode(scratch.path), git, background)
+            finally:
+                git.close()
+                scratch.close()
+                background.cancel_scope.cancel()
+    except BaseExceptionGroup as group:  # the nursery wraps what went wrong in its body
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None
+
+
+def _tools(means: Means, scratch: bytes, git: GitPool, background: trio.Nursery) -> StoreTools:
+    counters = Counters()
+    search_path = [os.fsencode(directory) for directory in means.search_path.split(":")]
+    patience = Patience("the store", means.deadline, counters)
+    verifier = Verifier(Verify.ALWAYS, VerifiedMemory(None), counters, patience, background)
+    blocks = BlockCache(None, BlockLimits(), counters)
+    archives = ArchiveTools(Limits(), Extractor(search_path, scratch, _DECODING_SECONDS), blocks)
+    content = ContentTools(verifier, archives, Decryptor(means.search_path, scratch, means.deadline))
+    return StoreTools(git, content, ListingCache(), counters, means.deadline, ())

@@ -1,0 +1,35 @@
+"""An overlay laid over what was assembled: the last step of opening something that can be written."""
+
+from dataclasses import dataclass, replace
+
+from riafs.formats.riaurl import RiaUrl
+from riafs.overlay.places import Ownership
+from riafs.overlay.store import open_when_free
+from riafs.vfs.assembly import Assembled
+from riafs.vfs.writable import WritableFileSystem
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayPlace:
+    """Where changes are kept, and how what was not changed looks."""
+
+    directory: str
+    """Absolute; made if missing."""
+    ownership: Ownership
+
+
+async def lay_over(assembled: Assembled, source: RiaUrl, place: OverlayPlace) -> WritableFileSystem:
+    """The file system of `source` with the changes in `place`. Given back with `assembled`.
+
+    Raises Busy while another process uses the overlay, StoreDenied where others could write to it, OverlayFailed where
+    it belongs to something else or cannot be used, OverlayFull.
+    """
+    filesystem = assembled.filesystem
+    overlay = open_when_free(place.directory, filesystem.counters)
+    assembled.call_at_close(overlay.close)
+    store = str(replace(source, dataset=None, alias=None, version=None))
+    writable = WritableFileSystem(filesystem, overlay, place.ownership, store)
+    assembled.call_at_close(writable.close)
+    await writable.attach()
+    overlay.belong_to(str(source))
+    return writable

@@ -1,0 +1,147 @@
+"""Writing to a local store: new files, directories with their modes, renames, and nothing through links."""
+
+import fcntl
+import os
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from pytest_trio import trio_fixture
+
+from riafs.counters import Counters
+from riafs.errors import OutsideStore, ReadOnly, RiafsError, StoreDenied, StoreError
+from riafs.storage.localwriting import LocalWriting
+from riafs.storage.patience import Patience
+from riafs.storage.writing import NewFile
+
+
+@trio_fixture
+async def writing(tmp_path: Path) -> AsyncIterator[LocalWriting]:
+    (tmp_path / "store").mkdir()
+    root = os.fsencode(tmp_path / "store")
+    opened = await LocalWriting.open_root(root, Patience("the store", 10, Counters()))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_directories_get_their_mode_and_old_ones_keep_theirs(writing: LocalWriting, root: Path) -> None:
+    (root / "old").mkdir(mode=0o700)
+    await writing.make_directories([b"old/a/b", b"old/a/c", b"old/a"], 0o2770)
+    assert [mode(root / name) for name in ("old", "old/a", "old/a/b", "old/a/c")] == [0o700, 0o2770, 0o2770, 0o2770]
+
+
+async def test_a_directory_that_nobody_may_write_to_is_made_writable(writing: LocalWriting, root: Path) -> None:
+    (root / "key").mkdir(mode=0o555)
+    await writing.make_directories([b"key"], None)
+    assert mode(root / "key") == 0o755
+
+
+async def test_files_are_new_and_have_their_modes(writing: LocalWriting, root: Path) -> None:
+    await writing.write_files([NewFile(b"a", b"1", 0o444), NewFile(b"b", bytearray(b"2"), 0o555)])
+    upload = await writing.create(b"c", 0o440)
+    for piece in (b"three", b"", memoryview(b"four")):
+        await upload.write(piece)
+    upload.close()
+    upload.close()
+    assert [(root / name).read_bytes() for name in "abc"] == [b"1", b"2", b"threefour"]
+    assert [mode(root / name) for name in "abc"] == [0o444, 0o555, 0o440]
+    with pytest.raises(StoreError):
+        await writing.write_files([NewFile(b"a", b"other", 0o444)])
+
+
+async def test_renames_replace(writing: LocalWriting, root: Path) -> None:
+    await writing.make_directories([b"d"], None)
+    await writing.write_files([NewFile(b"a", b"new", 0o644), NewFile(b"d/b", b"old", 0o644)])
+    await writing.rename_each([(b"a", b"d/b")])
+    assert (root / "d" / "b").read_bytes() == b"new"
+    await writing.remove_each([b"d/b"])
+    assert list(root.iterdir()) == [root / "d"]
+
+
+@pytest.mark.parametrize("count", [1, 200])
+async def test_anything_can_be_made_durable(writing: LocalWriting, count: int) -> None:
+    names = [b"%d" % number for number in range(count)]
+    await writing.write_files([NewFile(name, b"x", 0o444) for name in names])
+    await writing.sync([*names, b""])
+
+
+async def test_modes_can_be_set(writing: LocalWriting, root: Path) -> None:
+    (root / "f").touch()
+    assert await writing.set_mode(b"f", 0o555)
+    assert mode(root / "f") == 0o555
+
+
+async def test_links_lead_nowhere(writing: LocalWriting, root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"theirs")
+    (root / "link").symlink_to(outside)
+    (root / "file").symlink_to(outside / "file")
+    (root / "mine").touch()
+    for attempt in (
+        lambda: writing.write_files([NewFile(b"link/x", b"x", 0o644)]),
+        lambda: writing.write_files([NewFile(b"../x", b"x", 0o644)]),
+        lambda: writing.make_directories([b"link/x"], None),
+        lambda: writing.rename_each([(b"mine", b"link/x")]),
+        lambda: writing.remove_each([b"link/file"]),
+        lambda: writing.set_mode(b"file", 0o777),
+        lambda: writing.check_writable([b"link"]),
+    ):
+        with pytest.raises(OutsideStore):
+            await attempt()
+    assert [path.name for path in outside.iterdir()] == ["file"]
+    assert mode(outside / "file") != 0o777
+
+
+async def test_what_is_missing_is_judged_by_what_is_above(writing: LocalWriting, root: Path) -> None:
+    await writing.check_writable([b"not/there/yet", b""])
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+async def test_what_may_not_be_written_is_told_before(writing: LocalWriting, root: Path) -> None:
+    (root / "d").mkdir(mode=0o555)
+    with pytest.raises((StoreDenied, ReadOnly)):
+        await writing.check_writable([b"d"])
+
+
+# -- workspaces -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_workspace_is_gone_afterwards(writing: LocalWriting, root: Path) -> None:
+    async with writing.workspace(b"") as one, writing.workspace(b"") as two:
+        assert one != two
+        await writing.write_files([NewFile(one + b"/x", b"x", 0o444)])
+    assert list(root.iterdir()) == []
+
+
+async def test_what_a_dead_process_left_is_removed_and_nothing_else(writing: LocalWriting, root: Path) -> None:
+    place = root / ".riafs-push"
+    for name in ("dead", "alive", "strange"):
+        (place / name).mkdir(parents=True)
+        (place / name / "file").touch()
+    (place / "dead.lock").touch()
+    lock = os.open(place / "alive.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    async with writing.workspace(b""):
+        pass
+    os.close(lock)
+    assert {path.name for path in place.iterdir()} == {"alive", "alive.lock", "strange"}
+
+
+async def test_a_link_in_a_workspaces_place_is_not_followed(writing: LocalWriting, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (root / ".riafs-push").symlink_to(tmp_path / "outside")
+    with pytest.raises(RiafsError):
+        async with writing.workspace(b""):
+            pass
+    assert list((tmp_path / "outside").iterdir()) == []

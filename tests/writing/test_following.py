@@ -1,0 +1,133 @@
+"""Datasets without changes follow their branches, those with changes stay; the object alone, no kernel."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+import pytest
+import trio
+
+from riafs.errors import OverlayFailed, RiafsError, StaleHandle
+from riafs.formats.riaurl import parse_source
+from tests.small import Registered, SmallDataset, SmallStore
+from tests.writing.drivers import WritableObject, writable
+
+LATER = 1_800_000_000
+
+
+@pytest.fixture
+def datasets(tmp_path: Path) -> tuple[SmallDataset, SmallDataset]:
+    store = SmallStore.make(tmp_path / "store")
+    return store.dataset("one", {b"a": b"1", b"d/x": b"x"}), store.dataset("two", {b"a": b"1"})
+
+
+def store_of(dataset: SmallDataset) -> Path:
+    return dataset.path.parent.parent
+
+
+async def test_only_the_changed_dataset_stays(datasets: tuple[SmallDataset, SmallDataset], tmp_path: Path) -> None:
+    one, _ = datasets
+    async with writable(store_of(one), tmp_path / "over") as driver:
+        await driver.write(b"one/new", b"n", flags=os.O_CREAT)
+        assert await driver.read(b"two/a") == b"1"
+        for each in datasets:
+            each.commit({b"a": b"2"}, time=LATER)
+        await driver.filesystem.refresh(driver.tell)
+        assert await driver.read(b"one/a") == b"1"
+        assert await driver.read(b"two/a") == b"2"
+    async with writable(store_of(one), tmp_path / "over") as driver:
+        assert sorted(await driver.ls(b"one")) == [b"a", b"d", b"new"]
+        assert await driver.read(b"one/d/x") == b"x"
+        await driver.filesystem.refresh(driver.tell)
+        assert await driver.read(b"one/a") == b"1"
+        await driver.filesystem.restore(one.id.encode(), [b""], driver.tell)
+        await driver.filesystem.refresh(driver.tell)
+        assert await driver.ls(b"one") == [b"a"]
+        assert await driver.read(b"one/a") == b"2"
+
+
+async def test_who_asks_in_vain_holds_a_dataset_for_a_minute(
+    datasets: tuple[SmallDataset, SmallDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = datasets
+    async with writable(store_of(one), tmp_path / "over") as driver:
+        home = await driver.filesystem._beneath.home((await driver.status(b"one/a")).inode)
+        assert home is not None
+        assert (home.entrance, home.path, home.base.ref) == (b"one", b"a", b"refs/heads/main")
+        one.commit({b"a": b"2"}, time=LATER)
+        await driver.filesystem.refresh(driver.tell)
+        assert await driver.read(b"one/a") == b"1"
+        monkeypatch.setattr(trio, "current_time", lambda: float("inf"))
+        await driver.filesystem.refresh(driver.tell)
+        monkeypatch.undo()
+        assert await driver.read(b"one/a") == b"2"
+
+
+async def test_a_file_that_the_store_has_replaced_cannot_be_changed_any_more(
+    datasets: tuple[SmallDataset, SmallDataset], tmp_path: Path
+) -> None:
+    one, _ = datasets
+    async with writable(store_of(one), tmp_path / "over") as driver:
+        inode = (await driver.status(b"one/a")).inode
+        one.commit({b"a": b"2"}, time=LATER)
+        await driver.filesystem.refresh(driver.tell)
+        with pytest.raises(StaleHandle):
+            await driver.filesystem.open(inode, os.O_WRONLY)
+        assert await driver.read(b"one/a") == b"2"
+
+
+async def test_a_changed_subdataset_stays_when_its_superdataset_moves(
+    datasets: tuple[SmallDataset, SmallDataset], tmp_path: Path
+) -> None:
+    one, two = datasets
+    modules = f'[submodule "i"]\n\tpath = sub\n\turl = ./x\n\tdatalad-id = {two.id}\n'.encode()
+    registered = Registered(two.git("rev-parse", "main"))
+    one.commit({b".gitmodules": modules, b"sub": registered}, time=LATER)
+    async with writable(store_of(one), tmp_path / "over") as driver:
+        await driver.write(b"one/sub/new", b"n", flags=os.O_CREAT)
+        later = Registered(two.commit({b"a": b"2"}, time=LATER))
+        one.commit({b".gitmodules": modules, b"sub": later, b"more": b""}, time=LATER + 1)
+        await driver.filesystem.refresh(driver.tell)
+        assert b"more" in await driver.ls(b"one")
+        assert await driver.read(b"one/sub/a") == b"1"
+        assert await driver.read(b"one/sub/new") == b"n"
+    async with writable(store_of(one), tmp_path / "over") as driver:
+        assert await driver.read(b"one/sub/a") == b"1"
+        assert await driver.read(b"one/sub/new") == b"n"
+
+
+async def test_an_overlay_for_something_else_is_refused(
+    datasets: tuple[SmallDataset, SmallDataset], tmp_path: Path
+) -> None:
+    one, _ = datasets
+    async with writable(store_of(one), tmp_path / "over") as driver:
+        await driver.write(b"one/new", b"n", flags=os.O_CREAT)
+    with pytest.raises(OverlayFailed, match=one.id):
+        async with writable(store_of(one), tmp_path / "over", "#~two"):
+            pass
+    other = SmallStore.make(tmp_path / "other")
+    other.dataset("one", {b"a": b"1"})
+    with pytest.raises(OverlayFailed, match=re.escape(str(parse_source(str(store_of(one)))))):
+        async with writable(other.path, tmp_path / "over"):
+            pass
+
+
+async def test_a_dataset_is_the_root_of_its_own_mount(
+    datasets: tuple[SmallDataset, SmallDataset], tmp_path: Path
+) -> None:
+    one, _ = datasets
+
+    async def look(driver: WritableObject) -> None:
+        assert sorted(await driver.ls(b"")) == [b"a", b"d", b"new"]
+        assert await driver.read(b"new") == b"n"
+
+    async with writable(store_of(one), tmp_path / "over", "#~one") as driver:
+        await driver.write(b"new", b"n", flags=os.O_CREAT)
+        await look(driver)
+    one.commit({b"a": b"2"}, time=LATER)
+    async with writable(store_of(one), tmp_path / "over", "#~one") as driver:
+        await look(driver)
+        with pytest.raises(RiafsError) as caught:
+            await driver.write(b".riafs/new", b"n", flags=os.O_CREAT)
+        assert caught.value.errno == errno.EROFS

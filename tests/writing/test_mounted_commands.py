@@ -1,0 +1,188 @@
+"""riafs push, diff, restore and status on a mount, and what happens when the mount or the push is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fuse.mounting import COMMAND, PROJECT, Mounted, mounted, run_riafs
+from tests.plugins import mounts
+from tests.push.conftest import content, run, sound, tree
+from tests.push.conftest import dataset as dataset
+from tests.small import SmallDataset, noise
+
+pytestmark = pytest.mark.usefixtures("fuse")
+
+KILLS = int(os.environ.get("RIAFS_TEST_ROUNDS", "4"))
+
+
+@pytest.fixture
+def mount(dataset: SmallDataset, tmp_path: Path) -> Iterator[Mounted]:
+    with mounted(dataset.path.parent.parent, tmp_path / "mounted", "--overlay", str(tmp_path / "over")) as made:
+        yield made
+
+
+def riafs(*words: str | Path, status: int = 0) -> str:
+    """What a command prints, on its error output if it is to fail."""
+    done = run_riafs(*words)
+    assert done.returncode == status, done.stderr
+    return done.stderr if status else done.stdout
+
+
+def listed(place: Path, *words: str) -> list[str]:
+    return [f"{each['kind']} {each['path']}" for each in json.loads(riafs("diff", *words, place, "--json"))]
+
+
+def test_what_is_changed_is_told_pushed_and_shown(mount: Mounted, dataset: SmallDataset) -> None:
+    top = mount.path / "one"
+    (top / "new.dat").write_bytes(b"new")
+    os.rename(top / "data", top / "moved")
+    (top / "empty").mkdir()
+    assert riafs("diff", mount.path).splitlines() == [
+        "added    one/empty/",
+        "renamed  one/moved (was one/data)",
+        "added    one/new.dat (3 B)",
+    ]
+    status = riafs("status", mount.path)
+    assert "changes" in status
+    assert str(mount.path.parents[1] / "over") in status
+    assert "empty is empty" in riafs("push", top, "-m", "a message")
+    assert dataset.git("log", "-1", "--format=%s", "main") == "a message"
+    assert {b"new.dat", b"moved/locked.dat"} <= set(tree(dataset))
+    assert listed(mount.path) == ["added one/empty"]
+    assert (top / "new.dat").read_bytes() == b"new"
+    sound(dataset)
+
+
+def test_only_the_named_file_is_pushed_and_restored(mount: Mounted, dataset: SmallDataset) -> None:
+    top = mount.path / "one"
+    for name in ("a", "b", "c"):
+        (top / name).write_bytes(name.encode())
+    (top / "tool").unlink()
+    riafs("push", top / "a")
+    assert b"b" not in tree(dataset)
+    assert listed(mount.path) == ["added one/b", "added one/c", "removed one/tool"]
+    riafs("restore", top / "b", top / "tool")
+    assert listed(top / "c") == listed(mount.path) == ["added one/c"]
+    assert (top / "tool").read_bytes() == b"tool\n"
+    assert not (top / "b").exists()
+    assert "nothing is changed at one/b" in riafs("restore", top / "b", status=2)
+
+
+def test_a_conflict_has_an_exit_status_of_its_own(mount: Mounted, dataset: SmallDataset) -> None:
+    (mount.path / "one" / "tool").write_bytes(b"ours")
+    dataset.commit({b"tool": b"theirs"}, time=1_800_000_000)
+    done = run_riafs("push", mount.path)
+    assert (done.returncode, done.stdout) == (16, "conflict  tool\n")
+    assert done.stderr.count("\n") == 1
+    assert listed(mount.path) == ["changed one/tool"]
+    riafs("push", mount.path, "--theirs")
+    assert (mount.path / "one" / "tool").read_bytes() == b"theirs"
+
+
+def test_a_mount_that_is_only_read_has_nothing_to_push(dataset: SmallDataset, tmp_path: Path) -> None:
+    with mounted(dataset.path.parent.parent, tmp_path / "mounted") as mount:
+        assert "is mounted to be read only" in riafs("push", mount.path, status=1)
+
+
+def test_overlays_in_use_are_listed_with_their_mount(mount: Mounted, tmp_path: Path) -> None:
+    (mount.path / "one" / "new").write_bytes(b"x")
+    [known] = [each for each in json.loads(riafs("overlay", "--json")) if each["directory"] == str(tmp_path / "over")]
+    assert (known["changes"], known["mountpoint"]) == (1, str(mount.path))
+    assert "in use" in riafs("overlay", "remove", tmp_path / "over", "--force", status=2)
+
+
+def test_an_overlay_is_there_right_after_the_unmount(dataset: SmallDataset, tmp_path: Path) -> None:
+    overlay, mountpoint = tmp_path / "over", tmp_path / "mnt"
+    mountpoint.mkdir()
+    for count in range(3):
+        riafs("mount", dataset.path.parent.parent, mountpoint, "--overlay", overlay)
+        (mountpoint / "one" / f"new{count}").write_bytes(b"x")
+        riafs("umount", mountpoint)
+    assert len(listed(Path(), "--overlay", str(overlay))) == 3
+
+
+def test_a_daemon_that_is_killed_in_a_push_loses_nothing(dataset: SmallDataset, tmp_path: Path) -> None:
+    overlay, mountpoint, store = tmp_path / "over", tmp_path / "mnt", dataset.path.parent.parent
+    mountpoint.mkdir()
+    large = noise(3_000_000)
+    for attempt in range(KILLS):
+        riafs("mount", store, mountpoint, "--overlay", overlay)
+        pid = json.loads(riafs("status", mountpoint, "--json"))[0]["pid"]
+        with open(mountpoint / "one" / f"large{attempt}.dat", "wb") as file:
+            file.write(large + bytes([attempt]))
+            os.fsync(file.fileno())
+        pushing = started("push", mountpoint)
+        time.sleep(0.3 + 1.2 * attempt / KILLS)
+        os.kill(pid, signal.SIGKILL)
+        pushing.wait(60)
+        mounts.sweep(mounts.below(tmp_path))
+        dataset.git("fsck", "--full", "--strict")
+    riafs("push", "--overlay", overlay)
+    for attempt in range(KILLS):
+        assert content(dataset, b"large%d.dat" % attempt) == large + bytes([attempt])
+    assert listed(Path(), "--overlay", str(overlay)) == []
+    sound(dataset)
+
+
+def test_a_push_that_is_killed_is_finished_by_the_next(mount: Mounted, dataset: SmallDataset) -> None:
+    for attempt in range(KILLS):
+        (mount.path / "one" / f"file{attempt}.dat").write_bytes(noise(500_000, str(attempt)))
+        pushing = started("push", mount.path)
+        time.sleep(0.2 + 0.6 * attempt / KILLS)
+        pushing.kill()
+        pushing.wait(60)
+        dataset.git("fsck", "--full", "--strict")
+    until = time.monotonic() + 30
+    while run_riafs("push", mount.path).returncode:  # the daemon may still be at the one that was asked for
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    for attempt in range(KILLS):
+        assert content(dataset, b"file%d.dat" % attempt) == noise(500_000, str(attempt))
+    assert listed(mount.path) == []
+    sound(dataset)
+
+
+def started(*words: str | Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, *COMMAND, *words], cwd=PROJECT, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+
+
+def test_older_clones_and_fresh_ones_have_what_was_pushed(tmp_path: Path) -> None:
+    work, store, older = tmp_path / "work", tmp_path / "store", tmp_path / "older"
+    run(tmp_path, "datalad", "create", work)
+    (work / "first.dat").write_bytes(b"first")
+    run(work, "datalad", "save", "-m", "one")
+    run(work, "datalad", "create-sibling-ria", "-s", "ria", "--new-store-ok", "--alias", "lab", f"ria+file://{store}")
+    run(work, "datalad", "push", "--to", "ria")
+    run(tmp_path, "datalad", "clone", f"ria+file://{store}#~lab", older)
+    run(older, "git", "config", "remote.ria-storage.annex-verified", "verified")
+    with mounted(f"{store}#~lab", tmp_path / "mounted", "--overlay", str(tmp_path / "over")) as mount:
+        (mount.path / "mine.dat").write_bytes(noise(100_000))
+        (older / "before.dat").write_bytes(b"before")
+        run(older, "datalad", "save", "-m", "before")
+        run(older, "datalad", "push", "--to", "origin")
+        riafs("push", mount.path, "-m", "from the mount")
+        assert (mount.path / "before.dat").read_bytes() == b"before"
+        run(older, "datalad", "update", "--how", "merge", "-s", "origin")
+        (older / "after.dat").write_bytes(b"after")
+        run(older, "datalad", "save", "-m", "after")
+        run(older, "datalad", "push", "--to", "origin")
+        mount.refresh()
+        assert (mount.path / "after.dat").read_bytes() == b"after"
+    fresh = tmp_path / "fresh"
+    run(tmp_path, "datalad", "clone", f"ria+file://{store}#~lab", fresh)
+    run(fresh, "datalad", "get", ".")
+    run(fresh, "git", "annex", "fsck")
+    run(fresh, "git", "annex", "fsck", "--from", "ria-storage")
+    assert run(fresh, "git", "annex", "find", "--not", "--in", "ria-storage") == ""
+    assert (fresh / "mine.dat").read_bytes() == noise(100_000)
+    run(store / "alias" / "lab", "git", "fsck", "--strict")
