@@ -21,14 +21,22 @@ class Division(Protocol):
     async def segment(self, offset: int) -> Segment:
         """The one that holds the decoded byte `offset`. Raises what reading the archive raises."""
 
+    async def run(self, offset: int, end: int) -> Segment:
+        """Several, from the one that holds `offset` on, as one that reaches to `end` or a little further; a single one
+        where it is of no use to go on to the next. Raises as `segment`."""
+
 
 class Undivided:
     """Decoding begins at the front only."""
 
-    def __init__(self, size: int) -> None:
-        self._segment = Segment(0, 0, size)
+    def __init__(self, packed_size: int, size: int) -> None:
+        self._segment = Segment(0, packed_size, 0, size)
 
     async def segment(self, offset: int) -> Segment:
+        """See Division."""
+        return self._segment
+
+    async def run(self, offset: int, end: int) -> Segment:
         """See Division."""
         return self._segment
 
@@ -42,7 +50,12 @@ class Anywhere:
     async def segment(self, offset: int) -> Segment:
         """See Division."""
         start = offset - offset % _FIXED
-        return Segment(start, start, min(start + _FIXED, self._size))
+        end = min(start + _FIXED, self._size)
+        return Segment(start, end, start, end)
+
+    async def run(self, offset: int, end: int) -> Segment:
+        """See Division."""
+        return await self.segment(offset)
 
 
 class AtResets:
@@ -66,6 +79,12 @@ class AtResets:
                     self._loaded = True
                 await self._walk(offset)
         return self._resets.segment(offset)
+
+    async def run(self, offset: int, end: int) -> Segment:
+        """See Division."""
+        last = min(end, self._resets.size) - 1
+        await self.segment(last)
+        return self._resets.run(offset, last)
 
     async def _walk(self, offset: int) -> None:
         resets, began = self._resets, self._resets.walked

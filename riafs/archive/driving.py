@@ -90,12 +90,28 @@ class Driver:
             if used is None:
                 continue
             try:
-                self._want(folder, used, min(job.end + ahead, job.segment.end))
+                self._want(folder, used, job.end + ahead)
                 await used.progress()
             finally:
                 self._workshop.passes.leave(used)
-            if used.problem is not None and job.start() is not None:
+            joined_run = used.segment.is_run and not job.segment.is_run
+            if used.problem is not None and job.start() is not None and not joined_run:
                 raise again(used.problem)
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def run_at(self, folder: DecodableFolder, offset: int) -> Segment | None:
+        """The run under way that will soon come to a byte of a folder."""
+        found = self._workshop.passes.find(self, folder.number, offset)
+        return found.segment if found is not None and found.segment.is_run else None
+
+    def go_on(self, folder: DecodableFolder, offset: int, ahead: int) -> None:
+        """A reader in order has come to `offset` of a folder: go on for `ahead` bytes with the decoder before it."""
+        found = self._workshop.passes.just_beyond(self, folder.number, offset, ahead)
+        if found is not None:
+            self._want(folder, found, offset + ahead)
+
+    # -- one decoder --------------------------------------------------------------------------------------------------
 
     async def _pass(self, folder: DecodableFolder, job: Job) -> Pass | None:
         """A decoder that has not delivered the start of a job, used once more: one under way if possible.
@@ -107,7 +123,7 @@ class Driver:
             start = job.start()
             if start is None:
                 return None
-            found = pool.find(self, folder.number, segment, start)
+            found = pool.find(self, folder.number, start)
             if found is not None:
                 found.users += 1
                 return found
@@ -117,7 +133,7 @@ class Driver:
             )  # fmt: skip
 
     def _want(self, folder: DecodableFolder, used: Pass, end: int) -> None:
-        used.goal = max(used.goal, end)
+        used.goal = max(used.goal, min(end, used.segment.end))
         used.wanted_until = trio.current_time() + self._workshop.extractor.deadline
         if not used.running and used.problem is None:
             used.running = True
@@ -188,7 +204,7 @@ class Driver:
 
     def _noted(self, problem: RiafsError, folder: DecodableFolder, used: Pass) -> RiafsError:
         """What to tell of a failed decoder, remembered if it will fail again."""
-        if isinstance(problem, _LASTING) and not used.closed:
+        if isinstance(problem, _LASTING) and not used.closed and not used.segment.is_run:
             problem = self._making.explained(problem, encrypted=folder.folder.is_encrypted)
             self._failures[folder.number, used.segment.start] = (used.position, problem)
         return problem

@@ -35,9 +35,9 @@ _KILLED_SECONDS = 1.0
 # Files (here: only its messages) are counted in blocks of 512 bytes.
 _LIMITED = b'ulimit -c 0 && ulimit -f 16 && ulimit -v "$1" && ulimit -t "$2" && shift 2 && exec "$@"'
 
-# -so: to standard output, -p: a password, so that none is asked for, -t7z: no other format, -mmt: one thread, so that
-# memory does not grow with processors, -bs*: only errors, on standard error.
-_SWITCHES = (b"x", b"-so", b"-pnone", b"-t7z", b"-mmt=1", b"-bso0", b"-bsp0", b"-bse2", b"--")
+# -so: to standard output, -p: a password, so that none is asked for, -t7z: no other format, -bs*: only errors, on
+# standard error.
+_SWITCHES = (b"x", b"-so", b"-pnone", b"-t7z", b"-bso0", b"-bsp0", b"-bse2")
 
 # 7-Zip's exit status: 0 no error, 1 warning, above: failed.
 _WARNING = 1
@@ -67,8 +67,15 @@ class Extractor:
         self.directory = directory
         self.deadline = deadline
 
-    async def start(self, folder: Folder, packed: RangedBytes, shown: str) -> "ChildProducer":
-        """A child that decodes `folder`, whose packed bytes are `packed`.
+    @property
+    def is_there(self) -> bool:
+        """Whether the program is installed."""
+        with contextlib.suppress(MissingProgram):
+            return bool(find_program(self._search_path))
+        return False
+
+    async def start(self, folder: Folder, packed: RangedBytes, shown: str, threads: int = 1) -> "ChildProducer":
+        """A child that decodes `folder`, whose packed bytes are `packed`, in so many threads; each takes memory.
 
         Raises MissingProgram, StoreError (no room for the packed bytes), and what reading `packed` raises.
         """
@@ -79,16 +86,17 @@ class Extractor:
                 tempfile.TemporaryFile(dir=self.directory, buffering=0) as messages,
             ):
                 await _write_archive(archive.fileno(), folder, packed)
-                child = await trio.to_thread.run_sync(self._open, program, archive.fileno(), messages.fileno())
+                child = await trio.to_thread.run_sync(self._open, program, archive.fileno(), messages.fileno(), threads)
                 return _producer(child, messages.fileno(), folder.size, shown)
         except OSError as error:
             raise StoreError(f"decoding in {os.fsdecode(self.directory)}: {error.strerror}") from error
 
-    def _open(self, program: bytes, archive: int, messages: int) -> "subprocess.Popen[bytes]":
+    def _open(self, program: bytes, archive: int, messages: int, threads: int) -> "subprocess.Popen[bytes]":
         # Processor time ends a child that outlives this process.
         seconds = _allowed(resource.RLIMIT_CPU, math.ceil(self.deadline) + 1)
         limits = [b"%d" % (_allowed(resource.RLIMIT_AS, _MEMORY) // 1024), b"%d" % seconds]
-        command = [b"/bin/sh", b"-c", _LIMITED, b"sh", *limits, program, *_SWITCHES, b"/proc/self/fd/%d" % archive]
+        switches = [*_SWITCHES, b"-mmt=%d" % threads, b"--"]
+        command = [b"/bin/sh", b"-c", _LIMITED, b"sh", *limits, program, *switches, b"/proc/self/fd/%d" % archive]
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, env={}, cwd="/",
             pass_fds=[archive], start_new_session=True, bufsize=0,

@@ -15,6 +15,7 @@ from riafs.formats.lzma2 import Segment
 
 _MOST = 8
 _OWN_MEMORY = 4 << 20
+_NEAR = 8 << 20  # what a decoder makes while another one is started
 
 
 class Pass:
@@ -64,11 +65,32 @@ class PassPool:
     def __len__(self) -> int:
         return len(self._passes)
 
-    def find(self, archive: object, folder: int, segment: Segment, offset: int) -> Pass | None:
-        """The pass through `segment` that delivers the byte at `offset` soonest, None if all have."""
-        name = (archive, folder, segment.start)
-        through = [each for each in self._passes if (each.archive, each.folder, each.segment.start) == name]
-        return max((each for each in through if each.delivered <= offset), key=lambda each: each.position, default=None)
+    def find(self, archive: object, folder: int, offset: int) -> Pass | None:
+        """The pass that delivers the byte at `offset` of a folder soonest; None where a new one is sooner there."""
+        coming = [each for each in self._through(archive, folder, offset) if each.delivered <= offset]
+        found = max(coming, key=lambda each: each.position, default=None)
+        far = found is not None and found.segment.is_run and offset - found.position > _NEAR
+        return None if far else found
+
+    def just_beyond(self, archive: object, folder: int, offset: int, distance: int) -> Pass | None:
+        """A pass that has delivered the byte at `offset` of a folder, and not more than `distance` after it."""
+        beyond = [each for each in self._through(archive, folder, offset) if each.delivered > offset]
+        return next((each for each in beyond if each.delivered - offset <= distance), None)
+
+    def _through(self, archive: object, folder: int, offset: int) -> list[Pass]:
+        """The passes whose segment has the byte at `offset` of a folder."""
+        name = (archive, folder)
+        within = [each for each in self._passes if each.segment.start <= offset < each.segment.end]
+        return [each for each in within if (each.archive, each.folder) == name]
+
+    def runs(self, archive: object) -> list[Segment]:
+        """The runs of an archive that are being decoded."""
+        working = [each for each in self._passes if each.archive is archive and each.running]
+        return [each.segment for each in working if each.segment.is_run]
+
+    async def changed(self) -> None:
+        """Wait until a pass was left, or opened."""
+        await self._room.wait()
 
     async def open(
         self, archive: object, folder: int, segment: Segment, memory: int, start: Callable[[], Awaitable[Producer]]
@@ -93,7 +115,7 @@ class PassPool:
         finally:
             self._opening -= 1
             self._opening_memory -= memory
-            self._tell()
+            self.tell()
         return opened
 
     def _refuse_closed(self) -> None:
@@ -113,7 +135,8 @@ class PassPool:
         used = sum(self._passes.values()) + self._opening_memory
         return count == 0 or (count < _MOST and used + memory <= self._bound)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Let those look again who wait for a change."""
         self._room.set()
         self._room = trio.Event()
 
@@ -124,7 +147,7 @@ class PassPool:
             self._passes.move_to_end(used)
             if used.position >= used.segment.end and not used.users:
                 self.close(used)
-        self._tell()
+        self.tell()
 
     def close(self, one: Pass) -> None:
         """Close a pass; harmless twice."""
@@ -136,7 +159,7 @@ class PassPool:
     def close_all(self) -> None:
         """Close every pass, and let there be no more."""
         self._closed = True
-        self._tell()
+        self.tell()
         for each in list(self._passes):
             self.close(each)
 

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ def spool(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tools(spool: Path) -> ArchiveTools:
-    return tools_with(spool)
+async def tools(spool: Path) -> AsyncIterator[ArchiveTools]:
+    tools = tools_with(spool)
+    yield tools
+    tools.close()
 
 
 def tools_with(
