@@ -100,6 +100,10 @@ class Driver:
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
+    def comes_to(self, folder: DecodableFolder, offset: int) -> bool:
+        """Whether a decoder under way will soon come to a byte of a folder."""
+        return self._workshop.passes.find(self, folder.number, offset) is not None
+
     def run_at(self, folder: DecodableFolder, offset: int) -> Segment | None:
         """The run under way that will soon come to a byte of a folder."""
         found = self._workshop.passes.find(self, folder.number, offset)

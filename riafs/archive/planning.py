@@ -27,7 +27,7 @@ _MOST_JOBS = 16
 _FIRST_RUN = 32 << 20
 _LONGEST_RUN = 256 << 20
 _SCATTERED_RUN = 32 << 20
-_LIKELY_ALL = 16
+_LIKELY_ALL = 8
 """Who asked for one part in so many of a folder, here and there, is taken to want all of it."""
 _LOOKED_AT = 4096
 _FOLDERS = 1024
@@ -124,7 +124,7 @@ class Planner:
 
     async def _scattered(self, folder: DecodableFolder, wanted: Wanted) -> Plan | None:
         offset = _first_missing(wanted)
-        if self._history(folder).scattered * _LIKELY_ALL < folder.folder.size or self._driver.run_at(folder, offset):
+        if self._history(folder).scattered * _LIKELY_ALL < folder.folder.size or self._driver.comes_to(folder, offset):
             return None
         end = self._end_of_gap(folder, wanted[0])
         if end - offset < LONG:
