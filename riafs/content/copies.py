@@ -7,16 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from riafs.content.annex import AnnexContents
-from riafs.content.parts import Copy, CopyState
+from riafs.content.parts import Copy, CopyState, state_of
 from riafs.content.places import Place
 from riafs.content.verifying import Claim, Opened, Verifier
-from riafs.errors import CorruptContent, NotInStore, RiafsError, ShortRead
+from riafs.errors import NotInStore, RiafsError
 from riafs.formats.keys import Key
 from riafs.git.repository import Repository
 from riafs.storage.ranged import RangedBytes
 
 _CHUNK = 4 << 20
-_DAMAGE = (CorruptContent, ShortRead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +72,14 @@ async def look_at(place: Place, size: int | None, claim: Claim, verifier: Verifi
     except NotInStore:
         return None
     except RiafsError as problem:
-        return _bad(place.name, problem)
+        return Copy(place.name, state_of(problem), str(problem))
     if size not in (None, opened.source.size):
         opened.source.close()
         return Copy(opened.place, CopyState.DAMAGED, f"has {opened.source.size} bytes")
     try:
         await _read(opened, claim, verifier)
     except RiafsError as problem:
-        return _bad(opened.place, problem)
+        return Copy(opened.place, state_of(problem), str(problem))
     return Copy(opened.place, CopyState.SIZED if claim.new_checker() is None else CopyState.GOOD)
 
 
@@ -98,11 +97,6 @@ async def read_all(content: RangedBytes) -> None:
     """Read `content` from its beginning to its end. Raises what reading raises."""
     for offset in range(0, content.size, _CHUNK):
         await content.read(offset, _CHUNK)
-
-
-def _bad(place: str, problem: RiafsError) -> Copy:
-    state = CopyState.DAMAGED if isinstance(problem, _DAMAGE) or not problem.retryable else CopyState.UNREACHABLE
-    return Copy(place, state, str(problem))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +131,6 @@ class BlobPart:
         try:
             content = await self.repository.open_blob(self.oid, self.size)
         except RiafsError as problem:
-            return (_bad(place, problem),)
+            return (Copy(place, state_of(problem), str(problem)),)
         content.close()
         return (Copy(place, CopyState.GOOD),)

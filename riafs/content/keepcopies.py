@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import trio
 
 from riafs.content.blocksearch import Renew, new_request_id
-from riafs.content.parts import Copy, CopyState
-from riafs.errors import AccessExpired, CorruptContent, NotInStore, Overloaded, RiafsError, ShortRead
+from riafs.content.parts import Copy, CopyState, state_of
+from riafs.errors import AccessExpired, Overloaded, RiafsError
 from riafs.formats.locators import Locator
 from riafs.storage.blockplaces import Attempt, BlockPlace, BlockPlaces
 
@@ -50,7 +50,7 @@ class _Check:
                 await self._read(place)
             except RiafsError as problem:
                 if last or not problem.retryable:
-                    return Copy(place.name, _state(problem), str(problem))
+                    return Copy(place.name, state_of(problem), str(problem))
                 asked_for = problem.retry_after if isinstance(problem, Overloaded) else 0.0
                 await trio.sleep(max(asked_for, pause * random.uniform(0.75, 1.25)))  # noqa: S311  # no secret
                 pause *= 2
@@ -68,9 +68,3 @@ class _Check:
                 raise
             self._locator = renewed
             await place.check(renewed, Attempt(self._request_id, self._deadline))
-
-
-def _state(problem: RiafsError) -> CopyState:
-    if isinstance(problem, NotInStore):
-        return CopyState.ABSENT
-    return CopyState.DAMAGED if isinstance(problem, CorruptContent | ShortRead) else CopyState.UNREACHABLE

@@ -8,6 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from riafs.errors import (
+    CorruptContent,
+    DecodeFailed,
+    GitError,
+    MalformedArchive,
+    MissingObject,
+    NotAnArchive,
+    NotInStore,
+    OutsideStore,
+    RiafsError,
+    ShortRead,
+)
+
+_ABSENT = (NotInStore, MissingObject)
+_DAMAGE = (CorruptContent, DecodeFailed, GitError, MalformedArchive, NotAnArchive, OutsideStore, ShortRead)
+
 
 class CopyState(enum.Enum):
     """What was found in one place."""
@@ -33,6 +49,16 @@ class Copy:
     place: str
     state: CopyState
     problem: str = ""
+
+
+def state_of(problem: RiafsError) -> CopyState:
+    """What a place has of a part that could not be read there.
+
+    Damage is what the place itself would have to mend; rights, passwords and programs that are lacking here are not.
+    """
+    if isinstance(problem, _ABSENT):
+        return CopyState.ABSENT
+    return CopyState.DAMAGED if isinstance(problem, _DAMAGE) else CopyState.UNREACHABLE
 
 
 class Part(Protocol):

@@ -8,6 +8,18 @@ from typing import Any
 import pytest
 
 from riafs.cli import main
+from riafs.content.parts import CopyState, state_of
+from riafs.errors import (
+    CorruptContent,
+    DecodeFailed,
+    EncryptedArchive,
+    MissingObject,
+    MissingProgram,
+    NotInStore,
+    RiafsError,
+    StoreDenied,
+    StoreTimeout,
+)
 from tests.plugins.log_hygiene import Announce
 from tests.small import Files, Locked, Pointer, Registered, SmallDataset, SmallStore, key_of, noise, put
 
@@ -180,6 +192,32 @@ def test_members_of_an_archive_are_read(dataset: SmallDataset, capfd: pytest.Cap
     dataset.archive(KEYS | {key_of(b"unused"): b"unused"}, "-mx5")
     report = verify(capfd, source(dataset))
     assert (report["parts"], report["good"]) == (4, 4)
+
+
+def test_a_copy_that_needs_a_password_is_not_called_damaged(
+    dataset: SmallDataset, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RIAFS_ARCHIVE_PASSWORD", raising=False)
+    dataset.object_path(key_of(GOOD)).unlink()
+    dataset.archive({key_of(GOOD): GOOD}, "-mx1", "-psecret")
+    assert states(verify(capfd, source(dataset), status=2)) == {key_of(GOOD).decode(): "unreachable"}
+
+
+@pytest.mark.parametrize(
+    ("problem", "state"),
+    [
+        (NotInStore("x"), CopyState.ABSENT),
+        (MissingObject("x"), CopyState.ABSENT),
+        (CorruptContent("x"), CopyState.DAMAGED),
+        (DecodeFailed("x"), CopyState.DAMAGED),
+        (StoreDenied("x"), CopyState.UNREACHABLE),
+        (StoreTimeout("x"), CopyState.UNREACHABLE),
+        (EncryptedArchive("x"), CopyState.UNREACHABLE),
+        (MissingProgram("x"), CopyState.UNREACHABLE),
+    ],
+)
+def test_damage_is_what_the_store_would_have_to_mend(problem: RiafsError, state: CopyState) -> None:
+    assert state_of(problem) is state
 
 
 def test_people_get_a_table_with_the_worst_first(dataset: SmallDataset, capfd: pytest.CaptureFixture[str]) -> None:
