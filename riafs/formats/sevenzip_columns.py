@@ -112,11 +112,12 @@ class Columns:
         self._add_member(member, IS_EMPTY_FILE)
 
     def _add_member(self, member: NewMember, kind: int) -> None:
-        modified = self.longs.setdefault(MODIFIED, Optional.none("Q", len(self.kinds)))
+        if MODIFIED not in self.longs:
+            self.longs[MODIFIED] = Optional.none("Q", len(self.kinds))
         for number, values in self.longs.items():
             if number != MODIFIED:
                 values.append(None)
-        modified.append(max(0, _EPOCH + member.mtime_ns // 100))
+        self.longs[MODIFIED].append(max(0, _EPOCH + member.mtime_ns // 100))
         self.names += encode_name(member.name)
         self.kinds.append(kind)
         read_only = 0 if member.mode & 0o200 else _READ_ONLY_ATTRIBUTE

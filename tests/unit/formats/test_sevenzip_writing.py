@@ -2,6 +2,7 @@
 
 import io
 import lzma
+import time
 import zlib
 
 import py7zr
@@ -177,3 +178,14 @@ def test_a_header_with_too_few_streams_is_malformed() -> None:
     columns.kinds[0] = 1
     with pytest.raises(MalformedArchive):
         parse_columns(write_header(columns), LIMITS)
+
+
+def test_a_hundred_thousand_members_take_time_that_grows_with_their_number() -> None:
+    def seconds(count: int) -> float:
+        columns = Columns()
+        members = [member(b"%d" % number, b"x") for number in range(count)]
+        began = time.process_time()
+        columns.add_folder(shape_of_stored(), count, members)
+        return time.process_time() - began
+
+    assert seconds(100_000) < 40 * max(seconds(10_000), 0.01)  # ten times is linear, a hundred quadratic
