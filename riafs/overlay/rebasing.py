@@ -174,6 +174,7 @@ class Rebasing:
         """Remove a row; who has it open goes on reading it."""
         if row.kind == FILE and self._overlay.is_open(row.id):
             self._rows.orphan(row.id, row.ctime)
+            self._rows.superseded.add(row.id)
             self._rows.update(row.id, base=None)
         else:
             self._rows.delete(row)

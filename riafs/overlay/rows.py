@@ -72,6 +72,8 @@ class Rows:
         written once."""
         self.orphans: set[int] = set()
         """What was removed while it was open."""
+        self.superseded: set[int] = set()
+        """Those of them that are in the commit now, so that whoever opens the name gets that."""
         self._directories: dict[int, Row] = {}
 
     # -- reading ------------------------------------------------------------------------------------------------------
