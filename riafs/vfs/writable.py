@@ -16,7 +16,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 import trio
 
 from riafs.counters import Counters
-from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, RiafsError, StaleHandle
+from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle
 from riafs.overlay.changes import Change as Overlaid
 from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures, Stat
 from riafs.overlay.listing import Listed
@@ -41,7 +41,7 @@ Tell = Callable[[Sequence[Change]], Awaitable[None]]
 
 _ENDING_SECONDS = 1.0
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
-_OVERTAKEN = (NoSuchName, NotADirectoryHere, StaleHandle)
+_OVERTAKEN = (NoSuchName, NotADirectoryHere, ReadOnly, StaleHandle)
 """What a call may come to that a move came into."""
 
 
