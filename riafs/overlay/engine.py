@@ -27,7 +27,7 @@ from riafs.errors import (
     StaleHandle,
     StoreTimeout,
 )
-from riafs.overlay.changes import Change
+from riafs.overlay.changes import Carried
 from riafs.overlay.listing import Listed, OpenDirectory
 from riafs.overlay.lower import Lower, LowerEntry
 from riafs.overlay.naming import Maker, Naming, check_length
@@ -473,7 +473,7 @@ class Engine:
 
     # -- after a push -------------------------------------------------------------------------------------------------
 
-    async def pushed(self, dataset: bytes, commit: bytes, changes: Sequence[Change], find: Find) -> dict[int, int]:
+    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, find: Find) -> dict[int, int]:
         """See Overlay.pushed. Whoever has a file open goes on with the content it has; a file that is open to be
         written stays a change. Afterwards the tree below must show `commit` there, and then `attach` be called.
 
@@ -483,7 +483,7 @@ class Engine:
             if opened.row is not None and opened.based:
                 await opened.base()
         area = self._overlay.area(dataset).id
-        await self._overlay.pushed(dataset, commit, changes, find, self._is_written)
+        await self._overlay.pushed(dataset, commit, carried, find, self._is_written)
         changed = self._places.moved(area)
         for before, now in changed.items():
             if before in self._open:

@@ -139,6 +139,10 @@ class Rows:
         sql = "SELECT * FROM node WHERE parent IS NULL AND id NOT IN (SELECT top FROM area)"
         return [Row._make(row) for row in self._run(sql)]
 
+    def orphaned(self, area: int) -> list[Row]:
+        """What was removed from an area while it was open."""
+        return [row for row in map(self.get, self.orphans) if row is not None and row.area == area]
+
     # -- changing -----------------------------------------------------------------------------------------------------
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from riafs.errors import NoSuchName, NotADirectoryHere
-from riafs.overlay.changes import Change as Overlaid
+from riafs.overlay.changes import Carried
 from riafs.overlay.engine import Engine
 from riafs.overlay.places import OVERLAY
 from riafs.overlay.rows import DIRECTORY, Row
@@ -69,7 +69,7 @@ class Mover:
         """Directories that were made here and are in the commit now, with the inodes that the tree below has."""
         self._told = _Told()
 
-    async def pushed(self, dataset: bytes, commit: bytes, changes: Sequence[Overlaid]) -> list[Change]:
+    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried) -> list[Change]:
         """See WritableFileSystem. Returns what the kernel has to forget."""
         top = self._beneath.pinned(dataset)
         assert isinstance(top.directory, OfCommit)
@@ -79,7 +79,7 @@ class Mover:
         async def find(path: bytes) -> Entry | None:
             return await _entry_at(newer, path)
 
-        self._steps |= await self._engine.pushed(dataset, commit, changes, find)
+        self._steps |= await self._engine.pushed(dataset, commit, carried, find)
         renamed = self._detached(known)
         changed = list(await self._filesystem.move(top, newer))
         for each in known:

@@ -17,7 +17,7 @@ import trio
 
 from riafs.counters import Counters
 from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle
-from riafs.overlay.changes import Change as Overlaid
+from riafs.overlay.changes import Carried
 from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures, Stat
 from riafs.overlay.listing import Listed
 from riafs.overlay.lower import Home
@@ -365,13 +365,13 @@ class WritableFileSystem:
                 self._moving.set()
                 self._moving = None
 
-    async def pushed(self, dataset: bytes, commit: bytes, changes: Sequence[Overlaid], tell: Tell) -> None:
-        """`changes` are in `commit` now: show it, with what was changed since. Open files go on as they are.
+    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, tell: Tell) -> None:
+        """What a push carried is in `commit` now: show it, with what was changed since. Open files go on as they are.
 
         Raises NoSuchName, Busy where changes never pause, and what reading the commit raises.
         """
         async with self._alone():
-            told = await self._mover().pushed(dataset, commit, changes)
+            told = await self._mover().pushed(dataset, commit, carried)
         await tell(told)
 
     def _mover(self) -> Mover:
