@@ -95,6 +95,55 @@ def test_open_files_and_working_directories_are_not_disturbed(mount: Mounted) ->
     assert (top / "results" / "second").read_bytes() == b"second\n"
 
 
+def test_who_is_in_a_renamed_directory_stays_in_it(mount: Mounted) -> None:
+    top = mount.path / "one"
+    (top / "new" / "in").mkdir(parents=True)
+    (top / "new" / "in" / "f").write_bytes(b"1")
+    here = os.getcwd()
+    for place, renamed in ((top / "data" / "sub", top / "moved" / "sub"), (top / "new" / "in", top / "later" / "in")):
+        os.chdir(place)
+        try:
+            os.rename(renamed.parent.with_name(place.parent.name), renamed.parent)
+            for turn in range(3):
+                push(mount)
+                assert renamed.parent.name in os.listdir(top)
+                assert os.getcwd() == str(renamed)
+                Path(f"made{turn}").write_bytes(b"%d" % turn)
+                assert (renamed / f"made{turn}").read_bytes() == b"%d" % turn
+                assert sorted(os.listdir(".")) == sorted(os.listdir(renamed))
+        finally:
+            os.chdir(here)
+    assert mount.counter("handler_errors") == 0
+
+
+def test_a_reader_does_not_keep_others_from_writing(mount: Mounted) -> None:
+    log = mount.path / "one" / "log"
+    log.write_bytes(b"1")
+    with open(log, "rb", buffering=0) as reader:
+        push(mount)
+        with open(log, "ab") as writer:
+            writer.write(b"2")
+        assert os.fstat(reader.fileno()).st_size == 1
+        assert reader.read() == b"1"
+    assert log.read_bytes() == b"12"
+    push(mount)
+    assert log.read_bytes() == b"12"
+
+
+def test_a_listing_goes_on_over_a_push(mount: Mounted) -> None:
+    many = mount.path / "one" / "many"
+    many.mkdir()
+    names = {f"{number:04}" for number in range(2000)}
+    for name in names:
+        (many / name).touch()
+    with os.scandir(many) as listing:
+        listed = [next(listing).name for _ in range(3)]
+        push(mount)
+        listed += [entry.name for entry in listing]
+    assert len(listed) == 2000
+    assert set(listed) == names == set(os.listdir(many))
+
+
 def test_after_a_push_the_branch_is_followed_again(mount: Mounted, dataset: SmallDataset) -> None:
     top = mount.path / "one"
     (top / "new").write_bytes(b"x")
