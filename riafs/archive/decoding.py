@@ -54,6 +54,8 @@ class Decoding:
         in_order = self._ahead.follows(partial.member)
         if partial.covered.missing(start, end):
             self._begin_beside(folder, partial, end, ahead, in_order=in_order)
+            if not ahead and not in_order:
+                self._planner.asked(folder, end - start)
             await self._make(folder, partial, start, end, max(ahead, AHEAD if in_order else 0))
         if partial.complete:
             await partial.settled.wait()
@@ -62,15 +64,13 @@ class Decoding:
             raise again(partial.problem)
 
     def _begin_beside(self, folder: DecodableFolder, partial: Partial, end: int, ahead: int, *, in_order: bool) -> None:
-        """Let be decoded what will be wanted beside a range, or take note that it is read here and there."""
+        """Let be decoded what will be wanted beside a range."""
         if ahead:
             self._ahead.rest_of(folder, partial, end, ahead)
         elif in_order:
             self._ahead.members_after(folder, partial.member)
         if in_order:
             self._ahead.next_folder(folder)
-        if not ahead and not in_order:
-            self._planner.asked(folder, partial.member.size)
 
     async def _make(self, folder: DecodableFolder, partial: Partial, start: int, end: int, ahead: int) -> None:
         """Decode until a range is there, or it is known what is wrong. Raises what makes that impossible."""

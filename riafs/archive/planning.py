@@ -126,7 +126,7 @@ class Planner:
         offset = _first_missing(wanted)
         if self._history(folder).scattered * _LIKELY_ALL < folder.folder.size or self._driver.comes_to(folder, offset):
             return None
-        end = self._end_of_gap(folder, wanted[0])
+        end = min(self._end_of_gap(folder, wanted[0]), offset + 2 * _SCATTERED_RUN)
         if end - offset < LONG:
             return None
         run = await folder.division.run(offset, end)

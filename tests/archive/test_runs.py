@@ -173,6 +173,20 @@ async def test_large_members_are_decoded_by_runs_as_they_are_read(
     assert work.by_child > work.by_liblzma
 
 
+async def test_a_few_bytes_of_a_large_member_start_no_child(
+    pack: Pack, tools: ArchiveTools, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_as_large(monkeypatch)
+    contents = keys_of([text(1, 9_000_000)])
+    archive = await open_archive(pack(contents, *DIVIDED), tools)
+    (name,) = contents
+    content, opened = contents[name] or b"", await archive.open_member(found(archive, name))
+    for offset in (8_000_000, 4_000_000, 100_000):
+        assert await opened.read(offset, 10_000) == content[offset : offset + 10_000]
+    opened.close()
+    assert work.children == []
+
+
 # -- what goes wrong --------------------------------------------------------------------------------------------------
 
 
