@@ -17,6 +17,7 @@ COMMANDS = {
     "umount": "umount",
     "status": "status",
     "push": "push",
+    "run": "run",
     "diff": "diff",
     "restore": "restore",
     "overlay": "overlay",

@@ -15,10 +15,9 @@ from typing import Any
 import trio
 
 from riafs.cache.private import private_directory
-from riafs.daemon.ask import socket_path
+from riafs.daemon.ask import MAX_REQUEST, socket_path
 
-MAX_REQUEST = 1 << 20
-_PART = 4096
+_PART = 1 << 16
 _SECONDS = 5.0
 _BACKLOG = 16
 _PEER = struct.Struct("3i")
@@ -69,13 +68,13 @@ def _peer_uid(stream: trio.SocketStream) -> int:
 
 
 async def _read_line(stream: trio.SocketStream) -> bytes:
-    line = b""
-    while b"\n" not in line and len(line) <= MAX_REQUEST:
+    line = bytearray()
+    while len(line) <= MAX_REQUEST:
         part = await stream.receive_some(_PART)
-        if not part:
-            break
         line += part
-    return line.partition(b"\n")[0]
+        if not part or b"\n" in part:
+            break
+    return bytes(line.partition(b"\n")[0])
 
 
 async def _reply(line: bytes, commands: Mapping[str, Command]) -> Mapping[str, Any]:

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 
 from riafs.errors import ReadOnly, StaleHandle
-from riafs.overlay.lower import Home, Lower, LowerEntry, packed
+from riafs.overlay.changes import Base
+from riafs.overlay.lower import Home, Lower, LowerEntry, packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, Area, Row, Rows
 from riafs.overlay.store import Overlay
 from riafs.tree.protocol import Entry, Kind
@@ -77,6 +78,30 @@ class Places:
             raise StaleHandle(f"inode {inode} is gone")
         return row
 
+    # -- where something is -------------------------------------------------------------------------------------------
+
+    async def dataset(self, inode: int) -> tuple[Base, bytes] | None:
+        """The dataset that an inode is in, and the path from the root to it; None where nothing can be changed."""
+        row = self.row(inode)
+        if row is not None:
+            area = self._area(row)
+            return area.base, area.entrance
+        home = await self._lower.home(inode)
+        return None if home is None else (home.base, home.entrance)
+
+    async def origin(self, inode: int) -> bytes | None:
+        """The path, from the root, of the file in the commit that bytes of a file are from; None where none are."""
+        row = self.row(inode)
+        if row is None:
+            home = await self._lower.home(inode)
+            return None if home is None else _joined(home.entrance, home.path)
+        if row.base is None or row.entry is None or (not row.based and unpacked(row.entry).size > 0):
+            return None
+        return _joined(self._area(row).entrance, row.base)
+
+    def _area(self, row: Row) -> Area:
+        return next(area for area in self._rows.areas() if area.id == row.area)
+
     def moved(self) -> None:
         """Rows are gone, and other commits lie below: what was found there has to be found again."""
         for inode, row in list(self._row_of.items()):
@@ -93,7 +118,7 @@ class Places:
             return None
         known = self._lower_of.get(row.id)
         if known is None:
-            area = next(area for area in self._rows.areas() if area.id == row.area)
+            area = self._area(row)
             known = self._lower_of[area.top]
             for name in row.base.split(b"/"):
                 found = await self._lower.find(known, name)
@@ -173,3 +198,7 @@ class Places:
         if row is not None:
             self._link(inode, row.id)
         return row
+
+
+def _joined(entrance: bytes, path: bytes) -> bytes:
+    return entrance + b"/" + path if entrance else path

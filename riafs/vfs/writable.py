@@ -28,6 +28,7 @@ from riafs.storage.ranged import Buffer
 from riafs.vfs.beneath import Beneath
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, Page
 from riafs.vfs.moving import Mover, also_of
+from riafs.vfs.recording import Recorder
 from riafs.vfs.refreshing import Change
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class WritableFileSystem:
         self._running = 0
         self._one_ended = trio.Event()
         self.overlay = overlay
+        self.recorder = Recorder(self._engine, self._beneath)
 
     async def attach(self) -> None:
         """To be called once, before anything else: finds the datasets with changes again. Raises OverlayFailed where
@@ -289,6 +291,7 @@ class WritableFileSystem:
 
     async def refresh(self, tell: Tell) -> None:
         """See FileSystem; datasets with changes stay where they are."""
+        await self.recorder.hold()
         self._beneath.let_go()
 
         async def tell_all(changes: Sequence[Change]) -> None:
@@ -371,6 +374,7 @@ class WritableFileSystem:
 
     def close(self) -> None:
         """Give back all handles; what they wrote is stored. The overlay stays open."""
+        self.recorder.close()
         self._directories.clear()
         self._engine.close()
         self._filesystem.close()
