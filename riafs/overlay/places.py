@@ -5,10 +5,11 @@ life of a mount, the number that the kernel has for it. Rows carry the path in t
 what lies below them again after a mount.
 """
 
+import os
 import time
 from dataclasses import dataclass
 
-from riafs.errors import ReadOnly, StaleHandle
+from riafs.errors import ChangedElsewhere, ReadOnly, StaleHandle
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, Lower, LowerEntry, packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, Area, Row, Rows
@@ -188,11 +189,13 @@ class Places:
         return row
 
     def _known(self, inode: int, home: Home, area: Area) -> Row | None:
-        """The row that an earlier mount made. Raises ReadOnly where the dataset is changed in another place."""
+        """The row that an earlier mount made. Raises ChangedElsewhere where the dataset is
+        changed in another place."""
         if (home.entrance, home.base.commit) != (area.entrance, area.base.commit):
-            raise ReadOnly(
-                f"dataset {home.base.dataset.decode()} is being changed in /{area.entrance.decode(errors='replace')}: "
-                "change it there, or push those changes first"
+            there, here = (os.fsdecode(path) or "the root" for path in (area.entrance, home.entrance))
+            raise ChangedElsewhere(
+                f"dataset {os.fsdecode(home.base.dataset)} is being changed in {there}, so that it can only be read in "
+                f"{here}: change it there, or first push those changes (riafs push) or drop them (riafs restore)"
             )
         row = self._rows.by_base(area.id, home.path)
         if row is not None:

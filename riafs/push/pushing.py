@@ -64,11 +64,13 @@ class Push:
     async def prepare(self) -> None:
         """Find out whatever can be found out with nothing written: refusals, and conflicts.
 
-        Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, and what reading changed files raises.
+        Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, Busy where a lock was left
+        behind, and what reading changed files raises.
         """
         ref = await self._ref()
         self._base_root = await self._to.root(self._base.commit)
         await self._starting_point(ref)
+        await self._to.refs.check_locks([ref, ANNEX_BRANCH])
         planner = Planner(self._to.dataset.repository, self._trees)
         plan = await planner.plan(self._changes)
         structure = await self._trees.edit(self._base_root, plan.edits, keep=False)
