@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     environment = complete_environment()
     target = _target(arguments.directory)
     names = author(environment, arguments.author), committer(environment)  # or hear of it after the command
-    begun = asked(target.mount, "record", _beginning(target), _SECONDS)
+    begun = asked(target.mount, "record", {"place": os.fsdecode(_only(target))}, _SECONDS)
     here = os.path.join(target.mount.mountpoint, os.fsdecode(_only(target)))
     top = os.path.join(target.mount.mountpoint, begun["path"])
     try:
@@ -74,8 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     outcomes: list[dict[str, Any]] = []
     if not status and not arguments.dry_run and seen.changed:
         request = PushRequest(os.fsencode(message), *names, environment["PATH"])
-        outcomes = _push(target, begun, seen, request)
+        outcomes = _push(target, begun, seen, request, as_json=arguments.json)
     _tell(arguments, status, seen, message, outcomes)
+    _tell_of_newer(begun, outcomes)
     return status
 
 
@@ -89,10 +90,6 @@ def _target(directory: str) -> Mounted:
 
 def _only(target: Mounted) -> bytes:
     return target.places[0] if target.places else b""
-
-
-def _beginning(target: Mounted) -> Mapping[str, Any]:
-    return {"place": os.fsdecode(_only(target)), "process": os.getpid()}
 
 
 def _datalad_id(top: str, environment: Mapping[str, str]) -> str | None:
@@ -122,7 +119,9 @@ def _seen(reply: Mapping[str, Any]) -> Seen:
 # -- pushing ----------------------------------------------------------------------------------------------------------
 
 
-def _push(target: Mounted, begun: Mapping[str, Any], seen: Seen, request: PushRequest) -> list[dict[str, Any]]:
+def _push(
+    target: Mounted, begun: Mapping[str, Any], seen: Seen, request: PushRequest, *, as_json: bool
+) -> list[dict[str, Any]]:
     """Push what the command changed. If that fails, the message is kept with the changes, and where is said."""
     entrance = begun["path"]
     paths = [*seen.outputs, *seen.removed] if seen.others else [""]
@@ -134,7 +133,7 @@ def _push(target: Mounted, begun: Mapping[str, Any], seen: Seen, request: PushRe
     except RiafsError as failure:
         kept = _keep(begun["overlay"], request.message)
         if isinstance(failure, PushConflict):
-            tell_conflict(failure, as_json=False)
+            tell_conflict(failure, as_json=as_json)
         raise type(failure)(
             f"{failure}; the command has run and its changes are local, its record is in {kept}: push them with "
             f"riafs push {os.path.join(target.mount.mountpoint, entrance)} --message-file {kept}"
@@ -178,6 +177,12 @@ def _tell(
     elif not status:
         for line in pushed_lines(outcomes, dry_run=False):
             print(printable(line))
+
+
+def _tell_of_newer(begun: Mapping[str, Any], outcomes: Sequence[Mapping[str, Any]]) -> None:
+    for each in outcomes:
+        if each["path"] == begun["path"] and each["before"] != begun["commit"]:
+            complain(f"the inputs are those of commit {begun['commit']}; the new commit comes after {each['before']}")
 
 
 def _described(status: int, seen: Seen, message: str, outcomes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -21,33 +21,26 @@ _FROM_KERNEL = 0x80  # SI_KERNEL of sigaction(2): the terminal's
 def run_command(words: Sequence[str], directory: str, environment: Mapping[str, str]) -> int:
     """Run `words` (one word: by a shell) in `directory`; its exit status, 128 and the signal's number if one ended it.
 
-    Raises MissingProgram, UsageError where it cannot be started, OSError where the directory cannot be entered.
+    This process is in the root directory then. Raises MissingProgram, UsageError where it cannot be started.
     """
     command = ["sh", "-c", words[0]] if len(words) == 1 else list(words)
-    adopt_orphans()
-    with _at(directory), _blocked(_HANDED_ON) as before:
+    _adopt_orphans()
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be entered: {error.strerror}") from error
+    with _blocked(_HANDED_ON) as before:
         process = _start(command, {**environment, "PWD": directory}, before)
+        os.chdir("/")
         status = os.waitstatus_to_exitcode(_wait(process))
     return status if status >= 0 else 128 - status
 
 
-def adopt_orphans() -> None:
+def _adopt_orphans() -> None:
     """Have processes below this one stay below it, whoever of their parents ends."""
     library = ctypes.CDLL(None, use_errno=True)
     if library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "the processes of a command cannot be kept together")
-
-
-@contextmanager
-def _at(directory: str) -> Iterator[None]:
-    """In another working directory."""
-    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.chdir(directory)
-        yield
-    finally:
-        os.fchdir(before)
-        os.close(before)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from riafs.daemon.control import Command, Request
+from riafs.daemon.control import ASKED_BY, Command, Request
 from riafs.daemon.places import below, is_in, joined
 from riafs.daemon.requests import number, reporting, text
 from riafs.errors import UsageError
@@ -36,11 +36,11 @@ class Recordings:
         return {"record": reporting(self._record), "recorded": reporting(self._recorded)}
 
     async def _record(self, request: Request) -> Mapping[str, Any]:
-        """``{"command": "record", "place": PATH, "process": PID}``: from now on, what the processes below PID do in the
+        """``{"command": "record", "place": PATH}``: from now on, what the processes below the one that asks do in the
         dataset that the directory is in. Ends with ``recorded``, or with that process.
         """
         recorder = self._filesystem.recorder
-        index = await recorder.begin(os.fsencode(text(request, "place")), number(request, "process"))
+        index = await recorder.begin(os.fsencode(text(request, "place")), number(request, ASKED_BY))
         recording = recorder.recording(index)
         try:
             self._check_unchanged(recording)

@@ -24,6 +24,7 @@ def reporting(command: Command) -> Command:
 
 
 def text(request: Request, name: str) -> str:
+    """A text that a request must have. Raises UsageError."""
     value = request.get(name)
     if not isinstance(value, str):
         raise UsageError(f"a request {request['command']} needs {name}, which is text")
@@ -31,6 +32,7 @@ def text(request: Request, name: str) -> str:
 
 
 def texts(request: Request, name: str) -> list[str]:
+    """A list of texts that a request must have. Raises UsageError."""
     value = request.get(name)
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise UsageError(f"a request {request['command']} needs {name}, which is a list of texts")
@@ -40,6 +42,6 @@ def texts(request: Request, name: str) -> list[str]:
 def number(request: Request, name: str) -> int:
     """A number that a request must have. Raises UsageError."""
     value = request.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool):
         raise UsageError(f"a request {request['command']} needs {name}, which is a number")
     return value

@@ -86,7 +86,7 @@ class Recorder:
         try:
             process = os.pidfd_open(runner)
         except OSError as error:
-            raise UsageError(f"there is no process {runner} to record: {error.strerror}") from error
+            raise UsageError(f"process {runner} cannot be recorded from here: {error.strerror}") from error
         self._last += 1
         self._recordings[self._last] = Recording(runner, process, base, entrance, top)
         return self._last

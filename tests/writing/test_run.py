@@ -231,6 +231,7 @@ def test_a_command_sees_one_commit_from_its_beginning_to_its_end(
         dataset.commit({b"link": b"later\n", b"code/run.sh": b"later\n"}, time=1_800_000_000)
         mount.refresh()
     assert running.told["inputs"] == ["code/run.sh"]
+    assert f"the inputs are those of commit {before}" in running.errors.read_text()
     assert content(dataset, b"mine") == b"#!/bin/sh\n"
     assert dataset.git("rev-parse", "main~2") == before
     assert (mount.path / "one" / "code" / "run.sh").read_bytes() == b"later\n"
