@@ -152,6 +152,18 @@ def test_a_full_store_leaves_everything_as_it_was(small_disk: Path, tmp_path: Pa
         pushed(mount, dataset, data=large)
 
 
+def test_a_store_that_is_full_once_git_writes_leaves_everything_as_it_was(small_disk: Path, tmp_path: Path) -> None:
+    in_git = {b"tool": b"", b".gitattributes": b"* annex.largefiles=nothing\n"}
+    dataset = with_annex(SmallStore.make(small_disk / "store").dataset("one", in_git))
+    large = noise(4_000_000)
+    with changed(dataset, tmp_path, large) as mount:
+        before = state(dataset)
+        refused(mount, 2, "No space left on device", data=large)
+        assert state(dataset) == before
+        run(tmp_path, "mount", "-o", "remount,size=20m", small_disk)
+        pushed(mount, dataset, data=large)
+
+
 def test_a_store_that_goes_away_half_way_is_told_and_the_push_run_again(
     dataset: SmallDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -369,6 +369,12 @@ def test_without_an_author_nothing_is_run(mount: Mounted, tmp_path: Path, monkey
     refused(mount, tmp_path, "git does not know who you are")
 
 
+def test_a_command_s_options_go_behind_two_dashes(mount: Mounted) -> None:
+    riafs("run", mount.path / "one", "cp", "tool", "copy")
+    assert "goes behind --" in riafs("run", mount.path / "one", "cp", "-p", "tool", "copy", status=1)
+    riafs("run", mount.path / "one", "--", "cp", "-p", "--", "tool", "copy")
+
+
 def test_a_program_that_is_none_is_told(mount: Mounted) -> None:
     assert "there is no such program" in riafs("run", mount.path / "one", "--", "no-such-program", "x", status=2)
 
