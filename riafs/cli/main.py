@@ -77,7 +77,7 @@ def _dispatch(program: str, words: Sequence[str]) -> int:
     try:
         arguments = parser.build_parser().parse_args(completed)
     except UsageError as error:
-        if completed[0] == "run" and "--" not in completed:
+        if "run" in completed[:1] and "--" not in completed:
             raise UsageError(f"{error}; a command with options of its own goes behind --") from error
         raise
     arguments.by_mount = completed is not words  # mount.fuse3 names no command
