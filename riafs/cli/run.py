@@ -18,6 +18,7 @@ from riafs.cli.render import print_json, printable
 from riafs.cli.running import run_command
 from riafs.daemon.pushing import Order
 from riafs.errors import Busy, OverlayFailed, PushConflict, RiafsError, UsageError
+from riafs.formats.gitwriting import Stamp
 from riafs.formats.runrecord import RunRecord, command_line, run_message
 from riafs.git.identity import author, committer
 from riafs.push.request import PushRequest
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     """The subcommand. Its exit status is the command's, unless that is 0 and something else fails."""
     environment = complete_environment()
     target = _target(arguments.directory)
-    names = author(environment, arguments.author), committer(environment)  # or hear of it after the command
+    _names(arguments, environment)  # or hear only after the command that there are none
     begun = asked(target.mount, "record", {"place": os.fsdecode(_only(target))}, _SECONDS)
     here = os.path.join(target.mount.mountpoint, os.fsdecode(_only(target)))
     top = os.path.join(target.mount.mountpoint, begun["path"])
@@ -73,11 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
     message = run_message(record, arguments.message)
     outcomes: list[dict[str, Any]] = []
     if not status and not arguments.dry_run and seen.changed:
-        request = PushRequest(os.fsencode(message), *names, environment["PATH"])
+        request = PushRequest(os.fsencode(message), *_names(arguments, environment), environment["PATH"])
         outcomes = _push(target, begun, seen, request, as_json=arguments.json)
     _tell(arguments, status, seen, message, outcomes)
     _tell_of_newer(begun, outcomes)
     return status
+
+
+def _names(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tuple[Stamp, Stamp]:
+    """Author and committer, at this moment."""
+    return author(environment, arguments.author), committer(environment)
 
 
 def _target(directory: str) -> Mounted:
