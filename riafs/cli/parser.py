@@ -172,10 +172,8 @@ def _add_status(parser: Parser) -> None:
 
 
 def _add_push(parser: Parser) -> None:
-    _add_places(
-        parser,
-        "only what is changed here: a file, a directory, or a dataset, also as ID or STORE#ID (default: everything)",
-    )
+    what = "only what is changed here: a file, a directory, or a dataset, also as ID or STORE#ID (default: everything)"
+    _add_places(parser, what)
     message = parser.add_mutually_exclusive_group()
     message.add_argument(
         "-m", "--message", metavar="TEXT", default="Changes made in a riafs mount", help="of the commit"
