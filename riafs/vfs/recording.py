@@ -16,6 +16,7 @@ from riafs.errors import Busy, NoSuchName, RiafsError, StaleHandle, UsageError
 from riafs.overlay.changes import Base
 from riafs.overlay.engine import Engine
 from riafs.vfs.beneath import Beneath
+from riafs.vfs.kernelnumbers import KernelNumbers
 from riafs.vfs.numbers import ROOT
 from riafs.vfs.processes import processes_above
 
@@ -57,11 +58,12 @@ class Seen:
 
 
 class Recorder:
-    """The recordings of one mount."""
+    """The recordings of one mount. `numbers`: by which the kernel calls things."""
 
-    def __init__(self, engine: Engine, beneath: Beneath) -> None:
+    def __init__(self, engine: Engine, beneath: Beneath, numbers: KernelNumbers) -> None:
         self._engine = engine
         self._beneath = beneath
+        self._numbers = numbers
         self._recordings: dict[int, Recording] = {}
         self._last = 0
 
@@ -146,13 +148,16 @@ class Recorder:
     # -- what is seen -------------------------------------------------------------------------------------------------
 
     async def seen(self, inode: int, flags: int, thread: int) -> Seen | None:
-        """An open by `thread`, None where it is no command's. Raises what looking at the tree raises."""
+        """An open of the kernel's `inode` by `thread`, None where it is no command's. Raises what looking at the tree
+        raises.
+        """
         recordings = self._of(thread)
         if not recordings:
             return None
         reads = flags & os.O_ACCMODE in _READS and not flags & os.O_TRUNC
-        read = await self._origin(inode) if reads else None
-        return Seen(recordings, inode, read, bool(flags & _WRITES))
+        number = self._numbers.now(inode)
+        read = await self._origin(number) if reads else None
+        return Seen(recordings, number, read, bool(flags & _WRITES))
 
     async def _origin(self, inode: int) -> bytes | None:
         try:
@@ -170,9 +175,9 @@ class Recorder:
                 recording.written.add(seen.inode)
 
     def wrote(self, inode: int, thread: int) -> None:
-        """A file was made or cut by `thread`."""
+        """The kernel's `inode` was made or cut by `thread`."""
         for recording in self._of(thread):
-            recording.written.add(inode)
+            recording.written.add(self._numbers.now(inode))
 
     def _of(self, thread: int) -> tuple[Recording, ...]:
         if not self._recordings:
