@@ -106,7 +106,9 @@ class RefWriter:
                 command, stdin=given, capture_stdout=True, capture_stderr=True, check=False, env=environment
             )
             if done.returncode:
-                raise _failure(done.stderr.decode(errors="replace"), self.git.name)
+                repository = os.fsdecode(await self.storage.local_path(self.repository))
+                said = done.stderr.decode(errors="replace").replace(os.fsdecode(directory), repository)
+                raise _failure(said, self.git.name)
             return
         raise StoreTimeout(f"git did not change refs of {self.git.name} within {self.git.seconds:g} s")
 

@@ -71,8 +71,9 @@ class Publisher:
             merged = await self._merged(ref, before, edits)
             commit = await self._commit(before, merged)
             logged = [key for path, key in keys.items() if path in merged.edits or path not in merged.conflicts]
-            updates = await self._updates(ref, before, commit)
-            updates += await self._annex_updates(list(dict.fromkeys(logged)), chunked)
+            # In this order: git moves them one after the other, and whoever sees the commit has to find its content.
+            updates = await self._annex_updates(list(dict.fromkeys(logged)), chunked)
+            updates += await self._updates(ref, before, commit)
             try:
                 await self._move(updates)
             except RefsMoved:
