@@ -6,13 +6,13 @@ what is registered in it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import trio
 
 from riafs.daemon.places import select
 from riafs.formats.riaurl import RiaUrl
-from riafs.overlay.changes import Base, Change
+from riafs.overlay.changes import NOTHING, Base, Carried, Change
 from riafs.push.destination import Destination, open_destination
 from riafs.push.opening import open_writing
 from riafs.push.pushing import Push
@@ -53,7 +53,7 @@ class _Part:
     """One dataset's share in a push."""
 
     base: Base
-    changes: list[Change] = field(default_factory=list)
+    carried: Carried = NOTHING
     has_rows: bool = False
     above: bytes | None = None
     """Entrance of the dataset that registers it."""
@@ -86,7 +86,7 @@ async def _push(
         try:
             opened = {
                 entrance: Push(
-                    await _destination(part, store, writing, tools), part.base, part.changes, request, watcher
+                    await _destination(part, store, writing, tools), part.base, part.carried.changes, request, watcher
                 )
                 for entrance, part in parts.items()
             }
@@ -109,11 +109,11 @@ async def _show(
         for outcome in outcomes:
             part = parts[outcome.entrance]
             if part.has_rows and not outcome.kept:
-                await filesystem.pushed(part.base.dataset, outcome.report.commit, part.changes, tell)
+                await filesystem.pushed(part.base.dataset, outcome.report.commit, part.carried, tell)
         overlay = filesystem.overlay
         for base in overlay.datasets():
             if next(overlay.changes(base.dataset), None) is None:  # looked at to be changed, and then it was not
-                await filesystem.pushed(base.dataset, base.commit, (), tell)
+                await filesystem.pushed(base.dataset, base.commit, NOTHING, tell)
         await filesystem.refresh(tell)
 
 
@@ -123,11 +123,15 @@ async def _find_parts(filesystem: WritableFileSystem, places: Sequence[bytes]) -
     areas = {area.entrance: area.base for area in overlay.rows.areas()}
     parts: dict[bytes, _Part] = {}
     for entrance, base in areas.items():
-        chosen = select(list(overlay.changes(base.dataset)), entrance, places)
-        if not chosen:
+
+        def choose(changes: Sequence[Change], entrance: bytes = entrance) -> Sequence[Change]:
+            return select(changes, entrance, places)
+
+        carried = overlay.carried(base.dataset, choose)
+        if not carried.changes:
             continue
         part = parts.setdefault(entrance, _Part(base, has_rows=True))
-        part.changes = chosen
+        part.carried = carried
         for home in await filesystem.superdatasets(base.dataset):
             part.above, part.path = home.entrance, home.path
             part = parts.setdefault(home.entrance, _Part(home.base, has_rows=home.entrance in areas))

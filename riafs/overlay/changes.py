@@ -7,6 +7,7 @@ root, without a slash at the end, and are those of the new tree; a `BaseEntry` h
 """
 
 import enum
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from riafs.formats.keys import Key
@@ -81,6 +82,28 @@ class Change:
     """The path in the base commit that RENAMED has it from."""
     version: int
     """Grows whenever the entry is changed, so that the overlay can tell what was pushed from what came later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """Where a row was when a list of changes was made."""
+
+    path: bytes
+    is_added: bool
+    """Whether the base commit has nothing there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a push carries, as it was when its list was made: things are renamed and replaced while it runs."""
+
+    changes: Sequence[Change]
+    """All, or those that were chosen."""
+    rows: Mapping[int, Stood]
+    """All rows of the dataset, by number."""
+
+
+NOTHING = Carried((), {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from riafs.errors import (
     StaleHandle,
     StoreTimeout,
 )
-from riafs.overlay.changes import Change
+from riafs.overlay.changes import Carried
 from riafs.overlay.listing import Listed, OpenDirectory
 from riafs.overlay.lower import Lower, LowerEntry
 from riafs.overlay.naming import Maker, Naming, check_length
@@ -334,8 +334,10 @@ class Engine:
             self._let_go(opened)
 
     async def _copied_up(self, inode: int) -> Row:
-        """The row of an inode; an open file learns of it."""
+        """The row of an inode; an open file learns of it. Raises StaleHandle for one that only readers still have."""
         row = await self._places.copied_up(inode)
+        if row.id in self._rows.superseded:
+            raise StaleHandle("a push has put another file in its place")
         opened = self._open.get(inode)
         if opened is not None and opened.row is None:
             opened.copied_up(row)
@@ -351,17 +353,16 @@ class Engine:
         return inode in self._open
 
     def _opened(self, inode: int, row: Row | None, size: int) -> OpenFile:
-        opened = self._open.get(inode)
-        if opened is None:
+        if inode not in self._open:
 
             async def open_base() -> RangedBytes:
-                now = self._places.row(inode)
-                below = inode if now is None else await self._places.below(now)
+                now = self._places.row(opened.inode)
+                below = opened.inode if now is None else await self._places.below(now)
                 assert below is not None
                 return await self._lower.open(below)
 
             opened = self._open[inode] = OpenFile(self._overlay, self._dirty, inode, row, size, open_base)
-        return opened
+        return self._open[inode]
 
     async def open(self, inode: int, flags: int = 0) -> int:
         """A handle. Opening to write copies no content; O_TRUNC fetches none.
@@ -456,12 +457,14 @@ class Engine:
             with self._overlay.journal.single:
                 opened.store()
         del self._open[opened.inode]
-        if opened.row is not None and opened.row in self._rows.orphans:
-            self._remove(opened.row)
+        row = opened.inode ^ OVERLAY if opened.row is None else opened.row  # renamed while it was open to be read
+        if row in self._rows.orphans:
+            self._remove(row)
 
     def _remove(self, number: int) -> None:
         """Remove what was kept because it was open."""
         self._rows.orphans.discard(number)
+        self._rows.superseded.discard(number)
         row = self._rows.get(number)
         if row is not None:
             with self._overlay.journal.freeing:
@@ -470,15 +473,23 @@ class Engine:
 
     # -- after a push -------------------------------------------------------------------------------------------------
 
-    async def pushed(self, dataset: bytes, commit: bytes, changes: Sequence[Change], find: Find) -> None:
+    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, find: Find) -> dict[int, int]:
         """See Overlay.pushed. Whoever has a file open goes on with the content it has; a file that is open to be
         written stays a change. Afterwards the tree below must show `commit` there, and then `attach` be called.
+
+        Returns the inode numbers of what is still a change: before → from now on.
         """
         for opened in list(self._open.values()):
             if opened.row is not None and opened.based:
                 await opened.base()
-        await self._overlay.pushed(dataset, commit, changes, find, self._is_written)
-        self._places.moved()
+        area = self._overlay.area(dataset).id
+        await self._overlay.pushed(dataset, commit, carried, find, self._is_written)
+        changed = self._places.moved(area)
+        for before, now in changed.items():
+            if before in self._open:
+                opened = self._open[now] = self._open.pop(before)
+                opened.inode = now
+        return changed
 
     def _is_written(self, row: int) -> bool:
         return any(opened.row == row and opened.writers for opened in self._open.values())
@@ -491,7 +502,7 @@ class Engine:
             if row is not None and row.area == area.id and row.parent is not None:
                 raise Busy(f"{row.name!r} is open; nothing was restored")
         self._overlay.restore(dataset, path)
-        self._places.moved()
+        self._places.dropped()
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """Which inode is which row, and copying up: giving an entry of the tree below, and the directories above it, a row.
 
-An inode number is that of the tree below, or OVERLAY plus a row's number. An entry that is copied up keeps, for the
-life of a mount, the number that the kernel has for it. Rows carry the path in the base commit, so that they find
-what lies below them again after a mount.
+An inode number is that of the tree below, or OVERLAY plus a row's number. An entry that is copied up keeps the number
+it had until another commit lies below, and a row never has two at a time. Rows carry the path in the base commit, so
+that they find what lies below them again after a mount.
 """
 
 import time
@@ -77,13 +77,29 @@ class Places:
             raise StaleHandle(f"inode {inode} is gone")
         return row
 
-    def moved(self) -> None:
-        """Rows are gone, and other commits lie below: what was found there has to be found again."""
+    def dropped(self) -> None:
+        """Rows are gone: what they were made for is the tree's below again."""
         for inode, row in list(self._row_of.items()):
             if self._rows.get(row) is None:
                 del self._row_of[inode]
                 self._inode_of.pop(row, None)
         self._lower_of.clear()
+
+    def moved(self, area: int) -> dict[int, int]:
+        """Another commit lies below an area, and rows are gone. What still has a row has a number of its own from now
+        on, as the tree below may have the earlier one for something else. Returns those: number before → after.
+        """
+        self.dropped()
+        changed = {}
+        for inode, number in list(self._row_of.items()):
+            row = self._rows.get(number)
+            if row is None or row.area != area or row.base == b"":  # a top stays where it is
+                continue
+            del self._row_of[inode]
+            before = self._inode_of.pop(number, None)
+            if before is not None:
+                changed[before] = OVERLAY | number
+        return changed
 
     # -- the tree below a row -----------------------------------------------------------------------------------------
 
@@ -171,5 +187,5 @@ class Places:
             )
         row = self._rows.by_base(area.id, home.path)
         if row is not None:
-            self._link(inode, row.id)
+            self._row_of[inode] = row.id  # its own number stays what it is
         return row

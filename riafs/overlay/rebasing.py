@@ -1,18 +1,22 @@
 """Moving a dataset's changes to another commit: after a push, or because its branch moved.
 
-Every row is looked at with the entry that the new commit has at its path. A row that the commit has in full goes; what
-was changed since stays, over what is there now. First everything is looked up, then all rows change in one step; if
-somebody changed something in between, it is done again.
+What a row was copied up from is somewhere else in the new commit where the push has renamed it, and what was new may
+be there now: so each row gets the path that the commit has its content at (`base`). A row that shows nothing else than
+the commit has in its place goes; the others stay, over what is there now; a name that the push made and that is not
+there any more is hidden. What matters is where rows were when the list of changes was made, not where they are by now.
+
+First everything is looked up, then all rows change in one step; if somebody changed something in between, it is done
+again.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from riafs.errors import Busy
-from riafs.overlay.changes import Change, ChangeKind
+from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.lower import packed, unpacked
-from riafs.overlay.rows import DIRECTORY, FILE, WHITEOUT, Area, Row
+from riafs.overlay.rows import DIRECTORY, FILE, WHITEOUT, Area, Row, Rows
 from riafs.tree.protocol import Entry, Kind
 
 if TYPE_CHECKING:
@@ -29,19 +33,85 @@ def nobody(_: int) -> bool:
     return False
 
 
+def standing(rows: Rows, area: Area) -> dict[int, Stood]:
+    """Where the rows of an area are."""
+    found: dict[int, Stood] = {}
+    waiting = [(area.top, b"")]
+    while waiting:
+        directory, path = waiting.pop()
+        for row in rows.children(directory):
+            assert row.name is not None
+            below = _join(path, row.name)
+            found[row.id] = Stood(below, row.covered is None)
+            if row.kind == DIRECTORY:
+                waiting.append((row.id, below))
+    return found
+
+
+class _Pushed:
+    """What a push carried, by path and by row."""
+
+    def __init__(self, carried: Carried) -> None:
+        self._rows = carried.rows
+        self._versions: dict[bytes, int] = {}
+        for change in carried.changes:
+            self._versions[change.path] = max(change.version, self._versions.get(change.path, 0))
+        self.made = {change.path for change in carried.changes if change.kind is not ChangeKind.REMOVED}
+        self.removed = {change.path for change in carried.changes if change.kind is ChangeKind.REMOVED}
+        self._renamed = {change.source: change.path for change in carried.changes if change.source is not None}
+        self._taken = {stood.path for stood in carried.rows.values()}
+        self.added = self._added()
+
+    def _added(self) -> Mapping[bytes, list[bytes]]:
+        """Directory → names in it that there were not before."""
+        known = {stood.path for stood in self._rows.values() if stood.is_added}
+        found: dict[bytes, dict[bytes, None]] = {}
+        for made in self.made:
+            path = made
+            while path:
+                directory, name = _split(path)
+                if path in known:
+                    found.setdefault(directory, {})[name] = None
+                path = directory
+        return {directory: list(names) for directory, names in found.items()}
+
+    def at(self, row: int) -> Stood | None:
+        """Where a row was."""
+        return self._rows.get(row)
+
+    def is_taken(self, path: bytes) -> bool:
+        """Whether something of ours was there."""
+        return path in self._taken
+
+    def is_settled(self, row: Row) -> bool:
+        """Whether a row was pushed as it is."""
+        stood = self._rows.get(row.id)
+        return stood is not None and row.version <= self._versions.get(stood.path, 0)
+
+    def path_of(self, base: bytes) -> bytes:
+        """Where the new commit has what the old one has at `base`, as far as the push moved it."""
+        above = base
+        while above:
+            if above in self._renamed:
+                return self._renamed[above] + base[len(above) :]
+            above = _split(above)[0]
+        return base
+
+
 @dataclass(slots=True)
 class _Plan:
     gone: list[Row] = field(default_factory=list)
     kept: list[tuple[Row, dict[str, object]]] = field(default_factory=list)
     hidden: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
     """Directory → names that were removed there after they were pushed, and what the commit has there."""
+    bases: set[bytes] = field(default_factory=set)
 
 
 class Rebasing:
     """See Overlay.pushed."""
 
     def __init__(
-        self, overlay: "Overlay", area: Area, commit: bytes, pushed: Sequence[Change], find: Find, in_use: InUse
+        self, overlay: "Overlay", area: Area, commit: bytes, carried: Carried, find: Find, in_use: InUse
     ) -> None:
         self._overlay = overlay
         self._rows = overlay.rows
@@ -49,10 +119,7 @@ class Rebasing:
         self._commit = commit
         self._find = find
         self._in_use = in_use
-        self._versions: dict[bytes, int] = {}
-        for change in pushed:
-            self._versions[change.path] = max(change.version, self._versions.get(change.path, 0))
-        self._made = [change.path for change in pushed if change.kind is not ChangeKind.REMOVED]
+        self._pushed = _Pushed(carried)
         self._plan = _Plan()
 
     async def run(self) -> None:
@@ -74,33 +141,17 @@ class Rebasing:
         self._plan = _Plan()
         top = self._rows.get(self._area.top)
         assert top is not None
-        for path in self._made:
-            await self._look_for_removed(top, path)
-        if not await self._directory(top, b""):
+        if not await self._inside(top, b""):
             self._plan.gone.append(top)
 
-    async def _look_for_removed(self, row: Row, path: bytes) -> None:
-        """Where something was pushed and is not there any more, the commit's entry must be hidden."""
-        walked = b""
-        for name in path.split(b"/"):
-            walked = _join(walked, name)
-            child = self._rows.child(row.id, name)
-            if child is None:
-                entry = await self._find(walked)
-                hidden = self._plan.hidden.setdefault(row.id, [])
-                if entry is not None and all(name != known for known, _ in hidden):
-                    hidden.append((name, packed(entry)))
-            if child is None or child.kind != DIRECTORY:
-                return
-            row = child
-
-    async def _directory(self, row: Row, path: bytes) -> bool:
-        """Plan what is in a directory; whether any of it stays."""
-        stays = bool(self._plan.hidden.get(row.id))
-        for child in self._rows.children(row.id):
+    async def _inside(self, row: Row, base: bytes | None) -> bool:
+        """Plan what is in a directory; whether any of it stays. `base`: its path in the new commit."""
+        children = self._rows.children(row.id)
+        stays = base is not None and await self._hide(row, base, {child.name for child in children})
+        for child in children:
             assert child.name is not None
-            below = _join(path, child.name)
-            columns = await self._child(child, below)
+            place = None if base is None else _join(base, child.name)
+            columns = await self._child(child, place)
             if columns is None:
                 self._plan.gone.append(child)
             else:
@@ -108,46 +159,70 @@ class Rebasing:
                 stays = True
         return stays
 
-    async def _child(self, row: Row, path: bytes) -> dict[str, object] | None:
-        """The new columns of a row, None where the commit has it."""
-        entry = await self._find(path)
+    async def _hide(self, row: Row, base: bytes, there: set[bytes | None]) -> bool:
+        """What was pushed into a directory and is not there any more must be hidden."""
+        for name in self._pushed.added.get(base, ()):
+            entry = None if name in there else await self._find(_join(base, name))
+            if entry is not None:
+                self._plan.hidden.setdefault(row.id, []).append((name, packed(entry)))
+        return row.id in self._plan.hidden
+
+    async def _child(self, row: Row, place: bytes | None) -> dict[str, object] | None:
+        """The new columns of a row, None where it shows what the commit has. `place`: the path there."""
+        entry = None if place is None else await self._find(place)
         covered = None if entry is None else packed(entry)
-        settled = row.version <= self._versions.get(path, 0)
+        if row.kind == DIRECTORY:
+            return await self._subdirectory(row, place, entry)
+        stood = self._pushed.at(row.id)
+        settled = self._pushed.is_settled(row) and stood is not None and stood.path == place
         if row.kind == WHITEOUT:
             return None if covered is None or settled else {"covered": covered}
-        if row.kind == DIRECTORY:
-            return await self._subdirectory(row, path, entry, settled=settled)
-        if (settled or self._is_as_before(row, path)) and not self._in_use(row.id):
+        if (settled or self._is_as_before(row, place)) and not self._in_use(row.id):
             return None
-        return {"covered": covered} | await self._file_base(row, path, entry)
+        return {"covered": covered} | await self._file_base(row)
 
-    def _is_as_before(self, row: Row, path: bytes) -> bool:
-        if row.base != path or row.entry is None or row.data:
+    def _is_as_before(self, row: Row, place: bytes | None) -> bool:
+        if row.base is None or row.entry is None or row.data or self._pushed.path_of(row.base) != place:
             return False
         was = unpacked(row.entry)
         return row.kind != FILE or (row.size == was.size and bool(row.mode & 0o100) == was.executable)
 
-    async def _file_base(self, row: Row, path: bytes, entry: Entry | None) -> dict[str, object]:
+    async def _file_base(self, row: Row) -> dict[str, object]:
         if row.base is None:
             return {}
-        if path not in self._versions and row.base != path:
-            path, entry = row.base, await self._find(row.base)
-        if entry is None or entry.kind is Kind.DIRECTORY:
+        stood = self._pushed.at(row.id)
+        path = stood.path if stood is not None and stood.path in self._pushed.made else self._pushed.path_of(row.base)
+        entry = await self._find(path)
+        if entry is None or entry.kind is Kind.DIRECTORY or not self._take(path):
             return {} if row.based else {"base": None, "entry": None}
         return {"base": path, "entry": packed(entry), "based": min(row.based, max(entry.size, 0))}
 
-    async def _subdirectory(
-        self, row: Row, path: bytes, entry: Entry | None, *, settled: bool
-    ) -> dict[str, object] | None:
-        stays = await self._directory(row, path)
+    async def _subdirectory(self, row: Row, place: bytes | None, entry: Entry | None) -> dict[str, object] | None:
         covered = None if entry is None else packed(entry)
-        moved = row.base not in (None, path) and not settled
-        replaced = row.base is None and row.covered is not None and not settled
-        if moved or replaced:  # and nobody was told of it yet
-            return {"covered": covered}
-        if entry is None or entry.kind is not Kind.DIRECTORY:
-            return {"covered": covered, "base": None, "entry": None}  # an empty one, which git does not hold
-        return {"covered": covered, "base": path, "entry": covered} if stays else None
+        base = self._directory_base(row, place)
+        found = entry if base == place else None if base is None else await self._find(base)
+        if found is None or found.kind is not Kind.DIRECTORY or base is None or not self._take(base):
+            await self._inside(row, None)
+            return {"covered": covered, "base": None, "entry": None}  # also an empty one, which git does not hold
+        stays = await self._inside(row, base)
+        return {"covered": covered, "base": base, "entry": packed(found)} if stays or base != place else None
+
+    def _directory_base(self, row: Row, place: bytes | None) -> bytes | None:
+        """Where the commit may have a directory."""
+        if row.base is not None:
+            return self._pushed.path_of(row.base)
+        stood = self._pushed.at(row.id)
+        if stood is not None and (stood.is_added or stood.path in self._pushed.removed):
+            return stood.path
+        is_new = stood is None and row.covered is None and place is not None
+        return place if is_new and not self._pushed.is_taken(place or b"") else None
+
+    def _take(self, base: bytes) -> bool:
+        """No two rows have one base."""
+        if base in self._plan.bases:
+            return False
+        self._plan.bases.add(base)
+        return True
 
     # -- applying -----------------------------------------------------------------------------------------------------
 
@@ -157,6 +232,8 @@ class Rebasing:
             for row in plan.gone:
                 self._drop(row)
             for row, _ in plan.kept:  # paths that two of them exchange are never there twice
+                rows.update(row.id, base=None)
+            for row in rows.orphaned(self._area.id):  # who has it open has its base content open
                 rows.update(row.id, base=None)
             for row, columns in plan.kept:
                 rows.update(row.id, **({"base": row.base} | columns))
@@ -174,7 +251,7 @@ class Rebasing:
         """Remove a row; who has it open goes on reading it."""
         if row.kind == FILE and self._overlay.is_open(row.id):
             self._rows.orphan(row.id, row.ctime)
-            self._rows.update(row.id, base=None)
+            self._rows.superseded.add(row.id)
         else:
             self._rows.delete(row)
             self._overlay.files.doom(row.data)
@@ -182,3 +259,8 @@ class Rebasing:
 
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
+
+
+def _split(path: bytes) -> tuple[bytes, bytes]:
+    directory, _, name = path.rpartition(b"/")
+    return directory, name

@@ -72,6 +72,8 @@ class Rows:
         written once."""
         self.orphans: set[int] = set()
         """What was removed while it was open."""
+        self.superseded: set[int] = set()
+        """Those of them that are in the commit now, so that whoever opens the name gets that."""
         self._directories: dict[int, Row] = {}
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -136,6 +138,10 @@ class Rows:
         """What was removed while it was open."""
         sql = "SELECT * FROM node WHERE parent IS NULL AND id NOT IN (SELECT top FROM area)"
         return [Row._make(row) for row in self._run(sql)]
+
+    def orphaned(self, area: int) -> list[Row]:
+        """What was removed from an area while it was open."""
+        return [row for row in map(self.get, self.orphans) if row is not None and row.area == area]
 
     # -- changing -----------------------------------------------------------------------------------------------------
 

@@ -16,11 +16,11 @@ from urllib.parse import quote
 from riafs.cache.private import private_directory
 from riafs.counters import Counters
 from riafs.errors import Busy, NoSuchName, OverlayFailed
-from riafs.overlay.changes import Base, Change
+from riafs.overlay.changes import NOTHING, Base, Carried, Change
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.differences import differences
 from riafs.overlay.journal import Journal, no_failpoint
-from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody
+from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody, standing
 from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
@@ -153,24 +153,27 @@ class Overlay:
         with self.journal.freeing:
             Restoring(self.rows, self.files, area).restore(path)
 
-    async def pushed(
-        self, dataset: bytes, commit: bytes, changes: Sequence[Change], find: Find, in_use: InUse = nobody
-    ) -> None:
-        """Those changes are in `commit` now, which lies below from here on: drop them, durably. What was changed
+    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, find: Find, in_use: InUse = nobody) -> None:
+        """What a push carried is in `commit` now, which lies below from here on: drop them, durably. What was changed
         meanwhile stays. `find`: the entry at a path in `commit`; `in_use`: what must stay though it was pushed.
 
         Raises NoSuchName, Busy where changes never pause, and what `find` raises.
         """
-        await Rebasing(self, self.area(dataset), commit, changes, find, in_use).run()
+        await Rebasing(self, self.area(dataset), commit, carried, find, in_use).run()
 
     async def rebase(self, dataset: bytes, commit: bytes, find: Find, in_use: InUse = nobody) -> None:
         """Put all changes of a dataset over another commit. Raises as `pushed`."""
-        await self.pushed(dataset, commit, (), find, in_use)
+        await self.pushed(dataset, commit, NOTHING, find, in_use)
 
     def changes(self, dataset: bytes) -> Iterator[Change]:
         """What differs from that commit, by path. Raises NoSuchName."""
         self.journal.before_commit()
         return iter(differences(self.rows, self.files, self.area(dataset)))
+
+    def carried(self, dataset: bytes, choose: Callable[[Sequence[Change]], Sequence[Change]] = list) -> Carried:
+        """What a push of a dataset carries that begins now: all of `changes`, or what `choose` leaves of them."""
+        changes = choose(list(self.changes(dataset)))
+        return Carried(changes, standing(self.rows, self.area(dataset)))
 
 
 def recorded_source(path: str) -> str | None:

@@ -3,7 +3,8 @@
 It is driven by fuse/ for a mount, and directly by tests and programs. Everything is read-only: nothing here changes a
 store. Failures are the classes of errors.py.
 
-Rules for shared state (there is one event loop and no threads here): `_nodes` and `_by_number` only grow; a node's
+Rules for shared state (there is one event loop and no threads here): `_by_number` only grows, and `_nodes` but for
+`detach`; a node's
 directory and numbering are replaced together, without an await in between, by `refresh`; a handle keeps the directory
 version or the content it was opened with.
 """
@@ -360,7 +361,23 @@ class FileSystem:
         """Move a directory to another version, whatever its branch does; what the kernel has to forget then. The caller
         has `refreshing`.
         """
-        return await Refresher(self._nodes, self._turn).move(node, newer)
+        while not (changes := await Refresher(self._nodes, self._turn).move(node, newer)):
+            await trio.lowlevel.checkpoint()  # something was laid over a dataset in it meanwhile
+        return changes
+
+    def detach(self, inode: int) -> Node | None:
+        """Take out a directory that was entered and that a move puts in another place, for `graft`."""
+        return self._nodes.pop(inode, None)
+
+    async def graft(self, node: Node, inode: int) -> Sequence[Change]:
+        """Put what `detach` took out, and what was entered below it, where `inode` is now: what is in it keeps its
+        numbers. Returns and requires what `move` does.
+        """
+        parent = self._parent(inode)
+        directory = await self._directory_at(parent, slot_of(inode))
+        node.inode, node.parent = inode, parent
+        self._nodes[inode] = node
+        return await self.move(node, directory)
 
     async def _renew(self, node: Node, tell: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
         try:

@@ -1,77 +1,112 @@
 """Moving a dataset with changes to another commit, or back: the rows, the tree below, and what the kernel knows.
 
-The kernel goes on with the inode numbers it has. What a row was made for may have another number afterwards: names of
-files are forgotten, so that they are looked up anew; a directory that is still there keeps its name, as somebody may be
-in it, and calls with its old number go to its successor.
+The kernel goes on with the inode numbers it has. A directory that is still there, wherever a rename has put it, and
+what is still a change keep theirs, as somebody may be in it or have it open (`kernelnumbers`); so does what is in a
+renamed directory (`FileSystem.graft`). Names of files that are as in the commit now are forgotten, and their numbers
+stand for nothing: who still asks by one hears ESTALE, and Linux then looks the path up anew.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from riafs.errors import NoSuchName, NotADirectoryHere
-from riafs.overlay.changes import Change as Overlaid
+from riafs.overlay.changes import Carried
 from riafs.overlay.engine import Engine
+from riafs.overlay.places import OVERLAY
 from riafs.overlay.rows import DIRECTORY, Row
 from riafs.overlay.store import Overlay
 from riafs.tree.protocol import Directory, Entry, Kind
 from riafs.tree.standing import OfCommit
 from riafs.vfs.beneath import Beneath
 from riafs.vfs.filesystem import FileSystem
+from riafs.vfs.kernelnumbers import KernelNumbers
+from riafs.vfs.nodes import Node
 from riafs.vfs.refreshing import Change
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A row as the kernel may know it."""
+    """A row as it was before the move."""
 
-    row: int
+    row: Row
     path: bytes
-    parent: int
-    name: bytes
     inode: int
-    is_directory: bool
+    kernel: int
+    """The kernel's number of it."""
+    parent: int
+    """The kernel's number of the directory it is in."""
+    below: int | None
+    """Of a directory: the inode that the tree below has of it."""
+
+    @property
+    def is_directory(self) -> bool:
+        return self.row.kind == DIRECTORY
+
+    @property
+    def name(self) -> bytes:
+        assert self.row.name is not None
+        return self.row.name
 
 
 class Mover:
-    """One move. `successors`: inode number of a directory → the one it has from now on."""
+    """One move."""
 
-    def __init__(self, filesystem: FileSystem, beneath: Beneath, engine: Engine, overlay: Overlay) -> None:
+    def __init__(
+        self, filesystem: FileSystem, beneath: Beneath, engine: Engine, overlay: Overlay, numbers: KernelNumbers
+    ) -> None:
         self._filesystem = filesystem
         self._beneath = beneath
         self._engine = engine
         self._overlay = overlay
-        self.successors: dict[int, int] = {}
+        self._numbers = numbers
+        self._steps: dict[int, int | None] = {}
+        """See KernelNumbers.move."""
+        self._shown: dict[int, int] = {}
+        """Inode of a directory that the tree below has and that still has a row → the kernel's number."""
         self._staying: dict[int, set[bytes]] = {}
-        """Inode of a directory, as the tree below has it → names of directories in it that have successors."""
+        """Inode of a directory, as the tree below has it → names of directories in it that the kernel knows already."""
+        self._made: list[tuple[_Known, int]] = []
+        """Directories that were made here and are in the commit now, with the inodes that the tree below has."""
+        self._told = _Told()
 
-    async def pushed(self, dataset: bytes, commit: bytes, changes: Sequence[Overlaid]) -> list[Change]:
+    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried) -> list[Change]:
         """See WritableFileSystem. Returns what the kernel has to forget."""
         top = self._beneath.pinned(dataset)
         assert isinstance(top.directory, OfCommit)
         newer = await top.directory.at_commit(commit)
-        known = list(self._known(dataset))
-        aliases = await self._aliases(top.inode, known)
+        known = await self._known(dataset, top)
 
         async def find(path: bytes) -> Entry | None:
             return await _entry_at(newer, path)
 
-        await self._engine.pushed(dataset, commit, changes, find)
-        told = list(await self._filesystem.move(top, newer))
+        self._steps |= await self._engine.pushed(dataset, commit, carried, find)
+        renamed = self._detached(known)
+        changed = list(await self._filesystem.move(top, newer))
+        for each in known:
+            is_wanted = each.is_directory or not each.inode & OVERLAY
+            below = await self._below(top.inode, each.path) if is_wanted else None
+            if each.row.id in renamed and below is not None:
+                changed += await self._filesystem.graft(renamed[each.row.id], below)
+            await self._place(each, below)
+        await self._tell_of_added(known)
         await self._settle(dataset)
-        forgotten = await self._forgotten(top.inode, known)
-        told = [replace(each, names=each.names - self._staying.get(each.inode, set())) for each in told]
-        return [*also_of(told, aliases), *forgotten]
+        self._numbers.move(self._steps)
+        changed = [replace(each, names=each.names - self._staying.get(each.inode, set())) for each in changed]
+        return [*self._numbers.told(changed, self._shown), *self._told.changes()]
 
     async def restore(self, dataset: bytes, paths: Sequence[bytes]) -> list[Change]:
         """See WritableFileSystem. Returns what the kernel has to forget."""
         top = self._beneath.pinned(dataset)
-        known = list(self._known(dataset))
+        known = await self._known(dataset, top)
         try:
             for path in paths:
                 self._engine.restore(dataset, path)
         finally:
             await self._settle(dataset)
-        return await self._forgotten(top.inode, known)
+            for each in known:
+                self._give_back(each)
+            self._numbers.move(self._steps)
+        return self._told.changes()
 
     async def _settle(self, dataset: bytes) -> None:
         """What has no changes any more follows its branch again."""
@@ -79,32 +114,32 @@ class Mover:
         if dataset not in {base.dataset for base in self._overlay.datasets()}:
             self._beneath.unpin(dataset)
 
-    # -- what the kernel knows ----------------------------------------------------------------------------------------
+    # -- before -------------------------------------------------------------------------------------------------------
 
-    def _known(self, dataset: bytes) -> Iterator[_Known]:
+    async def _known(self, dataset: bytes, top: Node) -> list[_Known]:
+        """All rows, directories before what is in them."""
+        return [
+            replace(each, below=await self._below(top.inode, each.row.base))
+            if each.is_directory and each.row.base is not None
+            else each
+            for each in self._rows(dataset)
+        ]
+
+    def _rows(self, dataset: bytes) -> Iterator[_Known]:
         rows = self._overlay.rows
         top = rows.get(self._overlay.area(dataset).top)
         assert top is not None
         waiting: list[tuple[Row, bytes]] = [(top, b"")]
         while waiting:
             directory, path = waiting.pop()
-            inode = self._engine.inode_of(directory.id)
+            parent = self._numbers.given(self._engine.inode_of(directory.id))
             for row in rows.children(directory.id):
                 assert row.name is not None
                 below = path + b"/" + row.name if path else row.name
-                is_directory = row.kind == DIRECTORY
-                yield _Known(row.id, below, inode, row.name, self._engine.inode_of(row.id), is_directory)
-                if is_directory:
+                inode = self._engine.inode_of(row.id)
+                yield _Known(row, below, inode, self._numbers.given(inode), parent, None)
+                if row.kind == DIRECTORY:
                     waiting.append((row, below))
-
-    async def _aliases(self, top: int, known: Iterable[_Known]) -> dict[int, int]:
-        """The kernel's number of a directory → the one that the tree below has."""
-        found = {}
-        for each in known:
-            below = await self._below(top, each.path) if each.is_directory else None
-            if below is not None and below != each.inode:
-                found[each.inode] = below
-        return found
 
     async def _below(self, top: int, path: bytes) -> int | None:
         """The inode of a path in the tree below."""
@@ -119,36 +154,117 @@ class Mover:
             inode = found.inode
         return inode
 
-    async def _forgotten(self, top: int, known: Iterable[_Known]) -> list[Change]:
-        """The names, and the content, of rows that are gone."""
-        names: dict[int, set[bytes]] = {}
-        contents: dict[int, list[int]] = {}
+    # -- after a push -------------------------------------------------------------------------------------------------
+
+    def _detached(self, known: Sequence[_Known]) -> dict[int, Node]:
+        """Row → what was entered of a directory that the commit has under another name now."""
+        found = {}
         for each in known:
-            if self._overlay.rows.get(each.row) is not None:
+            if each.below is None or each.row.base == each.path:
                 continue
-            below = await self._below(top, each.path) if each.is_directory else None
-            if below is None:
-                names.setdefault(each.parent, set()).add(each.name)
-                contents.setdefault(each.parent, []).append(each.inode)
-            elif below != each.inode:
-                self.successors[each.inode] = below
-                parent = self._filesystem.parent(below).inode
-                self._staying.setdefault(parent, set()).add(each.name)
-        return [Change(each, frozenset(some), (), tuple(contents[each])) for each, some in names.items()]
+            row = self._overlay.rows.get(each.row.id)
+            if row is None or row.base == each.path:
+                node = self._filesystem.detach(each.below)
+                if node is not None:
+                    found[each.row.id] = node
+        return found
+
+    async def _place(self, each: _Known, below: int | None) -> None:
+        """What becomes of a row's number and name; the tree below has `below` in its place."""
+        row = self._overlay.rows.get(each.row.id)
+        is_there = each.is_directory and below is not None and await self._is_directory(below)
+        if is_there and each.row.base is None:
+            assert below is not None
+            self._made.append((each, below))
+        if row is not None and row.parent is not None:
+            self._place_kept(each, row, below if is_there else None)
+        elif is_there:
+            self._steps[each.inode] = below
+            self._stay(each, below)
+        else:
+            self._forget(each, gone=row is None and below != each.inode)
+
+    def _place_kept(self, each: _Known, row: Row, below: int | None) -> None:
+        if below is not None and row.base == each.path:
+            self._shown[below] = each.kernel
+            self._stay(each, below)
+        elif each.below is not None:
+            self._shown[each.below] = each.kernel
+
+    async def _is_directory(self, inode: int) -> bool:
+        return (await self._filesystem.entry(inode)).kind is Kind.DIRECTORY
+
+    def _stay(self, each: _Known, below: int | None) -> None:
+        """The kernel keeps the name, and asks anew for the attributes."""
+        assert below is not None
+        parent = self._filesystem.parent(below).inode
+        self._staying.setdefault(parent, set()).add(each.name)
+        self._told.attributes(each.parent, each.kernel)
+
+    def _forget(self, each: _Known, *, gone: bool) -> None:
+        """The kernel forgets the name, and the content. `gone`: also what the number stood for."""
+        if gone:
+            self._steps[each.inode] = None
+        self._told.name(each.parent, each.name, each.kernel)
+
+    async def _tell_of_added(self, known: Sequence[_Known]) -> None:
+        """In directories that were made here others may have put something, too."""
+        names: dict[int | None, set[bytes]] = {}
+        for each in known:
+            names.setdefault(each.row.parent, set()).add(each.name)
+        for each, below in self._made:
+            for name in await self._names(below) - names.get(each.row.id, set()):
+                self._told.name(each.kernel, name)
+
+    async def _names(self, inode: int) -> set[bytes]:
+        names: set[bytes] = set()
+        while page := await self._beneath.entries(inode, len(names)):
+            names.update(each.entry.name for each in page)
+        return names
+
+    # -- after dropping changes ---------------------------------------------------------------------------------------
+
+    def _give_back(self, each: _Known) -> None:
+        """What becomes of a row that may have been dropped: the tree below has what it had."""
+        if self._overlay.rows.get(each.row.id) is not None:
+            return
+        if each.below is not None:
+            self._steps[each.inode] = each.below
+        if each.below is None or each.row.base != each.path:
+            self._forget(each, gone=each.inode != each.kernel and each.below is None)
+        else:
+            self._told.attributes(each.parent, each.kernel)
 
 
-def also_of(changes: Sequence[Change], successors: Mapping[int, int]) -> list[Change]:
-    """`changes`, and the same for those who know a directory by an earlier number."""
-    earlier: dict[int, list[int]] = {}
-    for old, new in successors.items():
-        earlier.setdefault(new, []).append(old)
-    found = list(changes)
-    for change in found:  # grows: a number may have had several before
-        found += [replace(change, inode=inode) for inode in earlier.get(change.inode, ())]
-        known = tuple(inode for each in change.directories for inode in earlier.get(each, ()))
-        if known:
-            found.append(replace(change, names=frozenset(), directories=known))
-    return found
+class _Told:
+    """What the kernel has to forget, with its numbers, by directory."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, set[bytes]] = {}
+        self._directories: dict[int, list[int]] = {}
+        self._contents: dict[int, list[int]] = {}
+
+    def name(self, parent: int, name: bytes, *contents: int) -> None:
+        """A name, and content that the kernel may have of it."""
+        self._names.setdefault(parent, set()).add(name)
+        self._contents.setdefault(parent, []).extend(contents)
+
+    def attributes(self, parent: int, directory: int) -> None:
+        """Attributes of a directory."""
+        self._names.setdefault(parent, set())
+        self._directories.setdefault(parent, []).append(directory)
+
+    def changes(self) -> list[Change]:
+        """All of it."""
+        return [
+            Change(
+                parent,
+                frozenset(names),
+                tuple(self._directories.get(parent, ())),
+                tuple(self._contents.get(parent, ())),
+            )
+            for parent, names in self._names.items()
+        ]
 
 
 async def _entry_at(top: Directory, path: bytes) -> Entry | None:

@@ -16,8 +16,8 @@ from typing import NoReturn, ParamSpec, TypeVar
 import trio
 
 from riafs.counters import Counters
-from riafs.errors import NoSuchAttribute, RiafsError, StaleHandle
-from riafs.overlay.changes import Change as Overlaid
+from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle
+from riafs.overlay.changes import Carried
 from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures, Stat
 from riafs.overlay.listing import Listed
 from riafs.overlay.lower import Home
@@ -26,8 +26,10 @@ from riafs.overlay.places import Ownership
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
 from riafs.vfs.beneath import Beneath
-from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, Page
-from riafs.vfs.moving import Mover, also_of
+from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
+from riafs.vfs.kernelnumbers import KernelNumbers
+from riafs.vfs.moving import Mover
+from riafs.vfs.opendirectories import OpenDirectories, Revisited, Shown
 from riafs.vfs.refreshing import Change
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ Tell = Callable[[Sequence[Change]], Awaitable[None]]
 
 _ENDING_SECONDS = 1.0
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+_OVERTAKEN = (NoSuchName, NotADirectoryHere, ReadOnly, StaleHandle)
+"""What a call may come to that a move came into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +54,6 @@ class Opened:
     settled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Directory:
-    """An open directory. `below`: the FileSystem's handle, None where it had changes already."""
-
-    inode: int
-    merged: int
-    below: int | None
-
-
 class WritableFileSystem:
     """`filesystem` with the changes in `overlay`; `store`: the store, as a source that names it."""
 
@@ -66,11 +61,12 @@ class WritableFileSystem:
         self._filesystem = filesystem
         self._beneath = Beneath(filesystem, store)
         self._engine = Engine(overlay, self._beneath, ownership)
-        self._directories: dict[int, _Directory] = {}
+        self._numbers = KernelNumbers()
+        self._directories = OpenDirectories(filesystem, self._engine, self._numbers, lambda: self._moves)
         self._inodes: dict[int, int] = {}
         self._unsettled: set[int] = set()
-        self._last_directory = 0
-        self._successors: dict[int, int] = {}
+        self._moves = 0
+        """Odd while datasets are moved to another commit."""
         self._moving: trio.Event | None = None
         self._running = 0
         self._one_ended = trio.Event()
@@ -106,24 +102,31 @@ class WritableFileSystem:
 
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
         """See Engine."""
-        return await self._engine.lookup(self._now(parent), name)
+        found = await self._seen(lambda: self._engine.lookup(self._numbers.now(parent), name))
+        return None if found is None else self._given(found)
+
+    def _given(self, found: Stat) -> Stat:
+        """With the number that the kernel has for it."""
+        number = self._numbers.given(found.inode)
+        return found if number == found.inode else found._replace(inode=number)
 
     def is_lasting(self, inode: int) -> bool:
         """See FileSystem."""
-        return self._engine.has_row(inode) or self._filesystem.is_lasting(inode)
+        number = self._numbers.now(inode)
+        return self._engine.has_row(number) or self._filesystem.is_lasting(number)
 
     async def getattr(self, inode: int) -> Stat:
         """See Engine."""
-        return await self._engine.getattr(self._now(inode))
+        return self._given(await self._seen(lambda: self._engine.getattr(self._numbers.now(inode))))
 
     async def readlink(self, inode: int) -> bytes:
         """See Engine."""
-        return await self._engine.readlink(self._now(inode))
+        return await self._seen(lambda: self._engine.readlink(self._numbers.now(inode)))
 
     async def attribute(self, inode: int, name: str) -> bytes:
         """The value of an extended attribute ``user.riafs.…``. Raises NoSuchAttribute."""
         short = name.removeprefix(ATTRIBUTE_PREFIX)
-        known = await self._attributes(self._now(inode))
+        known = await self._seen(lambda: self._attributes(self._numbers.now(inode)))
         if short == name or short not in known:
             raise NoSuchAttribute(f"no attribute {name}")
         return known[short]
@@ -140,60 +143,45 @@ class WritableFileSystem:
 
     async def opendir(self, inode: int) -> int:
         """A handle to list a directory."""
-        inode = self._now(inode)
-        below = None if self._engine.has_row(inode) else await self._filesystem.opendir(inode)
-        self._last_directory += 1
-        self._directories[self._last_directory] = _Directory(inode, self._engine.opendir(inode), below)
-        return self._last_directory
+        return await self._seen(lambda: self._directories.open(inode))
 
-    async def readdir(self, handle: int, offset: int) -> tuple[Sequence[Listed], bool]:
-        """See Engine.readdir; and whether the kernel may remember what is listed."""
-        opened = self._directory(handle)
-        if opened.below is None or self._engine.has_row(opened.inode):
-            return await self._engine.readdir(opened.merged, offset), True
-        page = await self._filesystem.readdir(opened.below, offset)
-        return _listed(page, offset), page.current
+    async def readdir(self, handle: int, offset: int) -> tuple[Shown, bool]:
+        """See OpenDirectories."""
+        return await self._directories.read(handle, offset)
 
-    def stat_of(self, listed: Listed) -> Stat:
+    def stat_of(self, listed: Listed | Revisited) -> Stat:
         """See Engine."""
-        return self._engine.stat_of(listed)
-
-    def _directory(self, handle: int) -> _Directory:
-        try:
-            return self._directories[handle]
-        except KeyError:
-            raise StaleHandle(f"handle {handle} is not open") from None
+        return self._given(listed.stat if isinstance(listed, Revisited) else self._engine.stat_of(listed))
 
     def releasedir(self, handle: int) -> None:
         """Give a directory's handle back."""
-        opened = self._directories.pop(handle, None)
-        if opened is not None:
-            self._engine.releasedir(opened.merged)
-            if opened.below is not None:
-                self._filesystem.releasedir(opened.below)
+        self._directories.release(handle)
 
     async def fsyncdir(self, handle: int) -> None:
         """See Engine."""
-        await self._engine.fsyncdir(self._directory(handle).merged)
+        await self._engine.fsyncdir(self._directories.merged(handle))
 
     # -- names --------------------------------------------------------------------------------------------------------
 
     async def create(self, parent: int, name: bytes, maker: Maker, flags: int) -> tuple[Stat, Opened]:
         """See Engine."""
-        found, handle = await self._engine.create(self._now(parent), name, maker, flags)
-        return found, self._opened(found.inode, handle)
+        found, handle = await self._done(lambda: self._engine.create(self._numbers.now(parent), name, maker, flags))
+        shown = self._given(found)
+        return shown, self._opened(shown.inode, handle)
 
     async def mknod(self, parent: int, name: bytes, maker: Maker, *, regular: bool) -> Stat:
         """See Engine."""
-        return await self._engine.mknod(self._now(parent), name, maker, regular=regular)
+        now = self._numbers.now
+        return self._given(await self._done(lambda: self._engine.mknod(now(parent), name, maker, regular=regular)))
 
     async def mkdir(self, parent: int, name: bytes, maker: Maker) -> Stat:
         """See Engine."""
-        return await self._engine.mkdir(self._now(parent), name, maker)
+        return self._given(await self._done(lambda: self._engine.mkdir(self._numbers.now(parent), name, maker)))
 
     async def symlink(self, parent: int, name: bytes, target: bytes, maker: Maker) -> Stat:
         """See Engine."""
-        return await self._engine.symlink(self._now(parent), name, target, maker)
+        now = self._numbers.now
+        return self._given(await self._done(lambda: self._engine.symlink(now(parent), name, target, maker)))
 
     async def link(self, inode: int, parent: int, name: bytes) -> NoReturn:
         """See Engine."""
@@ -201,15 +189,16 @@ class WritableFileSystem:
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """See Engine."""
-        await self._engine.unlink(self._now(parent), name)
+        await self._done(lambda: self._engine.unlink(self._numbers.now(parent), name))
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """See Engine."""
-        await self._engine.rmdir(self._now(parent), name)
+        await self._done(lambda: self._engine.rmdir(self._numbers.now(parent), name))
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """See Engine."""
-        await self._engine.rename(self._now(parent), name, self._now(new_parent), new_name, flags)
+        now = self._numbers.now
+        await self._done(lambda: self._engine.rename(now(parent), name, now(new_parent), new_name, flags))
 
     # -- attributes ---------------------------------------------------------------------------------------------------
 
@@ -218,11 +207,15 @@ class WritableFileSystem:
         atime_ns: int | None, mtime_ns: int | None,
     ) -> Stat:  # fmt: skip
         """See Engine."""
-        inode = self._now(inode)
-        await self._before_change(inode, empties=size == 0)
-        return await self._engine.setattr(
-            inode, mode=mode, uid=uid, gid=gid, size=size, atime_ns=atime_ns, mtime_ns=mtime_ns
-        )
+
+        async def change() -> Stat:
+            number = self._numbers.now(inode)
+            await self._before_change(number, empties=size == 0)
+            return await self._engine.setattr(
+                number, mode=mode, uid=uid, gid=gid, size=size, atime_ns=atime_ns, mtime_ns=mtime_ns
+            )
+
+        return self._given(await self._done(change))
 
     async def _before_change(self, inode: int, *, empties: bool) -> None:
         if not empties and not self._engine.has_row(inode):
@@ -236,14 +229,19 @@ class WritableFileSystem:
 
     async def open(self, inode: int, flags: int) -> Opened:
         """See Engine."""
+        return await self._done(lambda: self._open(inode, flags))
+
+    async def _open(self, inode: int, flags: int) -> Opened:
+        number = self._numbers.now(inode)
         if flags & _WRITING:
-            await self._before_change(inode, empties=bool(flags & os.O_TRUNC))
-        elif not self._engine.has_row(inode) and await self._beneath.has_unknown_size(inode):
-            found = await self._filesystem.open(inode)
+            await self._before_change(number, empties=bool(flags & os.O_TRUNC))
+        elif not self._engine.has_row(number) and await self._beneath.has_unknown_size(number):
+            found = await self._filesystem.open(number)
             return Opened(found.handle << 1 | 1, found.sized, found.settled)
-        return self._opened(inode, await self._engine.open(inode, flags))
+        return self._opened(inode, await self._engine.open(number, flags))
 
     def _opened(self, inode: int, handle: int) -> Opened:
+        """`inode`: the kernel's, as this is about what it has cached."""
         settled = self._engine.is_settled(handle)
         known = inode not in self._unsettled
         if settled:
@@ -272,9 +270,9 @@ class WritableFileSystem:
             await self._engine.fsync(handle >> 1)
 
     def inode_of_handle(self, handle: int) -> int:
-        """The inode that a file handle was opened on."""
+        """The kernel's number of the inode that a file handle was opened on."""
         if handle & 1:
-            return self._filesystem.inode_of_handle(handle >> 1)
+            return self._numbers.given(self._filesystem.inode_of_handle(handle >> 1))
         return self._inodes[handle]
 
     def release(self, handle: int) -> None:
@@ -292,25 +290,18 @@ class WritableFileSystem:
         self._beneath.let_go()
 
         async def tell_all(changes: Sequence[Change]) -> None:
-            await tell(also_of(changes, self._successors))
+            await tell(self._numbers.told(changes))
 
         await self._filesystem.refresh(tell_all)
 
     # -- moving to another commit -------------------------------------------------------------------------------------
-
-    def _now(self, inode: int) -> int:
-        """The number of a directory that has another one since a push."""
-        while inode in self._successors:
-            inode = self._successors[inode]
-        return inode
 
     def in_turn(self, handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """`handler`, which does not begin while datasets are moved to another commit."""
 
         @wraps(handler)
         async def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
-            if self._moving is not None:
-                await self._moving.wait()
+            await self._its_turn()
             self._running += 1
             try:
                 return await handler(*args, **kwargs)
@@ -322,6 +313,40 @@ class WritableFileSystem:
 
         return waiting
 
+    async def _its_turn(self) -> None:
+        while self._moving is not None:
+            await self._moving.wait()
+
+    async def _seen(self, look: Callable[[], Awaitable[T]]) -> T:
+        """What `look` finds, as it is after a move that came into it."""
+        while True:
+            moves = self._moves
+            try:
+                found = await look()
+            except _OVERTAKEN:
+                if moves == self._moves:
+                    raise
+            else:
+                if moves == self._moves:
+                    return found
+            await self._moved()
+
+    async def _done(self, change: Callable[[], Awaitable[T]]) -> T:
+        """What `change` comes to, done again where it failed as a move came into it."""
+        while True:
+            moves = self._moves
+            try:
+                return await change()
+            except _OVERTAKEN:
+                if self._moves == moves:
+                    raise
+            await self._moved()
+
+    async def _moved(self) -> None:
+        """Returns when no move is under way."""
+        if self._moving is not None and self._moves & 1:
+            await self._moving.wait()
+
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
         async with self._filesystem.refreshing:  # first: who tells the kernel may wait for a handler that waits here
@@ -330,21 +355,27 @@ class WritableFileSystem:
                 with trio.move_on_after(_ENDING_SECONDS):  # longer ones wait for content, which stays what it is
                     while self._running:
                         await self._one_ended.wait()
-                yield
+                await self._directories.keep_names()
+                self._moves += 1
+                try:
+                    yield
+                finally:
+                    self._moves += 1
             finally:
                 self._moving.set()
                 self._moving = None
 
-    async def pushed(self, dataset: bytes, commit: bytes, changes: Sequence[Overlaid], tell: Tell) -> None:
-        """`changes` are in `commit` now: show it, with what was changed since. Open files go on as they are.
+    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, tell: Tell) -> None:
+        """What a push carried is in `commit` now: show it, with what was changed since. Open files go on as they are.
 
         Raises NoSuchName, Busy where changes never pause, and what reading the commit raises.
         """
         async with self._alone():
-            mover = Mover(self._filesystem, self._beneath, self._engine, self.overlay)
-            told = await mover.pushed(dataset, commit, changes)
-            self._successors |= mover.successors
-        await tell(also_of(told, self._successors))
+            told = await self._mover().pushed(dataset, commit, carried)
+        await tell(told)
+
+    def _mover(self) -> Mover:
+        return Mover(self._filesystem, self._beneath, self._engine, self.overlay, self._numbers)
 
     async def superdatasets(self, dataset: bytes) -> list[Home]:
         """Where a dataset with changes is registered, then where that one is, and so on."""
@@ -362,10 +393,8 @@ class WritableFileSystem:
         Raises NoSuchName where nothing is changed, and Busy while something changed is open.
         """
         async with self._alone():
-            mover = Mover(self._filesystem, self._beneath, self._engine, self.overlay)
-            told = await mover.restore(dataset, paths)
-            self._successors |= mover.successors
-        await tell(also_of(told, self._successors))
+            told = await self._mover().restore(dataset, paths)
+        await tell(told)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -374,10 +403,3 @@ class WritableFileSystem:
         self._directories.clear()
         self._engine.close()
         self._filesystem.close()
-
-
-def _listed(page: Page, start: int) -> list[Listed]:
-    return [
-        Listed(entry.name, position + 1, page.inode_at(position), None, entry)
-        for position, entry in enumerate(page.entries, start)
-    ]

@@ -30,7 +30,7 @@ from tests.overlay.disk import BASE, DiskLower
 from tests.overlay.walking import Walker
 
 if TYPE_CHECKING:
-    from riafs.overlay.changes import Base, Change
+    from riafs.overlay.changes import Base, Carried
 
 _AT_FDCWD = -100
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -146,7 +146,7 @@ class Beside(RuleBasedStateMachine):
         self._umask = os.umask(0o022)
         self._below = self._base / "lower"
         self._shown = BASE
-        self._push: tuple[Base, Path, list[Change]] | None = None
+        self._push: tuple[Base, Path, Carried] | None = None
         self._open()
 
     def _open(self) -> None:
@@ -296,8 +296,8 @@ class Beside(RuleBasedStateMachine):
         assert self._overlay is not None
         if self._overlay.datasets():
             commit = f"{int(self._shown.commit, 16) + 1:040x}"
-            changes = list(self._overlay.changes(b"study"))
-            self._push = replace(self._shown, commit=commit.encode()), self._base / commit, changes
+            carried = self._overlay.carried(b"study")
+            self._push = replace(self._shown, commit=commit.encode()), self._base / commit, carried
             shutil.rmtree(self._base / commit, ignore_errors=True)
             commit_tree(self._base / commit, trio.run(self._walker.tree))
 
@@ -306,7 +306,7 @@ class Beside(RuleBasedStateMachine):
         """It lies below from now on; what was done since stays."""
         if self._push is None or self._overlay is None:
             return
-        self._shown, self._below, changes = self._push
+        self._shown, self._below, carried = self._push
         self._push = None
         self._engine.close()
         lower = DiskLower(os.fsencode(self._below), self._shown)
@@ -315,7 +315,7 @@ class Beside(RuleBasedStateMachine):
             found = lower.at(path)
             return None if found is None else found.entry
 
-        trio.run(self._overlay.pushed, b"study", self._shown.commit, changes, find)
+        trio.run(self._overlay.pushed, b"study", self._shown.commit, carried, find)
         self._close()
         self._open()
         self.compare()

@@ -78,13 +78,13 @@ async def test_open_files_go_on_over_a_push(setup: Setup) -> None:
     await walker.write(b"a/one", b"ONE", 0, os.O_WRONLY)
     await walker.write(b"run", b"#!/bin/ba", 0, os.O_WRONLY)
     reader, writer = await walker.open(b"a/one"), await walker.open(b"run", os.O_RDWR)
-    changes = list(setup.overlay.changes(b"study"))
+    carried = setup.overlay.carried(b"study")
 
     async def find(path: bytes) -> Entry | None:
         found = setup.lower.at(path)
         return None if found is None else found.entry
 
-    await setup.engine.pushed(b"study", b"b" * 40, changes, find)
+    await setup.engine.pushed(b"study", b"b" * 40, carried, find)
     assert await setup.engine.read(reader, 0, 10) == b"ONE"
     assert await setup.engine.write(writer, 0, b"later") == 5
     assert [(change.path, change.kind) for change in setup.overlay.changes(b"study")] == [(b"run", ChangeKind.CHANGED)]
