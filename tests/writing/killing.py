@@ -1,12 +1,13 @@
 """Mounts that are killed while somebody works in them and pushes: ``python -m tests.writing.killing ROUNDS [SEED]``.
 
-In each round a mount is killed at a random moment, and mounted again. All that was synced must be there, and of what was
-not, each file must be as it was before or after some of what was done to it. Some pushes run meanwhile, asked of the mount
-or of the overlay while it is not mounted; those are killed too. git must find nothing wrong with the store, and when a
-push is let run to its end, the commit has what the mount showed and nothing is changed any more.
+In each round a mount is killed at a random moment, and mounted again. All that was synced must be there, and of what
+was not, each file must be as it was before or after some of what was done to it. Some pushes run meanwhile, asked of
+the mount or of the overlay while it is not mounted; those are killed too. git must find nothing wrong with the store,
+and when a push is let run to its end, the commit has what the mount showed and nothing is changed any more.
 """
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -20,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from riafs.daemon.ask import ask
+from riafs.daemon.mounts import mount_at
 from riafs.overlay.changes import ChangeKind
 from riafs.overlay.store import opened
 from tests.conftest import private_environment
@@ -30,7 +33,7 @@ from tests.small import SmallDataset, SmallStore, key_of
 from tests.writing import working
 
 DEAD = {errno.ENOTCONN, errno.ECONNABORTED}
-_LOCK_SECONDS = 30.0
+_LATE_SECONDS = _LOCK_SECONDS = 60.0
 
 History = list[bytes | None]
 """What a path may be: what it is for sure, then what it became since; None: it does not exist."""
@@ -99,7 +102,7 @@ def fits(found: bytes | None, history: History) -> bool:
     """Whether `found` is one of them, or what a write that was killed half-way makes of two that follow each other."""
     return found in history or any(
         found is not None and before is not None and after is not None and torn(found, before, after)
-        for before, after in zip(history, history[1:], strict=False)
+        for before, after in itertools.pairwise(history)
     )
 
 
@@ -155,9 +158,9 @@ class Killing:
             [sys.executable, working.__file__, self._top, self._record, str(self._random.getrandbits(32))],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        time.sleep(self._random.uniform(0, 1))
+        time.sleep(self._random.uniform(0, 0.6))
         pushing = started("push", self._mountpoint) if self._random.random() < 0.6 else None
-        time.sleep(self._random.uniform(0, 1.5))
+        time.sleep(self._random.uniform(0, 1.2))
         self._kill(daemon, worker)
         if pushing is not None:
             self.told[f"push {'ended before' if pushing.wait(60) == 0 else 'killed with'} the mount"] += 1
@@ -169,9 +172,14 @@ class Killing:
 
     def _mount(self) -> int:
         source = self.dataset.path.parent.parent
-        done = run_riafs("mount", source, self._mountpoint, "--overlay", self._overlay, "--refresh", "86400")
-        assert done.returncode == 0, done.stderr
-        return int(json.loads(run_riafs("status", self._mountpoint, "--json").stdout)[0]["pid"])
+        until = time.monotonic() + _LATE_SECONDS
+        words = "mount", source, self._mountpoint, "--overlay", self._overlay, "--refresh", "86400"
+        while (done := run_riafs(*words)).returncode:
+            assert "was not ready" in done.stderr, done.stderr  # others may need the processors
+            assert time.monotonic() < until, done.stderr
+        mount = mount_at(str(self._mountpoint))
+        assert mount is not None
+        return int(ask(mount, "status", os.environ)["pid"])
 
     def _kill(self, daemon: int, worker: "subprocess.Popen[str]") -> None:
         os.kill(daemon, signal.SIGKILL)

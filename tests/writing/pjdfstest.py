@@ -1,11 +1,11 @@
 """The suite pjdfstest, compared with the list of the cases that must fail: ``pjdfstest_exceptions.txt``.
 
-``python -m tests.writing.pjdfstest SUITE DIRECTORY`` runs all of it as root in a directory of a mount that can be written
-and is open to others (``-o allow_other``). SUITE is a checkout of github.com/pjd/pjdfstest with its program built in it.
-Every case that fails must be in the list, and every case in the list must fail.
+``python -m tests.writing.pjdfstest SUITE DIRECTORY`` runs all of it as root in a directory of a mount that can be
+written and is open to others (``-o allow_other``). SUITE is a checkout of github.com/pjd/pjdfstest with its program
+built in it. Every case that fails must be in the list, and every case in the list must fail.
 
-``--refusing`` is how the list is known to be right: in a directory of one of the kernel's file systems (tmpfs; the suite
-has more cases for ext4), with a library that refuses fifos, device nodes, sockets and hard links there as riafs does,
+``--refusing`` is how the list is known to be right: in a directory of one of the kernel's file systems (tmpfs; for ext4
+the suite has more cases), with a library that refuses fifos, device nodes, sockets and hard links there as riafs does,
 the very same cases must fail. ``--refusing fd`` refuses some of them, ``--refusing ''`` nothing, and nothing fails.
 """
 

@@ -1,10 +1,10 @@
 """Several who push to one dataset at the same time: ``python -m tests.writing.pushers PUSHERS ROUNDS [SEED]``.
 
-Half of them work in mounts, the others in overlays that are not mounted, and one more has an ordinary clone. In each round
-everybody changes files of their own and sometimes one that all share, and then all push at once. Whoever is told of a
-conflict decides it, in one of the ways that there are. In the end the history must explain what everybody was told: each
-push is one commit with all of its changes and nothing else, no change of somebody else was replaced by one who had not
-seen it, and who was told of a conflict had one.
+Half of them work in mounts, the others in overlays that are not mounted, and one more has an ordinary clone. In each
+round everybody changes files of their own and sometimes one that all share, and then all push at once. Whoever is told
+of a conflict decides it, in one of the ways that there are. In the end the history must explain what everybody was
+told: each push is one commit with all of its changes and nothing else, no change of somebody else was replaced by one
+who had not seen it, and who was told of a conflict had one.
 """
 
 import itertools

@@ -1,8 +1,8 @@
 """Kills at every call that changes a file: ``python -m tests.writing.steps [overlay] [push] [--every N]``.
 
-`overlay`: a process makes changes of every kind, which copy up, commit, checkpoint and cut. `push`: ``riafs push`` of an
-overlay that is not mounted. Before each call by which it or a program that it has started would change a file (see
-``tests/preload/dying.c``), somebody is killed: all of them, riafs alone while git goes on, or the one that makes the call.
+`overlay`: a process makes changes of every kind, which copy up, commit, checkpoint and cut. `push`: ``riafs push`` of
+an overlay that is not mounted. Before each call by which it or a program that it has started would change a file (see
+``tests/preload/dying.c``), somebody is killed: all of them, riafs alone while git goes on, or who makes the call.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """stress-ng's stressors of file systems in a directory: ``python -m tests.writing.stressing DIRECTORY``.
 
-``stressors.txt`` has their names, and the reason of each that cannot pass where nothing but files, directories and symbolic
-links can be made. All others must pass, those must not, and stress-ng must know no other of its class "filesystem".
+``stressors.txt`` has their names, and the reason of each that cannot pass where nothing but files, directories and
+symbolic links can be made. All others must pass, those must not, and stress-ng must know no other of its class
+"filesystem".
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A push that was killed between the move of the refs and that of the overlay's rows, and work that went on after it."""
+"""A push that was killed between the move of the refs and that of the overlay's rows, and work that went on then."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Somebody who works in a directory until it fails, and writes down what is to be there: started by ``killing.py``.
 
-Each line of the record is what is going to be done; ``synced`` says that all of the lines above are durable. Contents are
-told by a number, from which `content` makes them. Only the standard library is used: this starts in no time.
+Each line of the record is what is going to be done; ``synced`` says that all of the lines above are durable. Contents
+are told by a number, from which `content` makes them. Only the standard library is used: this starts in no time.
 """
 
 import contextlib
@@ -10,8 +10,10 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LARGEST = 60_000
 _DIRECTORIES = ("a", "b", "code", "a/deep")
