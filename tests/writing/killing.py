@@ -23,6 +23,7 @@ from typing import Any
 
 from riafs.daemon.ask import ask
 from riafs.daemon.mounts import mount_at
+from riafs.errors import RiafsError
 from riafs.overlay.changes import ChangeKind
 from riafs.overlay.store import opened
 from tests.conftest import private_environment
@@ -126,7 +127,8 @@ class Killing:
         self._random = random.Random(seed)
         self._expected = Expected()
         self.dataset = store_in(base / "store")
-        self._mountpoint, self._overlay, self._record = base / "mnt", base / "over", base / "record"
+        self._mountpoint, self._overlay = base / "mnt", base / "over"
+        self._record, self._log = base / "record", base / "log"
         self._mountpoint.mkdir()
         self.told: Counter[str] = Counter()
         """What happened how often."""
@@ -140,8 +142,8 @@ class Killing:
         for number in range(rounds):
             try:
                 self._round(number)
-            except (AssertionError, subprocess.SubprocessError) as error:
-                error.add_note(f"round {number}")
+            except (AssertionError, subprocess.SubprocessError, RiafsError) as error:
+                error.add_note(f"round {number}; last words of the mounts:\n{self._log.read_text()[-3000:]}")
                 raise
         self._finish()
         assert not list(self.dataset.path.rglob("*.lock")), "a lock is left"
@@ -173,7 +175,7 @@ class Killing:
     def _mount(self) -> int:
         source = self.dataset.path.parent.parent
         until = time.monotonic() + _LATE_SECONDS
-        words = "mount", source, self._mountpoint, "--overlay", self._overlay, "--refresh", "86400"
+        words = "mount", source, self._mountpoint, "--overlay", self._overlay, "--refresh", "86400", "--log", self._log
         while (done := run_riafs(*words)).returncode:
             assert "was not ready" in done.stderr, done.stderr  # others may need the processors
             assert time.monotonic() < until, done.stderr
