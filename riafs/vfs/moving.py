@@ -6,7 +6,7 @@ renamed directory (`FileSystem.graft`). Names of files that are as in the commit
 stand for nothing: who still asks by one hears ESTALE, and Linux then looks the path up anew.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from riafs.errors import NoSuchName, NotADirectoryHere
@@ -79,15 +79,18 @@ class Mover:
         async def find(path: bytes) -> Entry | None:
             return await _entry_at(newer, path)
 
+        row = self._overlay.area(dataset).top
         self._steps |= await self._engine.pushed(dataset, commit, carried, find)
-        renamed = self._detached(known)
+        places = self._places(row, known)
+        renamed = self._detached(known, places)
         changed = list(await self._filesystem.move(top, newer))
         for each in known:
-            is_wanted = each.is_directory or not each.inode & OVERLAY
-            below = await self._below(top.inode, each.path) if is_wanted else None
+            place = places[each.row.id] if each.is_directory or not each.inode & OVERLAY else None
+            below = None if place is None else await self._below(top.inode, place)
             if each.row.id in renamed and below is not None:
                 changed += await self._filesystem.graft(renamed[each.row.id], below)
-            await self._place(each, below)
+            above = None if each.row.parent is None else places[each.row.parent]
+            await self._place(each, below, in_place=above is not None and place == _join(above, each.name))
         await self._tell_of_added(known)
         await self._settle(dataset)
         self._numbers.move(self._steps)
@@ -135,7 +138,7 @@ class Mover:
             parent = self._numbers.given(self._engine.inode_of(directory.id))
             for row in rows.children(directory.id):
                 assert row.name is not None
-                below = path + b"/" + row.name if path else row.name
+                below = _join(path, row.name)
                 inode = self._engine.inode_of(row.id)
                 yield _Known(row, below, inode, self._numbers.given(inode), parent, None)
                 if row.kind == DIRECTORY:
@@ -156,50 +159,50 @@ class Mover:
 
     # -- after a push -------------------------------------------------------------------------------------------------
 
-    def _detached(self, known: Sequence[_Known]) -> dict[int, Node]:
+    def _places(self, top: int, known: Sequence[_Known]) -> dict[int, bytes | None]:
+        """Row → where the new commit has what it is, or was. With what is renamed while a push runs, that may be
+        somewhere else than where it is shown.
+        """
+        found: dict[int, bytes | None] = {top: b""}
+        for each in known:
+            assert each.row.parent is not None
+            row, above = self._overlay.rows.get(each.row.id), found[each.row.parent]
+            if row is not None and row.parent is not None and each.is_directory:
+                found[each.row.id] = row.base
+            else:
+                found[each.row.id] = None if above is None else _join(above, each.name)
+        return found
+
+    def _detached(self, known: Sequence[_Known], places: Mapping[int, bytes | None]) -> dict[int, Node]:
         """Row → what was entered of a directory that the commit has under another name now."""
         found = {}
         for each in known:
-            if each.below is None or each.row.base == each.path:
-                continue
-            row = self._overlay.rows.get(each.row.id)
-            if row is None or row.base == each.path:
+            if each.below is not None and places[each.row.id] not in (None, each.row.base):
                 node = self._filesystem.detach(each.below)
                 if node is not None:
                     found[each.row.id] = node
         return found
 
-    async def _place(self, each: _Known, below: int | None) -> None:
-        """What becomes of a row's number and name; the tree below has `below` in its place."""
+    async def _place(self, each: _Known, below: int | None, *, in_place: bool) -> None:
+        """What becomes of a row's number and name; the commit has `below` for it. `in_place`: under the same name."""
         row = self._overlay.rows.get(each.row.id)
         is_there = each.is_directory and below is not None and await self._is_directory(below)
-        if is_there and each.row.base is None:
+        if is_there:
             assert below is not None
-            self._made.append((each, below))
-        if row is not None and row.parent is not None:
-            self._place_kept(each, row, below if is_there else None)
-        elif is_there:
-            self._steps[each.inode] = below
-            self._stay(each, below)
-        else:
+            if each.row.base is None:
+                self._made.append((each, below))
+            if row is None:
+                self._steps[each.inode] = below
+            else:
+                self._shown[below] = each.kernel
+            self._told.attributes(each.parent, each.kernel)
+            if in_place:  # the kernel keeps the name
+                self._staying.setdefault(self._filesystem.parent(below).inode, set()).add(each.name)
+        elif row is None or row.parent is None:
             self._forget(each, gone=row is None and below != each.inode)
-
-    def _place_kept(self, each: _Known, row: Row, below: int | None) -> None:
-        if below is not None and row.base == each.path:
-            self._shown[below] = each.kernel
-            self._stay(each, below)
-        elif each.below is not None:
-            self._shown[each.below] = each.kernel
 
     async def _is_directory(self, inode: int) -> bool:
         return (await self._filesystem.entry(inode)).kind is Kind.DIRECTORY
-
-    def _stay(self, each: _Known, below: int | None) -> None:
-        """The kernel keeps the name, and asks anew for the attributes."""
-        assert below is not None
-        parent = self._filesystem.parent(below).inode
-        self._staying.setdefault(parent, set()).add(each.name)
-        self._told.attributes(each.parent, each.kernel)
 
     def _forget(self, each: _Known, *, gone: bool) -> None:
         """The kernel forgets the name, and the content. `gone`: also what the number stood for."""
@@ -234,6 +237,10 @@ class Mover:
             self._forget(each, gone=each.inode != each.kernel and each.below is None)
         else:
             self._told.attributes(each.parent, each.kernel)
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
 
 
 class _Told:

@@ -95,6 +95,55 @@ def test_open_files_and_working_directories_are_not_disturbed(mount: Mounted) ->
     assert (top / "results" / "second").read_bytes() == b"second\n"
 
 
+def test_who_is_in_a_renamed_directory_stays_in_it(mount: Mounted) -> None:
+    top = mount.path / "one"
+    (top / "new" / "in").mkdir(parents=True)
+    (top / "new" / "in" / "f").write_bytes(b"1")
+    here = os.getcwd()
+    for place, renamed in ((top / "data" / "sub", top / "moved" / "sub"), (top / "new" / "in", top / "later" / "in")):
+        os.chdir(place)
+        try:
+            os.rename(renamed.parent.with_name(place.parent.name), renamed.parent)
+            for turn in range(3):
+                push(mount)
+                assert renamed.parent.name in os.listdir(top)
+                assert os.getcwd() == str(renamed)
+                Path(f"made{turn}").write_bytes(b"%d" % turn)
+                assert (renamed / f"made{turn}").read_bytes() == b"%d" % turn
+                assert sorted(os.listdir(".")) == sorted(os.listdir(renamed))
+        finally:
+            os.chdir(here)
+    assert mount.counter("handler_errors") == 0
+
+
+def test_a_reader_does_not_keep_others_from_writing(mount: Mounted) -> None:
+    log = mount.path / "one" / "log"
+    log.write_bytes(b"1")
+    with open(log, "rb", buffering=0) as reader:
+        push(mount)
+        with open(log, "ab") as writer:
+            writer.write(b"2")
+        assert os.fstat(reader.fileno()).st_size == 1
+        assert reader.read() == b"1"
+    assert log.read_bytes() == b"12"
+    push(mount)
+    assert log.read_bytes() == b"12"
+
+
+def test_a_listing_goes_on_over_a_push(mount: Mounted) -> None:
+    many = mount.path / "one" / "many"
+    many.mkdir()
+    names = {f"{number:04}" for number in range(2000)}
+    for name in names:
+        (many / name).touch()
+    with os.scandir(many) as listing:
+        listed = [next(listing).name for _ in range(3)]
+        push(mount)
+        listed += [entry.name for entry in listing]
+    assert len(listed) == 2000
+    assert set(listed) == names == set(os.listdir(many))
+
+
 def test_after_a_push_the_branch_is_followed_again(mount: Mounted, dataset: SmallDataset) -> None:
     top = mount.path / "one"
     (top / "new").write_bytes(b"x")
@@ -108,12 +157,13 @@ def test_after_a_push_the_branch_is_followed_again(mount: Mounted, dataset: Smal
     assert os.listdir(top) == ["later"]
 
 
-def test_nothing_is_lost_while_others_write(mount: Mounted, dataset: SmallDataset) -> None:
+@pytest.mark.parametrize(("who", "turns"), [("AB", 60), ("ABCDEFGH", 20)])
+def test_nothing_is_lost_while_others_write(mount: Mounted, dataset: SmallDataset, who: str, turns: int) -> None:
     top = mount.path / "one"
     script = """
 import os, sys
-top, who = sys.argv[1:]
-for i in range(60):
+top, who, turns = sys.argv[1:]
+for i in range(int(turns)):
     os.makedirs(f"{top}/{who}/{i % 5}", exist_ok=True)
     with open(f"{top}/{who}/{i % 5}/{i}", "w") as file:
         file.write(f"{who} {i}")
@@ -124,26 +174,26 @@ for i in range(60):
     if i % 7 == 0:
         os.unlink(f"{top}/{who}/renamed-{i}" if i % 3 == 0 else f"{top}/{who}/{i % 5}/{i}")
 """
-    writers = [subprocess.Popen([sys.executable, "-c", script, top, who]) for who in ("A", "B")]
+    writers = [subprocess.Popen([sys.executable, "-c", script, top, each, str(turns)]) for each in who]
     pushes = 0
     while any(each.poll() is None for each in writers):
         answer = push(mount)
         assert answer.get("kind") in (None, "Busy"), answer
         pushes += "pushed" in answer
-    assert [each.returncode for each in writers] == [0, 0]
+    assert [each.returncode for each in writers] == [0] * len(who)
     assert pushes
     push(mount)
     expected = {}
-    for who in ("A", "B"):
-        expected[f"{who}/log"] = "".join(f"{i}\n" for i in range(60))
-        for i in range(60):
-            path = f"{who}/renamed-{i}" if i % 3 == 0 else f"{who}/{i % 5}/{i}"
+    for each in who:
+        expected[f"{each}/log"] = "".join(f"{i}\n" for i in range(turns))
+        for i in range(turns):
+            path = f"{each}/renamed-{i}" if i % 3 == 0 else f"{each}/{i % 5}/{i}"
             if i % 7:
-                expected[path] = f"{who} {i}"
-    found = [path for who in ("A", "B") for path in (top / who).rglob("*") if path.is_file()]
+                expected[path] = f"{each} {i}"
+    found = [path for each in who for path in (top / each).rglob("*") if path.is_file()]
     assert {str(path.relative_to(top)): path.read_text() for path in found} == expected
     assert changed(mount) == []
-    committed = {os.fsdecode(path) for path in tree(dataset) if path[:2] in (b"A/", b"B/")}
+    committed = {os.fsdecode(path) for path in tree(dataset) if path[1:2] == b"/"}
     assert committed == expected.keys()
     assert mount.counter("handler_errors") == 0
 
