@@ -38,6 +38,7 @@ from tests.writing.killing import store_in
 
 CONFLICT, BUSY = 16, 2
 SHARED = 2
+_SECONDS = 240.0
 Files = Mapping[str, bytes | None]
 """Path → content, None for what is removed."""
 
@@ -89,7 +90,7 @@ class Locally:
         """See Place."""
         while True:
             decision = [f"--{decided}"] if decided else []
-            done = run_riafs("push", *self._words, "-m", name, *decision)
+            done = run_riafs("push", *self._words, "-m", name, *decision, timeout=_SECONDS)
             if done.returncode == CONFLICT:
                 return frozenset(line.removeprefix("conflict").strip() for line in done.stdout.splitlines())
             if done.returncode == 0:
