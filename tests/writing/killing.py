@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,16 +248,16 @@ def started(*words: str | Path) -> "subprocess.Popen[bytes]":
 def main(rounds: str, seed: str = "1") -> None:
     """The command line."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
-        base = Path(name)
-        (base / "home").mkdir()
-        os.environ.update(private_environment(base / "home"))
-        killing = Killing(base, int(seed))
-        try:
-            killing.run(int(rounds))
-        finally:
-            mounts.sweep(mounts.below(base))
-            print(f"{dict(killing.told)}, {time.monotonic() - began:.0f} s", flush=True)
+    base = Path(tempfile.mkdtemp())
+    (base / "home").mkdir()
+    os.environ.update(private_environment(base / "home"))
+    killing = Killing(base, int(seed))
+    try:
+        killing.run(int(rounds))
+    finally:
+        mounts.sweep(mounts.below(base))
+        print(f"{dict(killing.told)}, {time.monotonic() - began:.0f} s; {base}", flush=True)
+    shutil.rmtree(base)
     print(f"{rounds} rounds, nothing lost")
 
 
