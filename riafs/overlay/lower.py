@@ -58,9 +58,9 @@ class Lower(Protocol):
     async def home(self, inode: int) -> Home | None:
         """Where an inode is, None where nothing can be changed: outside of datasets, and in ``NAME@REF``."""
 
-    async def top(self, base: Base, entrance: bytes) -> int:
+    async def top(self, base: Base, entrance: bytes) -> int | None:
         """Inode of the top of the dataset at `entrance`, which from now on shows ``base.commit``, whatever its ref
-        does. Raises NoSuchVersion, NoSuchName, …
+        does; None where nothing is shown any more. Raises NoSuchVersion, …
         """
 
     def pin(self, top: int) -> None:

@@ -50,9 +50,13 @@ class Places:
         self._lower_of: dict[int, int] = {}
 
     async def attach(self) -> None:
-        """Find the tops of the datasets with changes, and keep them at their base commits."""
+        """Find the tops of the datasets with changes, and keep them at their base commits. Those that are not shown any
+        more only keep their changes.
+        """
         for area in self._rows.areas():
-            self._link(await self._lower.top(area.base, area.entrance), area.top)
+            top = await self._lower.top(area.base, area.entrance)
+            if top is not None:
+                self._link(top, area.top)
 
     def _link(self, inode: int, row: int) -> None:
         self._row_of[inode] = row

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import trio
 
-from riafs.errors import NoSuchName, OverlayFailed, StaleHandle
+from riafs.errors import NoSuchName, NotADirectoryHere, OverlayFailed, StaleHandle
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, LowerEntry
 from riafs.storage.ranged import RangedBytes
@@ -136,20 +136,24 @@ class Beneath:
         standing = directory.standing
         return Base(standing.dataset, self._store, await directory.branch(), standing.commit)
 
-    async def top(self, base: Base, entrance: bytes) -> int:
+    async def top(self, base: Base, entrance: bytes) -> int | None:
         """See Lower. Raises OverlayFailed where another store or dataset is shown there."""
+        if base.store != self._store:
+            raise not_here(base, entrance)
+        if base.dataset in self._pinned:
+            return self._pinned[base.dataset].inode
         node = await self._filesystem.node(ROOT)
         try:
             for name in entrance.split(b"/") if entrance else ():
                 inode, _ = await self._filesystem.find(node.inode, name)
                 node = await self._filesystem.node(inode)
-        except NoSuchName:
-            raise _not_here(base, entrance) from None
+        except (NoSuchName, NotADirectoryHere):
+            return None
         directory = node.directory
-        if base.store != self._store or not isinstance(directory, OfCommit):
-            raise _not_here(base, entrance)
+        if not isinstance(directory, OfCommit):
+            raise not_here(base, entrance)
         if directory.standing.dataset != base.dataset or directory.standing.path:
-            raise _not_here(base, entrance)
+            raise not_here(base, entrance)
         if directory.standing.commit != base.commit:
             node.directory = await directory.at_commit(base.commit)
         node.held = True
@@ -158,7 +162,7 @@ class Beneath:
 
     async def above(self, inode: int) -> tuple[Home, int] | None:
         """Where the dataset with the top `inode` is registered, and the top of the dataset that does so; None where no
-        dataset does.
+        dataset does, or does so any more.
         """
         node = self._filesystem.parent(inode)
         if inode == ROOT or (top := await self._top_above(node.inode)) is None:
@@ -166,7 +170,9 @@ class Beneath:
         within = await self._home_in(top, node.inode)
         if within is None:
             return None
-        _, entry = await node.entry(slot_of(inode))
+        directory, entry = await node.entry(slot_of(inode))
+        if directory is not node.directory:
+            return None
         path = within.path + b"/" + entry.name if within.path else entry.name
         return replace(within, path=path), top.inode
 
@@ -190,6 +196,10 @@ class Beneath:
         """The top of a dataset that is pinned."""
         return self._pinned[dataset]
 
+    def is_pinned(self, dataset: bytes) -> bool:
+        """Whether a dataset stays at its commit; one with changes does unless it is not shown any more."""
+        return dataset in self._pinned
+
     def unpin(self, dataset: bytes) -> None:
         """Let a dataset follow its branch again."""
         self._pinned.pop(dataset).held = False
@@ -208,7 +218,8 @@ def _is_top(node: Node) -> bool:
     return isinstance(directory, OfCommit) and not directory.standing.path
 
 
-def _not_here(base: Base, entrance: bytes) -> OverlayFailed:
+def not_here(base: Base, entrance: bytes) -> OverlayFailed:
+    """The failure of an overlay that belongs to something else."""
     shown = entrance.decode(errors="replace")
     return OverlayFailed(
         f"the overlay has changes of dataset {base.dataset.decode(errors='replace')} of {base.store} at /{shown}, "

@@ -1,12 +1,17 @@
 """An overlay laid over what was assembled: the last step of opening something that can be written."""
 
+import logging
+import os
 from dataclasses import dataclass, replace
 
 from riafs.formats.riaurl import RiaUrl
 from riafs.overlay.places import Ownership
 from riafs.overlay.store import open_when_free
 from riafs.vfs.assembly import Assembled
+from riafs.vfs.beneath import not_here
 from riafs.vfs.writable import WritableFileSystem
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +36,13 @@ async def lay_over(assembled: Assembled, source: RiaUrl, place: OverlayPlace) ->
     writable = WritableFileSystem(filesystem, overlay, place.ownership, store)
     assembled.call_at_close(writable.close)
     await writable.attach()
+    if overlay.source != str(source):
+        for area in writable.unshown():  # there never was such a dataset here
+            raise not_here(area.base, area.entrance)
+    for area in writable.unshown():
+        shown, dataset = os.fsdecode(area.entrance), os.fsdecode(area.base.dataset)
+        log.warning(
+            "dataset %s is not shown at /%s any more: its changes are kept, for a push or restore", dataset, shown
+        )
     overlay.belong_to(str(source))
     return writable

@@ -17,12 +17,13 @@ import trio
 
 from riafs.counters import Counters
 from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle
-from riafs.overlay.changes import Carried
+from riafs.overlay.changes import NOTHING, Carried
 from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures, Stat
 from riafs.overlay.listing import Listed
 from riafs.overlay.lower import Home
 from riafs.overlay.naming import Maker
 from riafs.overlay.places import Ownership
+from riafs.overlay.rows import Area
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
 from riafs.vfs.beneath import Beneath
@@ -74,9 +75,13 @@ class WritableFileSystem:
 
     async def attach(self) -> None:
         """To be called once, before anything else: finds the datasets with changes again. Raises OverlayFailed where
-        they are not shown, NoSuchVersion, GitError, …
+        something else is shown, NoSuchVersion, GitError, …
         """
         await self._engine.attach()
+
+    def unshown(self) -> list[Area]:
+        """Datasets with changes that the tree below does not show any more: a superdataset has dropped them."""
+        return [area for area in self.overlay.rows.areas() if not self._beneath.is_pinned(area.base.dataset)]
 
     @property
     def counters(self) -> Counters:
@@ -371,15 +376,27 @@ class WritableFileSystem:
         Raises NoSuchName, Busy where changes never pause, and what reading the commit raises.
         """
         async with self._alone():
+            if not self._beneath.is_pinned(dataset):
+                self._drop_unshown(dataset, carried)
+                return
             told = await self._mover().pushed(dataset, commit, carried)
         await tell(told)
+
+    def _drop_unshown(self, dataset: bytes, carried: Carried) -> None:
+        """What is not shown is not moved either: its rows go when there is nothing else than what was pushed."""
+        pushed = {(change.path, change.kind) for change in carried.changes}
+        is_there = any(area.base.dataset == dataset for area in self.overlay.rows.areas())
+        if is_there and all((change.path, change.kind) in pushed for change in self.overlay.changes(dataset)):
+            self._engine.restore(dataset, b"")
 
     def _mover(self) -> Mover:
         return Mover(self._filesystem, self._beneath, self._engine, self.overlay, self._numbers)
 
     async def superdatasets(self, dataset: bytes) -> list[Home]:
         """Where a dataset with changes is registered, then where that one is, and so on."""
-        found = []
+        found: list[Home] = []
+        if not self._beneath.is_pinned(dataset):
+            return []
         step = await self._beneath.above(self._beneath.pinned(dataset).inode)
         while step is not None:
             home, top = step
@@ -393,6 +410,11 @@ class WritableFileSystem:
         Raises NoSuchName where nothing is changed, and Busy while something changed is open.
         """
         async with self._alone():
+            if not self._beneath.is_pinned(dataset):
+                for path in paths:
+                    self._engine.restore(dataset, path)
+                self._drop_unshown(dataset, NOTHING)
+                return
             told = await self._mover().restore(dataset, paths)
         await tell(told)
 

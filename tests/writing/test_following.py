@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from riafs.daemon.pushing import Order, push_changes
 from riafs.errors import OverlayFailed, RiafsError, StaleHandle
 from riafs.formats.riaurl import parse_source
+from riafs.push.watching import Nobody
+from tests.plugins.log_hygiene import Announce
+from tests.push.conftest import means, request, tree, with_annex
 from tests.small import Registered, SmallDataset, SmallStore
 from tests.writing.drivers import WritableObject, writable
 
@@ -95,6 +99,48 @@ async def test_a_changed_subdataset_stays_when_its_superdataset_moves(
     async with writable(store_of(one), tmp_path / "over") as driver:
         assert await driver.read(b"one/sub/a") == b"1"
         assert await driver.read(b"one/sub/new") == b"n"
+
+
+@pytest.mark.parametrize("way", ["push", "push later", "restore later"])
+async def test_changes_of_a_subdataset_that_its_superdataset_has_dropped_are_kept(
+    datasets: tuple[SmallDataset, SmallDataset], tmp_path: Path, way: str, expected_warnings: Announce
+) -> None:
+    expected_warnings(f"dataset {datasets[1].id} is not shown at /sub any more: its changes are kept")
+    one, two = map(with_annex, datasets)
+    modules = f'[submodule "i"]\n\tpath = sub\n\turl = ./x\n\tdatalad-id = {two.id}\n'.encode()
+    one.commit({b".gitmodules": modules, b"sub": Registered(two.git("rev-parse", "main"))}, time=LATER)
+
+    async def push(driver: WritableObject) -> None:
+        source = parse_source(f"{store_of(one)}#~one")
+        await push_changes(driver.filesystem, source, means(), Order(request()), Nobody(), driver.tell)
+        assert not driver.filesystem.overlay.datasets()
+        assert b"new" in tree(two)
+        assert one.git("log", "-1", "--format=%at", "main") == str(LATER + 1)  # no commit of ours
+
+    async with writable(store_of(one), tmp_path / "over", "#~one") as driver:
+        await driver.write(b"sub/new", b"n", flags=os.O_CREAT)
+        one.commit({b"a": b"2", b".gitattributes": b"* annex.largefiles=nothing\n"}, time=LATER + 1)
+        two.commit({b"a": b"1", b".gitattributes": b"* annex.largefiles=nothing\n"}, time=LATER)
+        await driver.filesystem.refresh(driver.tell)
+        assert await driver.ls(b"") == [b".gitattributes", b"a"]
+        assert [change.path for change in driver.filesystem.overlay.changes(two.id.encode())] == [b"new"]
+        if way == "push":
+            await push(driver)
+    if way == "push":
+        return
+    async with writable(store_of(one), tmp_path / "over", "#~one") as driver:
+        assert [area.entrance for area in driver.filesystem.unshown()] == [b"sub"]
+        assert await driver.ls(b"") == [b".gitattributes", b"a"]
+        assert [change.path for change in driver.filesystem.overlay.changes(two.id.encode())] == [b"new"]
+        await driver.write(b"a", b"3")
+        await driver.filesystem.restore(one.id.encode(), [b"a"], driver.tell)
+        if way == "push later":
+            await push(driver)
+        else:
+            await driver.filesystem.restore(two.id.encode(), [b"new"], driver.tell)
+            assert two.id.encode() not in {base.dataset for base in driver.filesystem.overlay.datasets()}
+    async with writable(store_of(one), tmp_path / "over", "#~one") as driver:
+        assert not driver.filesystem.unshown()
 
 
 async def test_an_overlay_for_something_else_is_refused(
