@@ -37,13 +37,15 @@ def bound_socket(runtime_directory: str, device: str) -> Iterator[trio.SocketLis
         os.unlink(path)  # device numbers are used again; the kernel gave this one to us
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(path)
+        file = os.lstat(path)
         try:
             os.chmod(path, 0o600)
             listening.listen(_BACKLOG)
             yield trio.SocketListener(trio.socket.from_stdlib_socket(listening))
         finally:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+                if os.path.samestat(os.lstat(path), file):  # another mount may have got the device number by now
+                    os.unlink(path)
 
 
 async def serve_control(listener: trio.SocketListener, commands: Mapping[str, Command]) -> None:

@@ -135,7 +135,8 @@ class RefWriter:
                 command, stdin=given, capture_stdout=True, capture_stderr=True, check=False, env=environment
             )
             if done.returncode:
-                raise await self._failure(done.stderr)
+                repository = await self.storage.local_path(self.repository)
+                raise await self._failure(done.stderr.replace(directory, repository))
             return
         raise StoreTimeout(f"git did not change refs of {self.git.name} within {self.git.seconds:g} s")
 
