@@ -124,6 +124,10 @@ class ReadOnly(RiafsError):
     errno = _errno.EROFS
 
 
+class ChangedElsewhere(ReadOnly):
+    """A dataset is changed by another of its names in the same mount; the log names both."""
+
+
 class StaleHandle(RiafsError):
     """What an inode number or handle stood for is gone."""
 

@@ -6,13 +6,15 @@ places are paths from the root of the source.
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from riafs import errors
+from riafs.cli.datasets import NamedDataset, named_dataset
 from riafs.daemon.ask import SECONDS, ask
 from riafs.daemon.mounts import Mount, resolve, riafs_mounts
-from riafs.errors import NotMounted, PushConflict, RiafsError, StoreDenied, UsageError
+from riafs.errors import NoSuchName, NotMounted, PushConflict, RiafsError, StoreDenied, StoreTimeout, UsageError
 from riafs.settings import complete_environment
 
 _LISTING_SECONDS = 60.0
@@ -40,7 +42,8 @@ def locate(paths: Sequence[str], overlay: str | None) -> Mounted | Kept:
     Raises NotMounted, UsageError for paths in several mounts, and in a mount that is only read.
     """
     if overlay is not None:
-        return Kept(os.path.abspath(overlay), tuple(map(_from_root, paths)))
+        directory = os.path.abspath(overlay)
+        return Kept(directory, tuple(_in_overlay(path, directory) for path in paths))
     found = [_in_mount(path) for path in paths or ["."]]
     mounts = {mount.mountpoint: mount for mount, _ in found}
     if len(mounts) > 1:
@@ -52,6 +55,17 @@ def locate(paths: Sequence[str], overlay: str | None) -> Mounted | Kept:
     return Mounted(mount, () if not paths or b"" in places else places)
 
 
+def _in_overlay(path: str, directory: str) -> bytes:
+    """The path from the root that `path` means, which may also be a dataset with changes."""
+    named = named_dataset(path)
+    if named is None:
+        return _from_root(path)
+    entrances = named.entrances(_datasets(Kept(directory, ())))
+    if not entrances:
+        raise NoSuchName(f"nothing is changed in dataset {path}")
+    return os.fsencode(entrances[0])
+
+
 def _from_root(path: str) -> bytes:
     place = os.path.normpath(path.strip("/"))
     if place == ".." or place.startswith("../"):
@@ -60,7 +74,12 @@ def _from_root(path: str) -> bytes:
 
 
 def _in_mount(path: str) -> tuple[Mount, bytes]:
-    """The riafs mount that a path is in, whether there still is something or not, and the path from its root."""
+    """The riafs mount that a path is in, whether there still is something or not, and the path from its root; for a
+    dataset's id, where it has changes.
+    """
+    named = named_dataset(path)
+    if named is not None:
+        return _with_dataset(named)
     absolute = resolve(path) if os.path.isdir(path) else os.path.abspath(path)
     absolute = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
     candidates = [mount for mount in riafs_mounts() if _is_below(absolute, mount.mountpoint)]
@@ -69,6 +88,25 @@ def _in_mount(path: str) -> tuple[Mount, bytes]:
     mount = max(candidates, key=lambda each: len(each.mountpoint))
     place = os.path.relpath(absolute, mount.mountpoint)
     return mount, b"" if place == "." else os.fsencode(place)
+
+
+def _with_dataset(named: NamedDataset) -> tuple[Mount, bytes]:
+    """The mount of this user in which a dataset has changes, and its place there."""
+    mounts = [mount for mount in riafs_mounts() if mount.writable and os.getuid() in (0, mount.owner)]
+    found: list[tuple[Mount, str]] = []
+    for mount in mounts:
+        with suppress(NotMounted, StoreTimeout):  # one that does not answer is not asked for
+            found += [(mount, place) for place in named.entrances(_datasets(Mounted(mount, ())))]
+    if not found:
+        raise NoSuchName(
+            f"nothing is changed in dataset {named.identifier} in a mount of this user; "
+            "an overlay that is not mounted is given with --overlay DIR"
+        )
+    if len(found) > 1:
+        places = " and ".join(os.path.join(mount.mountpoint, place) for mount, place in found)
+        raise UsageError(f"dataset {named.identifier} has changes in {places}: name one of these directories")
+    [(mount, place)] = found
+    return mount, os.fsencode(place)
 
 
 def _is_below(path: str, directory: str) -> bool:
@@ -112,19 +150,23 @@ class LocalChange:
 
 def local_changes(target: Mounted | Kept) -> list[LocalChange]:
     """Those at the target's places, by path."""
-    if isinstance(target, Kept):
-        from riafs.daemon.listing import describe_overlay  # slow to import, and of no use for a mount
-        from riafs.overlay.store import opened
-
-        with opened(target.directory) as overlay:
-            datasets = describe_overlay(overlay)["datasets"]
-    else:
-        datasets = asked(target.mount, "changes", {}, _LISTING_SECONDS)["datasets"]
+    datasets = _datasets(target)
     found = [_change(each, dataset["dataset"], dataset["path"]) for dataset in datasets for each in dataset["changes"]]
     places = [os.fsdecode(place) for place in target.places]
     if places:
         found = [each for each in found if any(_touches(each, place) for place in places)]
     return sorted(found, key=lambda each: each.path)
+
+
+def _datasets(target: Mounted | Kept) -> list[dict[str, Any]]:
+    """All datasets with changes, as `daemon.listing` describes them."""
+    if isinstance(target, Mounted):
+        return list(asked(target.mount, "changes", {}, _LISTING_SECONDS)["datasets"])
+    from riafs.daemon.listing import describe_overlay  # slow to import, and of no use for a mount
+    from riafs.overlay.store import opened
+
+    with opened(target.directory) as overlay:
+        return list(describe_overlay(overlay)["datasets"])
 
 
 def _change(known: Mapping[str, Any], dataset: str, entrance: str) -> LocalChange:

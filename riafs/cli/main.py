@@ -17,6 +17,7 @@ COMMANDS = {
     "umount": "umount",
     "status": "status",
     "push": "push",
+    "run": "run",
     "diff": "diff",
     "restore": "restore",
     "overlay": "overlay",
@@ -73,7 +74,12 @@ def _dispatch(program: str, words: Sequence[str]) -> int:
     from riafs.cli import parser
 
     completed = with_command(words)
-    arguments = parser.build_parser().parse_args(completed)
+    try:
+        arguments = parser.build_parser().parse_args(completed)
+    except UsageError as error:
+        if "run" in completed[:1] and "--" not in completed:
+            raise UsageError(f"{error}; a command with options of its own goes behind --") from error
+        raise
     arguments.by_mount = completed is not words  # mount.fuse3 names no command
     module = importlib.import_module(f"riafs.cli.{COMMANDS[arguments.command]}")
     return int(module.run(arguments))

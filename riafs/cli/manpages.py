@@ -41,6 +41,7 @@ _MOUNT_EXAMPLES = (
     "riafs umount /mnt/lab",
     "riafs mount '/data/store#~hcp' /mnt/hcp -o rw",
     "riafs push /mnt/hcp -m 'New scans'",
+    "riafs run /mnt/hcp -m 'Smoothed' -- code/smooth.sh raw/t1.nii.gz smooth.nii.gz",
     "riafs archive '/data/store#~hcp' --older 90 --prune --dry-run",
 )
 _HELPER_EXAMPLES = (

@@ -105,6 +105,7 @@ def build_parser() -> Parser:
     _add_umount(_command(commands, "umount", "Unmount riafs mounts, also dead ones."))
     _add_status(_command(commands, "status", "Show what is mounted, and how each mount is doing."))
     _add_push(_command(commands, "push", "Turn local changes into a commit in the store."))
+    _add_run(_command(commands, "run", "Run a command in a mount, and push what it changed with a record of it."))
     _add_diff(_command(commands, "diff", "List local changes."))
     _add_restore(_command(commands, "restore", "Drop local changes, so that what the store has is shown again."))
     _add_overlay(_command(commands, "overlay", "List, move and remove the directories that local changes are kept in."))
@@ -171,11 +172,14 @@ def _add_status(parser: Parser) -> None:
 
 
 def _add_push(parser: Parser) -> None:
-    _add_places(parser, "only what is changed here, in datasets, directories or files (default: everything)")
-    parser.add_argument(
+    what = "only what is changed here: a file, a directory, or a dataset, also as ID or STORE#ID (default: everything)"
+    _add_places(parser, what)
+    message = parser.add_mutually_exclusive_group()
+    message.add_argument(
         "-m", "--message", metavar="TEXT", default="Changes made in a riafs mount", help="of the commit"
     )
-    parser.add_argument("--author", metavar="'NAME <ADDRESS>'", help="whose changes these are (default: as git has it)")
+    message.add_argument("-F", "--message-file", metavar="FILE", help="take the message from a file")
+    _add_author(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--branch", metavar="NAME", help="an existing branch to push to (default: the one that is shown)"
@@ -189,6 +193,26 @@ def _add_push(parser: Parser) -> None:
         "--theirs", action="store_true", help="… stays what it is in the store, and the change here is given up"
     )
     _add_dry_run(parser)
+    _add_json(parser)
+
+
+def _add_author(parser: Parser) -> None:
+    parser.add_argument("--author", metavar="'NAME <ADDRESS>'", help="whose changes these are (default: as git has it)")
+
+
+def _add_run(parser: Parser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="a directory in a dataset, in which the command is run")
+    parser.add_argument(
+        "words",
+        metavar="COMMAND",
+        nargs="+",
+        help="a program and its arguments, behind --; or one word, which a shell is given",
+    )
+    parser.add_argument("-m", "--message", metavar="TEXT", help="of the commit (default: the beginning of the command)")
+    _add_author(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="run the command, push nothing, and print the commit's message"
+    )
     _add_json(parser)
 
 

@@ -38,14 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
     target = locate(arguments.paths, arguments.overlay)
     order = Order(_request(arguments, environment), target.places)
     try:
-        outcomes = _push_kept(target, order, environment) if isinstance(target, Kept) else _push_mounted(target, order)
+        outcomes = _push_kept(target, order, environment) if isinstance(target, Kept) else push_mounted(target, order)
     except PushConflict as conflict:
-        _tell_conflict(conflict, as_json=arguments.json)
+        tell_conflict(conflict, as_json=arguments.json)
         raise
     if arguments.json:
         print_json(outcomes)
     else:
-        for line in _lines(outcomes, dry_run=arguments.dry_run):
+        for line in pushed_lines(outcomes, dry_run=arguments.dry_run):
             print(printable(line))
     return 0
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _request(arguments: argparse.Namespace, environment: Mapping[str, str]) -> PushRequest:
     prefer = Prefer.OURS if arguments.ours else Prefer.THEIRS if arguments.theirs else Prefer.NEITHER
     return PushRequest(
-        message=os.fsencode(arguments.message),
+        message=_message(arguments),
         author=author(environment, arguments.author),
         committer=committer(environment),
         search_path=environment["PATH"],
@@ -62,6 +62,16 @@ def _request(arguments: argparse.Namespace, environment: Mapping[str, str]) -> P
         prefer=prefer,
         dry_run=arguments.dry_run,
     )
+
+
+def _message(arguments: argparse.Namespace) -> bytes:
+    if arguments.message_file is None:
+        return os.fsencode(arguments.message)
+    try:
+        with open(arguments.message_file, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"{arguments.message_file} cannot be read: {error.strerror}") from error
 
 
 def _branch(name: str | None, flag: str) -> bytes | None:
@@ -73,7 +83,7 @@ def _branch(name: str | None, flag: str) -> bytes | None:
     return full
 
 
-def _push_mounted(target: Mounted, order: Order) -> list[dict[str, Any]]:
+def push_mounted(target: Mounted, order: Order) -> list[dict[str, Any]]:
     """Have the mount's own process push, which also shows the new commits. It goes on if this one is killed."""
     with step_bar() as bar, bar.following(lambda: asked(target.mount, "status", {}).get("pushing")):
         return list(asked(target.mount, "push", order_to_json(order), _PUSH_SECONDS)["pushed"])
@@ -113,7 +123,8 @@ def _push_kept(target: Kept, order: Order, environment: Mapping[str, str]) -> li
     return trio.run(work)
 
 
-def _tell_conflict(conflict: PushConflict, *, as_json: bool) -> None:
+def tell_conflict(conflict: PushConflict, *, as_json: bool) -> None:
+    """Print the paths of a conflict."""
     if as_json:
         print_json({"conflicts": [os.fsdecode(path) for path in conflict.paths], "reason": str(conflict)})
         return
@@ -122,7 +133,8 @@ def _tell_conflict(conflict: PushConflict, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _lines(outcomes: Sequence[Mapping[str, Any]], *, dry_run: bool) -> Iterator[str]:
+def pushed_lines(outcomes: Sequence[Mapping[str, Any]], *, dry_run: bool) -> Iterator[str]:
+    """What became of each dataset, for people."""
     if not outcomes:
         yield _NOTHING
     for each in outcomes:

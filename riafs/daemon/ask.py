@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from riafs.daemon.mounts import Mount
-from riafs.errors import NotMounted, StoreTimeout
+from riafs.errors import NotMounted, StoreTimeout, UsageError
 from riafs.settings import runtime_directory
 
 SECONDS = 2.0
-MAX_REPLY = 1 << 28
+MAX_REQUEST, MAX_REPLY = 1 << 24, 1 << 28
 
 
 def socket_path(runtime: str, device: str) -> str:
@@ -28,16 +28,19 @@ def ask(
 ) -> dict[str, Any]:
     """The reply of the mount's daemon; `arguments` go with the command, as JSON.
 
-    Raises NotMounted where none listens, StoreTimeout where none answers in `seconds`; PermissionError where the mount
-    is another user's.
+    Raises NotMounted where none listens, StoreTimeout where none answers in `seconds`, UsageError for more than
+    MAX_REQUEST; PermissionError where the mount is another user's.
     """
+    request = json.dumps({**(arguments or {}), "command": command}).encode() + b"\n"
+    if len(request) > MAX_REQUEST:
+        raise UsageError(f"{len(request)} bytes are too much to tell the daemon of {mount.mountpoint} at once")
     path = socket_path(runtime_directory(mount.owner, environment), mount.device)
     until = time.monotonic() + seconds
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(seconds)
             connection.connect(path)
-            connection.sendall(json.dumps({**(arguments or {}), "command": command}).encode() + b"\n")
+            connection.sendall(request)
             reply = _receive(connection, until)
     except TimeoutError as error:
         raise StoreTimeout(f"the daemon of {mount.mountpoint} did not answer in {seconds:g} s") from error

@@ -14,7 +14,9 @@ import trio
 from riafs.daemon.control import Command, Request
 from riafs.daemon.listing import describe_outcome, describe_overlay
 from riafs.daemon.pushing import Order, Tell, push_changes
-from riafs.errors import Busy, PushConflict, RiafsError, UsageError
+from riafs.daemon.recording import Recordings
+from riafs.daemon.requests import reporting, text, texts
+from riafs.errors import Busy, UsageError
 from riafs.formats.gitwriting import Stamp
 from riafs.formats.riaurl import RiaUrl
 from riafs.push.merging import Prefer
@@ -59,6 +61,7 @@ class Changing:
         self._means = means
         self._tell = tell
         self._progress = Progress()
+        self._recordings = Recordings(filesystem, source, means)
         self._pushing = trio.Lock()
         self._counted: tuple[tuple[int, int], int] = (-1, -1), 0
         """How many changes there were in which state of the overlay."""
@@ -67,9 +70,10 @@ class Changing:
     def commands(self) -> Mapping[str, Command]:
         """By the names that requests have."""
         return {
-            "changes": _reporting(self._changes),
-            "restore": _reporting(self._restore),
-            "push": _reporting(self._push),
+            "changes": reporting(self._changes),
+            "restore": reporting(self._restore),
+            "push": reporting(self._push),
+            **self._recordings.commands,
         }
 
     def status(self) -> Mapping[str, Any]:
@@ -87,8 +91,8 @@ class Changing:
 
     async def _restore(self, request: Request) -> Mapping[str, Any]:
         """``{"command": "restore", "dataset": ID, "paths": [PATH in the dataset, …]}``; ``""`` is all of it."""
-        dataset = os.fsencode(_text(request, "dataset"))
-        paths = [os.fsencode(path) for path in _texts(request, "paths")]
+        dataset = os.fsencode(text(request, "dataset"))
+        paths = [os.fsencode(path) for path in texts(request, "paths")]
         await self._filesystem.restore(dataset, paths, self._tell)
         return {"restored": len(paths)}
 
@@ -116,36 +120,7 @@ class Changing:
         return {"pushed": [describe_outcome(outcome) for outcome in outcomes]}
 
 
-def _reporting(command: Command) -> Command:
-    """`command`, with failures as replies: ``error``, ``exit_code``, of conflicts ``paths``."""
-
-    async def reported(request: Request) -> Mapping[str, Any]:
-        try:
-            return await command(request)
-        except RiafsError as error:
-            reply: dict[str, Any] = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
-            if isinstance(error, PushConflict):
-                reply["paths"] = [os.fsdecode(path) for path in error.paths]
-            return reply
-
-    return reported
-
-
 # -- requests ---------------------------------------------------------------------------------------------------------
-
-
-def _text(request: Request, name: str) -> str:
-    value = request.get(name)
-    if not isinstance(value, str):
-        raise UsageError(f"a request {request['command']} needs {name}, which is text")
-    return value
-
-
-def _texts(request: Request, name: str) -> list[str]:
-    value = request.get(name)
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise UsageError(f"a request {request['command']} needs {name}, which is a list of texts")
-    return value
 
 
 def push_order(request: Request, search_path: str) -> Order:
@@ -155,14 +130,14 @@ def push_order(request: Request, search_path: str) -> Order:
     except ValueError as error:
         raise UsageError(f"prefer: {error}") from error
     wanted = PushRequest(
-        message=os.fsencode(_text(request, "message")),
-        author=Stamp(os.fsencode(_text(request, "author"))),
-        committer=Stamp(os.fsencode(_text(request, "committer"))),
+        message=os.fsencode(text(request, "message")),
+        author=Stamp(os.fsencode(text(request, "author"))),
+        committer=Stamp(os.fsencode(text(request, "committer"))),
         search_path=search_path,
-        branch=os.fsencode(_text(request, "branch")) if request.get("branch") else None,
-        as_branch=os.fsencode(_text(request, "as_branch")) if request.get("as_branch") else None,
+        branch=os.fsencode(text(request, "branch")) if request.get("branch") else None,
+        as_branch=os.fsencode(text(request, "as_branch")) if request.get("as_branch") else None,
         prefer=prefer,
         dry_run=request.get("dry_run") is True,
     )
-    places = _texts(request, "places") if request.get("places") else []
+    places = texts(request, "places") if request.get("places") else []
     return Order(wanted, tuple(map(os.fsencode, places)))

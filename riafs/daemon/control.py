@@ -15,10 +15,9 @@ from typing import Any
 import trio
 
 from riafs.cache.private import private_directory
-from riafs.daemon.ask import socket_path
+from riafs.daemon.ask import MAX_REQUEST, socket_path
 
-MAX_REQUEST = 1 << 20
-_PART = 4096
+_PART = 1 << 16
 _SECONDS = 5.0
 _BACKLOG = 16
 _PEER = struct.Struct("3i")
@@ -26,6 +25,8 @@ _PEER = struct.Struct("3i")
 Request = Mapping[str, Any]
 Command = Callable[[Request], Awaitable[Mapping[str, Any]]]
 """Answers a request, of which ``command`` is the command's name."""
+ASKED_BY = "asked_by"
+"""In a request: number of the process that asks, whatever it says itself."""
 
 
 @contextlib.contextmanager
@@ -36,13 +37,15 @@ def bound_socket(runtime_directory: str, device: str) -> Iterator[trio.SocketLis
         os.unlink(path)  # device numbers are used again; the kernel gave this one to us
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(path)
+        file = os.lstat(path)
         try:
             os.chmod(path, 0o600)
             listening.listen(_BACKLOG)
             yield trio.SocketListener(trio.socket.from_stdlib_socket(listening))
         finally:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+                if os.path.samestat(os.lstat(path), file):  # another mount may have got the device number by now
+                    os.unlink(path)
 
 
 async def serve_control(listener: trio.SocketListener, commands: Mapping[str, Command]) -> None:
@@ -52,9 +55,10 @@ async def serve_control(listener: trio.SocketListener, commands: Mapping[str, Co
         line: bytes | None = None
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             with trio.move_on_after(_SECONDS):
-                line = await _read_line(stream) if _peer_uid(stream) in (0, os.geteuid()) else None
+                process, uid = _peer(stream)
+                line = await _read_line(stream) if uid in (0, os.geteuid()) else None
             if line is not None:
-                reply = await _reply(line, commands)  # takes as long as it takes
+                reply = await _reply(line, process, commands)  # takes as long as it takes
                 with trio.move_on_after(_SECONDS):
                     await stream.send_all(json.dumps(reply).encode() + b"\n")
         await trio.aclose_forcefully(stream)
@@ -62,28 +66,29 @@ async def serve_control(listener: trio.SocketListener, commands: Mapping[str, Co
     await trio.serve_listeners(answer, [listener])
 
 
-def _peer_uid(stream: trio.SocketStream) -> int:
+def _peer(stream: trio.SocketStream) -> tuple[int, int]:
+    """The process that asks, as it is called here (0: not to be seen from here), and its user."""
     raw = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    _, uid, _ = _PEER.unpack(raw)
-    return int(uid)
+    process, uid, _ = _PEER.unpack(raw)
+    return int(process), int(uid)
 
 
 async def _read_line(stream: trio.SocketStream) -> bytes:
-    line = b""
-    while b"\n" not in line and len(line) <= MAX_REQUEST:
+    line = bytearray()
+    while len(line) <= MAX_REQUEST:
         part = await stream.receive_some(_PART)
-        if not part:
-            break
         line += part
-    return line.partition(b"\n")[0]
+        if not part or b"\n" in part:
+            break
+    return bytes(line.partition(b"\n")[0])
 
 
-async def _reply(line: bytes, commands: Mapping[str, Command]) -> Mapping[str, Any]:
+async def _reply(line: bytes, process: int, commands: Mapping[str, Command]) -> Mapping[str, Any]:
     request = parse_request(line)
     command = commands.get(request["command"]) if request is not None else None
     if command is None or request is None:
         return {"error": f"unknown request; known: {', '.join(commands)}"}
-    return await command(request)
+    return await command({**request, ASKED_BY: process})
 
 
 def parse_request(line: bytes) -> Request | None:

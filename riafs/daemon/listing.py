@@ -22,6 +22,7 @@ def describe_overlay(overlay: Overlay) -> dict[str, Any]:
 def _dataset(overlay: Overlay, area: Area) -> dict[str, Any]:
     return {
         "dataset": os.fsdecode(area.base.dataset),
+        "store": area.base.store,
         "path": os.fsdecode(area.entrance),
         "ref": None if area.base.ref is None else os.fsdecode(area.base.ref),
         "commit": area.base.commit.decode(),

@@ -12,6 +12,11 @@ def below(path: bytes, directory: bytes) -> bytes:
     return path[len(directory) + 1 :] if directory else path
 
 
+def joined(directory: bytes, path: bytes) -> bytes:
+    """The inverse of `below`, for what is in the directory."""
+    return directory + b"/" + path if directory else path
+
+
 def is_in(path: bytes, directory: bytes) -> bool:
     """Whether `path` is `directory` or in it."""
     return not directory or path == directory or path.startswith(directory + b"/")

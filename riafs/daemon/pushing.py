@@ -7,14 +7,18 @@ what is registered in it.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
+from riafs.daemon.finishing import finish_killed
 from riafs.daemon.places import select
 from riafs.formats.riaurl import RiaUrl
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
+from riafs.overlay.store import Overlay
 from riafs.push.destination import Destination, open_destination
 from riafs.push.opening import open_writing
+from riafs.push.publishing import unannounced
 from riafs.push.pushing import Push
 from riafs.push.request import PushReport, PushRequest
 from riafs.push.superdatasets import Member, push_all
@@ -69,15 +73,22 @@ async def push_changes(
     Raises what `push_all` and `open_destination` raise, and UsageError for places that cannot be pushed for themselves;
     the local changes are as they were then.
     """
+    if not order.request.dry_run:
+        await finish_killed(filesystem, source, means, tell)
     parts = await _find_parts(filesystem, order.places)
-    outcomes = await _push(parts, source, means, order.request, watcher) if parts else []
+    outcomes = await _push(filesystem.overlay, parts, source, means, order.request, watcher) if parts else []
     if not order.request.dry_run:
         await _show(filesystem, parts, outcomes, tell)
     return outcomes
 
 
 async def _push(
-    parts: Mapping[bytes, _Part], source: RiaUrl, means: Means, request: PushRequest, watcher: Watcher
+    overlay: Overlay,
+    parts: Mapping[bytes, _Part],
+    source: RiaUrl,
+    means: Means,
+    request: PushRequest,
+    watcher: Watcher,
 ) -> list[Outcome]:
     """Push all, subdatasets first."""
     async with working_tools(means) as tools:
@@ -86,7 +97,12 @@ async def _push(
         try:
             opened = {
                 entrance: Push(
-                    await _destination(part, store, writing, tools), part.base, part.carried.changes, request, watcher
+                    await _destination(part, store, writing, tools),
+                    part.base,
+                    part.carried.changes,
+                    request,
+                    watcher,
+                    partial(overlay.announce, part.base.dataset, part.carried) if part.has_rows else unannounced,
                 )
                 for entrance, part in parts.items()
             }

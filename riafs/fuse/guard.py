@@ -17,7 +17,7 @@ import pyfuse3
 from cachetools import LRUCache
 
 from riafs.counters import Counters
-from riafs.errors import RiafsError
+from riafs.errors import ChangedElsewhere, RiafsError
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +66,15 @@ class Guard:
             self._report(name, error)
 
     def _tell(self, error: RiafsError) -> None:
-        """Log what is the store's fault, each message once as long as it is remembered; not what a caller did wrong."""
-        if error.reported or error.errno not in _STORE_S_FAULT or str(error) in self._told:
+        """Log what is the store's fault, and what a caller cannot know, each message once as long as it is remembered;
+        not what a caller did wrong.
+        """
+        unforeseen = isinstance(error, ChangedElsewhere)
+        if error.reported or not (unforeseen or error.errno in _STORE_S_FAULT) or str(error) in self._told:
             log.debug("%s", error)
             return
         self._told[str(error)] = None
-        log.error("%s", error)
+        log.log(logging.WARNING if unforeseen else logging.ERROR, "%s", error)
 
     def _report(self, handler: str, error: Exception) -> None:
         self._counters.handler_errors += 1

@@ -111,6 +111,7 @@ class WritingOperations(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         """See Engine.create."""
         found, opened = await self._filesystem.create(parent_inode, name, _maker(mode, ctx), flags)
+        self._filesystem.recorder.wrote(found.inode, ctx.pid)
         return _opened(opened), self._presenter.status(found)
 
     async def mknod(
@@ -193,6 +194,8 @@ class WritingOperations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
+        if fields.update_size:
+            self._filesystem.recorder.wrote(inode, ctx.pid)
         return self._presenter.status(changed)
 
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
@@ -218,7 +221,11 @@ class WritingOperations(pyfuse3.Operations):
 
     async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """See WritableFileSystem.open."""
-        return _opened(await self._filesystem.open(inode, flags))
+        seen = await self._filesystem.recorder.seen(inode, flags, ctx.pid)
+        opened = await self._filesystem.open(inode, flags)
+        if seen is not None:
+            self._filesystem.recorder.note(seen)
+        return _opened(opened)
 
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
         """See Engine.read. What the kernel has cached of content that turns out to be damaged is dropped."""

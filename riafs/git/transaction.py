@@ -6,8 +6,10 @@ in it, and everybody else's git meets the same lock files.
 """
 
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,9 @@ from riafs.formats.refs import valid_ref_name
 from riafs.git.writing import GitWriter
 from riafs.storage.protocol import ItemKind, Storage
 
+STALE_SECONDS = 600.0
+"""git holds the lock of a ref for milliseconds."""
+_LOCK = re.compile(rb"/(refs/[^'\n]*\.lock)': File exists")
 _LINKED = (b"refs", b"packed-refs", b"logs", b"info")
 
 
@@ -53,6 +58,30 @@ class RefWriter:
             await self._git(directory, commands, "update-ref", "--no-deref", "-z", "--stdin")
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+    async def check_locks(self, names: Sequence[bytes]) -> None:
+        """Raises Busy where git's lock of one of these refs was left behind: nobody can move that ref."""
+        for name in names:
+            lock = name + b".lock"
+            age = await self._age(lock)
+            if age is not None and age >= STALE_SECONDS:
+                raise await self._locked(lock)
+
+    async def _age(self, path: bytes) -> float | None:
+        """Seconds since a file was written, None where there is none."""
+        [status] = await self.storage.stat_objects(self.repository, [path])
+        return None if status is None else time.time() - status.mtime_ns / 1e9
+
+    async def _locked(self, lock: bytes) -> Busy:
+        """What to say of a lock. Nobody can know whether a git still needs it, so it is never removed here."""
+        path = os.fsdecode(await self.storage.local_path(self.repository) + b"/" + lock)
+        age = await self._age(lock)
+        if age is None or age < STALE_SECONDS:
+            return Busy(f"another git is moving refs of {self.git.name} ({path} is its lock); try again")
+        return Busy(
+            f"{path} has been there for {age / 60:.0f} minutes: the lock of a git that has died, which keeps everybody "
+            f"from pushing to {self.git.name}; make sure that no git is at work there, and remove that file"
+        )
 
     async def _check_place(self, name: bytes) -> None:
         """git would follow links: there must be none in a ref's path."""
@@ -100,15 +129,25 @@ class RefWriter:
     async def _git(self, directory: bytes, given: bytes, *arguments: str) -> None:
         environment = dict(self.git.gits.environment(self.git.objects, self.git.object_format))
         environment["GIT_DIR"] = os.fsdecode(directory)
-        command = self.git.command("-c", "core.hooksPath=/dev/null", *arguments)
+        command = self.git.command("-c", "core.hooksPath=/dev/null", "-c", "core.filesRefLockTimeout=1000", *arguments)
         with trio.move_on_after(self.git.seconds):
             done = await trio.run_process(
                 command, stdin=given, capture_stdout=True, capture_stderr=True, check=False, env=environment
             )
             if done.returncode:
-                raise _failure(done.stderr.decode(errors="replace"), self.git.name)
+                repository = await self.storage.local_path(self.repository)
+                raise await self._failure(done.stderr.replace(directory, repository))
             return
         raise StoreTimeout(f"git did not change refs of {self.git.name} within {self.git.seconds:g} s")
+
+    async def _failure(self, output: bytes) -> Exception:
+        """What git's words mean: somebody was faster, somebody else's lock is in the way, or something is wrong."""
+        said = output.decode(errors="replace")
+        if "but expected" in said or "reference already exists" in said or "unable to resolve reference" in said:
+            return RefsMoved(said.strip())
+        if lock := _LOCK.search(output):
+            return await self._locked(lock[1])
+        return GitError(f"git cannot move refs of {self.git.name}: {said.strip().rpartition(chr(10))[2]}")
 
 
 def _commands(updates: Sequence[RefUpdate], digits: int) -> bytes:
@@ -117,14 +156,3 @@ def _commands(updates: Sequence[RefUpdate], digits: int) -> bytes:
         for update in updates
     ]
     return b"".join([b"start\0", *lines, b"prepare\0", b"commit\0"])
-
-
-def _failure(said: str, name: str) -> Exception:
-    """What git's words mean: somebody was faster, somebody else's lock is in the way, or something is wrong."""
-    line = said.strip().rpartition("\n")[2]
-    if "but expected" in said or "reference already exists" in said or "unable to resolve reference" in said:
-        return RefsMoved(line)
-    if ".lock': File exists" in said:
-        [held, *_] = [each for each in said.splitlines() if ".lock': File exists" in each]
-        return Busy(f"another git is at work in {name}, or one that died left its lock, which then must go: {held}")
-    return GitError(f"git cannot move refs of {name}: {line}")

@@ -99,6 +99,11 @@ class Engine:
         """To be called once, before anything else: finds the datasets with changes again."""
         await self._places.attach()
 
+    @property
+    def places(self) -> Places:
+        """Which inode is what."""
+        return self._places
+
     async def keep(self) -> None:
         """Commit every COMMIT_SECONDS what is pending, and tidy up, until cancelled. What fails is tried again: callers
         of fsync are told, and a database that cannot be written refuses further changes by itself.

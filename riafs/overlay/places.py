@@ -5,11 +5,13 @@ it had until another commit lies below, and a row never has two at a time. Rows 
 that they find what lies below them again after a mount.
 """
 
+import os
 import time
 from dataclasses import dataclass
 
-from riafs.errors import ReadOnly, StaleHandle
-from riafs.overlay.lower import Home, Lower, LowerEntry, packed
+from riafs.errors import ChangedElsewhere, ReadOnly, StaleHandle
+from riafs.overlay.changes import Base
+from riafs.overlay.lower import Home, Lower, LowerEntry, packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, Area, Row, Rows
 from riafs.overlay.store import Overlay
 from riafs.tree.protocol import Entry, Kind
@@ -81,6 +83,30 @@ class Places:
             raise StaleHandle(f"inode {inode} is gone")
         return row
 
+    # -- where something is -------------------------------------------------------------------------------------------
+
+    async def dataset(self, inode: int) -> tuple[Base, bytes] | None:
+        """The dataset that an inode is in, and the path from the root to it; None where nothing can be changed."""
+        row = self.row(inode)
+        if row is not None:
+            area = self._area(row)
+            return area.base, area.entrance
+        home = await self._lower.home(inode)
+        return None if home is None else (home.base, home.entrance)
+
+    async def origin(self, inode: int) -> bytes | None:
+        """The path, from the root, of the file in the commit that bytes of a file are from; None where none are."""
+        row = self.row(inode)
+        if row is None:
+            home = await self._lower.home(inode)
+            return None if home is None else _joined(home.entrance, home.path)
+        if row.base is None or row.entry is None or (not row.based and unpacked(row.entry).size > 0):
+            return None
+        return _joined(self._area(row).entrance, row.base)
+
+    def _area(self, row: Row) -> Area:
+        return next(area for area in self._rows.areas() if area.id == row.area)
+
     def dropped(self) -> None:
         """Rows are gone: what they were made for is the tree's below again."""
         for inode, row in list(self._row_of.items()):
@@ -113,7 +139,7 @@ class Places:
             return None
         known = self._lower_of.get(row.id)
         if known is None:
-            area = next(area for area in self._rows.areas() if area.id == row.area)
+            area = self._area(row)
             known = self._lower_of[area.top]
             for name in row.base.split(b"/"):
                 found = await self._lower.find(known, name)
@@ -183,13 +209,19 @@ class Places:
         return row
 
     def _known(self, inode: int, home: Home, area: Area) -> Row | None:
-        """The row that an earlier mount made. Raises ReadOnly where the dataset is changed in another place."""
+        """The row that an earlier mount made. Raises ChangedElsewhere where the dataset is
+        changed in another place."""
         if (home.entrance, home.base.commit) != (area.entrance, area.base.commit):
-            raise ReadOnly(
-                f"dataset {home.base.dataset.decode()} is being changed in /{area.entrance.decode(errors='replace')}: "
-                "change it there, or push those changes first"
+            there, here = (os.fsdecode(path) or "the root" for path in (area.entrance, home.entrance))
+            raise ChangedElsewhere(
+                f"dataset {os.fsdecode(home.base.dataset)} is being changed in {there}, so that it can only be read in "
+                f"{here}: change it there, or first push those changes (riafs push) or drop them (riafs restore)"
             )
         row = self._rows.by_base(area.id, home.path)
         if row is not None:
             self._row_of[inode] = row.id  # its own number stays what it is
         return row
+
+
+def _joined(entrance: bytes, path: bytes) -> bytes:
+    return entrance + b"/" + path if entrance else path

@@ -150,6 +150,11 @@ class Rows:
         """The version that was given last."""
         return self._last_version
 
+    @property
+    def last_id(self) -> int:
+        """The node's number that was given last."""
+        return self._last_id
+
     def next_id(self) -> int:
         """A number for a new node."""
         self._last_id += 1
@@ -159,6 +164,10 @@ class Rows:
         """A number for a new data file."""
         self._last_data += 1
         return self._last_data
+
+    def count_from(self, row: int, version: int) -> None:
+        """Numbers up to these are remembered elsewhere too, and not to be used again."""
+        self._last_id, self._last_version = max(self._last_id, row), max(self._last_version, version)
 
     def next_version(self) -> int:
         """A version later than all before."""

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from riafs.cache.private import private_directory
 from riafs.counters import Counters
 from riafs.errors import Busy, NoSuchName, OverlayFailed
+from riafs.overlay.announcing import Announced, Announcements
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.differences import differences
@@ -46,6 +47,7 @@ class Overlay:
             self.patience = Patience(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS)
             self.journal = Journal(f"{self.path}/{DATABASE}", self.patience, failpoint)
             self.rows = Rows(self.journal)
+            self._announcements = Announcements(self.path)
             self.is_open: InUse = nobody
             """Whether a row is open, so that it must be kept until it is closed."""
             self.keeps_files = False
@@ -76,6 +78,9 @@ class Overlay:
                     self.rows.drop_area(area)
         self.journal.commit()
         self.files.purge(list(sizes))
+        for announced in self._announcements.all():
+            self.rows.count_from(announced.last_row, announced.last_version)
+            self.announced(announced.dataset)
 
     def _check_data(self, row: Row, length: int, *, lost_power: bool) -> None:
         """After a loss of power a file that nobody synced may have fewer bytes than its row says: it ends there."""
@@ -160,10 +165,34 @@ class Overlay:
         Raises NoSuchName, Busy where changes never pause, and what `find` raises.
         """
         await Rebasing(self, self.area(dataset), commit, carried, find, in_use).run()
+        self.withdraw(dataset)
 
     async def rebase(self, dataset: bytes, commit: bytes, find: Find, in_use: InUse = nobody) -> None:
         """Put all changes of a dataset over another commit. Raises as `pushed`."""
         await self.pushed(dataset, commit, NOTHING, find, in_use)
+
+    async def announce(self, dataset: bytes, carried: Carried, commit: bytes) -> None:
+        """What a push carried will be in `commit` as soon as refs have moved; `pushed` comes next, unless this process
+        is killed. Raises OverlayFull, OverlayFailed.
+        """
+        await self.durable()
+        rows = self.rows
+        base = self.base(dataset).commit
+        announced = Announced(dataset, base, commit, carried, rows.last_id, rows.last_version)
+        await self.patience.run(self._announcements.write, announced)
+
+    def announced(self, dataset: bytes) -> Announced | None:
+        """The push of a dataset whose end was not seen, if there is one. Raises OverlayFailed."""
+        announced = self._announcements.read(dataset)
+        area = self.rows.area(dataset)
+        if announced is not None and (area is None or area.base.commit != announced.base):
+            self.withdraw(dataset)
+            return None
+        return announced
+
+    def withdraw(self, dataset: bytes) -> None:
+        """The push that was announced is over, whatever came of it."""
+        self._announcements.remove(dataset)
 
     def changes(self, dataset: bytes) -> Iterator[Change]:
         """What differs from that commit, by path. Raises NoSuchName."""

@@ -35,22 +35,34 @@ async def merge(trees: TreeEditor, base: bytes, tip: bytes, edits: Edits, prefer
     """`edits` of the tree `base`, to be made in the tree `tip` (both in hex)."""
     if base == tip:
         return Merged(dict(edits))
-    before = await trees.look_up(base, edits)
-    theirs = await trees.look_up(tip, edits)
+    together = _together(edits)
+    before = await trees.look_up(base, together)
+    theirs = await trees.look_up(tip, together)
+    ours = await trees.look_up(await trees.edit(base, edits, keep=False), together)
     merged = Merged()
-    for path, ours in edits.items():
-        await _merge_one(trees, merged, path, _Sides(before[path], theirs[path], ours), prefer)
+    for path, inside in together.items():
+        await _merge_one(trees, merged, path, _Sides(before[path], theirs[path], ours[path], inside), prefer)
     await _look_above(trees, merged, base, tip, prefer)
     return merged
 
 
+def _together(edits: Edits) -> dict[bytes, Edits]:
+    """Path of an edit → that edit, and those of what comes to stand below it: only together they say what is there."""
+    found: dict[bytes, dict[bytes, Item | None]] = {}
+    for path, one in edits.items():
+        top = next((parent for parent in parents_of(path) if parent in edits), path)
+        found.setdefault(top, {})[path] = one
+    return dict(found)
+
+
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """What stands at a path: in the common version, in the store, and here."""
+    """What stands at a path: in the common version, in the store, and here, where `edits` make it."""
 
     base: Item | None
     theirs: Item | None
     ours: Item | None
+    edits: Edits
 
     @property
     def settled(self) -> bool:
@@ -66,11 +78,11 @@ class _Sides:
 async def _merge_one(trees: TreeEditor, merged: Merged, path: bytes, sides: _Sides, prefer: Prefer) -> None:
     if sides.settled:
         if sides.ours != sides.base:
-            merged.edits[path] = sides.ours
+            merged.edits.update(sides.edits)
     elif sides.divisible:
         await _merge_inside(trees, merged, path, sides, prefer)
     else:
-        _conflict(merged, path, sides.ours, prefer)
+        _conflict(merged, path, sides, prefer)
 
 
 async def _merge_inside(trees: TreeEditor, merged: Merged, path: bytes, sides: _Sides, prefer: Prefer) -> None:
@@ -78,17 +90,18 @@ async def _merge_inside(trees: TreeEditor, merged: Merged, path: bytes, sides: _
         {} if each is None else await trees.leaves(each) for each in (sides.base, sides.theirs, sides.ours)
     ]
     for name in sorted({*base, *ours}):
-        one = _Sides(base.get(name), theirs.get(name), ours.get(name))
+        below = path + b"/" + name
+        one = _Sides(base.get(name), theirs.get(name), ours.get(name), {below: ours.get(name)})
         if not one.settled:
-            _conflict(merged, path + b"/" + name, one.ours, prefer)
+            _conflict(merged, below, one, prefer)
         elif one.ours != one.base:
-            merged.edits[path + b"/" + name] = one.ours
+            merged.edits.update(one.edits)
 
 
-def _conflict(merged: Merged, path: bytes, ours: Item | None, prefer: Prefer) -> None:
+def _conflict(merged: Merged, path: bytes, sides: _Sides, prefer: Prefer) -> None:
     merged.conflicts.add(path)
     if prefer is Prefer.OURS:
-        merged.edits[path] = ours
+        merged.edits.update(sides.edits)
 
 
 async def _look_above(trees: TreeEditor, merged: Merged, base: bytes, tip: bytes, prefer: Prefer) -> None:

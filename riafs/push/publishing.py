@@ -25,6 +25,8 @@ from riafs.push.request import PushRequest
 from riafs.push.trees import Edits, TreeEditor
 from riafs.push.watching import Step, Watcher
 
+Announce = Callable[[bytes], Awaitable[None]]
+"""Hears of the commit (hex) that the branch is going to move to. May be called again, with another one."""
 _ATTEMPTS = 100
 _LONGEST_PAUSE = 0.3
 _SHOWN = 10
@@ -41,17 +43,28 @@ class Published:
     overruled: tuple[bytes, ...]
 
 
+async def unannounced(_: bytes) -> None:
+    """Nobody hears of it."""
+
+
 class Publisher:
     """Commits changes and moves refs. `trees` holds blobs and trees that are not written yet."""
 
     def __init__(
-        self, destination: Destination, base: Base, request: PushRequest, trees: TreeEditor, watcher: Watcher
+        self,
+        destination: Destination,
+        base: Base,
+        request: PushRequest,
+        trees: TreeEditor,
+        watcher: Watcher,
+        announce: Announce = unannounced,
     ) -> None:
         self._to = destination
         self._base = base
         self._request = request
         self._trees = trees
         self._watcher = watcher
+        self._announce = announce
 
     async def publish(
         self,
@@ -71,8 +84,11 @@ class Publisher:
             merged = await self._merged(ref, before, edits)
             commit = await self._commit(before, merged)
             logged = [key for path, key in keys.items() if path in merged.edits or path not in merged.conflicts]
-            updates = await self._updates(ref, before, commit)
-            updates += await self._annex_updates(list(dict.fromkeys(logged)), chunked)
+            # In this order: git moves them one after the other, and whoever sees the commit has to find its content.
+            updates = await self._annex_updates(list(dict.fromkeys(logged)), chunked)
+            updates += await self._updates(ref, before, commit)
+            if commit != before and ref == self._base.ref:
+                await self._announce(commit)
             try:
                 await self._move(updates)
             except RefsMoved:

@@ -21,7 +21,7 @@ from riafs.push.merging import Prefer, merge
 from riafs.push.objects import ObjectWriter
 from riafs.push.placing import Placer, load_rules
 from riafs.push.planning import Plan, Planner
-from riafs.push.publishing import Publisher, branch_exists, refuse_conflicts
+from riafs.push.publishing import Announce, Publisher, branch_exists, refuse_conflicts, unannounced
 from riafs.push.request import PushReport, PushRequest
 from riafs.push.rules import Rules
 from riafs.push.trees import TreeEditor
@@ -42,16 +42,25 @@ class _Prepared:
 
 
 class Push:
-    """A push of `changes`, which lie over `base` and are in an overlay's order."""
+    """A push of `changes`, which lie over `base` and are in an overlay's order. `announce` is called right before the
+    branch that is shown moves.
+    """
 
     def __init__(
-        self, destination: Destination, base: Base, changes: Sequence[Change], request: PushRequest, watcher: Watcher
+        self,
+        destination: Destination,
+        base: Base,
+        changes: Sequence[Change],
+        request: PushRequest,
+        watcher: Watcher,
+        announce: Announce = unannounced,
     ) -> None:
         self._to = destination
         self._base = base
         self._changes = changes
         self._request = request
         self._watcher = watcher
+        self._announce = announce
         self._trees = TreeEditor(destination.dataset.repository, destination.git.digits)
         self._base_root = b""
         self._prepared: _Prepared | None = None
@@ -64,11 +73,13 @@ class Push:
     async def prepare(self) -> None:
         """Find out whatever can be found out with nothing written: refusals, and conflicts.
 
-        Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, and what reading changed files raises.
+        Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, Busy where a lock was left
+        behind, and what reading changed files raises.
         """
         ref = await self._ref()
         self._base_root = await self._to.root(self._base.commit)
         await self._starting_point(ref)
+        await self._to.refs.check_locks([ref, ANNEX_BRANCH])
         planner = Planner(self._to.dataset.repository, self._trees)
         plan = await planner.plan(self._changes)
         structure = await self._trees.edit(self._base_root, plan.edits, keep=False)
@@ -94,7 +105,7 @@ class Push:
         async with self._to.writing.workspace(await self._annex_directory()) as workspace:
             objects = ObjectWriter(self._to, workspace, ready.rules.extensions, self._watcher)
             await self._place(ready, objects)
-        publisher = Publisher(self._to, self._base, self._request, self._trees, self._watcher)
+        publisher = Publisher(self._to, self._base, self._request, self._trees, self._watcher, self._announce)
         published = await publisher.publish(ready.ref, plan.edits, plan.keys, objects.chunked, self._starting_point)
         return PushReport(
             self._to.dataset.name, ready.ref, published.before, published.commit, published.changed,

@@ -31,6 +31,7 @@ from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
 from riafs.vfs.kernelnumbers import KernelNumbers
 from riafs.vfs.moving import Mover
 from riafs.vfs.opendirectories import OpenDirectories, Revisited, Shown
+from riafs.vfs.recording import Recorder
 from riafs.vfs.refreshing import Change
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class WritableFileSystem:
         self._running = 0
         self._one_ended = trio.Event()
         self.overlay = overlay
+        self.recorder = Recorder(self._engine, self._beneath, self._numbers)
 
     async def attach(self) -> None:
         """To be called once, before anything else: finds the datasets with changes again. Raises OverlayFailed where
@@ -292,6 +294,7 @@ class WritableFileSystem:
 
     async def refresh(self, tell: Tell) -> None:
         """See FileSystem; datasets with changes stay where they are."""
+        await self.recorder.hold()
         self._beneath.let_go()
 
         async def tell_all(changes: Sequence[Change]) -> None:
@@ -422,6 +425,7 @@ class WritableFileSystem:
 
     def close(self) -> None:
         """Give back all handles; what they wrote is stored. The overlay stays open."""
+        self.recorder.close()
         self._directories.clear()
         self._engine.close()
         self._filesystem.close()

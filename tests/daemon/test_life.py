@@ -244,3 +244,17 @@ def test_recent_errors_are_handed_to_who_assembles(plan: MountPlan) -> None:
     with pytest.raises(SourceNotFound):
         life.run(plan, assemble, pytest.fail)
     assert [type(one) for one in seen] == [MountPlan, Counters, RecentErrors, trio.Nursery]
+
+
+async def test_a_mount_that_ends_late_leaves_the_socket_of_the_next(tmp_path: Path) -> None:
+    """The kernel gives a device number to another mount as soon as one is unmounted."""
+    runtime = str(tmp_path / "run")
+    path = Path(ask.socket_path(runtime, "0:9999"))
+    with control.bound_socket(runtime, "0:9999") as first:
+        later = control.bound_socket(runtime, "0:9999")
+        second = later.__enter__()
+        await first.aclose()
+    assert path.is_socket()
+    await second.aclose()
+    later.__exit__(None, None, None)
+    assert not path.exists()

@@ -55,7 +55,9 @@ class Mounted:
         return self.log.read_text(errors="replace")
 
 
-def run_riafs(*words: str | Path, command: Sequence[str] = COMMAND, **options: Any) -> subprocess.CompletedProcess[str]:
+def run_riafs(
+    *words: str | Path, command: Sequence[str] = COMMAND, timeout: float = 60, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, with nothing on standard input."""
     return subprocess.run(
         [sys.executable, *command, *words],
@@ -64,7 +66,7 @@ def run_riafs(*words: str | Path, command: Sequence[str] = COMMAND, **options: A
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout,
         **options,
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from riafs.errors import Busy
+from riafs.git.transaction import RefUpdate, RefWriter
 from riafs.overlay.changes import Change
 from riafs.push.watching import Nobody, Step, Watcher
 from tests.push.changes import Below
@@ -131,3 +134,28 @@ def test_killed_at_any_time(dataset: SmallDataset, below: Below) -> None:
 def remove_locks_of_the_dead(repository: Path) -> None:
     """git's children outlive their parent, and end by themselves: they leave no locks."""
     assert not list((repository / "refs").rglob("*.lock"))
+
+
+async def test_content_is_on_record_before_the_commit_is_there(
+    dataset: SmallDataset, below: Below, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[bytes] = []
+    move = RefWriter.move
+
+    async def recorded(writer: RefWriter, updates: Sequence[RefUpdate]) -> None:
+        order.extend(update.name for update in updates)  # git moves them in this order, and may be killed in between
+        await move(writer, updates)
+
+    monkeypatch.setattr(RefWriter, "move", recorded)
+    await push(dataset, below, changes(below))
+    assert order == [b"refs/heads/git-annex", b"refs/heads/main"]
+
+
+async def test_a_lock_that_was_left_is_named_where_it_lies(dataset: SmallDataset, below: Below) -> None:
+    lock = dataset.path / "refs" / "heads" / "main.lock"
+    lock.touch()
+    with pytest.raises(Busy, match=re.escape(str(lock))):
+        await push(dataset, below, changes(below))
+    lock.unlink()
+    await push(dataset, below, changes(below))
+    assert consistent(dataset, "")

@@ -20,6 +20,7 @@ from tests.push.conftest import (
     FILES,
     LOCKED,
     STORAGE,
+    UNLOCKED,
     annex_log,
     changes_over,
     content,
@@ -101,6 +102,26 @@ async def test_a_renamed_directory_in_which_they_changed_something(dataset: Smal
     with pytest.raises(PushConflict) as caught:
         await push(dataset, again, [again.rename(b"moved", b"again")])
     assert b"moved/locked.dat" in caught.value.paths
+
+
+async def test_a_renamed_directory_with_changes_in_it_is_no_conflict_with_itself(
+    dataset: SmallDataset, below: Below
+) -> None:
+    changed = below.patched({0: b"UN"}, len(UNLOCKED))
+    changes = [below.rename(b"data", b"moved"), below.rename(b"data/unlocked.dat", b"moved/unlocked.dat", changed)]
+    await push(dataset, below, changes)
+    pushed = dataset.git("rev-parse", "main")
+    await push(dataset, below, changes)  # as after a kill
+    assert dataset.git("rev-parse", "main") == pushed
+
+
+async def test_what_was_taken_out_of_a_renamed_directory_stays_out(dataset: SmallDataset, below: Below) -> None:
+    they_commit(dataset, {b"theirs": THEIRS})
+    await push(dataset, below, [below.rename(b"data", b"moved"), below.remove(b"moved/locked.dat")])
+    assert {path for path in tree(dataset) if path.startswith((b"data/", b"moved/"))} == {
+        b"moved/sub/deep.dat",
+        b"moved/unlocked.dat",
+    }
 
 
 @pytest.mark.parametrize(("prefer", "kept"), [(Prefer.OURS, OURS), (Prefer.THEIRS, THEIRS)])

@@ -1,7 +1,9 @@
 """What cannot be pushed to is refused before anything is written, with a reason and a way out."""
 
 import os
+import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from riafs.errors import (
     BadSource,
+    Busy,
     CorruptContent,
     NoAuthor,
     OutsideStore,
@@ -214,10 +217,28 @@ async def test_alternates_out_of_the_store_are_refused(
         await opened(dataset)
 
 
-async def test_a_lock_that_somebody_left_is_named(dataset: SmallDataset, below: Below) -> None:
-    (dataset.path / "refs" / "heads" / "main.lock").touch()
-    with pytest.raises(RiafsError, match=r"main\.lock"):
+@pytest.mark.parametrize("ref", ["main", "git-annex"])
+async def test_a_lock_that_was_left_behind_is_named_before_anything_is_written(
+    dataset: SmallDataset, below: Below, ref: str
+) -> None:
+    lock = dataset.path / "refs" / "heads" / f"{ref}.lock"
+    lock.touch()
+    os.utime(lock, (time.time() - 3600, time.time() - 3600))
+    before = state(dataset)
+    with pytest.raises(Busy, match=f"{re.escape(str(lock))} has been there for 60 minutes.* remove that file"):
         await push(dataset, below, [below.write(b"n.dat", NEW)])
+    assert state(dataset) == before
+    assert lock.exists()
+    lock.unlink()
+    await push(dataset, below, [below.write(b"n.dat", NEW)])
+
+
+async def test_a_lock_that_is_held_asks_to_try_again(dataset: SmallDataset, below: Below) -> None:
+    lock = dataset.path / "refs" / "heads" / "main.lock"
+    lock.touch()
+    with pytest.raises(Busy, match=f"{re.escape(str(lock))} is its lock.*try again"):
+        await push(dataset, below, [below.write(b"n.dat", NEW)])
+    assert lock.exists()
 
 
 async def test_what_killed_pushes_left_is_removed(dataset: SmallDataset, below: Below) -> None:

@@ -111,6 +111,16 @@ def test_only_what_is_named_is_pushed(overlay: Path, dataset: SmallDataset, capf
     assert "nothing to push" in capfd.readouterr().out
 
 
+def test_a_dataset_is_named_by_its_id(overlay: Path, dataset: SmallDataset, capfd: Output) -> None:
+    store, other = store_of(dataset), "00000000-0000-4000-8000-000000000000"
+    assert listed(overlay, capfd, dataset.id) == listed(overlay, capfd, f"{store}#{dataset.id}") == ALL
+    for unknown in (other, f"{store}/other#{dataset.id}"):
+        assert riafs("diff", "--overlay", overlay, unknown) == 2
+        assert "nothing is changed in dataset" in capfd.readouterr().err
+    assert riafs("push", "--overlay", overlay, f"ria+file://{store}#{dataset.id}") == 0
+    assert content(dataset, b"new.dat") == b"new"
+
+
 def test_a_dry_run_changes_nothing(overlay: Path, dataset: SmallDataset, capfd: Output) -> None:
     before = state(dataset)
     assert riafs("push", "--overlay", overlay, "--dry-run") == 0
@@ -288,6 +298,14 @@ def test_an_unknown_layout_is_refused(
 def test_a_tuned_repository_is_refused(overlay: Path, dataset: SmallDataset, capfd: Output) -> None:
     with_annex(dataset, difference=b"1s uuid objectHash1 = 1\n")
     refused(overlay, capfd, 1, "difference.log")
+
+
+@pytest.mark.parametrize("form", ["encryption=shared cipher=eHh4", "encryption=none chunksize=1MiB"])
+def test_a_storage_in_another_form_is_refused(overlay: Path, dataset: SmallDataset, capfd: Output, form: str) -> None:
+    with_annex(dataset, form)
+    before = state(dataset)
+    refused(overlay, capfd, 1, form.split()[0] if "shared" in form else "chunksize")
+    assert state(dataset) == before
 
 
 def test_a_missing_branch_is_refused(overlay: Path, capfd: Output) -> None:

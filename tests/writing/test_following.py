@@ -3,13 +3,14 @@
 import errno
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import trio
 
 from riafs.daemon.pushing import Order, push_changes
-from riafs.errors import OverlayFailed, RiafsError, StaleHandle
+from riafs.errors import Busy, OverlayFailed, RiafsError, StaleHandle, UsageError
 from riafs.formats.riaurl import parse_source
 from riafs.push.watching import Nobody
 from tests.plugins.log_hygiene import Announce
@@ -177,3 +178,45 @@ async def test_a_dataset_is_the_root_of_its_own_mount(
         with pytest.raises(RiafsError) as caught:
             await driver.write(b".riafs/new", b"n", flags=os.O_CREAT)
         assert caught.value.errno == errno.EROFS
+
+
+async def test_a_dataset_stays_at_its_commit_as_long_as_a_command_is_recorded_in_it(
+    datasets: tuple[SmallDataset, SmallDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = datasets
+    begun = trio.current_time()
+    async with writable(store_of(one), tmp_path / "over") as driver:
+        recorder = driver.filesystem.recorder
+        number = await recorder.begin(b"one", os.getpid())
+        with pytest.raises(Busy, match="runs a command in one"):
+            await recorder.begin(b"one", os.getpid())
+        for dataset in (one, two):
+            dataset.commit({b"a": b"2"}, time=LATER)
+        for hours, shown in ((1, b"1"), (2, b"1"), (3, b"2")):
+            if hours == 3:
+                recorder.end(number)
+            monkeypatch.setattr(trio, "current_time", lambda passed=hours * 3600.0: begun + passed)
+            await driver.filesystem.refresh(driver.tell)
+            monkeypatch.undo()
+            assert (await driver.read(b"one/a"), await driver.read(b"two/a")) == (shown, b"2")
+        with pytest.raises(UsageError, match="there is no recording"):
+            recorder.recording(number)
+
+
+def another_process() -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+
+
+async def test_a_recording_ends_with_the_process_that_asked(
+    datasets: tuple[SmallDataset, SmallDataset], tmp_path: Path
+) -> None:
+    async with writable(store_of(datasets[0]), tmp_path / "over") as driver:
+        recorder = driver.filesystem.recorder
+        asking = another_process()
+        await recorder.begin(b"one", asking.pid)
+        asking.communicate()
+        await recorder.begin(b"one", os.getpid())
+        with pytest.raises(UsageError, match="cannot be recorded from here"):
+            await recorder.begin(b"two", asking.pid)
+        with pytest.raises(UsageError, match="is in no dataset"):
+            await recorder.begin(b"", os.getpid())

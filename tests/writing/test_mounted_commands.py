@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import pytest
 
 from tests.fuse.mounting import COMMAND, PROJECT, Mounted, mounted, run_riafs
 from tests.plugins import mounts
-from tests.push.conftest import content, run, sound, tree
+from tests.push.conftest import content, run, sound, tree, with_annex
 from tests.push.conftest import dataset as dataset
-from tests.small import SmallDataset, noise
+from tests.small import SmallDataset, SmallStore, noise
 
 pytestmark = pytest.mark.usefixtures("fuse")
 
@@ -73,6 +74,39 @@ def test_only_the_named_file_is_pushed_and_restored(mount: Mounted, dataset: Sma
     assert (top / "tool").read_bytes() == b"tool\n"
     assert not (top / "b").exists()
     assert "nothing is changed at one/b" in riafs("restore", top / "b", status=2)
+
+
+def test_a_dataset_is_named_by_its_id_wherever_it_is_mounted(tmp_path: Path) -> None:
+    store = SmallStore.make(tmp_path / "store")
+    dataset = with_annex(store.dataset(f"one-{uuid.uuid4()}", {b"a": b"a"}))  # other tests have mounts, too
+    with (
+        mounted(store.path, tmp_path / "first", "--overlay", str(tmp_path / "over1")) as first,
+        mounted(f"{store.path}#{dataset.id}", tmp_path / "second", "--overlay", str(tmp_path / "over2")) as second,
+    ):
+        top = first.path / dataset.alias
+        (top / "new").write_bytes(b"x")
+        (top / "b#1").write_bytes(b"x")
+        assert listed(top / "b#1") == [f"added {dataset.alias}/b#1"]
+        (second.path / "other").write_bytes(b"y")
+        assert "name one of these directories" in riafs("push", dataset.id, status=1)
+        riafs("restore", second.path)
+        riafs("push", dataset.id)
+        assert content(dataset, b"new") == b"x"
+        assert "nothing is changed in dataset" in riafs("push", f"{store.path}#{dataset.id}", status=2)
+
+
+def test_a_second_place_of_a_changed_dataset_is_read_only_and_the_log_names_both(
+    mount: Mounted, dataset: SmallDataset
+) -> None:
+    second = mount.path / "by-id" / dataset.id
+    (mount.path / "one" / "new").write_bytes(b"x")
+    with pytest.raises(OSError, match="Read-only file system"):
+        (second / "other").write_bytes(b"y")
+    errors = (mount.path / ".riafs" / "errors").read_text()
+    assert f"is being changed in one, so that it can only be read in by-id/{dataset.id}" in errors
+    riafs("push", mount.path)
+    (second / "other").write_bytes(b"y")
+    assert listed(mount.path) == [f"added by-id/{dataset.id}/other"]
 
 
 def test_a_conflict_has_an_exit_status_of_its_own(mount: Mounted, dataset: SmallDataset) -> None:

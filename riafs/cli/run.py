@@ -1,0 +1,204 @@
+"""``riafs run``: run a command in a mount, and push what it changed with a record of how it came to be.
+
+The mount's process sees what the command's processes open; this one starts the command, and writes the record.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from riafs.cli.changes import Mounted, asked, locate
+from riafs.cli.main import complain
+from riafs.cli.push import push_mounted, pushed_lines, tell_conflict
+from riafs.cli.render import print_json, printable
+from riafs.cli.running import run_command
+from riafs.daemon.pushing import Order
+from riafs.errors import Busy, OverlayFailed, PushConflict, RiafsError, UsageError
+from riafs.formats.gitwriting import Stamp
+from riafs.formats.runrecord import RunRecord, command_line, run_message
+from riafs.git.identity import author, committer
+from riafs.push.request import PushRequest
+from riafs.settings import complete_environment
+
+_SECONDS = 120.0
+_GIT_SECONDS = 30.0
+_MESSAGE_FILE = "run-message"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a command read and changed. Paths are relative to the dataset's top, those of `elsewhere` to the root."""
+
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    """What is there now; what was removed is not among them."""
+    elsewhere: Sequence[str]
+    """What was read in other datasets, which a record cannot name."""
+    others: Sequence[str]
+    """What somebody else wrote meanwhile."""
+    removed: Sequence[str]
+    moved: bool
+    """Whether somebody pushed meanwhile."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to push."""
+        return bool(self.outputs or self.removed)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The subcommand. Its exit status is the command's, unless that is 0 and something else fails."""
+    environment = complete_environment()
+    target = _target(arguments.directory)
+    _names(arguments, environment)  # or hear only after the command that there are none
+    begun = asked(target.mount, "record", {"place": os.fsdecode(_only(target))}, _SECONDS)
+    here = os.path.join(target.mount.mountpoint, os.fsdecode(_only(target)))
+    top = os.path.join(target.mount.mountpoint, begun["path"])
+    try:
+        status = run_command(arguments.words, here.rstrip("/"), environment)
+    finally:
+        seen = _seen(asked(target.mount, "recorded", {"recording": begun["recording"]}, _SECONDS))
+    directory = os.path.relpath(here, top)
+    record = RunRecord(
+        command_line(arguments.words),
+        "" if directory == "." else directory,
+        seen.inputs,
+        seen.outputs,
+        _datalad_id(top, environment),
+        status,
+    )
+    message = run_message(record, arguments.message)
+    outcomes: list[dict[str, Any]] = []
+    if not status and not arguments.dry_run and seen.changed:
+        request = PushRequest(os.fsencode(message), *_names(arguments, environment), environment["PATH"])
+        outcomes = _push(target, begun, seen, request, as_json=arguments.json)
+    _tell(arguments, status, seen, message, outcomes)
+    _tell_of_newer(begun, outcomes)
+    return status
+
+
+def _names(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tuple[Stamp, Stamp]:
+    """Author and committer, at this moment."""
+    return author(environment, arguments.author), committer(environment)
+
+
+def _target(directory: str) -> Mounted:
+    if not os.path.isdir(directory):
+        raise UsageError(f"{directory} is no directory to run a command in")
+    target = locate([directory], None)
+    assert isinstance(target, Mounted)
+    return target
+
+
+def _only(target: Mounted) -> bytes:
+    return target.places[0] if target.places else b""
+
+
+def _datalad_id(top: str, environment: Mapping[str, str]) -> str | None:
+    """What DataLad calls the dataset; None where it has given it no id."""
+    command = ["git", "config", "--file", f"{top}/.datalad/config", "--get", "datalad.dataset.id"]
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_GIT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return os.fsdecode(done.stdout).strip() or None
+
+
+def _seen(reply: Mapping[str, Any]) -> Seen:
+    changes = reply["changes"]
+    return Seen(
+        inputs=reply["inputs"],
+        outputs=[each["path"] for each in changes if each["mine"] and each["kind"] != "removed"],
+        elsewhere=reply["elsewhere"],
+        others=[each["path"] for each in changes if not each["mine"]],
+        removed=[each["path"] for each in changes if each["mine"] and each["kind"] == "removed"],
+        moved=reply["moved"],
+    )
+
+
+# -- pushing ----------------------------------------------------------------------------------------------------------
+
+
+def _push(
+    target: Mounted, begun: Mapping[str, Any], seen: Seen, request: PushRequest, *, as_json: bool
+) -> list[dict[str, Any]]:
+    """Push what the command changed. If that fails, the message is kept with the changes, and where is said."""
+    entrance = begun["path"]
+    paths = [*seen.outputs, *seen.removed] if seen.others else [""]
+    places = [os.fsencode(os.path.join(entrance, path).rstrip("/")) for path in paths]
+    try:
+        if seen.moved:
+            raise Busy(f"{entrance or 'the dataset'} was pushed by somebody else while the command ran")
+        return push_mounted(target, Order(request, () if b"" in places else tuple(places)))
+    except RiafsError as failure:
+        kept = _keep(begun["overlay"], request.message)
+        if isinstance(failure, PushConflict):
+            tell_conflict(failure, as_json=as_json)
+        raise type(failure)(
+            f"{failure}; the command has run and its changes are local, its record is in {kept}: push them with "
+            f"riafs push {os.path.join(target.mount.mountpoint, entrance)} --message-file {kept}"
+        ) from failure
+
+
+def _keep(overlay: str, message: bytes) -> str:
+    """The path of a file with the message, beside the changes."""
+    path = os.path.join(overlay, _MESSAGE_FILE)
+    try:
+        with open(path, "wb") as file:
+            file.write(message)
+    except OSError as error:
+        raise OverlayFailed(f"the record of the command cannot be kept in {path}: {error.strerror}") from error
+    return path
+
+
+# -- telling ----------------------------------------------------------------------------------------------------------
+
+
+def _tell(
+    arguments: argparse.Namespace, status: int, seen: Seen, message: str, outcomes: Sequence[Mapping[str, Any]]
+) -> None:
+    sys.stdout.flush()
+    if status and seen.changed:
+        complain(
+            f"the command ended with exit status {status}, so nothing was pushed; what it changed is local: "
+            "riafs diff lists it, riafs push makes a commit of it, riafs restore drops it"
+        )
+    elif status:
+        complain(f"the command ended with exit status {status}, and has changed nothing")
+    if arguments.json:
+        print_json(_described(status, seen, message, outcomes))
+        return
+    for path in seen.elsewhere:
+        complain(f"{printable(path)} was read too, which the record cannot name: it is outside of the dataset")
+    for path in seen.others:
+        complain(f"{printable(path)} was written by somebody else meanwhile; it stays local")
+    if arguments.dry_run and not status:
+        print(message, end="")
+    elif not status:
+        for line in pushed_lines(outcomes, dry_run=False):
+            print(printable(line))
+
+
+def _tell_of_newer(begun: Mapping[str, Any], outcomes: Sequence[Mapping[str, Any]]) -> None:
+    for each in outcomes:
+        if each["path"] == begun["path"] and each["before"] != begun["commit"]:
+            complain(f"the inputs are those of commit {begun['commit']}; the new commit comes after {each['before']}")
+
+
+def _described(status: int, seen: Seen, message: str, outcomes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return {
+        "exit": status,
+        "inputs": seen.inputs,
+        "outputs": seen.outputs,
+        "removed": seen.removed,
+        "elsewhere": seen.elsewhere,
+        "others": seen.others,
+        "message": message,
+        "pushed": list(outcomes),
+    }
