@@ -7,7 +7,7 @@ places are paths from the root of the source.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from riafs import errors
 from riafs.daemon.ask import SECONDS, ask
@@ -98,9 +98,8 @@ def _failure(reply: Mapping[str, Any], mount: Mount) -> RiafsError:
     return NotMounted(f"the daemon of {mount.mountpoint} does not do that: {message}")
 
 
-@dataclass(frozen=True, slots=True)
-class LocalChange:
-    """A change. `path`, `source`: from the root; `inside`: from the top of its dataset."""
+class LocalChange(NamedTuple):
+    """A change, one of maybe very many. `path`, `source`: from the root; `inside`: from the top of its dataset."""
 
     path: str
     kind: str
