@@ -1,11 +1,13 @@
-"""Changing things in a mount, beside a C file system and without one, and asking what was changed."""
+"""Changing things in a mount, beside a C file system and without one, and asking what was changed.
+
+What was written is removed when all rounds are over: ext4 does not use inodes again that were freed minutes ago, and
+looks for others the longer the more there are, so that one round would slow down the next.
+"""
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import measure, mounts, stores
@@ -22,7 +24,8 @@ _SOON = Target(at_most=0.2, of_ratio=False)
 def rows(bench: Bench) -> Iterator[Row]:
     """The measurements. Nothing is made durable, by nobody, within the times taken."""
     count, mib = bench.sized(10_000, 2_000), bench.sized(1024, 256)
-    samples = _samples(bench, count, mib)
+    with tempfile.TemporaryDirectory(dir=bench.data, prefix="written-") as place:
+        samples = _samples(bench, Path(place), count, mib)
     kind = f"create + write + close of {count} files of {_SIZE} bytes"
     peer = "passthrough_ll" if "passthrough" in samples else "passthrough_ll: cannot be built"
     yield Row(kind, "s", samples["create"], Target(at_most=3), peer, samples.get("passthrough", ()))
@@ -37,30 +40,29 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield Row(f"riafs diff of {count} changes", "s", samples["diff"], _SOON)
 
 
-def _samples(bench: Bench, count: int, mib: int) -> measure.Samples:
+def _samples(bench: Bench, top: Path, count: int, mib: int) -> measure.Samples:
     store = stores.build_once(bench.data / "writing", lambda root: _build(root, bench.data / "writing"))
     program = mounts.passthrough_ll(bench.data)
 
     def written() -> Times:
-        with _directory(bench.data) as place:
-            words = ("--overlay", str(place / "overlay"))
-            with mounts.riafs_mount(bench.data, f"{store}#~writing", *words, remembered=True) as directory:
-                return {
-                    "create": _create(directory, count),
-                    "status": _asking("status", directory),
-                    "diff": _asking("diff", directory),
-                    "write": _write(directory, mib),
-                }
+        words = ("--overlay", str(_directory(top) / "overlay"))
+        with mounts.riafs_mount(bench.data, f"{store}#~writing", *words, remembered=True) as directory:
+            return {
+                "create": _create(directory, count),
+                "status": _asking("status", directory),
+                "diff": _asking("diff", directory),
+                "write": _write(directory, mib),
+            }
 
     def passthrough() -> Times:
         if program is None:
             return {}
-        with _directory(bench.data) as place, mounts.passthrough_mount(bench.data, program, place) as directory:
+        with mounts.passthrough_mount(bench.data, program, _directory(top)) as directory:
             return {"passthrough": _create(directory, count)}
 
     def native() -> Times:
-        with _directory(bench.data) as place:
-            return {"native create": _create(place, count), "native write": _write(place, mib)}
+        place = _directory(top)
+        return {"native create": _create(place, count), "native write": _write(place, mib)}
 
     return measure.in_turns(bench.rounds, written, passthrough, native)
 
@@ -73,15 +75,10 @@ def _build(root: Path, store: Path) -> None:
         dataset.commit("main", content)
 
 
-@contextmanager
-def _directory(data: Path) -> Iterator[Path]:
-    """An empty directory that goes away with all that is in it."""
-    place = Path(tempfile.mkdtemp(prefix="written-", dir=data))
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place)
-        os.sync()
+def _directory(top: Path) -> Path:
+    """An empty directory, with nothing on its way to the disk."""
+    os.sync()
+    return Path(tempfile.mkdtemp(dir=top))
 
 
 def _create(top: Path, count: int) -> float:
@@ -99,12 +96,14 @@ def _create(top: Path, count: int) -> float:
 
 
 def _write(top: Path, mib: int) -> float:
-    """Seconds that a large file takes."""
-    piece = os.urandom(_MIB)
+    """Seconds that a large file takes, which is removed then."""
+    piece, place = os.urandom(_MIB), top / "large.dat"
     began = time.perf_counter()
-    with open(top / "large.dat", "wb", buffering=0) as file:
+    with open(place, "wb", buffering=0) as file:
         file.writelines(piece for _ in range(mib))
-    return time.perf_counter() - began
+    taken = time.perf_counter() - began
+    place.unlink()
+    return taken
 
 
 def _asking(command: str, directory: Path) -> float:
