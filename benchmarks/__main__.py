@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from benchmarks import archives, keep, large_object, listing, memory, pushing, small_files, starting
+from benchmarks import archives, keep, large_object, listing, memory, pushing, small_files, starting, writing
 from benchmarks.bench import Bench
 from benchmarks.report import Row, print_table, save
 
@@ -25,6 +25,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "memory": memory.rows,
     "archives": archives.rows,
     "keep": keep.rows,
+    "writing": writing.rows,
     "pushing": pushing.rows,
 }
 

@@ -6,7 +6,6 @@ The only reader of ``os.environ``. Values are kept as text until they have won, 
 Programs that mount(8) starts may have neither HOME nor PATH; `complete_environment` fills in both.
 """
 
-import hashlib
 import math
 import os
 import pwd
@@ -379,6 +378,8 @@ def overlay_directory(source: str, environment: Mapping[str, str]) -> str:
     """Where the changes to `source`, in its full form, are kept if nobody says where. Raises UsageError where this user
     has no place that lasts.
     """
+    import hashlib  # it loads OpenSSL, which commands that ask a mount can do without
+
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.rpartition("/")[2])[:40].strip("-.")
     return f"{overlays_directory(environment)}/{readable}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:12]}"
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 
 from riafs.cli.packing import conclude, work
-from riafs.cli.status import amount
+from riafs.cli.render import amount
 from riafs.errors import UsageError
 from riafs.options import Kind, Option
 from riafs.packing.archiving import ArchiveReport, ArchiveRequest, archive_objects

@@ -18,8 +18,7 @@ from riafs.cache.blocks_eviction import DiskLimits, Usage, evict_all, evict_cont
 from riafs.cache.blocks_file import annex_content, content_digest, keep_content
 from riafs.cache.blocks_pins import pin, pinned_contents, pinned_digests, unpin
 from riafs.cli.main import complain
-from riafs.cli.render import print_json, print_table
-from riafs.cli.status import amount
+from riafs.cli.render import amount, print_json, print_table
 from riafs.cli.trees import files_below
 from riafs.errors import StoreDenied, UsageError
 from riafs.settings import Settings, complete_environment, load

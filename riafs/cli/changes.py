@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from riafs import errors
 from riafs.cli.datasets import NamedDataset, named_dataset
@@ -136,9 +136,8 @@ def _failure(reply: Mapping[str, Any], mount: Mount) -> RiafsError:
     return NotMounted(f"the daemon of {mount.mountpoint} does not do that: {message}")
 
 
-@dataclass(frozen=True, slots=True)
-class LocalChange:
-    """A change. `path`, `source`: from the root; `inside`: from the top of its dataset."""
+class LocalChange(NamedTuple):
+    """A change, one of maybe very many. `path`, `source`: from the root; `inside`: from the top of its dataset."""
 
     path: str
     kind: str

@@ -1,11 +1,11 @@
 """``riafs diff``: what differs locally from the commits in the store."""
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 
 from riafs.cli.changes import LocalChange, local_changes, locate
-from riafs.cli.render import print_json, printable
-from riafs.cli.status import amount
+from riafs.cli.render import amount, print_json, printable
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -16,8 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
             [{"path": each.path, "kind": each.kind, "size": each.size, "source": each.source} for each in changes]
         )
     else:
-        for line in _lines(changes):
-            print(line)
+        sys.stdout.writelines(_lines(changes))
     return 0
 
 
@@ -27,4 +26,4 @@ def _lines(changes: Sequence[LocalChange]) -> Iterator[str]:
         source = f" (was {each.source})" if each.source is not None else ""
         directory = "/" if each.kind == "added" and each.size is None else ""
         size = f" ({amount(each.size)})" if each.size is not None else ""
-        yield f"{each.kind:<8} {printable(each.path + directory + source)}{size}"
+        yield f"{each.kind:<8} {printable(each.path + directory + source)}{size}\n"

@@ -4,7 +4,6 @@ Owns the exit status, which has mount(8)'s bits, and the rule that a failure is 
 subcommand happen when it is chosen: an automount waits for them.
 """
 
-import difflib
 import importlib
 import os
 import sys
@@ -93,6 +92,8 @@ def with_command(words: Sequence[str]) -> Sequence[str]:
     if not words or words[0] in COMMANDS or words[0] in _GLOBAL:
         return words
     if not (words[0].startswith("-") or any(mark in words[0] for mark in "/:#") or os.path.exists(words[0])):
+        import difflib
+
         near = difflib.get_close_matches(words[0], COMMANDS, 1)
         raise UsageError(f"there is no command {words[0]!r}{f'; is {near[0]} meant?' if near else ''} (riafs --help)")
     return ["mount", *words]

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, field
 
 from riafs.cli.main import complain
 from riafs.cli.progress import Display, progress_bar
-from riafs.cli.render import print_json
-from riafs.cli.status import amount
+from riafs.cli.render import amount, print_json
 from riafs.cli.trees import File, files_below
 
 _CHUNK = 1 << 20

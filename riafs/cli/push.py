@@ -10,8 +10,7 @@ from typing import Any
 import trio
 
 from riafs.cli.changes import Kept, Mounted, asked, locate
-from riafs.cli.render import print_json, printable
-from riafs.cli.status import amount
+from riafs.cli.render import amount, print_json, printable
 from riafs.cli.stepping import step_bar
 from riafs.daemon.listing import describe_outcome
 from riafs.daemon.pushing import Order, push_changes

@@ -9,9 +9,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+_KIB = 1024
+
 
 def printable(text: str) -> str:
     """`text` with everything that is no visible character written as an escape."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 
@@ -47,3 +51,27 @@ def _draw(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)
+
+
+def duration(seconds: object) -> str:
+    """Seconds as people say them: ``45s``, ``12m``, ``3h05m``, ``2d4h``; ``-`` for what is no number."""
+    if not isinstance(seconds, int | float):
+        return "-"
+    minutes, hours, days = int(seconds) // 60, int(seconds) // 3600, int(seconds) // 86400
+    if days:
+        return f"{days}d{hours % 24}h"
+    if hours:
+        return f"{hours}h{minutes % 60:02}m"
+    return f"{minutes}m" if minutes else f"{int(seconds)}s"
+
+
+def amount(size: object) -> str:
+    """Bytes with a unit of 1024: ``512 B``, ``1.5 GiB``; ``-`` for what is no number."""
+    if not isinstance(size, int):
+        return "-"
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < _KIB:
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= _KIB
+    return f"{value:.1f} TiB"

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from riafs.cli.render import print_json, print_table
+from riafs.cli.render import amount, duration, print_json, print_table
 from riafs.daemon.ask import ask
 from riafs.daemon.mounts import Mount, riafs_mounts
 from riafs.daemon.unmount import find_mount, is_dead
@@ -13,7 +13,6 @@ from riafs.settings import complete_environment
 
 _TITLES = ("MOUNTPOINT", "SOURCE", "STATE", "PID", "UPTIME", "OPENS", "READ", "ERRORS")
 _SHOWN_APART = ("source", "mountpoint", "settings", "counters")
-_KIB = 1024
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,27 +65,3 @@ def _print_details(known: Mapping[str, Any]) -> None:
         if isinstance(values, dict):
             rows += [[f"{group}.{name}", str(value)] for name, value in values.items()]
     print_table(("NAME", "VALUE"), rows)
-
-
-def duration(seconds: object) -> str:
-    """Seconds as people say them: ``45s``, ``12m``, ``3h05m``, ``2d4h``; ``-`` for what is no number."""
-    if not isinstance(seconds, int | float):
-        return "-"
-    minutes, hours, days = int(seconds) // 60, int(seconds) // 3600, int(seconds) // 86400
-    if days:
-        return f"{days}d{hours % 24}h"
-    if hours:
-        return f"{hours}h{minutes % 60:02}m"
-    return f"{minutes}m" if minutes else f"{int(seconds)}s"
-
-
-def amount(size: object) -> str:
-    """Bytes with a unit of 1024: ``512 B``, ``1.5 GiB``; ``-`` for what is no number."""
-    if not isinstance(size, int):
-        return "-"
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < _KIB:
-            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= _KIB
-    return f"{value:.1f} TiB"

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 
 from riafs.cli.packing import conclude, work
-from riafs.cli.status import amount
+from riafs.cli.render import amount
 from riafs.packing.dataset import PackedDataset
 from riafs.packing.unarchiving import UnarchiveReport, UnarchiveRequest, unarchive_objects
 from riafs.packing.watching import Watcher

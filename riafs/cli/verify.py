@@ -21,8 +21,7 @@ from riafs.checking.report import Finding, Report, Verdict
 from riafs.cli.main import complain
 from riafs.cli.mount import absolute_source, manifest_on_input
 from riafs.cli.progress import Display, progress_bar
-from riafs.cli.render import print_json, print_table
-from riafs.cli.status import amount
+from riafs.cli.render import amount, print_json, print_table
 from riafs.content.parts import Copy
 from riafs.content.verifying import Verify
 from riafs.counters import Counters

@@ -31,16 +31,18 @@ def _dataset(overlay: Overlay, area: Area) -> dict[str, Any]:
 
 
 def _change(change: Change) -> dict[str, Any]:
-    described: dict[str, Any] = {"path": os.fsdecode(change.path), "kind": change.kind.value, "size": _size(change)}
+    described: dict[str, Any] = {
+        "path": os.fsdecode(change.path),
+        "kind": change.kind.value,
+        "size": _size(change) if change.content is None else change.content.size,
+    }
     if change.source is not None:
         described["source"] = os.fsdecode(change.source)
     return described
 
 
 def _size(change: Change) -> int | None:
-    """Bytes of the content, or of what is gone; None where only the store can tell, and for directories."""
-    if change.content is not None:
-        return change.content.size
+    """Bytes of what is gone; None where only the store can tell, and for directories."""
     return None if change.base is None or change.base.key is None else change.base.key.size
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pyfuse3
 
-from riafs.overlay.engine import Stat
 from riafs.overlay.places import Ownership
+from riafs.overlay.stats import Stat
 from riafs.tree.protocol import Entry, Kind
 from riafs.vfs.filesystem import Attributes
 

@@ -12,6 +12,7 @@ from riafs.errors import MountFailed
 from riafs.fuse.guard import Guard
 from riafs.fuse.operations import Operations
 from riafs.fuse.presentation import Presentation, Presenter
+from riafs.fuse.waiting import wait_eagerly
 from riafs.fuse.writing import WritingOperations
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.refreshing import Change
@@ -77,6 +78,7 @@ class Session:
 
         Raises MountFailed.
         """
+        wait_eagerly()
         try:
             pyfuse3.init(self._operations(), self._options.mountpoint, self._options.as_libfuse())
         except RuntimeError as error:

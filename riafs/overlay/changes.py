@@ -4,11 +4,14 @@ A list of changes is sorted by path and is applied as follows. First everything 
 from (`source`) is taken out of the base commit's tree; then the changes are applied in the list's order, so that what
 stands in a renamed directory, or in the place of a removed one, comes after it. Paths are relative to the dataset's
 root, without a slash at the end, and are those of the new tree; a `BaseEntry` has the path in the base commit.
+
+Changes are tuples: there may be very many.
 """
 
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from riafs.formats.keys import Key
 
@@ -42,8 +45,7 @@ class BaseEntry:
     """Of annexed content."""
 
 
-@dataclass(frozen=True, slots=True)
-class LocalContent:
+class LocalContent(NamedTuple):
     """A file or link as the overlay has it. A directory has none."""
 
     data: bytes
@@ -65,8 +67,7 @@ class LocalContent:
         return self.size == 0 or self.extents == ((0, self.size),)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One path that differs."""
 
     path: bytes

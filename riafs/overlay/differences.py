@@ -1,11 +1,14 @@
 """Rows → changes: how the rows of a dataset differ from its base commit, in the language of `changes`."""
 
 import stat
+from operator import itemgetter
 
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.lower import Remembered, unpacked
-from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Area, Row, Rows
+from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Area, Outline, Rows
+
+_PATH = itemgetter(0)
 
 
 def differences(rows: Rows, files: DataFiles, area: Area) -> list[Change]:
@@ -13,12 +16,13 @@ def differences(rows: Rows, files: DataFiles, area: Area) -> list[Change]:
     top = rows.get(area.top)
     assert top is not None
     walk = _Walk(rows, files)
-    walk.directory(top, b"", b"")
+    walk.directory(top.id, b"", b"")
     found = walk.found
-    moved = {change.source for change in found if change.kind is ChangeKind.RENAMED}
-    kept = [each for each in found if not (_is_removal(each) and each.base is not None and each.base.path in moved)]
-    # A directory that is removed goes before one that is made in its place.
-    return sorted(kept, key=lambda change: (change.path, not _is_removal(change)))
+    moved = {change.source for change in found if change.source is not None}
+    if moved:
+        found = [each for each in found if not (_is_removal(each) and each.base and each.base.path in moved)]
+    found.sort(key=_PATH)  # stable: a directory that is removed stays before one that is made in its place
+    return found
 
 
 def _is_removal(change: Change) -> bool:
@@ -32,22 +36,22 @@ class _Walk:
         self.found: list[Change] = []
 
     def _tell(
-        self, row: Row, path: bytes, kind: ChangeKind, base: BaseEntry | None, content: LocalContent | None = None,
+        self, row: Outline, path: bytes, kind: ChangeKind, base: BaseEntry | None, content: LocalContent | None = None,
         source: bytes | None = None,
     ) -> None:  # fmt: skip
         self.found.append(Change(path, kind, base, content, source, row.version))
 
-    def directory(self, row: Row, path: bytes, below: bytes | None) -> None:
+    def directory(self, node: int, path: bytes, below: bytes | None) -> None:
         """Add the changes in a directory at `path`. `below`: its path in the base commit, None if it is not there."""
-        for child in self._rows.children(row.id):
-            assert child.name is not None
+        start = path + b"/" if path else b""
+        for child in self._rows.outlines(node):
             base = None
             if child.covered is not None:
                 assert below is not None
                 base = unpacked(child.covered).base_entry(_join(below, child.name))
-            self._child(child, _join(path, child.name), base)
+            self._child(child, start + child.name, base)
 
-    def _child(self, row: Row, path: bytes, covered: BaseEntry | None) -> None:
+    def _child(self, row: Outline, path: bytes, covered: BaseEntry | None) -> None:
         if row.kind == WHITEOUT:
             self._tell(row, path, ChangeKind.REMOVED, covered)
         elif row.kind == DIRECTORY:
@@ -58,7 +62,7 @@ class _Walk:
         else:
             self._copied_up(row, path, row.base, unpacked(row.entry), covered)
 
-    def _subdirectory(self, row: Row, path: bytes, covered: BaseEntry | None) -> None:
+    def _subdirectory(self, row: Outline, path: bytes, covered: BaseEntry | None) -> None:
         in_place = covered is not None and row.base == covered.path
         if covered is not None and not in_place:
             self._tell(row, path, ChangeKind.REMOVED, covered)
@@ -67,9 +71,9 @@ class _Walk:
             self._tell(row, path, ChangeKind.RENAMED, base, source=row.base)
         if row.base is None and not self._rows.is_occupied(row.id):
             self._tell(row, path, ChangeKind.ADDED, None)
-        self.directory(row, path, row.base)
+        self.directory(row.id, path, row.base)
 
-    def _copied_up(self, row: Row, path: bytes, source: bytes, was: Remembered, covered: BaseEntry | None) -> None:
+    def _copied_up(self, row: Outline, path: bytes, source: bytes, was: Remembered, covered: BaseEntry | None) -> None:
         base = was.base_entry(source)
         rewritten = row.kind == FILE and (row.data != 0 or row.size != was.size)
         remade = row.kind == FILE and _is_executable(row) != was.executable
@@ -81,18 +85,22 @@ class _Walk:
         elif remade:
             self._tell(row, path, ChangeKind.MODE, base, content)
 
-    def _content(self, row: Row) -> LocalContent:
+    def _content(self, row: Outline) -> LocalContent:
         if row.kind == LINK:
             return LocalContent(b"", (), row.size, row.target, executable=False)
-        local = [(start, min(end, row.size)) for start, end in self._rows.extents(row.id)] if row.based else []
+        extents = self._extents(row) if row.based else ((0, row.size),) if row.size else ()
+        data = self._files.name(row.data) if row.data else b""
+        return LocalContent(data, extents, row.size, None, _is_executable(row))
+
+    def _extents(self, row: Outline) -> tuple[tuple[int, int], ...]:
+        local = [(start, min(end, row.size)) for start, end in self._rows.extents(row.id)]
         if row.size > row.based:  # what was never written there reads as zeros, from the local file
             joined = local and local[-1][1] == row.based
             local[-1:] = [(local[-1][0], row.size)] if joined else [*local[-1:], (row.based, row.size)]
-        data = self._files.name(row.data) if row.data else b""
-        return LocalContent(data, tuple(local), row.size, None, _is_executable(row))
+        return tuple(local)
 
 
-def _is_executable(row: Row) -> bool:
+def _is_executable(row: Outline) -> bool:
     return bool(row.mode & stat.S_IXUSR)
 
 

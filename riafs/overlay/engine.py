@@ -3,16 +3,16 @@
 POSIX's errno follow from the classes of errors.py that each call names. Permissions are not checked here: the kernel
 does that, with the modes and owners given here. What the kernel leaves to a file system is decided here.
 
-Shared state (one event loop; threads only move bytes): `_open` has one OpenFile for each inode with handles; `_dirty`
-those whose rows are behind. A call first awaits what it must know of the tree below, then decides and changes without
-an await; a row that another task made meanwhile is seen because rows are read last.
+Shared state (one event loop; threads only move bytes): `handles` has the open files. A call first awaits what it must
+know of the tree below, then decides and changes without an await; a row that another task made meanwhile is seen
+because rows are read last.
 """
 
 import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn
 
 import trio
 
@@ -28,41 +28,22 @@ from riafs.errors import (
     StoreTimeout,
 )
 from riafs.overlay.changes import Carried
+from riafs.overlay.handles import Handles
 from riafs.overlay.listing import Listed, OpenDirectory
-from riafs.overlay.lower import Lower, LowerEntry
+from riafs.overlay.lower import Lower
 from riafs.overlay.naming import Maker, Naming, check_length
-from riafs.overlay.openfiles import OpenFile
-from riafs.overlay.places import KINDS, OVERLAY, Ownership, Places
+from riafs.overlay.places import OVERLAY, Ownership, Places
 from riafs.overlay.rebasing import Find
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
+from riafs.overlay.stats import Stat, Stats
 from riafs.overlay.store import Overlay
-from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.ranged import Buffer
 from riafs.tree.protocol import Kind
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 COMMIT_SECONDS = 0.1
 _DOOMED = 1000
-_KINDS = {number: kind for kind, number in KINDS.items()}
-
-
-class Stat(NamedTuple):
-    """What stat shows. A tuple, as one is made for each entry of a listing."""
-
-    inode: int
-    kind: Kind
-    mode: int
-    """Permission bits."""
-    links: int
-    """1 for a directory with a part below: their number is not known."""
-    uid: int
-    gid: int
-    size: int
-    atime_ns: int
-    mtime_ns: int
-    ctime_ns: int
 
 
 class Figures(NamedTuple):
@@ -85,15 +66,14 @@ class Engine:
         self._lower = lower
         self._places = Places(overlay, lower, ownership)
         overlay.journal.undone = self._rows.forget
-        overlay.is_open = lambda row: self._is_open(self._places.inode(row))
-        self._naming = Naming(overlay, self._places, lower, self._is_open)
-        self._open: dict[int, OpenFile] = {}
-        self._handles: dict[int, OpenFile] = {}
-        self._writing: set[int] = set()
+        self._handles = Handles(overlay, self._places, lower)
+        self._stats = Stats(self._rows, self._places, self._handles)
+        overlay.is_open = lambda row: self._handles.is_open(self._places.inode(row))
+        self._naming = Naming(overlay, self._places, lower, self._handles.is_open)
         self._directories: dict[int, OpenDirectory] = {}
-        self._last_handle = 0
-        self._dirty: set[OpenFile] = set()
-        overlay.journal.before_commit = self._store_dirty
+        self._last_directory = 0
+        overlay.journal.before_commit = self._handles.store
+        overlay.journal.before_step = self._rows.store_new
 
     async def attach(self) -> None:
         """To be called once, before anything else: finds the datasets with changes again."""
@@ -119,13 +99,6 @@ class Engine:
                     log.warning("changes are not stored yet: %s", error)
                 said = str(error)
 
-    def _store_dirty(self) -> None:
-        if self._dirty or self._rows.touched:
-            self._overlay.journal.begin()
-            for each in list(self._dirty):
-                each.store()
-            self._rows.store_touched()
-
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
@@ -137,18 +110,18 @@ class Engine:
             return None
         child = None if row is None else self._rows.child(row.id, name)
         if child is not None:
-            return None if child.kind == WHITEOUT else self._stat(child)
+            return None if child.kind == WHITEOUT else self._stats.row(child)
         below = parent if row is None else await self._places.below(row)
         found = None if below is None else await self._lower.find(below, name)
         row = self._places.row(parent)
         if row is not None and self._rows.child(row.id, name) is not None:  # made meanwhile
             return await self.lookup(parent, name)
-        return None if found is None else self._below(found)
+        return None if found is None else self._stats.below(found)
 
     async def getattr(self, inode: int) -> Stat:
         """What an inode is. Raises StaleHandle."""
         row = self._places.row(inode)
-        return self._below(await self._lower.entry(inode)) if row is None else self._stat(row)
+        return self._stats.below(await self._lower.entry(inode)) if row is None else self._stats.row(row)
 
     def has_row(self, inode: int) -> bool:
         """Whether an inode is the overlay's own, or was copied up."""
@@ -158,35 +131,9 @@ class Engine:
         """The inode number of a row."""
         return self._places.inode(row)
 
-    def _below(self, found: LowerEntry) -> Stat:
-        if found.inode in self._places:  # a dataset's top with changes, or what was copied up meanwhile
-            row = self._places.row(found.inode)
-            assert row is not None
-            return self._stat(row)
-        entry, owner = found.entry, self._places.ownership
-        size, when = max(entry.size, 0), entry.mtime_ns
-        return Stat(found.inode, entry.kind, owner.mode(entry), 1, owner.uid, owner.gid, size, when, when, when)
-
-    def _stat(self, row: Row) -> Stat:
-        inode = self._places.inode(row.id)
-        size, mtime, ctime, links = row.size, row.mtime, row.ctime, 1
-        if row.kind == DIRECTORY:
-            touched = self._rows.touched.get(row.id)
-            mtime, ctime = (mtime, ctime) if touched is None else (touched, touched)
-            links = 1 if row.base is not None else 2 + self._rows.directories(row.id)
-        elif row.parent is None:
-            links = 0
-        opened = self._open.get(inode)
-        if opened is not None and opened in self._dirty:
-            size, mtime, ctime = opened.size, opened.mtime, opened.ctime
-        return Stat(inode, _KINDS[row.kind], row.mode, links, row.uid, row.gid, size, row.atime, mtime, ctime)
-
     def stat_of(self, listed: Listed) -> Stat:
         """The attributes of a name in a listing."""
-        if listed.row is not None:
-            return self._stat(listed.row)
-        assert listed.entry is not None
-        return self._below(LowerEntry(listed.inode, listed.entry))
+        return self._stats.listed(listed)
 
     async def readlink(self, inode: int) -> bytes:
         """The text of a symbolic link. Raises BadChange for what is none."""
@@ -213,7 +160,9 @@ class Engine:
 
     def opendir(self, inode: int) -> int:
         """A handle to list a directory."""
-        return self._handle(self._directories, OpenDirectory(self._rows, self._places, self._lower, inode))
+        self._last_directory += 1
+        self._directories[self._last_directory] = OpenDirectory(self._rows, self._places, self._lower, inode)
+        return self._last_directory
 
     async def readdir(self, handle: int, offset: int) -> Sequence[Listed]:
         """Some names from `offset` (0, or `offset` of one that was listed) on; none at the end. Offsets stay valid
@@ -252,26 +201,21 @@ class Engine:
             if found is not None:
                 return found, await self.open(found.inode, flags)
         row = self._naming.make_at(slot, FILE, maker)
-        inode = self._places.inode(row.id)
-        opened = OpenFile(self._overlay, self._dirty, inode, row, 0, _no_base)
-        self._open[inode] = opened
-        handle = self._handle_of(opened)
-        self._count_writer(handle, opened)
-        return self._stat(row), handle
+        return self._stats.row(row), self._handles.created(self._places.inode(row.id), row)
 
     async def mknod(self, parent: int, name: bytes, maker: Maker, *, regular: bool) -> Stat:
         """An empty file. Raises NotPermitted for what git cannot carry, and as `create`."""
         if not regular:
             raise NotPermitted(f"{name!r}: git has no device nodes, fifos and sockets")
-        return self._stat(await self._naming.make(parent, name, FILE, maker))
+        return self._stats.row(await self._naming.make(parent, name, FILE, maker))
 
     async def mkdir(self, parent: int, name: bytes, maker: Maker) -> Stat:
         """A directory. Raises NameExists, NameTooLong, NoSuchName, ReadOnly, OverlayFull."""
-        return self._stat(await self._naming.make(parent, name, DIRECTORY, maker))
+        return self._stats.row(await self._naming.make(parent, name, DIRECTORY, maker))
 
     async def symlink(self, parent: int, name: bytes, target: bytes, maker: Maker) -> Stat:
         """A symbolic link. Raises as `mkdir`."""
-        return self._stat(await self._naming.make(parent, name, LINK, maker, target))
+        return self._stats.row(await self._naming.make(parent, name, LINK, maker, target))
 
     async def link(self, inode: int, parent: int, name: bytes) -> NoReturn:
         """Raises NotPermitted: git has no hard links."""
@@ -314,12 +258,12 @@ class Engine:
         return await self.getattr(inode)
 
     def _set(self, inode: int, row: Row, columns: dict[str, int], now: int) -> None:
-        opened = self._open.get(inode)
+        opened, ahead = self._handles.at(inode), self._handles.ahead(inode)
         with self._overlay.journal.step:
-            if opened in self._dirty and opened is not None:
-                opened.store()
+            if ahead is not None:
+                ahead.store()
             if row.id in self._rows.touched:
-                self._rows.store_touched()
+                self._rows.store()
             if "mode" in columns:
                 columns["version"] = self._rows.next_version()
             self._rows.update(row.id, ctime=now, **columns)
@@ -331,19 +275,19 @@ class Engine:
             raise IsADirectoryHere("not a file")
         if size < 0:
             raise BadChange("a negative size")
-        opened = self._opened(inode, row, row.size)
+        opened = self._handles.opened(inode, row, row.size)
         opened.handles += 1
         try:
             await opened.truncate(size, now)
         finally:
-            self._let_go(opened)
+            self._handles.let_go(opened)
 
     async def _copied_up(self, inode: int) -> Row:
         """The row of an inode; an open file learns of it. Raises StaleHandle for one that only readers still have."""
         row = await self._places.copied_up(inode)
         if row.id in self._rows.superseded:
             raise StaleHandle("a push has put another file in its place")
-        opened = self._open.get(inode)
+        opened = self._handles.at(inode)
         if opened is not None and opened.row is None:
             opened.copied_up(row)
         return row
@@ -353,21 +297,6 @@ class Engine:
         raise NotSupported(f"{name!r}: git has no extended attributes")
 
     # -- files --------------------------------------------------------------------------------------------------------
-
-    def _is_open(self, inode: int) -> bool:
-        return inode in self._open
-
-    def _opened(self, inode: int, row: Row | None, size: int) -> OpenFile:
-        if inode not in self._open:
-
-            async def open_base() -> RangedBytes:
-                now = self._places.row(opened.inode)
-                below = opened.inode if now is None else await self._places.below(now)
-                assert below is not None
-                return await self._lower.open(below)
-
-            opened = self._open[inode] = OpenFile(self._overlay, self._dirty, inode, row, size, open_base)
-        return self._open[inode]
 
     async def open(self, inode: int, flags: int = 0) -> int:
         """A handle. Opening to write copies no content; O_TRUNC fetches none.
@@ -379,10 +308,8 @@ class Engine:
         size = row.size if row is not None else await self._size(inode)
         if row is not None and row.kind != FILE:
             raise IsADirectoryHere("not a file")
-        opened = self._opened(inode, row, size)
-        handle = self._handle_of(opened)
-        if writes:
-            self._count_writer(handle, opened)
+        opened = self._handles.opened(inode, row, size)
+        handle = self._handles.give(opened, writes=bool(writes))
         try:
             if flags & os.O_TRUNC and opened.size:
                 await opened.truncate(0, time.time_ns())
@@ -399,32 +326,13 @@ class Engine:
             raise IsADirectoryHere(f"{entry.name!r} is not a file")
         return max(entry.size, 0)
 
-    def _handle_of(self, opened: OpenFile) -> int:
-        opened.handles += 1
-        return self._handle(self._handles, opened)
-
-    def _count_writer(self, handle: int, opened: OpenFile) -> None:
-        self._writing.add(handle)
-        opened.writers += 1
-
-    def _handle(self, table: dict[int, T], value: T) -> int:
-        self._last_handle += 1
-        table[self._last_handle] = value
-        return self._last_handle
-
-    def _file(self, handle: int) -> OpenFile:
-        try:
-            return self._handles[handle]
-        except KeyError:
-            raise StaleHandle(f"handle {handle} is not open") from None
-
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
         """Bytes of an open file; fewer than `length` only at its end. Raises what its base content raises."""
-        return await self._file(handle).read(offset, length)
+        return await self._handles.file(handle).read(offset, length)
 
     async def write(self, handle: int, offset: int, data: Buffer) -> int:
         """Write; returns the number of bytes written. Raises FileTooLarge, OverlayFull, OverlayFailed."""
-        opened = self._file(handle)
+        opened = self._handles.file(handle)
         try:
             return await opened.write(offset, data, time.time_ns())
         except OverlayFull:
@@ -437,44 +345,16 @@ class Engine:
         """Whether what can be read of an open file is known to be right. Not before somebody has read its base
         content.
         """
-        return self._file(handle).is_settled
+        return self._handles.file(handle).is_settled
 
     async def fsync(self, handle: int) -> None:
         """Make an open file's bytes, attributes and name survive the loss of power."""
-        await self._file(handle).sync()
+        await self._handles.file(handle).sync()
         await self._overlay.durable()
 
     def release(self, handle: int) -> None:
         """Give a handle back. Never fails: what cannot be stored is reported by the next commit."""
-        opened = self._handles.pop(handle, None)
-        if opened is not None:
-            if handle in self._writing:
-                self._writing.discard(handle)
-                opened.writers -= 1
-            self._let_go(opened)
-
-    def _let_go(self, opened: OpenFile) -> None:
-        opened.handles -= 1
-        if opened.handles:
-            return
-        opened.close()
-        if opened in self._dirty:
-            with self._overlay.journal.single:
-                opened.store()
-        del self._open[opened.inode]
-        row = opened.inode ^ OVERLAY if opened.row is None else opened.row  # renamed while it was open to be read
-        if row in self._rows.orphans:
-            self._remove(row)
-
-    def _remove(self, number: int) -> None:
-        """Remove what was kept because it was open."""
-        self._rows.orphans.discard(number)
-        self._rows.superseded.discard(number)
-        row = self._rows.get(number)
-        if row is not None:
-            with self._overlay.journal.freeing:
-                self._rows.delete(row)
-            self._overlay.files.doom(row.data)
+        self._handles.release(handle)
 
     # -- after a push -------------------------------------------------------------------------------------------------
 
@@ -484,25 +364,19 @@ class Engine:
 
         Returns the inode numbers of what is still a change: before → from now on.
         """
-        for opened in list(self._open.values()):
+        for opened in self._handles:
             if opened.row is not None and opened.based:
                 await opened.base()
         area = self._overlay.area(dataset).id
-        await self._overlay.pushed(dataset, commit, carried, find, self._is_written)
+        await self._overlay.pushed(dataset, commit, carried, find, self._handles.is_written)
         changed = self._places.moved(area)
-        for before, now in changed.items():
-            if before in self._open:
-                opened = self._open[now] = self._open.pop(before)
-                opened.inode = now
+        self._handles.renumber(changed)
         return changed
-
-    def _is_written(self, row: int) -> bool:
-        return any(opened.row == row and opened.writers for opened in self._open.values())
 
     def restore(self, dataset: bytes, path: bytes) -> None:
         """See Overlay.restore. Afterwards `attach` must be called. Raises Busy while something changed is open."""
         area = self._overlay.area(dataset)
-        for opened in self._open.values():
+        for opened in self._handles:
             row = None if opened.row is None else self._rows.get(opened.row)
             if row is not None and row.area == area.id and row.parent is not None:
                 raise Busy(f"{row.name!r} is open; nothing was restored")
@@ -521,11 +395,6 @@ class Engine:
 
     def close(self) -> None:
         """Give back all handles; what they wrote is stored. The overlay itself stays open."""
-        for handle in list(self._handles):
-            self.release(handle)
+        self._handles.close()
         self._directories.clear()
         self._overlay.journal.commit()
-
-
-async def _no_base() -> NoReturn:
-    raise StaleHandle("a new file has no base content")

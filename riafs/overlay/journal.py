@@ -13,7 +13,7 @@ import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -50,6 +50,8 @@ class Journal:
         self.patience = patience
         self.before_commit: Callable[[], None] = lambda: None
         """Called first in each commit, to write rows that are kept in memory between changes."""
+        self.before_step: Callable[[], None] = lambda: None
+        """Called first in each step that can be undone, to write what must not be undone with it."""
         self.undone: Callable[[], None] = lambda: None
         """Called when the rows of a step were undone."""
         self._failed: str | None = None
@@ -76,6 +78,13 @@ class Journal:
         """Execute one statement. Raises OverlayFailed, OverlayFull."""
         try:
             return self._execute(sql, values)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+
+    def run_each(self, sql: str, values: Iterable[Values]) -> None:
+        """Execute one statement with each of `values`. Raises OverlayFailed, OverlayFull."""
+        try:
+            self._connection.executemany(sql, values)
         except sqlite3.Error as error:
             raise self._failure(error) from error
 
@@ -224,6 +233,7 @@ class Step:
 
     def __enter__(self) -> None:
         self._journal.begin(self._spare)
+        self._journal.before_step()
         self._journal.run("SAVEPOINT step")
 
     def __exit__(

@@ -23,7 +23,7 @@ from riafs.errors import (
 )
 from riafs.overlay.lower import Lower, LowerEntry, is_subdataset, packed
 from riafs.overlay.places import Places
-from riafs.overlay.rows import DIRECTORY, LINK, WHITEOUT, Row, Rows
+from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row, Rows
 from riafs.overlay.store import Overlay
 from riafs.tree.protocol import Kind
 
@@ -136,7 +136,10 @@ class Naming:
         with self._overlay.journal.making if slot.row is None else self._overlay.journal.step:
             if slot.row is not None:
                 self._rows.delete(slot.row)
-            self._rows.insert(row)
+            if slot.row is None and kind == FILE:
+                self._rows.add(row)
+            else:
+                self._rows.insert(row)
         self._rows.touch(slot.parent.id, now)
         return row
 

@@ -235,11 +235,10 @@ class OpenFile:
         """Put into the row what is kept here. Belongs into a step."""
         self._dirty.discard(self)
         if self.row is not None:
-            self._overlay.journal.run(
-                "UPDATE node SET size = ?, based = ?, data = ?, written = ?, mtime = ?, ctime = ?, version = ? "
-                "WHERE id = ?",
-                (self.size, self.based, self.data, self.written, self.mtime, self.ctime,
-                 self._overlay.rows.next_version(), self.row),
+            rows = self._overlay.rows
+            rows.update(
+                self.row, size=self.size, based=self.based, data=self.data, written=self.written, mtime=self.mtime,
+                ctime=self.ctime, version=rows.next_version(),
             )  # fmt: skip
 
     async def sync(self) -> None:

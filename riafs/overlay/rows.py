@@ -2,14 +2,18 @@
 
 Row is a named tuple, not a dataclass: SQLite makes tuples, and a look-up makes one each time. Changing calls belong
 into a step of the journal.
+
+New files are kept in memory until the next commit (`add`), where they are one statement together, with what was written
+to them meanwhile; whatever looks at more than one row, and every step that may be undone, has them written first.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from riafs.overlay.changes import Base
 from riafs.overlay.journal import Journal
+from riafs.overlay.names import KnownNames
 
 FILE, LINK, DIRECTORY, WHITEOUT = 1, 2, 3, 4
 
@@ -39,6 +43,23 @@ class Row(NamedTuple):
     version: int
 
 
+class Outline(NamedTuple):
+    """What the list of changes needs of a node: reading all of it would take twice as long."""
+
+    id: int
+    name: bytes
+    kind: int
+    covered: bytes | None
+    mode: int
+    size: int
+    target: bytes | None
+    base: bytes | None
+    entry: bytes | None
+    based: int
+    data: int
+    version: int
+
+
 @dataclass(frozen=True, slots=True)
 class Area:
     """A dataset with changes: see schema."""
@@ -52,7 +73,8 @@ class Area:
 _KEPT = 10_000
 _BY_ID = "SELECT * FROM node WHERE id = ?"
 _CHILD = "SELECT * FROM node WHERE parent = ? AND name = ?"
-_INSERT = "INSERT INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_OUTLINES = f"SELECT {', '.join(Outline._fields)} FROM node WHERE parent = ? ORDER BY name"  # noqa: S608  # ours
+_INSERT = "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _AREA = 'SELECT id, dataset, store, ref, "commit", entrance, top FROM area'
 
 
@@ -75,12 +97,19 @@ class Rows:
         self.superseded: set[int] = set()
         """Those of them that are in the commit now, so that whoever opens the name gets that."""
         self._directories: dict[int, Row] = {}
+        self._new: dict[int, Row] = {}
+        self._new_names: dict[tuple[int, bytes], int] = {}
+        self._absent: tuple[int, int, bytes] | None = None
+        """In which turn which name was found not to be there: who makes something has looked it up just before."""
+        self._names = KnownNames()
+        self._subdirectories: dict[int, int] = {}
+        """Directory → how many directories are in it: asked for with the attributes, after each new file."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, node: int) -> Row | None:
         """The node with that id."""
-        known = self._directories.get(node)
+        known = self._directories.get(node) or self._new.get(node)
         if known is not None:
             return known
         found = self._one(_BY_ID, (node,))
@@ -95,12 +124,29 @@ class Rows:
 
     def child(self, parent: int, name: bytes) -> Row | None:
         """The row of that name in a directory, which may be a whiteout."""
+        if self._names.excludes(parent, name):
+            return None
+        known = self._new_names.get((parent, name))
+        if known is not None:
+            return self._new[known]
+        asked = self.turn, parent, name
+        if asked == self._absent:
+            return None
         found = self._one(_CHILD, (parent, name))
-        return None if found is None else Row._make(found)
+        if found is None:
+            self._absent = asked
+            return None
+        return Row._make(found)
 
     def children(self, parent: int) -> list[Row]:
         """All rows of a directory, by name."""
+        self.store_new()
         return [Row._make(row) for row in self._run("SELECT * FROM node WHERE parent = ? ORDER BY name", (parent,))]
+
+    def outlines(self, parent: int) -> list[Outline]:
+        """The same, of each only what the list of changes needs."""
+        self.store_new()
+        return list(map(Outline._make, self._run(_OUTLINES, (parent,))))
 
     def covering(self, parent: int) -> dict[bytes, Row]:
         """The rows of a directory that stand in the place of entries below."""
@@ -109,16 +155,24 @@ class Rows:
 
     def added(self, parent: int, after: int, count: int) -> list[Row]:
         """The rows of a directory without an entry below, by id, from the one after `after` on."""
+        self.store_new()
         sql = "SELECT * FROM node WHERE parent = ? AND covered IS NULL AND id > ? ORDER BY id LIMIT ?"
         return [Row._make(row) for row in self._run(sql, (parent, after, count))]
 
     def is_occupied(self, parent: int) -> bool:
         """Whether a directory has rows that are not whiteouts."""
+        self.store_new()
         return self._one("SELECT 1 FROM node WHERE parent = ? AND kind <> 4 LIMIT 1", (parent,)) is not None
 
     def directories(self, parent: int) -> int:
         """How many rows of a directory are directories."""
-        return int(self._one("SELECT count(*) FROM node WHERE parent = ? AND kind = 3", (parent,))[0])
+        known = self._subdirectories.get(parent)
+        if known is None:
+            known = int(self._one("SELECT count(*) FROM node WHERE parent = ? AND kind = 3", (parent,))[0])
+            if len(self._subdirectories) >= _KEPT:
+                self._subdirectories.clear()
+            self._subdirectories[parent] = known
+        return known
 
     def by_base(self, area: int, base: bytes) -> Row | None:
         """The row that was copied up from that path."""
@@ -132,6 +186,7 @@ class Rows:
 
     def all(self) -> Iterator[Row]:
         """Every node."""
+        self.store_new()
         return map(Row._make, self._run("SELECT * FROM node").fetchall())
 
     def removed(self) -> list[Row]:
@@ -178,9 +233,46 @@ class Rows:
         """Add a node."""
         self.turn += 1
         self._run(_INSERT, row)
+        self._names.add(row.parent, row.name)
+        if row.kind == DIRECTORY:
+            self._subdirectories.clear()
+            self._names.made(row.id)
 
-    def update(self, node: int, **columns: object) -> None:
+    def add(self, row: Row) -> None:
+        """Add a file that covers nothing, in a step that cannot be undone: it is written with the next commit."""
+        assert row.parent is not None
+        assert row.name is not None
+        self.turn += 1
+        self._new[row.id] = row
+        self._new_names[row.parent, row.name] = row.id
+        self._names.add(row.parent, row.name)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is something that `store` would write."""
+        return bool(self._new or self.touched)
+
+    def store(self) -> None:
+        """Write what is kept in memory: new files, and the times of directories. Belongs into a group."""
+        self.store_new()
+        for node, now in self.touched.items():
+            self.update(node, mtime=now, ctime=now)
+        self.touched.clear()
+
+    def store_new(self) -> None:
+        """Write new files."""
+        if self._new:
+            self._journal.begin()
+            self._journal.run_each(_INSERT, self._new.values())
+            self._new.clear()
+            self._new_names.clear()
+
+    def update(self, node: int, **columns: Any) -> None:  # noqa: ANN401  # as SQLite takes them
         """Set columns of a node. The names are ours, never a caller's from outside."""
+        known = self._new.get(node)
+        if known is not None:
+            self._new[node] = known._replace(**columns)
+            return
         self._directories.pop(node, None)
         names = ", ".join(f"{name} = ?" for name in columns)
         self._run(f"UPDATE node SET {names} WHERE id = ?", (*columns.values(), node))  # noqa: S608
@@ -189,16 +281,12 @@ class Rows:
         """The entries of a directory have changed."""
         self.touched[node] = now
 
-    def store_touched(self) -> None:
-        """Write the times of directories. Belongs into a group."""
-        for node, now in self.touched.items():
-            self.update(node, mtime=now, ctime=now)
-        self.touched.clear()
-
     def move(self, node: int, parent: int | None, name: bytes | None, covered: bytes | None, now: int) -> None:
         """Give a node another place, or none."""
         self.turn += 1
         self._directories.pop(node, None)
+        self._subdirectories.clear()
+        self._names.add(parent, name)
         sql = "UPDATE node SET parent = ?, name = ?, covered = ?, ctime = ?, version = ? WHERE id = ?"
         self._run(sql, (parent, name, covered, now, self.next_version(), node))
 
@@ -210,6 +298,7 @@ class Rows:
     def forget(self) -> None:
         """Drop what is kept of rows, after changes were undone."""
         self._directories.clear()
+        self._subdirectories.clear()
         self.turn += 1
 
     def delete(self, row: Row) -> None:
@@ -218,6 +307,8 @@ class Rows:
         self._directories.pop(row.id, None)
         self._run("DELETE FROM node WHERE id = ?", (row.id,))
         if row.kind == DIRECTORY:
+            self._subdirectories.clear()
+            self._names.removed(row.id)
             self._run("DELETE FROM node WHERE parent = ? AND kind = 4", (row.id,))
         elif row.based:
             self.clear_extents(row.id)
@@ -270,12 +361,14 @@ class Rows:
 
     def is_pristine(self, area: Area) -> bool:
         """Whether nothing of an area was changed: its rows were made for changes that failed."""
+        self.store_new()
         sql = "kind = 4 OR base IS NULL OR data <> 0 OR atime <> mtime OR mtime <> ctime"  # as copied up, all are equal
         return self._one(f"SELECT 1 FROM node WHERE area = ? AND ({sql}) LIMIT 1", (area.id,)) is None  # noqa: S608
 
     def drop_area(self, area: Area) -> None:
         """Remove an area and all its rows."""
         self._run("DELETE FROM node WHERE area = ?", (area.id,))
+        self.forget()
         self.delete_area(area)
 
     def move_area(self, area: Area, commit: bytes) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from riafs.errors import RiafsError, StaleHandle
-from riafs.overlay.engine import Engine, Stat
+from riafs.overlay.engine import Engine
 from riafs.overlay.listing import Listed
+from riafs.overlay.stats import Stat
 from riafs.vfs.filesystem import FileSystem, Page
 from riafs.vfs.kernelnumbers import KernelNumbers
 

@@ -18,12 +18,13 @@ import trio
 from riafs.counters import Counters
 from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle
 from riafs.overlay.changes import NOTHING, Carried
-from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures, Stat
+from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures
 from riafs.overlay.listing import Listed
 from riafs.overlay.lower import Home
 from riafs.overlay.naming import Maker
 from riafs.overlay.places import Ownership
 from riafs.overlay.rows import Area
+from riafs.overlay.stats import Stat
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
 from riafs.vfs.beneath import Beneath

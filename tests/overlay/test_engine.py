@@ -1,7 +1,7 @@
 """What the engine does, call by call."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from riafs.errors import BadChange, Busy, DirectoryNotEmpty, NameExists, NameToo
 from riafs.overlay.changes import ChangeKind
 from riafs.overlay.engine import Engine
 from riafs.overlay.naming import EXCHANGE, NOREPLACE
-from riafs.overlay.places import Ownership
+from riafs.overlay.places import OVERLAY, Ownership
 from riafs.overlay.store import Overlay
 from tests.overlay.disk import TOP, DiskLower
 from tests.overlay.walking import Walker
@@ -324,3 +324,40 @@ async def test_nothing_can_be_made_in_a_directory_that_is_gone(setup: Setup) -> 
     with pytest.raises(NoSuchName):
         await walker.engine.mkdir(inode, b"x", walker.maker(0o755))
     assert await walker.engine.lookup(inode, b"x") is None
+
+
+def _undone(overlay: Overlay, change: Callable[[], object]) -> None:
+    """A step that makes `change` and then fails."""
+
+    def step() -> None:
+        with overlay.journal.step:
+            change()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        step()
+
+
+async def test_a_new_file_stays_when_a_later_step_is_undone(setup: Setup) -> None:
+    walker = await setup.open()
+    await walker.mkdir(b"new")
+    await walker.write(b"new/file", b"content")
+    top = (await walker.stat(b"new")).inode ^ OVERLAY
+    _undone(setup.overlay, lambda: setup.overlay.rows.children(top))
+    assert await walker.read(b"new/file") == b"content"
+    walker = await setup.again()
+    assert await walker.read(b"new/file") == b"content"
+
+
+async def test_a_name_is_there_again_after_its_removal_was_undone(setup: Setup) -> None:
+    walker = await setup.open()
+    await walker.mkdir(b"new")
+    await walker.mkdir(b"new/inner")
+    await walker.write(b"new/file", b"content")
+    top = (await walker.stat(b"new")).inode
+    inner = setup.overlay.rows.child(top ^ OVERLAY, b"inner")
+    assert inner is not None
+    _undone(setup.overlay, lambda: setup.overlay.rows.delete(inner))
+    assert (await walker.stat(b"new/inner")).links == 2
+    assert (await walker.stat(b"new")).links == 3
+    assert sorted(await walker.names(b"new")) == [b"file", b"inner"]

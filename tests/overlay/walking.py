@@ -3,8 +3,9 @@
 import os
 
 from riafs.errors import NoSuchName, NotADirectoryHere
-from riafs.overlay.engine import Engine, Stat
+from riafs.overlay.engine import Engine
 from riafs.overlay.naming import Maker
+from riafs.overlay.stats import Stat
 from riafs.tree.protocol import Kind
 from tests.overlay.disk import TOP
 

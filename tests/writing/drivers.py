@@ -14,9 +14,9 @@ from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.errors import NoSuchName
 from riafs.formats.riaurl import parse_source
-from riafs.overlay.engine import Stat
 from riafs.overlay.naming import Maker
 from riafs.overlay.places import Ownership
+from riafs.overlay.stats import Stat
 from riafs.tree.protocol import Kind
 from riafs.vfs.assembly import Plan, open_assembled
 from riafs.vfs.numbers import ROOT

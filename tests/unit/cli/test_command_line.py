@@ -11,7 +11,7 @@ import pytest
 from riafs.cli import main, mount, umount
 from riafs.cli.mount import MountRequest
 from riafs.cli.parser import build_helper_parser, build_parser
-from riafs.cli.status import amount, duration
+from riafs.cli.render import amount, duration
 from riafs.cli.umount import combined
 from riafs.daemon.mounts import Mount
 from riafs.errors import UsageError

@@ -1,0 +1,150 @@
+"""Which files are open: handles, and one OpenFile for each inode with handles.
+
+Also those whose rows are behind (`store`), and what was removed while it was open: its row goes with the last handle.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NoReturn
+
+from riafs.errors import StaleHandle
+from riafs.overlay.lower import Lower
+from riafs.overlay.openfiles import OpenFile
+from riafs.overlay.places import OVERLAY, Places
+from riafs.overlay.rows import Row
+from riafs.overlay.store import Overlay
+from riafs.storage.ranged import RangedBytes
+
+
+class Handles:
+    """The open files of one engine."""
+
+    def __init__(self, overlay: Overlay, places: Places, lower: Lower) -> None:
+        self._overlay = overlay
+        self._places = places
+        self._lower = lower
+        self._open: dict[int, OpenFile] = {}
+        self._handles: dict[int, OpenFile] = {}
+        self._writing: set[int] = set()
+        self._last = 0
+        self._dirty: set[OpenFile] = set()
+
+    # -- which are open -----------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[OpenFile]:
+        """Those that are open now."""
+        return iter(list(self._open.values()))
+
+    def is_open(self, inode: int) -> bool:
+        """Whether somebody has a handle on it."""
+        return inode in self._open
+
+    def at(self, inode: int) -> OpenFile | None:
+        """The open file of an inode, None where nobody has one."""
+        return self._open.get(inode)
+
+    def ahead(self, inode: int) -> OpenFile | None:
+        """The same, None where its row says all there is to say."""
+        opened = self._open.get(inode)
+        return opened if opened is not None and opened in self._dirty else None
+
+    def is_written(self, row: int) -> bool:
+        """Whether somebody has a row's file open to write."""
+        return any(opened.row == row and opened.writers for opened in self._open.values())
+
+    def file(self, handle: int) -> OpenFile:
+        """What a handle is on. Raises StaleHandle."""
+        try:
+            return self._handles[handle]
+        except KeyError:
+            raise StaleHandle(f"handle {handle} is not open") from None
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def opened(self, inode: int, row: Row | None, size: int) -> OpenFile:
+        """The open file of an inode, made now if nobody has it open. `size`: what it has below, without a row."""
+        if inode not in self._open:
+
+            async def open_base() -> RangedBytes:
+                now = self._places.row(opened.inode)
+                below = opened.inode if now is None else await self._places.below(now)
+                assert below is not None
+                return await self._lower.open(below)
+
+            opened = self._open[inode] = OpenFile(self._overlay, self._dirty, inode, row, size, open_base)
+        return self._open[inode]
+
+    def renumber(self, changed: Mapping[int, int]) -> None:
+        """Inodes have other numbers from now on: before → after."""
+        for before, now in changed.items():
+            if before in self._open:
+                opened = self._open[now] = self._open.pop(before)
+                opened.inode = now
+
+    def created(self, inode: int, row: Row) -> int:
+        """A handle to write a file that was made just now."""
+        opened = self._open[inode] = OpenFile(self._overlay, self._dirty, inode, row, 0, _no_base)
+        return self.give(opened, writes=True)
+
+    def give(self, opened: OpenFile, *, writes: bool) -> int:
+        """A new handle on an open file."""
+        opened.handles += 1
+        self._last += 1
+        self._handles[self._last] = opened
+        if writes:
+            self._writing.add(self._last)
+            opened.writers += 1
+        return self._last
+
+    # -- giving back --------------------------------------------------------------------------------------------------
+
+    def release(self, handle: int) -> None:
+        """Give a handle back. Never fails: what cannot be stored is reported by the next commit."""
+        opened = self._handles.pop(handle, None)
+        if opened is not None:
+            if handle in self._writing:
+                self._writing.discard(handle)
+                opened.writers -= 1
+            self.let_go(opened)
+
+    def let_go(self, opened: OpenFile) -> None:
+        """One handle fewer on an open file."""
+        opened.handles -= 1
+        if opened.handles:
+            return
+        opened.close()
+        if opened in self._dirty:
+            with self._overlay.journal.single:
+                opened.store()
+        del self._open[opened.inode]
+        row = opened.inode ^ OVERLAY if opened.row is None else opened.row  # renamed while it was open to be read
+        if row in self._overlay.rows.orphans:
+            self._remove(row)
+
+    def _remove(self, number: int) -> None:
+        """Remove what was kept because it was open."""
+        rows = self._overlay.rows
+        rows.orphans.discard(number)
+        rows.superseded.discard(number)
+        row = rows.get(number)
+        if row is not None:
+            with self._overlay.journal.freeing:
+                rows.delete(row)
+            self._overlay.files.doom(row.data)
+
+    def store(self) -> None:
+        """Bring all rows up to date, those of new files and of directories included."""
+        rows = self._overlay.rows
+        if self._dirty or rows.is_behind:
+            self._overlay.journal.begin()
+            for each in list(self._dirty):
+                each.store()
+            rows.store()
+
+    def close(self) -> None:
+        """Give back all handles; what they wrote is stored."""
+        for handle in list(self._handles):
+            self.release(handle)
+
+
+async def _no_base() -> NoReturn:
+    raise StaleHandle("a new file has no base content")
