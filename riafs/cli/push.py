@@ -154,6 +154,10 @@ def _remarks(name: str, outcome: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}: {path} is empty; git holds no empty directories, so it stays local"
     for path in outcome["overruled"]:
         yield f"{name}: {path} was changed in the store as well; one of the two was left out, as you said"
-    if outcome["kept"]:
+    for path in outcome["overtaken"]:
+        yield f"{name}: {path} is changed here and was changed in the store as well; push again to settle it"
+    if outcome["overtaken"]:
+        yield f"{name}: until then all changes stay local too, over the commit they were made over"
+    elif outcome["kept"]:
         branch = outcome["ref"].removeprefix("refs/heads/")
         yield f"{name}: the changes stay local as well, as {branch} is not what is shown; riafs restore drops them"

@@ -4,9 +4,10 @@ The commit that it announced is in the branch's history then, and what it carrie
 what was changed since would be a conflict with one's own push.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
-from riafs.errors import MissingObject
+from riafs.errors import MissingObject, PushConflict
 from riafs.formats.riaurl import RiaUrl
 from riafs.git.repository import Repository
 from riafs.overlay.announcing import Announced
@@ -40,7 +41,8 @@ async def finish_killed(
         for base, announced in waiting:
             dataset = await store.dataset(await store.path_of_id(base.dataset))
             if await _is_published(dataset.repository, base, announced):
-                await filesystem.pushed(base.dataset, announced.commit, announced.carried, tell)
+                with contextlib.suppress(PushConflict):  # the push that comes now will tell
+                    await filesystem.pushed(base.dataset, announced.commit, announced.carried, tell)
             overlay.withdraw(base.dataset)
 
 

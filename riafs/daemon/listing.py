@@ -63,4 +63,5 @@ def describe_outcome(outcome: "Outcome") -> dict[str, Any]:
         "empty_directories": [os.fsdecode(path) for path in report.empty_directories],
         "overruled": [os.fsdecode(path) for path in report.overruled],
         "kept": outcome.kept,
+        "overtaken": [os.fsdecode(path) for path in outcome.overtaken],
     }

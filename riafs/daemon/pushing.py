@@ -6,13 +6,14 @@ what is registered in it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
 
 from riafs.daemon.finishing import finish_killed
 from riafs.daemon.places import select
+from riafs.errors import PushConflict
 from riafs.formats.riaurl import RiaUrl
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
 from riafs.overlay.store import Overlay
@@ -49,7 +50,10 @@ class Outcome:
     entrance: bytes
     report: PushReport
     kept: bool
-    """Whether the changes stay local, since the branch that is shown here is not the one that was pushed to."""
+    """Whether the changes stay local as well: the branch that is shown here is not the one that was pushed to, or
+    `overtaken` is not empty."""
+    overtaken: tuple[bytes, ...] = ()
+    """Paths that were changed here since the push began, or were not to be pushed, and by others in the store."""
 
 
 @dataclass(slots=True)
@@ -78,7 +82,7 @@ async def push_changes(
     parts = await _find_parts(filesystem, order.places)
     outcomes = await _push(filesystem.overlay, parts, source, means, order.request, watcher) if parts else []
     if not order.request.dry_run:
-        await _show(filesystem, parts, outcomes, tell)
+        return await _show(filesystem, parts, outcomes, tell)
     return outcomes
 
 
@@ -119,18 +123,28 @@ async def _destination(part: _Part, store: Store, writing: LocalWriting, tools: 
 
 async def _show(
     filesystem: WritableFileSystem, parts: Mapping[bytes, _Part], outcomes: Sequence[Outcome], tell: Tell
-) -> None:
+) -> list[Outcome]:
     """Put what is left of the changes over the new commits; once begun, it is brought to its end."""
     with trio.CancelScope(shield=True):
-        for outcome in outcomes:
-            part = parts[outcome.entrance]
-            if part.has_rows and not outcome.kept:
-                await filesystem.pushed(part.base.dataset, outcome.report.commit, part.carried, tell)
+        shown = [await _shown(filesystem, parts[outcome.entrance], outcome, tell) for outcome in outcomes]
         overlay = filesystem.overlay
         for base in overlay.datasets():
             if next(overlay.changes(base.dataset), None) is None:  # looked at to be changed, and then it was not
                 await filesystem.pushed(base.dataset, base.commit, NOTHING, tell)
         await filesystem.refresh(tell)
+    return shown
+
+
+async def _shown(filesystem: WritableFileSystem, part: _Part, outcome: Outcome, tell: Tell) -> Outcome:
+    """Put what is left of a dataset's changes over its new commit, unless others changed the same there."""
+    if not part.has_rows or outcome.kept:
+        return outcome
+    try:
+        await filesystem.pushed(part.base.dataset, outcome.report.commit, part.carried, tell)
+    except PushConflict as conflict:
+        filesystem.overlay.withdraw(part.base.dataset)
+        return replace(outcome, kept=True, overtaken=conflict.paths)
+    return outcome
 
 
 async def _find_parts(filesystem: WritableFileSystem, places: Sequence[bytes]) -> dict[bytes, _Part]:

@@ -6,14 +6,15 @@ the commit has in its place goes; the others stay, over what is there now; a nam
 there any more is hidden. What matters is where rows were when the list of changes was made, not where they are by now.
 
 First everything is looked up, then all rows change in one step; if somebody changed something in between, it is done
-again.
+again. Where others have changed in that commit what is changed here and was not pushed, nothing moves: over their
+version the change would no longer be seen as a conflict, and a file that is local in parts would be a mixture.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from riafs.errors import Busy
+from riafs.errors import Busy, PushConflict
 from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.lower import packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, WHITEOUT, Area, Row, Rows
@@ -88,6 +89,14 @@ class _Pushed:
         stood = self._rows.get(row.id)
         return stood is not None and row.version <= self._versions.get(stood.path, 0)
 
+    def is_ours(self, path: bytes) -> bool:
+        """Whether the push decided what the new commit has at a path."""
+        while path:
+            if path in self.made or path in self.removed or path in self._renamed:
+                return True
+            path = _split(path)[0]
+        return False
+
     def path_of(self, base: bytes) -> bytes:
         """Where the new commit has what the old one has at `base`, as far as the push moved it."""
         above = base
@@ -105,6 +114,8 @@ class _Plan:
     hidden: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
     """Directory → names that were removed there after they were pushed, and what the commit has there."""
     bases: set[bytes] = field(default_factory=set)
+    overtaken: set[bytes] = field(default_factory=set)
+    """Paths that are changed here, and by others in the new commit."""
 
 
 class Rebasing:
@@ -130,10 +141,22 @@ class Rebasing:
             await self._look()
             self._overlay.journal.before_commit()
             if seen == (self._rows.last_version, self._rows.turn):
+                self._refuse_overtaken()
                 self._apply()
                 await self._overlay.durable()
                 return
         raise Busy(f"dataset {self._area.base.dataset.decode()} is being changed all the time; try again")
+
+    def _refuse_overtaken(self) -> None:
+        paths = tuple(sorted(self._plan.overtaken))
+        if paths:
+            base, where = self._area.base, ", ".join(ascii(path.decode(errors="replace")) for path in paths[:3])
+            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            raise PushConflict(
+                f"dataset {base.dataset.decode()}: {where}{more} changed in the store as well; the local changes stay "
+                f"over commit {base.commit.decode()[:10]}: push them, or restore them",
+                paths,
+            )
 
     # -- planning -----------------------------------------------------------------------------------------------------
 
@@ -175,10 +198,14 @@ class Rebasing:
             return await self._subdirectory(row, place, entry)
         stood = self._pushed.at(row.id)
         settled = self._pushed.is_settled(row) and stood is not None and stood.path == place
-        if row.kind == WHITEOUT:
-            return None if covered is None or settled else {"covered": covered}
-        if (settled or self._is_as_before(row, place)) and not self._in_use(row.id):
+        if row.kind == WHITEOUT and (covered is None or settled):
             return None
+        if row.kind != WHITEOUT and (settled or self._is_as_before(row, place)) and not self._in_use(row.id):
+            return None
+        if place is not None and not self._pushed.is_ours(place) and _version(row.covered) != _version(covered):
+            self._plan.overtaken.add(place)
+        if row.kind == WHITEOUT:
+            return {"covered": covered}
         return {"covered": covered} | await self._file_base(row)
 
     def _is_as_before(self, row: Row, place: bytes | None) -> bool:
@@ -193,6 +220,8 @@ class Rebasing:
         stood = self._pushed.at(row.id)
         path = stood.path if stood is not None and stood.path in self._pushed.made else self._pushed.path_of(row.base)
         entry = await self._find(path)
+        if row.data and row.based and not self._pushed.is_ours(path) and _content(row.entry) != _content_of(entry):
+            self._plan.overtaken.add(path)
         if entry is None or entry.kind is Kind.DIRECTORY or not self._take(path):
             return {} if row.based else {"base": None, "entry": None}
         return {"base": path, "entry": packed(entry), "based": min(row.based, max(entry.size, 0))}
@@ -259,6 +288,20 @@ class Rebasing:
 
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
+
+
+def _version(entry: bytes | None) -> tuple[int, bytes] | None:
+    """What tells two versions of an entry apart: git's mode and object name."""
+    known = None if entry is None else unpacked(entry)
+    return None if known is None else (known.mode, known.oid)
+
+
+def _content(entry: bytes | None) -> bytes | None:
+    return None if entry is None else unpacked(entry).oid
+
+
+def _content_of(entry: Entry | None) -> bytes | None:
+    return None if entry is None else unpacked(packed(entry)).oid
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:

@@ -142,6 +142,15 @@ class Kernel:
         self.filesystem.release(opened.handle)
 
     @_alone
+    async def write_at(self, path: bytes, offset: int, data: bytes) -> None:
+        """Like ``dd conv=notrunc``."""
+        inode = (await self._existing(path)).inode
+        assert inode is not None
+        opened = await self.filesystem.open(inode, os.O_WRONLY)
+        await self.filesystem.write(opened.handle, offset, data)
+        self.filesystem.release(opened.handle)
+
+    @_alone
     async def read(self, path: bytes) -> bytes:
         inode = (await self._existing(path)).inode
         assert inode is not None

@@ -3,15 +3,15 @@
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
 import trio.lowlevel
 
-from riafs.daemon.pushing import Order, push_changes
-from riafs.errors import RiafsError, StaleHandle
+from riafs.daemon.pushing import Order, Outcome, push_changes
+from riafs.errors import NoSuchName, PushConflict, RiafsError, StaleHandle
 from riafs.formats.riaurl import parse_source
 from riafs.push.merging import Prefer
 from riafs.push.watching import Nobody
@@ -39,10 +39,10 @@ class Mount:
         self.dataset = dataset
         self._time = LATER
 
-    async def push(self, prefer: Prefer = Prefer.OURS) -> None:
+    async def push(self, prefer: Prefer = Prefer.OURS, places: tuple[bytes, ...] = ()) -> list[Outcome]:
         source = parse_source(f"{self.dataset.path.parent.parent}#{self.dataset.id}")
-        order = Order(request(prefer=prefer))
-        await push_changes(self.kernel.filesystem, source, means(), order, Nobody(), self.kernel.tell)
+        order = Order(request(prefer=prefer), places)
+        return await push_changes(self.kernel.filesystem, source, means(), order, Nobody(), self.kernel.tell)
 
     def commit(self, files: dict[bytes, bytes]) -> None:
         """What others do in the store."""
@@ -459,3 +459,63 @@ async def test_with_what_others_commit_the_kernel_is_right(mount: Mount, seed: i
         await mount.push()
         await kernel.check()
         assert await kernel.read(b"d/%d/theirs" % turn) == b""
+
+
+# -- what others changed as well --------------------------------------------------------------------------------------
+
+
+async def _content(kernel: Kernel, path: bytes) -> bytes | None:
+    try:
+        return await kernel.read(path)
+    except NoSuchName:
+        return None
+
+
+async def _write_middle(kernel: Kernel) -> None:
+    await kernel.write_at(b"top", 1, b"here")
+
+
+async def _remove(kernel: Kernel) -> None:
+    await kernel.unlink(b"top")
+
+
+async def _replace(kernel: Kernel) -> None:
+    await kernel.write(b"top", b"ours")
+
+
+@pytest.mark.parametrize("change", [_write_middle, _remove, _replace])
+async def test_what_is_not_pushed_and_was_changed_by_others_keeps_the_mount_where_it_is(
+    mount: Mount, change: Callable[[Kernel], Awaitable[None]]
+) -> None:
+    kernel = mount.kernel
+    await kernel.write(b"d/y", b"pushed")
+    await change(kernel)
+    shown = await _content(kernel, b"top")
+    mount.commit({**FILES, b"top": b"theirs, and longer", b"other": b"o"})
+    (outcome,) = await mount.push(places=(b"d/y",), prefer=Prefer.NEITHER)
+    assert (outcome.kept, outcome.overtaken) == (True, (b"top",))
+    assert mount.files()[b"d/y"] == b"pushed"
+    assert mount.files()[b"top"] == b"theirs, and longer"
+    assert await _content(kernel, b"top") == shown
+    await kernel.check()
+    with pytest.raises(PushConflict) as caught:
+        await mount.push(prefer=Prefer.NEITHER)
+    assert caught.value.paths == (b"top",)
+    await mount.push(prefer=Prefer.OURS)
+    assert mount.files().get(b"top") == shown
+    assert (mount.files()[b"d/y"], mount.files()[b"other"]) == (b"pushed", b"o")
+    await kernel.check()
+
+
+async def test_a_name_that_others_made_as_well_is_a_conflict_and_not_covered(mount: Mount) -> None:
+    kernel = mount.kernel
+    await kernel.write(b"d/y", b"pushed")
+    await kernel.write(b"d/new", b"ours")
+    mount.commit({**FILES, b"d/new": b"theirs"})
+    (outcome,) = await mount.push(places=(b"d/y",), prefer=Prefer.NEITHER)
+    assert outcome.overtaken == (b"d/new",)
+    with pytest.raises(PushConflict):
+        await mount.push(prefer=Prefer.NEITHER)
+    await mount.push(prefer=Prefer.THEIRS)
+    assert await kernel.read(b"d/new") == b"theirs"
+    await kernel.check()
