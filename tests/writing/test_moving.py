@@ -464,7 +464,7 @@ async def test_with_what_others_commit_the_kernel_is_right(mount: Mount, seed: i
 # -- what others changed as well --------------------------------------------------------------------------------------
 
 
-async def _content(kernel: Kernel, path: bytes) -> bytes | None:
+async def _content_at(kernel: Kernel, path: bytes) -> bytes | None:
     try:
         return await kernel.read(path)
     except NoSuchName:
@@ -490,13 +490,13 @@ async def test_what_is_not_pushed_and_was_changed_by_others_keeps_the_mount_wher
     kernel = mount.kernel
     await kernel.write(b"d/y", b"pushed")
     await change(kernel)
-    shown = await _content(kernel, b"top")
+    shown = await _content_at(kernel, b"top")
     mount.commit({**FILES, b"top": b"theirs, and longer", b"other": b"o"})
     (outcome,) = await mount.push(places=(b"d/y",), prefer=Prefer.NEITHER)
     assert (outcome.kept, outcome.overtaken) == (True, (b"top",))
     assert mount.files()[b"d/y"] == b"pushed"
     assert mount.files()[b"top"] == b"theirs, and longer"
-    assert await _content(kernel, b"top") == shown
+    assert await _content_at(kernel, b"top") == shown
     await kernel.check()
     with pytest.raises(PushConflict) as caught:
         await mount.push(prefer=Prefer.NEITHER)
