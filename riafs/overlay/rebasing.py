@@ -58,8 +58,10 @@ class _Pushed:
         for change in carried.changes:
             self._versions[change.path] = max(change.version, self._versions.get(change.path, 0))
         self.made = {change.path for change in carried.changes if change.kind is not ChangeKind.REMOVED}
-        self.removed = {change.path for change in carried.changes if change.kind is ChangeKind.REMOVED}
         self._renamed = {change.source: change.path for change in carried.changes if change.source is not None}
+        removed = {change.path for change in carried.changes if change.kind is ChangeKind.REMOVED}
+        self.gone = removed | self._renamed.keys()
+        """Paths at which the old commit has something else than the new one, or than what stands there now."""
         self._taken = {stood.path for stood in carried.rows.values()}
         self.added = self._added()
 
@@ -241,7 +243,7 @@ class Rebasing:
         if row.base is not None:
             return self._pushed.path_of(row.base)
         stood = self._pushed.at(row.id)
-        if stood is not None and (stood.is_added or stood.path in self._pushed.removed):
+        if stood is not None and (stood.is_added or stood.path in self._pushed.gone):
             return stood.path
         is_new = stood is None and row.covered is None and place is not None
         return place if is_new and not self._pushed.is_taken(place or b"") else None

@@ -31,7 +31,7 @@ from riafs.daemon.mounts import mount_at
 from riafs.overlay.store import opened
 from tests.conftest import private_environment
 from tests.fuse.mounting import Mounted, mounted, run_riafs
-from tests.push.conftest import content, run, sound, tree
+from tests.push.conftest import blob, run, sound
 from tests.small import SmallDataset
 from tests.writing.drivers import writable
 from tests.writing.killing import store_in
@@ -330,9 +330,17 @@ def explain_commit(dataset: SmallDataset, commit: Commit, pushed: Pushed) -> Non
             continue
         before, after = commit.changed[path]
         assert bool(after) == (data is not None), path
-        assert data is None or content(dataset, path.encode(), commit.name) == data, f"{pushed.name}: {path}"
+        assert data is None or content(dataset, commit.name, path) == data, f"{pushed.name}: {path}"
         seen = dataset.git("ls-tree", "--format=%(objectname)", pushed.base, "--", path)
         assert seen == before or pushed.decided == "ours", f"{pushed.name} replaced a change of {path}"
+
+
+def content(dataset: SmallDataset, commit: str, path: str) -> bytes:
+    """What is committed at a path."""
+    data = blob(dataset, f"{commit}:{path}")
+    if b"/annex/objects/" not in data:
+        return data
+    return dataset.object_path(os.path.basename(data)).read_bytes()
 
 
 def work(base: Path, count: int, rounds: int, seed: int) -> "Counter[str]":
@@ -356,10 +364,10 @@ def work(base: Path, count: int, rounds: int, seed: int) -> "Counter[str]":
                 raise failure
     explain(dataset, first, pushers)
     own = {path: data for pusher in pushers for path, data in pusher.own.items()}
-    there = {os.fsdecode(path) for path in tree(dataset) if path.startswith((b"own/", b"code/own/"))}
+    there = set(dataset.git("ls-tree", "-r", "--name-only", "main", "--", "own", "code/own").splitlines())
     assert there == own.keys()
     for path, data in own.items():
-        assert content(dataset, path.encode()) == data, f"{path} was lost"
+        assert content(dataset, "main", path) == data, f"{path} was lost"
     sound(dataset)
     decided = Counter(pushed.decided or "pushed" for pusher in pushers for pushed in pusher.pushed)
     return decided + Counter({"conflicts": sum(len(pusher.refused) for pusher in pushers)})
