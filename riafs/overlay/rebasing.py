@@ -94,7 +94,7 @@ class _Pushed:
     def is_ours(self, path: bytes) -> bool:
         """Whether the push decided what the new commit has at a path."""
         while path:
-            if path in self.made or path in self.removed or path in self._renamed:
+            if path in self.made or path in self.gone:
                 return True
             path = _split(path)[0]
         return False
@@ -222,7 +222,8 @@ class Rebasing:
         stood = self._pushed.at(row.id)
         path = stood.path if stood is not None and stood.path in self._pushed.made else self._pushed.path_of(row.base)
         entry = await self._find(path)
-        if row.data and row.based and not self._pushed.is_ours(path) and _content(row.entry) != _content_of(entry):
+        ours = path in self._pushed.made or (entry is None and self._pushed.is_ours(path))
+        if row.data and not ours and _content(row.entry) != _content(None if entry is None else packed(entry)):
             self._plan.overtaken.add(path)
         if entry is None or entry.kind is Kind.DIRECTORY or not self._take(path):
             return {} if row.based else {"base": None, "entry": None}
@@ -293,17 +294,14 @@ def _join(directory: bytes, name: bytes) -> bytes:
 
 
 def _version(entry: bytes | None) -> tuple[int, bytes] | None:
-    """What tells two versions of an entry apart: git's mode and object name."""
-    known = None if entry is None else unpacked(entry)
-    return None if known is None else (known.mode, known.oid)
+    """What tells two versions of an entry apart."""
+    return None if entry is None else (unpacked(entry).mode, _content(entry) or b"")
 
 
 def _content(entry: bytes | None) -> bytes | None:
-    return None if entry is None else unpacked(entry).oid
-
-
-def _content_of(entry: Entry | None) -> bytes | None:
-    return None if entry is None else unpacked(packed(entry)).oid
+    """What tells two contents apart: the key, as the object of a link to one depends on where the link is."""
+    known = None if entry is None else unpacked(entry)
+    return None if known is None else known.key or known.oid
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:

@@ -306,8 +306,10 @@ class Beside(RuleBasedStateMachine):
         """It lies below from now on; what was done since stays."""
         if self._push is None or self._overlay is None:
             return
-        self._shown, self._below, carried = self._push
-        self._push = None
+        (shown, below, carried), self._push = self._push, None
+        if not self._overlay.datasets():  # what was tried had failed, so there was nothing to push
+            return
+        self._shown, self._below = shown, below
         self._engine.close()
         lower = DiskLower(os.fsencode(self._below), self._shown)
 
