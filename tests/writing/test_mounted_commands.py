@@ -120,6 +120,21 @@ def test_a_conflict_has_an_exit_status_of_its_own(mount: Mounted, dataset: Small
     assert (mount.path / "one" / "tool").read_bytes() == b"theirs"
 
 
+def test_what_others_changed_as_well_is_told_and_not_covered(mount: Mounted, dataset: SmallDataset) -> None:
+    top = mount.path / "one"
+    (top / "a").write_bytes(b"ours")
+    (top / "b").write_bytes(b"b")
+    dataset.commit({b"a": b"theirs"}, time=1_800_000_000)
+    told = riafs("push", top / "b")
+    assert "one: a is changed here and was changed in the store as well; push again to settle it" in told
+    assert {b"a", b"b"} <= set(tree(dataset))
+    assert (top / "a").read_bytes() == b"ours"
+    assert listed(mount.path) == ["added one/a", "added one/b"]
+    riafs("push", top, "--ours")
+    assert (top / "a").read_bytes() == b"ours"
+    assert listed(mount.path) == []
+
+
 def test_a_mount_that_is_only_read_has_nothing_to_push(dataset: SmallDataset, tmp_path: Path) -> None:
     with mounted(dataset.path.parent.parent, tmp_path / "mounted") as mount:
         assert "is mounted to be read only" in riafs("push", mount.path, status=1)
