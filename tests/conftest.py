@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ KEPT = {"RIAFS_TEST_STORES", "RIAFS_TEST_ROUNDS", "RIAFS_KEEPSTORE", "GIT_SSL_CA
 
 def pytest_configure(config: pytest.Config) -> None:
     """Move to a private home before anything of the user's is read."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun by a shell in the background; children inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     home = tempfile.mkdtemp(prefix=mounts.PREFIX)
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in [name for name in os.environ if name.startswith(("GIT_", "XDG_", "RIAFS_")) and name not in KEPT]:

@@ -10,7 +10,7 @@ again. Where others have changed in that commit what is changed here and was not
 version the change would no longer be seen as a conflict, and a file that is local in parts would be a mixture.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,7 @@ class _Pushed:
         self.gone = removed | self._renamed.keys()
         """Paths at which the old commit has something else than the new one, or than what stands there now."""
         self._taken = {stood.path for stood in carried.rows.values()}
+        self._above = {above for path in self.made | self.gone for above in _directories(path)}
         self.added = self._added()
 
     def _added(self) -> Mapping[bytes, list[bytes]]:
@@ -92,7 +93,9 @@ class _Pushed:
         return stood is not None and row.version <= self._versions.get(stood.path, 0)
 
     def is_ours(self, path: bytes) -> bool:
-        """Whether the push decided what the new commit has at a path."""
+        """Whether the push decided what the new commit has at a path, be it only inside of it."""
+        if path in self._above:
+            return True
         while path:
             if path in self.made or path in self.gone:
                 return True
@@ -204,7 +207,7 @@ class Rebasing:
             return None
         if row.kind != WHITEOUT and (settled or self._is_as_before(row, place)) and not self._in_use(row.id):
             return None
-        if place is not None and not self._pushed.is_ours(place) and _version(row.covered) != _version(covered):
+        if place is not None and _version(row.covered) != _version(covered) and not self._pushed.is_ours(place):
             self._plan.overtaken.add(place)
         if row.kind == WHITEOUT:
             return {"covered": covered}
@@ -291,6 +294,12 @@ class Rebasing:
 
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
+
+
+def _directories(path: bytes) -> Iterator[bytes]:
+    """Those that a path is in."""
+    while path := _split(path)[0]:
+        yield path
 
 
 def _version(entry: bytes | None) -> tuple[int, bytes] | None:

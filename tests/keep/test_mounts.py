@@ -170,8 +170,17 @@ def test_blocks_are_pinned_and_evicted_by_the_files_that_have_them(told: Cluster
     with mounted(f"arvados://{told.host}", tmp_path / "m", *cache) as mount:
         assert (mount.path / "home/one/file").read_bytes() == b"content"
         assert "pinned 1" in " ".join(run_riafs("cache", *cache, "pin", mount.path / "home/one/file").stdout.split())
-    done = run_riafs("cache", *cache, "--json", "status")
-    assert json.loads(done.stdout)["pinned_blocks"] == 1
+        until = time.monotonic() + 30
+        while pinned(*cache) != 1:  # what was read is written behind the reader
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    assert pinned(*cache) == 1
+
+
+def pinned(*cache: str) -> int:
+    """How many pinned blocks there are."""
+    status = json.loads(run_riafs("cache", *cache, "--json", "status").stdout)
+    return int(status["pinned_blocks"])
 
 
 def test_certificate_that_is_not_trusted_is_named(

@@ -138,7 +138,10 @@ class Beside(RuleBasedStateMachine):
         super().__init__()
         self._stack = contextlib.ExitStack()
         self._base = Path(tempfile.mkdtemp(prefix="riafs-beside-"))
-        self._stack.callback(shutil.rmtree, self._base)
+        self._stack.callback(os.rmdir, self._base)
+        # Also where /tmp is an overlay, on which none can be put.
+        subprocess.run(["mount", "-t", "tmpfs", "riafs-test", self._base], check=True)
+        self._stack.callback(subprocess.run, ["umount", self._base], check=True)
         (self._base / "lower").mkdir()
         plant(self._base / "lower")
         self._kernel = self._stack.enter_context(kernel_overlay(self._base))
