@@ -60,6 +60,8 @@ class Decoding:
         if partial.complete:
             await partial.settled.wait()
             self._ahead.read(partial.member)
+        if ahead or in_order:
+            self._ahead.run_from(folder, partial.member.offset + end)
         if partial.problem is not None:
             raise again(partial.problem)
 

@@ -55,6 +55,7 @@ class Driver:
         self._making = making
         self._workshop = workshop
         self._starting = trio.Lock()
+        self._runless: set[int] = set()
         self._failures: dict[tuple[int, int], tuple[int, RiafsError]] = {}
 
     async def drive_all(self, folder: DecodableFolder, jobs: Sequence[Job], ahead: int) -> RiafsError | None:
@@ -108,6 +109,27 @@ class Driver:
         """The run under way that will soon come to a byte of a folder."""
         found = self._workshop.passes.find(self, folder.number, offset)
         return found.segment if found is not None and found.segment.is_run else None
+
+    def has_run(self, folder: DecodableFolder, *offsets: int) -> bool:
+        """Whether a run comes to one of the bytes at `offsets` of a folder, or has come."""
+        return any(self._workshop.passes.has_run(self, folder.number, offset) for offset in offsets)
+
+    async def begin(self, folder: DecodableFolder, run: Segment, ahead: int) -> None:
+        """Decode the first `ahead` bytes of a run, which goes on when somebody comes there. Raises as `start`."""
+        workshop = self._workshop
+        used = await workshop.passes.open(
+            self, folder.number, run, folder.memory, lambda: folder.start(run, workshop.workers, workshop.extractor)
+        )
+        self._want(folder, used, run.start + ahead)
+        workshop.passes.leave(used)
+
+    def runs_fail(self, folder: DecodableFolder) -> bool:
+        """Whether there should be no more runs in a folder."""
+        return folder.number in self._runless
+
+    def give_up_runs(self, folder: DecodableFolder) -> None:
+        """Let there be no more."""
+        self._runless.add(folder.number)
 
     def go_on(self, folder: DecodableFolder, offset: int, ahead: int) -> None:
         """A reader in order has come to `offset` of a folder: go on for `ahead` bytes with the decoder before it."""
@@ -208,6 +230,8 @@ class Driver:
 
     def _noted(self, problem: RiafsError, folder: DecodableFolder, used: Pass) -> RiafsError:
         """What to tell of a failed decoder, remembered if it will fail again."""
+        if used.segment.is_run and not used.closed:
+            self.give_up_runs(folder)
         if isinstance(problem, _LASTING) and not used.closed and not used.segment.is_run:
             problem = self._making.explained(problem, encrypted=folder.folder.is_encrypted)
             self._failures[folder.number, used.segment.start] = (used.position, problem)

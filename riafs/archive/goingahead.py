@@ -37,6 +37,7 @@ class GoingAhead:
         self._folders = folders
         self._last = -2
         self._entered = -1
+        self._run_busy = False
         self._segments_busy = False
         self._folder_busy = False
 
@@ -54,9 +55,31 @@ class GoingAhead:
             return
         self.read(member)
         folder = await self._folders.of(member)
-        self._driver.go_on(folder, member.offset + member.size, AHEAD)
+        end = member.offset + member.size
+        self._driver.go_on(folder, end, AHEAD)
+        self.run_from(folder, end)
         self.members_after(folder, member)
         self.next_folder(folder)
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def run_from(self, folder: DecodableFolder, offset: int) -> None:
+        """A reader in order has come to `offset` of a folder: begin a run behind it, where there is none."""
+        if offset < folder.folder.size and self._planner.has_runs(folder) and not self._run_busy:
+            self._run_busy = True
+            trio.lowlevel.spawn_system_task(self._begin_run, folder, offset)
+
+    async def _begin_run(self, folder: DecodableFolder, offset: int) -> None:
+        try:
+            run = await self._planner.next_run(folder, offset)
+            if run is not None:
+                await self._driver.begin(folder, run, AHEAD)
+        except RiafsError:
+            self._planner.run_failed(folder)
+        finally:
+            self._run_busy = False
+
+    # -- segments, where runs are not possible ------------------------------------------------------------------------
 
     def rest_of(self, folder: DecodableFolder, partial: Partial, start: int, ahead: int) -> None:
         """Where runs do not, decode `ahead` bytes of a member from `start` on beside what is being asked for."""

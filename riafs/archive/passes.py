@@ -77,6 +77,10 @@ class PassPool:
         beyond = [each for each in self._through(archive, folder, offset) if each.delivered > offset]
         return next((each for each in beyond if each.delivered - offset <= distance), None)
 
+    def has_run(self, archive: object, folder: int, offset: int) -> bool:
+        """Whether there is a run that has the byte at `offset` of a folder."""
+        return any(each.segment.is_run for each in self._through(archive, folder, offset))
+
     def _through(self, archive: object, folder: int, offset: int) -> list[Pass]:
         """The passes whose segment has the byte at `offset` of a folder."""
         name = (archive, folder)

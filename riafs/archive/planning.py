@@ -2,10 +2,10 @@
 
 Owns, for one archive, what is known of how its folders are read. A range that somebody waits for is cut into the
 segments that hold it, and liblzma decodes several at once. Whoever wants much more than that gets a *run*: a stretch of
-segments for one child of 7-Zip, whose decoder is faster, but takes some 20 ms to start. Readers in order get runs that
-grow; readers here and there only when they have asked for a part of the folder that makes it likely that they want
-the rest, and one at a time for each processor. Invariant: a run that failed costs nothing but time: its folder
-is decoded by segments from then on, which tell what is wrong.
+segments for one child of 7-Zip, whose decoder is faster, but takes some 50 ms to start. Readers in order get runs that
+grow, begun behind what they are served; readers here and there only when they have asked for a part of the folder that
+makes it likely that they want the rest, and one at a time for each processor. Invariant: a run that failed costs
+nothing but time: its folder is decoded by segments from then on, which tell what is wrong.
 """
 
 from collections.abc import Sequence
@@ -38,11 +38,10 @@ Wanted = tuple[Partial, int, int]
 
 @dataclass(slots=True)
 class _History:
-    """How a folder was read: bytes asked for here and there, how long the last run in order was, whether one failed."""
+    """How a folder was read: bytes asked for here and there, how long the last run in order was."""
 
     scattered: int = 0
     run: int = 0
-    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +66,12 @@ class Planner:
 
     def has_runs(self, folder: DecodableFolder) -> bool:
         """Whether 7-Zip can decode parts of a folder."""
-        possible = folder.has_runs and not folder.folder.is_encrypted and not self._history(folder).failed
+        possible = folder.has_runs and not folder.folder.is_encrypted and not self._driver.runs_fail(folder)
         return possible and self._workshop.extractor.is_there
 
     def run_failed(self, folder: DecodableFolder) -> None:
         """Plan no more runs in a folder."""
-        self._history(folder).failed = True
+        self._driver.give_up_runs(folder)
 
     def asked(self, folder: DecodableFolder, size: int) -> None:
         """Take note that somebody wants so many bytes that do not follow what was wanted before."""
@@ -88,7 +87,7 @@ class Planner:
         jobs. Raises what reading the archive raises.
         """
         if self.has_runs(folder):
-            plan = await (self._in_order(folder, wanted, ahead) if ahead else self._scattered(folder, wanted))
+            plan = self._under_way(folder, wanted, ahead) if ahead else await self._scattered(folder, wanted)
             if plan is not None:
                 return plan
         return Plan(await self.jobs(folder, [wanted]), 0 if folder.has_runs else ahead)
@@ -109,18 +108,24 @@ class Planner:
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
-    async def _in_order(self, folder: DecodableFolder, wanted: Wanted, ahead: int) -> Plan | None:
-        offset = _first_missing(wanted)
-        under_way = self._driver.run_at(folder, offset)
-        if under_way is not None:
-            return _run_plan(under_way, wanted, ahead)
+    def _under_way(self, folder: DecodableFolder, wanted: Wanted, ahead: int) -> Plan | None:
+        run = self._driver.run_at(folder, _first_missing(wanted))
+        return None if run is None else _run_plan(run, wanted, ahead)
+
+    async def next_run(self, folder: DecodableFolder, offset: int) -> Segment | None:
+        """The run for a reader in order who has come to `offset`, longer than the one before: from the first segment on
+        that the reader has not begun. None where there is one, or not much is left. Raises what reading the archive
+        raises.
+        """
+        segment = await folder.division.segment(offset)
+        start = offset if offset == segment.start else segment.end
         history = self._history(folder)
         length = min(max(2 * history.run, _FIRST_RUN), _LONGEST_RUN)
-        run = await folder.division.run(offset, offset + length)
-        if run.size < LONG:
+        if folder.folder.size - start < LONG or self._driver.has_run(folder, offset, start):
             return None
+        run = await folder.division.run(start, start + length)
         history.run = length
-        return _run_plan(run, wanted, ahead)
+        return run
 
     async def _scattered(self, folder: DecodableFolder, wanted: Wanted) -> Plan | None:
         offset = _first_missing(wanted)

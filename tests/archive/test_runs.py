@@ -80,10 +80,10 @@ async def test_a_reader_in_order_gets_all_but_the_first_members_from_runs_that_g
     for member in in_order(archive):
         assert await content_of(archive, member.name) == CONTENTS[member.name]
     assert work.by_child + work.by_liblzma <= SIZE + 2 * SEGMENT
-    assert work.by_liblzma <= 3 * SEGMENT
+    assert work.by_liblzma <= 9 * SEGMENT
     sizes = [size for size, _ in work.children]
     assert sizes[0] < sizes[1]
-    assert len(sizes) == 3
+    assert len(sizes) <= 4
     assert all(threads >= 2 for _, threads in work.children)
 
 
