@@ -16,6 +16,7 @@ import trio
 from riafs.checking.report import Finding, Report, Verdict, judge
 from riafs.content.parts import Copy, CopyState, Part
 from riafs.errors import RiafsError
+from riafs.formats.paths import joined
 from riafs.tree.divisible import Divisible, Holding
 from riafs.tree.protocol import Directory, Entry, Kind
 
@@ -99,7 +100,7 @@ class _Checking:
                 if reason is not None:
                     self.report.empty.append((path, reason.decode(errors="replace")))
                 yield path, entered
-                waiting += [(_join(path, each.name), entered, each) for each in reversed(below)]
+                waiting += [(joined(path, each.name), entered, each) for each in reversed(below)]
 
     async def _parts(self, path: bytes, directory: Directory) -> AsyncIterator[tuple[bytes, Part]]:
         """The parts of the files in one directory, each with its file's path."""
@@ -107,7 +108,7 @@ class _Checking:
             return
         for entry in await _entries(directory):
             if entry.kind is Kind.FILE:
-                name = _join(path, entry.name)
+                name = joined(path, entry.name)
                 with self._problems_of(name):
                     for part in await directory.parts(entry):
                         yield name, part
@@ -163,10 +164,6 @@ async def _entries(directory: Directory) -> list[Entry]:
     while piece := await directory.entries(len(entries)):
         entries += piece
     return entries
-
-
-def _join(path: bytes, name: bytes) -> bytes:
-    return path + b"/" + name if path else name
 
 
 def _short(part: Part) -> bytes:

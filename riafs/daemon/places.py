@@ -4,22 +4,8 @@ import os
 from collections.abc import Sequence
 
 from riafs.errors import UsageError
+from riafs.formats.paths import below, is_in
 from riafs.overlay.changes import Change, ChangeKind
-
-
-def below(path: bytes, directory: bytes) -> bytes:
-    """`path` from `directory` on, both from the same root; ``""`` for the directory itself."""
-    return path[len(directory) + 1 :] if directory else path
-
-
-def joined(directory: bytes, path: bytes) -> bytes:
-    """The inverse of `below`, for what is in the directory."""
-    return directory + b"/" + path if directory else path
-
-
-def is_in(path: bytes, directory: bytes) -> bool:
-    """Whether `path` is `directory` or in it."""
-    return not directory or path == directory or path.startswith(directory + b"/")
 
 
 def select(changes: Sequence[Change], entrance: bytes, places: Sequence[bytes]) -> list[Change]:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from riafs.daemon.control import ASKED_BY, Command, Request
-from riafs.daemon.places import below, is_in, joined
 from riafs.daemon.requests import number, reporting, text
 from riafs.errors import UsageError
+from riafs.formats.paths import below, is_in, joined
 from riafs.formats.riaurl import RiaUrl
 from riafs.overlay.changes import Change, ChangeKind
 from riafs.push.opening import open_for_pushing

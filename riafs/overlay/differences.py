@@ -3,6 +3,7 @@
 import stat
 from operator import itemgetter
 
+from riafs.formats.paths import joined
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.lower import Remembered, unpacked
@@ -48,7 +49,7 @@ class _Walk:
             base = None
             if child.covered is not None:
                 assert below is not None
-                base = unpacked(child.covered).base_entry(_join(below, child.name))
+                base = unpacked(child.covered).base_entry(joined(below, child.name))
             self._child(child, start + child.name, base)
 
     def _child(self, row: Outline, path: bytes, covered: BaseEntry | None) -> None:
@@ -102,7 +103,3 @@ class _Walk:
 
 def _is_executable(row: Outline) -> bool:
     return bool(row.mode & stat.S_IXUSR)
-
-
-def _join(directory: bytes, name: bytes) -> bytes:
-    return directory + b"/" + name if directory else name

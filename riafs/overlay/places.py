@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 from riafs.errors import ChangedElsewhere, ReadOnly, StaleHandle
+from riafs.formats.paths import joined
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, Lower, LowerEntry, packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, Area, Row, Rows
@@ -99,10 +100,10 @@ class Places:
         row = self.row(inode)
         if row is None:
             home = await self._lower.home(inode)
-            return None if home is None else _joined(home.entrance, home.path)
+            return None if home is None else joined(home.entrance, home.path)
         if row.base is None or row.entry is None or (not row.based and unpacked(row.entry).size > 0):
             return None
-        return _joined(self._area(row).entrance, row.base)
+        return joined(self._area(row).entrance, row.base)
 
     def _area(self, row: Row) -> Area:
         return next(area for area in self._rows.areas() if area.id == row.area)
@@ -221,7 +222,3 @@ class Places:
         if row is not None:
             self._row_of[inode] = row.id  # its own number stays what it is
         return row
-
-
-def _joined(entrance: bytes, path: bytes) -> bytes:
-    return entrance + b"/" + path if entrance else path

@@ -10,11 +10,12 @@ again. Where others have changed in that commit what is changed here and was not
 version the change would no longer be seen as a conflict, and a file that is local in parts would be a mixture.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from riafs.errors import Busy, PushConflict
+from riafs.formats.paths import joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.lower import packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, WHITEOUT, Area, Row, Rows
@@ -42,7 +43,7 @@ def standing(rows: Rows, area: Area) -> dict[int, Stood]:
         directory, path = waiting.pop()
         for row in rows.children(directory):
             assert row.name is not None
-            below = _join(path, row.name)
+            below = joined(path, row.name)
             found[row.id] = Stood(below, row.covered is None)
             if row.kind == DIRECTORY:
                 waiting.append((row.id, below))
@@ -63,7 +64,7 @@ class _Pushed:
         self.gone = removed | self._renamed.keys()
         """Paths at which the old commit has something else than the new one, or than what stands there now."""
         self._taken = {stood.path for stood in carried.rows.values()}
-        self._above = {above for path in self.made | self.gone for above in _directories(path)}
+        self._above = {above for path in self.made | self.gone for above in parents_of(path)}
         self.added = self._added()
 
     def _added(self) -> Mapping[bytes, list[bytes]]:
@@ -178,7 +179,7 @@ class Rebasing:
         stays = base is not None and await self._hide(row, base, {child.name for child in children})
         for child in children:
             assert child.name is not None
-            place = None if base is None else _join(base, child.name)
+            place = None if base is None else joined(base, child.name)
             columns = await self._child(child, place)
             if columns is None:
                 self._plan.gone.append(child)
@@ -190,7 +191,7 @@ class Rebasing:
     async def _hide(self, row: Row, base: bytes, there: set[bytes | None]) -> bool:
         """What was pushed into a directory and is not there any more must be hidden."""
         for name in self._pushed.added.get(base, ()):
-            entry = None if name in there else await self._find(_join(base, name))
+            entry = None if name in there else await self._find(joined(base, name))
             if entry is not None:
                 self._plan.hidden.setdefault(row.id, []).append((name, packed(entry)))
         return row.id in self._plan.hidden
@@ -290,16 +291,6 @@ class Rebasing:
         else:
             self._rows.delete(row)
             self._overlay.files.doom(row.data)
-
-
-def _join(directory: bytes, name: bytes) -> bytes:
-    return directory + b"/" + name if directory else name
-
-
-def _directories(path: bytes) -> Iterator[bytes]:
-    """Those that a path is in."""
-    while path := _split(path)[0]:
-        yield path
 
 
 def _version(entry: bytes | None) -> tuple[int, bytes] | None:

@@ -9,7 +9,8 @@ import enum
 from dataclasses import dataclass, field
 
 from riafs.formats.gitwriting import Item
-from riafs.push.trees import Edits, TreeEditor, parents_of
+from riafs.formats.paths import parents_of
+from riafs.push.trees import Edits, TreeEditor
 
 
 class Prefer(enum.Enum):

@@ -9,6 +9,7 @@ from riafs.formats.gitobjects import EXECUTABLE, FILE, LINK
 from riafs.formats.gitwriting import Item, item, object_name
 from riafs.formats.keys import Key
 from riafs.formats.newkeys import KeyMaker
+from riafs.formats.paths import parents_of
 from riafs.formats.textencoding import LOOKED_AT
 from riafs.git.attributes import NAME, AttributeFiles, Values
 from riafs.overlay.changes import BaseEntry, Change, LocalContent
@@ -16,7 +17,7 @@ from riafs.push.content import PIECE, PatchedBytes, open_local
 from riafs.push.destination import Destination
 from riafs.push.objects import ObjectWriter, Wanted
 from riafs.push.rules import ATTRIBUTES, Rules, Verdict
-from riafs.push.trees import TreeEditor, parents_of
+from riafs.push.trees import TreeEditor
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
 _BLOB_IN_MEMORY = 1 << 20

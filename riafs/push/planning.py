@@ -13,10 +13,11 @@ from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK
 from riafs.formats.gitwriting import Item, item
 from riafs.formats.keys import Key
 from riafs.formats.names import valid_name
+from riafs.formats.paths import parents_of
 from riafs.formats.pointers import MAX_POINTER, parse_pointer
 from riafs.git.repository import Repository
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
-from riafs.push.trees import TreeEditor, parents_of
+from riafs.push.trees import TreeEditor
 
 _LINK_MODE = b"%o" % LINK
 

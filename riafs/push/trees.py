@@ -5,7 +5,7 @@ small reads for one new key, and ten thousand new keys cost three large ones. En
 their place in the trees that hold them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from riafs.errors import MalformedObject, MissingObject
@@ -173,9 +173,3 @@ def _collect(node: _Node, prefix: bytes, found: dict[bytes, Item | None]) -> Non
 def depth(path: bytes) -> int:
     """How many directories stand above `path`."""
     return path.count(b"/")
-
-
-def parents_of(path: bytes) -> Sequence[bytes]:
-    """The directories above `path`, the outermost first."""
-    parts = path.split(b"/")
-    return [b"/".join(parts[:count]) for count in range(1, len(parts))]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 _OCTAL = re.compile(rb"0?[0-7]{3}")
 _GROUP = frozenset((b"group", b"true", b"1", b"yes", b"on"))
 _EVERYBODY = frozenset((b"all", b"world", b"everybody", b"2"))
-_OBJECT_BITS = 0o555
 
 
 @dataclass(frozen=True, slots=True)

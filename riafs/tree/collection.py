@@ -17,6 +17,7 @@ from riafs.content.reported import Reported
 from riafs.content.segments import CollectionReader
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError
 from riafs.formats.manifests import FOLDER, NO_BLOCK, Manifest, Segment
+from riafs.formats.paths import joined
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 from riafs.tree.broken import BrokenDirectory
 from riafs.tree.folders import MANY, Folders, ShownFolder, file_version
@@ -139,7 +140,7 @@ class CollectionDirectory:
         return folder, None if position is None else folder.indices[position]
 
     def _below(self, name: bytes) -> bytes:
-        return self.path + b"/" + name if self.path else name
+        return joined(self.path, name)
 
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""

@@ -16,6 +16,7 @@ from riafs.content.parts import Part
 from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.keys import parse_key
+from riafs.formats.paths import joined
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.classifying import MAX_LINK, Item, classify, items
 from riafs.tree.listing import PIECE, GitEntry, Listing, git_version
@@ -185,7 +186,7 @@ class CommitDirectory:
     # -- entries ------------------------------------------------------------------------------------------------------
 
     def _below(self, name: bytes) -> bytes:
-        return self.path + b"/" + name if self.path else name
+        return joined(self.path, name)
 
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from riafs.errors import NoSuchName, NotADirectoryHere
+from riafs.formats.paths import joined
 from riafs.overlay.changes import Carried
 from riafs.overlay.engine import Engine
 from riafs.overlay.places import OVERLAY
@@ -90,7 +91,7 @@ class Mover:
             if each.row.id in renamed and below is not None:
                 changed += await self._filesystem.graft(renamed[each.row.id], below)
             above = None if each.row.parent is None else places[each.row.parent]
-            await self._place(each, below, in_place=above is not None and place == _join(above, each.name))
+            await self._place(each, below, in_place=above is not None and place == joined(above, each.name))
         await self._tell_of_added(known)
         await self._settle(dataset)
         self._numbers.move(self._steps)
@@ -138,7 +139,7 @@ class Mover:
             parent = self._numbers.given(self._engine.inode_of(directory.id))
             for row in rows.children(directory.id):
                 assert row.name is not None
-                below = _join(path, row.name)
+                below = joined(path, row.name)
                 inode = self._engine.inode_of(row.id)
                 yield _Known(row, below, inode, self._numbers.given(inode), parent, None)
                 if row.kind == DIRECTORY:
@@ -170,7 +171,7 @@ class Mover:
             if row is not None and row.parent is not None and each.is_directory:
                 found[each.row.id] = row.base
             else:
-                found[each.row.id] = None if above is None else _join(above, each.name)
+                found[each.row.id] = None if above is None else joined(above, each.name)
         return found
 
     def _detached(self, known: Sequence[_Known], places: Mapping[int, bytes | None]) -> dict[int, Node]:
@@ -237,10 +238,6 @@ class Mover:
             self._forget(each, gone=each.inode != each.kernel and each.below is None)
         else:
             self._told.attributes(each.parent, each.kernel)
-
-
-def _join(directory: bytes, name: bytes) -> bytes:
-    return directory + b"/" + name if directory else name
 
 
 class _Told:

@@ -13,6 +13,7 @@ import select
 from dataclasses import dataclass, field
 
 from riafs.errors import Busy, NoSuchName, RiafsError, StaleHandle, UsageError
+from riafs.formats.paths import is_in
 from riafs.overlay.changes import Base
 from riafs.overlay.engine import Engine
 from riafs.vfs.beneath import Beneath
@@ -83,7 +84,7 @@ class Recorder:
         base, entrance = found
         top = await self._find(entrance)
         for other in self._recordings.values():
-            if _is_in(other.entrance, entrance) or _is_in(entrance, other.entrance):
+            if is_in(other.entrance, entrance) or is_in(entrance, other.entrance):
                 raise Busy(f"process {other.runner} runs a command in {os.fsdecode(other.entrance) or 'the root'}")
         try:
             process = os.pidfd_open(runner)
@@ -184,7 +185,3 @@ class Recorder:
             return ()
         above = processes_above(thread)
         return tuple(each for each in self._recordings.values() if each.runner in above)
-
-
-def _is_in(path: bytes, directory: bytes) -> bool:
-    return not directory or path == directory or path.startswith(directory + b"/")

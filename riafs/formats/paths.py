@@ -1,0 +1,24 @@
+"""Paths in a tree: names with ``/`` between them, from a root whose own path is empty. Pure."""
+
+from collections.abc import Sequence
+
+
+def joined(directory: bytes, path: bytes) -> bytes:
+    """The path of what is at `path` in `directory`."""
+    return directory + b"/" + path if directory else path
+
+
+def below(path: bytes, directory: bytes) -> bytes:
+    """`path` from `directory` on, which it is or is in; the inverse of `joined`."""
+    return path[len(directory) + 1 :] if directory else path
+
+
+def is_in(path: bytes, directory: bytes) -> bool:
+    """Whether `path` is `directory` or in it."""
+    return not directory or path == directory or path.startswith(directory + b"/")
+
+
+def parents_of(path: bytes) -> Sequence[bytes]:
+    """The directories above `path`, the outermost first, without the root."""
+    parts = path.split(b"/")
+    return [b"/".join(parts[:count]) for count in range(1, len(parts))]
