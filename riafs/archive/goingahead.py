@@ -66,8 +66,21 @@ class GoingAhead:
     def run_from(self, folder: DecodableFolder, offset: int) -> None:
         """A reader in order has come to `offset` of a folder: begin a run behind it, where there is none."""
         if offset < folder.folder.size and self._planner.has_runs(folder) and not self._run_busy:
-            self._run_busy = True
-            trio.lowlevel.spawn_system_task(self._begin_run, folder, offset)
+            wanted = self._not_done(folder, offset)
+            if wanted is not None:
+                self._run_busy = True
+                trio.lowlevel.spawn_system_task(self._begin_run, folder, wanted)
+
+    def _not_done(self, folder: DecodableFolder, offset: int) -> int | None:
+        """From where on a reader at `offset` will soon want what is not decoded yet; None if it is far from there."""
+        first = self._listing.stream_at(folder.streams, offset)
+        for stream in range(first, min(first + _MOST_MEMBERS, folder.streams.stop)):
+            member = self._listing.member_of_stream(stream)
+            if member.offset - offset > AHEAD:
+                break
+            if not self._making.is_done(stream):
+                return max(offset, member.offset)
+        return None
 
     async def _begin_run(self, folder: DecodableFolder, offset: int) -> None:
         try:
@@ -75,7 +88,7 @@ class GoingAhead:
             if run is not None:
                 await self._driver.begin(folder, run, AHEAD)
         except RiafsError:
-            self._planner.run_failed(folder)
+            self._driver.give_up_runs(folder)
         finally:
             self._run_busy = False
 
