@@ -85,7 +85,7 @@ class Decoding:
                 self._planner.done(plan)
             idle = partial.covered.ranges == before and partial.problem is None and bool(plan.jobs)
             if plan.is_run and (problem is not None or idle):
-                self._planner.run_failed(folder)
+                self._driver.give_up_runs(folder)
             elif idle:
                 raise problem or StoreError("a decoder passed an archive member without making it")
 

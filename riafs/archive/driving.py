@@ -101,14 +101,10 @@ class Driver:
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
-    def comes_to(self, folder: DecodableFolder, offset: int) -> bool:
-        """Whether a decoder under way will soon come to a byte of a folder."""
-        return self._workshop.passes.find(self, folder.number, offset) is not None
-
-    def run_at(self, folder: DecodableFolder, offset: int) -> Segment | None:
-        """The run under way that will soon come to a byte of a folder."""
+    def coming_to(self, folder: DecodableFolder, offset: int) -> Segment | None:
+        """What a decoder under way is decoding that will soon come to a byte of a folder."""
         found = self._workshop.passes.find(self, folder.number, offset)
-        return found.segment if found is not None and found.segment.is_run else None
+        return None if found is None else found.segment
 
     def has_run(self, folder: DecodableFolder, *offsets: int) -> bool:
         """Whether a run comes to one of the bytes at `offsets` of a folder, or has come."""

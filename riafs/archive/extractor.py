@@ -60,19 +60,21 @@ class Extractor:
     time. Temporary files are unlinked ones in `directory`.
     """
 
-    __slots__ = ("_search_path", "deadline", "directory")
+    __slots__ = ("_is_there", "_search_path", "deadline", "directory")
 
     def __init__(self, search_path: Sequence[bytes], directory: bytes, deadline: float) -> None:
         self._search_path = tuple(search_path)
+        self._is_there = False
         self.directory = directory
         self.deadline = deadline
 
     @property
     def is_there(self) -> bool:
-        """Whether the program is installed."""
-        with contextlib.suppress(MissingProgram):
-            return bool(find_program(self._search_path))
-        return False
+        """Whether the program is installed; looked for until it is, as this is asked for each member that is read."""
+        if not self._is_there:
+            with contextlib.suppress(MissingProgram):
+                self._is_there = bool(find_program(self._search_path))
+        return self._is_there
 
     async def start(self, folder: Folder, packed: RangedBytes, shown: str, threads: int = 1) -> "ChildProducer":
         """A child that decodes `folder`, whose packed bytes are `packed`, in so many threads; each takes memory.

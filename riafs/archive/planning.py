@@ -69,10 +69,6 @@ class Planner:
         possible = folder.has_runs and not folder.folder.is_encrypted and not self._driver.runs_fail(folder)
         return possible and self._workshop.extractor.is_there
 
-    def run_failed(self, folder: DecodableFolder) -> None:
-        """Plan no more runs in a folder."""
-        self._driver.give_up_runs(folder)
-
     def asked(self, folder: DecodableFolder, size: int) -> None:
         """Take note that somebody wants so many bytes that do not follow what was wanted before."""
         self._history(folder).scattered += size
@@ -109,8 +105,8 @@ class Planner:
     # -- runs ---------------------------------------------------------------------------------------------------------
 
     def _under_way(self, folder: DecodableFolder, wanted: Wanted, ahead: int) -> Plan | None:
-        run = self._driver.run_at(folder, _first_missing(wanted))
-        return None if run is None else _run_plan(run, wanted, ahead)
+        segment = self._driver.coming_to(folder, _first_missing(wanted))
+        return None if segment is None or not segment.is_run else _run_plan(segment, wanted, ahead)
 
     async def next_run(self, folder: DecodableFolder, offset: int) -> Segment | None:
         """The run for a reader in order who has come to `offset`, longer than the one before: from the first segment on
@@ -129,7 +125,8 @@ class Planner:
 
     async def _scattered(self, folder: DecodableFolder, wanted: Wanted) -> Plan | None:
         offset = _first_missing(wanted)
-        if self._history(folder).scattered * _LIKELY_ALL < folder.folder.size or self._driver.comes_to(folder, offset):
+        likely = self._history(folder).scattered * _LIKELY_ALL >= folder.folder.size
+        if not likely or self._driver.coming_to(folder, offset) is not None:
             return None
         end = min(self._end_of_gap(folder, wanted[0]), offset + 2 * _SCATTERED_RUN)
         if end - offset < LONG:

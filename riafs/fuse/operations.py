@@ -14,7 +14,7 @@ import pyfuse3
 
 from riafs.errors import CorruptContent, NoSuchName, NotThereYet
 from riafs.fuse.guard import Guard
-from riafs.fuse.presentation import Presenter
+from riafs.fuse.presentation import Presenter, file_info
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
 
 NAME_MAX = 255
@@ -66,8 +66,7 @@ class Operations(pyfuse3.Operations):
         opened = await self._filesystem.open(inode)
         if opened.whole:
             _store(inode, opened.whole)
-        handle = pyfuse3.FileHandleT(opened.handle)
-        return pyfuse3.FileInfo(fh=handle, direct_io=not opened.sized, keep_cache=opened.sized and opened.settled)
+        return file_info(opened)
 
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
         """See FileSystem.read. What the kernel has cached of content that turns out to be damaged is dropped."""

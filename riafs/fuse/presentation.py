@@ -8,7 +8,8 @@ import pyfuse3
 from riafs.overlay.places import Ownership
 from riafs.overlay.stats import Stat
 from riafs.tree.protocol import Entry, Kind
-from riafs.vfs.filesystem import Attributes
+from riafs.vfs.filesystem import Attributes, OpenedFile
+from riafs.vfs.writable import Opened
 
 # Names and attributes only change when riafs tells the kernel to forget them, so they may be kept for long.
 LASTING_SECONDS = 86_400.0
@@ -113,3 +114,9 @@ class Presenter:
         shown.st_ino = 0
         shown.entry_timeout = LASTING_SECONDS if lasting else self._presentation.refresh
         return shown
+
+
+def file_info(opened: OpenedFile | Opened) -> pyfuse3.FileInfo:
+    """An open file, and what the kernel may do with what it has cached of it."""
+    handle = pyfuse3.FileHandleT(opened.handle)
+    return pyfuse3.FileInfo(fh=handle, direct_io=not opened.sized, keep_cache=opened.sized and opened.settled)

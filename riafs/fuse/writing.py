@@ -13,9 +13,9 @@ import pyfuse3
 from riafs.errors import CorruptContent
 from riafs.fuse.guard import Guard
 from riafs.fuse.operations import NAME_MAX, check_attribute
-from riafs.fuse.presentation import Presenter
+from riafs.fuse.presentation import Presenter, file_info
 from riafs.overlay.naming import Maker
-from riafs.vfs.writable import Opened, WritableFileSystem
+from riafs.vfs.writable import WritableFileSystem
 
 
 class WritingOperations(pyfuse3.Operations):
@@ -112,7 +112,7 @@ class WritingOperations(pyfuse3.Operations):
         """See Engine.create."""
         found, opened = await self._filesystem.create(parent_inode, name, _maker(mode, ctx), flags)
         self._filesystem.recorder.wrote(found.inode, ctx.pid)
-        return _opened(opened), self._presenter.status(found)
+        return file_info(opened), self._presenter.status(found)
 
     async def mknod(
         self,
@@ -225,7 +225,7 @@ class WritingOperations(pyfuse3.Operations):
         opened = await self._filesystem.open(inode, flags)
         if seen is not None:
             self._filesystem.recorder.note(seen)
-        return _opened(opened)
+        return file_info(opened)
 
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
         """See Engine.read. What the kernel has cached of content that turns out to be damaged is dropped."""
@@ -259,8 +259,3 @@ _HANDLERS = (
 def _maker(mode: int, ctx: pyfuse3.RequestContext) -> Maker:
     """Who makes something; the kernel has taken the umask out of `mode`."""
     return Maker(ctx.uid, ctx.gid, stat.S_IMODE(mode))
-
-
-def _opened(opened: Opened) -> pyfuse3.FileInfo:
-    handle = pyfuse3.FileHandleT(opened.handle)
-    return pyfuse3.FileInfo(fh=handle, direct_io=not opened.sized, keep_cache=opened.sized and opened.settled)

@@ -56,10 +56,6 @@ class Destination:
         """Of new directories: None where the umask decides."""
         return None if self.sharing.shared is None else self.sharing.directory_mode()
 
-    async def annex_tip(self) -> bytes | None:
-        """Where the git-annex branch is now."""
-        return await self.tip(ANNEX_BRANCH)
-
     async def tip(self, ref: bytes) -> bytes | None:
         """The commit of a ref now, None if there is no such ref."""
         found = await self.dataset.repository.references.resolve(ref)
