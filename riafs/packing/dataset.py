@@ -18,7 +18,7 @@ from riafs.git.repository import Repository
 from riafs.storage.failures import writing
 from riafs.storage.protocol import Storage
 from riafs.storage.sharing import Sharing, current_umask, parse_sharing
-from riafs.tree.source import open_store
+from riafs.tree.source import open_store, path_of_named
 from riafs.tree.store import StoreTools
 from riafs.tree.working import Means, working_tools
 
@@ -56,11 +56,7 @@ async def open_dataset(source: RiaUrl, means: Means, *, dry_run: bool) -> AsyncI
 
 async def _find(source: RiaUrl, tools: StoreTools, *, dry_run: bool) -> PackedDataset:
     store = await open_store(source, tools.seconds, tools)
-    if source.alias is not None:
-        path = await store.path_of_alias(source.alias)
-    else:
-        assert source.dataset is not None
-        path = await store.path_of_id(source.dataset)
+    path = await path_of_named(store, source)
     layout = await _layout(store.storage, path)
     dataset = await store.dataset(path)
     sharing = await _sharing(store.storage, path, tools.git.gits)
