@@ -151,7 +151,7 @@ class Push:
 
     async def _annex_directory(self) -> bytes:
         directory = self._to.dataset.path + b"/annex"
-        await self._to.writing.make_directories([directory + b"/objects"], self._to.directory_mode)
+        await self._to.writing.make_directories([directory + b"/objects"], self._to.sharing)
         return directory
 
     async def _foresee_conflicts(self, ref: bytes, plan: Plan, placer: Placer) -> None:
