@@ -290,6 +290,7 @@ def _add_cache(parser: Parser) -> None:
 
 _VERIFY_OPTIONS = (
     "deadline",
+    "allow-links",
     "archive-dictionary",
     "archive-password-file",
     "token-file",
