@@ -30,6 +30,8 @@ _MAX_VERSION_FILE = 4096
 _DATASET_PATH = re.compile(rb"([^/]+)/([^/]+)")
 _SPLIT = 3  # characters of an id that name the first directory
 ALIASES = b"alias"
+_SIGNS = (b"HEAD", b"annex/objects", b"archives")
+"""What a dataset has: a bare repository, or objects, or an archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Store:
         store = cls(storage, tools)
         text = await store._version_file(b"ria-layout-version")
         version = parse_store_version(text)
+        if await store._is_dataset() and not await store._has_datasets():
+            raise SourceNotFound(f"{storage.name} is the directory of a dataset, not a store")
         if text is None and not await store._has_datasets():
             raise SourceNotFound(
                 f"{storage.name} is not a RIA store: it has neither a ria-layout-version file nor datasets"
@@ -80,10 +84,14 @@ class Store:
         except TooLarge:
             return b"of more bytes than a version has"
 
+    async def _is_dataset(self) -> bool:
+        """Whether the root itself looks like a dataset."""
+        return any(await self.storage.stat_objects(b"", _SIGNS))
+
     async def _has_datasets(self) -> bool:
-        """Whether anything in the place of a dataset looks like one: a bare repository, or objects, or an archive."""
+        """Whether anything in the place of a dataset looks like one."""
         paths = await self.dataset_paths()
-        signs = [path + sign for path in paths for sign in (b"/HEAD", b"/annex/objects", b"/archives")]
+        signs = [path + b"/" + sign for path in paths for sign in _SIGNS]
         return any(await self.storage.stat_objects(b"", signs))
 
     # -- which datasets -----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from riafs.errors import GitError, NoSuchName, NoSuchVersion, NotInStore, NotThereYet, RiafsError
 from riafs.formats.names import valid_name
 from riafs.storage.protocol import FileStatus, ItemKind
+from riafs.tree.dataset import Dataset
 from riafs.tree.fixed import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Found, Kind
 from riafs.tree.refwatch import Signature
@@ -74,6 +75,13 @@ class StoreDirectory(FixedDirectory):
         assert entry is None or isinstance(entry, StoreEntry)
         path = None if entry is None else entry.path
         return path if path is not None and is_dataset_path(path) else None
+
+    async def dataset(self, entry: Entry) -> Dataset | None:
+        """The dataset that a listed entry is, None for a directory of more of them. Raises what opening it raises."""
+        assert isinstance(entry, StoreEntry)
+        if entry.path is None or not is_dataset_path(entry.path):
+            return None
+        return await self._store.dataset(entry.path)
 
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""

@@ -32,7 +32,7 @@ from riafs.formats.sources import Source
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
 from riafs.storage.patience import Patience
-from riafs.tree import virtual
+from riafs.tree import versions, virtual
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory
 from riafs.tree.source import open_source
@@ -114,8 +114,14 @@ async def assemble(
             from riafs.vfs.keepassembly import open_keep
 
             root = await open_keep(plan.source, plan.keep, means)
-        shown = {virtual.NAME: virtual.VirtualDirectory(files, time.time_ns())} if files else {}
+        shown = {virtual.NAME: _virtual(root, files)} if files else {}
         return Assembled(root, FileSystem(root, counters, shown), closing.pop_all())
+
+
+def _virtual(root: Directory, files: Mapping[bytes, Callable[[], str]]) -> Directory:
+    found = versions.versions_of(root)
+    directories = {} if found is None else {versions.NAME: found}
+    return virtual.VirtualDirectory(files, directories, time.time_ns())
 
 
 async def _open_store(plan: Plan, source: RiaUrl, scratch: Scratch, means: Means) -> Directory:
