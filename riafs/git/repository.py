@@ -31,7 +31,7 @@ MAX_OBJECT = 1 << 30
 _SMALL_TREE = 256 << 10
 IN_MEMORY = 4 << 20
 """Blobs up to this many bytes are read into memory, larger ones into an unlinked temporary file."""
-_HIDDEN_BRANCHES = re.compile(rb"refs/heads/(git-annex$|synced/|adjusted/)")
+HIDDEN_BRANCHES = re.compile(rb"refs/heads/(git-annex$|synced/|adjusted/)")
 
 
 class Repository:
@@ -77,7 +77,7 @@ class Repository:
         """
         best: tuple[int, bytes, bytes] | None = None
         for ref, oid in sorted((await self.references.branches()).items()):
-            if _HIDDEN_BRANCHES.match(ref):
+            if HIDDEN_BRANCHES.match(ref):
                 continue
             time = (await self.commit(await self.peeled(oid))).time
             if best is None or time > best[0]:
