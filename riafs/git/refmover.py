@@ -135,8 +135,8 @@ def _directory(above: int, name: bytes, path: bytes) -> int:
 
 
 def _regular(directory: int, name: bytes, path: bytes, flags: int, limit: int = 0) -> int | None:
-    """A descriptor of a plain file, None where there is none, or a directory. Nothing else is ever opened. `path` is that
-    in the repository, for messages.
+    """A descriptor of a plain file, None where there is none, or a directory. Nothing else is ever opened. `path` is
+    the one in the repository, for messages.
     """
     try:
         found = open_plain(directory, name, PATH_FLAGS)
