@@ -263,7 +263,9 @@ class LocalUpload:
 
 def _failure(error: OSError, path: str) -> RiafsError:
     if error.errno in _OUTSIDE:
-        return OutsideStore(f"{path} leads out of the store; nothing is written through links out of a store")
+        return OutsideStore(
+            f"{path} leads out of the store, or through an absolute link; nothing is written through such links"
+        )
     return translated(error, path)
 
 
