@@ -33,7 +33,7 @@ def stream(path: bytes, files: Mapping[bytes, Sequence[BlockRange]]) -> bytes:
     size = 0
     for name in sorted(files):
         for part in files[name]:
-            if part.length and starts.setdefault(part.locator.unsigned, size) == size:  # as the SDK has it
+            if starts.setdefault(part.locator.unsigned, size) == size:
                 size += part.locator.size
     tokens = [token for name in sorted(files) for token in _tokens(name, files[name], starts)]
     parts = [b".", *map(escaped, path.split(b"/"))] if path else [b"."]
