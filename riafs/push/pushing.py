@@ -26,6 +26,7 @@ from riafs.push.request import PushReport, PushRequest
 from riafs.push.rules import Rules
 from riafs.push.trees import TreeEditor
 from riafs.push.watching import Step, Watcher
+from riafs.tree.nearest import versions_near
 
 _OBJECTS_AT_ONCE = 64 << 20
 
@@ -79,7 +80,7 @@ class Push:
         ref = await self._ref()
         self._base_root = await self._to.root(self._base.commit)
         await self._starting_point(ref)
-        await self._to.refs.check_locks([ref, ANNEX_BRANCH])
+        await self._to.refs.check([ref, ANNEX_BRANCH])
         planner = Planner(self._to.dataset.repository, self._trees)
         plan = await planner.plan(self._changes)
         structure = await self._trees.edit(self._base_root, plan.edits, keep=False)
@@ -137,7 +138,8 @@ class Push:
                 raise branch_exists(ref, self._to)
             return self._base.commit
         if tip is None:
-            raise PushRefused(f"{name} does not exist; --as-branch makes a new one")
+            near = await versions_near(self._to.dataset.repository, ref.removeprefix(b"refs/heads/"))
+            raise PushRefused(f"{name} does not exist; --as-branch makes a new one{near}")
         return tip
 
     async def _is_pushed_already(self, tip: bytes) -> bool:
@@ -149,7 +151,7 @@ class Push:
 
     async def _annex_directory(self) -> bytes:
         directory = self._to.dataset.path + b"/annex"
-        await self._to.writing.make_directories([directory + b"/objects"], self._to.directory_mode)
+        await self._to.writing.make_directories([directory + b"/objects"], self._to.sharing)
         return directory
 
     async def _foresee_conflicts(self, ref: bytes, plan: Plan, placer: Placer) -> None:
