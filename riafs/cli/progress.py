@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
 
 _SECONDS = 0.3
+_WIDE = 100  # columns of a terminal that has room for a bar
 
 
 class Display:
@@ -122,12 +123,14 @@ def progress(verbosity: int) -> Iterator[Display]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(*_columns(), console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*_columns(wide=console.width >= _WIDE), console=console, transient=True) as bar:
         yield Display(bar, verbose=verbosity > 0)
 
 
-def _columns() -> "list[ProgressColumn]":
+def _columns(*, wide: bool) -> "list[ProgressColumn]":
     from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Amounts(ProgressColumn):
@@ -136,19 +139,21 @@ def _columns() -> "list[ProgressColumn]":
         def render(self, task: Task) -> Text:
             return Text(", ".join(_amounts(task.completed, task.total, task.speed, task.fields)))
 
-    return [TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), Amounts(), TimeRemainingColumn()]
+    name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    amounts = Amounts(table_column=Column(no_wrap=True, overflow="ellipsis"))
+    return [name, *([BarColumn(bar_width=20)] if wide else []), amounts, TimeRemainingColumn()]
 
 
 def _amounts(done: float, total: float | None, speed: float | None, fields: Mapping[str, Any]) -> Iterator[str]:
     if total:
         yield f"{done / total:.0%}"
     if fields["of"]:
-        yield f"{fields['files']} of {fields['of']} files"
+        yield f"{fields['files']}/{fields['of']} files"
     elif fields["files"]:
         yield f"{fields['files']} files"
     if fields["in_bytes"]:
-        yield f"{amount(int(done))} of {amount(int(total))}" if total else amount(int(done))
+        yield f"{amount(int(done))}/{amount(int(total))}" if total else amount(int(done))
     elif total:
-        yield f"{done:.0f} of {total:.0f}"
+        yield f"{done:.0f}/{total:.0f}"
     if speed and total:
         yield f"{amount(int(speed))}/s" if fields["in_bytes"] else f"{speed:.0f}/s"

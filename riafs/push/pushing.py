@@ -85,7 +85,7 @@ class Push:
         ref = await self._ref()
         self._base_root = await self._to.root(self._base.commit)
         await self._starting_point(ref)
-        await self._to.refs.check_locks([ref, ANNEX_BRANCH])
+        await self._to.refs.check([ref, ANNEX_BRANCH])
         planner = Planner(self._to.dataset.repository, self._trees)
         plan = await planner.plan(self._changes)
         structure = await self._trees.edit(self._base_root, plan.edits, keep=False)

@@ -64,7 +64,7 @@ def test_verify_counts_first_and_names_datasets_on_a_terminal(store: Path) -> No
     said = on_a_terminal(["verify", str(store)])
     assert "counting" in said
     assert re.search(r"(one|two): reading", said)
-    assert "100%, 5 of 5 files, 1.4 MiB of 1.4 MiB" in said
+    assert "100%, 5/5 files, 1.4 MiB/1.4 MiB" in said
     shares = [int(share) for share in re.findall(r"(\d+)%", said)]
     assert shares == sorted(shares)
 
@@ -89,7 +89,7 @@ def test_prefetch_counts_first_and_is_quiet_on_demand(store: Path, riafs: Run, m
     assert riafs("mount", store, mountpoint, "-v").stdout.startswith(f"ria+file://{store} is mounted at {mountpoint}")
     said = on_a_terminal(["prefetch", str(mountpoint / "one"), str(mountpoint / "two")])
     assert "counting" in said
-    assert "100%, 5 of 5 files, 1.4 MiB of 1.4 MiB" in said
+    assert "100%, 5/5 files, 1.4 MiB/1.4 MiB" in said
     assert "two: reading" in said or "one: reading" in said
     done = riafs("prefetch", mountpoint / "one", "-q")
     assert (done.stdout, done.stderr) == ("", "")
