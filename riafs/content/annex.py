@@ -15,6 +15,7 @@ from cachetools import LRUCache
 from riafs.archive.archive import ArchiveTools
 from riafs.archive.openpgp import Decryptor
 from riafs.content.branch import AnnexBranch
+from riafs.content.inplace import InPlace
 from riafs.content.places import ArchivePlace, LoosePlace, Place
 from riafs.content.reported import Reported
 from riafs.content.shelf import PLACES, ArchiveShelf
@@ -162,7 +163,7 @@ class AnnexContents:
             shown = key.serialised.decode(errors="replace")
             return self._report(key, _same_kind(problem, f"{user()}: key {shown} cannot be read: {problem}"))
 
-        return Reported(content, failed)
+        return content.reported(failed) if isinstance(content, InPlace) else Reported(content, failed)
 
     def _report(self, key: Key, problem: RiafsError) -> RiafsError:
         """`problem`, after it was counted, logged and remembered."""

@@ -33,15 +33,14 @@ from riafs.errors import (
     StoreTimeout,
 )
 from riafs.formats.locators import Locator
-from riafs.storage.blockplaces import Attempt, BlockPlace, BlockPlaces, FileBlock, WholeBlock
-from riafs.storage.files import FileBytes
+from riafs.storage.blockplaces import Attempt, BlockInVolume, BlockPlace, BlockPlaces, FileBlock, WholeBlock
 from riafs.storage.lines import Line
 
 log = logging.getLogger(__name__)
 
 Renew = Callable[[Locator], Awaitable[Locator | None]]
 """Gives the locator of the same block with a new signature, None where there is none."""
-Admit = Callable[[FileBlock, Locator, BlockPlace], Awaitable[FileBytes]]
+Admit = Callable[[FileBlock, Locator, BlockPlace], Awaitable[BlockInVolume]]
 """Lets a file through when it is known to be the block. Raises CorruptContent, and what reading raises."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
@@ -120,7 +119,7 @@ class SearchTools:
 class Found:
     """A block, and the memory that was taken for it if it is in memory."""
 
-    block: WholeBlock | FileBytes
+    block: WholeBlock | BlockInVolume
     room: Room | None
 
 

@@ -21,14 +21,14 @@ from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.content.blockmemory import BlockMemory
 from riafs.content.blocksearch import Damaged, Latencies, Renew, Search, SearchTools
 from riafs.content.blockstoring import BlockStorer
+from riafs.content.inplace import rested
 from riafs.content.keepcopies import copies
 from riafs.content.keptparts import KeptParts
 from riafs.content.parts import Copy
 from riafs.counters import Counters
-from riafs.errors import CorruptContent, RiafsError, StoreError, TooLarge
+from riafs.errors import ChangedContent, CorruptContent, RiafsError, StoreError, TooLarge
 from riafs.formats.locators import MAX_BLOCK, ZERO_BLOCK, Locator
-from riafs.storage.blockplaces import BlockPlace, BlockPlaces, FileBlock, WholeBlock
-from riafs.storage.files import FileBytes
+from riafs.storage.blockplaces import BlockInVolume, BlockPlace, BlockPlaces, FileBlock, WholeBlock
 from riafs.storage.lines import Line
 from riafs.storage.ranged import Buffer
 
@@ -68,7 +68,7 @@ class _Flight:
     landed: trio.Event = field(default_factory=trio.Event)
     waiting: int = 0
     ahead: bool = False
-    block: WholeBlock | FileBytes | None = None
+    block: WholeBlock | BlockInVolume | None = None
     problem: RiafsError | None = None
 
 
@@ -79,7 +79,7 @@ class KeepBlocks:
         self._tools = tools
         self.counters = tools.counters
         self._memory = BlockMemory(tools.memory)
-        self._files: LRUCache[bytes, tuple[FileBytes, float]] = LRUCache(_OPEN_FILES)
+        self._files: LRUCache[bytes, tuple[BlockInVolume, float]] = LRUCache(_OPEN_FILES)
         self._flights: dict[bytes, _Flight] = {}
         self._leaving: dict[bytes, int] = {}
         self._unread: dict[bytes, int] = {}
@@ -112,6 +112,13 @@ class KeepBlocks:
             return b""
         if _is_zeros(locator):
             return bytes(length)
+        try:
+            return await self._read(locator, offset, length, renew)
+        except ChangedContent:  # a volume's file that was open
+            self._files.pop(locator.unsigned, None)
+            return await self._read(locator, offset, length, renew)
+
+    async def _read(self, locator: Locator, offset: int, length: int, renew: Renew) -> Buffer:
         block = self._at_hand(locator)
         if block is None and locator.unsigned not in self._flights:
             kept = await self._tools.parts.read(locator.unsigned, locator.size, offset, length)
@@ -131,7 +138,7 @@ class KeepBlocks:
         """What went wrong with a block the last time, None if nothing did."""
         return self._problems.get(locator.unsigned)
 
-    def _at_hand(self, locator: Locator) -> WholeBlock | FileBytes | None:
+    def _at_hand(self, locator: Locator) -> WholeBlock | BlockInVolume | None:
         name = locator.unsigned
         block = self._memory.get(name)
         if block is None and name in self._files:
@@ -145,7 +152,7 @@ class KeepBlocks:
 
     # -- fetching -----------------------------------------------------------------------------------------------------
 
-    async def _arrived(self, locator: Locator, renew: Renew) -> WholeBlock | FileBytes:
+    async def _arrived(self, locator: Locator, renew: Renew) -> WholeBlock | BlockInVolume:
         """The block, once it has landed."""
         if locator.size > MAX_BLOCK:
             raise TooLarge(f"block {locator.unsigned.decode()} cannot be read: blocks have up to {MAX_BLOCK} bytes")
@@ -183,7 +190,7 @@ class KeepBlocks:
                 if found.room is not None and isinstance(found.block, WholeBlock):
                     found.room.fill(name, found.block)
                     self._storer.add(name, found.block)
-                elif isinstance(found.block, FileBytes):
+                elif isinstance(found.block, BlockInVolume):
                     self._files[name] = (found.block, trio.current_time() + _TRUST_SECONDS)
         except RiafsError as problem:
             flight.problem = self._reported(name, problem)
@@ -207,18 +214,23 @@ class KeepBlocks:
 
     # -- volumes ------------------------------------------------------------------------------------------------------
 
-    async def _verified(self, block: FileBlock, locator: Locator, place: BlockPlace) -> FileBytes:
+    async def _verified(self, block: FileBlock, locator: Locator, place: BlockPlace) -> BlockInVolume:
         file, verified = block.file, self._tools.verified
+        await rested(file)
         assert file.identity is not None
+        found = BlockInVolume(file)
         evidence = Evidence(file.identity, 0, file.size)
         key = b"keep:" + locator.unsigned
         if verified.is_good(evidence, key):
-            return file
+            return found
         if not verified.is_bad(evidence, key):
             self.counters.blocks_hashed += 1
-            if await block.digest() == locator.digest:
+            digest = await block.digest()
+            if file.identity is not evidence.identity:
+                raise ChangedContent(f"{file.name} is being changed")
+            if digest == locator.digest:
                 verified.remember_good(evidence, key)
-                return file
+                return found
             verified.remember_bad(evidence, key)
         raise CorruptContent(f"block {locator.unsigned.decode()} is damaged in {place.name}")
 

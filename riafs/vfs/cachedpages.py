@@ -1,0 +1,55 @@
+"""Which version of each file the kernel's pages are of.
+
+The kernel keeps the pages of an inode from one open to the next, and all who have it open share them. Invariants: pages
+that were read while nothing was proven, or of a version that is gone, are dropped when the file is opened the next
+time; and what may be of another version than what somebody has open goes past the pages.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from riafs.storage.files import Identity
+from riafs.storage.ranged import RangedBytes, is_provisional, version_of
+
+_MOST = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class UseOfPages:
+    """What an open may do with them."""
+
+    kept: bool
+    """Those that are there may be used."""
+    past: bool
+    """None may be used or made."""
+
+
+class CachedPages:
+    """Knows of the inodes with doubtful pages, and of those whose content no digest vouches for."""
+
+    def __init__(self) -> None:
+        self._doubtful: set[int] = set()
+        self._versions: LRUCache[int, object] = LRUCache(_MOST)
+
+    def opened(self, inode: int, content: RangedBytes, others: Collection[RangedBytes]) -> UseOfPages:
+        """`content` is opened, beside `others` of the same inode."""
+        version = version_of(content)
+        if any(version_of(each) != version for each in others):
+            return UseOfPages(kept=False, past=True)
+        provisional = is_provisional(content) or any(map(is_provisional, others))
+        known = inode not in self._doubtful
+        if isinstance(version, Identity):
+            known = known and self._versions.get(inode) == version
+            self._versions[inode] = version
+        if provisional:
+            self._doubtful.add(inode)
+        else:
+            self._doubtful.discard(inode)
+        return UseOfPages(kept=known and not provisional, past=False)
+
+    def left(self, inode: int, content: RangedBytes) -> None:
+        """`content` is closed."""
+        if is_provisional(content):
+            self._doubtful.add(inode)
