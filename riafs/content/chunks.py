@@ -10,18 +10,49 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 from riafs.archive.member import DecodedMember
 from riafs.errors import NotInStore, ShortRead
 from riafs.storage.blocking import file_of
 from riafs.storage.concat import read_across
 from riafs.storage.extents import Extent
+from riafs.storage.files import Identity
 from riafs.storage.ranged import Buffer, RangedBytes
 
 MOST_OPEN = 64
 
 OpenChunk = Callable[[int], Awaitable[RangedBytes]]
 """Opens the chunk of that number, from 0 on. Raises NotInStore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Which version of its chunks the whole is made of."""
+
+    files: int
+    contents: int
+    """The same without what says nothing of the content: see Identity.is_touched."""
+
+    @classmethod
+    def of(cls, origins: list[object]) -> "Version":
+        """That of chunks from these origins."""
+        files = [
+            (each.identity.size, each.identity.mtime_ns, each.offset) if isinstance(each, _InFile) else each
+            for each in origins
+        ]
+        return cls(hash(tuple(origins)), hash(tuple(files)))
+
+    def is_touched(self, other: "Version") -> bool:
+        """See Identity."""
+        return self.contents == other.contents
+
+
+class _InFile(NamedTuple):
+    """Where a chunk lies as it is."""
+
+    identity: Identity
+    offset: int
 
 
 @dataclass(slots=True)
@@ -37,7 +68,7 @@ class Chunks:
         self._open_chunk = open_chunk
         self._sizes = sizes
         self._origins = origins
-        self.identity = object()
+        self.identity = Version.of(origins)
         """Another object once a chunk is not what it was."""
         self._ends = list(accumulate(sizes))
         self._opened: OrderedDict[int, _Open] = OrderedDict()
@@ -75,7 +106,7 @@ class Chunks:
         origin = _origin(source)
         if origin != self._origins[number]:
             self._origins[number] = origin
-            self.identity = object()
+            self.identity = Version.of(self._origins)
 
     @asynccontextmanager
     async def _chunk(self, number: int) -> AsyncIterator[RangedBytes]:
@@ -122,6 +153,6 @@ class Chunks:
 def _origin(source: RangedBytes) -> object:
     """Equal as long as `source` is the same bytes of the same version of a file; None where nobody changes it."""
     file = file_of(source)
-    if file is not None:
-        return file.identity, source.offset if isinstance(source, Extent) else 0
+    if file is not None and file.identity is not None:
+        return _InFile(file.identity, source.offset if isinstance(source, Extent) else 0)
     return source.origin if isinstance(source, DecodedMember) else None

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from riafs.content.chunks import Chunks
+from riafs.content.chunks import Chunks, Version
 from riafs.errors import ChangedContent, RiafsError
 from riafs.storage.blocking import file_of
 from riafs.storage.files import Identity
@@ -19,6 +19,7 @@ from riafs.storage.patience import Patience
 from riafs.storage.ranged import PROVEN, Buffer, RangedBytes
 
 _TRIES = 3
+_AT_ONCE = 256 << 10  # bytes that are compared sooner than a thread is found
 
 Prove = Callable[[object], Awaitable[tuple[object, bool]]]
 Report = Callable[[RiafsError], RiafsError]
@@ -196,7 +197,11 @@ class Sealed:
         start = offset // Seal.PART * Seal.PART
         whole = min(-(-end // Seal.PART) * Seal.PART, self.size)
         data = await self._source.read(start, whole - start)
-        if not await self._patience.run(Seal.fits, self._digests, start, data):
+        if whole - start <= _AT_ONCE:
+            same = Seal.fits(self._digests, start, data)
+        else:
+            same = await self._patience.run(Seal.fits, self._digests, start, data)
+        if not same:
             raise ChangedContent(f"{self._place} was changed since it was verified; open the file again")
         return memoryview(data)[offset - start : end - start]
 
@@ -207,4 +212,6 @@ class Sealed:
 
 def is_only_touched(before: object, now: object) -> bool:
     """Whether a file was changed in nothing that concerns its content, as far as its times tell."""
-    return isinstance(before, Identity) and isinstance(now, Identity) and before.is_touched(now)
+    if isinstance(before, Identity) and isinstance(now, Identity):
+        return before.is_touched(now)
+    return isinstance(before, Version) and isinstance(now, Version) and before.is_touched(now)

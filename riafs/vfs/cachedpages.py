@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from riafs.storage.files import Identity
-from riafs.storage.ranged import RangedBytes, is_provisional, version_of
+from riafs.storage.ranged import PROVEN, RangedBytes, is_provisional, version_of
 
 _MOST = 100_000
 
@@ -40,7 +39,7 @@ class CachedPages:
             return UseOfPages(kept=False, past=True)
         provisional = is_provisional(content) or any(map(is_provisional, others))
         known = inode not in self._doubtful
-        if isinstance(version, Identity):
+        if version is not PROVEN:
             known = known and self._versions.get(inode) == version
             self._versions[inode] = version
         if provisional:

@@ -26,6 +26,8 @@ LARGE = (16 << 20) + 300_000
 """More than is hashed before the first byte."""
 PAGE = mmap.PAGESIZE
 CHUNK = 100_000
+THIRD = 8
+"""The step from which on readers have the right to be served."""
 UUID = b"aaaaaaaa-0000-4000-8000-000000000000"
 FORMS = ("loose", "stored", "decoded", "chunked")
 
@@ -117,7 +119,10 @@ def stored_object(mount: Path, dataset: SmallDataset, content: bytes, form: str)
         return Object(file, stored, page, content, page)
     stored = dataset.path / "archives" / "archive.7z"
     found = stored.read_bytes().find(content[page : page + PAGE])
-    return Object(file, stored, found if form == "stored" else len(content) // 4, content, page)
+    if form == "decoded":  # LZMA2 packs noise into chunks of 64 KiB with 3 bytes before each, after a header of 32
+        found = len(content) // 4
+        page = (found - 32 - 3 * (found // 65536)) // PAGE * PAGE
+    return Object(file, stored, found, content, page)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +151,9 @@ def mount(
 
 
 @pytest.fixture
-def found(mount: Mounted, datasets: Mapping[str, tuple[SmallDataset, bytes, bytes]]) -> Iterator[Callable[[str], Object]]:
+def found(
+    mount: Mounted, datasets: Mapping[str, tuple[SmallDataset, bytes, bytes]]
+) -> Iterator[Callable[[str], Object]]:
     """``found("loose")``: that file; what is stored is right again at the end."""
     given: list[Object] = []
 
@@ -190,8 +197,7 @@ class Readers:
         try:
             self.descriptor = os.open(self.found.path, os.O_RDONLY)
         except OSError as error:
-            assert error.errno == errno.EIO
-            self.failed.append(what)
+            self.failed.append(what if error.errno == errno.EIO else f"{what}: {error}")
 
     def _read(self, what: str, offset: int, length: int) -> None:
         if self.descriptor < 0:
@@ -203,8 +209,7 @@ class Readers:
             while len(data) < length and (part := os.pread(self.descriptor, length - len(data), offset + len(data))):
                 data += part
         except OSError as error:
-            assert error.errno == errno.EIO
-            self.failed.append(what)
+            self.failed.append(what if error.errno == errno.EIO else f"{what}: {error}")
             return
         if data != self.found.content[offset : offset + length]:
             self.wrong.append(what)
@@ -221,20 +226,23 @@ def test_change_before_every_step_of_readers(
     found: Callable[[str], Object], mode: str, form: str, times_kept: bool
 ) -> None:
     target = found(form)
-    count = len(Readers(target).steps())
-    for changed in range(count - 2):
-        for restored in range(changed + 1, count - 1):
-            readers = Readers(target)
-            for number, step in enumerate(readers.steps()):
-                if number in (changed, restored):
-                    target.put(good=number == restored, times_kept=times_kept)
-                step()
-            told = f"changed before step {changed}, back before {restored}: {readers.wrong}, {readers.failed}"
-            if mode == "never":
-                readers.wrong = [each for each in readers.wrong if restored <= 8 and each == "all of it again"]
-            assert not readers.wrong, told
-            assert "third open" not in readers.failed or restored > 8, told
-            assert "all of it again" not in readers.failed or restored > 8, told
+    last = len(Readers(target).steps()) - 1
+    pairs = [(changed, restored) for restored in range(1, last) for changed in range(restored)]
+    if "RIAFS_TEST_ROUNDS" not in os.environ:  # else all moments
+        pairs = [(0, 3), (1, 2), (1, 4), (2, 5), (3, 8), (6, 8)][times_kept::2]
+    for changed, restored in pairs:
+        readers = Readers(target)
+        for number, step in enumerate(readers.steps()):
+            if number in (changed, restored):
+                target.put(good=number == restored, times_kept=times_kept)
+            step()
+        told = f"changed before step {changed}, back before {restored}: {readers.wrong}, {readers.failed}"
+        if mode == "never":
+            readers.wrong = [each for each in readers.wrong if restored <= THIRD and each == "all of it again"]
+        assert not readers.wrong, told
+        assert not any(":" in each for each in readers.failed), told
+        if restored <= THIRD:
+            assert not {"third open", "all of it again"} & set(readers.failed), told
 
 
 @pytest.mark.parametrize("form", ["loose", "stored", "decoded"])
@@ -290,18 +298,19 @@ def test_always_notices_a_write_that_moves_no_time(found: Callable[[str], Object
         pytest.skip("stands in docs/security.md as not noticed")
     target = found(name)
     with target.stored.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        mapped[target.offset] = mapped[target.offset]
-        before = os.stat(target.stored)
+        place = slice(target.offset, target.offset + PAGE)
+        good = mapped[place]
+        mapped[place] = good
         assert target.path.read_bytes() == target.content
-        good = mapped[target.offset : target.offset + PAGE]
         with target.opened() as reader:
             os.posix_fadvise(reader, 0, 0, os.POSIX_FADV_DONTNEED)
-            mapped[target.offset : target.offset + PAGE] = bytes(PAGE)
+            before = os.stat(target.stored)
+            mapped[place] = bytes(PAGE)
             after = os.stat(target.stored)
             assert (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns)
             assert errno_of(lambda: os.pread(reader, PAGE, target.page)) == errno.EIO
         assert errno_of(lambda: read_page(target)) == errno.EIO
-        mapped[target.offset : target.offset + PAGE] = good
+        mapped[place] = good
     assert target.path.read_bytes() == target.content
 
 
