@@ -38,6 +38,7 @@ from riafs.formats.hashdirs import likely_path, object_directories
 from riafs.formats.keys import Key
 from riafs.formats.layout import Layout
 from riafs.formats.remotelog import SpecialRemote
+from riafs.storage.patience import waited_enough
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 
@@ -244,7 +245,7 @@ class _Attempt:
         except NotInStore:
             return None
         except RiafsError as problem:
-            self.problems.append(problem)
+            self._met(problem)
             return None
         damage = self._known_bad(opened)
         if damage is None:
@@ -252,6 +253,11 @@ class _Attempt:
         opened.source.close()
         self.problems.append(damage)
         return None
+
+    def _met(self, problem: RiafsError) -> None:
+        self.problems.append(problem)
+        if isinstance(problem, StoreTimeout):
+            waited_enough()
 
     def _known_bad(self, opened: Opened) -> CorruptContent | None:
         key, size = self._key.serialised, opened.source.size
@@ -276,7 +282,7 @@ class _Attempt:
         try:
             content = await self.verifier.admit(opened, claim)
         except RiafsError as problem:
-            self.problems.append(problem)
+            self._met(problem)
             return None
         self.verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self.problems)
         return content

@@ -26,10 +26,11 @@ from riafs.content.keepcopies import copies
 from riafs.content.keptparts import KeptParts
 from riafs.content.parts import Copy
 from riafs.counters import Counters
-from riafs.errors import ChangedContent, CorruptContent, RiafsError, StoreError, TooLarge
+from riafs.errors import ChangedContent, CorruptContent, RiafsError, StoreError, StoreTimeout, TooLarge
 from riafs.formats.locators import MAX_BLOCK, ZERO_BLOCK, Locator
 from riafs.storage.blockplaces import BlockInVolume, BlockPlace, BlockPlaces, FileBlock, WholeBlock
 from riafs.storage.lines import Line
+from riafs.storage.patience import of_no_request, time_left, waited_enough
 from riafs.storage.ranged import Buffer
 
 log = logging.getLogger(__name__)
@@ -160,6 +161,8 @@ class KeepBlocks:
         if given_up is not None and trio.current_time() < until:
             raise _again(given_up)
         while True:
+            if not time_left(self._tools.deadline):
+                raise StoreTimeout(f"block {locator.unsigned.decode()} is not waited for, as another one did not come")
             flight = self._flights.get(locator.unsigned) or self._depart(locator, renew)
             flight.waiting += 1
             try:
@@ -171,6 +174,8 @@ class KeepBlocks:
             if flight.block is not None:
                 return flight.block
             if flight.problem is not None:
+                if isinstance(flight.problem, StoreTimeout):
+                    waited_enough()
                 raise _again(flight.problem)
             if not flight.scope.cancel_called:
                 raise StoreError(f"block {locator.unsigned.decode()} is not fetched any more: the mount ends")
@@ -181,6 +186,7 @@ class KeepBlocks:
         return flight
 
     async def _fly(self, flight: _Flight, locator: Locator, renew: Renew) -> None:
+        of_no_request()
         name = locator.unsigned
         try:
             with flight.scope:
@@ -250,6 +256,7 @@ class KeepBlocks:
             self._tools.background.start_soon(self._go_ahead, locator, renew)
 
     async def _go_ahead(self, locator: Locator, renew: Renew) -> None:
+        of_no_request()
         name = locator.unsigned
         try:
             if await self._tools.parts.has(name, locator.size) or name in self._flights or name in self._memory:

@@ -23,7 +23,7 @@ from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent, RiafsError, StoreError
 from riafs.storage.blocking import BlockingRead, blocking_read
 from riafs.storage.files import Identity
-from riafs.storage.patience import Patience
+from riafs.storage.patience import Patience, of_no_request
 from riafs.storage.ranged import PROVEN, Buffer, MemoryBytes, RangedBytes
 
 log = logging.getLogger(__name__)
@@ -253,6 +253,7 @@ class Verifier:
         return HashedBeside(hashing)
 
     async def _hash(self, hashing: "_Hashing", name: tuple[Evidence, bytes]) -> None:
+        of_no_request()
         await hashing.run()
         if self._beside.get(name) is hashing:
             del self._beside[name]

@@ -21,6 +21,7 @@ import trio
 from riafs.counters import Counters
 from riafs.errors import GitError, StoreTimeout
 from riafs.formats.gitwriting import SHA1_DIGITS, object_name
+from riafs.storage.patience import within
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class CatFile:
         Raises GitError when the child dies, cannot be started, or delivers an object of more than `limit` bytes,
         StoreTimeout when it does not answer in time.
         """
-        with trio.move_on_after(self._seconds):  # waiting for one's turn included: deadlines must not add up
+        with within(self._seconds):  # waiting for one's turn included: deadlines must not add up
             async with self._lock:
                 return await self._owned_batch(requests, limit)
         raise StoreTimeout(f"git did not read objects of {self._name} within {self._seconds:g} s")

@@ -19,6 +19,7 @@ from riafs.git.objectdir import object_directory
 from riafs.git.pool import GitPool
 from riafs.git.references import References, Resolved
 from riafs.storage.files import FileBytes
+from riafs.storage.patience import within
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
@@ -190,7 +191,7 @@ class Repository:
 
     async def _write_blob(self, oid: bytes, size: int, output: int) -> None:
         objects, object_format = await self._object_directory()
-        with trio.move_on_after(self._seconds + size / _SLOWEST):
+        with within(self._seconds, size / _SLOWEST):
             command = [self._pool.gits.program, "cat-file", "blob", oid.decode()]
             await self._pool.writers.run(command, self._pool.environment(objects, object_format), output)
             return

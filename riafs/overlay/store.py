@@ -44,7 +44,7 @@ class Overlay:
         try:
             os.makedirs(f"{self.path}/data", mode=0o700, exist_ok=True)
             self.files = DataFiles(f"{self.path}/data")
-            self.patience = Patience(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS)
+            self.patience = Patience(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS, ours=True)
             self.journal = Journal(f"{self.path}/{DATABASE}", self.patience, failpoint)
             self.rows = Rows(self.journal)
             self._announcements = Announcements(self.path)

@@ -87,7 +87,9 @@ class FileBytes:
         if self._patience is None:
             return self.read_blocking(offset, length)
         data = self._read_cached(offset, length)
-        return data if data is not None else await self._patience.run(self.read_blocking, offset, length)
+        return (
+            data if data is not None else await self._patience.run_reading(length, self.read_blocking, offset, length)
+        )
 
     def _read_cached(self, offset: int, length: int) -> Buffer | None:
         buffer = bytearray(length)

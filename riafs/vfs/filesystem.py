@@ -25,6 +25,7 @@ from riafs.errors import (
     NotADirectoryHere,
     RiafsError,
     StaleHandle,
+    StoreTimeout,
 )
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
@@ -39,6 +40,7 @@ T = TypeVar("T")
 
 # Files may stand between two directories that are listed one after the other.
 _WALKING_STEP = 16
+_SILENT_SECONDS = 0.5
 ATTRIBUTE_PREFIX = "user.riafs."
 
 
@@ -98,6 +100,29 @@ class OpenedFile:
     """Its whole content, where that is at hand and nobody else has the inode open."""
 
 
+class SilentReads:
+    """Reads that have just run into the deadline. The kernel asks for them once more, page by page, for the same call
+    of a program: that does not wait for as long again.
+    """
+
+    def __init__(self) -> None:
+        self.any: dict[int, tuple[StoreTimeout, float]] = {}
+        """Inode → what was told, and until when it is told again."""
+
+    def note(self, inode: int, problem: StoreTimeout) -> None:
+        """A read of an inode was not answered in time."""
+        self.any[inode] = problem, trio.current_time() + _SILENT_SECONDS
+
+    def refuse(self, inode: int) -> None:
+        """Raises StoreTimeout where one of an inode was not answered a moment ago."""
+        now = trio.current_time()
+        self.any = {each: (problem, until) for each, (problem, until) in self.any.items() if now < until}
+        if inode in self.any:
+            again = StoreTimeout(*self.any[inode][0].args)
+            again.reported = True
+            raise again
+
+
 class FileSystem:
     """`root`: what the mount shows. `virtual`: directories at the root that are looked up but not listed."""
 
@@ -111,6 +136,7 @@ class FileSystem:
         self._files: dict[int, _OpenFile] = {}
         self._open_inodes: dict[int, set[int]] = {}
         self._pages = CachedPages()
+        self._silent = SilentReads()
         self._last_handle = 0
         self._turn = 0
         self.refreshing = trio.Lock()
@@ -310,7 +336,14 @@ class FileSystem:
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
         """Bytes of an open file: fewer than `length` only at its end."""
-        data = await self._opened(self._files, handle).content.read(offset, length)
+        opened = self._opened(self._files, handle)
+        if self._silent.any:
+            self._silent.refuse(opened.inode)
+        try:
+            data = await opened.content.read(offset, length)
+        except StoreTimeout as problem:
+            self._silent.note(opened.inode, problem)
+            raise
         self.counters.reads += 1
         self.counters.bytes_read += len(data)
         return data

@@ -16,7 +16,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 import trio
 
 from riafs.counters import Counters
-from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle
+from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle, StoreTimeout
 from riafs.overlay.changes import NOTHING, Carried
 from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures
 from riafs.overlay.listing import Listed
@@ -29,7 +29,7 @@ from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
 from riafs.vfs.beneath import Beneath
 from riafs.vfs.cachedpages import CachedPages
-from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
+from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, SilentReads
 from riafs.vfs.kernelnumbers import KernelNumbers
 from riafs.vfs.moving import Mover
 from riafs.vfs.opendirectories import OpenDirectories, Revisited, Shown
@@ -69,6 +69,7 @@ class WritableFileSystem:
         self._directories = OpenDirectories(filesystem, self._engine, self._numbers, lambda: self._moves)
         self._inodes: dict[int, int] = {}
         self._pages = CachedPages()
+        self._silent = SilentReads()
         self._moves = 0
         """Odd while datasets are moved to another commit."""
         self._moving: trio.Event | None = None
@@ -259,7 +260,13 @@ class WritableFileSystem:
         """See Engine."""
         if handle & 1:
             return await self._filesystem.read(handle >> 1, offset, length)
-        data = await self._engine.read(handle >> 1, offset, length)
+        if self._silent.any:
+            self._silent.refuse(self._inodes[handle])
+        try:
+            data = await self._engine.read(handle >> 1, offset, length)
+        except StoreTimeout as problem:
+            self._silent.note(self._inodes[handle], problem)
+            raise
         self.counters.reads += 1
         self.counters.bytes_read += len(data)
         return data
