@@ -46,6 +46,12 @@ def versioned(source: RangedBytes) -> Versioned | None:
     return None if file is None or file.identity is None else file
 
 
+def identity_of(source: RangedBytes) -> object:
+    """Which version of `source` was read last; None for what nobody changes."""
+    file = versioned(source)
+    return None if file is None else file.identity
+
+
 def is_fresh(source: RangedBytes) -> bool:
     """Whether what `source` lies in was changed in this moment, so that one more change may leave no trace."""
     file = file_of(source)

@@ -18,13 +18,14 @@ import trio
 from cachetools import LRUCache
 
 from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.content.inplace import InPlace, Seal, Sealed, is_fresh, is_only_touched, rested, versioned
+from riafs.content.beside import HashedBeside, Hashing
+from riafs.content.inplace import InPlace, Seal, Sealed, identity_of, is_fresh, is_only_touched, rested, versioned
 from riafs.counters import Counters
-from riafs.errors import ChangedContent, CorruptContent, RiafsError, StoreError
+from riafs.errors import ChangedContent, CorruptContent
 from riafs.storage.blocking import BlockingRead, blocking_read
 from riafs.storage.files import Identity
 from riafs.storage.patience import Patience, of_no_request
-from riafs.storage.ranged import PROVEN, Buffer, MemoryBytes, RangedBytes
+from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,6 @@ IN_MEMORY = 128 << 10
 _CHUNK = 4 << 20
 _HOP = 64 << 20  # bytes hashed at most in one visit to a thread
 _SLOWEST = 256 << 10  # bytes a second that a store may take on top of the deadline
-_AHEAD = 16 << 20
-_OUT_OF_ORDER = 8 << 20
-"""The kernel's read-ahead sends its requests slightly out of order; within this many bytes a reader counts as in
-order."""
 _TRIES = 3
 _SEALS = 64 << 20
 
@@ -105,7 +102,7 @@ class Verifier:
         self.memory = memory
         self.counters = counters
         self._background = background
-        self._beside: dict[tuple[Evidence, bytes], _Hashing] = {}
+        self._beside: dict[tuple[Evidence, bytes], Hashing] = {}
         self._patience = patience
         self._seals: LRUCache[bytes, bytes] = LRUCache(_SEALS, getsizeof=len)
 
@@ -124,7 +121,7 @@ class Verifier:
         if checker is None:
             self.counters.keys_unverifiable += 1
             await rested(opened.source)
-            return self._in_place(opened, claim, _identity(opened.source), digested=False)
+            return self._in_place(opened, claim, identity_of(opened.source), digested=False)
         if opened.source.size <= IN_MEMORY:
             return await self._small(opened, claim, checker)
         if self._policy is Verify.ALWAYS:
@@ -181,10 +178,10 @@ class Verifier:
         """Content that is served from where it was hashed. What is being written just now is looked at once more."""
         source = opened.source
         for _ in range(_TRIES):
-            identity, fresh = _identity(source), is_fresh(source)
+            identity, fresh = identity_of(source), is_fresh(source)
             data = bytes(await source.read(0, source.size))
             checker.update(data)
-            if checker.matches() or (_identity(source) is identity and not fresh):
+            if checker.matches() or (identity_of(source) is identity and not fresh):
                 self.conclude(opened, claim, checker)
                 source.close()
                 return MemoryBytes(data)
@@ -197,14 +194,14 @@ class Verifier:
         size = opened.source.size
         for _ in range(_TRIES):
             await rested(opened.source)
-            identity = _identity(opened.source)
+            identity = identity_of(opened.source)
             checker = claim.new_checker()
             assert checker is not None
             if seal is not None:
                 checker = _Sealing(checker, seal)
             for start in range(0, size, _HOP):
                 await self.hash_part(opened.source, checker, start, min(start + _HOP, size))
-            if _identity(opened.source) is identity:
+            if identity_of(opened.source) is identity:
                 self.conclude(_at(opened, identity), claim, checker)
                 return identity
             if seal is not None:
@@ -242,27 +239,28 @@ class Verifier:
         )
         raise CorruptContent(f"the copy of key {key} in {opened.place} is damaged")
 
-    def _hashed_beside(self, opened: Opened, evidence: Evidence, claim: Claim, checker: Checker) -> "HashedBeside":
+    def _hashed_beside(self, opened: Opened, evidence: Evidence, claim: Claim, checker: Checker) -> HashedBeside:
         hashing = self._beside.get((evidence, claim.key))
         if hashing is None or hashing.ended:
-            hashing = _Hashing(self, opened, claim, checker)
+
+            async def take(start: int, end: int) -> None:
+                await self.hash_part(opened.source, checker, start, end)
+
+            def conclude(same: bool) -> None:  # noqa: FBT001  # what may have changed is only right for these readers
+                self.conclude(opened if same else replace(opened, evidence=None), claim, checker)
+
+            hashing = Hashing(opened.source, opened.place, take, conclude)
             self._beside[evidence, claim.key] = hashing
             self._background.start_soon(self._hash, hashing, (evidence, claim.key))
         else:
             opened.source.close()
         return HashedBeside(hashing)
 
-    async def _hash(self, hashing: "_Hashing", name: tuple[Evidence, bytes]) -> None:
+    async def _hash(self, hashing: Hashing, name: tuple[Evidence, bytes]) -> None:
         of_no_request()
         await hashing.run()
         if self._beside.get(name) is hashing:
             del self._beside[name]
-
-
-def _identity(source: RangedBytes) -> object:
-    """Which version of `source` was read last; None for what nobody changes."""
-    file = versioned(source)
-    return None if file is None else file.identity
 
 
 def _at(opened: Opened, identity: object) -> Opened:
@@ -279,140 +277,3 @@ def _hash(read: BlockingRead, checker: Checker, start: int, end: int) -> None:
         part = buffer[: end - offset]
         read(offset, part)
         checker.update(part)
-
-
-class _Hashing:
-    """One digest made beside any number of readers of the same bytes.
-
-    Invariants: `front` is how far readers have come in order; the task hashes a bit beyond `front` and then waits.
-    The source is closed when the last reader has gone and the task is not using it.
-    """
-
-    def __init__(self, verifier: Verifier, opened: Opened, claim: Claim, checker: Checker) -> None:
-        self._verifier = verifier
-        self._opened = opened
-        self._claim = claim
-        self._checker = checker
-        self._front = 0
-        self._wake = trio.Event()
-        self._concluded = trio.Event()
-        self._readers = 0
-        self._problem: RiafsError | None = None
-        self._identity = _identity(opened.source)
-        self._touched = False
-        self.source = opened.source
-        self.ended = False
-        self.good = False
-
-    async def run(self) -> None:
-        """Hash until the digest is known or nobody reads any more."""
-        try:
-            if await self._hash_all():
-                # What may have changed meanwhile is right for these readers, and nothing is known of what is there now.
-                opened = replace(self._opened, evidence=None) if self._touched else self._opened
-                self._verifier.conclude(opened, self._claim, self._checker)
-                self.good = True
-        except RiafsError as problem:
-            self._problem = problem
-        except (OSError, RuntimeError, MemoryError) as error:  # no thread, no memory: this reader's trouble alone
-            self._problem = StoreError(f"cannot verify {self._opened.place}: {error}")
-        finally:
-            self.ended = True
-            self._concluded.set()
-            if self._readers == 0:
-                self.source.close()
-
-    async def _hash_all(self) -> bool:
-        position = 0
-        while position < self.source.size:
-            while position >= self._goal() and self._readers:
-                self._wake = trio.Event()
-                await self._wake.wait()
-            if not self._readers:
-                return False
-            end = min(self._goal(), position + _HOP)
-            await self._verifier.hash_part(self.source, self._checker, position, end)
-            self.look()
-            position = end
-        return True
-
-    def _goal(self) -> int:
-        """How far to hash for now: beyond the readers, but not much further than they have come themselves."""
-        return min(self._front + min(self._front, _AHEAD), self.source.size)
-
-    def look(self) -> None:
-        """See whether what was read is still the same version. Raises ChangedContent."""
-        now = _identity(self.source)
-        if now is self._identity:
-            return
-        if not is_only_touched(self._identity, now):
-            raise ChangedContent(f"{self._opened.place} was changed while it was open; open the file again")
-        self._identity, self._touched = now, True
-
-    @property
-    def proven(self) -> bool:
-        """Whether everything that was handed out is known to be right."""
-        return self.good and not self._touched
-
-    def join(self) -> None:
-        """A reader more."""
-        self._readers += 1
-
-    def leave(self) -> None:
-        """A reader less."""
-        self._readers -= 1
-        self._wake.set()
-        if self._readers == 0 and self.ended:
-            self.source.close()
-
-    async def passed(self, offset: int, end: int) -> None:
-        """A reader has the bytes up to `end`; waits for the digest where these are the last ones of a reader in order.
-
-        Raises CorruptContent.
-        """
-        if offset <= self._front + _OUT_OF_ORDER and end > self._front:
-            self._front = end
-            self._wake.set()
-        if end >= self.source.size and self._front >= self.source.size:
-            await self._concluded.wait()
-        if self._problem is not None:
-            raise type(self._problem)(*self._problem.args)
-
-
-class HashedBeside:
-    """RangedBytes whose last bytes are held back until the digest of all of them is known."""
-
-    __slots__ = ("_closed", "_hashing")
-
-    def __init__(self, hashing: _Hashing) -> None:
-        self._hashing = hashing
-        self._closed = False
-        hashing.join()
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-        return self._hashing.source.size
-
-    @property
-    def provisional(self) -> bool:
-        """See Provisional."""
-        return not self._hashing.proven
-
-    @property
-    def version(self) -> object:
-        """See Provisional. Readers of one hashing may share what a cache has."""
-        return PROVEN if self._hashing.proven else self._hashing
-
-    async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises CorruptContent once the digest turned out to be wrong."""
-        data = await self._hashing.source.read(offset, length)
-        self._hashing.look()
-        await self._hashing.passed(offset, offset + len(data))
-        return data
-
-    def close(self) -> None:
-        """The hashing ends when its last reader is gone."""
-        if not self._closed:
-            self._closed = True
-            self._hashing.leave()

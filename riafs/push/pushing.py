@@ -26,6 +26,7 @@ from riafs.push.request import PushReport, PushRequest
 from riafs.push.rules import Rules
 from riafs.push.trees import TreeEditor
 from riafs.push.watching import Step, Watcher
+from riafs.tree.nearest import versions_near
 
 _OBJECTS_AT_ONCE = 64 << 20
 
@@ -70,16 +71,21 @@ class Push:
         """Whether anything was changed here."""
         return bool(self._changes)
 
+    def called(self, name: str) -> None:
+        """Tell the watcher that it is this dataset's turn."""
+        self._watcher.at(name)
+
     async def prepare(self) -> None:
         """Find out whatever can be found out with nothing written: refusals, and conflicts.
 
         Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, Busy where a lock was left
         behind, and what reading changed files raises.
         """
+        self._watcher.begin(Step.LOOKING, 0)
         ref = await self._ref()
         self._base_root = await self._to.root(self._base.commit)
         await self._starting_point(ref)
-        await self._to.refs.check_locks([ref, ANNEX_BRANCH])
+        await self._to.refs.check([ref, ANNEX_BRANCH])
         planner = Planner(self._to.dataset.repository, self._trees)
         plan = await planner.plan(self._changes)
         structure = await self._trees.edit(self._base_root, plan.edits, keep=False)
@@ -137,7 +143,8 @@ class Push:
                 raise branch_exists(ref, self._to)
             return self._base.commit
         if tip is None:
-            raise PushRefused(f"{name} does not exist; --as-branch makes a new one")
+            near = await versions_near(self._to.dataset.repository, ref.removeprefix(b"refs/heads/"))
+            raise PushRefused(f"{name} does not exist; --as-branch makes a new one{near}")
         return tip
 
     async def _is_pushed_already(self, tip: bytes) -> bool:
@@ -149,7 +156,7 @@ class Push:
 
     async def _annex_directory(self) -> bytes:
         directory = self._to.dataset.path + b"/annex"
-        await self._to.writing.make_directories([directory + b"/objects"], self._to.directory_mode)
+        await self._to.writing.make_directories([directory + b"/objects"], self._to.sharing)
         return directory
 
     async def _foresee_conflicts(self, ref: bytes, plan: Plan, placer: Placer) -> None:
@@ -186,7 +193,8 @@ class Push:
         plan = ready.plan
         sizes = [change.content.size for change in plan.contents if change.content is not None]
         self._watcher.begin(Step.OBJECTS, sum(sizes))
-        for change in plan.contents:
+        for number, change in enumerate(plan.contents):
+            self._watcher.files(number, len(plan.contents))
             placed = await ready.placer.place(change, objects)
             plan.edits[change.path] = placed.entry
             if placed.key is not None:

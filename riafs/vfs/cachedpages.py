@@ -1,4 +1,4 @@
-"""Which version of each file the kernel's pages are of.
+"""Which version of each file the kernel's pages are of, and which reads it asks for once more.
 
 The kernel keeps the pages of an inode from one open to the next, and all who have it open share them. Invariants: pages
 that were read while nothing was proven, or of a version that is gone, are dropped when the file is opened the next
@@ -8,11 +8,14 @@ time; and what may be of another version than what somebody has open goes past t
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import trio
 from cachetools import LRUCache
 
+from riafs.errors import StoreTimeout
 from riafs.storage.ranged import PROVEN, RangedBytes, is_provisional, version_of
 
 _MOST = 100_000
+_SILENT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +55,26 @@ class CachedPages:
         """`content` is closed."""
         if is_provisional(content):
             self._doubtful.add(inode)
+
+
+class SilentReads:
+    """Reads that have just run into the deadline. The kernel asks for them once more, page by page, for the same call
+    of a program: that does not wait for as long again.
+    """
+
+    def __init__(self) -> None:
+        self.any: dict[int, tuple[StoreTimeout, float]] = {}
+        """Inode → what was told, and until when it is told again."""
+
+    def note(self, inode: int, problem: StoreTimeout) -> None:
+        """A read of an inode was not answered in time."""
+        self.any[inode] = problem, trio.current_time() + _SILENT_SECONDS
+
+    def refuse(self, inode: int) -> None:
+        """Raises StoreTimeout where one of an inode was not answered a moment ago."""
+        now = trio.current_time()
+        self.any = {each: (problem, until) for each, (problem, until) in self.any.items() if now < until}
+        if inode in self.any:
+            again = StoreTimeout(*self.any[inode][0].args)
+            again.reported = True
+            raise again

@@ -29,7 +29,7 @@ from riafs.errors import (
 )
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
-from riafs.vfs.cachedpages import CachedPages
+from riafs.vfs.cachedpages import CachedPages, SilentReads
 from riafs.vfs.nodes import Node
 from riafs.vfs.numbers import ROOT, inode_of, number_of, slot_of
 from riafs.vfs.refreshing import Change, Refresher
@@ -40,7 +40,6 @@ T = TypeVar("T")
 
 # Files may stand between two directories that are listed one after the other.
 _WALKING_STEP = 16
-_SILENT_SECONDS = 0.5
 ATTRIBUTE_PREFIX = "user.riafs."
 
 
@@ -51,6 +50,7 @@ class Attributes:
     inode: int
     kind: Kind
     size: int
+    """UNKNOWN_SIZE where only reading tells."""
     executable: bool
     mtime_ns: int
     listed: bool = True
@@ -98,29 +98,6 @@ class OpenedFile:
     the kernel began to cache it."""
     whole: bytes | None
     """Its whole content, where that is at hand and nobody else has the inode open."""
-
-
-class SilentReads:
-    """Reads that have just run into the deadline. The kernel asks for them once more, page by page, for the same call
-    of a program: that does not wait for as long again.
-    """
-
-    def __init__(self) -> None:
-        self.any: dict[int, tuple[StoreTimeout, float]] = {}
-        """Inode → what was told, and until when it is told again."""
-
-    def note(self, inode: int, problem: StoreTimeout) -> None:
-        """A read of an inode was not answered in time."""
-        self.any[inode] = problem, trio.current_time() + _SILENT_SECONDS
-
-    def refuse(self, inode: int) -> None:
-        """Raises StoreTimeout where one of an inode was not answered a moment ago."""
-        now = trio.current_time()
-        self.any = {each: (problem, until) for each, (problem, until) in self.any.items() if now < until}
-        if inode in self.any:
-            again = StoreTimeout(*self.any[inode][0].args)
-            again.reported = True
-            raise again
 
 
 class FileSystem:
@@ -432,4 +409,4 @@ class FileSystem:
 
 
 def _attributes(inode: int, entry: Entry, *, listed: bool = True) -> Attributes:
-    return Attributes(inode, entry.kind, max(entry.size, 0), entry.executable, entry.mtime_ns, listed)
+    return Attributes(inode, entry.kind, entry.size, entry.executable, entry.mtime_ns, listed)

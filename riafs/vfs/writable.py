@@ -28,8 +28,8 @@ from riafs.overlay.stats import Stat
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
 from riafs.vfs.beneath import Beneath
-from riafs.vfs.cachedpages import CachedPages
-from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, SilentReads
+from riafs.vfs.cachedpages import CachedPages, SilentReads
+from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
 from riafs.vfs.kernelnumbers import KernelNumbers
 from riafs.vfs.moving import Mover
 from riafs.vfs.opendirectories import OpenDirectories, Revisited, Shown

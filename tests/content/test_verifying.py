@@ -9,9 +9,10 @@ import trio
 import trio.testing
 
 from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.content import verifying
+from riafs.content import beside, verifying
+from riafs.content.beside import HashedBeside
 from riafs.content.inplace import Seal, Sealed
-from riafs.content.verifying import Claim, HashedBeside, Opened, Verifier, Verify
+from riafs.content.verifying import Claim, Opened, Verifier, Verify
 from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent, StoreTimeout
 from riafs.formats.digests import checker
@@ -40,7 +41,9 @@ def _small_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
         "_AHEAD": AHEAD,
         "_OUT_OF_ORDER": OUT_OF_ORDER,
     }.items():
-        monkeypatch.setattr(verifying, name, value)
+        for module in (verifying, beside):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
 
 
 class Source:
