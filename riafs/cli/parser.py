@@ -312,6 +312,7 @@ def _add_cache(parser: Parser) -> None:
 
 _VERIFY_OPTIONS = (
     "deadline",
+    "allow-links",
     "archive-dictionary",
     "archive-password-file",
     "token-file",

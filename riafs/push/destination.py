@@ -48,6 +48,7 @@ class Destination:
     writing: WritableStorage
     git: GitWriter
     refs: RefWriter
+    gits: PrivateGitDirs
     annex: Annex | None
     """None for a dataset without a git-annex branch: everything is git's."""
 
@@ -67,14 +68,14 @@ async def open_destination(
     """The dataset as something to push to. Raises PushRefused, ReadOnly, StoreDenied, StoreTimeout, StoreError, …"""
     layout = await _known_layout(dataset)
     settings = await _settings(dataset, gits)
-    git = await _git_writer(dataset, gits, settings, seconds)
+    sharing = parse_sharing(settings.items())
+    git = await _git_writer(dataset, writing, gits, sharing)
     await writing.check_writable([dataset.path, *(dataset.path + b"/" + part for part in _NEEDED)])
     annex = await _annex(dataset, settings)
     if annex is not None:
         await _check_storage(dataset, annex)
-    shared = parse_sharing(settings.items())
-    refs = RefWriter(dataset.storage, dataset.path, git)
-    return Destination(dataset, layout, shared, writing, git, refs, annex)
+    refs = RefWriter(dataset.storage, writing, dataset.repository, dataset.path, sharing, seconds)
+    return Destination(dataset, layout, sharing, writing, git, refs, gits, annex)
 
 
 async def _known_layout(dataset: Dataset) -> Layout:
@@ -101,9 +102,7 @@ async def _settings(dataset: Dataset, gits: PrivateGitDirs) -> dict[bytes, bytes
         return {}
 
 
-async def _git_writer(
-    dataset: Dataset, gits: PrivateGitDirs, settings: Mapping[bytes, bytes | None], seconds: float
-) -> GitWriter:
+async def _git_writer(dataset: Dataset, writing: WritableStorage, gits: PrivateGitDirs, sharing: Sharing) -> GitWriter:
     objects = dataset.path + b"/objects"
     try:
         object_format = await dataset.repository.references.check_format()
@@ -114,8 +113,7 @@ async def _git_writer(
         raise PushRefused(f"{dataset.name} is not pushed to: {error}") from error
     if await object_directory(dataset.storage, objects, gits) != path:
         raise OutsideStore(f"the git objects of {dataset.name} lie partly outside of the store; it is not pushed to")
-    shared = settings.get(b"core.sharedrepository", b"umask")
-    return GitWriter(gits, path, object_format, b"true" if shared is None else shared, dataset.name, seconds)
+    return GitWriter(writing, objects, object_format, sharing)
 
 
 # -- the annex --------------------------------------------------------------------------------------------------------
@@ -125,6 +123,8 @@ async def _annex(dataset: Dataset, settings: Mapping[bytes, bytes | None]) -> An
     resolved = await dataset.repository.references.resolve(ANNEX_BRANCH)
     if resolved is None:
         return None
+    if resolved.ref != ANNEX_BRANCH:
+        raise PushRefused(f"the git-annex branch of {dataset.name} stands for another ref; it is not pushed to")
     tip = resolved.oid
     if await _log(dataset, tip, b"difference.log"):
         raise PushRefused(

@@ -81,7 +81,7 @@ class Push:
         ref = await self._ref()
         self._base_root = await self._to.root(self._base.commit)
         await self._starting_point(ref)
-        await self._to.refs.check_locks([ref, ANNEX_BRANCH])
+        await self._to.refs.check([ref, ANNEX_BRANCH])
         planner = Planner(self._to.dataset.repository, self._trees)
         plan = await planner.plan(self._changes)
         structure = await self._trees.edit(self._base_root, plan.edits, keep=False)
@@ -141,8 +141,8 @@ class Push:
                 raise PushRefused(
                     f"{self._to.dataset.name}: {name} is {of} as git annex adjust made it for one work tree, so that "
                     f"{of} would never see what is pushed there; mount with @{of} to work on {of} itself (git annex "
-                    f"sync in a clone on {name} and git push of {of} bring what was committed on {name}), or keep these "
-                    "changes on a branch of their own with --as-branch NAME"
+                    f"sync in a clone on {name} and git push of {of} bring what was committed on {name}), or keep "
+                    "these changes on a branch of their own with --as-branch NAME"
                 )
 
     async def _starting_point(self, ref: bytes) -> bytes:

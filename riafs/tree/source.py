@@ -53,7 +53,7 @@ async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store
     path = os.path.abspath(source.path)
     patience = Patience(f"store {os.fsdecode(path)}", seconds, tools.counters)
     try:
-        storage = await LocalStorage.open_root(path, patience)
+        storage = await LocalStorage.open_root(path, patience, tools.allow_links)
         try:
             return await Store.open(storage, tools)
         except RiafsError:

@@ -60,6 +60,8 @@ class Plan:
     """Where programs (git, 7z, gpg) are found, directories separated by ``:``."""
     instead_of: tuple[tuple[str, str], ...] = ()
     """The user's ``url.<base>.insteadOf`` rules: (base, prefix) each."""
+    allow_links: tuple[bytes, ...] = ()
+    """Directories outside of a store that links in it may lead into."""
     blocks: BlockLimits = field(default_factory=BlockLimits)
     """How much decoded content is kept."""
     dictionary: int = Limits().dictionary
@@ -131,7 +133,7 @@ async def _open_store(plan: Plan, source: RiaUrl, scratch: Scratch, means: Means
     archives = _archive_tools(plan, scratch, means.cache, means.counters)
     means.closing.callback(archives.close)
     content = ContentTools(verifier, archives, Decryptor(plan.search_path, path, plan.deadline))
-    tools = StoreTools(git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of)
+    tools = StoreTools(git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links)
     return await open_source(source, tools)
 
 
