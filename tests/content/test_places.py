@@ -364,10 +364,14 @@ async def test_executable_bit_of_a_locked_file_is_that_of_its_object(store: Smal
 VURL = b"VURL--http://example.org/v"
 
 
-def with_equivalents(store: SmallStore, *lines: bytes) -> SmallDataset:
+ONE_LEVEL = b"40ad46ba fromList [OneLevelBranchHash] timestamp=1796071135s\n"
+
+
+def with_equivalents(store: SmallStore, *lines: bytes, one_level: bool = False) -> SmallDataset:
     dataset = with_key(store, VURL)
-    path = b"%b/%b.log.ek" % (hash_lower(VURL), escape(VURL))
-    dataset.annex_branch({path: b"".join(lines)})
+    directories = hash_lower(VURL)[:3] if one_level else hash_lower(VURL)
+    logs: dict[bytes, bytes] = {b"%b/%b.log.ek" % (directories, escape(VURL)): b"".join(lines)}
+    dataset.annex_branch({**logs, **({b"difference.log": ONE_LEVEL} if one_level else {})})
     return dataset
 
 
@@ -379,9 +383,13 @@ async def test_vurl_key_is_checked_against_its_equivalents(store: SmallStore) ->
         assert shown.counters.keys_verified == 1
 
 
-async def test_vurl_key_that_matches_no_equivalent_is_damaged(store: SmallStore, expected_warnings: Announce) -> None:
+@pytest.mark.parametrize("one_level", [False, True])
+async def test_vurl_key_that_matches_no_equivalent_is_damaged(
+    store: SmallStore, expected_warnings: Announce, one_level: bool
+) -> None:
     expected_warnings("riafs.content")
-    with_equivalents(store, b"1700000000s 1 %b\n" % sha256_key_of(CONTENT)).put(VURL, DAMAGED)
+    line = b"1700000000s 1 %b\n" % sha256_key_of(CONTENT)
+    with_equivalents(store, line, one_level=one_level).put(VURL, DAMAGED)
     with pytest.raises(CorruptContent):
         await content_of(store)
 

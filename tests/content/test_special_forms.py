@@ -104,6 +104,20 @@ async def test_log_wins_over_the_configuration(store: SmallStore) -> None:
     assert await content_of(store) == CONTENT
 
 
+async def test_log_of_a_former_chunk_size_in_one_level_of_directories(store: SmallStore) -> None:
+    dataset = with_remote(store, PLAIN, b"chunk=1000B")
+    put_chunks(dataset, 700)
+    line = b"%b archive-id=%b externaltype=ora name=s chunk=1000B timestamp=1s\n" % (UUID, dataset.id.encode())
+    dataset.annex_branch(
+        {
+            b"difference.log": b"40ad46ba fromList [OneLevelBranchHash] timestamp=1s\n",
+            b"remote.log": line,
+            b"%b/%b.log.cnk" % (hash_lower(KEY)[:3], escape(KEY)): b"1700000000s %b:700 4\n" % UUID,
+        }
+    )
+    assert await content_of(store) == CONTENT
+
+
 async def test_empty_content_is_one_empty_chunk(store: SmallStore) -> None:
     put_chunks(with_remote(store, PLAIN, b"chunk=1000B", content=b""), 1000, b"")
     assert await content_of(store) == b""

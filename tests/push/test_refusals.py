@@ -71,6 +71,10 @@ REFUSED: dict[str, tuple[Prepare, str]] = {
     "layout of the dataset": (version_file("9\n"), "layout is unknown"),
     "layout of the store": (version_file("7\n", above=2), "layout is unknown"),
     "tuned": (branch_with(difference=b"x ObjectHashLower timestamp=1s\n"), "difference.log"),
+    "tuned in both": (
+        branch_with(difference=b"x fromList [OneLevelBranchHash,OneLevelObjectHash] timestamp=1s\n"),
+        "links",
+    ),
     "dead storage": (branch_with(trust=STORAGE + b" X timestamp=1s\n"), "dead"),
     "files by name": (storage_with("encryption=none exporttree=yes"), "exporttree=yes"),
     "retired chunks": (storage_with("encryption=none chunksize=1MiB"), "chunksize"),
