@@ -195,6 +195,10 @@ class OverlayFailed(RiafsError):
     """The overlay's directory cannot be read or written, or is damaged."""
 
 
+class OverlayDamaged(OverlayFailed):
+    """A part of an overlay is missing, cut off, another's or older than the rest; nothing was changed in it."""
+
+
 # -- stores -----------------------------------------------------------------------------------------------------------
 
 

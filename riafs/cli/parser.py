@@ -109,7 +109,9 @@ def build_parser() -> Parser:
     _add_run(_command(commands, "run", "Run a command in a mount, and push what it changed with a record of it."))
     _add_diff(_command(commands, "diff", "List local changes."))
     _add_restore(_command(commands, "restore", "Drop local changes, so that what the store has is shown again."))
-    _add_overlay(_command(commands, "overlay", "List, move and remove the directories that local changes are kept in."))
+    _add_overlay(
+        _command(commands, "overlay", "List, move, remove and recover the directories that local changes are kept in.")
+    )
     _add_prefetch(_command(commands, "prefetch", "Read files and trees of mounts, so that they are in the caches."))
     _add_cache(_command(commands, "cache", "Show, check, pin and evict what the block cache of this user holds."))
     _add_verify(_command(commands, "verify", "Read everything a source holds; report what is damaged or missing."))
@@ -264,9 +266,13 @@ def _add_overlay(parser: Parser) -> None:
     listing.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     move = _command(actions, "move", "give one that is not mounted another place")
     remove = _command(actions, "remove", "remove one that is not mounted")
-    for action in (move, remove):
+    recover = _command(actions, "recover", "make one usable again of which a part was lost, and keep all of its data")
+    for action in (move, remove, recover):
         action.add_argument("directory", metavar="DIR", help="an overlay, as the list has it")
     move.add_argument("target", metavar="NEW", help="where nothing is yet")
+    recover.add_argument(
+        "target", metavar="NEW", nargs="?", help="where data goes whose name is lost (default: DIR.recovered)"
+    )
     remove.add_argument("--force", action="store_true", help="even if there are changes, which are lost")
 
 

@@ -221,7 +221,11 @@ class AnnexContents:
                 remembered = opened.evidence is not None and memory.is_good(opened.evidence, key.serialised)
                 good = remembered or opened.checked_as == key.serialised
                 return known | {"where": opened.place.encode(), "verified": b"yes" if good else b"no"}
-        for place in await self.special_places(key):
+        try:
+            special = await self.special_places(key)
+        except RiafsError as unreadable:  # the git-annex branch
+            return {"error": os.fsencode(str(unreadable))} | known | {"where": b"nowhere found"}
+        for place in special:
             return known | {"where": os.fsencode(place.name), "verified": b"no"}
         return known | {"where": b"nowhere found"}
 

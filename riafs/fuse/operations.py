@@ -90,8 +90,10 @@ class Operations(pyfuse3.Operations):
         page = await self._filesystem.readdir(fh, start_id)
         # From here to the reply there is no await: what changes later is told to the kernel after it.
         fill, reply = self._presenter.fill, pyfuse3.readdir_reply
-        shown = self._presenter.blank() if page.current else self._presenter.fleeting()
+        fleeting = self._presenter.fleeting()
+        lasting = self._presenter.blank() if page.current else fleeting
         for offset, entry in enumerate(page.entries, start_id):
+            shown = lasting if entry.size >= 0 else fleeting  # below 0 where something could not be found out
             fill(shown, page.inode_at(offset), entry)
             if not reply(token, entry.name, shown, offset + 1):
                 return

@@ -85,9 +85,12 @@ class WritingOperations(pyfuse3.Operations):
         entries, current = await self._filesystem.readdir(fh, start_id)
         # From here to the reply there is no await: what changes later is told to the kernel after it.
         fill, reply = self._presenter.fill_status, pyfuse3.readdir_reply
-        shown = self._presenter.blank() if current else self._presenter.fleeting()
+        fleeting = self._presenter.fleeting()
+        lasting = self._presenter.blank() if current else fleeting
         for listed in entries:
-            fill(shown, self._filesystem.stat_of(listed))
+            status = self._filesystem.stat_of(listed)
+            shown = lasting if status.size >= 0 else fleeting  # below 0 where something could not be found out
+            fill(shown, status)
             if not reply(token, pyfuse3.FileNameT(listed.name), shown, listed.offset):
                 return
 

@@ -49,6 +49,7 @@ class Attributes:
     inode: int
     kind: Kind
     size: int
+    """UNKNOWN_SIZE where only reading tells."""
     executable: bool
     mtime_ns: int
     listed: bool = True
@@ -407,4 +408,4 @@ class FileSystem:
 
 
 def _attributes(inode: int, entry: Entry, *, listed: bool = True) -> Attributes:
-    return Attributes(inode, entry.kind, max(entry.size, 0), entry.executable, entry.mtime_ns, listed)
+    return Attributes(inode, entry.kind, entry.size, entry.executable, entry.mtime_ns, listed)

@@ -13,6 +13,7 @@ from riafs.errors import (
     MissingObject,
     NoSuchVersion,
     RiafsError,
+    TooLarge,
     UnsupportedRepository,
 )
 from riafs.git import repository as repository_module
@@ -46,6 +47,34 @@ async def open_repository(store: SmallStore, tmp_path: Path) -> AsyncIterator[Op
     yield open_it
     pool.close()
     storage.close()
+
+
+async def test_file_that_cannot_be_read_is_not_a_file_that_is_not_there(
+    store: SmallStore, open_repository: Open
+) -> None:
+    dataset = store.dataset("one", {b"a/b/file": b"content", b"a/large": bytes(100), b"a/new\nline": b"odd"})
+    repository = open_repository(dataset)
+    commit = dataset.git("rev-parse", "main").encode()
+    for absent in (b"", b"x", b"a/x", b"a/b/x", b"a/b/file/x", b"a/b", b"x/y/z", b"a/x\ny"):
+        assert await repository.blob_at(commit, absent, 50) is None, absent
+    assert await repository.blob_at(commit, b"a/b/file", 50) == b"content"
+    assert await repository.blob_at(commit, b"a/new\nline", 50) == b"odd"
+    with pytest.raises(TooLarge, match="a/large of dataset one has 100 bytes"):
+        await repository.blob_at(commit, b"a/large", 50)
+    for lost in ("main:a/b/file", "main:a/b", "main:a", "main^{tree}", "main"):
+        oid = dataset.git("rev-parse", lost)
+        (dataset.path / "objects" / oid[:2] / oid[2:]).unlink()
+        with pytest.raises(MissingObject):
+            await repository.blob_at(commit, b"a/b/file", 50)
+
+
+async def test_unreadable_branch_is_not_passed_over_for_an_older_one(store: SmallStore, open_repository: Open) -> None:
+    dataset = store.dataset("one")
+    dataset.commit({b"file": b"older"}, ref="refs/heads/older", time=EPOCH - 10)
+    newest = dataset.commit({b"file": b"newest"}, ref="refs/heads/newest")
+    (dataset.path / "objects" / newest[:2] / newest[2:]).unlink()
+    with pytest.raises(MissingObject):
+        await open_repository(dataset).find(None)
 
 
 async def shown_at(store: SmallStore, version: str) -> bytes:
@@ -278,14 +307,6 @@ async def test_many_requests_are_answered_in_order(open_repository: Open, store:
     tree = await open_repository(dataset).tree(dataset.git("rev-parse", "main^{tree}").encode())
     found = await open_repository(dataset).objects([b"contents " + oid.hex().encode() for oid in tree.oids])
     assert [each and each.data for each in found] == [b"%d" % number for number in range(2000)]
-
-
-async def test_file_at_a_path(open_repository: Open, versions: SmallDataset) -> None:
-    repository = open_repository(versions)
-    commit = versions.git("rev-parse", "main").encode()
-    assert await repository.blob_at(commit, b"file", 100) == b"second"
-    for path, limit in ((b"file", 5), (b"none", 100), (b"a\nb", 100), (b"", 100)):
-        assert await repository.blob_at(commit, path, limit) is None
 
 
 async def test_pool_ends_the_children_least_recently_used(store: SmallStore, tmp_path: Path) -> None:
