@@ -72,12 +72,17 @@ class Push:
         """Whether anything was changed here."""
         return bool(self._changes)
 
+    def called(self, name: str) -> None:
+        """Tell the watcher that it is this dataset's turn."""
+        self._watcher.at(name)
+
     async def prepare(self) -> None:
         """Find out whatever can be found out with nothing written: refusals, and conflicts.
 
         Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, Busy where a lock was left
         behind, and what reading changed files raises.
         """
+        self._watcher.begin(Step.LOOKING, 0)
         ref = await self._ref()
         self._base_root = await self._to.root(self._base.commit)
         await self._starting_point(ref)
@@ -206,7 +211,8 @@ class Push:
         plan = ready.plan
         sizes = [change.content.size for change in plan.contents if change.content is not None]
         self._watcher.begin(Step.OBJECTS, sum(sizes))
-        for change in plan.contents:
+        for number, change in enumerate(plan.contents):
+            self._watcher.files(number, len(plan.contents))
             placed = await ready.placer.place(change, objects)
             plan.edits[change.path] = placed.entry
             if placed.key is not None:

@@ -167,6 +167,11 @@ class AliasDirectory(StoreDirectory):
             entries.append(_entry(BY_ID, None, signature[0]))
         return cls(store, path, entries, signature, 0 if signature[0] is None else signature[0].mtime_ns)
 
+    def aliases(self) -> Mapping[str, str]:
+        """Id → alias of the datasets that have one here."""
+        found = [(entry.path, entry.name) for entry in self._entries if isinstance(entry, StoreEntry)]
+        return {os.fsdecode(path.replace(b"/", b"")): os.fsdecode(name) for path, name in found if path is not None}
+
     async def by_id(self) -> "IdDirectory":
         """The store's datasets, each once. Raises as `IdDirectory.load`."""
         return await IdDirectory.load(self._store)
