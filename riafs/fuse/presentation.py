@@ -130,4 +130,4 @@ class Presenter:
 def file_info(opened: OpenedFile | Opened) -> pyfuse3.FileInfo:
     """An open file, and what the kernel may do with what it has cached of it."""
     handle = pyfuse3.FileHandleT(opened.handle)
-    return pyfuse3.FileInfo(fh=handle, direct_io=not opened.sized, keep_cache=opened.sized and opened.settled)
+    return pyfuse3.FileInfo(fh=handle, direct_io=not opened.cached, keep_cache=opened.cached and opened.settled)
