@@ -13,13 +13,23 @@ import trio
 
 from riafs.children import ATTEMPTS, ended_by_others
 from riafs.errors import CorruptContent, GitError, MalformedObject, MissingObject, NoSuchVersion, StoreTimeout, TooLarge
-from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Commit, Tree, parse_commit, parse_tag, parse_tree
-from riafs.formats.refs import candidates, looks_like_commit
+from riafs.formats.gitobjects import (
+    DIRECTORY,
+    SUBMODULE,
+    Commit,
+    Tree,
+    parse_commit,
+    parse_heading,
+    parse_tag,
+    parse_tree,
+)
+from riafs.formats.refs import adjusted_branch, candidates, looks_like_commit
 from riafs.git.catfile import MAX_BATCH, GitObject, blob_name
 from riafs.git.objectdir import object_directory
 from riafs.git.pool import GitPool
 from riafs.git.references import References, Resolved
 from riafs.storage.files import FileBytes
+from riafs.storage.patience import within
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
@@ -31,6 +41,7 @@ MAX_OBJECT = 1 << 30
 _SMALL_TREE = 256 << 10
 IN_MEMORY = 4 << 20
 """Blobs up to this many bytes are read into memory, larger ones into an unlinked temporary file."""
+_ADJUSTING = "git-annex adjusted branch"  # Annex/AdjustedBranch.hs
 HIDDEN_BRANCHES = re.compile(rb"refs/heads/(git-annex$|synced/|adjusted/)")
 
 
@@ -54,7 +65,8 @@ class Repository:
         Raises NoSuchVersion, MalformedObject, MissingObject, GitError.
         """
         if version is None:
-            return await self.references.resolve(b"HEAD") or await self._newest_branch()
+            head = await self.references.resolve(b"HEAD")
+            return await self._newest_branch() if head is None else await self._not_adjusted(head)
         return await self._by_version(version)
 
     async def _by_version(self, version: bytes) -> Resolved:
@@ -69,6 +81,23 @@ class Repository:
             if known is not None:
                 return Resolved(known.oid, None)
         raise NoSuchVersion(f"{self.name} has no branch, tag or commit called {version.decode(errors='replace')}")
+
+    async def _not_adjusted(self, head: Resolved) -> Resolved:
+        """The branch that was adjusted, where HEAD names an adjusted one: that is a view of it for one work tree, which
+        nobody renews in a store. But what was committed on it and is not on the other yet is shown.
+        """
+        original = None if head.ref is None else adjusted_branch(head.ref)
+        found = None if original is None else await self.references.resolve(original)
+        if found is None or not await self.is_adjusting(head.oid):
+            return head
+        return Resolved(found.oid, found.ref, head.ref)
+
+    async def is_adjusting(self, commit: bytes) -> bool:
+        """Whether a commit (hex) is the one by which git-annex adjusts a branch, or is damaged."""
+        try:
+            return parse_heading((await self._get(commit, b"commit")).data).subject == _ADJUSTING
+        except (MissingObject, MalformedObject):
+            return True
 
     async def _newest_branch(self) -> Resolved:
         """DataLad's rule for a HEAD that names no existing branch: the branch with the newest commit.
@@ -196,7 +225,7 @@ class Repository:
     async def _write_blob(self, oid: bytes, size: int, output: int) -> int:
         """The return code of the child that wrote it."""
         objects, object_format = await self._object_directory()
-        with trio.move_on_after(self._seconds + size / _SLOWEST):
+        with within(self._seconds, size / _SLOWEST):
             command = [self._pool.gits.program, "cat-file", "blob", oid.decode()]
             return await self._pool.writers.run(command, self._pool.environment(objects, object_format), output)
         raise StoreTimeout(f"git did not deliver blob {oid.decode()} of {self.name} in time")

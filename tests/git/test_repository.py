@@ -167,6 +167,48 @@ async def test_unborn_head_shows_the_branch_with_the_newest_commit(store: SmallS
         assert await shown.read(b"file") == b"newest"
 
 
+FORMS = [
+    "unlocked",
+    "locked",
+    "fixed",
+    "unfixed",
+    "hidemissing",
+    "hideunwanted",
+    "unlockpresent",
+    "hidemissing-unlocked",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("branch", ["main", "feature/we(ird"])
+async def test_head_that_names_an_adjusted_branch_stands_for_the_one_that_was_adjusted(
+    store: SmallStore, open_repository: Open, branch: str, form: str
+) -> None:
+    dataset = store.dataset("one")
+    dataset.commit({b"file": b"itself"}, f"refs/heads/{branch}")
+    adjusted = f"refs/heads/adjusted/{branch}({form})"
+    made = dataset.git("commit-tree", "-p", branch, "-m", "git-annex adjusted branch", f"{branch}^{{tree}}")
+    dataset.git("update-ref", adjusted, made)
+    dataset.git("symbolic-ref", "HEAD", adjusted)
+    repository = open_repository(dataset)
+    assert (await repository.find(None)).ref == f"refs/heads/{branch}".encode()
+    assert (await repository.find(adjusted.encode())).ref == adjusted.encode()
+    dataset.commit({b"file": b"only on the adjusted branch"}, adjusted)
+    assert (await repository.find(None)).ref == adjusted.encode()
+    dataset.git("update-ref", adjusted, made)
+    dataset.git("update-ref", "-d", f"refs/heads/{branch}")
+    assert (await repository.find(None)).ref == adjusted.encode()
+
+
+async def test_a_branch_that_is_only_called_like_an_adjusted_one_is_shown(
+    store: SmallStore, open_repository: Open
+) -> None:
+    dataset = store.dataset("one", {b"file": b"main"})
+    dataset.commit({b"file": b"x"}, "refs/heads/adjusted/main")
+    dataset.git("symbolic-ref", "HEAD", "refs/heads/adjusted/main")
+    assert (await open_repository(dataset).find(None)).ref == b"refs/heads/adjusted/main"
+
+
 async def test_dataset_without_any_commit_names_that(store: SmallStore) -> None:
     store.dataset("one")
     with pytest.raises(NoSuchVersion, match="no commit yet"):
