@@ -47,6 +47,7 @@ def commands(readme: str) -> list[str]:
 def prepare() -> None:
     """A user, their copy of the checkout, and a store with one dataset."""
     shell("apt-get -qq update")
+    shell("test -e /etc/mtab || ln -s ../proc/self/mounts /etc/mtab")  # as a Debian that has been started has it
     shell(f"useradd --create-home --shell /bin/bash {USER}")
     shell(f"cp -r . /home/{USER}/riafs && chown -R {USER}: /home/{USER}/riafs")
     dataset = STORE / "abc" / "d0000-0001"
