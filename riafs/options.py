@@ -26,6 +26,8 @@ class Kind(enum.Enum):
     LOG = "LOG"
     FILE = "FILE"
     OVERLAY = "DIR|auto"
+    PATHS = "DIR[:DIR]"
+    """Several: each time the option is given adds to those before, an empty value drops them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,30 @@ OPTIONS: tuple[Option, ...] = (
     Option("allow-root", Kind.FLAG, "no", "let root in beside the user who mounts", _WHO),
     Option("uid", Kind.ID, None, "number of the user who owns everything (default: who mounts)", _WHO),
     Option("gid", Kind.ID, None, "number of the group that owns everything (default: of who mounts)", _WHO),
-    Option("file-mode", Kind.MODE, "555", "octal mask on the modes of files, which are 444 and 555", _WHO),
-    Option("dir-mode", Kind.MODE, "555", "octal mode of directories", _WHO),
+    Option(
+        "file-mode",
+        Kind.MODE,
+        "644",
+        "octal mode of files; whoever may read an executable one may run it. A read-only mount refuses writing "
+        "whatever the modes are",
+        _WHO,
+    ),
+    Option("dir-mode", Kind.MODE, "755", "octal mode of directories", _WHO),
     Option(
         "overlay",
         Kind.OVERLAY,
         "",
         "let programs change the files of datasets, and keep the changes in this directory of the user's alone until "
         "they are pushed; auto: below the user's data directory, one for each source (the same as -o rw)",
+        _WHO,
+    ),
+    Option(
+        "allow-links",
+        Kind.PATHS,
+        "",
+        "follow links of a store into this directory too, for stores that are spread over disks by links; may be "
+        "repeated (in a variable or on one line: with : between). Whoever may write to the store can show all that is "
+        "in there to whoever may use the mount",
         _WHO,
     ),
     Option("noexec", Kind.FLAG, "no", "let no program be started from the mount", _WHO),

@@ -29,6 +29,7 @@ from riafs.errors import (
     UnsupportedArchive,
 )
 from riafs.formats.lzma2 import Segment
+from riafs.storage.patience import Turns
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Driver:
     def __init__(self, making: Making, workshop: Workshop) -> None:
         self._making = making
         self._workshop = workshop
-        self._starting = trio.Lock()
+        self._starting = Turns()
         self._runless: set[int] = set()
         self._failures: dict[tuple[int, int], _Failures] = {}
 
@@ -167,7 +168,7 @@ class Driver:
         where no engine is left.
         """
         pool, segment, workshop = self._workshop.passes, job.segment, self._workshop
-        async with self._starting:
+        async with self._starting.one():
             start = job.start()
             if start is None:
                 return None

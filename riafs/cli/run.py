@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from riafs.cache.private import private_opener
 from riafs.cli.changes import Mounted, asked, locate
 from riafs.cli.main import complain
 from riafs.cli.push import push_mounted, pushed_lines, tell_conflict
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     outcomes: list[dict[str, Any]] = []
     if not status and not arguments.dry_run and seen.changed:
         request = PushRequest(os.fsencode(message), *_names(arguments, environment), environment["PATH"])
-        outcomes = _push(target, begun, seen, request, as_json=arguments.json)
+        outcomes = _push(target, begun, seen, request, arguments)
     _tell(arguments, status, seen, message, outcomes)
     _tell_of_newer(begun, outcomes)
     return status
@@ -126,7 +127,7 @@ def _seen(reply: Mapping[str, Any]) -> Seen:
 
 
 def _push(
-    target: Mounted, begun: Mapping[str, Any], seen: Seen, request: PushRequest, *, as_json: bool
+    target: Mounted, begun: Mapping[str, Any], seen: Seen, request: PushRequest, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Push what the command changed. If that fails, the message is kept with the changes, and where is said."""
     entrance = begun["path"]
@@ -135,11 +136,11 @@ def _push(
     try:
         if seen.moved:
             raise Busy(f"{entrance or 'the dataset'} was pushed by somebody else while the command ran")
-        return push_mounted(target, Order(request, () if b"" in places else tuple(places)))
+        return push_mounted(target, Order(request, () if b"" in places else tuple(places)), arguments.verbosity)
     except RiafsError as failure:
         kept = _keep(begun["overlay"], request.message)
         if isinstance(failure, PushConflict):
-            tell_conflict(failure, as_json=as_json)
+            tell_conflict(failure, as_json=arguments.json)
         raise type(failure)(
             f"{failure}; the command has run and its changes are local, its record is in {kept}: push them with "
             f"riafs push {os.path.join(target.mount.mountpoint, entrance)} --message-file {kept}"
@@ -150,7 +151,7 @@ def _keep(overlay: str, message: bytes) -> str:
     """The path of a file with the message, beside the changes."""
     path = os.path.join(overlay, _MESSAGE_FILE)
     try:
-        with open(path, "wb") as file:
+        with open(path, "wb", opener=private_opener) as file:
             file.write(message)
     except OSError as error:
         raise OverlayFailed(f"the record of the command cannot be kept in {path}: {error.strerror}") from error

@@ -23,6 +23,7 @@ from riafs.packing.problems import Damage
 from riafs.packing.watching import Step, Watcher
 from riafs.storage import directories
 from riafs.storage.failures import sync_directory, writing
+from riafs.storage.sharing import object_mode
 
 _CHUNK = 1 << 20
 _INODES_EACH = 2
@@ -133,7 +134,8 @@ class _Run:
         """Write what is missing or damaged; `directory` holds what is not finished."""
         self._check_room()
         self._watcher.begin(Step.UNPACKING, sum(each.member.size for each in self._wanted))
-        for wanted in self._wanted:
+        for number, wanted in enumerate(self._wanted):
+            self._watcher.files(number, len(self._wanted))
             try:
                 await self._unpack(wanted, directory + b"/object")
             except _Damaged as problem:
@@ -175,12 +177,13 @@ class _Run:
         with writing(temporary):
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            executable = wanted.member.mode is not None and bool(wanted.member.mode & 0o100)
+            mode = object_mode(executable=executable)
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             await self._copy(wanted, file, temporary, check)
             with writing(temporary):
-                executable = wanted.member.mode is not None and bool(wanted.member.mode & 0o100)
-                os.fchmod(file, self._dataset.sharing.object_mode(executable=executable))
+                self._dataset.sharing.settle(file)
                 os.fsync(file)
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
@@ -216,7 +219,7 @@ class _Run:
         with writing(place):
             root = os.open(self._dataset.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                directories.make(root, above, self._dataset.sharing.directory_mode(), set())
+                directories.make(root, above, self._dataset.sharing, set())
                 with directories.opened(root, above) as directory:
                     os.rename(temporary, name, dst_dir_fd=directory)
             finally:
@@ -229,7 +232,8 @@ class _Run:
         with writing(self._dataset.objects):
             self._sync_directories()
         self._watcher.begin(Step.CHECKING, sum(seen.size for _, seen in self._expected))
-        for wanted, seen in self._expected:
+        for number, (wanted, seen) in enumerate(self._expected):
+            self._watcher.files(number, len(self._expected))
             self._watcher.advance(seen.size)
             if read_object(self._reader, wanted.key, wanted.path) != seen:
                 key = wanted.key.serialised.decode(errors="replace")

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from riafs.errors import GitError, NoSuchName, NoSuchVersion, NotInStore, NotThereYet, RiafsError
 from riafs.formats.names import valid_name
-from riafs.storage.protocol import FileStatus, Item, ItemKind
+from riafs.storage.protocol import FileStatus, ItemKind
+from riafs.tree.dataset import Dataset
 from riafs.tree.fixed import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Found, Kind
 from riafs.tree.refwatch import Signature
 from riafs.tree.snapshot import VersionedEntry
-from riafs.tree.store import ALIASES, Store, is_dataset_path, is_prefix
+from riafs.tree.store import ALIASES, Store, is_dataset_path
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,13 @@ class StoreDirectory(FixedDirectory):
         path = None if entry is None else entry.path
         return path if path is not None and is_dataset_path(path) else None
 
+    async def dataset(self, entry: Entry) -> Dataset | None:
+        """The dataset that a listed entry is, None for a directory of more of them. Raises what opening it raises."""
+        assert isinstance(entry, StoreEntry)
+        if entry.path is None or not is_dataset_path(entry.path):
+            return None
+        return await self._store.dataset(entry.path)
+
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""
         if isinstance(entry, VersionedEntry):
@@ -99,7 +107,7 @@ class StoreDirectory(FixedDirectory):
 async def dataset_directory(store: Store, path: bytes, mtime_ns: int) -> Directory:
     """The dataset at `path` at its HEAD; if it has no commit to show, an empty directory that says why."""
     dataset = await store.dataset(path)
-    signature = await dataset.watch.look(path, None)  # before HEAD is read, so that no move is missed
+    signature = await dataset.watch.look(path, ())  # before HEAD is read, so that no move is missed
     try:
         return await dataset.at(None)
     except (NoSuchVersion, NotInStore) as error:
@@ -126,7 +134,7 @@ class PendingDirectory(FixedDirectory):
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""
         dataset = await self._store.dataset(self._path)
-        if await dataset.watch.seen(self._path, None, turn) == self._signature:
+        if await dataset.watch.seen(self._path, (), turn) == self._signature:
             return None
         newer = await dataset_directory(self._store, self._path, self.mtime_ns)
         if not isinstance(newer, PendingDirectory):
@@ -147,7 +155,7 @@ class AliasDirectory(StoreDirectory):
         except NotInStore:
             items = ()
         names = sorted(item.name for item in items if item.kind is not ItemKind.FILE and _showable(path, item.name))
-        paths = await store.storage.resolve_each([path + b"/" + name for name in names])
+        paths = await store.resolve_aliases([path + b"/" + name for name in names])
         shown = {
             name: found
             for name, found in zip(names, paths, strict=True)
@@ -158,6 +166,11 @@ class AliasDirectory(StoreDirectory):
         if path == ALIASES:
             entries.append(_entry(BY_ID, None, signature[0]))
         return cls(store, path, entries, signature, 0 if signature[0] is None else signature[0].mtime_ns)
+
+    def aliases(self) -> Mapping[str, str]:
+        """Id → alias of the datasets that have one here."""
+        found = [(entry.path, entry.name) for entry in self._entries if isinstance(entry, StoreEntry)]
+        return {os.fsdecode(path.replace(b"/", b"")): os.fsdecode(name) for path, name in found if path is not None}
 
     async def by_id(self) -> "IdDirectory":
         """The store's datasets, each once. Raises as `IdDirectory.load`."""
@@ -197,7 +210,7 @@ class IdDirectory(StoreDirectory):
     @classmethod
     async def load(cls, store: Store) -> "IdDirectory":
         """The datasets the store has now. Raises StoreError, StoreTimeout, StoreDenied."""
-        signature = await _prefixes(store, (await store.storage.list(b"")))
+        signature = await _prefixes(store)
         paths = await store.dataset_paths()
         statuses = await store.storage.stat_objects(b"", paths)
         entries = [_entry(path.replace(b"/", b""), path, status) for path, status in zip(paths, statuses, strict=True)]
@@ -206,13 +219,13 @@ class IdDirectory(StoreDirectory):
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""
-        if await _prefixes(self._store, await self._store.storage.list(b"")) == self._signature:
+        if await _prefixes(self._store) == self._signature:
             return None
         return await IdDirectory.load(self._store)
 
 
-async def _prefixes(store: Store, items: Sequence[Item]) -> Sequence[tuple[bytes, int | None]]:
+async def _prefixes(store: Store) -> Sequence[tuple[bytes, int | None]]:
     """The directories that hold datasets, each with the time when one was added or removed last."""
-    names = sorted(item.name for item in items if is_prefix(item))
-    statuses = await store.storage.stat_objects(b"", names)
+    names = sorted(await store.prefixes())
+    statuses = await store.storage.stat_objects(b"", [name + b"/." for name in names])
     return [(name, None if status is None else status.mtime_ns) for name, status in zip(names, statuses, strict=True)]

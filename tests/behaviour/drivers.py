@@ -88,7 +88,7 @@ class ObjectDriver:
     async def stat(self, path: bytes) -> Status:
         """See Driver."""
         found = await self.attributes(path)
-        return Status(found.kind, found.size, found.executable, found.mtime_ns, found.inode)
+        return Status(found.kind, max(found.size, 0), found.executable, found.mtime_ns, found.inode)
 
     async def read(self, path: bytes) -> bytes:
         """See Driver."""
@@ -131,11 +131,12 @@ async def opened(
     cache: Path | None = None,
     deadline: float = 20,
     instead_of: tuple[tuple[str, str], ...] = (),
+    allow_links: Sequence[Path] = (),
 ) -> AsyncIterator[ObjectDriver]:
     """The filesystem of a store, or of what `fragment` (``#~alias@version``) names in it."""
     source = parse_source(f"{store}{fragment}")
     kept = None if cache is None else str(cache)
-    plan = Plan(source, deadline, verify, kept, os.environ["PATH"], instead_of)
+    plan = Plan(source, deadline, verify, kept, os.environ["PATH"], instead_of, tuple(map(os.fsencode, allow_links)))
     files = {b"stats": lambda: "lookups 1\n"}
     async with open_filesystem(plan, Counters(), files) as filesystem:
         yield ObjectDriver(filesystem)
