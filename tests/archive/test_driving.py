@@ -213,7 +213,7 @@ def children() -> list[str]:
 async def test_a_decoder_that_makes_nothing_is_ended(pack: Pack, spool: Path, tmp_path: Path) -> None:
     tools = tools_with(spool, search_path=program(tmp_path / "bin", "exec /bin/sleep 60"))
     tools.workshop.extractor.deadline = 0.3
-    archive = await open_archive(pack(CONTENTS, "-m0=PPMd"), tools)
+    archive = await open_archive(pack(CONTENTS, "-m0=LZMA:lc=8:lp=4"), tools)
     for _ in range(2):
         with pytest.raises(StoreTimeout):
             await content_of(archive, max(CONTENTS))
@@ -224,7 +224,7 @@ async def test_a_decoder_that_makes_nothing_is_ended(pack: Pack, spool: Path, tm
 async def test_tools_are_closed_while_a_decoder_ends(pack: Pack, spool: Path, tmp_path: Path) -> None:
     script = "/usr/bin/head -c 5000 /dev/zero; exec /bin/sleep 60"
     tools = tools_with(spool, search_path=program(tmp_path / "bin", script))
-    archive = await open_archive(pack({b"a": bytes(5000)}, "-m0=PPMd"), tools)
+    archive = await open_archive(pack({b"a": bytes(5000)}, "-m0=LZMA:lc=8:lp=4"), tools)
     async with trio.open_nursery() as nursery:
 
         async def read() -> None:
