@@ -3,7 +3,7 @@
 Started by archive/extractor with nothing but descriptors, as ``main(["steps", DESCRIPTOR])`` for the only folder of a
 7z archive by the decoders of archive/coders, or ``main(["member", DESCRIPTOR, NAME])`` for one member of any archive
 that libarchive reads; without a name its first one. What decodes is imported first, then no further file, socket or
-process can be opened. Exit status: 0 everything was written, `DAMAGED` or `UNABLE`, with the reason on standard error.
+process can be opened. Exit status: 0 everything was written, or one of those below, with the reason on standard error.
 """
 
 import contextlib
@@ -19,8 +19,10 @@ from riafs.formats.sevenzip_single import parse_single_folder
 DAMAGED = 3
 """What it was given cannot be decoded, nor could it another time."""
 UNABLE = 4
-"""A library is not there, or does not know the method."""
+"""A library is not there."""
 LACKS_MEMORY = 5
+UNKNOWN = 6
+"""No decoder of this program knows the method."""
 
 _PIECE = 256 << 10
 _BLOCK = 64 << 10
@@ -35,8 +37,10 @@ def main(arguments: list[str]) -> None:
             pieces = _member(archive.fileno(), names) if kind == "member" else _folder(archive.fileno())
             for piece in pieces:
                 _write(piece)
-    except (MissingProgram, UnsupportedArchive) as problem:
+    except MissingProgram as problem:
         _end(UNABLE, problem)
+    except UnsupportedArchive as problem:
+        _end(UNKNOWN, problem)
     except MemoryError:
         _end(LACKS_MEMORY, "not enough memory")
     except (RiafsError, OSError) as problem:

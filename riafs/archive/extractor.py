@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import trio
 
 from riafs.archive import child
-from riafs.errors import DecodeFailed, DecoderDied, MissingProgram, RiafsError, StoreError
+from riafs.errors import DecodeFailed, DecoderDied, MissingProgram, RiafsError, StoreError, UnsupportedArchive
 from riafs.formats.sevenzip_folder import Folder
 from riafs.formats.sevenzip_single import single_folder_ends
 from riafs.storage.ranged import RangedBytes
@@ -37,6 +37,7 @@ _CHUNK = 1 << 20
 _KILLED_SECONDS = 1.0
 _OF_LIMITS = (signal.SIGXCPU, signal.SIGXFSZ)
 _DESCRIPTOR = b"\0descriptor"  # no argument that is given to a program has a zero
+_NO_CODEC = ("Unsupported Method", "Unsupported method")  # 7-Zip and p7zip
 
 # A shell sets the limits before the program begins: in a process with threads nothing may run between fork and exec.
 # Files (here: only its messages) are counted in blocks of 512 bytes.
@@ -259,8 +260,11 @@ class ChildDecoder:
             return MissingProgram(f"{self._shown} cannot be decoded: {self._text()}")
         if self._engine is not Engine.SEVENZIP and status == child.LACKS_MEMORY:
             return StoreError(f"{self._shown}: there is not enough memory to decode it")
+        text = self._text()
+        if (self._engine is not Engine.SEVENZIP and status == child.UNKNOWN) or any(each in text for each in _NO_CODEC):
+            return UnsupportedArchive(f"{self._shown} has a method that {self._engine.value} does not know: {text}")
         missing = f" {self._left} bytes before its end" if self._left > 0 else ""
-        outcome = f"{self._engine.value} ended{missing} with status {status} {self._text()}".rstrip()
+        outcome = f"{self._engine.value} ended{missing} with status {status} {text}".rstrip()
         return DecodeFailed(f"{self._shown} cannot be decoded: {outcome}")
 
     def _text(self) -> str:
