@@ -81,7 +81,7 @@ class RegisteredDatasets:
         try:
             registered = (await self._registry(snapshot)).get(path)
             if registered is None:
-                return None, f"{shown} has no entry in .gitmodules"
+                return None, f"{shown} is not in the store; it has no entry in .gitmodules"
             problems: dict[str, None] = {}
             for find in (self._by_ids, self._by_urls):
                 for candidate in await find(snapshot, registered):
