@@ -342,6 +342,12 @@ class CorruptContent(RiafsError):
     """Bytes that are not the key's or block's: wrong size or wrong digest."""
 
 
+class ChangedContent(RiafsError):
+    """Stored content that was changed while it was being read; opened again, it is looked at anew."""
+
+    retryable = True
+
+
 class EncryptedContent(RiafsError):
     """Content that needs a password or secret key riafs does not have."""
 

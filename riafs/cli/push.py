@@ -11,8 +11,8 @@ import trio
 
 from riafs.cli.changes import Kept, Mounted, asked, failure_told, locate
 from riafs.cli.main import complain
+from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, printable
-from riafs.cli.stepping import step_bar
 from riafs.daemon.listing import describe_outcome
 from riafs.daemon.pushing import Failure, Order, push_changes
 from riafs.daemon.unmounted import open_unmounted, overlay_source
@@ -40,15 +40,15 @@ def run(arguments: argparse.Namespace) -> int:
     failed: list[RiafsError] = []
     try:
         if isinstance(target, Kept):
-            outcomes = _push_kept(target, order, environment, failed)
+            outcomes = _push_kept(target, order, environment, arguments.verbosity, failed)
         else:
-            outcomes = push_mounted(target, order, failed)
+            outcomes = push_mounted(target, order, arguments.verbosity, failed)
     except PushConflict as conflict:
         tell_conflict(conflict, as_json=arguments.json)
         raise
     if arguments.json:
         print_json(outcomes)
-    else:
+    elif arguments.verbosity >= 0:
         for line in pushed_lines(outcomes, dry_run=arguments.dry_run):
             print(printable(line))
     return _told(failed, as_json=arguments.json)
@@ -96,12 +96,14 @@ def _branch(name: str | None, flag: str) -> bytes | None:
     return full
 
 
-def push_mounted(target: Mounted, order: Order, failed: list[RiafsError] | None = None) -> list[dict[str, Any]]:
+def push_mounted(
+    target: Mounted, order: Order, verbosity: int, failed: list[RiafsError] | None = None
+) -> list[dict[str, Any]]:
     """Have the mount's own process push, which also shows the new commits. It goes on if this one is killed.
 
     What stopped some of the datasets is added to `failed`, and raised where that is not given.
     """
-    with step_bar() as bar, bar.following(lambda: asked(target.mount, "status", {}).get("pushing")):
+    with progress(verbosity) as bar, bar.following(lambda: asked(target.mount, "status", {}).get("pushing")):
         reply = asked(target.mount, "push", order_to_json(order), _PUSH_SECONDS)
     failures = [failure_told(each, target.mount) for each in reply.get("failed", ())]
     if failures and failed is None:
@@ -127,7 +129,7 @@ def order_to_json(order: Order) -> dict[str, Any]:
 
 
 def _push_kept(
-    target: Kept, order: Order, environment: Mapping[str, str], failed: list[RiafsError]
+    target: Kept, order: Order, environment: Mapping[str, str], verbosity: int, failed: list[RiafsError]
 ) -> list[dict[str, Any]]:
     """Push an overlay that is not mounted, in this process."""
     settings = load(environment, ()).settings
@@ -141,7 +143,7 @@ def _push_kept(
 
     async def work() -> list[dict[str, Any]]:
         async with open_unmounted(target.directory, settings, environment, rules) as filesystem:
-            with step_bar() as bar:
+            with progress(verbosity) as bar:
                 failures: list[Failure] = []
                 outcomes = await push_changes(filesystem, source, means, order, bar, tell, failures)
             failed.extend(each.error for each in failures)

@@ -15,6 +15,7 @@ from cachetools import LRUCache
 from riafs.archive.archive import ArchiveTools
 from riafs.archive.openpgp import Decryptor
 from riafs.content.branch import AnnexBranch
+from riafs.content.inplace import InPlace
 from riafs.content.places import ArchivePlace, LoosePlace, Place
 from riafs.content.reported import Reported
 from riafs.content.shelf import PLACES, ArchiveShelf
@@ -37,6 +38,7 @@ from riafs.formats.hashdirs import likely_path, object_directories
 from riafs.formats.keys import Key
 from riafs.formats.layout import Layout
 from riafs.formats.remotelog import SpecialRemote
+from riafs.storage.patience import waited_enough
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 
@@ -162,7 +164,7 @@ class AnnexContents:
             shown = key.serialised.decode(errors="replace")
             return self._report(key, _same_kind(problem, f"{user()}: key {shown} cannot be read: {problem}"))
 
-        return Reported(content, failed)
+        return content.reported(failed) if isinstance(content, InPlace) else Reported(content, failed)
 
     def _report(self, key: Key, problem: RiafsError) -> RiafsError:
         """`problem`, after it was counted, logged and remembered."""
@@ -221,7 +223,11 @@ class AnnexContents:
                 remembered = opened.evidence is not None and memory.is_good(opened.evidence, key.serialised)
                 good = remembered or opened.checked_as == key.serialised
                 return known | {"where": opened.place.encode(), "verified": b"yes" if good else b"no"}
-        for place in await self.special_places(key):
+        try:
+            special = await self.special_places(key)
+        except RiafsError as unreadable:  # the git-annex branch
+            return {"error": os.fsencode(str(unreadable))} | known | {"where": b"nowhere found"}
+        for place in special:
             return known | {"where": os.fsencode(place.name), "verified": b"no"}
         return known | {"where": b"nowhere found"}
 
@@ -243,7 +249,7 @@ class _Attempt:
         except NotInStore:
             return None
         except RiafsError as problem:
-            self.problems.append(problem)
+            self._met(problem)
             return None
         damage = self._known_bad(opened)
         if damage is None:
@@ -251,6 +257,11 @@ class _Attempt:
         opened.source.close()
         self.problems.append(damage)
         return None
+
+    def _met(self, problem: RiafsError) -> None:
+        self.problems.append(problem)
+        if isinstance(problem, StoreTimeout):
+            waited_enough()
 
     def _known_bad(self, opened: Opened) -> CorruptContent | None:
         key, size = self._key.serialised, opened.source.size
@@ -275,7 +286,7 @@ class _Attempt:
         try:
             content = await self.verifier.admit(opened, claim)
         except RiafsError as problem:
-            self.problems.append(problem)
+            self._met(problem)
             return None
         self.verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self.problems)
         return content

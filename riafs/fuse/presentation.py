@@ -7,7 +7,7 @@ import pyfuse3
 
 from riafs.overlay.places import Ownership
 from riafs.overlay.stats import Stat
-from riafs.tree.protocol import Entry, Kind
+from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind
 from riafs.vfs.filesystem import Attributes, OpenedFile
 from riafs.vfs.writable import Opened
 
@@ -87,7 +87,7 @@ class Presenter:
         self.fill(shown, attributes.inode, attributes)
         if not attributes.listed:
             shown.entry_timeout = self._presentation.refresh
-        return shown
+        return self._until_known(shown, attributes.kind, attributes.size)
 
     @staticmethod
     def fill_status(shown: pyfuse3.EntryAttributes, status: Stat) -> None:
@@ -96,8 +96,9 @@ class Presenter:
         shown.st_mode = _TYPES[status.kind] | status.mode
         shown.st_nlink = status.links
         shown.st_uid, shown.st_gid = status.uid, status.gid
-        shown.st_size = status.size
-        shown.st_blocks = -(-status.size // _BLOCK)
+        size = max(0, status.size)
+        shown.st_size = size
+        shown.st_blocks = -(-size // _BLOCK)
         shown.st_atime_ns, shown.st_mtime_ns, shown.st_ctime_ns = status.atime_ns, status.mtime_ns, status.ctime_ns
 
     def status(self, status: Stat, *, lasting: bool = True) -> pyfuse3.EntryAttributes:
@@ -106,6 +107,17 @@ class Presenter:
         self.fill_status(shown, status)
         if not lasting:
             shown.entry_timeout = self._presentation.refresh
+        return self._until_known(shown, status.kind, status.size)
+
+    def _until_known(self, shown: pyfuse3.EntryAttributes, kind: Kind, size: int) -> pyfuse3.EntryAttributes:
+        """`shown`, whose name the kernel looks up again soon where the size, and maybe the kind, is not known.
+
+        A file's attributes are asked for at each read, since Linux reads no further than the size that it knows. Those
+        of a link stay valid: a look-up may answer that it is a file, to getattr Linux would then say EIO.
+        """
+        if size == UNKNOWN_SIZE:
+            shown.entry_timeout = self._presentation.refresh
+            shown.attr_timeout = 0 if kind is Kind.FILE else LASTING_SECONDS
         return shown
 
     def absent(self, *, lasting: bool) -> pyfuse3.EntryAttributes:
@@ -119,4 +131,4 @@ class Presenter:
 def file_info(opened: OpenedFile | Opened) -> pyfuse3.FileInfo:
     """An open file, and what the kernel may do with what it has cached of it."""
     handle = pyfuse3.FileHandleT(opened.handle)
-    return pyfuse3.FileInfo(fh=handle, direct_io=not opened.sized, keep_cache=opened.sized and opened.settled)
+    return pyfuse3.FileInfo(fh=handle, direct_io=not opened.cached, keep_cache=opened.cached and opened.settled)

@@ -56,7 +56,7 @@ class Overlay:
             os.makedirs(f"{self.path}/data", mode=0o700, exist_ok=True)
             self.files = DataFiles(f"{self.path}/data")
             undoing.callback(self.files.close)
-            self.patience = Patience(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS)
+            self.patience = Patience(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS, ours=True)
             self.journal = Journal(f"{self.path}/{DATABASE}", self.patience, failpoint)
             undoing.callback(self.journal.close)
             self.journal.committed, self.journal.synced = self._state.committed, self._state.synced

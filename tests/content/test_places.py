@@ -12,6 +12,7 @@ from riafs.content.verifying import Verify
 from riafs.errors import (
     CorruptContent,
     EncryptedContent,
+    GitError,
     MissingContent,
     OutsideStore,
     RiafsError,
@@ -392,6 +393,45 @@ async def test_vurl_key_that_matches_no_equivalent_is_damaged(
     with_equivalents(store, line, one_level=one_level).put(VURL, DAMAGED)
     with pytest.raises(CorruptContent):
         await content_of(store)
+
+
+@pytest.mark.parametrize("lost", ["log", "directory", "root"])
+async def test_vurl_key_whose_equivalents_cannot_be_read_is_not_served(
+    store: SmallStore, lost: str, expected_warnings: Announce
+) -> None:
+    expected_warnings("riafs.content")
+    dataset = with_equivalents(store, b"1700000000s 1 %b\n" % sha256_key_of(CONTENT))
+    dataset.put(VURL, DAMAGED)
+    path = os.fsdecode(hash_lower(VURL))
+    name = {"log": f"{path}/{os.fsdecode(escape(VURL))}.log.ek", "directory": path, "root": ""}[lost]
+    damaged = loose_object(dataset, f"git-annex:{name}")
+    kept = damaged.read_bytes()
+    damaged.unlink()
+    async with opened(store.path, verify=Verify.ALWAYS) as shown:
+        with pytest.raises(GitError):
+            await shown.read(b"one/file")
+        damaged.write_bytes(kept)
+        with pytest.raises(CorruptContent):
+            await shown.read(b"one/file")
+
+
+async def test_storages_whose_log_cannot_be_read_are_the_reason_that_is_given(
+    store: SmallStore, expected_warnings: Announce
+) -> None:
+    expected_warnings("riafs.content")
+    dataset = with_key(store)
+    dataset.annex_branch({b"remote.log": b"x name=s type=external externaltype=ora timestamp=1s\n"})
+    loose_object(dataset, "git-annex:remote.log").unlink()
+    async with opened(store.path) as shown:
+        with pytest.raises(GitError, match=r"remote\.log"):
+            await shown.read(b"one/file")
+        assert b"remote.log" in await shown.getxattr(b"one/file", "user.riafs.error")
+
+
+def loose_object(dataset: SmallDataset, revision: str) -> Path:
+    """The file of a git object."""
+    oid = dataset.git("rev-parse", revision)
+    return dataset.path / "objects" / oid[:2] / oid[2:]
 
 
 @pytest.mark.parametrize("line", [b"1700000000s 0 %b\n" % sha256_key_of(b"x"), b"nonsense\n", b""])

@@ -9,7 +9,7 @@ import trio
 
 from riafs.cli import main
 from riafs.cli.overlay import move
-from riafs.cli.stepping import StepBar
+from riafs.cli.progress import Display
 from riafs.errors import UsageError
 from riafs.overlay.store import opened
 from riafs.push.watching import Step
@@ -267,12 +267,12 @@ def test_a_store_that_goes_away_half_way_is_told_and_the_push_run_again(
 ) -> None:
     store = store_of(dataset)
 
-    def leave(_: StepBar, step: Step, total: int) -> None:
+    def leave(_: Display, step: Step, total: int) -> None:
         if step is Step.HISTORY:
             store.rename(f"{store}.gone")
 
     with monkeypatch.context() as patched:
-        patched.setattr(StepBar, "begin", leave)
+        patched.setattr(Display, "begin", leave)
         assert riafs("push", "--overlay", overlay) in (2, 32)
     assert capfd.readouterr().err.count("\n") == 1
     Path(f"{store}.gone").rename(store)

@@ -1,4 +1,4 @@
-"""The commit below local changes is gone from the store: a rewritten branch, and git gc. The object alone, no kernel."""
+"""The commit below local changes is gone from the store: a rewritten branch, git gc. The object alone, no kernel."""
 
 import os
 import shutil
