@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from riafs.cache.private import private_opener
 from riafs.errors import OverlayFailed
 from riafs.formats.gitobjects import SUBMODULE
 from riafs.formats.gitwriting import GitBytes, make_pack, read_items
@@ -37,7 +38,9 @@ class KeptObjects:
     def directory(self, object_format: bytes) -> bytes:
         """The object directory of a format, made if missing."""
         path = self.path + b"/" + object_format
-        os.makedirs(path + b"/pack", mode=0o700, exist_ok=True)
+        for directory in (self.path, path, path + b"/pack"):
+            with suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
         return path
 
     def names(self) -> set[bytes]:
@@ -129,8 +132,7 @@ async def _in_thread(function: Callable[..., None], *arguments: object) -> None:
 
 def _write(path: bytes, data: bytes) -> None:
     """Durably, whole or not there."""
-    with open(path + b".new", "wb") as file:
-        os.chmod(path + b".new", 0o600)
+    with open(path + b".new", "wb", opener=private_opener) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
