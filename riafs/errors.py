@@ -349,6 +349,12 @@ class CorruptContent(RiafsError):
     """Bytes that are not the key's or block's: wrong size or wrong digest."""
 
 
+class ChangedContent(RiafsError):
+    """Stored content that was changed while it was being read; opened again, it is looked at anew."""
+
+    retryable = True
+
+
 class EncryptedContent(RiafsError):
     """Content that needs a password or secret key riafs does not have."""
 
@@ -372,6 +378,10 @@ class NotAnArchive(ArchiveError):
 
 class MalformedArchive(ArchiveError):
     """A 7z archive whose header is truncated, damaged, contradicts itself, or is over the bounds."""
+
+
+class OversizedArchive(MalformedArchive):
+    """A 7z archive that claims more than the bounds allow: nobody looked further, and it may be good."""
 
 
 class EncryptedArchive(ArchiveError):

@@ -19,6 +19,7 @@ import trio
 from riafs.counters import Counters
 from riafs.errors import BadAnswer, NotInStore, RiafsError, ShortRead, StoreDenied, StoreError, StoreTimeout
 from riafs.storage.http import Answer, Http, Request, bearer
+from riafs.storage.patience import time_left, waited_enough
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 _MOST_TRIES = 8
 _SHOWN = 200
 _SIGNATURE = re.compile(r"\+[AR][0-9A-Za-z-]{8,}(@[0-9a-f]*)?")
+_KINDS = {"collections": "collection", "groups": "project", "users": "user"}
+"""What the lists of the API hold."""
 _OK = 200
 _LARGE_ANSWER = 1 << 16
 
@@ -138,7 +141,10 @@ class ApiServer:
 
         The deadline is for answers to begin; one that goes on coming is not cut.
         """
-        end = trio.current_time() + self.seconds
+        seconds = time_left(self.seconds)
+        if not seconds:
+            raise StoreTimeout(f"{request.name} is not asked, as something else did not answer")
+        end = trio.current_time() + seconds
         wait = _FIRST_WAIT
         for _ in range(_MOST_TRIES):
             delay = wait
@@ -154,6 +160,7 @@ class ApiServer:
             await trio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - so that clients do not come together
             wait = min(2 * wait, _LONGEST_WAIT)
         self.counters.store_timeouts += 1
+        waited_enough()
         raise StoreTimeout(f"{problem} (tried for {self.seconds:g} s)")
 
     async def _asked(self, request: Request, seconds: float) -> tuple[Answer | None, RiafsError | None]:
@@ -167,19 +174,22 @@ class ApiServer:
             return None, error
 
     def _refusal(self, answer: Answer, name: str) -> RiafsError:
-        said = f"{name} of {self.host}: status {answer.status}{_reason(answer.body, self.token)}"
+        def said(words: str) -> str:
+            return f"{name} of {self.host}: {words}; status {answer.status}{_reason(answer.body, self.token)}"
+
         match answer.status:
+            case 401 if self.token:
+                return StoreDenied(said("the token is not accepted: is the token right, and has it not expired?"))
             case 401:
-                return StoreDenied(
-                    f"{said}; is the token right, and has it not expired?"
-                    if self.token
-                    else f"{said}; there is no token: set ARVADOS_API_TOKEN or token-file"
-                )
+                return StoreDenied(said("there is no token: set ARVADOS_API_TOKEN or token-file"))
             case 403:
-                return StoreDenied(said)
+                return StoreDenied(said("this token may not do that"))
             case 404:
-                return NotInStore(said)
-        return StoreError(said) if answer.status in _TRY_AGAIN else BadAnswer(said)
+                kind = _KINDS.get(name.partition("/")[0], "thing")
+                return NotInStore(said(f"no such {kind}, or this token may not see it"))
+        if answer.status in _TRY_AGAIN:
+            return StoreError(said("the server cannot answer at the moment"))
+        return BadAnswer(said("the server refuses the request"))
 
 
 async def _parsed(text: bytes) -> object:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pyfuse3
 
-from riafs.errors import CorruptContent, NoSuchName, NotThereYet
+from riafs.errors import ChangedContent, CorruptContent, NoSuchName, NotThereYet
 from riafs.fuse.guard import Guard
 from riafs.fuse.presentation import Presenter, file_info
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
@@ -72,7 +72,7 @@ class Operations(pyfuse3.Operations):
         """See FileSystem.read. What the kernel has cached of content that turns out to be damaged is dropped."""
         try:
             data = await self._filesystem.read(fh, off, size)
-        except CorruptContent:
+        except (CorruptContent, ChangedContent):
             self._forget_content(self._filesystem.inode_of_handle(fh))
             raise
         return data  # type: ignore[return-value]  # pyfuse3 takes any buffer

@@ -14,14 +14,17 @@ from riafs.vfs.writable import Opened
 # Names and attributes only change when riafs tells the kernel to forget them, so they may be kept for long.
 LASTING_SECONDS = 86_400.0
 _BLOCK = 512
-_FILE, _EXECUTABLE, _LINK, _DIRECTORY = 0o444, 0o555, 0o777, 0o555
-_OWNER_WRITES = 0o200
+_LINK = 0o777
 _TYPES = {Kind.FILE: stat.S_IFREG, Kind.LINK: stat.S_IFLNK, Kind.DIRECTORY: stat.S_IFDIR}
 
 
 @dataclass(frozen=True, slots=True)
 class Presentation:
-    """Owner of everything, masks for the permissions of files and directories, seconds between looks at the store."""
+    """Owner of everything, permissions of files and directories, seconds between looks at the store.
+
+    The permissions are the same whether the mount can be written or not: a read-only one refuses writing by itself,
+    and a copy made with the permissions of a mount should be its owner's to change and remove.
+    """
 
     uid: int
     gid: int
@@ -31,14 +34,9 @@ class Presentation:
 
     @property
     def ownership(self) -> Ownership:
-        """How things of the store look where they can be changed: as otherwise, and their owner may write."""
-        return Ownership(
-            self.uid,
-            self.gid,
-            file=_FILE & self.file_mode | _OWNER_WRITES,
-            executable=_EXECUTABLE & self.file_mode | _OWNER_WRITES,
-            directory=_DIRECTORY & self.dir_mode | _OWNER_WRITES,
-        )
+        """Owner and permissions of what comes from the store. Whoever may read an executable file may run it."""
+        executable = self.file_mode | (self.file_mode & 0o444) >> 2
+        return Ownership(self.uid, self.gid, self.file_mode, executable, self.dir_mode)
 
 
 class Presenter:
@@ -46,13 +44,14 @@ class Presenter:
 
     def __init__(self, presentation: Presentation) -> None:
         self._presentation = presentation
+        owner = presentation.ownership
         self._modes = {
-            (Kind.FILE, False): stat.S_IFREG | (_FILE & presentation.file_mode),
-            (Kind.FILE, True): stat.S_IFREG | (_EXECUTABLE & presentation.file_mode),
+            (Kind.FILE, False): stat.S_IFREG | owner.file,
+            (Kind.FILE, True): stat.S_IFREG | owner.executable,
             (Kind.LINK, False): stat.S_IFLNK | _LINK,
             (Kind.LINK, True): stat.S_IFLNK | _LINK,
-            (Kind.DIRECTORY, False): stat.S_IFDIR | (_DIRECTORY & presentation.dir_mode),
-            (Kind.DIRECTORY, True): stat.S_IFDIR | (_DIRECTORY & presentation.dir_mode),
+            (Kind.DIRECTORY, False): stat.S_IFDIR | owner.directory,
+            (Kind.DIRECTORY, True): stat.S_IFDIR | owner.directory,
         }
 
     def blank(self) -> pyfuse3.EntryAttributes:
@@ -131,4 +130,4 @@ class Presenter:
 def file_info(opened: OpenedFile | Opened) -> pyfuse3.FileInfo:
     """An open file, and what the kernel may do with what it has cached of it."""
     handle = pyfuse3.FileHandleT(opened.handle)
-    return pyfuse3.FileInfo(fh=handle, direct_io=not opened.sized, keep_cache=opened.sized and opened.settled)
+    return pyfuse3.FileInfo(fh=handle, direct_io=not opened.cached, keep_cache=opened.cached and opened.settled)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import pyfuse3
 
-from riafs.errors import CorruptContent
+from riafs.errors import ChangedContent, CorruptContent
 from riafs.fuse.guard import Guard
 from riafs.fuse.operations import NAME_MAX, check_attribute
 from riafs.fuse.presentation import Presenter, file_info
@@ -234,7 +234,7 @@ class WritingOperations(pyfuse3.Operations):
         """See Engine.read. What the kernel has cached of content that turns out to be damaged is dropped."""
         try:
             data = await self._filesystem.read(fh, off, size)
-        except CorruptContent:
+        except (CorruptContent, ChangedContent):
             self._forget_content(self._filesystem.inode_of_handle(fh))
             raise
         return data  # type: ignore[return-value]  # pyfuse3 takes any buffer

@@ -22,6 +22,7 @@ from riafs.children import ATTEMPTS, cause, ended_by_others
 from riafs.counters import Counters
 from riafs.errors import GitError, StoreTimeout
 from riafs.formats.gitwriting import SHA1_DIGITS, object_name
+from riafs.storage.patience import within
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class CatFile:
         Raises GitError when the child dies, cannot be started, or delivers an object of more than `limit` bytes,
         StoreTimeout when it does not answer in time.
         """
-        with trio.move_on_after(self._seconds):  # waiting for one's turn included: deadlines must not add up
+        with within(self._seconds):  # waiting for one's turn included: deadlines must not add up
             async with self._lock:
                 for _ in range(ATTEMPTS - 1):
                     with contextlib.suppress(_EndedByOthers):

@@ -29,6 +29,7 @@ from riafs.git.objectdir import object_directory
 from riafs.git.pool import GitPool
 from riafs.git.references import References, Resolved
 from riafs.storage.files import FileBytes
+from riafs.storage.patience import within
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
@@ -168,6 +169,22 @@ class Repository:
             found += await self._batch(requests[start : start + MAX_BATCH], limit)
         return found
 
+    async def lacking(self, oids: Sequence[bytes]) -> set[bytes]:
+        """Those of `oids` (hex) that the store itself does not have, whatever is kept on this machine."""
+        objects, object_format = await self._object_directory()
+        found: set[bytes] = set()
+        for start in range(0, len(oids), MAX_BATCH):
+            some = oids[start : start + MAX_BATCH]
+            child = self._pool.child(objects, object_format, self.name, alone=True)
+            answers = await child.batch([b"info " + oid for oid in some], MAX_OBJECT)
+            found.update(oid for oid, answer in zip(some, answers, strict=True) if answer is None)
+        return found
+
+    @property
+    def reads_kept(self) -> bool:
+        """Whether objects may come from this machine instead of the store."""
+        return self._pool.kept is not None
+
     async def _batch(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
         """The batch, halved again and again where the child dies of it, until only damaged objects are missing."""
         objects, object_format = await self._object_directory()
@@ -224,7 +241,7 @@ class Repository:
     async def _write_blob(self, oid: bytes, size: int, output: int) -> int:
         """The return code of the child that wrote it."""
         objects, object_format = await self._object_directory()
-        with trio.move_on_after(self._seconds + size / _SLOWEST):
+        with within(self._seconds, size / _SLOWEST):
             command = [self._pool.gits.program, "cat-file", "blob", oid.decode()]
             return await self._pool.writers.run(command, self._pool.environment(objects, object_format), output)
         raise StoreTimeout(f"git did not deliver blob {oid.decode()} of {self.name} in time")
