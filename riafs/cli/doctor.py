@@ -87,11 +87,8 @@ def _check_fusermount() -> Iterator[Finding]:
     else:
         yield Finding("ok", program)
     if os.geteuid() != 0 and not os.path.exists(_MOUNT_TABLE):
-        yield Finding(
-            "fail",
-            f"there is no {_MOUNT_TABLE}, which fusermount3 unmounts by",
-            f"ln -s ../proc/self/mounts {_MOUNT_TABLE}",
-        )
+        advice = f"ln -s ../proc/self/mounts {_MOUNT_TABLE}"
+        yield Finding("fail", f"there is no {_MOUNT_TABLE}, which fusermount3 needs to unmount", advice)
     if os.geteuid() != 0 and not user_allow_other():
         yield Finding("warn", "allow-other is for root only here", "put user_allow_other into /etc/fuse.conf")
 
