@@ -9,13 +9,14 @@ from typing import Any
 
 import trio
 
-from riafs.cli.changes import Kept, Mounted, asked, locate
+from riafs.cli.changes import Kept, Mounted, asked, failure_told, locate
+from riafs.cli.main import complain
 from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, printable
 from riafs.daemon.listing import describe_outcome
-from riafs.daemon.pushing import Order, push_changes
+from riafs.daemon.pushing import Failure, Order, push_changes
 from riafs.daemon.unmounted import open_unmounted, overlay_source
-from riafs.errors import PushConflict, UsageError
+from riafs.errors import PushConflict, RiafsError, UsageError
 from riafs.formats.refs import valid_ref_name
 from riafs.git.config import instead_of_rules
 from riafs.git.identity import author, committer
@@ -36,11 +37,12 @@ def run(arguments: argparse.Namespace) -> int:
     environment = complete_environment()
     target = locate(arguments.paths, arguments.overlay)
     order = Order(_request(arguments, environment), target.places)
+    failed: list[RiafsError] = []
     try:
         if isinstance(target, Kept):
-            outcomes = _push_kept(target, order, environment, arguments.verbosity)
+            outcomes = _push_kept(target, order, environment, arguments.verbosity, failed)
         else:
-            outcomes = push_mounted(target, order, arguments.verbosity)
+            outcomes = push_mounted(target, order, arguments.verbosity, failed)
     except PushConflict as conflict:
         tell_conflict(conflict, as_json=arguments.json)
         raise
@@ -49,7 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.verbosity >= 0:
         for line in pushed_lines(outcomes, dry_run=arguments.dry_run):
             print(printable(line))
-    return 0
+    return _told(failed, as_json=arguments.json)
+
+
+def _told(failed: Sequence[RiafsError], *, as_json: bool) -> int:
+    """Tell of the datasets that were not pushed beside those that were; the exit status."""
+    for failure in failed:
+        if isinstance(failure, PushConflict) and not as_json:
+            tell_conflict(failure, as_json=False)
+        complain(str(failure))
+    return failed[0].exit_code if failed else 0
 
 
 def _request(arguments: argparse.Namespace, environment: Mapping[str, str]) -> PushRequest:
@@ -85,10 +96,21 @@ def _branch(name: str | None, flag: str) -> bytes | None:
     return full
 
 
-def push_mounted(target: Mounted, order: Order, verbosity: int) -> list[dict[str, Any]]:
-    """Have the mount's own process push, which also shows the new commits. It goes on if this one is killed."""
+def push_mounted(
+    target: Mounted, order: Order, verbosity: int, failed: list[RiafsError] | None = None
+) -> list[dict[str, Any]]:
+    """Have the mount's own process push, which also shows the new commits. It goes on if this one is killed.
+
+    What stopped some of the datasets is added to `failed`, and raised where that is not given.
+    """
     with progress(verbosity) as bar, bar.following(lambda: asked(target.mount, "status", {}).get("pushing")):
-        return list(asked(target.mount, "push", order_to_json(order), _PUSH_SECONDS)["pushed"])
+        reply = asked(target.mount, "push", order_to_json(order), _PUSH_SECONDS)
+    failures = [failure_told(each, target.mount) for each in reply.get("failed", ())]
+    if failures and failed is None:
+        raise failures[0]
+    if failed is not None:
+        failed += failures
+    return list(reply["pushed"])
 
 
 def order_to_json(order: Order) -> dict[str, Any]:
@@ -106,7 +128,9 @@ def order_to_json(order: Order) -> dict[str, Any]:
     }
 
 
-def _push_kept(target: Kept, order: Order, environment: Mapping[str, str], verbosity: int) -> list[dict[str, Any]]:
+def _push_kept(
+    target: Kept, order: Order, environment: Mapping[str, str], verbosity: int, failed: list[RiafsError]
+) -> list[dict[str, Any]]:
     """Push an overlay that is not mounted, in this process."""
     settings = load(environment, ()).settings
     allowed = tuple(map(os.fsencode, settings.allow_links))
@@ -120,7 +144,9 @@ def _push_kept(target: Kept, order: Order, environment: Mapping[str, str], verbo
     async def work() -> list[dict[str, Any]]:
         async with open_unmounted(target.directory, settings, environment, rules) as filesystem:
             with progress(verbosity) as bar:
-                outcomes = await push_changes(filesystem, source, means, order, bar, tell)
+                failures: list[Failure] = []
+                outcomes = await push_changes(filesystem, source, means, order, bar, tell, failures)
+            failed.extend(each.error for each in failures)
             return [describe_outcome(each) for each in outcomes]
 
     return trio.run(work)

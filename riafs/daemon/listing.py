@@ -6,12 +6,13 @@ Paths and names are text as `os.fsdecode` gives it.
 import os
 from typing import TYPE_CHECKING, Any
 
+from riafs.errors import PushConflict, RiafsError
 from riafs.overlay.changes import Change
 from riafs.overlay.rows import Area
 from riafs.overlay.store import Overlay
 
 if TYPE_CHECKING:
-    from riafs.daemon.pushing import Outcome
+    from riafs.daemon.pushing import Failure, Outcome
 
 
 def describe_overlay(overlay: Overlay) -> dict[str, Any]:
@@ -44,6 +45,19 @@ def _change(change: Change) -> dict[str, Any]:
 def _size(change: Change) -> int | None:
     """Bytes of what is gone; None where only the store can tell, and for directories."""
     return None if change.base is None or change.base.key is None else change.base.key.size
+
+
+def describe_failure(failure: "Failure") -> dict[str, Any]:
+    """Datasets that were not pushed, and why."""
+    return {"datasets": [os.fsdecode(entrance) for entrance in failure.entrances], **described_error(failure.error)}
+
+
+def described_error(error: RiafsError) -> dict[str, Any]:
+    """``error``, ``kind``, ``exit_code``, of conflicts the paths in conflict."""
+    described: dict[str, Any] = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
+    if isinstance(error, PushConflict):
+        described["paths"] = [os.fsdecode(path) for path in error.paths]
+    return described
 
 
 def describe_outcome(outcome: "Outcome") -> dict[str, Any]:
