@@ -9,7 +9,7 @@ import sys
 from array import array
 from dataclasses import dataclass
 
-from riafs.errors import MalformedArchive, UnsupportedArchive
+from riafs.errors import MalformedArchive, OversizedArchive, UnsupportedArchive
 from riafs.formats.sevenzip_table import Column
 
 # Sizes, offsets and their sums stay inside signed 64-bit arithmetic, as in 7-Zip itself.
@@ -159,7 +159,7 @@ class Cursor:
         """A 7z number that counts `what`, of which each takes at least `bytes_each` of the bytes left."""
         count = self.number()
         if count > limit:
-            raise MalformedArchive(f"7z header claims {count} {what}, the bound is {limit}")
+            raise OversizedArchive(f"7z header claims {count} {what}, the bound is {limit}")
         self.at_least(count * bytes_each)
         return count
 
@@ -198,3 +198,12 @@ class Cursor:
         """The byte that says whether values lie in another stream, which no known program writes."""
         if self.byte() != 0:
             raise UnsupportedArchive("7z header keeps values in an external stream")
+
+
+def write_number(value: int) -> bytes:
+    """The 7z number that `Cursor.number` reads as `value`, 0 to 2**64 - 1."""
+    for extra in range(8):
+        if value < 1 << 7 * (extra + 1):
+            first = (0xFF00 >> extra) & 0xFF | value >> 8 * extra
+            return bytes([first]) + (value & (1 << 8 * extra) - 1).to_bytes(extra, "little")
+    return b"\xff" + value.to_bytes(8, "little")

@@ -1,7 +1,7 @@
 """One dataset of a store: its repository, its contents, and directories at the versions people ask for."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from riafs.content.parts import Part
 from riafs.counters import Counters
 from riafs.errors import NoSuchVersion, NotThereYet
 from riafs.formats.refs import looks_like_commit
+from riafs.git.kept import KeptObjects
 from riafs.git.references import Resolved
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Storage
@@ -124,12 +125,16 @@ class VersionedDirectory(DelegatingDirectory):
         signature: Signature | None = None if self._signature is None else ()  # as no refs have it
         return VersionedDirectory(self.dataset, self._version, snapshot, signature, self._resolved)
 
+    async def keep_in(self, kept: KeptObjects, name: bytes) -> None:
+        """See OfCommit."""
+        await self._top.keep_in(kept, name)
+
     @property
     def holding(self) -> bool:
         """See Holding."""
         return self._version is None  # else one version was asked for
 
-    async def held(self) -> AsyncIterator[Part]:
+    async def held(self) -> AsyncGenerator[Part, None]:
         """See Holding: every stored key."""
         async for key in self.dataset.contents.stored_keys():
             yield KeyPart(self.dataset.contents, self.dataset.path, key)
