@@ -334,6 +334,13 @@ class MalformedLog(RiafsError):
     """A log of the git-annex branch that cannot be used."""
 
 
+class MalformedText(RiafsError):
+    """A file that is not in the encoding that ``.gitattributes`` asks for."""
+
+    errno = _errno.EINVAL
+    exit_code = 1
+
+
 class MissingContent(RiafsError):
     """A key or block that is in none of the places where it may be."""
 
@@ -356,6 +363,12 @@ class EncryptedContent(RiafsError):
 
 class DecodeFailed(RiafsError):
     """A decoder (7z, gpg) failed on what the store holds."""
+
+
+class DecoderDied(RiafsError):
+    """A decoder's process was ended by a signal, which says nothing about what it was decoding."""
+
+    retryable = True
 
 
 # -- archives ---------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from riafs.vfs.assembly import find_git
 from riafs.vfs.refreshing import Change
 
 _PUSH_SECONDS = 7 * 86400.0
+_SHOWN = 10
 _NOTHING = "nothing has changed, nothing to push"
 
 
@@ -74,6 +75,7 @@ def _request(arguments: argparse.Namespace, environment: Mapping[str, str]) -> P
         as_branch=_branch(arguments.as_branch, "--as-branch"),
         prefer=prefer,
         dry_run=arguments.dry_run,
+        unfiltered=arguments.unfiltered,
     )
 
 
@@ -124,6 +126,7 @@ def order_to_json(order: Order) -> dict[str, Any]:
         "as_branch": None if request.as_branch is None else os.fsdecode(request.as_branch),
         "prefer": request.prefer.value,
         "dry_run": request.dry_run,
+        "unfiltered": request.unfiltered,
         "places": [os.fsdecode(place) for place in order.places],
     }
 
@@ -184,6 +187,11 @@ def _remarks(name: str, outcome: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}: {path} is empty; git holds no empty directories, so it stays local"
     for path in outcome["overruled"]:
         yield f"{name}: {path} was changed in the store as well; one of the two was left out, as you said"
+    if converted := outcome["converted"]:
+        shown = ", ".join(converted[:_SHOWN]) + (f" and {len(converted) - _SHOWN} more" if converted[_SHOWN:] else "")
+        yield f"{name}: {shown}: line ends, encoding or $Id$ are in the commit as .gitattributes asks for them"
+    for path, key in outcome["pointers"].items():
+        yield f"{name}: {path} reads like a pointer of git-annex: what is shown there is the content of {key}"
     for path in outcome["overtaken"]:
         yield f"{name}: {path} is changed here and was changed in the store as well; push again to settle it"
     if outcome["overtaken"]:

@@ -121,7 +121,7 @@ class Changing:
     async def _push(self, request: Request) -> Mapping[str, Any]:
         """``{"command": "push", "message": TEXT, "author": IDENT, "committer": IDENT}``, if wanted with ``places``
         (paths from the root; else everything), ``branch``, ``as_branch`` (full names), ``prefer`` (see Prefer),
-        ``dry_run``.
+        ``dry_run``, ``unfiltered``.
         """
         order = push_order(request, self._means.search_path)
         try:
@@ -162,6 +162,7 @@ def push_order(request: Request, search_path: str) -> Order:
         as_branch=os.fsencode(text(request, "as_branch")) if request.get("as_branch") else None,
         prefer=prefer,
         dry_run=request.get("dry_run") is True,
+        unfiltered=request.get("unfiltered") is True,
     )
     places = texts(request, "places") if request.get("places") else []
     return Order(wanted, tuple(map(os.fsencode, places)))

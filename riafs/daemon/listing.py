@@ -76,6 +76,8 @@ def describe_outcome(outcome: "Outcome") -> dict[str, Any]:
         "bytes_written": report.bytes_written,
         "empty_directories": [os.fsdecode(path) for path in report.empty_directories],
         "overruled": [os.fsdecode(path) for path in report.overruled],
+        "converted": [os.fsdecode(path) for path in report.converted],
+        "pointers": {os.fsdecode(path): os.fsdecode(key.serialised) for path, key in report.pointers},
         "kept": outcome.kept,
         "overtaken": [os.fsdecode(path) for path in outcome.overtaken],
     }

@@ -103,6 +103,7 @@ class Push:
             self._refuse_empty(structure)
         rules = await load_rules(self._to, self._trees, structure, plan.contents, self._request.search_path)
         placer = Placer(self._to, rules, self._trees)
+        await placer.check(plan.contents, unfiltered=self._request.unfiltered)
         await self._foresee_conflicts(ref, plan, placer)
         self._prepared = _Prepared(ref, planner, plan, placer, rules)
 
@@ -132,7 +133,8 @@ class Push:
         return PushReport(
             self._to.dataset.name, ready.ref, published.before, published.commit, published.changed,
             len(plan.keys), len(plan.contents) - len(plan.keys), objects.written, objects.written_bytes,
-            tuple(plan.empty), published.overruled,
+            tuple(plan.empty), published.overruled, tuple(sorted(ready.placer.converted)),
+            tuple(sorted({**plan.pointers, **ready.placer.pointers}.items())),
         )  # fmt: skip
 
     # -- before -------------------------------------------------------------------------------------------------------
@@ -250,12 +252,18 @@ class Push:
 
     async def _foreseen(self, ready: _Prepared) -> PushReport:
         plan = ready.plan
-        annexed = [change for change in plan.contents if (await ready.placer.verdict(change)).backend is not None]
+        annexed: list[Change] = []
+        for change in plan.contents:
+            if (await ready.placer.verdict(change)).backend is not None:
+                annexed.append(change)
+            else:
+                await ready.placer.look_for_pointer(change)
         sizes = [change.content.size for change in annexed if change.content is not None]
         tip = await self._starting_point(ready.ref)
         return PushReport(
             self._to.dataset.name, ready.ref, tip, tip, len(plan.edits), len(annexed),
-            len(plan.contents) - len(annexed), len(annexed), sum(sizes), tuple(plan.empty), (),
+            len(plan.contents) - len(annexed), len(annexed), sum(sizes), tuple(plan.empty), (), (),
+            tuple(sorted({**plan.pointers, **ready.placer.pointers}.items())),
         )  # fmt: skip
 
     # -- content ------------------------------------------------------------------------------------------------------
