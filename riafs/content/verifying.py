@@ -18,10 +18,11 @@ import trio
 
 from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.counters import Counters
-from riafs.errors import CorruptContent, RiafsError, StoreError
+from riafs.errors import CorruptContent, RiafsError
 from riafs.storage.blocking import BlockingRead, blocking_read
 from riafs.storage.patience import Patience
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
+from riafs.tasks import Background, as_failure
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Verifier:
     """Admits content to readers. One per mount; `background` runs the hashing beside readers."""
 
     def __init__(
-        self, policy: Verify, memory: VerifiedMemory, counters: Counters, patience: Patience, background: trio.Nursery
+        self, policy: Verify, memory: VerifiedMemory, counters: Counters, patience: Patience, background: Background
     ) -> None:
         self._policy = policy
         self.memory = memory
@@ -203,13 +204,12 @@ class _Hashing:
     async def run(self) -> None:
         """Hash until the digest is known or nobody reads any more."""
         try:
-            if await self._hash_all():
-                self._verifier.conclude(self._opened, self._claim, self._checker)
-                self.good = True
+            with as_failure(f"cannot verify {self._opened.place}"):
+                if await self._hash_all():
+                    self._verifier.conclude(self._opened, self._claim, self._checker)
+                    self.good = True
         except RiafsError as problem:
             self._problem = problem
-        except (OSError, RuntimeError, MemoryError) as error:  # no thread, no memory: this reader's trouble alone
-            self._problem = StoreError(f"cannot verify {self._opened.place}: {error}")
         finally:
             self.ended = True
             self._concluded.set()

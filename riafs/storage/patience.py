@@ -10,7 +10,8 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from riafs.counters import Counters
-from riafs.errors import StoreTimeout
+from riafs.errors import StoreTimeout, TaskFailed
+from riafs.tasks import described, is_shortage
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -38,6 +39,13 @@ class Patience:
         """The same with `extra` seconds, for what moves many bytes."""
         seconds = self.seconds + extra
         with trio.move_on_after(seconds):
-            return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._limiter)
+            try:
+                return await trio.to_thread.run_sync(
+                    function, *arguments, abandon_on_cancel=True, limiter=self._limiter
+                )
+            except RuntimeError as error:
+                if not is_shortage(error):
+                    raise
+                raise TaskFailed(f"{self.name}: {described(error)}") from error
         self._counters.store_timeouts += 1
         raise StoreTimeout(f"{self.name} did not answer within {seconds:g} s")

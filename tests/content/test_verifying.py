@@ -17,6 +17,7 @@ from riafs.formats.keys import parse_key
 from riafs.storage.files import Identity
 from riafs.storage.patience import Patience
 from riafs.storage.ranged import Buffer, MemoryBytes
+from riafs.tasks import Background
 from tests.behaviour.drivers import opened
 from tests.small import Locked, SmallStore, key_of, noise
 
@@ -69,7 +70,7 @@ class Bench:
     def __init__(self, policy: Verify, background: trio.Nursery) -> None:
         self.counters, self.memory = Counters(), VerifiedMemory(None)
         patience = Patience("the store", 10, self.counters)
-        self.verifier = Verifier(policy, self.memory, self.counters, patience, background)
+        self.verifier = Verifier(policy, self.memory, self.counters, patience, Background(background))
 
     async def admit(self, source: Source, *, content: bytes = GOOD, evidence: Evidence | None = None) -> object:
         """Admit a source that is said to be `content`."""

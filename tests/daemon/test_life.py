@@ -21,6 +21,7 @@ from riafs.daemon.plan import MountPlan
 from riafs.errors import Interrupted, MountFailed, SourceNotFound, StoreTimeout
 from riafs.formats.riaurl import parse_source
 from riafs.settings import Directories, Given, load
+from riafs.tasks import Background
 
 
 @dataclass(slots=True)
@@ -243,7 +244,7 @@ def test_recent_errors_are_handed_to_who_assembles(plan: MountPlan) -> None:
 
     with pytest.raises(SourceNotFound):
         life.run(plan, assemble, pytest.fail)
-    assert [type(one) for one in seen] == [MountPlan, Counters, RecentErrors, trio.Nursery]
+    assert [type(one) for one in seen] == [MountPlan, Counters, RecentErrors, Background]
 
 
 async def test_a_mount_that_ends_late_leaves_the_socket_of_the_next(tmp_path: Path) -> None:
