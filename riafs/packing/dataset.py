@@ -5,7 +5,7 @@ Only datasets whose layout is known are touched, as in DataLad's ORA, which only
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from riafs.archive.archive import ArchiveTools
@@ -106,11 +106,11 @@ async def _directory(storage: Storage, dataset: bytes, name: bytes, sharing: Sha
 def make_directories(path: bytes, sharing: Sharing) -> None:
     """Make the directory `path` and what is missing above it, with the dataset's modes. Raises StoreDenied, …"""
     with writing(path):
-        if os.path.isdir(path):
-            return
-        make_directories(os.path.dirname(path), sharing)
-        try:
-            os.mkdir(path)
-        except FileExistsError:
-            return
-        os.chmod(path, sharing.directory_mode())
+        missing = []
+        while not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        for each in reversed(missing):
+            with suppress(FileExistsError):
+                os.mkdir(each)
+                os.chmod(each, sharing.directory_mode())
