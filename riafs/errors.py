@@ -211,6 +211,12 @@ class OutsideStore(RiafsError):
     errno = _errno.EACCES
 
 
+class LinkLoop(OutsideStore):
+    """A link in the store that leads to itself, or through too many others."""
+
+    errno = _errno.ELOOP
+
+
 class StoreDenied(RiafsError):
     """The store's files may not be read by this user."""
 

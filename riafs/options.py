@@ -26,6 +26,8 @@ class Kind(enum.Enum):
     LOG = "LOG"
     FILE = "FILE"
     OVERLAY = "DIR|auto"
+    PATHS = "DIR[:DIR]"
+    """Several: each time the option is given adds to those before, an empty value drops them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,15 @@ OPTIONS: tuple[Option, ...] = (
         "",
         "let programs change the files of datasets, and keep the changes in this directory of the user's alone until "
         "they are pushed; auto: below the user's data directory, one for each source (the same as -o rw)",
+        _WHO,
+    ),
+    Option(
+        "allow-links",
+        Kind.PATHS,
+        "",
+        "follow links of a store into this directory too, for stores that are spread over disks by links; may be "
+        "repeated (in a variable or on one line: with : between). Whoever may write to the store can show all that is "
+        "in there to whoever may use the mount",
         _WHO,
     ),
     Option("noexec", Kind.FLAG, "no", "let no program be started from the mount", _WHO),

@@ -17,7 +17,7 @@ from typing import Any
 from riafs.errors import UsageError
 from riafs.options import LOG_WORDS, OPTIONS, Kind, Option
 
-Value = bool | int | float | str
+Value = bool | int | float | str | tuple[str, ...]
 
 FALLBACK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SYSTEM_CONFIG = "/etc/riafs/config.toml"
@@ -43,6 +43,8 @@ class Settings:
     dir_mode: int
     overlay: str
     """Where changes are kept; empty for a mount that is only read."""
+    allow_links: tuple[str, ...]
+    """Directories outside of a store that links in it may lead into."""
     noexec: bool
     refresh: float
     verify: str
@@ -118,11 +120,17 @@ def load(environment: Mapping[str, str], given: Iterable[Given]) -> Effective:
     for one in _all_given(environment, given):
         option = find_option(one.name)
         parse_value(option, one)  # what loses must be right as well, or it surprises later
-        won[option.field] = one
+        won[option.field] = _added(won[option.field], one) if option.kind is Kind.PATHS else one
     values: dict[str, Any] = {name: parse_value(_BY_FIELD[name], one) for name, one in won.items()}
     settings = Settings(**values)
     _check_together(settings)
     return Effective(settings, tuple(won[field.name] for field in fields(Settings)))
+
+
+def _added(before: Given, given: Given) -> Given:
+    """What a repeatable option comes to when it is given once more."""
+    texts = [before.text, given.text] if before.text and given.text else [given.text]
+    return Given(given.name, ":".join(texts), given.origin)
 
 
 def _all_given(environment: Mapping[str, str], given: Iterable[Given]) -> Iterator[Given]:
@@ -171,6 +179,7 @@ def parse_value(option: Option, given: Given) -> Value:
         Kind.LOG: _read_log,
         Kind.FILE: _read_file,
         Kind.OVERLAY: _read_overlay,
+        Kind.PATHS: _read_paths,
     }
     value = readers[option.kind](option, given.text)
     if value is None:
@@ -193,6 +202,7 @@ def _taken(option: Option) -> str:
         Kind.LOG: "auto, syslog, none or the absolute path of a file",
         Kind.FILE: "the absolute path of a file, or nothing",
         Kind.OVERLAY: "the absolute path of a directory, auto, or nothing",
+        Kind.PATHS: "absolute paths of directories with : between (one in a path is written \\:), or nothing",
     }[option.kind]
 
 
@@ -255,6 +265,11 @@ def _read_overlay(option: Option, text: str) -> str | None:
     return text if text in ("", AUTO) else _read_path(option, text)
 
 
+def _read_paths(option: Option, text: str) -> tuple[str, ...] | None:
+    paths = [_read_path(option, part.replace("\\:", ":")) for part in re.split(r"(?<!\\):", text) if part]
+    return tuple(dict.fromkeys(path for path in paths if path is not None)) if None not in paths else None
+
+
 def show_value(option: Option, value: Value) -> str:
     """The text that `parse_value` reads as `value`."""
     if option.kind is Kind.FLAG:
@@ -263,6 +278,8 @@ def show_value(option: Option, value: Value) -> str:
         return f"{value:03o}"
     if option.kind is Kind.PERCENT:
         return f"{value:g}%"
+    if isinstance(value, tuple):
+        return ":".join(path.replace(":", "\\:") for path in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -305,6 +322,8 @@ def _toml_text(path: str, name: str, value: object) -> str:
             return str(value)
         case str():
             return value
+        case list() if option.kind is Kind.PATHS and all(isinstance(each, str) for each in value):
+            return ":".join(each.replace(":", "\\:") for each in value)
     raise UsageError(f"{path}: {name} takes {_taken(option)}")
 
 

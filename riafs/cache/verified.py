@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import trio
 
+from riafs.cache.private import ensure_private_file
 from riafs.storage.files import Identity
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,9 @@ def _connection(path: bytes | None) -> Iterator[sqlite3.Connection]:
     """A connection whose changes are committed at the end. A damaged file is put aside, so that the next call starts
     anew."""
     try:
+        if path:
+            with suppress(OSError):  # SQLite says what is wrong
+                ensure_private_file(path)
         with closing(sqlite3.connect(os.fsdecode(path) if path else ":memory:", timeout=_BUSY_SECONDS)) as connection:
             connection.execute("pragma synchronous = off")  # losing the last second costs a verification, nothing else
             connection.execute(_SCHEMA)

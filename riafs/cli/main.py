@@ -15,6 +15,7 @@ COMMANDS = {
     "mount": "mount",
     "umount": "umount",
     "status": "status",
+    "versions": "versions",
     "push": "push",
     "run": "run",
     "diff": "diff",

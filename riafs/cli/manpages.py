@@ -30,12 +30,14 @@ _FILES = (
     ("/var/lib/riafs/overlays, or riafs/overlays below the user's data directory", "local changes, see riafs overlay"),
     ("/var/cache/riafs, or the user's cache directory", "the block cache and what was verified"),
     ("DIR/.riafs/stats, errors, config", "counters, last errors and settings of a mount; not listed"),
+    ("DIR/.riafs/versions", "the branches, tags and newest commits of datasets, as directories"),
 )
 _MOUNT_EXAMPLES = (
     "riafs mount ria+file:///data/store /mnt/lab",
     "riafs mount '/data/store#~hcp@v1.2' /mnt/hcp -o allow_other,refresh=60",
     "riafs mount 'keep+file:///keep0,/keep1?manifests=/data/manifests' /mnt/keep",
     "riafs mount arvados://cluster.example.org /mnt/cluster",
+    "riafs versions '/data/store#~hcp'",
     "riafs prefetch /mnt/lab/hcp/sub-01",
     "riafs cache pin /mnt/lab/hcp/sub-01",
     "riafs umount /mnt/lab",

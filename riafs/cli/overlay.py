@@ -89,7 +89,8 @@ def move(directory: str, target: str) -> None:
 def _copy(directory: str, target: str) -> None:
     unfinished = f"{target}.unfinished"
     try:
-        shutil.copytree(directory, unfinished)
+        os.mkdir(unfinished, 0o700)
+        shutil.copytree(directory, unfinished, dirs_exist_ok=True)
         os.chmod(unfinished, 0o700)
         os.sync()
         os.rename(unfinished, target)

@@ -47,7 +47,8 @@ def work(source: str, job: Job[Report], *, dry_run: bool) -> Report:
     located = absolute_source(source, instead_of_rules(environment))
     if not isinstance(located, RiaUrl):
         raise BadSource(f"{located}: only datasets of RIA stores are packed")
-    means = Means(git, environment["PATH"], settings.deadline, settings.cache_dir)
+    allowed = tuple(map(os.fsencode, settings.allow_links))
+    means = Means(git, environment["PATH"], settings.deadline, settings.cache_dir, allowed)
 
     async def run() -> Report:
         async with open_dataset(located, means, dry_run=dry_run) as dataset:

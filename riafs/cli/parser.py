@@ -104,6 +104,7 @@ def build_parser() -> Parser:
     _add_mount(_command(commands, "mount", "Mount a store, a dataset, collections, or a cluster."))
     _add_umount(_command(commands, "umount", "Unmount riafs mounts, also dead ones."))
     _add_status(_command(commands, "status", "Show what is mounted, and how each mount is doing."))
+    _add_versions(_command(commands, "versions", "List the branches, tags and newest commits of a dataset."))
     _add_push(_command(commands, "push", "Turn local changes into a commit in the store."))
     _add_run(_command(commands, "run", "Run a command in a mount, and push what it changed with a record of it."))
     _add_diff(_command(commands, "diff", "List local changes."))
@@ -169,6 +170,27 @@ def _add_umount(parser: Parser) -> None:
 def _add_status(parser: Parser) -> None:
     parser.add_argument("directory", metavar="DIR", nargs="?", help="only what is mounted here")
     _add_json(parser)
+
+
+def _add_versions(parser: Parser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="PATH|SOURCE",
+        help="a file or directory in a mount, of which the commits that changed it are listed; or a dataset or a store "
+        "as for riafs mount. A NAME of the list can stand behind the @ of a source, and of a directory's name in "
+        "the mount of a store",
+    )
+    parser.add_argument(
+        "-n", "--number", metavar="NUMBER", type=_number, default=10, help="how many commits are listed (default: 10)"
+    )
+    parser.add_argument("--all", action="store_true", help="also the branches that git-annex has for itself")
+    _add_json(parser)
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text, re.ASCII):
+        raise argparse.ArgumentTypeError("takes a number")
+    return int(text)
 
 
 def _add_push(parser: Parser) -> None:
@@ -290,6 +312,7 @@ def _add_cache(parser: Parser) -> None:
 
 _VERIFY_OPTIONS = (
     "deadline",
+    "allow-links",
     "archive-dictionary",
     "archive-password-file",
     "token-file",

@@ -106,7 +106,8 @@ def order_to_json(order: Order) -> dict[str, Any]:
 def _push_kept(target: Kept, order: Order, environment: Mapping[str, str]) -> list[dict[str, Any]]:
     """Push an overlay that is not mounted, in this process."""
     settings = load(environment, ()).settings
-    means = Means(find_git(environment["PATH"]), environment["PATH"], settings.deadline, settings.cache_dir)
+    allowed = tuple(map(os.fsencode, settings.allow_links))
+    means = Means(find_git(environment["PATH"]), environment["PATH"], settings.deadline, settings.cache_dir, allowed)
     rules = tuple(instead_of_rules(environment))
     source = overlay_source(target.directory)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from riafs.cache.private import private_opener
 from riafs.cli.changes import Mounted, asked, locate
 from riafs.cli.main import complain
 from riafs.cli.push import push_mounted, pushed_lines, tell_conflict
@@ -150,7 +151,7 @@ def _keep(overlay: str, message: bytes) -> str:
     """The path of a file with the message, beside the changes."""
     path = os.path.join(overlay, _MESSAGE_FILE)
     try:
-        with open(path, "wb") as file:
+        with open(path, "wb", opener=private_opener) as file:
             file.write(message)
     except OSError as error:
         raise OverlayFailed(f"the record of the command cannot be kept in {path}: {error.strerror}") from error

@@ -5,6 +5,7 @@ what it needs. Imports pyfuse3, so it is imported in the mount's own process onl
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,7 +51,8 @@ async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, ba
 def means(plan: MountPlan) -> Means:
     """What a push from this mount needs."""
     search_path = plan.environment["PATH"]
-    return Means(find_git(search_path), search_path, plan.settings.deadline, plan.settings.cache_dir)
+    allowed = tuple(map(os.fsencode, plan.settings.allow_links))
+    return Means(find_git(search_path), search_path, plan.settings.deadline, plan.settings.cache_dir, allowed)
 
 
 def kernel_options(plan: MountPlan) -> KernelOptions:

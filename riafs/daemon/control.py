@@ -41,10 +41,10 @@ def bound_socket(runtime_directory: str, device: str) -> Iterator[trio.SocketLis
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # device numbers are used again; the kernel gave this one to us
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        os.fchmod(listening.fileno(), 0o600)  # which the file has from its beginning
         listening.bind(path)
         file = os.lstat(path)
         try:
-            os.chmod(path, 0o600)
             listening.listen(_BACKLOG)
             yield trio.SocketListener(trio.socket.from_stdlib_socket(listening))
         finally:

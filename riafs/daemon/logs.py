@@ -12,8 +12,9 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from io import TextIOWrapper
 
-from riafs.cache.private import private_directory
+from riafs.cache.private import private_directory, private_opener
 from riafs.errors import RiafsError, StoreDenied, UsageError
 from riafs.settings import Settings
 
@@ -151,7 +152,14 @@ def _named_file(path: str) -> logging.Handler:
 
 
 def _file(path: str) -> logging.Handler:
-    return logging.handlers.RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=_OLD_FILES, encoding="utf-8")
+    return _PrivateFile(path, maxBytes=_FILE_BYTES, backupCount=_OLD_FILES, encoding="utf-8")
+
+
+class _PrivateFile(logging.handlers.RotatingFileHandler):
+    """Names of files are in it, so only its user can read it."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=private_opener)
 
 
 def _syslog() -> logging.Handler:

@@ -1,5 +1,6 @@
 """How a source is opened with the settings of a mount; needs no kernel, so commands use it too."""
 
+import os
 from collections.abc import Mapping
 
 from riafs.cache.blocks import BlockLimits
@@ -35,6 +36,7 @@ def opening_plan(
         dictionary=settings.archive_dictionary,
         password=archive_password(settings.archive_password_file, environment),
         instead_of=rules,
+        allow_links=tuple(map(os.fsencode, settings.allow_links)),
         keep=KeepPlan() if isinstance(source, RiaUrl) else _keep_plan(source, settings, environment, manifest),
     )
 

@@ -11,8 +11,8 @@ _ARENAS = 2
 
 
 def settle() -> None:
-    """No core dumps and no tracing by others, as many descriptors as allowed, private files, no directory kept busy;
-    little memory that is free and not given back."""
+    """No core dumps and no tracing by others, as many descriptors as allowed, no directory kept busy; little memory
+    that is free and not given back. The umask stays the user's, as a push makes files that others are to read."""
     library = ctypes.CDLL(None)
     library.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if hasattr(library, "mallopt"):  # glibc's
@@ -22,5 +22,4 @@ def settle() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    os.umask(0o077)
     os.chdir("/")

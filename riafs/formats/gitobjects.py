@@ -28,6 +28,9 @@ _OID = rb"[0-9a-f]{40}(?:[0-9a-f]{24})?"
 _TREE_LINE = re.compile(rb"tree (" + _OID + rb")(?:\n|\Z)")
 _PARENT_LINE = re.compile(rb"parent (" + _OID + rb")(?:\n|\Z)")
 _COMMITTER_TIME = re.compile(rb"^committer [^\n]*> ?(\d{1,19})(?: [^\n]*)?$", re.MULTILINE)
+_AUTHOR = re.compile(rb"^author ([^<\n]*)<[^\n]*> (\d{1,19}) ([+-])(\d\d)(\d\d)$", re.MULTILINE)
+_ENCODING = re.compile(rb"^encoding ([\w.:-]{1,40})$", re.MULTILINE)
+_MAX_OFFSET = 14 * 3600
 _TAG_LINES = re.compile(rb"object (" + _OID + rb")\ntype (commit|tree|blob|tag)(?:\n|\Z)")
 _KINDS = {mode >> 12: mode for mode in (DIRECTORY, FILE, LINK, SUBMODULE)}
 _MODES = {b"%o" % mode: mode for mode in (DIRECTORY, FILE, EXECUTABLE, LINK, SUBMODULE)}
@@ -60,6 +63,20 @@ class Commit:
     """When it was committed, in seconds since the epoch, at most 2**33; 0 where the commit gives no usable time."""
     parents: tuple[bytes, ...]
     """Hex digits each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What a list of commits says of one. Text from strangers: anything may be in it."""
+
+    author: str
+    """The name without the address."""
+    time: int
+    """When it was authored, in seconds since the epoch; that of the commit where this is unusable."""
+    offset: int
+    """Of the author's clock, in seconds east of Greenwich."""
+    subject: str
+    """The first paragraph of the message, on one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +119,26 @@ def parse_commit(raw: bytes) -> Commit:
         parents.append(parent[1])
         position = parent.end()
     return Commit(match[1], _committer_time(header), tuple(parents))
+
+
+def parse_heading(raw: bytes) -> Heading:
+    """What a raw commit object says to people; nothing in it is fatal."""
+    header, _, message = raw.partition(b"\n\n")
+    declared = _ENCODING.search(header)
+    encoding = "utf-8" if declared is None else declared[1].decode("ascii", "replace")
+    match = _AUTHOR.search(header)
+    name, seconds, sign, hours, minutes = match.groups() if match else (b"", b"0", b"+", b"00", b"00")
+    time = int(seconds) if int(seconds) <= _MAX_TIME else _committer_time(header)
+    offset = min(int(hours) * 3600 + int(minutes) * 60, _MAX_OFFSET) * (-1 if sign == b"-" else 1)
+    paragraph = message.lstrip(b"\n").partition(b"\n\n")[0]
+    return Heading(_text(name, encoding).strip(), time, offset, " ".join(_text(paragraph, encoding).split()))
+
+
+def _text(raw: bytes, encoding: str) -> str:
+    try:
+        return raw.decode(encoding, "replace")
+    except (LookupError, ValueError):  # no encoding that Python knows, or none of text
+        return raw.decode("utf-8", "replace")
 
 
 def parse_tag(raw: bytes) -> Tag:

@@ -159,7 +159,9 @@ def _fragment(text: str, fragment: str | None) -> tuple[bytes | None, bytes | No
             raise _bad(text, f"names the impossible alias {_text(label)!r}")
         return None, alias, version or None
     if not (valid_name(label[:_SPLIT_AT]) and valid_name(label[_SPLIT_AT:])):
-        raise _bad(text, f"names the impossible dataset id {_text(label)!r}; an alias is written #~alias")
+        raise _bad(
+            text, f"names the impossible dataset id {_text(label)!r}; an alias is written #~{_text(label) or 'alias'}"
+        )
     return label, None, version or None
 
 

@@ -44,7 +44,7 @@ class AttributeFiles:
     ) -> list[Values]:
         environment = dict(gits.environment(directory + b"/objects", b"sha1"))
         environment["GIT_INDEX_FILE"] = os.fsdecode(directory + b"/index")
-        os.mkdir(directory + b"/objects")
+        os.mkdir(directory + b"/objects", 0o700)
         entries = []
         for path, content in self.files.items():
             oid = await _run([gits.program, "hash-object", "-w", "--no-filters", "--stdin"], content, environment)

@@ -15,6 +15,8 @@ import shutil
 import tempfile
 from collections.abc import Container, Mapping, Sequence
 
+from riafs.cache.private import private_opener
+
 # fan-out directories of loose objects
 _FAN_OUT = tuple(b"%02x" % number for number in range(256))
 
@@ -37,8 +39,8 @@ class PrivateGitDirs:
     def _git_dir(self, object_format: bytes) -> bytes:
         if object_format not in self._made:
             path = self._directory + b"/" + object_format
-            for part in (b"objects", b"refs"):
-                os.makedirs(path + b"/" + part)
+            for part in (b"", b"/objects", b"/refs"):
+                os.mkdir(path + part, 0o700)
             _write(path + b"/HEAD", b"ref: refs/heads/none\n")
             _write(path + b"/config", _CONFIG[object_format])
             self._made[object_format] = path
@@ -66,7 +68,8 @@ class PrivateGitDirs:
         given `alternates`."""
         self._links += 1
         path = self._directory + b"/linked-%d" % self._links
-        os.makedirs(path + b"/info")
+        for part in (b"", b"/info"):
+            os.mkdir(path + part, 0o700)
         for part in (*_FAN_OUT, b"pack"):
             if part not in refused:
                 os.symlink(objects + b"/" + part, path + b"/" + part)
@@ -83,5 +86,5 @@ _CONFIG = {
 
 
 def _write(path: bytes, text: bytes) -> None:
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=private_opener) as file:
         file.write(text)

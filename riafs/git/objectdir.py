@@ -46,7 +46,7 @@ async def _check(storage: Storage, objects: bytes, checked: dict[bytes, _Checked
     checked[path] = _Checked(path, await _refused_links(storage, objects))
     outside = False
     for line in await _alternates(storage, objects):
-        below = await _below_root(storage, path, line)
+        below = storage.path_of(os.path.normpath(os.path.join(path, line)))
         if below is None or depth == _MAX_DEPTH:
             log.warning("%s: alternate %s is not followed, it leads out of the store", storage.name, os.fsdecode(line))
             outside = True
@@ -64,13 +64,6 @@ async def _alternates(storage: Storage, objects: bytes) -> tuple[bytes, ...]:
         return parse_alternates(await storage.read_file(objects + b"/info/alternates", _MAX_ALTERNATES))
     except (NotInStore, OutsideStore):  # git is not shown an ``info`` that leads out either
         return ()
-
-
-async def _below_root(storage: Storage, objects: bytes, line: bytes) -> bytes | None:
-    """The store's path for one line of an alternates file, None if it is outside."""
-    root = await storage.local_path(b".")
-    absolute = os.path.normpath(os.path.join(objects, line))
-    return absolute[len(root) + 1 :] if absolute.startswith(root + b"/") else None
 
 
 async def _refused_links(storage: Storage, objects: bytes) -> frozenset[bytes]:

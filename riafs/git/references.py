@@ -4,12 +4,13 @@ Reading them costs one to three small files and no process, and a store's config
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from riafs.errors import MalformedObject, NotInStore, UnsupportedRepository
 from riafs.formats.refs import Oid, SymbolicRef, parse_packed_refs, parse_ref, valid_ref_name
-from riafs.storage.protocol import ItemKind, Storage
+from riafs.storage.protocol import FileStatus, ItemKind, Storage
 
 _MAX_REF = 4096
 _MAX_CONFIG = 8 << 20
@@ -67,9 +68,15 @@ class References:
 
     async def branches(self) -> dict[bytes, bytes]:
         """Full ref name → object name of every branch, packed ones first."""
-        packed = await self._packed()
-        found = {name: oid for name, oid in packed.items() if name.startswith(b"refs/heads/")}
-        async for name in self._loose(b"refs/heads"):
+        return await self.below(b"refs/heads/")
+
+    async def below(self, prefix: bytes) -> dict[bytes, bytes]:
+        """Full ref name → object name of every ref whose name begins with `prefix` (``refs/tags/``), packed ones first.
+
+        Damaged ones are left out.
+        """
+        found = {name: oid for name, oid in (await self._packed()).items() if name.startswith(prefix)}
+        async for name in self._loose(prefix.rstrip(b"/")):
             try:
                 resolved = await self.resolve(name)
             except MalformedObject:
@@ -77,6 +84,20 @@ class References:
             if resolved is not None:
                 found[name] = resolved.oid
         return found
+
+    async def signature(self, prefix: bytes) -> Sequence[FileStatus | None]:
+        """What is another one after any of the refs below `prefix` was moved, made or removed.
+
+        git puts every ref in its place by a rename, so the directories' times tell.
+        """
+        directories = [prefix.rstrip(b"/")]
+        for current in directories:  # grows meanwhile
+            if len(directories) > _MAX_REF_DIRECTORIES:
+                break
+            with suppress(NotInStore):
+                items = await self._storage.list(self._repository + b"/" + current)
+                directories += [current + b"/" + item.name for item in items if item.kind is ItemKind.DIRECTORY]
+        return await self._storage.stat_objects(self._repository, [b"HEAD", b"packed-refs", *directories])
 
     async def _loose(self, directory: bytes) -> AsyncIterator[bytes]:
         waiting = [directory]

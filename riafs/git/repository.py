@@ -30,7 +30,7 @@ MAX_OBJECT = 1 << 30
 _SMALL_TREE = 256 << 10
 IN_MEMORY = 4 << 20
 """Blobs up to this many bytes are read into memory, larger ones into an unlinked temporary file."""
-_HIDDEN_BRANCHES = re.compile(rb"refs/heads/(git-annex$|synced/|adjusted/)")
+HIDDEN_BRANCHES = re.compile(rb"refs/heads/(git-annex$|synced/|adjusted/)")
 
 
 class Repository:
@@ -73,7 +73,7 @@ class Repository:
         """DataLad's rule for a HEAD that names no existing branch: the branch with the newest commit."""
         best: tuple[int, bytes, bytes] | None = None
         for ref, oid in sorted((await self.references.branches()).items()):
-            if _HIDDEN_BRANCHES.match(ref):
+            if HIDDEN_BRANCHES.match(ref):
                 continue
             try:
                 time = (await self.commit(await self.peeled(oid))).time

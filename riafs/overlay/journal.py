@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from riafs.cache.private import ensure_private_file
 from riafs.errors import OverlayFailed, OverlayFull
 from riafs.overlay.schema import SCHEMA
 from riafs.storage.patience import Patience
@@ -247,6 +248,7 @@ class Step:
 
 
 def _connect(path: str) -> sqlite3.Connection:
+    ensure_private_file(path)  # SQLite gives its log and index the same mode
     connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
     for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "wal_autocheckpoint = 0", "cache_spill = 0"):
         connection.execute(f"PRAGMA {pragma}")

@@ -279,7 +279,11 @@ class _Run:
     def _take_over_access(self, new: bytes) -> None:
         """Mode and group of the old archive, or what the dataset's sharing asks for."""
         if self._old is None:
-            os.chmod(new, self._dataset.sharing.file_mode())
+            descriptor = open_file(new)
+            try:
+                self._dataset.sharing.settle(descriptor)
+            finally:
+                os.close(descriptor)
             return
         status = os.fstat(self._old.descriptor)
         with suppress(PermissionError):  # only members of a group can give a file to it

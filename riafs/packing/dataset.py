@@ -17,8 +17,8 @@ from riafs.git.environment import PrivateGitDirs
 from riafs.git.repository import Repository
 from riafs.storage.failures import writing
 from riafs.storage.protocol import Storage
-from riafs.storage.sharing import Sharing, current_umask, parse_sharing
-from riafs.tree.source import open_store
+from riafs.storage.sharing import DIRECTORY_MODE, Sharing, parse_sharing
+from riafs.tree.source import open_store, path_of_named
 from riafs.tree.store import StoreTools
 from riafs.tree.working import Means, working_tools
 
@@ -56,11 +56,7 @@ async def open_dataset(source: RiaUrl, means: Means, *, dry_run: bool) -> AsyncI
 
 async def _find(source: RiaUrl, tools: StoreTools, *, dry_run: bool) -> PackedDataset:
     store = await open_store(source, tools.seconds, tools)
-    if source.alias is not None:
-        path = await store.path_of_alias(source.alias)
-    else:
-        assert source.dataset is not None
-        path = await store.path_of_id(source.dataset)
+    path = await path_of_named(store, source)
     layout = await _layout(store.storage, path)
     dataset = await store.dataset(path)
     sharing = await _sharing(store.storage, path, tools.git.gits)
@@ -86,7 +82,7 @@ async def _sharing(storage: Storage, path: bytes, gits: PrivateGitDirs) -> Shari
         settings = await parse_config(gits, await storage.read_file(path + b"/config", MAX_CONFIG))
     except NotInStore:
         settings = ()
-    return parse_sharing(settings, current_umask())
+    return parse_sharing(settings)
 
 
 async def _directory(storage: Storage, dataset: bytes, name: bytes, sharing: Sharing | None) -> bytes:
@@ -112,5 +108,9 @@ def make_directories(path: bytes, sharing: Sharing) -> None:
             path = os.path.dirname(path)
         for each in reversed(missing):
             with suppress(FileExistsError):
-                os.mkdir(each)
-                os.chmod(each, sharing.directory_mode())
+                os.mkdir(each, DIRECTORY_MODE)
+                made = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    sharing.settle(made)
+                finally:
+                    os.close(made)

@@ -23,6 +23,7 @@ from riafs.packing.problems import Damage
 from riafs.packing.watching import Step, Watcher
 from riafs.storage import directories
 from riafs.storage.failures import sync_directory, writing
+from riafs.storage.sharing import object_mode
 
 _CHUNK = 1 << 20
 _INODES_EACH = 2
@@ -175,12 +176,13 @@ class _Run:
         with writing(temporary):
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            executable = wanted.member.mode is not None and bool(wanted.member.mode & 0o100)
+            mode = object_mode(executable=executable)
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             await self._copy(wanted, file, temporary, check)
             with writing(temporary):
-                executable = wanted.member.mode is not None and bool(wanted.member.mode & 0o100)
-                os.fchmod(file, self._dataset.sharing.object_mode(executable=executable))
+                self._dataset.sharing.settle(file)
                 os.fsync(file)
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
@@ -216,7 +218,7 @@ class _Run:
         with writing(place):
             root = os.open(self._dataset.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                directories.make(root, above, self._dataset.sharing.directory_mode(), set())
+                directories.make(root, above, self._dataset.sharing, set())
                 with directories.opened(root, above) as directory:
                     os.rename(temporary, name, dst_dir_fd=directory)
             finally:

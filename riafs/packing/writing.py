@@ -21,6 +21,7 @@ from riafs.packing.objects import BadObject, ObjectReader
 from riafs.packing.problems import Damage
 from riafs.packing.watching import Watcher
 from riafs.storage.failures import writing
+from riafs.storage.sharing import FILE_MODE
 
 _COPIED_AT_ONCE = 64 << 20
 
@@ -45,7 +46,7 @@ class ArchiveWriter:
         self.packed: list[Packed] = []
         self.damaged: list[Damage] = []
         with writing(path):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         self._kept_end = columns.packed_end
         self._end = self._kept_end
 

@@ -17,7 +17,7 @@ from riafs.git.environment import PrivateGitDirs
 from riafs.git.objectdir import object_directory
 from riafs.git.transaction import RefWriter
 from riafs.git.writing import GitWriter
-from riafs.storage.sharing import Sharing, current_umask, parse_sharing
+from riafs.storage.sharing import Sharing, parse_sharing
 from riafs.storage.writing import WritableStorage
 from riafs.tree.dataset import Dataset
 
@@ -51,11 +51,6 @@ class Destination:
     annex: Annex | None
     """None for a dataset without a git-annex branch: everything is git's."""
 
-    @property
-    def directory_mode(self) -> int | None:
-        """Of new directories: None where the umask decides."""
-        return None if self.sharing.shared is None else self.sharing.directory_mode()
-
     async def tip(self, ref: bytes) -> bytes | None:
         """The commit of a ref now, None if there is no such ref."""
         found = await self.dataset.repository.references.resolve(ref)
@@ -77,7 +72,7 @@ async def open_destination(
     annex = await _annex(dataset, settings)
     if annex is not None:
         await _check_storage(dataset, annex)
-    shared = parse_sharing(settings.items(), current_umask())
+    shared = parse_sharing(settings.items())
     refs = RefWriter(dataset.storage, dataset.path, git)
     return Destination(dataset, layout, shared, writing, git, refs, annex)
 

@@ -25,6 +25,7 @@ from riafs.push.destination import Destination
 from riafs.push.watching import Watcher
 from riafs.storage.files import FileBytes
 from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.sharing import object_mode
 from riafs.storage.together import together
 from riafs.storage.writing import NewFile
 
@@ -114,9 +115,9 @@ class ObjectWriter:
         for key, target in targets.items():
             data = unique[key].data
             path = self._temporary()
-            files.append(NewFile(path, data, self._to.sharing.object_mode(executable=key in executable)))
+            files.append(NewFile(path, data, object_mode(executable=key in executable)))
             unnamed.append(_Unnamed(path, target, len(data)))
-        await self._to.writing.write_files(files)
+        await self._to.writing.write_files(files, self._to.sharing)
         await self._remember(unnamed)
         for key in executable - targets.keys():
             await self.set_executable(key, executable=True)
@@ -124,7 +125,7 @@ class ObjectWriter:
     async def _put_large(self, wanted: Wanted, content: RangedBytes) -> Key:
         """Straight into the store, in chunks where the storage has them."""
         maker = KeyMaker(wanted.backend)
-        mode = self._to.sharing.object_mode(executable=wanted.executable)
+        mode = object_mode(executable=wanted.executable)
         chunk_size = self.chunk_size or max(content.size, 1)
         parts: list[tuple[bytes, int]] = []
         for start in range(0, max(content.size, 1), chunk_size):
@@ -156,7 +157,7 @@ class ObjectWriter:
 
     async def _write_part(self, path: bytes, mode: int, part: "_Slice", maker: KeyMaker) -> None:
         """Write and hash at once; the next piece is read meanwhile."""
-        upload = await self._to.writing.create(path, mode)
+        upload = await self._to.writing.create(path, mode, self._to.sharing)
         try:
             piece = await part.read(0)
             for offset in range(0, part.length, PIECE):
@@ -217,12 +218,11 @@ class ObjectWriter:
 
     async def set_executable(self, key: Key, *, executable: bool) -> bool:
         """Set the executable bit of a key's loose object, which is a locked file's own; False where that cannot be."""
-        mode = self._to.sharing.object_mode(executable=executable)
         path = self._objects + b"/" + likely_path(key.file_name, self._to.layout)
         [found] = await self._to.dataset.storage.stat_objects(b"", [path])
         if found is None:
             return False
-        return found.executable == executable or await self._to.writing.set_mode(path, mode)
+        return found.executable == executable or await self._to.writing.set_executable(path, executable=executable)
 
     # -- names --------------------------------------------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class ObjectWriter:
             return
         await self._to.writing.sync([each.path for each in unnamed])
         places = list(dict.fromkeys(os.path.dirname(each.target) for each in unnamed))
-        await self._to.writing.make_directories(places, self._to.directory_mode)
+        await self._to.writing.make_directories(places, self._to.sharing)
         self._watcher.advance(0)
         await self._to.writing.rename_each([(each.path, each.target) for each in unnamed])
         self._watcher.advance(0)

@@ -8,7 +8,7 @@ from riafs.formats.riaurl import RiaUrl
 from riafs.push.destination import Destination, open_destination
 from riafs.storage.localwriting import LocalWriting
 from riafs.storage.patience import Patience
-from riafs.tree.source import open_store
+from riafs.tree.source import open_store, path_of_named
 from riafs.tree.store import Store, StoreTools
 from riafs.tree.working import Means, working_tools
 
@@ -22,11 +22,7 @@ async def open_for_pushing(source: RiaUrl, means: Means) -> AsyncIterator[Destin
         raise BadSource(f"{source} names no dataset; one is named with #ID or #~ALIAS")
     async with working_tools(means) as tools:
         store = await open_store(source, tools.seconds, tools)
-        if source.alias is not None:
-            path = await store.path_of_alias(source.alias)
-        else:
-            assert source.dataset is not None
-            path = await store.path_of_id(source.dataset)
+        path = await path_of_named(store, source)
         writing = await open_writing(store, tools)
         try:
             yield await open_destination(await store.dataset(path), writing, tools.git.gits, tools.seconds)

@@ -152,7 +152,7 @@ class Publisher:
         self._watcher.advance(len(updates))
         await self._confirm(updates)
         if await self._to.refs.lists_wanted():
-            await self._to.writing.make_directories([self._to.dataset.path + b"/info"], self._to.directory_mode)
+            await self._to.writing.make_directories([self._to.dataset.path + b"/info"], self._to.sharing)
             await self._to.refs.renew_lists()
 
     async def _confirm(self, updates: Sequence[RefUpdate]) -> None:

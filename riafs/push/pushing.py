@@ -26,6 +26,7 @@ from riafs.push.request import PushReport, PushRequest
 from riafs.push.rules import Rules
 from riafs.push.trees import TreeEditor
 from riafs.push.watching import Step, Watcher
+from riafs.tree.nearest import versions_near
 
 _OBJECTS_AT_ONCE = 64 << 20
 
@@ -137,7 +138,8 @@ class Push:
                 raise branch_exists(ref, self._to)
             return self._base.commit
         if tip is None:
-            raise PushRefused(f"{name} does not exist; --as-branch makes a new one")
+            near = await versions_near(self._to.dataset.repository, ref.removeprefix(b"refs/heads/"))
+            raise PushRefused(f"{name} does not exist; --as-branch makes a new one{near}")
         return tip
 
     async def _is_pushed_already(self, tip: bytes) -> bool:
@@ -149,7 +151,7 @@ class Push:
 
     async def _annex_directory(self) -> bytes:
         directory = self._to.dataset.path + b"/annex"
-        await self._to.writing.make_directories([directory + b"/objects"], self._to.directory_mode)
+        await self._to.writing.make_directories([directory + b"/objects"], self._to.sharing)
         return directory
 
     async def _foresee_conflicts(self, ref: bytes, plan: Plan, placer: Placer) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from riafs.storage.beneath import DIRECTORY_FLAGS, open_beneath
+from riafs.storage.sharing import DIRECTORY_MODE, Sharing
 
 
 @contextmanager
@@ -18,8 +19,8 @@ def opened(root: int, path: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def make(root: int, path: bytes, mode: int | None, known: set[bytes]) -> None:
-    """Make the directory `path` below `root`, and what is missing above it, with `mode`, or as the umask has it.
+def make(root: int, path: bytes, sharing: Sharing, known: set[bytes]) -> None:
+    """Make the directory `path` below `root`, and what is missing above it, with the modes that `sharing` gives.
 
     A directory of git-annex's, which nobody may write to, is made writable for its owner, as DataLad's ORA does.
     Directories in `known` are known to be there; all others that are met are added. Raises OSError.
@@ -37,7 +38,7 @@ def make(root: int, path: bytes, mode: int | None, known: set[bytes]) -> None:
         else:
             known.add(path)
     for path in reversed([each for each in missing if each not in known]):
-        _make_one(root, *os.path.split(path), mode)
+        _make_one(root, *os.path.split(path), sharing)
         known.add(path)
 
 
@@ -90,12 +91,11 @@ def _let_owner_write(directory: int) -> None:
         os.fchmod(directory, mode & 0o7777 | 0o200)
 
 
-def _make_one(root: int, above: bytes, name: bytes, mode: int | None) -> None:
+def _make_one(root: int, above: bytes, name: bytes, sharing: Sharing) -> None:
     with opened(root, above) as directory:
         try:
-            os.mkdir(name, dir_fd=directory)
+            os.mkdir(name, DIRECTORY_MODE, dir_fd=directory)
         except FileExistsError:
             return
-        if mode is not None:
-            with opened(directory, name) as made:
-                os.fchmod(made, mode)
+        with opened(directory, name) as made:
+            sharing.settle(made)

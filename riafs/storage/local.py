@@ -1,37 +1,37 @@
 """A store in a directory of this machine (local disk, NFS, parallel file system)."""
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
 from typing import TypeVar, TypeVarTuple
 
 from riafs.errors import (
+    LinkLoop,
     NotInStore,
     OutsideStore,
     RiafsError,
     SourceNotFound,
     StoreDenied,
     StoreError,
+    StoreTimeout,
     TooLarge,
 )
-from riafs.storage.beneath import (
-    DIRECTORY_FLAGS,
-    PATH_FLAGS,
-    READ_FLAGS,
-    open_beneath,
-    open_beneath_cached,
-)
+from riafs.formats.paths import below, is_in
+from riafs.storage.beneath import DIRECTORY_FLAGS, PATH_FLAGS, READ_FLAGS
 from riafs.storage.files import FileBytes, Identity
 from riafs.storage.patience import Patience
 from riafs.storage.protocol import FileStatus, Item, ItemKind
+from riafs.storage.roots import Root, Roots
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 _List = list  # LocalStorage.list hides the type in annotations
 
 _ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG))
-_OUTSIDE = frozenset((errno.EXDEV, errno.ELOOP))
 _GONE = frozenset((errno.ENOENT, errno.ESTALE))
 _DENIED = frozenset((errno.EACCES, errno.EPERM))
 
@@ -71,39 +71,51 @@ def _item_kind(item: os.DirEntry[bytes]) -> ItemKind:
 
 
 class LocalStorage:
-    """See the Storage protocol. Opened with `open_root`; keeps one descriptor of the root directory.
+    """See the Storage protocol. Opened with `open_root`; keeps a descriptor of the root directory, and of those that
+    links may lead into.
 
-    Invariant: every other path is resolved below that descriptor by the kernel (`open_beneath`).
+    Invariant: every other path is resolved below one of these descriptors by the kernel (see storage/roots).
     """
 
-    def __init__(self, root: bytes, descriptor: int, patience: Patience) -> None:
-        self._root_path = root
-        self._root = descriptor
+    def __init__(self, roots: Roots, patience: Patience) -> None:
+        self._roots = roots
+        self._root = roots.store.descriptor
         self._patience = patience
 
     @classmethod
-    async def open_root(cls, root: bytes, patience: Patience) -> "LocalStorage":
-        """The storage below the directory `root`. Raises SourceNotFound, StoreDenied, StoreTimeout, StoreError."""
+    async def open_root(cls, root: bytes, patience: Patience, allowed: Sequence[bytes] = ()) -> "LocalStorage":
+        """The storage below the directory `root`, whose links may also lead into the directories `allowed`.
+
+        One of these that cannot be opened (a disk that is not there) is told in the log. Raises SourceNotFound,
+        StoreDenied, StoreTimeout, StoreError.
+        """
         name = os.fsdecode(root)
         try:
-            descriptor = await patience.run(os.open, root, DIRECTORY_FLAGS)
+            store = await patience.run(Root.open, root)
         except OSError as error:
             if error.errno == errno.ENOTDIR:
                 raise SourceNotFound(f"{name} is not a directory, so it cannot be a store") from error
             if error.errno in _ABSENT:
                 raise SourceNotFound(f"{name} does not exist") from error
             raise _translated(error, name, b"") from error
-        return cls(root, descriptor, patience)
+        others: _List[Root] = []
+        for path in allowed:
+            try:
+                others.append(await patience.run(Root.open, path))
+            except (OSError, StoreTimeout) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                log.warning("links of %s into %s are not followed: %s", name, os.fsdecode(path), reason)
+        return cls(Roots(root, store, others), patience)
 
     @property
     def name(self) -> str:
         """The root's path."""
-        return os.fsdecode(self._root_path)
+        return os.fsdecode(self._roots.name)
 
     def close(self) -> None:
-        """Close the root's descriptor."""
+        """Close the roots' descriptors."""
         if self._root >= 0:
-            os.close(self._root)
+            self._roots.close()
             self._root = -1
 
     def __del__(self) -> None:
@@ -114,7 +126,7 @@ class LocalStorage:
         return await self._run(path, self._stat_blocking, path)
 
     def _stat_blocking(self, path: bytes) -> FileStatus:
-        descriptor = open_beneath(self._root, path or b".", PATH_FLAGS)
+        descriptor = self._roots.open(path, PATH_FLAGS)
         try:
             return _status(os.fstat(descriptor))
         finally:
@@ -128,7 +140,7 @@ class LocalStorage:
             return [None] * len(paths)
 
     def _stat_objects_blocking(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[FileStatus | None]:
-        descriptor = open_beneath(self._root, directory or b".", PATH_FLAGS | os.O_DIRECTORY)
+        descriptor = self._roots.open(directory, PATH_FLAGS | os.O_DIRECTORY)
         found: _List[FileStatus | None] = []
         try:
             for path in paths:
@@ -148,7 +160,7 @@ class LocalStorage:
             return [False] * len(paths)
 
     def _executable_each_blocking(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[bool]:
-        descriptor = open_beneath(self._root, directory, PATH_FLAGS | os.O_DIRECTORY)
+        descriptor = self._roots.open(directory, PATH_FLAGS | os.O_DIRECTORY)
         try:
             return [_is_executable(path, descriptor) for path in paths]
         finally:
@@ -159,7 +171,7 @@ class LocalStorage:
         return await self._run(path, self._list_blocking, path)
 
     def _list_blocking(self, path: bytes) -> Sequence[Item]:
-        descriptor = open_beneath(self._root, path or b".", DIRECTORY_FLAGS)
+        descriptor = self._roots.open(path, DIRECTORY_FLAGS)
         try:
             with os.scandir(descriptor) as items:
                 return [Item(os.fsencode(item.name), _item_kind(item)) for item in items]  # type: ignore[arg-type]  # a descriptor gives str names
@@ -175,7 +187,7 @@ class LocalStorage:
         for path in paths:
             try:
                 found.append(self._list_blocking(path))
-            except OSError:
+            except (OSError, OutsideStore):
                 found.append(())
         return found
 
@@ -184,7 +196,7 @@ class LocalStorage:
         return await self._run(path, self._read_file_blocking, path, limit)
 
     def _read_file_blocking(self, path: bytes, limit: int) -> bytes:
-        descriptor = open_beneath(self._root, path, READ_FLAGS)
+        descriptor = self._roots.open(path, READ_FLAGS)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise NotInStore(f"{self._named(path)} is not a regular file")
@@ -199,7 +211,7 @@ class LocalStorage:
         return await self._run(path, self._read_link_blocking, path)
 
     def _read_link_blocking(self, path: bytes) -> bytes:
-        descriptor = open_beneath(self._root, path, PATH_FLAGS | os.O_NOFOLLOW)
+        descriptor = self._roots.open(path, PATH_FLAGS | os.O_NOFOLLOW)
         try:
             return os.readlink(b"", dir_fd=descriptor)
         finally:
@@ -208,13 +220,13 @@ class LocalStorage:
     async def open(self, path: bytes) -> FileBytes:
         """See Storage. Answers without a thread where the kernel's caches know the path."""
         try:
-            descriptor = open_beneath_cached(self._root, path, READ_FLAGS)
+            descriptor = self._roots.open_cached(path, READ_FLAGS)
         except OSError as error:
             if error.errno not in _GONE or os.fstat(self._root).st_nlink > 0:
                 raise _translated(error, self.name, path) from error
             descriptor = None
         if descriptor is None:
-            descriptor = await self._run(path, open_beneath, self._root, path, READ_FLAGS)
+            descriptor = await self._run(path, self._roots.open, path, READ_FLAGS)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
@@ -226,7 +238,7 @@ class LocalStorage:
         return await self._run(path, self._local_path_blocking, path)
 
     def _local_path_blocking(self, path: bytes) -> bytes:
-        descriptor = open_beneath(self._root, path, PATH_FLAGS | os.O_DIRECTORY)
+        descriptor = self._roots.open(path, PATH_FLAGS | os.O_DIRECTORY)
         try:
             return os.readlink(b"/proc/self/fd/%d" % descriptor)
         finally:
@@ -237,14 +249,36 @@ class LocalStorage:
         return await self._run(b"", self._resolve_each_blocking, paths)
 
     def _resolve_each_blocking(self, paths: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
-        root = self._local_path_blocking(b".")
         found: _List[bytes | RiafsError] = []
         for path in paths:
             try:
-                found.append(self._local_path_blocking(path)[len(root) + 1 :])
+                found.append(self._resolve_blocking(path))
             except OSError as error:
-                found.append(_translated(error, self.name, path))
+                found.append(self._dangling(path) or _translated(error, self.name, path))
+            except OutsideStore as problem:
+                found.append(problem)
         return found
+
+    def _resolve_blocking(self, path: bytes) -> bytes:
+        real, root = self._local_path_blocking(path), self._roots.store.path
+        if is_in(real, root):
+            return below(real, root)
+        found = self._roots.store_path(path)
+        if found is None:
+            raise OutsideStore(f"{self._named(path)} leads to {os.fsdecode(real)}, which has no place in the store")
+        return found
+
+    def _dangling(self, path: bytes) -> RiafsError | None:
+        """What to say of a link that leads to nothing."""
+        try:
+            target = self._read_link_blocking(path)
+        except (OSError, OutsideStore):
+            return None
+        return NotInStore(f"{self._named(path)} is a link to {os.fsdecode(target)}, which does not exist")
+
+    def path_of(self, absolute: bytes) -> bytes | None:
+        """See Storage."""
+        return self._roots.path_of(absolute)
 
     async def _run(self, path: bytes, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         for last in (False, True):
@@ -267,7 +301,7 @@ class LocalStorage:
             if error.errno != errno.ESTALE:
                 raise
         try:
-            descriptor = os.open(self._root_path, DIRECTORY_FLAGS)
+            descriptor = os.open(self._roots.name, DIRECTORY_FLAGS)
         except OSError:
             return False
         try:
@@ -285,7 +319,9 @@ def _translated(error: OSError, store: str, path: bytes) -> RiafsError:
     name = f"{store}/{os.fsdecode(path)}" if path else store
     if error.errno in _ABSENT:
         return NotInStore(f"{name} does not exist")
-    if error.errno in _OUTSIDE:
+    if error.errno == errno.ELOOP:
+        return LinkLoop(f"{name} leads through too many links, or in a circle")
+    if error.errno == errno.EXDEV:
         return OutsideStore(f"{name} leads out of the store; links out of a store are not followed")
     if error.errno in _DENIED:
         return StoreDenied(f"{name} may not be read by this user; ask the store's manager for read permission")

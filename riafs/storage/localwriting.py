@@ -20,6 +20,7 @@ from riafs.storage.directories import opened
 from riafs.storage.failures import translated
 from riafs.storage.patience import Patience
 from riafs.storage.ranged import Buffer
+from riafs.storage.sharing import Sharing, with_executable
 from riafs.storage.workspaces import new_workspace, remove_workspace
 from riafs.storage.writing import NewFile
 
@@ -101,52 +102,52 @@ class LocalWriting:
             with trio.CancelScope(shield=True):
                 await self._run(_DURABLE_SECONDS, path, remove_workspace, self._root, path, lock)
 
-    async def make_directories(self, paths: Sequence[bytes], mode: int | None) -> None:
+    async def make_directories(self, paths: Sequence[bytes], sharing: Sharing) -> None:
         """See WritableStorage."""
         if paths:
-            await self._run(len(paths) / _FILES_A_SECOND, paths[0], self._make_directories, paths, mode)
+            await self._run(len(paths) / _FILES_A_SECOND, paths[0], self._make_directories, paths, sharing)
 
-    def _make_directories(self, paths: Sequence[bytes], mode: int | None) -> None:
+    def _make_directories(self, paths: Sequence[bytes], sharing: Sharing) -> None:
         known: set[bytes] = set()
         for path in paths:
-            directories.make(self._root, path, mode, known)
+            directories.make(self._root, path, sharing, known)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
-    async def write_files(self, files: Sequence[NewFile]) -> None:
+    async def write_files(self, files: Sequence[NewFile], sharing: Sharing) -> None:
         """See WritableStorage."""
         if files:
             seconds = len(files) / _FILES_A_SECOND + sum(len(file.data) for file in files) / _SLOWEST
-            await self._run(seconds, files[0].path, self._write_files, files)
+            await self._run(seconds, files[0].path, self._write_files, files, sharing)
 
-    def _write_files(self, files: Sequence[NewFile]) -> None:
+    def _write_files(self, files: Sequence[NewFile], sharing: Sharing) -> None:
         for file in files:
-            descriptor = self._create(file.path, file.mode)
+            descriptor = self._create(file.path, file.mode, sharing)
             try:
                 _write_all(descriptor, file.data)
             finally:
                 os.close(descriptor)
 
-    async def create(self, path: bytes, mode: int) -> "LocalUpload":
+    async def create(self, path: bytes, mode: int, sharing: Sharing) -> "LocalUpload":
         """See WritableStorage."""
-        descriptor = await self._run(0, path, self._create, path, mode)
+        descriptor = await self._run(0, path, self._create, path, mode, sharing)
         return LocalUpload(descriptor, f"{self._name}/{os.fsdecode(path)}", self._patience)
 
-    def _create(self, path: bytes, mode: int) -> int:
+    def _create(self, path: bytes, mode: int, sharing: Sharing) -> int:
         above, name = os.path.split(path)
         with opened(self._root, above) as directory:
-            descriptor = os.open(name, _NEW, 0o600, dir_fd=directory)
-        os.fchmod(descriptor, mode)
+            descriptor = os.open(name, _NEW, mode, dir_fd=directory)
+        sharing.settle(descriptor)
         return descriptor
 
-    async def set_mode(self, path: bytes, mode: int) -> bool:
+    async def set_executable(self, path: bytes, *, executable: bool) -> bool:
         """See WritableStorage."""
-        return await self._run(0, path, self._set_mode, path, mode)
+        return await self._run(0, path, self._set_executable, path, executable)
 
-    def _set_mode(self, path: bytes, mode: int) -> bool:
+    def _set_executable(self, path: bytes, executable: bool) -> bool:  # noqa: FBT001 - called in a thread
         descriptor = open_beneath(self._root, path, READ_FLAGS | os.O_NOFOLLOW)
         try:
-            os.fchmod(descriptor, mode)
+            os.fchmod(descriptor, with_executable(os.fstat(descriptor).st_mode, executable=executable))
         except PermissionError:
             return False
         finally:
@@ -232,7 +233,9 @@ class LocalUpload:
 
 def _failure(error: OSError, path: str) -> RiafsError:
     if error.errno in _OUTSIDE:
-        return OutsideStore(f"{path} leads out of the store; nothing is written through links out of a store")
+        return OutsideStore(
+            f"{path} leads out of the store, or through an absolute link; nothing is written through such links"
+        )
     return translated(error, path)
 
 

@@ -1,7 +1,8 @@
 """The storage protocol: where a store's bytes lie, whatever the transport.
 
 Paths are bytes relative to the store's root, ``/`` between parts, no leading slash; the empty path is the root itself.
-Nothing outside the root is ever opened, whatever links the store holds. Every call has a deadline.
+Nothing outside the root, and of the directories that the administrator lets links lead into, is ever opened, whatever
+links the store holds. Every call has a deadline.
 """
 
 import enum
@@ -77,4 +78,11 @@ class Storage(Protocol):
         """The absolute path, free of links, that programs on this machine can use for a directory of the store."""
 
     async def resolve_each(self, paths: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
-        """The store's path, free of links, of each of many directories, or why there is none."""
+        """The store's path, free of links but for those out of the store that may be followed, of each of many
+        directories, or why there is none.
+        """
+
+    def path_of(self, absolute: bytes) -> bytes | None:
+        """The path for what this machine calls `absolute`: below the root by any of its names, or `absolute` itself
+        where that is in a directory that links may lead into; None for anything else. Nothing is looked at.
+        """

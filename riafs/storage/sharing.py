@@ -1,6 +1,8 @@
-"""Which modes new files and directories of a dataset get: the umask's, or what ``core.sharedRepository`` asks for.
+"""Which modes new files and directories of a dataset get, as git and git-annex have it.
 
-As git and git-annex have it: ``group`` adds the group's bits, ``all`` also the others', an octal number says the mode
+What is made is made with the modes that any program asks for (0444, 0666, 0777), so that the kernel takes out what the
+umask says, or applies the directory's default access control list. Then ``core.sharedRepository`` has its say, as in
+git's ``adjust_shared_perm``: ``group`` adds the group's bits, ``all`` also the others', an octal number says the mode
 itself; directories become setgid, so that what is made in them keeps their group. Objects are never writable.
 """
 
@@ -10,53 +12,65 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_OCTAL = re.compile(rb"0?[0-7]{3}")
+FILE_MODE = 0o666
+DIRECTORY_MODE = 0o777
+"""What programs ask for, before umask and sharing."""
+_OCTAL = re.compile(rb"0*([0-7]{3})")
 _GROUP = frozenset((b"group", b"true", b"1", b"yes", b"on"))
 _EVERYBODY = frozenset((b"all", b"world", b"everybody", b"2"))
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """`shared`: the bits that a file must have, None where the umask decides; `exact`: and no others."""
+    """`shared`: the bits that a file must have, None where nothing is added; `exact`: and no others."""
 
     shared: int | None
-    exact: bool
-    umask: int
+    exact: bool = False
 
-    def object_mode(self, *, executable: bool) -> int:
-        """Of an object: readable by whom the dataset is shared with, writable by nobody."""
-        mode = self.file_mode() & 0o444
-        return mode | (mode >> 2 if executable else 0)
-
-    def file_mode(self) -> int:
-        """Of other files."""
-        plain = 0o666 & ~self.umask
+    def adjusted(self, mode: int) -> int:
+        """The type and permissions that a new file or directory gets which was made with `mode`."""
         if self.shared is None:
-            return plain
-        return self.shared if self.exact else plain | self.shared
+            return mode
+        added = self.shared if mode & 0o200 else self.shared & 0o555
+        if mode & 0o100:
+            added |= (added & 0o444) >> 2
+        mode = (mode & ~0o777 if self.exact else mode) | added
+        if stat.S_ISDIR(mode):
+            mode |= (mode & 0o444) >> 2
+            mode |= stat.S_ISGID if mode & 0o060 else 0
+        return mode
 
-    def directory_mode(self) -> int:
-        """Of directories, with the bit that keeps their group where the dataset is shared."""
-        mode = self.file_mode()
-        mode |= (mode & 0o444) >> 2
-        return mode if self.shared is None else mode | stat.S_ISGID
+    def settle(self, descriptor: int) -> None:
+        """Give what was just made, and is open as `descriptor`, the modes that the dataset asks for. Raises OSError."""
+        mode = os.fstat(descriptor).st_mode
+        wanted = self.adjusted(mode)
+        if wanted != mode:
+            os.fchmod(descriptor, stat.S_IMODE(wanted))
 
 
-def parse_sharing(settings: Iterable[tuple[bytes, bytes | None]], umask: int) -> Sharing:
+UNSHARED = Sharing(None)
+"""The umask decides alone."""
+
+
+def object_mode(*, executable: bool) -> int:
+    """What a new object is made with: writable by nobody."""
+    return 0o555 if executable else 0o444
+
+
+def with_executable(mode: int, *, executable: bool) -> int:
+    """`mode` with the executable bits of all who can read, or without any; nobody can write who could not before."""
+    mode &= 0o666
+    return mode | ((mode & 0o444) >> 2 if executable else 0)
+
+
+def parse_sharing(settings: Iterable[tuple[bytes, bytes | None]]) -> Sharing:
     """From a repository's configuration: (name, value) pairs, of which the last of a name counts."""
     value = b"umask"
     for name, text in settings:
         if name == b"core.sharedrepository":
             value = b"true" if text is None else text.lower()
-    if _OCTAL.fullmatch(value):
-        return Sharing(int(value, 8) & 0o666 | 0o600, exact=True, umask=umask)
+    if octal := _OCTAL.fullmatch(value):
+        return Sharing(int(octal[1], 8) & 0o666 | 0o600, exact=True)
     if value in _GROUP:
-        return Sharing(0o660, exact=False, umask=umask)
-    return Sharing(0o664 if value in _EVERYBODY else None, exact=False, umask=umask)
-
-
-def current_umask() -> int:
-    """This process's umask, which can only be read by setting it."""
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
+        return Sharing(0o660)
+    return Sharing(0o664) if value in _EVERYBODY else UNSHARED

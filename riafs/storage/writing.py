@@ -1,8 +1,8 @@
 """Writing to a store: the protocol that a push needs of a transport, whatever it is.
 
 Paths are as in the Storage protocol. Nothing is ever written through a link that leads out of the store. New files get
-their final modes while they are still unknown to everybody; they are known when they are renamed. What is not made
-durable with `sync` may be lost with the power, what was only written has no place yet.
+their final modes (see sharing) while they are still unknown to everybody; they are known when they are renamed. What is
+not made durable with `sync` may be lost with the power, what was only written has no place yet.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from riafs.storage.ranged import Buffer
+from riafs.storage.sharing import Sharing
 
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A small file that is written whole."""
+    """A small file that is written whole. `mode` is what it is made with, before umask and sharing."""
 
     path: bytes
     data: Buffer
@@ -43,17 +44,17 @@ class WritableStorage(Protocol):
         the end with everything in it. Traces of processes that were killed are removed first.
         """
 
-    async def make_directories(self, paths: Sequence[bytes], mode: int | None) -> None:
-        """Make directories and what is missing above them, with `mode`, or as the umask has it."""
+    async def make_directories(self, paths: Sequence[bytes], sharing: Sharing) -> None:
+        """Make directories and what is missing above them."""
 
-    async def write_files(self, files: Sequence[NewFile]) -> None:
+    async def write_files(self, files: Sequence[NewFile], sharing: Sharing) -> None:
         """Write small new files, in one go."""
 
-    async def create(self, path: bytes, mode: int) -> Upload:
-        """A new file."""
+    async def create(self, path: bytes, mode: int, sharing: Sharing) -> Upload:
+        """A new file, made with `mode`, before umask and sharing."""
 
-    async def set_mode(self, path: bytes, mode: int) -> bool:
-        """Change a file's permissions; False where this user may not."""
+    async def set_executable(self, path: bytes, *, executable: bool) -> bool:
+        """Change a file's executable bits and no others; False where this user may not."""
 
     async def rename_each(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """Rename files (from, to), over what is there."""

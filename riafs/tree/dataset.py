@@ -97,7 +97,7 @@ class VersionedDirectory(DelegatingDirectory):
     ) -> None:
         self._top = snapshot.root()
         super().__init__(self._top)
-        self._dataset = dataset
+        self.dataset = dataset
         self._version = version
         self._snapshot = snapshot
         self._signature = signature
@@ -119,9 +119,9 @@ class VersionedDirectory(DelegatingDirectory):
 
     async def at_commit(self, commit: bytes) -> Directory:
         """See OfCommit."""
-        snapshot = await self._dataset.snapshot(commit)
+        snapshot = await self.dataset.snapshot(commit)
         signature: Signature | None = None if self._signature is None else ()  # as no refs have it
-        return VersionedDirectory(self._dataset, self._version, snapshot, signature, self._ref)
+        return VersionedDirectory(self.dataset, self._version, snapshot, signature, self._ref)
 
     @property
     def holding(self) -> bool:
@@ -130,8 +130,8 @@ class VersionedDirectory(DelegatingDirectory):
 
     async def held(self) -> AsyncIterator[Part]:
         """See Holding: every stored key."""
-        async for key in self._dataset.contents.stored_keys():
-            yield KeyPart(self._dataset.contents, self._dataset.path, key)
+        async for key in self.dataset.contents.stored_keys():
+            yield KeyPart(self.dataset.contents, self.dataset.path, key)
 
     async def own_attributes(self) -> Mapping[str, bytes]:
         """See Directory."""
@@ -141,11 +141,11 @@ class VersionedDirectory(DelegatingDirectory):
         """See Directory: compares a few stat results first, so that asking every few seconds is cheap."""
         if self._signature is None:
             return None
-        if await self._dataset.watch.seen(self._dataset.path, self._ref, turn) == self._signature:
+        if await self.dataset.watch.seen(self.dataset.path, self._ref, turn) == self._signature:
             return None
-        newer = await self._dataset.at(self._version)
+        newer = await self.dataset.at(self._version)
         if newer._snapshot.commit == self._snapshot.commit:
             self._signature, self._ref = newer._signature, newer._ref
             return None
-        self._dataset.counters.refs_moved += 1
+        self.dataset.counters.refs_moved += 1
         return newer

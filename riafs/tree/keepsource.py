@@ -14,6 +14,7 @@ import trio
 from riafs.errors import NotInStore, RiafsError
 from riafs.formats.identifiers import is_portable_data_hash
 from riafs.formats.portablehash import portable_data_hash
+from riafs.formats.text import listed, nearest
 from riafs.storage.manifestfiles import SETTLED_NS, ManifestFile, Manifests
 from riafs.tree.byid import BY_ID, ByIdDirectory, open_named
 from riafs.tree.collecting import CollectionTools, Told, broken_directory, collection_directory
@@ -23,6 +24,7 @@ from riafs.tree.renewable import PlacedDirectory
 
 log = logging.getLogger(__name__)
 
+_NEAR = 3
 _TRIES = 3
 _SECOND = 10**9
 
@@ -125,7 +127,9 @@ class KeptCollections:
         if name in await self.files(self._turn):
             return await self.by_name(name)
         if not is_portable_data_hash(name):
-            raise NotInStore(f"{self.manifests.name} has no manifest of {os.fsdecode(name)}")
+            near = nearest(os.fsdecode(name), map(os.fsdecode, self._files), _NEAR)
+            hint = f"; the nearest are {listed(near)}" if near else ""
+            raise NotInStore(f"{self.manifests.name} has no manifest of {os.fsdecode(name)}{hint}")
         return await self.by_hash(name)
 
 

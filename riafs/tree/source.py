@@ -6,6 +6,7 @@ from riafs.errors import BadSource, MissingObject, NoSuchVersion, NotInStore, Ri
 from riafs.formats.riaurl import RiaUrl
 from riafs.storage.local import LocalStorage
 from riafs.storage.patience import Patience
+from riafs.tree.nearest import datasets_near, stores_near, versions_near
 from riafs.tree.protocol import Directory
 from riafs.tree.store import Store, StoreTools
 from riafs.tree.storeroot import AliasDirectory
@@ -19,18 +20,28 @@ async def open_source(source: RiaUrl, tools: StoreTools) -> Directory:
     store = await open_store(source, tools.seconds, tools)
     if source.dataset is None and source.alias is None:
         return await AliasDirectory.load(store)
-    if source.alias is not None:
-        path = await store.path_of_alias(source.alias)
-    else:
-        assert source.dataset is not None
-        path = await store.path_of_id(source.dataset)
+    path = await path_of_named(store, source)
     dataset = await store.dataset(path)
     try:
         return await dataset.at(source.version)
+    except NoSuchVersion as error:
+        near = "" if source.version is None else await versions_near(dataset.repository, source.version)
+        raise NoSuchVersion(f"{error}{near}") from error
     except NotInStore as error:
         raise SourceNotFound(f"dataset {dataset.name} of {store.storage.name} has no git repository to show") from error
     except MissingObject as error:
         raise NoSuchVersion(f"dataset {dataset.name} of {store.storage.name}: {error}") from error
+
+
+async def path_of_named(store: Store, source: RiaUrl) -> bytes:
+    """The store's path of the dataset that `source` names. Raises SourceNotFound, which says what is near."""
+    assert source.alias is not None or source.dataset is not None
+    try:
+        if source.alias is not None:
+            return await store.path_of_alias(source.alias)
+        return await store.path_of_id(source.dataset or b"")
+    except SourceNotFound as error:
+        raise SourceNotFound(f"{error}{await datasets_near(store, source)}") from error
 
 
 async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store:
@@ -41,9 +52,12 @@ async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store
         )
     path = os.path.abspath(source.path)
     patience = Patience(f"store {os.fsdecode(path)}", seconds, tools.counters)
-    storage = await LocalStorage.open_root(path, patience)
     try:
-        return await Store.open(storage, tools)
-    except RiafsError:
-        storage.close()
-        raise
+        storage = await LocalStorage.open_root(path, patience, tools.allow_links)
+        try:
+            return await Store.open(storage, tools)
+        except RiafsError:
+            storage.close()
+            raise
+    except SourceNotFound as error:
+        raise SourceNotFound(f"{error}{await stores_near(path, patience)}") from error

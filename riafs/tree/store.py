@@ -7,6 +7,7 @@ alone.
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from riafs.content.annex import AnnexContents, ContentTools
@@ -29,6 +30,8 @@ _MAX_VERSION_FILE = 4096
 _DATASET_PATH = re.compile(rb"([^/]+)/([^/]+)")
 _SPLIT = 3  # characters of an id that name the first directory
 ALIASES = b"alias"
+_SIGNS = (b"HEAD", b"annex/objects", b"archives")
+"""What a dataset has: a bare repository, or objects, or an archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class StoreTools:
     """Deadline of a request to the store."""
     instead_of: tuple[tuple[str, str], ...]
     """The user's ``url.<base>.insteadOf`` rules: (base, prefix) each."""
+    allow_links: tuple[bytes, ...] = ()
+    """Directories outside of stores that links in stores may lead into."""
 
 
 class Store:
@@ -61,6 +66,8 @@ class Store:
         store = cls(storage, tools)
         text = await store._version_file(b"ria-layout-version")
         version = parse_store_version(text)
+        if await store._is_dataset() and not await store._has_datasets():
+            raise SourceNotFound(f"{storage.name} is the directory of a dataset, not a store")
         if text is None and not await store._has_datasets():
             raise SourceNotFound(
                 f"{storage.name} is not a RIA store: it has neither a ria-layout-version file nor datasets"
@@ -77,23 +84,46 @@ class Store:
         except TooLarge:
             return b"of more bytes than a version has"
 
+    async def _is_dataset(self) -> bool:
+        """Whether the root itself looks like a dataset."""
+        return any(await self.storage.stat_objects(b"", _SIGNS))
+
     async def _has_datasets(self) -> bool:
-        """Whether anything in the place of a dataset looks like one: a bare repository, or objects, or an archive."""
+        """Whether anything in the place of a dataset looks like one."""
         paths = await self.dataset_paths()
-        signs = [path + sign for path in paths for sign in (b"/HEAD", b"/annex/objects", b"/archives")]
+        signs = [path + b"/" + sign for path in paths for sign in _SIGNS]
         return any(await self.storage.stat_objects(b"", signs))
 
     # -- which datasets -----------------------------------------------------------------------------------------------
 
+    async def prefixes(self) -> list[bytes]:
+        """The directories of the root that hold datasets, by the first characters of their ids."""
+        items = [item for item in await self.storage.list(b"") if len(os.fsdecode(item.name)) == _SPLIT]
+        return await self._directories(b"", items)
+
     async def dataset_paths(self) -> list[bytes]:
         """The store's path of every dataset directory, sorted by id."""
-        firsts = [item.name for item in await self.storage.list(b"") if is_prefix(item)]
+        firsts = await self.prefixes()
         found = []
         for first, items in zip(firsts, await self.storage.list_each(firsts), strict=True):
-            found += [
-                first + b"/" + item.name for item in items if item.kind is ItemKind.DIRECTORY and valid_name(item.name)
-            ]
+            found += await self._directories(first + b"/", [item for item in items if valid_name(item.name)])
         return sorted(found)
+
+    async def _directories(self, above: bytes, items: Sequence[Item]) -> list[bytes]:
+        """The paths of directories among `items`, and of links to some."""
+        found = []
+        for item in items:
+            path = above + item.name
+            if item.kind is ItemKind.DIRECTORY or (item.kind is ItemKind.LINK and await self._is_directory(path)):
+                found.append(path)
+        return found
+
+    async def _is_directory(self, link: bytes) -> bool:
+        try:
+            return (await self.storage.stat(link)).kind is ItemKind.DIRECTORY
+        except RiafsError as error:
+            log.warning("%s is left out: %s", os.fsdecode(link), error)
+            return False
 
     async def path_of_id(self, identifier: bytes) -> bytes:
         """The store's path for a dataset id. Raises SourceNotFound."""
@@ -109,7 +139,7 @@ class Store:
 
     async def path_of_alias(self, alias: bytes) -> bytes:
         """The store's path for an alias. Raises SourceNotFound."""
-        [path] = await self.storage.resolve_each([ALIASES + b"/" + alias])
+        [path] = await self.resolve_aliases([ALIASES + b"/" + alias])
         if isinstance(path, NotInStore):
             raise SourceNotFound(f"store {self.storage.name} has no dataset with the alias {os.fsdecode(alias)}")
         if isinstance(path, RiafsError):
@@ -117,6 +147,29 @@ class Store:
         if not is_dataset_path(path):
             raise SourceNotFound(f"alias {os.fsdecode(alias)} of store {self.storage.name} leads to no dataset")
         return path
+
+    async def resolve_aliases(self, aliases: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
+        """The store's path that each of `aliases` (store's paths below ``alias``) leads to, or why it leads nowhere.
+
+        Of a dataset whose directory is a link out of the store an alias may know that other place.
+        """
+        found = list(await self.storage.resolve_each(aliases))
+        away = [index for index, alias in enumerate(aliases) if await self._leads_away(alias, found[index])]
+        if away:
+            paths = await self.dataset_paths()
+            places = {(await self.storage.stat(path)).path_identity: path for path in paths}
+            for index in away:
+                identity = (await self.storage.stat(aliases[index])).path_identity
+                nothing = f"alias {os.fsdecode(aliases[index])} of store {self.storage.name} leads to no dataset"
+                found[index] = places.get(identity) or SourceNotFound(nothing)
+        return found
+
+    async def _leads_away(self, alias: bytes, found: bytes | RiafsError) -> bool:
+        """Whether an alias is a link out of the store that may be followed."""
+        if found != alias:
+            return False
+        [status] = await self.storage.stat_objects(b"", [alias])
+        return status is not None and status.kind is ItemKind.LINK
 
     # -- datasets -----------------------------------------------------------------------------------------------------
 
@@ -151,11 +204,6 @@ class Store:
             listings=self._tools.listings,
             counters=self._tools.counters,
         )
-
-
-def is_prefix(item: Item) -> bool:
-    """Whether an item of the store's root may hold datasets."""
-    return item.kind is ItemKind.DIRECTORY and len(os.fsdecode(item.name)) == _SPLIT
 
 
 def is_dataset_path(path: bytes) -> bool:

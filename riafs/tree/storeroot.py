@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from riafs.errors import GitError, NoSuchName, NoSuchVersion, NotInStore, NotThereYet, RiafsError
 from riafs.formats.names import valid_name
-from riafs.storage.protocol import FileStatus, Item, ItemKind
+from riafs.storage.protocol import FileStatus, ItemKind
+from riafs.tree.dataset import Dataset
 from riafs.tree.fixed import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Found, Kind
 from riafs.tree.refwatch import Signature
 from riafs.tree.snapshot import VersionedEntry
-from riafs.tree.store import ALIASES, Store, is_dataset_path, is_prefix
+from riafs.tree.store import ALIASES, Store, is_dataset_path
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,13 @@ class StoreDirectory(FixedDirectory):
         assert entry is None or isinstance(entry, StoreEntry)
         path = None if entry is None else entry.path
         return path if path is not None and is_dataset_path(path) else None
+
+    async def dataset(self, entry: Entry) -> Dataset | None:
+        """The dataset that a listed entry is, None for a directory of more of them. Raises what opening it raises."""
+        assert isinstance(entry, StoreEntry)
+        if entry.path is None or not is_dataset_path(entry.path):
+            return None
+        return await self._store.dataset(entry.path)
 
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""
@@ -147,7 +155,7 @@ class AliasDirectory(StoreDirectory):
         except NotInStore:
             items = ()
         names = sorted(item.name for item in items if item.kind is not ItemKind.FILE and _showable(path, item.name))
-        paths = await store.storage.resolve_each([path + b"/" + name for name in names])
+        paths = await store.resolve_aliases([path + b"/" + name for name in names])
         shown = {
             name: found
             for name, found in zip(names, paths, strict=True)
@@ -197,7 +205,7 @@ class IdDirectory(StoreDirectory):
     @classmethod
     async def load(cls, store: Store) -> "IdDirectory":
         """The datasets the store has now. Raises StoreError, StoreTimeout, StoreDenied."""
-        signature = await _prefixes(store, (await store.storage.list(b"")))
+        signature = await _prefixes(store)
         paths = await store.dataset_paths()
         statuses = await store.storage.stat_objects(b"", paths)
         entries = [_entry(path.replace(b"/", b""), path, status) for path, status in zip(paths, statuses, strict=True)]
@@ -206,13 +214,13 @@ class IdDirectory(StoreDirectory):
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""
-        if await _prefixes(self._store, await self._store.storage.list(b"")) == self._signature:
+        if await _prefixes(self._store) == self._signature:
             return None
         return await IdDirectory.load(self._store)
 
 
-async def _prefixes(store: Store, items: Sequence[Item]) -> Sequence[tuple[bytes, int | None]]:
+async def _prefixes(store: Store) -> Sequence[tuple[bytes, int | None]]:
     """The directories that hold datasets, each with the time when one was added or removed last."""
-    names = sorted(item.name for item in items if is_prefix(item))
-    statuses = await store.storage.stat_objects(b"", names)
+    names = sorted(await store.prefixes())
+    statuses = await store.storage.stat_objects(b"", [name + b"/." for name in names])
     return [(name, None if status is None else status.mtime_ns) for name, status in zip(names, statuses, strict=True)]

@@ -41,6 +41,8 @@ class Means:
     """Seconds that a request to the store may take."""
     scratch_in: str | None
     """Directory of this user alone for temporary files."""
+    allow_links: tuple[bytes, ...] = ()
+    """Directories outside of a store that links in it may lead into."""
 
 
 @asynccontextmanager
@@ -71,4 +73,4 @@ def _tools(means: Means, scratch: bytes, git: GitPool, background: Background) -
     blocks = BlockCache(None, BlockLimits(), counters)
     archives = ArchiveTools(Limits(), Extractor(search_path, scratch, _DECODING_SECONDS), blocks)
     content = ContentTools(verifier, archives, Decryptor(means.search_path, scratch, means.deadline))
-    return StoreTools(git, content, ListingCache(), counters, means.deadline, ())
+    return StoreTools(git, content, ListingCache(), counters, means.deadline, (), means.allow_links)

@@ -33,7 +33,7 @@ from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
 from riafs.storage.patience import Patience
 from riafs.tasks import Background
-from riafs.tree import virtual
+from riafs.tree import versions, virtual
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory
 from riafs.tree.source import open_source
@@ -61,6 +61,8 @@ class Plan:
     """Where programs (git, 7z, gpg) are found, directories separated by ``:``."""
     instead_of: tuple[tuple[str, str], ...] = ()
     """The user's ``url.<base>.insteadOf`` rules: (base, prefix) each."""
+    allow_links: tuple[bytes, ...] = ()
+    """Directories outside of a store that links in it may lead into."""
     blocks: BlockLimits = field(default_factory=BlockLimits)
     """How much decoded content is kept."""
     dictionary: int = Limits().dictionary
@@ -113,8 +115,14 @@ async def assemble(
             from riafs.vfs.keepassembly import open_keep
 
             root = await open_keep(plan.source, plan.keep, means)
-        shown = {virtual.NAME: virtual.VirtualDirectory(files, time.time_ns())} if files else {}
+        shown = {virtual.NAME: _virtual(root, files)} if files else {}
         return Assembled(root, FileSystem(root, counters, shown), closing.pop_all())
+
+
+def _virtual(root: Directory, files: Mapping[bytes, Callable[[], str]]) -> Directory:
+    found = versions.versions_of(root)
+    directories = {} if found is None else {versions.NAME: found}
+    return virtual.VirtualDirectory(files, directories, time.time_ns())
 
 
 async def _open_store(plan: Plan, source: RiaUrl, scratch: Scratch, means: Means) -> Directory:
@@ -126,7 +134,7 @@ async def _open_store(plan: Plan, source: RiaUrl, scratch: Scratch, means: Means
     archives = _archive_tools(plan, scratch, means.cache, means.counters)
     means.closing.callback(archives.close)
     content = ContentTools(verifier, archives, Decryptor(plan.search_path, path, plan.deadline))
-    tools = StoreTools(git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of)
+    tools = StoreTools(git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links)
     return await open_source(source, tools)
 
 

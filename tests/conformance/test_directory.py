@@ -87,7 +87,7 @@ async def fixed(store: Path) -> AsyncIterator[Directory]:
 
 @asynccontextmanager
 async def virtual(store: Path) -> AsyncIterator[Directory]:
-    yield VirtualDirectory({b"b": lambda: "text of b", b"a": lambda: ""}, 9)
+    yield VirtualDirectory({b"b": lambda: "text of b", b"a": lambda: ""}, {b"d": FixedDirectory((), 9, {})}, 9)
 
 
 OPENERS: dict[str, Open] = {

@@ -9,7 +9,7 @@ import sys
 import time
 
 from riafs.cli import main
-from riafs.storage import local
+from riafs.storage import roots
 from riafs.storage.files import FileBytes
 from riafs.tree.snapshot import CommitDirectory
 from riafs.vfs.filesystem import FileSystem
@@ -44,15 +44,15 @@ def bug_in_each_layer() -> None:
 
 def hanging_store() -> None:
     """Opening and listing what has a bad path never ends, and files are never in the page cache."""
-    opened, cached = local.open_beneath, local.open_beneath_cached
+    opened, cached = roots.open_beneath, roots.open_beneath_cached
 
     def hang(directory: int, path: bytes, flags: int) -> int:
         if BAD.encode() in path:
             time.sleep(600)
         return opened(directory, path, flags)
 
-    local.open_beneath = hang
-    local.open_beneath_cached = lambda directory, path, flags: (  # type: ignore[assignment]  # likewise
+    roots.open_beneath = hang
+    roots.open_beneath_cached = lambda directory, path, flags: (  # type: ignore[assignment]  # likewise
         None if BAD.encode() in path else cached(directory, path, flags)
     )
 

@@ -4,6 +4,7 @@ import errno
 import lzma
 import multiprocessing
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from riafs.packing.loose import LooseObject
 from riafs.packing.order import in_tree_order
 from riafs.packing.survey import Candidate, in_batches
 from riafs.storage.failures import writing
-from riafs.storage.sharing import Sharing, parse_sharing
+from riafs.storage.sharing import parse_sharing, with_executable
 from tests.packing.conftest import CONTENTS, with_dataset
 from tests.small import SmallDataset, key_of, noise
 
@@ -108,23 +109,24 @@ def test_content_without_digest_is_told_by_its_sha256() -> None:
         (b"1", 0o660, 0o2770, 0o440),
         (b"all", 0o664, 0o2775, 0o444),
         (b"2", 0o664, 0o2775, 0o444),
-        (b"0600", 0o600, 0o2700, 0o400),
+        (b"0600", 0o600, 0o700, 0o400),
         (b"0644", 0o644, 0o2755, 0o444),
         (b"664", 0o664, 0o2775, 0o444),
     ],
 )
 def test_modes_are_those_that_git_would_give(value: bytes | None, file: int, directory: int, object_: int) -> None:
-    sharing = parse_sharing([(b"core.bare", b"true"), (b"core.sharedrepository", value)], umask=0o027)
-    assert (sharing.file_mode(), sharing.directory_mode(), sharing.object_mode(executable=False)) == (
-        file,
-        directory,
-        object_,
-    )
-    assert sharing.object_mode(executable=True) == object_ | object_ >> 2
+    sharing = parse_sharing([(b"core.bare", b"true"), (b"core.sharedrepository", value)])
+    made = [stat.S_IFREG | 0o640, stat.S_IFDIR | 0o750, stat.S_IFREG | 0o440, stat.S_IFREG | 0o550]  # umask 027
+    executable = object_ | object_ >> 2
+    assert [stat.S_IMODE(sharing.adjusted(mode)) for mode in made] == [file, directory, object_, executable]
 
 
-def test_without_the_setting_the_umask_decides() -> None:
-    assert parse_sharing([], umask=0o022) == Sharing(None, exact=False, umask=0o022)
+@pytest.mark.parametrize(
+    ("mode", "executable", "changed"),
+    [(0o444, True, 0o555), (0o440, True, 0o550), (0o664, True, 0o775), (0o555, False, 0o444), (0o400, True, 0o500)],
+)
+def test_only_executable_bits_change_where_only_they_are_meant(mode: int, executable: bool, changed: int) -> None:
+    assert with_executable(stat.S_IFREG | mode, executable=executable) == changed
 
 
 # -- locking ----------------------------------------------------------------------------------------------------------

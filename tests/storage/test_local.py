@@ -9,7 +9,7 @@ import pytest
 
 from riafs.counters import Counters
 from riafs.errors import NotInStore, OutsideStore, SourceNotFound, StoreDenied, StoreError, TooLarge
-from riafs.storage import local
+from riafs.storage import roots
 from riafs.storage.local import LocalStorage
 from riafs.storage.patience import Patience
 from riafs.storage.protocol import ItemKind
@@ -164,8 +164,8 @@ async def test_each_errno_has_its_failure(
     def fail(*_: object) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(local, "open_beneath", fail)
-    monkeypatch.setattr(local, "open_beneath_cached", lambda *_: None)
+    monkeypatch.setattr(roots, "open_beneath", fail)
+    monkeypatch.setattr(roots, "open_beneath_cached", lambda *_: None)
     for call in (storage.stat, storage.list, storage.open, storage.local_path, storage.read_link):
         with pytest.raises(failure, match="root"):
             await call(b"file")

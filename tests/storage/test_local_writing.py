@@ -13,6 +13,7 @@ from riafs.counters import Counters
 from riafs.errors import OutsideStore, ReadOnly, RiafsError, StoreDenied, StoreError
 from riafs.storage.localwriting import LocalWriting
 from riafs.storage.patience import Patience
+from riafs.storage.sharing import UNSHARED, Sharing
 from riafs.storage.writing import NewFile
 
 
@@ -36,19 +37,19 @@ def mode(path: Path) -> int:
 
 async def test_directories_get_their_mode_and_old_ones_keep_theirs(writing: LocalWriting, root: Path) -> None:
     (root / "old").mkdir(mode=0o700)
-    await writing.make_directories([b"old/a/b", b"old/a/c", b"old/a"], 0o2770)
+    await writing.make_directories([b"old/a/b", b"old/a/c", b"old/a"], Sharing(0o660, exact=True))
     assert [mode(root / name) for name in ("old", "old/a", "old/a/b", "old/a/c")] == [0o700, 0o2770, 0o2770, 0o2770]
 
 
 async def test_a_directory_that_nobody_may_write_to_is_made_writable(writing: LocalWriting, root: Path) -> None:
     (root / "key").mkdir(mode=0o555)
-    await writing.make_directories([b"key"], None)
+    await writing.make_directories([b"key"], UNSHARED)
     assert mode(root / "key") == 0o755
 
 
 async def test_files_are_new_and_have_their_modes(writing: LocalWriting, root: Path) -> None:
-    await writing.write_files([NewFile(b"a", b"1", 0o444), NewFile(b"b", bytearray(b"2"), 0o555)])
-    upload = await writing.create(b"c", 0o440)
+    await writing.write_files([NewFile(b"a", b"1", 0o444), NewFile(b"b", bytearray(b"2"), 0o555)], UNSHARED)
+    upload = await writing.create(b"c", 0o440, UNSHARED)
     for piece in (b"three", b"", memoryview(b"four")):
         await upload.write(piece)
     upload.close()
@@ -56,12 +57,12 @@ async def test_files_are_new_and_have_their_modes(writing: LocalWriting, root: P
     assert [(root / name).read_bytes() for name in "abc"] == [b"1", b"2", b"threefour"]
     assert [mode(root / name) for name in "abc"] == [0o444, 0o555, 0o440]
     with pytest.raises(StoreError):
-        await writing.write_files([NewFile(b"a", b"other", 0o444)])
+        await writing.write_files([NewFile(b"a", b"other", 0o444)], UNSHARED)
 
 
 async def test_renames_replace(writing: LocalWriting, root: Path) -> None:
-    await writing.make_directories([b"d"], None)
-    await writing.write_files([NewFile(b"a", b"new", 0o644), NewFile(b"d/b", b"old", 0o644)])
+    await writing.make_directories([b"d"], UNSHARED)
+    await writing.write_files([NewFile(b"a", b"new", 0o644), NewFile(b"d/b", b"old", 0o644)], UNSHARED)
     await writing.rename_each([(b"a", b"d/b")])
     assert (root / "d" / "b").read_bytes() == b"new"
     await writing.remove_each([b"d/b"])
@@ -71,14 +72,15 @@ async def test_renames_replace(writing: LocalWriting, root: Path) -> None:
 @pytest.mark.parametrize("count", [1, 200])
 async def test_anything_can_be_made_durable(writing: LocalWriting, count: int) -> None:
     names = [b"%d" % number for number in range(count)]
-    await writing.write_files([NewFile(name, b"x", 0o444) for name in names])
+    await writing.write_files([NewFile(name, b"x", 0o444) for name in names], UNSHARED)
     await writing.sync([*names, b""])
 
 
-async def test_modes_can_be_set(writing: LocalWriting, root: Path) -> None:
+async def test_executable_bits_can_be_set_and_nothing_else_changes(writing: LocalWriting, root: Path) -> None:
     (root / "f").touch()
-    assert await writing.set_mode(b"f", 0o555)
-    assert mode(root / "f") == 0o555
+    (root / "f").chmod(0o640)
+    assert await writing.set_executable(b"f", executable=True)
+    assert mode(root / "f") == 0o750
 
 
 async def test_links_lead_nowhere(writing: LocalWriting, root: Path, tmp_path: Path) -> None:
@@ -89,18 +91,18 @@ async def test_links_lead_nowhere(writing: LocalWriting, root: Path, tmp_path: P
     (root / "file").symlink_to(outside / "file")
     (root / "mine").touch()
     for attempt in (
-        lambda: writing.write_files([NewFile(b"link/x", b"x", 0o644)]),
-        lambda: writing.write_files([NewFile(b"../x", b"x", 0o644)]),
-        lambda: writing.make_directories([b"link/x"], None),
+        lambda: writing.write_files([NewFile(b"link/x", b"x", 0o644)], UNSHARED),
+        lambda: writing.write_files([NewFile(b"../x", b"x", 0o644)], UNSHARED),
+        lambda: writing.make_directories([b"link/x"], UNSHARED),
         lambda: writing.rename_each([(b"mine", b"link/x")]),
         lambda: writing.remove_each([b"link/file"]),
-        lambda: writing.set_mode(b"file", 0o777),
+        lambda: writing.set_executable(b"file", executable=True),
         lambda: writing.check_writable([b"link"]),
     ):
         with pytest.raises(OutsideStore):
             await attempt()
     assert [path.name for path in outside.iterdir()] == ["file"]
-    assert mode(outside / "file") != 0o777
+    assert not mode(outside / "file") & 0o111
 
 
 async def test_what_is_missing_is_judged_by_what_is_above(writing: LocalWriting, root: Path) -> None:
@@ -120,7 +122,7 @@ async def test_what_may_not_be_written_is_told_before(writing: LocalWriting, roo
 async def test_a_workspace_is_gone_afterwards(writing: LocalWriting, root: Path) -> None:
     async with writing.workspace(b"") as one, writing.workspace(b"") as two:
         assert one != two
-        await writing.write_files([NewFile(one + b"/x", b"x", 0o444)])
+        await writing.write_files([NewFile(one + b"/x", b"x", 0o444)], UNSHARED)
     assert list(root.iterdir()) == []
 
 

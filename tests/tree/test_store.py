@@ -198,7 +198,10 @@ async def test_ids_are_three_characters_and_the_rest_of_any_form(store: SmallSto
         assert len(await shown.ls(b"by-id")) == 4
 
 
-async def test_links_in_place_of_datasets_are_not_followed(store: SmallStore, tmp_path: Path) -> None:
+async def test_links_in_place_of_datasets_are_not_followed(
+    store: SmallStore, tmp_path: Path, expected_warnings: Announce
+) -> None:
+    expected_warnings("is left out")
     outside = SmallStore.make(tmp_path / "outside").dataset("secret", {b"file": b"secret"})
     (store.path / "abc").mkdir()
     (store.path / "abc" / "def").symlink_to(outside.path)

@@ -61,6 +61,9 @@ def test_an_empty_environment_gives_usable_settings(environment: dict[str, str])
         ("block-size", "64M", 64 << 20),
         ("log", "none", "none"),
         ("log", "/var/log/x", "/var/log/x"),
+        ("allow-links", "", ()),
+        ("allow-links", "/a/:/b/../c:/a", ("/a", "/c")),
+        ("allow-links", r"/with\:colon:/b", ("/with:colon", "/b")),
     ],
 )
 def test_values_are_read(name: str, text: str, expected: object) -> None:
@@ -95,6 +98,8 @@ def test_values_are_read(name: str, text: str, expected: object) -> None:
         ("block-size", "0"),
         ("block-size", "65M"),
         ("log", "somewhere"),
+        ("allow-links", "relative"),
+        ("allow-links", "/a:b"),
     ],
 )
 def test_bad_values_are_refused_with_the_option_and_its_origin(name: str, text: str) -> None:
@@ -135,6 +140,17 @@ def test_toml_values_have_their_own_types(environment: dict[str, str], tmp_path:
     read = load(environment, ()).settings
     found = (read.allow_other, read.file_mode, read.dir_mode, read.readahead, read.deadline)
     assert found == (True, 0o440, 0o550, 2 << 20, 1.5)
+
+
+def test_what_may_be_repeated_adds_up_until_it_is_given_empty(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "system.toml").write_text('allow-links = ["/a:b", "/c"]\n')
+    environment["RIAFS_ALLOW_LINKS"] = "/d:/e"
+    flags = [Given("allow-links", "/f", "--allow-links"), Given("allow-links", "/c", "-o allow_links")]
+    found = load(environment, flags)
+    assert found.settings.allow_links == ("/a:b", "/c", "/d", "/e", "/f")
+    shown = settings.show_settings(found.settings)["allow-links"]
+    assert value("allow-links", shown) == found.settings.allow_links
+    assert load(environment, [Given("allow-links", "", "flag"), flags[0]]).settings.allow_links == ("/f",)
 
 
 @pytest.mark.parametrize("text", ["refesh = 1", "refresh = [1]", "refresh = ", "allow-other = 'x'", "file-mode = 555"])
