@@ -164,14 +164,13 @@ class Driver:
             start_detached(self._run, folder, used)
 
     async def _run(self, folder: DecodableFolder, used: Pass) -> None:
-        """Decode up to the goal, which may move on meanwhile."""
+        """Decode up to the goal, which may move on meanwhile. However that ends, those who wait are told."""
         try:
             with as_failure("an archive member cannot be decoded"):
-                await self._go_to_goal(folder, used)
+                await self._go_on_to_goal(folder, used)
         except RiafsError as problem:
             await used.idle.wait()
-            used.problem = self._noted(problem, folder, used)
-        await used.idle.wait()
+            used.problem = used.problem or problem
         used.running = False
         try:
             if used.problem is not None:
@@ -179,6 +178,14 @@ class Driver:
         finally:
             self._workshop.passes.leave(used)
             used.tell()
+
+    async def _go_on_to_goal(self, folder: DecodableFolder, used: Pass) -> None:
+        try:
+            await self._go_to_goal(folder, used)
+        except RiafsError as problem:
+            await used.idle.wait()
+            used.problem = self._noted(problem, folder, used)
+        await used.idle.wait()
 
     async def _go_to_goal(self, folder: DecodableFolder, used: Pass) -> None:
         while used.position < used.goal and used.problem is None and not used.closed and self._is_wanted(used):

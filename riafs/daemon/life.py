@@ -86,6 +86,7 @@ class _Life:
         self._recent = recent
         self._counters = Counters()
         self._notifier = Notifier(plan.environment)
+        self._version = version()  # read from a file, for which there may be no descriptor later
         self._began = time.monotonic()
         self._state = _State()
 
@@ -218,7 +219,7 @@ class _Life:
 
     def _status(self, mount: Mount) -> Mapping[str, Any]:
         return {
-            "version": version(),
+            "version": self._version,
             "pid": os.getpid(),
             "source": str(self._plan.source),
             "mountpoint": mount.mountpoint,

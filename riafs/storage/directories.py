@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from riafs.storage.beneath import DIRECTORY_FLAGS, open_beneath
 from riafs.storage.sharing import DIRECTORY_MODE, Sharing
 
+_ITSELF = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 @contextmanager
 def opened(root: int, path: bytes) -> Iterator[int]:
@@ -48,15 +50,25 @@ def remove_tree(parent: int, name: bytes) -> None:
     Directories in it are moved up to its top first, so that no depth is too much for descriptors or for a stack; and
     whatever ends this in the middle, what is left is still in `name`.
     """
-    with opened(parent, name) as top:
+    with _opened_itself(parent, name) as top:
         moved = 0
         while directories := _emptied(top):
             for each in directories:
-                with opened(top, each) as directory:
+                with _opened_itself(top, each) as directory:
                     for below in _emptied(directory):
                         moved = _move_up(top, directory, below, moved)
                 os.rmdir(each, dir_fd=top)
     os.rmdir(name, dir_fd=parent)
+
+
+@contextmanager
+def _opened_itself(parent: int, name: bytes) -> Iterator[int]:
+    """A descriptor of a directory, never of what a link leads to."""
+    descriptor = os.open(name, _ITSELF, dir_fd=parent)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _emptied(directory: int) -> list[bytes]:
