@@ -1,4 +1,4 @@
-"""git's objects and packs as bytes to be written: trees, commits, and the stream that ``git index-pack`` takes.
+"""git's objects and packs as bytes to be written: trees, commits, loose objects, packs with their index.
 
 A tree that is changed keeps every other entry as it was, odd modes and names that no directory shows included: for
 this it is read by `read_items`, which loses nothing, and not by gitobjects.parse_tree. Object names are raw bytes in
@@ -8,8 +8,10 @@ trees and hex digits elsewhere, as git has them.
 import hashlib
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from riafs.errors import MalformedObject
@@ -18,6 +20,8 @@ SHA1_DIGITS = 40
 _ITEM = {length: re.compile(rb"([0-7]{1,7}) ([^\0]++)\0(.{%d})|.+" % length, re.DOTALL).findall for length in (20, 32)}
 _TREE_MODE = b"40000"
 _KINDS = {b"commit": 1, b"tree": 2, b"blob": 3}
+_FAR = 1 << 31
+"""Offsets from here on stand in a table of their own."""
 _FASTEST = 1  # links, logs and trees: small, and half of a tree is digests
 
 
@@ -65,7 +69,7 @@ def _place(entry: tuple[bytes, Item]) -> bytes:
 def object_name(kind: bytes, data: bytes, digits: int) -> bytes:
     """The name that git gives to an object: the digest of its header and bytes, SHA-1 (40 digits) or SHA-256 (64)."""
     digest = hashlib.sha1 if digits == SHA1_DIGITS else hashlib.sha256
-    return digest(b"%b %d\0%b" % (kind, len(data), data)).hexdigest().encode()
+    return digest(object_header(kind, len(data)) + data).hexdigest().encode()
 
 
 # -- commits ----------------------------------------------------------------------------------------------------------
@@ -108,19 +112,67 @@ class GitBytes(NamedTuple):
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A pack and the index that belongs to it. `name`: as in ``pack-NAME.pack``."""
+
+    name: bytes
+    data: bytes
+    index: bytes
+
+
+def loose_object(each: GitBytes) -> bytes:
+    """The bytes of a loose object's file."""
+    return zlib.compress(object_header(each.kind, len(each.data)) + each.data, _FASTEST)
+
+
+def object_header(kind: bytes, size: int) -> bytes:
+    """What comes before an object's bytes, in its file and in what is hashed for its name."""
+    return b"%b %d\0" % (kind, size)
+
+
 def pack_stream(objects: Sequence[GitBytes], digits: int) -> Iterator[bytes]:
-    """The pieces of a pack (version 2) with whole objects, none as a delta (git's pack-format documentation)."""
+    """The pieces of a pack (version 2) with whole objects, none as a delta (gitformat-pack(5)): its header, a piece for
+    each object, its digest.
+    """
     total = hashlib.sha1() if digits == SHA1_DIGITS else hashlib.sha256()
-    for piece in _pieces(objects):
+    header = b"PACK" + (2).to_bytes(4, "big") + len(objects).to_bytes(4, "big")
+    entries = (_pack_header(_KINDS[kind], len(data)) + zlib.compress(data, _FASTEST) for kind, data in objects)
+    for piece in chain((header,), entries):
         total.update(piece)
         yield piece
     yield total.digest()
 
 
-def _pieces(objects: Sequence[GitBytes]) -> Iterable[bytes]:
-    yield b"PACK" + (2).to_bytes(4, "big") + len(objects).to_bytes(4, "big")
-    for kind, data in objects:
-        yield _pack_header(_KINDS[kind], len(data)) + zlib.compress(data, _FASTEST)
+def make_pack(objects: Sequence[GitBytes], digits: int) -> Pack:
+    """A pack of `objects`, each once, and its index (version 2)."""
+    header, *entries, total = pack_stream(objects, digits)
+    found: list[tuple[bytes, int, int]] = []
+    offset = len(header)
+    for (kind, data), piece in zip(objects, entries, strict=True):
+        found.append((bytes.fromhex(object_name(kind, data, digits).decode()), zlib.crc32(piece), offset))
+        offset += len(piece)
+    index = _index(sorted(found)) + total
+    digest = hashlib.sha1 if digits == SHA1_DIGITS else hashlib.sha256
+    return Pack(total.hex().encode(), b"".join([header, *entries, total]), index + digest(index).digest())
+
+
+def _index(entries: Sequence[tuple[bytes, int, int]]) -> bytes:
+    """An index without its two digests: how many names begin with at most each byte, names, CRC32s, offsets."""
+    counts = Counter(oid[0] for oid, _, _ in entries)
+    totals = accumulate(counts[first] for first in range(256))
+    far = [offset for _, _, offset in entries if offset >= _FAR]
+    places = {offset: _FAR | number for number, offset in enumerate(far)}
+    return b"".join(
+        [
+            b"\xfftOc" + (2).to_bytes(4, "big"),
+            *(total.to_bytes(4, "big") for total in totals),
+            *(oid for oid, _, _ in entries),
+            *(crc.to_bytes(4, "big") for _, crc, _ in entries),
+            *(places.get(offset, offset).to_bytes(4, "big") for _, _, offset in entries),
+            *(offset.to_bytes(8, "big") for offset in far),
+        ]
+    )
 
 
 def _pack_header(kind: int, size: int) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from riafs.errors import NotInStore, OutsideStore, PushRefused, UnsupportedRepository
+from riafs.formats.annexbranch import DIFFERENCE_LOG, Tuning, parse_difference_log
 from riafs.formats.annexsettings import dead_repositories, parse_config_log
 from riafs.formats.layout import Layout, parse_dataset_version, parse_store_version
 from riafs.formats.remotelog import SpecialRemote, parse_remote_log, storage_remotes
@@ -36,6 +37,7 @@ class Annex:
     storage: SpecialRemote | None
     """The remote that stands for this dataset's directory; None where there is none on record."""
     configured: Mapping[bytes, bytes]
+    tuning: Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Destination:
     writing: WritableStorage
     git: GitWriter
     refs: RefWriter
+    gits: PrivateGitDirs
     annex: Annex | None
     """None for a dataset without a git-annex branch: everything is git's."""
 
@@ -67,14 +70,14 @@ async def open_destination(
     """The dataset as something to push to. Raises PushRefused, ReadOnly, StoreDenied, StoreTimeout, StoreError, …"""
     layout = await _known_layout(dataset)
     settings = await _settings(dataset, gits)
-    git = await _git_writer(dataset, gits, settings, seconds)
+    sharing = parse_sharing(settings.items())
+    git = await _git_writer(dataset, writing, gits, sharing)
     await writing.check_writable([dataset.path, *(dataset.path + b"/" + part for part in _NEEDED)])
     annex = await _annex(dataset, settings)
     if annex is not None:
         await _check_storage(dataset, annex)
-    shared = parse_sharing(settings.items())
-    refs = RefWriter(dataset.storage, dataset.path, git)
-    return Destination(dataset, layout, shared, writing, git, refs, annex)
+    refs = RefWriter(dataset.storage, writing, dataset.repository, dataset.path, sharing, seconds)
+    return Destination(dataset, layout, sharing, writing, git, refs, gits, annex)
 
 
 async def _known_layout(dataset: Dataset) -> Layout:
@@ -101,9 +104,7 @@ async def _settings(dataset: Dataset, gits: PrivateGitDirs) -> dict[bytes, bytes
         return {}
 
 
-async def _git_writer(
-    dataset: Dataset, gits: PrivateGitDirs, settings: Mapping[bytes, bytes | None], seconds: float
-) -> GitWriter:
+async def _git_writer(dataset: Dataset, writing: WritableStorage, gits: PrivateGitDirs, sharing: Sharing) -> GitWriter:
     objects = dataset.path + b"/objects"
     try:
         object_format = await dataset.repository.references.check_format()
@@ -114,8 +115,7 @@ async def _git_writer(
         raise PushRefused(f"{dataset.name} is not pushed to: {error}") from error
     if await object_directory(dataset.storage, objects, gits) != path:
         raise OutsideStore(f"the git objects of {dataset.name} lie partly outside of the store; it is not pushed to")
-    shared = settings.get(b"core.sharedrepository", b"umask")
-    return GitWriter(gits, path, object_format, b"true" if shared is None else shared, dataset.name, seconds)
+    return GitWriter(writing, objects, object_format, sharing)
 
 
 # -- the annex --------------------------------------------------------------------------------------------------------
@@ -125,15 +125,20 @@ async def _annex(dataset: Dataset, settings: Mapping[bytes, bytes | None]) -> An
     resolved = await dataset.repository.references.resolve(ANNEX_BRANCH)
     if resolved is None:
         return None
+    if resolved.ref != ANNEX_BRANCH:
+        raise PushRefused(f"the git-annex branch of {dataset.name} stands for another ref; it is not pushed to")
     tip = resolved.oid
-    if await _log(dataset, tip, b"difference.log"):
+    tuning = parse_difference_log(await _log(dataset, tip, DIFFERENCE_LOG))
+    if tuning.of_objects:
+        names = ", ".join(sorted(name.decode(errors="replace") for name in tuning.of_objects))
         raise PushRefused(
-            f"{dataset.name} is tuned (difference.log on its git-annex branch); push to it with git-annex and DataLad"
+            f"{dataset.name} is tuned in a way that changes its links ({names} in difference.log on its git-annex "
+            "branch); push to it with git-annex and DataLad"
         )
     remotes = parse_remote_log(await _log(dataset, tip, b"remote.log"))
     named = storage_remotes(remotes, dataset.identifier, settings.get(b"datalad.ora-remote.uuid"))
     configured = parse_config_log(await _log(dataset, tip, b"config.log"))
-    return Annex(tip, named[0] if named else None, configured)
+    return Annex(tip, named[0] if named else None, configured, tuning)
 
 
 async def _log(dataset: Dataset, tip: bytes, path: bytes) -> bytes:

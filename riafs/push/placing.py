@@ -146,7 +146,7 @@ async def load_rules(
     attributes: list[Values] = []
     if destination.annex is not None and paths:
         files = await _attribute_files(destination, trees, root, contents)
-        attributes = await files.of(paths, ATTRIBUTES, destination.git.gits)
+        attributes = await files.of(paths, ATTRIBUTES, destination.gits)
     return Rules(
         dict(zip(paths, attributes, strict=bool(attributes))),
         {} if destination.annex is None else destination.annex.configured,

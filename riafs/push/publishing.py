@@ -120,10 +120,10 @@ class Publisher:
 
     async def _updates(self, ref: bytes, before: bytes, commit: bytes) -> list[RefUpdate]:
         if self._request.as_branch is not None and await self._to.tip(ref) is None:
-            return [RefUpdate(ref, commit, None)]
+            return [RefUpdate(ref, commit, None, self._ident)]
         if self._request.as_branch is not None and commit != before:
             raise branch_exists(ref, self._to)
-        return [] if commit == before else [RefUpdate(ref, commit, before)]
+        return [] if commit == before else [RefUpdate(ref, commit, before, self._ident)]
 
     async def _annex_updates(self, keys: Sequence[Key], chunked: Mapping[Key, int]) -> list[RefUpdate]:
         annex = self._to.annex
@@ -134,11 +134,18 @@ class Publisher:
             raise StoreError(f"the git-annex branch of {self._to.dataset.name} was removed while this was pushed")
         root = await self._to.root(tip)
         in_chunks = {key: chunked[key] for key in keys if key in chunked}
-        logs = AnnexLogs(self._to.dataset.repository, annex.storage, keys, in_chunks)
+        logs = AnnexLogs(self._to.dataset.repository, annex.tuning, annex.storage, keys, in_chunks)
         tree = await logs.tree(self._trees, root, int(time.time()))
-        return [] if tree == root else [RefUpdate(ANNEX_BRANCH, self._add_commit(tree, tip, _ANNEX_MESSAGE), tip)]
+        if tree == root:
+            return []
+        commit = self._add_commit(tree, tip, _ANNEX_MESSAGE)
+        return [RefUpdate(ANNEX_BRANCH, commit, tip, self._ident)]
 
     # -- refs ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _ident(self) -> bytes:
+        return self._request.committer.ident
 
     async def _move(self, updates: Sequence[RefUpdate]) -> None:
         new = self._trees.take()
@@ -152,7 +159,6 @@ class Publisher:
         self._watcher.advance(len(updates))
         await self._confirm(updates)
         if await self._to.refs.lists_wanted():
-            await self._to.writing.make_directories([self._to.dataset.path + b"/info"], self._to.sharing)
             await self._to.refs.renew_lists()
 
     async def _confirm(self, updates: Sequence[RefUpdate]) -> None:

@@ -58,7 +58,12 @@ def _supported() -> bool:
 HAVE_OPENAT2: Final = _supported()
 
 
-def _open_by_steps(directory: int, path: bytes, flags: int) -> int:
+def open_plain(directory: int, path: bytes, flags: int) -> int:
+    """A new descriptor for `path`, relative to the descriptor `directory`, with no link followed anywhere on the way.
+
+    Raises OSError: ENOTDIR or ELOOP where there is a link, EXDEV for ``..``, otherwise what open(2) raises. With
+    O_PATH a link at the end of the path is opened as itself.
+    """
     current = directory
     steps = [step for step in path.split(b"/") if step not in (b"", b".")]
     try:
@@ -85,7 +90,7 @@ def open_beneath(directory: int, path: bytes, flags: int) -> int:
     Raises OSError: EXDEV or ELOOP where the path leads out of `directory`, otherwise what open(2) raises.
     """
     if not HAVE_OPENAT2:
-        return _open_by_steps(directory, path, flags)
+        return open_plain(directory, path, flags)
     while True:
         try:
             return _openat2(directory, path, flags, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)

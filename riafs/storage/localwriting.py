@@ -7,13 +7,16 @@ thread.
 import ctypes
 import errno
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TypeVar, TypeVarTuple
 
 import trio
 
 from riafs.errors import OutsideStore, RiafsError, StoreTimeout
+from riafs.formats.paths import parents_of
 from riafs.storage import directories
 from riafs.storage.beneath import DIRECTORY_FLAGS, READ_FLAGS, open_beneath
 from riafs.storage.directories import opened
@@ -36,6 +39,8 @@ _DURABLE_SECONDS = 600.0
 _STARTED_AT_ONCE = 32 << 20
 _SYNC_FILE_RANGE_WRITE = 2
 _OUTSIDE = frozenset((errno.EXDEV, errno.ELOOP))
+_TEMPORARY = b"tmp_obj_"
+"""Begins the names of files on their way, as git's own do: ``git gc`` removes what is left among its objects."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,6 +51,7 @@ class LocalWriting:
         self._name = os.fsdecode(root)
         self._root = descriptor
         self._patience = patience
+        self._unsettled: set[bytes] = set()
 
     @classmethod
     async def open_root(cls, root: bytes, patience: Patience) -> "LocalWriting":
@@ -111,6 +117,7 @@ class LocalWriting:
         known: set[bytes] = set()
         for path in paths:
             directories.make(self._root, path, sharing, known)
+            self._unsettled.update((b"", *parents_of(path)))
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -127,6 +134,24 @@ class LocalWriting:
                 _write_all(descriptor, file.data)
             finally:
                 os.close(descriptor)
+
+    async def place_files(self, files: Sequence[NewFile], sharing: Sharing) -> None:
+        """See WritableStorage."""
+        if files:
+            await self._run(_DURABLE_SECONDS, files[0].path, self._place_files, files, sharing)
+
+    def _place_files(self, files: Sequence[NewFile], sharing: Sharing) -> None:
+        self._make_directories(list(dict.fromkeys(os.path.dirname(file.path) for file in files)), sharing)
+        temporary = [os.path.join(os.path.dirname(file.path), _TEMPORARY + _token()) for file in files]
+        try:
+            self._write_files([replace(file, path=path) for file, path in zip(files, temporary, strict=True)], sharing)
+            self._sync(temporary)
+            self._rename_each([(path, file.path) for file, path in zip(files, temporary, strict=True)])
+        except BaseException:
+            for path in temporary:
+                with suppress(OSError):
+                    self._remove_each([path])
+            raise
 
     async def create(self, path: bytes, mode: int, sharing: Sharing) -> "LocalUpload":
         """See WritableStorage."""
@@ -164,6 +189,7 @@ class LocalWriting:
             (above, name), (below, new) = os.path.split(source), os.path.split(target)
             with opened(self._root, above) as old_place, opened(self._root, below) as place:
                 os.rename(name, new, src_dir_fd=old_place, dst_dir_fd=place)
+            self._unsettled.update((b"", *parents_of(target)))
 
     async def remove_each(self, paths: Sequence[bytes]) -> None:
         """See WritableStorage."""
@@ -183,17 +209,24 @@ class LocalWriting:
         if paths:
             await self._run(_DURABLE_SECONDS, paths[0], self._sync, paths)
 
+    async def settle(self) -> None:
+        """See WritableStorage. With each name also those of all directories above it: others may have made them."""
+        paths, self._unsettled = self._unsettled, set()
+        await self.sync(sorted(paths))
+
     def _sync(self, paths: Sequence[bytes]) -> None:
         if len(paths) > _SYNCED_ONE_BY_ONE:
             with opened(self._root, os.path.dirname(paths[0])) as directory:
                 _sync_file_system(directory)
             return
-        for path in paths:
-            descriptor = open_beneath(self._root, path or b".", READ_FLAGS)
-            try:
+        with ExitStack() as stack:
+            descriptors = []
+            for path in paths:
+                descriptors.append(open_beneath(self._root, path or b".", READ_FLAGS))
+                stack.callback(os.close, descriptors[-1])
+                _start_writing(descriptors[-1], 0, 0)
+            for descriptor in descriptors:
                 os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 class LocalUpload:
@@ -237,6 +270,10 @@ def _failure(error: OSError, path: str) -> RiafsError:
             f"{path} leads out of the store, or through an absolute link; nothing is written through such links"
         )
     return translated(error, path)
+
+
+def _token() -> bytes:
+    return secrets.token_hex(8).encode()
 
 
 def _write_all(descriptor: int, data: Buffer) -> None:

@@ -50,6 +50,11 @@ class WritableStorage(Protocol):
     async def write_files(self, files: Sequence[NewFile], sharing: Sharing) -> None:
         """Write small new files, in one go."""
 
+    async def place_files(self, files: Sequence[NewFile], sharing: Sharing) -> None:
+        """Write small files, make them durable, and only then give them their names, in this order, over what is there.
+        Directories that are missing are made.
+        """
+
     async def create(self, path: bytes, mode: int, sharing: Sharing) -> Upload:
         """A new file, made with `mode`, before umask and sharing."""
 
@@ -64,3 +69,7 @@ class WritableStorage(Protocol):
 
     async def sync(self, paths: Sequence[bytes]) -> None:
         """Make files, and the names in directories, durable: all these and maybe more."""
+
+    async def settle(self) -> None:
+        """Make durable what directories were made, and what files were renamed or got other modes, since the last
+        time."""

@@ -1,0 +1,387 @@
+"""The process that moves refs of a repository, all of them or none, with git's own locks and none of its trust.
+
+It is a process of its own because a lock (``refs/heads/main.lock``) that a killed process leaves behind stops
+everybody's git: this one takes milliseconds, hears no signals from a terminal, and goes on when its parent is killed.
+
+Below the repository it works by descriptors and follows no link: a ref, a directory on the way to one, ``packed-refs``
+or a reflog that is a link, a fifo or a device is never opened. As git does it (files backend, gitrepository-layout(5)):
+the lock is made with O_EXCL, holds the new value, and is renamed over the ref; a ref without a file of its own has the
+value in ``packed-refs``, which ``git pack-refs`` writes before it takes a file away under the same lock. A reflog gets
+its line where the repository has a plain file for it; none is made.
+"""
+
+import errno
+import json
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from riafs.errors import MalformedObject
+from riafs.formats.paths import parents_of
+from riafs.formats.refs import Oid, parse_packed_refs, parse_ref
+from riafs.storage.beneath import DIRECTORY_FLAGS, PATH_FLAGS, open_plain
+from riafs.storage.sharing import DIRECTORY_MODE, FILE_MODE, Sharing
+
+LOCK_SECONDS = 1.0
+_PAUSE = 0.01
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_HEAD = b"HEAD"
+_PACKED = b"packed-refs"
+_MAX_REF = 4096
+_MAX_PACKED_REFS = 64 << 20
+_MOST_EMPTY = 1000
+"""Directories that are removed where a ref is to be."""
+
+
+class Ended(Exception):
+    """Nothing was moved. `outcome`: ``changed`` (a ref is not what it should be), ``locked`` (`detail` is the lock's
+    path in the repository), ``refused``, or ``failed``.
+    """
+
+    def __init__(self, outcome: str, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+        self.detail = detail
+
+
+@dataclass(slots=True)
+class _Ref:
+    """A ref that moves; `directory` is the descriptor of the one that its file is in."""
+
+    name: bytes
+    new: bytes
+    old: bytes | None
+    directory: int
+    loose: bool = False
+    """Whether it has a file of its own."""
+    renamed: bool = False
+
+    @property
+    def leaf(self) -> bytes:
+        """The file's name."""
+        return self.name.rpartition(b"/")[2]
+
+    @property
+    def lock(self) -> bytes:
+        """The lock's name, in the same directory."""
+        return self.leaf + b".lock"
+
+
+def move(repository: int, updates: Sequence[tuple[bytes, bytes, bytes | None]], ident: bytes, sharing: Sharing) -> None:
+    """Move refs: (name, new, old) in hex, in this order; `old` None is for one that must not exist. When it returns,
+    all of it is durable. `ident` is who did it and when, for reflogs. Raises Ended, OSError.
+    """
+    with ExitStack() as stack:
+        changed: list[int] = []
+        refs = [_opened(repository, *update, sharing, changed, stack) for update in updates]
+        unnamed = [_unnamed(ref, sharing, stack) for ref in refs]
+        for ref, content in zip(refs, unnamed, strict=True):
+            _lock(ref, content, sharing, stack)
+        packed = parse_packed_refs(_read(repository, _PACKED, _PACKED, _MAX_PACKED_REFS) or b"")
+        for ref in refs:
+            _verify(ref, packed)
+        logs: list[tuple[int, int]] = []
+        try:
+            _write_logs(repository, refs, ident, logs, stack)
+            _rename(refs, sharing)
+        except (OSError, Ended):
+            for descriptor, size in logs:
+                os.ftruncate(descriptor, size)
+            raise
+        for descriptor in [*changed, *(log for log, _ in logs)]:
+            os.fsync(descriptor)
+
+
+# -- what is there ----------------------------------------------------------------------------------------------------
+
+
+def _opened(
+    repository: int, name: bytes, new: bytes, old: bytes | None, sharing: Sharing, changed: list[int], stack: ExitStack
+) -> _Ref:
+    """Open the directory of a ref, made if missing; directories that get new names are added to `changed`."""
+    *above, _ = name.split(b"/")
+    current, path = repository, b""
+    for part in above:
+        path = path + b"/" + part if path else part
+        with suppress(FileExistsError):
+            os.mkdir(part, DIRECTORY_MODE, dir_fd=current)
+            changed.append(current)
+            following = _directory(current, part, path)
+            sharing.settle(following)
+            os.close(following)
+        current = _directory(current, part, path)
+        stack.callback(os.close, current)
+    changed.append(current)
+    return _Ref(name, new, old, current)
+
+
+def _directory(above: int, name: bytes, path: bytes) -> int:
+    try:
+        return open_plain(above, name, DIRECTORY_FLAGS)
+    except FileNotFoundError as error:
+        raise Ended("changed", f"{os.fsdecode(path)} was removed meanwhile") from error
+    except OSError as error:
+        mode = os.stat(name, dir_fd=above, follow_symlinks=False).st_mode
+        if stat.S_ISREG(mode):
+            raise Ended("refused", f"{os.fsdecode(path)} is a ref, so that there can be none below it") from error
+        if stat.S_ISDIR(mode):
+            raise
+        raise Ended("refused", f"{os.fsdecode(path)} is a link or no directory; refs there stay as they are") from error
+
+
+def _regular(directory: int, name: bytes, path: bytes, flags: int, limit: int = 0) -> int | None:
+    """A descriptor of a plain file, None where there is none, or a directory. Nothing else is ever opened. `path` is
+    the one in the repository, for messages.
+    """
+    try:
+        found = open_plain(directory, name, PATH_FLAGS)
+    except FileNotFoundError:
+        return None
+    try:
+        status = os.fstat(found)
+        if stat.S_ISDIR(status.st_mode):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise Ended("refused", f"{os.fsdecode(path)} is a link or no file; it is left alone")
+        if limit and status.st_size > limit:
+            raise Ended("refused", f"{os.fsdecode(path)} has {status.st_size} bytes")
+        return os.open(b"/proc/self/fd/%d" % found, flags | os.O_CLOEXEC)
+    finally:
+        os.close(found)
+
+
+def _read(directory: int, name: bytes, path: bytes, limit: int) -> bytes | None:
+    descriptor = _regular(directory, name, path, os.O_RDONLY, limit)
+    if descriptor is None:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
+def _verify(ref: _Ref, packed: Mapping[bytes, bytes]) -> None:
+    """Under its lock a ref is what it should be, and its name is free where it is new."""
+    if (value := _value(ref)) is None:
+        value = packed.get(ref.name)
+    if value != ref.old:
+        is_now = "does not exist" if value is None else f"is at {value.decode()}"
+        raise Ended("changed", f"{os.fsdecode(ref.name)} {is_now}")
+    above = parents_of(ref.name)
+    taken = [name for name in packed if name in above or name.startswith(ref.name + b"/")]
+    if taken and ref.old is None:
+        raise Ended("refused", f"there is {os.fsdecode(taken[0])}, so that there can be no {os.fsdecode(ref.name)}")
+    if not ref.loose:
+        _remove_empty(ref)
+
+
+def _value(ref: _Ref) -> bytes | None:
+    """What the ref's own file says."""
+    text = _read(ref.directory, ref.leaf, ref.name, _MAX_REF)
+    if text is None:
+        return None
+    ref.loose = True
+    try:
+        value = parse_ref(text)
+    except MalformedObject as error:
+        raise Ended("refused", f"{os.fsdecode(ref.name)} is damaged: {error}") from error
+    if not isinstance(value, Oid):
+        raise Ended("refused", f"{os.fsdecode(ref.name)} stands for {os.fsdecode(value.target)}; it is left alone")
+    return value.hex
+
+
+def _remove_empty(ref: _Ref) -> None:
+    """Remove what former refs left in the place of the ref's file: directories with nothing in them, as git does."""
+    found = [ref.leaf]
+    try:
+        for path in found:
+            directory = open_plain(ref.directory, path, DIRECTORY_FLAGS)
+            try:
+                found += [path + b"/" + os.fsencode(name) for name in os.listdir(directory)[:_MOST_EMPTY]]
+            finally:
+                os.close(directory)
+            if len(found) > _MOST_EMPTY:
+                break
+        for path in reversed(found):
+            above, _, name = path.rpartition(b"/")
+            place = open_plain(ref.directory, above or b".", DIRECTORY_FLAGS)
+            try:
+                os.rmdir(name, dir_fd=place)
+            finally:
+                os.close(place)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Ended("refused", f"{os.fsdecode(ref.name)} is a directory of other refs") from error
+
+
+# -- moving -----------------------------------------------------------------------------------------------------------
+
+
+def _unnamed(ref: _Ref, sharing: Sharing, stack: ExitStack) -> bytes | None:
+    """A path to a durable file with the new value that has no name yet, so that the lock is held for some microseconds
+    only; None where the file system has no such files.
+    """
+    try:
+        descriptor = os.open(b".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE, dir_fd=ref.directory)
+    except OSError:
+        return None
+    stack.callback(os.close, descriptor)
+    _fill(descriptor, ref.new, sharing)
+    return b"/proc/self/fd/%d" % descriptor
+
+
+def _lock(ref: _Ref, content: bytes | None, sharing: Sharing, stack: ExitStack) -> None:
+    """Take the lock, with the new value in it; it goes with `stack` unless it was renamed."""
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            if content is not None:
+                os.link(content, ref.lock, dst_dir_fd=ref.directory)
+                stack.callback(_unlock, ref)
+                return
+            descriptor = os.open(ref.lock, _NEW, FILE_MODE, dir_fd=ref.directory)
+            break
+        except FileExistsError as error:
+            if time.monotonic() > until:
+                raise Ended("locked", os.fsdecode(ref.name + b".lock")) from error
+            time.sleep(_PAUSE)
+        except FileNotFoundError as error:  # git removes directories that are empty
+            raise Ended("changed", f"the directory of {os.fsdecode(ref.name)} was removed meanwhile") from error
+    stack.callback(_unlock, ref)
+    stack.callback(os.close, descriptor)
+    _fill(descriptor, ref.new, sharing)
+
+
+def _fill(descriptor: int, value: bytes, sharing: Sharing) -> None:
+    sharing.settle(descriptor)
+    if os.write(descriptor, value + b"\n") <= len(value):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(descriptor)
+
+
+def _unlock(ref: _Ref) -> None:
+    if not ref.renamed:
+        with suppress(FileNotFoundError):
+            os.unlink(ref.lock, dir_fd=ref.directory)
+
+
+def _rename(refs: Sequence[_Ref], sharing: Sharing) -> None:
+    """Nothing but renames: what can fail has been done before. Where one fails all the same, those before go back."""
+    try:
+        for ref in refs:
+            os.rename(ref.lock, ref.leaf, src_dir_fd=ref.directory, dst_dir_fd=ref.directory)
+            ref.renamed = True
+    except OSError:
+        for ref in refs:
+            if ref.renamed:
+                _put_back(ref, sharing)
+        raise
+
+
+def _put_back(ref: _Ref, sharing: Sharing) -> None:
+    with suppress(OSError):
+        descriptor = os.open(ref.lock, _NEW, FILE_MODE, dir_fd=ref.directory)
+        try:
+            _fill(descriptor, ref.old or b"", sharing)
+        finally:
+            os.close(descriptor)
+        if _value(ref) == ref.new and ref.old is not None:
+            os.rename(ref.lock, ref.leaf, src_dir_fd=ref.directory, dst_dir_fd=ref.directory)
+            return
+        if _value(ref) == ref.new:
+            os.unlink(ref.leaf, dir_fd=ref.directory)
+        os.unlink(ref.lock, dir_fd=ref.directory)
+
+
+# -- reflogs ----------------------------------------------------------------------------------------------------------
+
+
+def _write_logs(
+    repository: int, refs: Sequence[_Ref], ident: bytes, logs: list[tuple[int, int]], stack: ExitStack
+) -> None:
+    """One line for each ref in its log, and in that of HEAD if that stands for the ref. `logs` gets descriptors, and
+    the sizes to cut them off at again."""
+    for path, ref in _logs(repository, refs):
+        descriptor = _log(repository, path)
+        if descriptor is None:
+            continue
+        stack.callback(os.close, descriptor)
+        logs.append((descriptor, os.fstat(descriptor).st_size))
+        before = b"0" * len(ref.new) if ref.old is None else ref.old
+        line = b"%b %b %b\tpush\n" % (before, ref.new, ident)
+        if os.write(descriptor, line) != len(line):
+            raise Ended("failed", f"no room for the reflog {os.fsdecode(path)}")
+
+
+def _logs(repository: int, refs: Sequence[_Ref]) -> Iterator[tuple[bytes, _Ref]]:
+    head = None
+    with suppress(OSError, MalformedObject, Ended):
+        head = parse_ref(_read(repository, _HEAD, _HEAD, _MAX_REF) or b"")
+    for ref in refs:
+        yield b"logs/" + ref.name, ref
+        if head is not None and not isinstance(head, Oid) and head.target == ref.name:
+            yield b"logs/" + _HEAD, ref
+
+
+def _log(repository: int, path: bytes) -> int | None:
+    """A descriptor of a reflog to append to, if there is a plain file that this user may write and that has no other
+    name."""
+    try:
+        descriptor = _regular(repository, path, path, os.O_WRONLY | os.O_APPEND)
+    except (OSError, Ended):
+        return None
+    if descriptor is not None and os.fstat(descriptor).st_nlink != 1:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+# -- the process ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the process is asked to do: `repository` is an absolute path without links; see `move` for the rest."""
+
+    repository: bytes
+    updates: Sequence[tuple[bytes, bytes, bytes | None]]
+    ident: bytes
+    sharing: Sharing
+
+    def encode(self) -> bytes:
+        """As the process reads it."""
+        updates = [[_text(name), _text(new), None if old is None else _text(old)] for name, new, old in self.updates]
+        shared = [self.sharing.shared, self.sharing.exact]
+        return json.dumps([_text(self.repository), updates, _text(self.ident), shared]).encode()
+
+    @classmethod
+    def decode(cls, text: bytes) -> "Order":
+        """Raises ValueError for a text that was cut off: whoever wrote it was killed."""
+        repository, updates, ident, (shared, exact) = json.loads(text)
+        moved = [(os.fsencode(name), os.fsencode(new), old and os.fsencode(old)) for name, new, old in updates]
+        return cls(os.fsencode(repository), moved, os.fsencode(ident), Sharing(shared, exact=exact))
+
+
+def _text(value: bytes) -> str:
+    return os.fsdecode(value)
+
+
+def main() -> None:
+    """Move what standard input orders, and print what came of it as ``[outcome, detail]``."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    order = Order.decode(sys.stdin.buffer.read())
+    try:
+        root = os.open("/", DIRECTORY_FLAGS)
+        move(open_plain(root, order.repository, DIRECTORY_FLAGS), order.updates, order.ident, order.sharing)
+        answer = ["moved", ""]
+    except Ended as ended:
+        answer = [ended.outcome, ended.detail]
+    except OSError as error:
+        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        answer = ["failed", f"{name}{error.strerror}"]
+    print(json.dumps(answer))
