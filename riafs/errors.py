@@ -379,6 +379,10 @@ class MalformedArchive(ArchiveError):
     """A 7z archive whose header is truncated, damaged, contradicts itself, or is over the bounds."""
 
 
+class OversizedArchive(MalformedArchive):
+    """A 7z archive that claims more than the bounds allow: nobody looked further, and it may be good."""
+
+
 class EncryptedArchive(ArchiveError):
     """An archive or member that needs a password."""
 

@@ -16,14 +16,14 @@ from riafs.archive.making import Making, Part, again
 from riafs.archive.partial import Partial
 from riafs.archive.passes import Pass
 from riafs.archive.workshop import Workshop
-from riafs.errors import DecodeFailed, MalformedArchive, RiafsError, StoreTimeout
+from riafs.errors import DecodeFailed, MalformedArchive, RiafsError, StoreTimeout, UnsupportedArchive
 from riafs.formats.lzma2 import Segment
 from riafs.storage.patience import Turns
 from riafs.tasks import as_failure, start_detached
 
 _STEP = 2 << 20
 _LEAST_STEP = 64 << 10
-_LASTING = (DecodeFailed, MalformedArchive)
+_LASTING = (DecodeFailed, MalformedArchive, UnsupportedArchive)
 """What is wrong with an archive will be wrong tomorrow; other failures are the store's, or this machine's."""
 
 

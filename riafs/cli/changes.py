@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from riafs import errors
 from riafs.cli.datasets import NamedDataset, named_dataset
 from riafs.daemon.ask import SECONDS, ask
-from riafs.daemon.mounts import Mount, resolve, riafs_mounts
+from riafs.daemon.mounts import Mount, is_at_or_below, resolve, riafs_mounts
 from riafs.errors import NoSuchName, NotMounted, PushConflict, RiafsError, StoreDenied, StoreTimeout, UsageError
 from riafs.settings import complete_environment
 
@@ -82,7 +82,7 @@ def _in_mount(path: str) -> tuple[Mount, bytes]:
         return _with_dataset(named)
     absolute = resolve(path) if os.path.isdir(path) else os.path.abspath(path)
     absolute = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
-    candidates = [mount for mount in riafs_mounts() if _is_below(absolute, mount.mountpoint)]
+    candidates = [mount for mount in riafs_mounts() if is_at_or_below(absolute, mount.mountpoint)]
     if not candidates:
         raise NotMounted(f"{absolute} is in no riafs mount; an overlay that is not mounted is given with --overlay DIR")
     mount = max(candidates, key=lambda each: len(each.mountpoint))
@@ -107,10 +107,6 @@ def _with_dataset(named: NamedDataset) -> tuple[Mount, bytes]:
         raise UsageError(f"dataset {named.identifier} has changes in {places}: name one of these directories")
     [(mount, place)] = found
     return mount, os.fsencode(place)
-
-
-def _is_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 # -- asking -----------------------------------------------------------------------------------------------------------

@@ -72,7 +72,8 @@ class Plan:
     keep: KeepPlan = field(default_factory=KeepPlan)
     """For sources of Keep."""
     believing: bool = True
-    """Whether what was verified or decoded before is believed; if not, every byte comes out of the store again."""
+    """Whether what was verified or decoded before is believed; if not, every byte comes out of the store again, and a
+    dataset that shows nothing is opened for what it stores."""
 
 
 class Assembled:
@@ -135,7 +136,7 @@ async def _open_store(plan: Plan, source: RiaUrl, scratch: Scratch, means: Means
     means.closing.callback(archives.close)
     content = ContentTools(verifier, archives, Decryptor(plan.search_path, path, plan.deadline))
     tools = StoreTools(git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links)
-    return await open_source(source, tools)
+    return await open_source(source, tools, keys=not plan.believing)
 
 
 @asynccontextmanager
