@@ -340,6 +340,13 @@ class MalformedLog(RiafsError):
     """A log of the git-annex branch that cannot be used."""
 
 
+class MalformedText(RiafsError):
+    """A file that is not in the encoding that ``.gitattributes`` asks for."""
+
+    errno = _errno.EINVAL
+    exit_code = 1
+
+
 class MissingContent(RiafsError):
     """A key or block that is in none of the places where it may be."""
 

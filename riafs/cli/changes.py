@@ -119,11 +119,12 @@ def asked(mount: Mount, command: str, arguments: Mapping[str, Any], seconds: flo
     except PermissionError as error:
         raise StoreDenied(f"the mount at {mount.mountpoint} is another user's") from error
     if "error" in reply:
-        raise _failure(reply, mount)
+        raise failure_told(reply, mount)
     return reply
 
 
-def _failure(reply: Mapping[str, Any], mount: Mount) -> RiafsError:
+def failure_told(reply: Mapping[str, Any], mount: Mount) -> RiafsError:
+    """The failure that a mount's daemon tells of."""
     message, kind = str(reply["error"]), getattr(errors, str(reply.get("kind")), None)
     if kind is PushConflict:
         return PushConflict(message, tuple(os.fsencode(path) for path in reply.get("paths", ())))

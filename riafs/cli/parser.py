@@ -308,6 +308,11 @@ def _add_push(parser: Parser) -> None:
     conflict.add_argument(
         "--theirs", action="store_true", help="… stays what it is in the store, and the change here is given up"
     )
+    parser.add_argument(
+        "--unfiltered",
+        action="store_true",
+        help="push files as they are for which .gitattributes asks for a filter (filter=lfs, …), which is not run",
+    )
     _add_dry_run(parser)
     _add_json(parser)
 

@@ -92,6 +92,7 @@ class Session:
                 self._background.keep_running(self._refresh_regularly)
                 if isinstance(self._filesystem, WritableFileSystem):
                     self._background.keep_running(self._filesystem.keep)
+                    self._background.keep_running(self._filesystem.keep_bases)
                 task_status.started()
                 await pyfuse3.main(max_tasks=_MAX_TASKS)
                 nursery.cancel_scope.cancel()
