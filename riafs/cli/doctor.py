@@ -52,7 +52,7 @@ def check_machine() -> Iterator[Finding]:
     yield _check_device()
     yield from _check_fusermount()
     yield _check_git()
-    yield _check_program("7z", "7zz", needed_for="archives that are not merely stored", package="7zip")
+    yield _check_program("7z", "7zz", needed_for="decoding some archives sooner", package="7zip")
     yield _check_program("gpg", needed_for="encrypted storage", package="gnupg")
     yield _check_program("ssh", needed_for="stores on other machines", package="openssh-client")
     yield _check_cache(load(environment, ()).settings.cache_dir)
