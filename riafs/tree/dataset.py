@@ -119,6 +119,10 @@ class VersionedDirectory(DelegatingDirectory):
         """See OfCommit."""
         return self._resolved.ref
 
+    def forget(self) -> None:
+        """See OfCommit."""
+        self._top.forget()
+
     async def at_commit(self, commit: bytes) -> Directory:
         """See OfCommit."""
         snapshot = await self.dataset.snapshot(commit)

@@ -94,6 +94,10 @@ class CommitDirectory:
         except NoSuchVersion:
             return None
 
+    def forget(self) -> None:
+        """See OfCommit."""
+        self._snapshot.dataset.listings.forget(self._snapshot.dataset.path)
+
     async def at_commit(self, commit: bytes) -> Directory:
         """See OfCommit."""
         return (await self._snapshot.dataset.snapshot(commit)).root()
