@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from riafs.content.annex import AnnexContents, ContentTools
 from riafs.content.branch import AnnexBranch
@@ -24,6 +24,7 @@ from riafs.tree.dataset import Dataset
 from riafs.tree.listing import ListingCache
 from riafs.tree.refwatch import RefWatch
 from riafs.tree.subdatasets import RegisteredDatasets
+from riafs.tree.times import Times
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class StoreTools:
     """The user's ``url.<base>.insteadOf`` rules: (base, prefix) each."""
     allow_links: tuple[bytes, ...] = ()
     """Directories outside of stores that links in stores may lead into."""
+    times: Times = field(default_factory=Times)
+    """Those that are not the commits'."""
 
 
 class Store:
@@ -230,6 +233,7 @@ class Store:
             subdatasets=self.subdatasets,
             watch=self._watch,
             listings=self._tools.listings,
+            times=self._tools.times,
             counters=self._tools.counters,
         )
 
