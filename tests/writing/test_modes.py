@@ -219,3 +219,4 @@ def test_the_files_of_a_mount_are_private_whatever_the_umask(tmp_path: Path) -> 
         names = {re.sub(r"-.*", "", path.name) for path in ours}
         assert names >= {"log", "overlay.sqlite", "data", "cache", "riafs", "verified.sqlite"}
         assert [f"{path.lstat().st_mode:o} {path}" for path in ours if path.lstat().st_mode & 0o077] == []
+    assert [str(path) for path in overlay.rglob("*") if path.lstat().st_mode & 0o077] == []
