@@ -15,6 +15,7 @@ from riafs.git.kept import KeptObjects
 from riafs.git.references import Resolved
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Storage
+from riafs.tree.checkout import Checkouts
 from riafs.tree.delegating import DelegatingDirectory
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory, Found, Kind
@@ -55,6 +56,8 @@ class Dataset:
     watch: RefWatch
     listings: ListingCache
     times: Times
+    checkouts: Checkouts | None
+    """Makes of files what a checkout has, where that is wanted."""
     counters: Counters
 
     async def snapshot(self, commit: bytes, *, own_times: bool = True) -> Snapshot:

@@ -19,6 +19,7 @@ from riafs.formats.keys import parse_key
 from riafs.formats.paths import joined
 from riafs.git.kept import KeptObjects
 from riafs.storage.ranged import RangedBytes
+from riafs.tree.checkout import NOTHING, Wanted
 from riafs.tree.classifying import MAX_LINK, Item, classify, items
 from riafs.tree.listing import PIECE, GitEntry, Listing, git_version
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
@@ -166,7 +167,7 @@ class CommitDirectory:
         listing = await self._listing()
         if start >= len(listing.tree.names):
             return ()
-        return await self._dated(await self._entries(listing, start, for_listing=True))
+        return await self._as_shown(listing, await self._entries(listing, start, for_listing=True))
 
     async def find(self, name: bytes) -> Found:
         """See Directory. ``NAME@REF`` finds a subdataset at another version."""
@@ -175,7 +176,7 @@ class CommitDirectory:
         if position is None:
             return await self._find_versioned(listing, name)
         entries = await self._entries(listing, position, for_listing=False)
-        [entry] = await self._dated(entries[:1])
+        [entry] = await self._as_shown(listing, entries[:1])
         return Found(position, entry)
 
     async def _find_versioned(self, listing: Listing, name: bytes) -> Found:
@@ -190,9 +191,11 @@ class CommitDirectory:
 
     async def versions(self) -> Versions:
         """See Directory."""
-        tree = (await self._listing()).tree
+        listing = await self._listing()
+        tree, mark = listing.tree, (await self._wanted(listing)).mark
+        lines = zip(tree.names, tree.modes, tree.oids, strict=True)
         return Versions(
-            {name: git_version(mode, oid) for name, mode, oid in zip(tree.names, tree.modes, tree.oids, strict=True)},
+            {name: git_version(mode, oid) + mark for name, mode, oid in lines},
             {name for name, mode in zip(tree.names, tree.modes, strict=True) if mode in (DIRECTORY, SUBMODULE)},
         )
 
@@ -214,6 +217,19 @@ class CommitDirectory:
             await since.read(self._snapshot.dataset)
         below = None if since is None else since.below(entry, same=since.tree == self._tree)
         return CommitDirectory(self._snapshot, entry.oid, self._below(entry.name), below)
+
+    async def _as_shown(self, listing: Listing, entries: Sequence[GitEntry]) -> Sequence[GitEntry]:
+        checkouts, wanted = self._snapshot.dataset.checkouts, await self._wanted(listing)
+        if checkouts is not None and wanted.conversions:
+            entries = await checkouts.shown(self._snapshot.dataset, wanted, entries)
+        return await self._dated(entries)
+
+    async def _wanted(self, listing: Listing) -> Wanted:
+        """What attributes ask for in this directory."""
+        dataset = self._snapshot.dataset
+        if dataset.checkouts is None:
+            return NOTHING
+        return await dataset.checkouts.wanted(dataset, self._snapshot.commit, self.path, listing.tree)
 
     # -- times --------------------------------------------------------------------------------------------------------
 
@@ -252,6 +268,11 @@ class CommitDirectory:
             return await dataset.contents.open(parse_key(entry.key), lambda: self._described(entry))
         if entry.size == UNKNOWN_SIZE:
             raise MissingObject(f"git object {entry.oid.decode()} of {self._described(entry)} cannot be read")
+        if dataset.checkouts is not None:
+            conversion = (await self._wanted(await self._listing())).conversions.get(entry.name)
+            opened = conversion and await dataset.checkouts.open(dataset, entry.oid, conversion)
+            if opened:
+                return opened
         return await dataset.repository.open_blob(entry.oid, entry.size)
 
     async def parts(self, entry: Entry) -> Sequence[Part]:

@@ -20,6 +20,7 @@ from riafs.formats.names import valid_name
 from riafs.git.pool import GitPool
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Item, ItemKind, Storage
+from riafs.tree.checkout import Checkouts
 from riafs.tree.dataset import Dataset
 from riafs.tree.listing import ListingCache
 from riafs.tree.refwatch import RefWatch
@@ -52,6 +53,8 @@ class StoreTools:
     """Directories outside of stores that links in stores may lead into."""
     times: Times = field(default_factory=Times)
     """Those that are not the commits'."""
+    checkouts: Checkouts | None = None
+    """For files as a checkout has them; None for files as they are in the commit."""
 
 
 class Store:
@@ -234,6 +237,7 @@ class Store:
             watch=self._watch,
             listings=self._tools.listings,
             times=self._tools.times,
+            checkouts=self._tools.checkouts,
             counters=self._tools.counters,
         )
 

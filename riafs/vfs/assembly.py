@@ -33,6 +33,7 @@ from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
 from riafs.storage.patience import Patience
 from riafs.tree import versions, virtual
+from riafs.tree.checkout import Checkouts
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory
 from riafs.tree.source import open_source
@@ -69,6 +70,8 @@ class Plan:
     """Bytes of memory that the decoder of an archive's member may ask for."""
     password: str | None = field(default=None, repr=False)
     """Of encrypted archives."""
+    checkout: bool = False
+    """Whether files that git keeps are shown as a checkout has them."""
     keep: KeepPlan = field(default_factory=KeepPlan)
     """For sources of Keep."""
     believing: bool = True
@@ -152,8 +155,9 @@ async def _open_store(
     means.closing.callback(archives.close)
     content = ContentTools(verifier, archives, Decryptor(plan.search_path, path, plan.deadline))
     tools = StoreTools(
-        git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links, times
-    )
+        git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links, times,
+        Checkouts(git.gits) if plan.checkout else None,
+    )  # fmt: skip
     return await open_source(source, tools, keys=not plan.believing)
 
 
