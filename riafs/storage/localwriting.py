@@ -206,10 +206,14 @@ class LocalWriting:
         if paths:
             await self._run(_DURABLE_SECONDS, paths[0], self._sync, paths)
 
-    async def settle(self) -> None:
+    async def settle(self, files: Sequence[bytes] = (), *, everything: bool = False) -> None:
         """See WritableStorage. With each name also those of all directories above it: others may have made them."""
         paths, self._unsettled = self._unsettled, set()
-        await self.sync(sorted(paths))
+        paths.update(files, *(parents_of(path) for path in files))
+        if everything:
+            await self._run(_DURABLE_SECONDS, b"", _sync_file_system, self._root)
+        else:
+            await self.sync(sorted(paths))
 
     def _sync(self, paths: Sequence[bytes]) -> None:
         if len(paths) > _SYNCED_ONE_BY_ONE:
