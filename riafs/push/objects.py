@@ -15,7 +15,7 @@ from functools import partial
 import trio
 
 from riafs.content.copies import look_at
-from riafs.content.places import LoosePlace, Place
+from riafs.content.places import ArchivePlace, LoosePlace, Place
 from riafs.content.shelf import PLACES
 from riafs.formats.hashdirs import likely_path, object_directories
 from riafs.formats.keys import Key
@@ -214,9 +214,11 @@ class ObjectWriter:
         return likely_path(key.file_name, self._to.layout)
 
     def _rely_on(self, place: Place) -> None:
-        """Content that somebody else wrote, maybe just now, has to last as well before a commit says that it is here."""
+        """Content that somebody else wrote, maybe just now, has to last before a commit says that it is here."""
         if isinstance(place, LoosePlace):
             self._relied_on.append(self._objects + b"/" + place.path)
+        elif isinstance(place, ArchivePlace):
+            self._relied_on.append(self._to.dataset.path + b"/" + place.archive)
         else:
             self._relied_on_others = True
 

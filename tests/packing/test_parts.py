@@ -22,7 +22,7 @@ from riafs.packing.order import in_tree_order
 from riafs.packing.survey import Candidate, in_batches
 from riafs.storage.failures import writing
 from riafs.storage.sharing import parse_sharing, with_executable
-from tests.packing.conftest import CONTENTS, with_dataset
+from tests.packing.conftest import CONTENTS, held, with_dataset
 from tests.small import SmallDataset, key_of, noise
 
 
@@ -133,21 +133,21 @@ def test_only_executable_bits_change_where_only_they_are_meant(mode: int, execut
 
 
 def test_the_workspace_is_for_one_at_a_time_and_leaves_nothing(tmp_path: Path) -> None:
-    archives = os.fsencode(tmp_path)
-    with workspace(archives) as path:
-        (tmp_path / os.path.basename(os.fsdecode(path)) / "file").write_bytes(b"")
-        with pytest.raises(Busy), workspace(archives):
+    with held(tmp_path) as archives:
+        with workspace(archives) as made:
+            (tmp_path / os.path.basename(os.fsdecode(made.path)) / "file").write_bytes(b"")
+            with pytest.raises(Busy), workspace(archives):
+                pass
+        assert list(tmp_path.iterdir()) == []
+        with workspace(archives):
             pass
-    assert list(tmp_path.iterdir()) == []
-    with workspace(archives):
-        pass
 
 
 def _count_up(directory: str) -> None:
     for _ in range(40):
         while True:
             try:
-                with workspace(os.fsencode(directory)):
+                with held(Path(directory)) as archives, workspace(archives):
                     counter = Path(directory, "counter")
                     counter.write_text(str(int(counter.read_text()) + 1))
                     break
