@@ -39,7 +39,7 @@ class Packed:
 
 
 class ArchiveWriter:
-    """Writes the new archive into `directory`, which must have none. Used from one thread; `close` gives the file back."""
+    """Writes the new archive into `directory`, which must have none. For one thread; `close` gives its file back."""
 
     def __init__(self, directory: HeldDirectory, columns: Columns, reader: ObjectReader, watcher: Watcher) -> None:
         path = self._path = path_in(directory)

@@ -68,8 +68,14 @@ class LocalWriting:
         self.close()
 
     async def _run(self, extra: float, path: bytes, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        try:
+        with self._naming(path):
             return await self._patience.run_longer(extra, function, *arguments)
+
+    @contextmanager
+    def _naming(self, path: bytes) -> Iterator[None]:
+        """Failures become classes, with `path` in their messages."""
+        try:
+            yield
         except OSError as error:
             raise _failure(error, f"{self._name}/{os.fsdecode(path)}") from error
 
@@ -134,7 +140,8 @@ class LocalWriting:
     def _make_directories(self, paths: Sequence[bytes], sharing: Sharing) -> None:
         known: set[bytes] = set()
         for path in paths:
-            directories.make(self._root, path, sharing, known)
+            with self._naming(path):
+                directories.make(self._root, path, sharing, known)
             self._unsettled.update((b"", *parents_of(path)))
 
     # -- files --------------------------------------------------------------------------------------------------------
@@ -204,7 +211,7 @@ class LocalWriting:
 
     def _rename_each(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         for source, target in pairs:
-            with self._above(source) as old, self._above(target) as new:
+            with self._naming(target), self._above(source) as old, self._above(target) as new:
                 os.rename(os.path.basename(source), os.path.basename(target), src_dir_fd=old, dst_dir_fd=new)
             self._unsettled.update((b"", *parents_of(target)))
 
