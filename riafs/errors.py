@@ -195,6 +195,10 @@ class OverlayFailed(RiafsError):
     """The overlay's directory cannot be read or written, or is damaged."""
 
 
+class OverlayDamaged(OverlayFailed):
+    """A part of an overlay is missing, cut off, another's or older than the rest; nothing was changed in it."""
+
+
 # -- stores -----------------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +346,12 @@ class MissingContent(RiafsError):
 
 class CorruptContent(RiafsError):
     """Bytes that are not the key's or block's: wrong size or wrong digest."""
+
+
+class ChangedContent(RiafsError):
+    """Stored content that was changed while it was being read; opened again, it is looked at anew."""
+
+    retryable = True
 
 
 class EncryptedContent(RiafsError):

@@ -68,8 +68,15 @@ OPTIONS: tuple[Option, ...] = (
     Option("allow-root", Kind.FLAG, "no", "let root in beside the user who mounts", _WHO),
     Option("uid", Kind.ID, None, "number of the user who owns everything (default: who mounts)", _WHO),
     Option("gid", Kind.ID, None, "number of the group that owns everything (default: of who mounts)", _WHO),
-    Option("file-mode", Kind.MODE, "555", "octal mask on the modes of files, which are 444 and 555", _WHO),
-    Option("dir-mode", Kind.MODE, "555", "octal mode of directories", _WHO),
+    Option(
+        "file-mode",
+        Kind.MODE,
+        "644",
+        "octal mode of files; whoever may read an executable one may run it. A read-only mount refuses writing "
+        "whatever the modes are",
+        _WHO,
+    ),
+    Option("dir-mode", Kind.MODE, "755", "octal mode of directories", _WHO),
     Option(
         "overlay",
         Kind.OVERLAY,

@@ -84,6 +84,8 @@ class Decoding:
             finally:
                 self._planner.done(plan)
             idle = partial.covered.ranges == before and partial.problem is None and bool(plan.jobs)
+            if isinstance(problem, StoreTimeout):
+                raise problem
             if plan.is_run and (problem is not None or idle):
                 self._driver.give_up_runs(folder)
             elif idle:

@@ -9,6 +9,7 @@ from riafs.archive.walks import SavedWalks
 from riafs.errors import MalformedArchive, StoreTimeout
 from riafs.formats.lzma2 import HEADER_SIZE, Resets, Segment
 from riafs.storage.blocking import BlockingRead, blocking_read, patience_with
+from riafs.storage.patience import Turns
 from riafs.storage.ranged import RangedBytes
 
 _CHUNKS_AT_ONCE = 1024  # what a deadline is for
@@ -68,12 +69,12 @@ class AtResets:
         self._saved = saved
         self._name = name
         self._loaded = False
-        self._walking = trio.Lock()
+        self._walking = Turns()
 
     async def segment(self, offset: int) -> Segment:
         """See Division."""
         if not self._resets.knows(offset):
-            async with self._walking:
+            async with self._walking.one():
                 if not self._loaded:
                     await self._saved.load(self._name, self._resets)
                     self._loaded = True
@@ -95,7 +96,7 @@ class AtResets:
                 if read is None or patience is None:
                     await self._step(offset)
                 else:
-                    await patience.run(resets.walk, read, offset, _CHUNKS_AT_ONCE)
+                    await patience.run_longer(patience.seconds, resets.walk, read, offset, _CHUNKS_AT_ONCE)
         except MalformedArchive:
             resets.give_up()
             return

@@ -18,6 +18,7 @@ from riafs.archive.passes import Pass
 from riafs.archive.workshop import Workshop
 from riafs.errors import DecodeFailed, MalformedArchive, RiafsError, StoreError, StoreTimeout
 from riafs.formats.lzma2 import Segment
+from riafs.storage.patience import Turns
 
 _STEP = 2 << 20
 _LEAST_STEP = 64 << 10
@@ -54,7 +55,7 @@ class Driver:
     def __init__(self, making: Making, workshop: Workshop) -> None:
         self._making = making
         self._workshop = workshop
-        self._starting = trio.Lock()
+        self._starting = Turns()
         self._runless: set[int] = set()
         self._failures: dict[tuple[int, int], tuple[int, RiafsError]] = {}
 
@@ -141,7 +142,7 @@ class Driver:
         None if the job was done while this task waited.
         """
         pool, segment, workshop = self._workshop.passes, job.segment, self._workshop
-        async with self._starting:
+        async with self._starting.one():
             start = job.start()
             if start is None:
                 return None

@@ -19,6 +19,7 @@ from riafs.formats.sevenzip import Listing, Member
 from riafs.formats.sevenzip_folder import AES, COPY, LZMA2, Coder, Folder
 from riafs.storage.concat import Concatenated
 from riafs.storage.extents import Extent
+from riafs.storage.patience import Turns
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
 _WORTH_DIVIDING = 1 << 20
@@ -93,13 +94,13 @@ class Folders:
         self._unlocker = unlocker
         self._walks = walks
         self._kept: LRUCache[int, DecodableFolder] = LRUCache(_KEPT)
-        self._opening = trio.Lock()
+        self._opening = Turns()
 
     async def of(self, member: Member) -> DecodableFolder:
         """The folder of a member that has content. Raises as `_open_folder`."""
         number = member.folder
         assert number is not None
-        async with self._opening:
+        async with self._opening.one():
             found: DecodableFolder | None = self._kept.get(number)
             if found is None:
                 found = await _open_folder(self._source, self._listing, number, self._unlocker, self._walks)

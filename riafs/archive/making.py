@@ -77,6 +77,10 @@ class Making:
         """Whether a member was kept, or found to be wrong."""
         return bool(self._kept[stream]) or stream in self._problems
 
+    def is_good(self, stream: int) -> bool:
+        """Whether a member was kept."""
+        return bool(self._kept[stream])
+
     def _add(self, member: Member) -> Partial:
         room = self._sizes[True] + member.size <= _MOST_MEMORY
         directory = self._workshop.extractor.directory

@@ -6,7 +6,7 @@ from riafs.archive.checks import Digests
 from riafs.archive.decoding import Decoding
 from riafs.archive.partial import IN_MEMORY, Partial
 from riafs.formats.sevenzip import Member
-from riafs.storage.ranged import Buffer
+from riafs.storage.ranged import PROVEN, Buffer
 
 _TINY = 128 << 10
 """Members up to this many bytes are held by their reader, which needs them once."""
@@ -42,6 +42,30 @@ class DecodedMember:
         """Its number among the archive's streams."""
         assert self.member.stream is not None
         return self.member.stream
+
+    @property
+    def origin(self) -> tuple[bytes, int]:
+        """Equal for two that are the same member of the same version of an archive."""
+        return self._decoding.naming.identity, self.stream
+
+    @property
+    def provisional(self) -> bool:
+        """See Provisional."""
+        return self._partial is not None and not self._is_good
+
+    @property
+    def version(self) -> object:
+        """See Provisional. Readers of one version of an archive may share what a cache has."""
+        return PROVEN if self._small or self._is_good else self.origin
+
+    @property
+    def _is_good(self) -> bool:
+        """Whether all that was handed out was found to be right, and what will be, as far as is known."""
+        if self._decoding.naming.digests is Digests.BEFORE:
+            return True
+        if self._partial is not None:
+            return self._partial.settled.is_set() and self._partial.problem is None
+        return self._decoding.making.is_good(self.stream)
 
     async def prepare(self) -> None:
         """Decode and check what has to be before the first byte. Raises as `Decoding.cover`."""

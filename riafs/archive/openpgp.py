@@ -11,6 +11,7 @@ import tempfile
 
 import trio
 
+from riafs.children import ATTEMPTS, cause, ended_by_others
 from riafs.errors import DecodeFailed, MissingProgram, ShortRead, StoreTimeout
 from riafs.storage.files import FileBytes
 from riafs.storage.ranged import RangedBytes
@@ -36,13 +37,21 @@ class Decryptor:
         home = tempfile.mkdtemp(prefix=b"gpg-", dir=self._scratch)
         try:
             with tempfile.TemporaryFile(dir=self._scratch) as plain:
-                await self._run(program, home, message, passphrase, plain.fileno())
+                for _ in range(ATTEMPTS):
+                    status = await self._run(program, home, message, passphrase, plain.fileno())
+                    if not ended_by_others(status):
+                        break
+                    plain.seek(0)
+                    plain.truncate()
+                if status:
+                    raise DecodeFailed(f"gpg cannot decrypt the content ({cause(status)}); it may be damaged")
                 size = os.fstat(plain.fileno()).st_size
                 return FileBytes(os.dup(plain.fileno()), size, "decrypted content")
         finally:
             shutil.rmtree(home, ignore_errors=True)
 
-    async def _run(self, program: str, home: bytes, message: RangedBytes, passphrase: bytes, output: int) -> None:
+    async def _run(self, program: str, home: bytes, message: RangedBytes, passphrase: bytes, output: int) -> int:
+        """How gpg ended. Raises DecodeFailed for what a message cannot come to, StoreTimeout."""
         secret, secret_end = os.pipe()
         try:
             os.write(secret_end, passphrase + b"\n")  # 429 bytes fit into a pipe
@@ -59,11 +68,9 @@ class Decryptor:
             os.close(secret)
         with trio.move_on_after(self._seconds + message.size / _SLOWEST):
             status = await _feed(process, message)
-            if status:
-                raise DecodeFailed(f"gpg cannot decrypt the content (exit status {status}); it may be damaged")
             if os.fstat(output).st_size > message.size * _EXPANSION + _CHUNK:
                 raise DecodeFailed("decrypted content is larger than its message can be")
-            return
+            return status
         raise StoreTimeout("gpg did not finish in time")
 
 

@@ -222,7 +222,7 @@ class IndexDirectory:
     def __init__(self, path: bytes, bound: int = 2 << 30, seconds: float = 10.0) -> None:
         self._path = path
         self._bound = bound
-        self.patience = Patience("the cache directory", seconds, Counters(), _THREADS)
+        self.patience = Patience("the cache directory", seconds, Counters(), _THREADS, ours=True)
 
     async def find(self, name: bytes, kind: bytes, expected: Mapping[str, str]) -> dict[str, SavedColumn] | None:
         """See `load`."""

@@ -19,6 +19,7 @@ import trio
 from riafs.counters import Counters
 from riafs.errors import BadAnswer, NotInStore, RiafsError, ShortRead, StoreDenied, StoreError, StoreTimeout
 from riafs.storage.http import Answer, Http, Request, bearer
+from riafs.storage.patience import time_left, waited_enough
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,10 @@ class ApiServer:
 
         The deadline is for answers to begin; one that goes on coming is not cut.
         """
-        end = trio.current_time() + self.seconds
+        seconds = time_left(self.seconds)
+        if not seconds:
+            raise StoreTimeout(f"{request.name} is not asked, as something else did not answer")
+        end = trio.current_time() + seconds
         wait = _FIRST_WAIT
         for _ in range(_MOST_TRIES):
             delay = wait
@@ -154,6 +158,7 @@ class ApiServer:
             await trio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - so that clients do not come together
             wait = min(2 * wait, _LONGEST_WAIT)
         self.counters.store_timeouts += 1
+        waited_enough()
         raise StoreTimeout(f"{problem} (tried for {self.seconds:g} s)")
 
     async def _asked(self, request: Request, seconds: float) -> tuple[Answer | None, RiafsError | None]:

@@ -99,8 +99,8 @@ class BlockCache:
         self._queue: deque[_Name] = deque()
         self._changed = trio.Condition()
         self._keeping = False
-        self._reading = Patience("the cache directory", _DISK_SECONDS, counters, _READERS)
-        self._writing = Patience("the cache directory", _DISK_SECONDS, counters, _WRITERS)
+        self._reading = Patience("the cache directory", _DISK_SECONDS, counters, _READERS, ours=True)
+        self._writing = Patience("the cache directory", _DISK_SECONDS, counters, _WRITERS, ours=True)
         self._trouble = _Trouble()
 
     @property

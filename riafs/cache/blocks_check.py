@@ -5,8 +5,10 @@ import os
 from dataclasses import dataclass
 
 from riafs.cache.blocks_directory import Found, remove, walk
+from riafs.cache.blocks_eviction import survey
 from riafs.cache.blocks_file import HEADER_SIZE, MAX_LENGTH, BlockName, check_block, unreadable_as_damaged
 from riafs.errors import CorruptContent
+from riafs.watching import Nobody, Reading, Watcher
 
 
 @dataclass(slots=True)
@@ -18,10 +20,14 @@ class Checked:
     damaged: int = 0
 
 
-def check_all(root: int) -> Checked:
+def check_all(root: int, watcher: Watcher | None = None) -> Checked:
     """Read every block below the descriptor `root` and remove damaged ones. Raises OSError."""
-    checked = Checked()
+    checked, watcher = Checked(), watcher or Nobody()
+    usage = survey(root)
+    watcher.begin(Reading.READING, usage.size)
     for found in walk(root):
+        watcher.files(checked.blocks, usage.blocks)
+        watcher.advance(found.size)
         if found.block is not None:
             with contextlib.suppress(FileNotFoundError):  # evicted meanwhile
                 _check(root, found, found.block, checked)

@@ -6,10 +6,10 @@ noted there, later in its finding.
 """
 
 import hashlib
+import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import trio
 
@@ -19,16 +19,7 @@ from riafs.errors import RiafsError
 from riafs.formats.paths import joined
 from riafs.tree.divisible import Divisible, Holding
 from riafs.tree.protocol import Directory, Entry, Kind
-
-
-class Watcher(Protocol):
-    """Somebody who is told how far a check is."""
-
-    def expect(self, size: int) -> None:
-        """So many bytes more are to be read."""
-
-    def advance(self, size: int) -> None:
-        """So many bytes were."""
+from riafs.watching import Reading, Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +31,29 @@ class Request:
     wanted: int | None = None
     jobs: int = 4
     """How many parts are read at once."""
+    counting: bool = False
+    """Whether to find out first how much there is to read, for a watcher; a walk more."""
 
 
 async def check(root: Directory, request: Request, watcher: Watcher) -> Report:
     """Read everything below `root`. Failures are findings of the report; raises nothing but cancellation."""
     checking = _Checking(request, watcher)
+    if request.counting:
+        watcher.begin(Reading.COUNTING, 0)
+        counting = _Counting(request, watcher)
+        await counting.walk(root)
+        checking.expected = counting.report.parts
+        watcher.begin(Reading.READING, counting.report.size)
+    else:
+        watcher.begin(Reading.READING, 0)
     async with trio.open_nursery() as nursery:
         send, receive = trio.open_memory_channel[Part](2 * request.jobs)
         for _ in range(request.jobs):
             nursery.start_soon(checking.read_on, receive.clone())
         receive.close()
         async with send:
-            await checking.walk(root, send)
+            checking.send = send
+            await checking.walk(root)
     return checking.report
 
 
@@ -65,21 +67,26 @@ class _Checking:
         self._waiting: dict[bytes, list[bytes | None]] = {}
         self._found: dict[bytes, Finding] = {}
         self.report = Report()
+        self.expected = 0
+        """How many parts there are to read; 0: not known."""
+        self.send: trio.MemorySendChannel[Part] | None = None
 
     # -- walking ------------------------------------------------------------------------------------------------------
 
-    async def walk(self, root: Directory, send: trio.MemorySendChannel[Part]) -> None:
+    async def walk(self, root: Directory) -> None:
         """Send every part below `root`, each once."""
         tops: list[tuple[bytes, Holding]] = []
         async for path, directory in self._directories(root):
             if isinstance(directory, Holding) and directory.holding:
                 tops.append((path, directory))
+                self._watcher.at(os.fsdecode(path))
             async for name, part in self._parts(path, directory):
-                await self._met(part, name, send)
+                await self._met(part, name)
         for path, top in tops:
+            self._watcher.at(os.fsdecode(path))
             with self._problems_of(path):
                 async for part in top.held():
-                    await self._met(part, None, send)
+                    await self._met(part, None)
 
     @contextmanager
     def _problems_of(self, path: bytes) -> Iterator[None]:
@@ -113,7 +120,7 @@ class _Checking:
                     for part in await directory.parts(entry):
                         yield name, part
 
-    async def _met(self, part: Part, path: bytes | None, send: trio.MemorySendChannel[Part]) -> None:
+    async def _met(self, part: Part, path: bytes | None) -> None:
         name = _short(part)
         if name in self._waiting:
             self._waiting[name].append(path)
@@ -122,8 +129,8 @@ class _Checking:
         elif name not in self._seen:
             self._seen.add(name)
             self._waiting[name] = [path]
-            self._watcher.expect(part.size or 0)
-            await send.send(part)
+            assert self.send is not None
+            await self.send.send(part)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -134,6 +141,7 @@ class _Checking:
                 copies = await self._copies(part)
                 self._conclude(part, copies)
                 self._watcher.advance(part.size or 0)
+                self._watcher.files(self.report.parts, self.expected)
 
     async def _copies(self, part: Part) -> Sequence[Copy]:
         try:
@@ -157,6 +165,19 @@ class _Checking:
         for path in users:
             finding.used_by(path)
         report.findings.append(finding)
+
+
+class _Counting(_Checking):
+    """A walk that only counts: `parts` and `size` of its report."""
+
+    async def _met(self, part: Part, path: bytes | None) -> None:
+        name = _short(part)
+        if name not in self._seen:
+            self._seen.add(name)
+            self.report.parts += 1
+            self.report.size += part.size or 0
+            self._watcher.advance(part.size or 0)
+            self._watcher.files(self.report.parts, 0)
 
 
 async def _entries(directory: Directory) -> list[Entry]:

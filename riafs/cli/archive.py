@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     async def job(dataset: PackedDataset, watcher: Watcher) -> ArchiveReport:
         return await archive_objects(dataset, request, watcher)
 
-    report = work(arguments.source, job, dry_run=request.dry_run)
-    return conclude(report, list(_lines(report)), as_json=arguments.json)
+    report = work(arguments.source, job, arguments.verbosity, dry_run=request.dry_run)
+    return conclude(report, list(_lines(report)), arguments)
 
 
 def _days(text: str | None) -> float | None:

@@ -18,10 +18,12 @@ from riafs.cache.blocks_eviction import DiskLimits, Usage, evict_all, evict_cont
 from riafs.cache.blocks_file import annex_content, content_digest, keep_content
 from riafs.cache.blocks_pins import pin, pinned_contents, pinned_digests, unpin
 from riafs.cli.main import complain
+from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, print_table
 from riafs.cli.trees import files_below
 from riafs.errors import StoreDenied, UsageError
 from riafs.settings import Settings, complete_environment, load
+from riafs.watching import Reading
 
 _KEY, _LOCATORS, _BLOCKS = "user.riafs.key", "user.riafs.locators", "user.riafs.blocks"
 _DAMAGE_FOUND = 2
@@ -43,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         report = actions[arguments.action](root, settings, arguments)
     if arguments.json:
         print_json(report)
-    else:
+    elif arguments.verbosity >= 0 or arguments.action == "status":
         print_table(("NAME", "VALUE"), [[name, _shown(name, value)] for name, value in report.items()])
     return _DAMAGE_FOUND if report.get("damaged") else 0
 
@@ -83,8 +85,9 @@ def _key_of(content: bytes) -> str:
     return content.removeprefix(annex_content(b"")).decode(errors="backslashreplace")
 
 
-def _verify(root: int, _settings: Settings, _arguments: argparse.Namespace) -> Report:
-    return asdict(check_all(root))
+def _verify(root: int, _settings: Settings, arguments: argparse.Namespace) -> Report:
+    with progress(arguments.verbosity) as display:
+        return asdict(check_all(root, display))
 
 
 def _evict(root: int, settings: Settings, arguments: argparse.Namespace) -> Report:
@@ -92,7 +95,7 @@ def _evict(root: int, settings: Settings, arguments: argparse.Namespace) -> Repo
     if arguments.all:
         removed, kept = evict_all(root), len(pinned_digests(root))
     elif arguments.paths:
-        removed, kept = _evict_each(root, arguments.paths)
+        removed, kept = _evict_each(root, arguments.paths, arguments.verbosity)
     else:
         return _enforce(root, DiskLimits(settings.cache_size, settings.cache_min_free))
     if kept:
@@ -100,10 +103,10 @@ def _evict(root: int, settings: Settings, arguments: argparse.Namespace) -> Repo
     return _removed(removed)
 
 
-def _evict_each(root: int, paths: list[str]) -> tuple[Usage, int]:
+def _evict_each(root: int, paths: list[str], verbosity: int) -> tuple[Usage, int]:
     """What was removed, and how many contents were not, as they are pinned."""
     total, kept, pinned = Usage(), 0, pinned_digests(root)
-    for content in _contents(paths):
+    for content in _contents(paths, verbosity):
         if content_digest(content) in pinned:
             kept += 1
             continue
@@ -126,13 +129,15 @@ def _removed(usage: Usage) -> Report:
 
 
 def _pin(root: int, _settings: Settings, arguments: argparse.Namespace) -> Report:
-    return {"pinned": sum([pin(root, content) for content in _contents(arguments.paths)])}
+    return {"pinned": sum([pin(root, content) for content in _contents(arguments.paths, arguments.verbosity)])}
 
 
 def _unpin(root: int, _settings: Settings, arguments: argparse.Namespace) -> Report:
     _check_choice(arguments)
-    digests = pinned_digests(root) if arguments.all else map(content_digest, _contents(arguments.paths))
-    return {"unpinned": sum([unpin(root, digest) for digest in digests])}
+    if arguments.all:
+        return {"unpinned": sum([unpin(root, digest) for digest in pinned_digests(root)])}
+    contents = _contents(arguments.paths, arguments.verbosity)
+    return {"unpinned": sum([unpin(root, content_digest(content)) for content in contents])}
 
 
 def _check_choice(arguments: argparse.Namespace) -> None:
@@ -143,7 +148,7 @@ def _check_choice(arguments: argparse.Namespace) -> None:
 # -- paths ------------------------------------------------------------------------------------------------------------
 
 
-def _contents(paths: list[str]) -> Iterator[bytes]:
+def _contents(paths: list[str], verbosity: int) -> Iterator[bytes]:
     """The contents of the annexed files and of those in Keep at and below `paths`. Raises UsageError where there is
     none."""
     found = False
@@ -153,14 +158,18 @@ def _contents(paths: list[str]) -> Iterator[bytes]:
         complaints.append(path)
         _complain(path, error)
 
-    for file in files_below(paths, failed):
-        try:
-            for content in _contents_of(file.path):
-                yield content
-                found = True
-        except OSError as error:
-            if error.errno != errno.ENODATA:  # a file in git
-                failed(file.path, error)
+    with progress(verbosity) as display:
+        display.begin(Reading.COUNTING, 0)
+        for number, file in enumerate(files_below(paths, failed)):
+            display.at(file.dataset)
+            display.files(number, 0)
+            try:
+                for content in _contents_of(file.path):
+                    yield content
+                    found = True
+            except OSError as error:
+                if error.errno != errno.ENODATA:  # a file in git
+                    failed(file.path, error)
     if not found:
         why = "no file could be looked at" if complaints else "no annexed file and none in Keep is named"
         raise UsageError(f"{why}: give files or directories of a riafs mount")

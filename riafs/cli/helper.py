@@ -15,5 +15,6 @@ def run(words: Sequence[str]) -> int:
     """Mount as mount(8) asks with the arguments `words`."""
     arguments = build_helper_parser().parse_args(words)
     options = sort_options(arguments.options, sloppy=arguments.sloppy)
-    request = MountRequest(arguments.source, arguments.mountpoint, options.given, options.words, by_mount=True)
+    place = (arguments.source, arguments.mountpoint)
+    request = MountRequest(*place, options.given, options.words, verbose=arguments.v, by_mount=True)
     return mount(request, fake=arguments.fake)

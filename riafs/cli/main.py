@@ -7,9 +7,14 @@ subcommand happen when it is chosen: an automount waits for them.
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from riafs.errors import RiafsError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
 
 COMMANDS = {
     "mount": "mount",
@@ -31,6 +36,7 @@ COMMANDS = {
     "install-helper": "installhelper",
 }
 HELPERS = ("mount.riafs", "mount.fuse.riafs")
+LOUDNESS = ("-q", "--quiet", "-v", "--verbose", "-vv")
 _GLOBAL = ("--version", "--help", "-h")
 _BUG, _INTERRUPTED = 4, 8
 
@@ -54,8 +60,8 @@ def run(program: str, words: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing to flush at exit
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence of a command
-        complain(f"internal error: {type(error).__name__}: {error} (--log-level debug shows where)")
-        if "debug" in " ".join(words):
+        complain(f"internal error: {type(error).__name__}: {error} (-vv shows where)")
+        if "debug" in " ".join(words) or "-vv" in words:
             import traceback
 
             traceback.print_exc()
@@ -80,9 +86,35 @@ def _dispatch(program: str, words: Sequence[str]) -> int:
         if "run" in completed[:1] and "--" not in completed:
             raise UsageError(f"{error}; a command with options of its own goes behind --") from error
         raise
-    arguments.by_mount = completed is not words  # mount.fuse3 names no command
+    arguments.by_mount = not names_a_command(words)  # so does mount.fuse3
     module = importlib.import_module(f"riafs.cli.{COMMANDS[arguments.command]}")
-    return int(module.run(arguments))
+    with _told(arguments):
+        return int(module.run(arguments))
+
+
+@contextmanager
+def _told(arguments: "argparse.Namespace") -> Iterator[None]:
+    """With ``--verbose`` what the program logs comes to standard error too; a mount has a log of its own."""
+    if arguments.verbosity <= 0 or arguments.command == "mount":
+        yield
+        return
+    import logging
+
+    logger, handler = logging.getLogger("riafs"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("riafs: %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if arguments.verbosity > 1 else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def names_a_command(words: Sequence[str]) -> bool:
+    """Whether `words` begin with a subcommand, or with how much is told and a subcommand."""
+    return any(word in COMMANDS for word in words[: 2 if words and words[0] in LOUDNESS else 1])
 
 
 def with_command(words: Sequence[str]) -> Sequence[str]:
@@ -90,6 +122,8 @@ def with_command(words: Sequence[str]) -> Sequence[str]:
 
     Raises UsageError for a word that is neither a command nor can be a source.
     """
+    if names_a_command(words) and words[0] in LOUDNESS:
+        return [words[1], words[0], *words[2:]]
     if not words or words[0] in COMMANDS or words[0] in _GLOBAL:
         return words
     if not (words[0].startswith("-") or any(mark in words[0] for mark in "/:#") or os.path.exists(words[0])):

@@ -36,11 +36,20 @@ class MountRequest:
     """mount(8)'s own options."""
     by_mount: bool = False
     """Whether mount(8) asks, which says ``rw`` of its own accord: only ``overlay`` counts then."""
+    verbose: bool = False
+    """Whether to tell that it was mounted, and where its log is."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The subcommand."""
-    request = MountRequest(arguments.source, arguments.mountpoint, arguments.given, arguments.words, arguments.by_mount)
+    request = MountRequest(
+        arguments.source,
+        arguments.mountpoint,
+        arguments.given,
+        arguments.words,
+        arguments.by_mount,
+        verbose=arguments.verbosity > 0,
+    )
     if arguments.print_fstab:
         print(fstab_line(request))
         return 0
@@ -60,7 +69,17 @@ def mount(request: MountRequest, *, fake: bool = False) -> int:
         _live(plan, lambda: None)
     else:
         _start(plan)
+        if request.verbose:
+            print(f"{plan.source} is mounted at {plan.mountpoint}; its log: {_log_place(plan)}")
     return 0
+
+
+def _log_place(plan: MountPlan) -> str:
+    from riafs.daemon.logs import LogPlace  # only here: an automount waits for imports
+
+    if plan.settings.log != "auto":
+        return plan.settings.log
+    return LogPlace(plan.directories.log, plan.mountpoint).path
 
 
 def remount(request: MountRequest) -> int:

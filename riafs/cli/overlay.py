@@ -1,16 +1,17 @@
-"""``riafs overlay``: which overlays this user has, and moving and removing those that are not mounted."""
+"""``riafs overlay``: which overlays this user has; moving, removing and recovering those that are not mounted."""
 
 import argparse
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from riafs.cli.render import print_json, print_table
+from riafs.cli.render import print_json, print_table, printable
 from riafs.cli.status import report
 from riafs.daemon.mounts import riafs_mounts
-from riafs.errors import OverlayFailed, RiafsError, UsageError
+from riafs.errors import OverlayDamaged, OverlayFailed, RiafsError, UsageError
 from riafs.overlay.store import holding, opened, recorded_source
 from riafs.settings import complete_environment, overlays_directory
 
@@ -23,6 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
         move(os.path.abspath(arguments.directory), os.path.abspath(arguments.target))
     elif arguments.action == "remove":
         remove(os.path.abspath(arguments.directory), force=arguments.force)
+    elif arguments.action == "recover":
+        return recover(os.path.abspath(arguments.directory), arguments.target)
     else:
         _list(as_json=arguments.json)
     return 0
@@ -61,7 +64,10 @@ def _unmounted(path: str) -> dict[str, Any]:
     try:
         source = recorded_source(path)
         return _line(path, source, count_changes(path), None)
-    except (RiafsError, OSError):  # in use elsewhere, or damaged: there it is all the same
+    except OverlayDamaged as error:
+        print(f"riafs: {error}", file=sys.stderr)
+        return _line(path, None, None, None)
+    except (RiafsError, OSError):  # in use elsewhere: there it is all the same
         return _line(path, None, None, None)
 
 
@@ -102,7 +108,12 @@ def _copy(directory: str, target: str) -> None:
 
 def remove(directory: str, *, force: bool) -> None:
     """Remove an overlay. Raises Busy while it is in use, UsageError for one with changes unless `force`."""
-    changes = count_changes(directory)
+    try:
+        changes = count_changes(directory)
+    except OverlayDamaged:
+        if not force:
+            raise
+        changes = 0
     if changes and not force:
         raise UsageError(f"{directory} has {changes} changes that are not pushed; --force gives them up")
     with holding(directory):
@@ -110,3 +121,23 @@ def remove(directory: str, *, force: bool) -> None:
             shutil.rmtree(directory)
         except OSError as error:
             raise OverlayFailed(f"{directory} cannot be removed: {error.strerror}") from error
+
+
+def recover(directory: str, target: str | None) -> int:
+    """Make a damaged overlay usable again; the exit status. Raises Busy while it is in use, UsageError, …"""
+    from riafs.overlay.recovering import recover as recovered_to  # of no use for the other actions
+
+    try:
+        with opened(directory):
+            print(f"{directory} is complete; there is nothing to recover")
+            return 0
+    except OverlayDamaged:
+        found = recovered_to(directory, os.path.abspath(target or f"{directory}.recovered"))
+    for path in found.named:
+        print(printable(f"named     {os.fsdecode(path)}"))
+    for place in found.numbered:
+        print(printable(f"numbered  {place}"))
+    for path in found.lost:
+        print(printable(f"lost      {os.fsdecode(path)}: what was changed in it, or the end of that, is gone"))
+    print(f"what is named is shown when {directory} is mounted again; everything else is in {found.directory}")
+    return 0

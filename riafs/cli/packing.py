@@ -1,17 +1,17 @@
 """What ``riafs archive`` and ``riafs unarchive`` have in common: opening the dataset, progress, telling of damage."""
 
+import argparse
 import os
 import shutil
-import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
 from riafs.cli.main import complain
 from riafs.cli.mount import absolute_source
+from riafs.cli.progress import progress
 from riafs.cli.render import print_json, printable
 from riafs.errors import BadSource, MissingProgram
 from riafs.formats.riaurl import RiaUrl
@@ -20,12 +20,9 @@ from riafs.packing.archiving import ArchiveReport
 from riafs.packing.dataset import PackedDataset, open_dataset
 from riafs.packing.problems import Damage
 from riafs.packing.unarchiving import UnarchiveReport
-from riafs.packing.watching import Nobody, Step, Watcher
+from riafs.packing.watching import Watcher
 from riafs.settings import complete_environment, load
 from riafs.tree.working import Means
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 Report = TypeVar("Report", ArchiveReport, UnarchiveReport)
 Job = Callable[[PackedDataset, Watcher], Awaitable[Report]]
@@ -34,8 +31,8 @@ SOME_DAMAGED = 64
 """Exit status when some keys were left out."""
 
 
-def work(source: str, job: Job[Report], *, dry_run: bool) -> Report:
-    """Run `job` on the dataset that `source` names, with a progress bar if standard error is a terminal.
+def work(source: str, job: Job[Report], verbosity: int, *, dry_run: bool) -> Report:
+    """Run `job` on the dataset that `source` names, and show its progress.
 
     Raises what opening the dataset and the job raise.
     """
@@ -52,17 +49,18 @@ def work(source: str, job: Job[Report], *, dry_run: bool) -> Report:
 
     async def run() -> Report:
         async with open_dataset(located, means, dry_run=dry_run) as dataset:
-            with _progress() as watcher:
+            with progress(verbosity) as watcher:
+                watcher.at(os.fsdecode(located.alias or located.dataset or b""))
                 return await job(dataset, watcher)
 
     return trio.run(run)
 
 
-def conclude(report: ArchiveReport | UnarchiveReport, lines: Sequence[str], *, as_json: bool) -> int:
+def conclude(report: ArchiveReport | UnarchiveReport, lines: Sequence[str], arguments: argparse.Namespace) -> int:
     """Print the report, or its `lines`; returns the exit status."""
-    if as_json:
+    if arguments.json:
         print_json(_json(report))
-    else:
+    elif arguments.verbosity >= 0:
         for line in lines:
             print(printable(line))
     for each in report.damaged:
@@ -80,35 +78,3 @@ def _damage(each: Damage) -> dict[str, str]:
         "place": os.fsencode(each.place).decode(errors="backslashreplace"),
         "reason": each.reason,
     }
-
-
-@contextmanager
-def _progress() -> Iterator[Watcher]:
-    """A bar for each step on a terminal. rich is imported only there."""
-    if not sys.stderr.isatty():
-        yield Nobody()
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        yield _Bar(bar)
-
-
-class _Bar:
-    """A Watcher that draws."""
-
-    def __init__(self, bar: "Progress") -> None:
-        self._bar = bar
-        self._task: TaskID | None = None
-
-    def begin(self, step: Step, total: int) -> None:
-        """See Watcher."""
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(step.value, total=total or None)
-
-    def advance(self, amount: int) -> None:
-        """See Watcher."""
-        if self._task is not None:
-            self._bar.advance(self._task, amount)

@@ -8,7 +8,7 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from riafs.cli import mountopts
 from riafs.daemon.version import version
@@ -99,6 +99,7 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="riafs", description="Mount DataLad RIA stores and Keep collections as file systems.", allow_abbrev=False
     )
+    parser.set_defaults(verbosity=0)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_mount(_command(commands, "mount", "Mount a store, a dataset, collections, or a cluster."))
@@ -109,7 +110,9 @@ def build_parser() -> Parser:
     _add_run(_command(commands, "run", "Run a command in a mount, and push what it changed with a record of it."))
     _add_diff(_command(commands, "diff", "List local changes."))
     _add_restore(_command(commands, "restore", "Drop local changes, so that what the store has is shown again."))
-    _add_overlay(_command(commands, "overlay", "List, move and remove the directories that local changes are kept in."))
+    _add_overlay(
+        _command(commands, "overlay", "List, move, remove and recover the directories that local changes are kept in.")
+    )
     _add_prefetch(_command(commands, "prefetch", "Read files and trees of mounts, so that they are in the caches."))
     _add_cache(_command(commands, "cache", "Show, check, pin and evict what the block cache of this user holds."))
     _add_verify(_command(commands, "verify", "Read everything a source holds; report what is damaged or missing."))
@@ -122,7 +125,35 @@ def build_parser() -> Parser:
 
 
 def _command(commands: "argparse._SubParsersAction[Parser]", name: str, what: str) -> Parser:
-    return commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+    parser: Parser = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+    parser.add_argument(
+        "-q",
+        "--quiet",
+        dest="verbosity",
+        action="store_const",
+        const=-1,
+        default=argparse.SUPPRESS,
+        help="no progress and no remarks: failures, and what was asked for",
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        dest="verbosity",
+        action=_Louder,
+        default=argparse.SUPPRESS,
+        help="tell each step, and what is worth a line in a log; twice: everything, for finding faults",
+    )
+    return parser
+
+
+class _Louder(argparse.Action):
+    """``-v``: one more each time, and one more than nothing after ``-q``."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **known: Any) -> None:  # noqa: ANN401 - argparse's own
+        super().__init__(option_strings, dest, nargs=0, **known)
+
+    def __call__(self, _parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object) -> None:
+        setattr(namespace, self.dest, max(getattr(namespace, self.dest, 0), 0) + 1)
 
 
 def _add_mount(parser: Parser) -> None:
@@ -264,9 +295,13 @@ def _add_overlay(parser: Parser) -> None:
     listing.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     move = _command(actions, "move", "give one that is not mounted another place")
     remove = _command(actions, "remove", "remove one that is not mounted")
-    for action in (move, remove):
+    recover = _command(actions, "recover", "make one usable again of which a part was lost, and keep all of its data")
+    for action in (move, remove, recover):
         action.add_argument("directory", metavar="DIR", help="an overlay, as the list has it")
     move.add_argument("target", metavar="NEW", help="where nothing is yet")
+    recover.add_argument(
+        "target", metavar="NEW", nargs="?", help="where data goes whose name is lost (default: DIR.recovered)"
+    )
     remove.add_argument("--force", action="store_true", help="even if there are changes, which are lost")
 
 
@@ -416,7 +451,7 @@ def build_helper_parser() -> Parser:
     parser.add_argument("-s", dest="sloppy", action="store_true", help="ignore unknown options")
     parser.add_argument("-f", dest="fake", action="store_true", help="check the arguments and do nothing")
     parser.add_argument("-n", action="store_true", help="accepted: riafs never writes /etc/mtab")
-    parser.add_argument("-v", action="store_true", help="accepted: a mount that works has nothing to say")
+    parser.add_argument("-v", action="store_true", help="tell where it was mounted")
     parser.add_argument("-r", dest="options", action="append_const", const="ro", help="the same as -o ro")
     parser.add_argument("-w", dest="options", action="append_const", const="rw", help="the same as -o rw")
     parser.add_argument("-N", metavar="NAMESPACE", help="accepted: mount(8) has entered the namespace already")

@@ -8,12 +8,13 @@ import argparse
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
+from riafs import watching
 from riafs.cli.main import complain
-from riafs.cli.progress import Display, progress_bar
+from riafs.cli.progress import Display, progress
 from riafs.cli.render import amount, print_json
 from riafs.cli.trees import File, files_below
 
@@ -35,16 +36,32 @@ class Outcome:
 def run(arguments: argparse.Namespace) -> int:
     """The subcommand: exit status 2 if something could not be read."""
     began = time.monotonic()
-    with progress_bar("reading") as display:
+    with progress(arguments.verbosity) as display:
         reading = Reading(display)
+        if display.shown:
+            reading.expected = count_files(arguments.paths, display)
+        else:
+            display.begin(watching.Reading.READING, 0)
         read_all(reading, files_below(arguments.paths, reading.fail), arguments.jobs)
     outcome = reading.outcome
     outcome.seconds = round(time.monotonic() - began, 3)
     if arguments.json:
         print_json(asdict(outcome))
-    else:
+    elif arguments.verbosity >= 0:
         print(f"{outcome.files} files, {amount(outcome.bytes)} in {outcome.seconds:.1f} s, {outcome.failed} failed")
     return _FAILED if outcome.failed else 0
+
+
+def count_files(paths: Sequence[str], display: Display) -> int:
+    """Count what there is to read, and begin to read it. What cannot be looked at is told when it is read."""
+    display.begin(watching.Reading.COUNTING, 0)
+    files = size = 0
+    for file in files_below(paths, lambda *_: None):
+        files, size = files + 1, size + file.size
+        display.advance(file.size)
+        display.files(files, 0)
+    display.begin(watching.Reading.READING, size)
+    return files
 
 
 def read_all(reading: "Reading", files: Iterable[File], jobs: int) -> None:
@@ -53,7 +70,7 @@ def read_all(reading: "Reading", files: Iterable[File], jobs: int) -> None:
     with ThreadPoolExecutor(jobs) as executor:
         try:
             for file in files:
-                reading.display.expect(file.size)
+                reading.display.at(file.dataset)
                 room.acquire()
                 executor.submit(reading.read, file).add_done_callback(lambda _: room.release())
         except BaseException:
@@ -67,6 +84,8 @@ class Reading:
     """One run."""
 
     display: Display
+    expected: int = 0
+    """How many files there are to read; 0: not known."""
     outcome: Outcome = field(default_factory=Outcome)
     ended: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -86,6 +105,7 @@ class Reading:
             with self.lock:
                 self.outcome.files += 1
         self.display.advance(file.size - size)
+        self.display.files(self.outcome.files + self.outcome.failed, self.expected)
 
     def _read_all(self, descriptor: int) -> int:
         buffer = bytearray(_CHUNK)

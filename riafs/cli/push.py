@@ -10,8 +10,8 @@ from typing import Any
 import trio
 
 from riafs.cli.changes import Kept, Mounted, asked, locate
+from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, printable
-from riafs.cli.stepping import step_bar
 from riafs.daemon.listing import describe_outcome
 from riafs.daemon.pushing import Order, push_changes
 from riafs.daemon.unmounted import open_unmounted, overlay_source
@@ -37,13 +37,16 @@ def run(arguments: argparse.Namespace) -> int:
     target = locate(arguments.paths, arguments.overlay)
     order = Order(_request(arguments, environment), target.places)
     try:
-        outcomes = _push_kept(target, order, environment) if isinstance(target, Kept) else push_mounted(target, order)
+        if isinstance(target, Kept):
+            outcomes = _push_kept(target, order, environment, arguments.verbosity)
+        else:
+            outcomes = push_mounted(target, order, arguments.verbosity)
     except PushConflict as conflict:
         tell_conflict(conflict, as_json=arguments.json)
         raise
     if arguments.json:
         print_json(outcomes)
-    else:
+    elif arguments.verbosity >= 0:
         for line in pushed_lines(outcomes, dry_run=arguments.dry_run):
             print(printable(line))
     return 0
@@ -82,9 +85,9 @@ def _branch(name: str | None, flag: str) -> bytes | None:
     return full
 
 
-def push_mounted(target: Mounted, order: Order) -> list[dict[str, Any]]:
+def push_mounted(target: Mounted, order: Order, verbosity: int) -> list[dict[str, Any]]:
     """Have the mount's own process push, which also shows the new commits. It goes on if this one is killed."""
-    with step_bar() as bar, bar.following(lambda: asked(target.mount, "status", {}).get("pushing")):
+    with progress(verbosity) as bar, bar.following(lambda: asked(target.mount, "status", {}).get("pushing")):
         return list(asked(target.mount, "push", order_to_json(order), _PUSH_SECONDS)["pushed"])
 
 
@@ -103,7 +106,7 @@ def order_to_json(order: Order) -> dict[str, Any]:
     }
 
 
-def _push_kept(target: Kept, order: Order, environment: Mapping[str, str]) -> list[dict[str, Any]]:
+def _push_kept(target: Kept, order: Order, environment: Mapping[str, str], verbosity: int) -> list[dict[str, Any]]:
     """Push an overlay that is not mounted, in this process."""
     settings = load(environment, ()).settings
     allowed = tuple(map(os.fsencode, settings.allow_links))
@@ -116,7 +119,7 @@ def _push_kept(target: Kept, order: Order, environment: Mapping[str, str]) -> li
 
     async def work() -> list[dict[str, Any]]:
         async with open_unmounted(target.directory, settings, environment, rules) as filesystem:
-            with step_bar() as bar:
+            with progress(verbosity) as bar:
                 outcomes = await push_changes(filesystem, source, means, order, bar, tell)
             return [describe_outcome(each) for each in outcomes]
 

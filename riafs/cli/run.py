@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     outcomes: list[dict[str, Any]] = []
     if not status and not arguments.dry_run and seen.changed:
         request = PushRequest(os.fsencode(message), *_names(arguments, environment), environment["PATH"])
-        outcomes = _push(target, begun, seen, request, as_json=arguments.json)
+        outcomes = _push(target, begun, seen, request, arguments)
     _tell(arguments, status, seen, message, outcomes)
     _tell_of_newer(begun, outcomes)
     return status
@@ -127,7 +127,7 @@ def _seen(reply: Mapping[str, Any]) -> Seen:
 
 
 def _push(
-    target: Mounted, begun: Mapping[str, Any], seen: Seen, request: PushRequest, *, as_json: bool
+    target: Mounted, begun: Mapping[str, Any], seen: Seen, request: PushRequest, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Push what the command changed. If that fails, the message is kept with the changes, and where is said."""
     entrance = begun["path"]
@@ -136,11 +136,11 @@ def _push(
     try:
         if seen.moved:
             raise Busy(f"{entrance or 'the dataset'} was pushed by somebody else while the command ran")
-        return push_mounted(target, Order(request, () if b"" in places else tuple(places)))
+        return push_mounted(target, Order(request, () if b"" in places else tuple(places)), arguments.verbosity)
     except RiafsError as failure:
         kept = _keep(begun["overlay"], request.message)
         if isinstance(failure, PushConflict):
-            tell_conflict(failure, as_json=as_json)
+            tell_conflict(failure, as_json=arguments.json)
         raise type(failure)(
             f"{failure}; the command has run and its changes are local, its record is in {kept}: push them with "
             f"riafs push {os.path.join(target.mount.mountpoint, entrance)} --message-file {kept}"

@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     if bool(arguments.directories) == arguments.all:
         raise UsageError("umount needs directories, or --all")
     targets = [mount.mountpoint for mount in reversed(_own_mounts())] if arguments.all else arguments.directories
-    codes = [_unmount(target, lazy=arguments.lazy, force=arguments.force) for target in targets]
+    codes = [_unmount(target, arguments) for target in targets]
     return combined(codes)
 
 
@@ -28,15 +28,17 @@ def _own_mounts() -> Sequence[Mount]:
     return [mount for mount in riafs_mounts() if user in (0, mount.owner)]
 
 
-def _unmount(directory: str, *, lazy: bool, force: bool) -> int:
+def _unmount(directory: str, arguments: argparse.Namespace) -> int:
     try:
         mount = find_mount(directory)
         kept = _kept(mount)
-        unmount(mount, lazy=lazy, force=force)
+        unmount(mount, lazy=arguments.lazy, force=arguments.force)
     except RiafsError as error:
         complain(str(error))
         return error.exit_code
-    if kept:
+    if arguments.verbosity > 0:
+        print(f"{mount.mountpoint} is unmounted")
+    if kept and arguments.verbosity >= 0:
         print(kept)
     return 0
 

@@ -17,8 +17,8 @@ def run(arguments: argparse.Namespace) -> int:
     async def job(dataset: PackedDataset, watcher: Watcher) -> UnarchiveReport:
         return await unarchive_objects(dataset, request, watcher)
 
-    report = work(arguments.source, job, dry_run=request.dry_run)
-    return conclude(report, list(_lines(report, request)), as_json=arguments.json)
+    report = work(arguments.source, job, arguments.verbosity, dry_run=request.dry_run)
+    return conclude(report, list(_lines(report, request)), arguments)
 
 
 def _lines(report: UnarchiveReport, request: UnarchiveRequest) -> Iterator[str]:

@@ -20,7 +20,7 @@ from riafs.checking.opening import starting_point
 from riafs.checking.report import Finding, Report, Verdict
 from riafs.cli.main import complain
 from riafs.cli.mount import absolute_source, manifest_on_input
-from riafs.cli.progress import Display, progress_bar
+from riafs.cli.progress import Display, progress
 from riafs.cli.render import amount, print_json, print_table
 from riafs.content.parts import Copy
 from riafs.content.verifying import Verify
@@ -28,6 +28,7 @@ from riafs.counters import Counters
 from riafs.daemon.opening import opening_plan
 from riafs.git.config import instead_of_rules
 from riafs.settings import complete_environment, load
+from riafs.tree.storeroot import AliasDirectory
 from riafs.vfs.assembly import Plan, open_assembled
 
 _LOST, _DEGRADED = 2, 64
@@ -43,8 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load(environment, arguments.given).settings
     source = absolute_source(arguments.source, rules)
     plan = opening_plan(source, settings, environment, rules, manifest_on_input(source))
-    request = Request(arguments.all_replicas or arguments.copies is not None, arguments.copies, arguments.jobs)
-    with progress_bar("reading") as display:
+    every = arguments.all_replicas or arguments.copies is not None
+    with progress(arguments.verbosity) as display:
+        request = Request(every, arguments.copies, arguments.jobs, counting=display.shown)
         report = trio.run(_check, replace(plan, verify=Verify.ALWAYS, believing=False), request, display)
     if arguments.json:
         print_json(_json(report))
@@ -57,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _check(plan: Plan, request: Request, display: Display) -> Report:
     async with open_assembled(plan, Counters(), {}) as assembled:
+        if isinstance(assembled.root, AliasDirectory):
+            display.names = assembled.root.aliases()
         return await check(await starting_point(assembled.root), request, display)
 
 

@@ -15,10 +15,12 @@ from cachetools import LRUCache
 from riafs.archive.archive import ArchiveTools
 from riafs.archive.openpgp import Decryptor
 from riafs.content.branch import AnnexBranch
+from riafs.content.inplace import InPlace
 from riafs.content.places import ArchivePlace, LoosePlace, Place
 from riafs.content.reported import Reported
 from riafs.content.shelf import PLACES, ArchiveShelf
-from riafs.content.specialforms import Form, SpecialPlace
+from riafs.content.specialforms import SpecialPlace
+from riafs.content.storages import Storages, StoredElsewhere
 from riafs.content.stored import stored_keys
 from riafs.content.verifying import Checker, Claim, Opened, Verifier
 from riafs.errors import (
@@ -36,13 +38,15 @@ from riafs.formats.digests import checker
 from riafs.formats.hashdirs import likely_path, object_directories
 from riafs.formats.keys import Key
 from riafs.formats.layout import Layout
-from riafs.formats.remotelog import SpecialRemote
+from riafs.formats.remotelog import SpecialRemote, configured_uuid
+from riafs.storage.patience import waited_enough
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 
 log = logging.getLogger(__name__)
 
 _MAX_PROBLEMS = 1000
+_MAX_CONFIG = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,10 @@ class _AnyOf:
 
 
 class AnnexContents:
-    """The keys of the dataset at the store's path `dataset`; `identifier` is its id, by which remotes name it."""
+    """The keys of the dataset at the store's path `dataset`; `identifier` is its id, by which remotes name it.
+
+    `elsewhere` finds the stored keys of other directories of the store.
+    """
 
     def __init__(
         self,
@@ -79,15 +86,18 @@ class AnnexContents:
         layout: Layout,
         branch: AnnexBranch,
         tools: ContentTools,
+        elsewhere: StoredElsewhere,
     ) -> None:
         self._storage = storage
+        self._dataset = dataset
         self._objects = dataset + b"/annex/objects"
-        self._identifier = identifier
         self._layout = layout
         self._branch = branch
         self.verifier = tools.verifier
-        self._decryptor = tools.decryptor
         self._shelf = ArchiveShelf(storage, dataset, tools.archives)
+        self._storages = Storages(
+            branch, identifier, self.stored_places, elsewhere, self._storage_uuid, tools.decryptor
+        )
         self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
 
     # -- places -------------------------------------------------------------------------------------------------------
@@ -106,32 +116,18 @@ class AnnexContents:
             yield ArchivePlace(self._shelf, archive, below)
 
     async def special_places(self, key: Key) -> list[Place]:
-        """The other forms in which the dataset's storages may hold `key`."""
-        places: list[Place] = []
-        for remote in await self._remotes():
-            encrypted = remote.encryption not in (b"none", b"")
-            copies = [copy for copy in await self._branch.chunked_copies(key) if copy.uuid == remote.log_uuid]
-            forms = [Form(remote, copy.chunk_size, copy.count) for copy in copies]
-            if not forms and remote.chunk_size:
-                forms.append(Form(remote, remote.chunk_size, None))
-            if encrypted:
-                forms.append(Form(remote, None, None))
-            places += [SpecialPlace(key, form, self._open_stored, self._decryptor) for form in forms]
-        return places
+        """Where else `key` may be in the store, by what the git-annex branch says: see content/storages."""
+        return await self._storages.places(key)
 
-    async def _remotes(self) -> Sequence[SpecialRemote]:
-        """The special remotes that keep their objects in this dataset's directory."""
-        remotes = await self._branch.special_remotes()
-        return [remote for remote in remotes if remote.archive_id == self._identifier]
+    async def storage_forms(self, key: Key, remote: SpecialRemote) -> list[Place]:
+        """Where the storage `remote`, which is this directory, may have `key` in another form than plain."""
+        return await self._storages.forms(key, remote)
 
-    async def _open_stored(self, key: Key) -> RangedBytes:
-        """What lies under the name of `key` (a chunk's, or an encrypted one), unverified. Raises NotInStore."""
-        for place in self.stored_places(key):
-            try:
-                return (await place.open()).source
-            except NotInStore:
-                continue
-        raise NotInStore(f"{key.serialised.decode(errors='replace')} is not in the store")
+    async def _storage_uuid(self) -> bytes | None:
+        try:
+            return configured_uuid(await self._storage.read_file(self._dataset + b"/config", _MAX_CONFIG))
+        except RiafsError:
+            return None
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -162,7 +158,7 @@ class AnnexContents:
             shown = key.serialised.decode(errors="replace")
             return self._report(key, _same_kind(problem, f"{user()}: key {shown} cannot be read: {problem}"))
 
-        return Reported(content, failed)
+        return content.reported(failed) if isinstance(content, InPlace) else Reported(content, failed)
 
     def _report(self, key: Key, problem: RiafsError) -> RiafsError:
         """`problem`, after it was counted, logged and remembered."""
@@ -221,9 +217,24 @@ class AnnexContents:
                 remembered = opened.evidence is not None and memory.is_good(opened.evidence, key.serialised)
                 good = remembered or opened.checked_as == key.serialised
                 return known | {"where": opened.place.encode(), "verified": b"yes" if good else b"no"}
-        for place in await self.special_places(key):
-            return known | {"where": os.fsencode(place.name), "verified": b"no"}
+        try:
+            special = await self.special_places(key)
+        except RiafsError as unreadable:  # the git-annex branch
+            return {"error": os.fsencode(str(unreadable))} | known | {"where": b"nowhere found"}
+        for place in special:
+            if await _is_there(place):
+                return known | {"where": os.fsencode(place.name), "verified": b"no"}
         return known | {"where": b"nowhere found"}
+
+
+async def _is_there(place: Place) -> bool:
+    """Whether anything is at `place`, as far as can be told without decrypting it."""
+    try:
+        source = await place.peek() if isinstance(place, SpecialPlace) else (await place.open()).source
+    except RiafsError:
+        return False
+    source.close()
+    return True
 
 
 class _Attempt:
@@ -243,7 +254,7 @@ class _Attempt:
         except NotInStore:
             return None
         except RiafsError as problem:
-            self.problems.append(problem)
+            self._met(problem)
             return None
         damage = self._known_bad(opened)
         if damage is None:
@@ -251,6 +262,11 @@ class _Attempt:
         opened.source.close()
         self.problems.append(damage)
         return None
+
+    def _met(self, problem: RiafsError) -> None:
+        self.problems.append(problem)
+        if isinstance(problem, StoreTimeout):
+            waited_enough()
 
     def _known_bad(self, opened: Opened) -> CorruptContent | None:
         key, size = self._key.serialised, opened.source.size
@@ -275,7 +291,7 @@ class _Attempt:
         try:
             content = await self.verifier.admit(opened, claim)
         except RiafsError as problem:
-            self.problems.append(problem)
+            self._met(problem)
             return None
         self.verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self.problems)
         return content

@@ -33,20 +33,20 @@ from riafs.errors import (
     StoreTimeout,
 )
 from riafs.formats.locators import Locator
-from riafs.storage.blockplaces import Attempt, BlockPlace, BlockPlaces, FileBlock, WholeBlock
-from riafs.storage.files import FileBytes
+from riafs.storage.blockplaces import Attempt, BlockInVolume, BlockPlace, BlockPlaces, FileBlock, WholeBlock
 from riafs.storage.lines import Line
 
 log = logging.getLogger(__name__)
 
 Renew = Callable[[Locator], Awaitable[Locator | None]]
 """Gives the locator of the same block with a new signature, None where there is none."""
-Admit = Callable[[FileBlock, Locator, BlockPlace], Awaitable[FileBytes]]
+Admit = Callable[[FileBlock, Locator, BlockPlace], Awaitable[BlockInVolume]]
 """Lets a file through when it is known to be the block. Raises CorruptContent, and what reading raises."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _HEDGE_SECONDS, _HEDGE_FACTOR = 1.0, 3
 _LATENCIES = 64
+_SHORTEST = 0.1
 _TRIES_OF_DAMAGED = 2
 _REFRESH_SECONDS = 0.5
 _RENEW_BEFORE = 60.0
@@ -120,7 +120,7 @@ class SearchTools:
 class Found:
     """A block, and the memory that was taken for it if it is in memory."""
 
-    block: WholeBlock | FileBytes
+    block: WholeBlock | BlockInVolume
     room: Room | None
 
 
@@ -229,7 +229,7 @@ class Search:
 
     def _start(self, nursery: trio.Nursery, place: BlockPlace, send: "trio.MemorySendChannel[_Outcome]") -> Attempt:
         left = self._end - trio.current_time()
-        attempt = Attempt(self._request_id, max(min(left, self._tools.deadline), 0.1), self._tools.line.moves)
+        attempt = Attempt(self._request_id, max(min(left, self._tools.deadline), _SHORTEST), self._tools.line.moves)
         nursery.start_soon(self._ask, place, attempt, send)
         return attempt
 
@@ -288,6 +288,7 @@ class Search:
                 raise StoreDenied(
                     f"{problem}; check the token, and whether it is the one the manifest came with"
                 ) from None
+        attempt.seconds = max(self._end - trio.current_time(), _SHORTEST)
         try:
             return await place.fetch(self._locator, attempt)
         except AccessExpired as problem:
@@ -297,10 +298,9 @@ class Search:
         """Whether there is a newer locator than `used`; asked for once, however many places have refused."""
         async with self._renewing:
             if self._locator is used and not self._renewed:
-                renewed = await self._renew(used)
                 self._renewed = True
-                if renewed is not None:
-                    self._locator = renewed
+                with trio.move_on_at(self._end):
+                    self._locator = await self._renew(used) or used
             return self._locator.text != used.text
 
     def _note(self, place: BlockPlace, problem: RiafsError) -> None:

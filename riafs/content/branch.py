@@ -1,10 +1,11 @@
 """What the git-annex branch of a dataset says: special remotes, chunks of a key, equivalents of a VURL key.
 
-The logs are hints (a store is the truth about what it holds); they are read only for keys that need them.
+The logs are hints (a store is the truth about what it holds); they are read only for keys that need them. A log that
+is not on the branch says nothing; one that is there and cannot be read is an error, since digests hang on it.
 """
 
-from riafs.errors import NoSuchVersion, RiafsError
-from riafs.formats.annexbranch import CHUNKS, EQUIVALENT_KEYS, log_path
+from riafs.errors import NoSuchVersion
+from riafs.formats.annexbranch import CHUNKS, DIFFERENCE_LOG, EQUIVALENT_KEYS, Tuning, parse_difference_log
 from riafs.formats.keys import Key
 from riafs.formats.presence import ChunkedCopy, equivalent_keys, parse_chunk_log
 from riafs.formats.remotelog import SpecialRemote, parse_remote_log
@@ -15,11 +16,12 @@ _BRANCH = b"refs/heads/git-annex"
 
 
 class AnnexBranch:
-    """The branch of one repository; its tip is looked up at each use, `remote.log` is parsed once per tip."""
+    """The branch of one repository; its tip is looked up at each use, what concerns all keys is parsed once per tip."""
 
     def __init__(self, repository: Repository | None) -> None:
         self._repository = repository
         self._remotes: tuple[bytes, tuple[SpecialRemote, ...]] | None = None
+        self._tuning: tuple[bytes, Tuning] | None = None
 
     async def _tip(self) -> bytes | None:
         if self._repository is None:
@@ -34,25 +36,31 @@ class AnnexBranch:
             return b""
         return await self._repository.blob_at(tip, path, _MAX_LOG) or b""
 
+    async def _key_log(self, key: Key, suffix: bytes) -> bytes:
+        """The log with `suffix` of a key, empty where there is none."""
+        tip = await self._tip()
+        if tip is None:
+            return b""
+        if self._tuning is None or self._tuning[0] != tip:
+            self._tuning = (tip, parse_difference_log(await self._log(tip, DIFFERENCE_LOG)))
+        return await self._log(tip, self._tuning[1].log_path(key, suffix))
+
     async def special_remotes(self) -> tuple[SpecialRemote, ...]:
-        """All special remotes on record, none where the branch cannot be read."""
-        try:
-            tip = await self._tip()
-            if tip is None:
-                return ()
-            if self._remotes is None or self._remotes[0] != tip:
-                self._remotes = (tip, parse_remote_log(await self._log(tip, b"remote.log")))
-        except RiafsError:
+        """All special remotes on record. Raises GitError, TooLarge, StoreError, StoreTimeout."""
+        tip = await self._tip()
+        if tip is None:
             return ()
+        if self._remotes is None or self._remotes[0] != tip:
+            self._remotes = (tip, parse_remote_log(await self._log(tip, b"remote.log")))
         return self._remotes[1]
 
     async def chunked_copies(self, key: Key) -> tuple[ChunkedCopy, ...]:
-        """How the key is cut into chunks, by remote; nothing where the branch cannot be read."""
-        try:
-            return parse_chunk_log(await self._log(await self._tip(), log_path(key, CHUNKS)))
-        except RiafsError:
-            return ()
+        """How the key is cut into chunks, by remote. Raises GitError, TooLarge, StoreError, StoreTimeout."""
+        return parse_chunk_log(await self._key_log(key, CHUNKS))
 
     async def equivalents(self, key: Key) -> tuple[Key, ...]:
-        """Keys with a checksum that stand for the same content as the VURL key `key`. Raises GitError, StoreError, …"""
-        return equivalent_keys(await self._log(await self._tip(), log_path(key, EQUIVALENT_KEYS)))
+        """Keys with a checksum that stand for the same content as the VURL key `key`.
+
+        Raises GitError, TooLarge, StoreError, StoreTimeout.
+        """
+        return equivalent_keys(await self._key_log(key, EQUIVALENT_KEYS))

@@ -1,7 +1,8 @@
 """Chunks of a key that lie in the store as they are, read as one, with a bounded number of descriptors.
 
 Invariant: a chunk that is being read is not closed; others are, the one unused for longest first, and opened again when
-they are wanted. A chunk that has another size then is not the one whose size was counted on.
+they are wanted. A chunk that has another size then is not the one whose size was counted on; one that was changed or
+replaced gives the whole another `identity`.
 """
 
 from collections import OrderedDict
@@ -9,15 +10,49 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
+from riafs.archive.member import DecodedMember
 from riafs.errors import NotInStore, ShortRead
+from riafs.storage.blocking import file_of
 from riafs.storage.concat import read_across
+from riafs.storage.extents import Extent
+from riafs.storage.files import Identity
 from riafs.storage.ranged import Buffer, RangedBytes
 
 MOST_OPEN = 64
 
 OpenChunk = Callable[[int], Awaitable[RangedBytes]]
 """Opens the chunk of that number, from 0 on. Raises NotInStore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Which version of its chunks the whole is made of."""
+
+    files: int
+    contents: int
+    """The same without what says nothing of the content: see Identity.is_touched."""
+
+    @classmethod
+    def of(cls, origins: list[object]) -> "Version":
+        """That of chunks from these origins."""
+        files = [
+            (each.identity.size, each.identity.mtime_ns, each.offset) if isinstance(each, _InFile) else each
+            for each in origins
+        ]
+        return cls(hash(tuple(origins)), hash(tuple(files)))
+
+    def is_touched(self, other: "Version") -> bool:
+        """See Identity."""
+        return self.contents == other.contents
+
+
+class _InFile(NamedTuple):
+    """Where a chunk lies as it is."""
+
+    identity: Identity
+    offset: int
 
 
 @dataclass(slots=True)
@@ -29,9 +64,12 @@ class _Open:
 class Chunks:
     """RangedBytes over chunks of known `sizes`."""
 
-    def __init__(self, open_chunk: OpenChunk, sizes: list[int]) -> None:
+    def __init__(self, open_chunk: OpenChunk, sizes: list[int], origins: list[object]) -> None:
         self._open_chunk = open_chunk
         self._sizes = sizes
+        self._origins = origins
+        self.identity = Version.of(origins)
+        """Another object once a chunk is not what it was."""
         self._ends = list(accumulate(sizes))
         self._opened: OrderedDict[int, _Open] = OrderedDict()
         self._closed = False
@@ -39,12 +77,14 @@ class Chunks:
     @classmethod
     async def open(cls, open_chunk: OpenChunk, count: int) -> "Chunks":
         """All of `count` chunks, each of which is looked at. Raises what opening them raises."""
-        sizes = []
+        sizes: list[int] = []
+        origins: list[object] = []
         for number in range(count):
             source = await open_chunk(number)
             sizes.append(source.size)
+            origins.append(_origin(source))
             source.close()
-        return cls(open_chunk, sizes)
+        return cls(open_chunk, sizes, origins)
 
     @property
     def size(self) -> int:
@@ -57,7 +97,16 @@ class Chunks:
 
     async def _read_chunk(self, number: int, offset: int, length: int) -> Buffer:
         async with self._chunk(number) as source:
-            return await source.read(offset, length)
+            data = await source.read(offset, length)
+            self._look(number, source)
+            return data
+
+    def _look(self, number: int, source: RangedBytes) -> None:
+        """See whether a chunk is still the one that was opened first."""
+        origin = _origin(source)
+        if origin != self._origins[number]:
+            self._origins[number] = origin
+            self.identity = Version.of(self._origins)
 
     @asynccontextmanager
     async def _chunk(self, number: int) -> AsyncIterator[RangedBytes]:
@@ -99,3 +148,11 @@ class Chunks:
         """Close the chunks."""
         self._closed = True
         self._trim(0)
+
+
+def _origin(source: RangedBytes) -> object:
+    """Equal as long as `source` is the same bytes of the same version of a file; None where nobody changes it."""
+    file = file_of(source)
+    if file is not None and file.identity is not None:
+        return _InFile(file.identity, source.offset if isinstance(source, Extent) else 0)
+    return source.origin if isinstance(source, DecodedMember) else None

@@ -21,15 +21,16 @@ from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.content.blockmemory import BlockMemory
 from riafs.content.blocksearch import Damaged, Latencies, Renew, Search, SearchTools
 from riafs.content.blockstoring import BlockStorer
+from riafs.content.inplace import rested
 from riafs.content.keepcopies import copies
 from riafs.content.keptparts import KeptParts
 from riafs.content.parts import Copy
 from riafs.counters import Counters
-from riafs.errors import CorruptContent, RiafsError, StoreError, TooLarge
+from riafs.errors import ChangedContent, CorruptContent, RiafsError, StoreError, StoreTimeout, TooLarge
 from riafs.formats.locators import MAX_BLOCK, ZERO_BLOCK, Locator
-from riafs.storage.blockplaces import BlockPlace, BlockPlaces, FileBlock, WholeBlock
-from riafs.storage.files import FileBytes
+from riafs.storage.blockplaces import BlockInVolume, BlockPlace, BlockPlaces, FileBlock, WholeBlock
 from riafs.storage.lines import Line
+from riafs.storage.patience import of_no_request, time_left, waited_enough
 from riafs.storage.ranged import Buffer
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class _Flight:
     landed: trio.Event = field(default_factory=trio.Event)
     waiting: int = 0
     ahead: bool = False
-    block: WholeBlock | FileBytes | None = None
+    block: WholeBlock | BlockInVolume | None = None
     problem: RiafsError | None = None
 
 
@@ -79,7 +80,7 @@ class KeepBlocks:
         self._tools = tools
         self.counters = tools.counters
         self._memory = BlockMemory(tools.memory)
-        self._files: LRUCache[bytes, tuple[FileBytes, float]] = LRUCache(_OPEN_FILES)
+        self._files: LRUCache[bytes, tuple[BlockInVolume, float]] = LRUCache(_OPEN_FILES)
         self._flights: dict[bytes, _Flight] = {}
         self._leaving: dict[bytes, int] = {}
         self._unread: dict[bytes, int] = {}
@@ -112,6 +113,13 @@ class KeepBlocks:
             return b""
         if _is_zeros(locator):
             return bytes(length)
+        try:
+            return await self._read(locator, offset, length, renew)
+        except ChangedContent:  # a volume's file that was open
+            self._files.pop(locator.unsigned, None)
+            return await self._read(locator, offset, length, renew)
+
+    async def _read(self, locator: Locator, offset: int, length: int, renew: Renew) -> Buffer:
         block = self._at_hand(locator)
         if block is None and locator.unsigned not in self._flights:
             kept = await self._tools.parts.read(locator.unsigned, locator.size, offset, length)
@@ -131,7 +139,7 @@ class KeepBlocks:
         """What went wrong with a block the last time, None if nothing did."""
         return self._problems.get(locator.unsigned)
 
-    def _at_hand(self, locator: Locator) -> WholeBlock | FileBytes | None:
+    def _at_hand(self, locator: Locator) -> WholeBlock | BlockInVolume | None:
         name = locator.unsigned
         block = self._memory.get(name)
         if block is None and name in self._files:
@@ -145,7 +153,7 @@ class KeepBlocks:
 
     # -- fetching -----------------------------------------------------------------------------------------------------
 
-    async def _arrived(self, locator: Locator, renew: Renew) -> WholeBlock | FileBytes:
+    async def _arrived(self, locator: Locator, renew: Renew) -> WholeBlock | BlockInVolume:
         """The block, once it has landed."""
         if locator.size > MAX_BLOCK:
             raise TooLarge(f"block {locator.unsigned.decode()} cannot be read: blocks have up to {MAX_BLOCK} bytes")
@@ -153,6 +161,8 @@ class KeepBlocks:
         if given_up is not None and trio.current_time() < until:
             raise _again(given_up)
         while True:
+            if not time_left(self._tools.deadline):
+                raise StoreTimeout(f"block {locator.unsigned.decode()} is not waited for, as another one did not come")
             flight = self._flights.get(locator.unsigned) or self._depart(locator, renew)
             flight.waiting += 1
             try:
@@ -164,6 +174,8 @@ class KeepBlocks:
             if flight.block is not None:
                 return flight.block
             if flight.problem is not None:
+                if isinstance(flight.problem, StoreTimeout):
+                    waited_enough()
                 raise _again(flight.problem)
             if not flight.scope.cancel_called:
                 raise StoreError(f"block {locator.unsigned.decode()} is not fetched any more: the mount ends")
@@ -174,6 +186,7 @@ class KeepBlocks:
         return flight
 
     async def _fly(self, flight: _Flight, locator: Locator, renew: Renew) -> None:
+        of_no_request()
         name = locator.unsigned
         try:
             with flight.scope:
@@ -183,7 +196,7 @@ class KeepBlocks:
                 if found.room is not None and isinstance(found.block, WholeBlock):
                     found.room.fill(name, found.block)
                     self._storer.add(name, found.block)
-                elif isinstance(found.block, FileBytes):
+                elif isinstance(found.block, BlockInVolume):
                     self._files[name] = (found.block, trio.current_time() + _TRUST_SECONDS)
         except RiafsError as problem:
             flight.problem = self._reported(name, problem)
@@ -207,18 +220,23 @@ class KeepBlocks:
 
     # -- volumes ------------------------------------------------------------------------------------------------------
 
-    async def _verified(self, block: FileBlock, locator: Locator, place: BlockPlace) -> FileBytes:
+    async def _verified(self, block: FileBlock, locator: Locator, place: BlockPlace) -> BlockInVolume:
         file, verified = block.file, self._tools.verified
+        await rested(file)
         assert file.identity is not None
+        found = BlockInVolume(file)
         evidence = Evidence(file.identity, 0, file.size)
         key = b"keep:" + locator.unsigned
         if verified.is_good(evidence, key):
-            return file
+            return found
         if not verified.is_bad(evidence, key):
             self.counters.blocks_hashed += 1
-            if await block.digest() == locator.digest:
+            digest = await block.digest()
+            if file.identity is not evidence.identity:
+                raise ChangedContent(f"{file.name} is being changed")
+            if digest == locator.digest:
                 verified.remember_good(evidence, key)
-                return file
+                return found
             verified.remember_bad(evidence, key)
         raise CorruptContent(f"block {locator.unsigned.decode()} is damaged in {place.name}")
 
@@ -238,6 +256,7 @@ class KeepBlocks:
             self._tools.background.start_soon(self._go_ahead, locator, renew)
 
     async def _go_ahead(self, locator: Locator, renew: Renew) -> None:
+        of_no_request()
         name = locator.unsigned
         try:
             if await self._tools.parts.has(name, locator.size) or name in self._flights or name in self._memory:

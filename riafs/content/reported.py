@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from riafs.errors import RiafsError
-from riafs.storage.ranged import Buffer, RangedBytes, is_provisional
+from riafs.storage.ranged import Buffer, RangedBytes, is_provisional, version_of
 
 
 class Reported:
@@ -24,6 +24,11 @@ class Reported:
     def provisional(self) -> bool:
         """See Provisional."""
         return is_provisional(self._source)
+
+    @property
+    def version(self) -> object:
+        """See Provisional."""
+        return version_of(self._source)
 
     async def read(self, offset: int, length: int) -> Buffer:
         """See RangedBytes."""

@@ -7,8 +7,6 @@ new file and renames it over the old one, so an open descriptor stays valid.
 import logging
 from collections.abc import Iterator, Sequence
 
-import trio
-
 from riafs.archive.archive import Archive, ArchiveTools
 from riafs.archive.member import DecodedMember
 from riafs.archive.opened import Known
@@ -17,6 +15,7 @@ from riafs.content.verifying import Opened
 from riafs.errors import ArchiveError, DamagedIndex, NotInStore
 from riafs.storage.extents import Extent
 from riafs.storage.files import FileBytes, Identity
+from riafs.storage.patience import Turns
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import RangedBytes
 
@@ -33,7 +32,7 @@ class ArchiveShelf:
         self._storage = storage
         self._dataset = dataset
         self._tools = tools
-        self._opening = trio.Lock()
+        self._opening = Turns()
 
     async def open(self, place: bytes, names: Sequence[bytes]) -> Opened | None:
         """The first member of the archive at `place` that has one of `names`; None if it has none of them.
@@ -67,7 +66,7 @@ class ArchiveShelf:
         source = await self._storage.open(path)
         identity = source.identity
         assert identity is not None
-        async with self._opening:
+        async with self._opening.one():
             known = self._known(place, identity)
             if known is None:
                 known = await self._open(source, identity, path)

@@ -67,6 +67,11 @@ class SpecialPlace:
         chunks = await Chunks.open(lambda number: self.open_stored(keys[number]), len(keys))
         return Opened(chunks, self.name, None)
 
+    async def peek(self) -> RangedBytes:
+        """What lies in the store of the first part, as it is there. Raises as `open`."""
+        first = self._parts()[0]
+        return await self.open_stored(self._encrypted(first, self._cipher()) if self.form.encrypted else first)
+
     async def _decrypted(self, keys: Sequence[Key], cipher: SharedCipher) -> RangedBytes:
         """All parts, each in a temporary file: none has to be decrypted twice."""
         parts: list[RangedBytes] = []
@@ -93,11 +98,14 @@ class SpecialPlace:
         return [self.key.chunk(chunk_size, number) for number in range(1, count + 1)]
 
     async def _decrypted_part(self, part: Key, cipher: SharedCipher) -> RangedBytes:
-        stored = await self.open_stored(encrypted_key(cipher.mac_key, self.form.remote.mac, part))
+        stored = await self.open_stored(self._encrypted(part, cipher))
         try:
             return await self.decryptor.decrypt(stored, cipher.passphrase)
         finally:
             stored.close()
+
+    def _encrypted(self, part: Key, cipher: SharedCipher) -> Key:
+        return encrypted_key(cipher.mac_key, self.form.remote.mac, part)
 
     def _cipher(self) -> SharedCipher:
         remote = self.form.remote

@@ -5,22 +5,26 @@ Larger content that lies in the store as it is gets hashed beside a reader that 
 last read waits for the digest. Reads here and there in large content are checked by size only. ``always``: nothing is
 served before the whole key is verified. ``never``: sizes only. Members of archives that are named after their key check
 themselves in the same way while they are decoded, and are not hashed here a second time. Verified content is remembered
-by its evidence (see cache/verified).
+by its evidence (see cache/verified). What is read in place is watched while it is open (see content/inplace).
 """
 
 import enum
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import trio
+from cachetools import LRUCache
 
 from riafs.cache.verified import Evidence, VerifiedMemory
+from riafs.content.beside import HashedBeside, Hashing
+from riafs.content.inplace import InPlace, Seal, Sealed, identity_of, is_fresh, is_only_touched, rested, versioned
 from riafs.counters import Counters
-from riafs.errors import CorruptContent, RiafsError, StoreError
+from riafs.errors import ChangedContent, CorruptContent
 from riafs.storage.blocking import BlockingRead, blocking_read
-from riafs.storage.patience import Patience
+from riafs.storage.files import Identity
+from riafs.storage.patience import Patience, of_no_request
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 
 log = logging.getLogger(__name__)
@@ -31,10 +35,8 @@ IN_MEMORY = 128 << 10
 _CHUNK = 4 << 20
 _HOP = 64 << 20  # bytes hashed at most in one visit to a thread
 _SLOWEST = 256 << 10  # bytes a second that a store may take on top of the deadline
-_AHEAD = 16 << 20
-_OUT_OF_ORDER = 8 << 20
-"""The kernel's read-ahead sends its requests slightly out of order; within this many bytes a reader counts as in
-order."""
+_TRIES = 3
+_SEALS = 64 << 20
 
 
 class Verify(enum.Enum):
@@ -75,6 +77,21 @@ class Claim:
     new_checker: Callable[[], Checker | None]
 
 
+class _Sealing:
+    """A checker that seals what it checks."""
+
+    def __init__(self, checker: Checker, seal: Seal) -> None:
+        self._checker = checker
+        self._seal = seal
+
+    def update(self, data: Buffer) -> None:
+        self._checker.update(data)
+        self._seal.update(data)
+
+    def matches(self) -> bool:
+        return self._checker.matches()
+
+
 class Verifier:
     """Admits content to readers. One per mount; `background` runs the hashing beside readers."""
 
@@ -85,43 +102,111 @@ class Verifier:
         self.memory = memory
         self.counters = counters
         self._background = background
-        self._beside: dict[tuple[Evidence, bytes], _Hashing] = {}
+        self._beside: dict[tuple[Evidence, bytes], Hashing] = {}
         self._patience = patience
+        self._seals: LRUCache[bytes, bytes] = LRUCache(_SEALS, getsizeof=len)
 
     async def admit(self, opened: Opened, claim: Claim) -> RangedBytes:
         """What to hand to the reader; takes over ``opened.source``. Raises CorruptContent, and what reading raises."""
-        source, evidence = opened.source, opened.evidence
         try:
-            if opened.checked_as == claim.key:
-                return source
-            checker = None if self._policy is Verify.NEVER else claim.new_checker()
-            if checker is None:
-                self.counters.keys_unverifiable += 1
-                return source
-            if source.size <= IN_MEMORY:
-                return await self._small(opened, claim, checker)
-            if evidence is not None and self.memory.is_good(evidence, claim.key):
-                return source
-            if evidence is None or source.size <= WHOLE_BEFORE_FIRST_BYTE or self._policy is Verify.ALWAYS:
-                await self._whole(opened, claim, checker)
-                return source
+            return await self._admitted(opened, claim)
         except BaseException:
-            source.close()
+            opened.source.close()
             raise
+
+    async def _admitted(self, opened: Opened, claim: Claim) -> RangedBytes:
+        if opened.checked_as == claim.key:
+            return opened.source
+        checker = None if self._policy is Verify.NEVER else claim.new_checker()
+        if checker is None:
+            self.counters.keys_unverifiable += 1
+            await rested(opened.source)
+            return self._in_place(opened, claim, identity_of(opened.source), digested=False)
+        if opened.source.size <= IN_MEMORY:
+            return await self._small(opened, claim, checker)
+        if self._policy is Verify.ALWAYS:
+            return await self._sealed(opened, claim)
+        evidence = opened.evidence
+        if evidence is not None and self._is_good(opened, evidence, claim):
+            return self._in_place(opened, claim, evidence.identity)
+        if self._is_whole_first(opened):
+            return self._in_place(opened, claim, await self._whole(opened, claim))
+        assert evidence is not None
+        await rested(opened.source)
         return self._hashed_beside(opened, evidence, claim, checker)
 
-    async def _small(self, opened: Opened, claim: Claim, checker: Checker) -> RangedBytes:
-        data = bytes(await opened.source.read(0, opened.source.size))
-        checker.update(data)
-        self.conclude(opened, claim, checker)
-        opened.source.close()
-        return MemoryBytes(data)
+    @staticmethod
+    def _is_whole_first(opened: Opened) -> bool:
+        return opened.evidence is None or opened.source.size <= WHOLE_BEFORE_FIRST_BYTE
 
-    async def _whole(self, opened: Opened, claim: Claim, checker: Checker) -> None:
+    def _is_good(self, opened: Opened, evidence: Evidence, claim: Claim) -> bool:
+        """Whether this version is remembered as verified; the file may be an archive's, open for longer."""
+        file = versioned(opened.source)
+        return (file is None or file.identity == evidence.identity) and self.memory.is_good(evidence, claim.key)
+
+    def _in_place(self, opened: Opened, claim: Claim, identity: object, *, digested: bool = True) -> RangedBytes:
+        """The source, watched if others can change it. `identity`: the version that is known."""
+        file = versioned(opened.source)
+        if file is None:
+            return opened.source
+
+        async def prove(before: object) -> tuple[object, bool]:
+            if digested and self._is_whole_first(opened):
+                return await self._whole(opened, claim), True
+            now = file.identity
+            if not is_only_touched(before, now):
+                raise ChangedContent(f"{opened.place} was changed while it was open; open the file again")
+            return now, False
+
+        return InPlace(opened.source, file, identity, prove, digested=digested)
+
+    async def _sealed(self, opened: Opened, claim: Claim) -> RangedBytes:
+        """Verified here and now, unless this mount did that before; what this memory knows of earlier ones does not
+        count."""
+        evidence, digests = opened.evidence, self._seals.get(claim.key)
+        if digests is None or evidence is None or not self._is_good(opened, evidence, claim):
+            seal = Seal()
+            await self._whole(opened, claim, seal)
+            digests = seal.end()
+            if len(digests) <= _SEALS:
+                self._seals[claim.key] = digests
+        if versioned(opened.source) is None:
+            return opened.source
+        return Sealed(opened.source, digests, self._patience, opened.place)
+
+    async def _small(self, opened: Opened, claim: Claim, checker: Checker) -> RangedBytes:
+        """Content that is served from where it was hashed. What is being written just now is looked at once more."""
+        source = opened.source
+        for _ in range(_TRIES):
+            identity, fresh = identity_of(source), is_fresh(source)
+            data = bytes(await source.read(0, source.size))
+            checker.update(data)
+            if checker.matches() or (identity_of(source) is identity and not fresh):
+                self.conclude(opened, claim, checker)
+                source.close()
+                return MemoryBytes(data)
+            await rested(source)
+            checker = claim.new_checker() or checker
+        raise ChangedContent(f"{opened.place} is being changed; try again when that has ended")
+
+    async def _whole(self, opened: Opened, claim: Claim, seal: Seal | None = None) -> object:
+        """Hash everything; which version of it was found to be right. Raises CorruptContent, ChangedContent, …"""
         size = opened.source.size
-        for start in range(0, size, _HOP):
-            await self.hash_part(opened.source, checker, start, min(start + _HOP, size))
-        self.conclude(opened, claim, checker)
+        for _ in range(_TRIES):
+            await rested(opened.source)
+            identity = identity_of(opened.source)
+            checker = claim.new_checker()
+            assert checker is not None
+            if seal is not None:
+                checker = _Sealing(checker, seal)
+            for start in range(0, size, _HOP):
+                await self.hash_part(opened.source, checker, start, min(start + _HOP, size))
+            if identity_of(opened.source) is identity:
+                self.conclude(_at(opened, identity), claim, checker)
+                return identity
+            if seal is not None:
+                seal.clear()
+        raise ChangedContent(f"{opened.place} is being changed; try again when that has ended")
 
     async def hash_part(self, source: RangedBytes, checker: Checker, start: int, end: int) -> None:
         """Take the bytes from `start` to `end` into `checker`, in a thread, as hashing takes milliseconds a chunk.
@@ -154,20 +239,35 @@ class Verifier:
         )
         raise CorruptContent(f"the copy of key {key} in {opened.place} is damaged")
 
-    def _hashed_beside(self, opened: Opened, evidence: Evidence, claim: Claim, checker: Checker) -> "HashedBeside":
+    def _hashed_beside(self, opened: Opened, evidence: Evidence, claim: Claim, checker: Checker) -> HashedBeside:
         hashing = self._beside.get((evidence, claim.key))
         if hashing is None or hashing.ended:
-            hashing = _Hashing(self, opened, claim, checker)
+
+            async def take(start: int, end: int) -> None:
+                await self.hash_part(opened.source, checker, start, end)
+
+            def conclude(same: bool) -> None:  # noqa: FBT001  # what may have changed is only right for these readers
+                self.conclude(opened if same else replace(opened, evidence=None), claim, checker)
+
+            hashing = Hashing(opened.source, opened.place, take, conclude)
             self._beside[evidence, claim.key] = hashing
             self._background.start_soon(self._hash, hashing, (evidence, claim.key))
         else:
             opened.source.close()
         return HashedBeside(hashing)
 
-    async def _hash(self, hashing: "_Hashing", name: tuple[Evidence, bytes]) -> None:
+    async def _hash(self, hashing: Hashing, name: tuple[Evidence, bytes]) -> None:
+        of_no_request()
         await hashing.run()
         if self._beside.get(name) is hashing:
             del self._beside[name]
+
+
+def _at(opened: Opened, identity: object) -> Opened:
+    """`opened`, as the version that was looked at."""
+    if opened.evidence is None or not isinstance(identity, Identity):
+        return opened
+    return replace(opened, evidence=replace(opened.evidence, identity=identity))
 
 
 def _hash(read: BlockingRead, checker: Checker, start: int, end: int) -> None:
@@ -177,115 +277,3 @@ def _hash(read: BlockingRead, checker: Checker, start: int, end: int) -> None:
         part = buffer[: end - offset]
         read(offset, part)
         checker.update(part)
-
-
-class _Hashing:
-    """One digest made beside any number of readers of the same bytes.
-
-    Invariants: `front` is how far readers have come in order; the task hashes a bit beyond `front` and then waits.
-    The source is closed when the last reader has gone and the task is not using it.
-    """
-
-    def __init__(self, verifier: Verifier, opened: Opened, claim: Claim, checker: Checker) -> None:
-        self._verifier = verifier
-        self._opened = opened
-        self._claim = claim
-        self._checker = checker
-        self._front = 0
-        self._wake = trio.Event()
-        self._concluded = trio.Event()
-        self._readers = 0
-        self._problem: RiafsError | None = None
-        self.source = opened.source
-        self.ended = False
-        self.good = False
-
-    async def run(self) -> None:
-        """Hash until the digest is known or nobody reads any more."""
-        try:
-            if await self._hash_all():
-                self._verifier.conclude(self._opened, self._claim, self._checker)
-                self.good = True
-        except RiafsError as problem:
-            self._problem = problem
-        except (OSError, RuntimeError, MemoryError) as error:  # no thread, no memory: this reader's trouble alone
-            self._problem = StoreError(f"cannot verify {self._opened.place}: {error}")
-        finally:
-            self.ended = True
-            self._concluded.set()
-            if self._readers == 0:
-                self.source.close()
-
-    async def _hash_all(self) -> bool:
-        position = 0
-        while position < self.source.size:
-            while position >= self._goal() and self._readers:
-                self._wake = trio.Event()
-                await self._wake.wait()
-            if not self._readers:
-                return False
-            end = min(self._goal(), position + _HOP)
-            await self._verifier.hash_part(self.source, self._checker, position, end)
-            position = end
-        return True
-
-    def _goal(self) -> int:
-        """How far to hash for now: beyond the readers, but not much further than they have come themselves."""
-        return min(self._front + min(self._front, _AHEAD), self.source.size)
-
-    def join(self) -> None:
-        """A reader more."""
-        self._readers += 1
-
-    def leave(self) -> None:
-        """A reader less."""
-        self._readers -= 1
-        self._wake.set()
-        if self._readers == 0 and self.ended:
-            self.source.close()
-
-    async def passed(self, offset: int, end: int) -> None:
-        """A reader has the bytes up to `end`; waits for the digest where these are the last ones of a reader in order.
-
-        Raises CorruptContent.
-        """
-        if offset <= self._front + _OUT_OF_ORDER and end > self._front:
-            self._front = end
-            self._wake.set()
-        if end >= self.source.size and self._front >= self.source.size:
-            await self._concluded.wait()
-        if self._problem is not None:
-            raise type(self._problem)(*self._problem.args)
-
-
-class HashedBeside:
-    """RangedBytes whose last bytes are held back until the digest of all of them is known."""
-
-    __slots__ = ("_closed", "_hashing")
-
-    def __init__(self, hashing: _Hashing) -> None:
-        self._hashing = hashing
-        self._closed = False
-        hashing.join()
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-        return self._hashing.source.size
-
-    @property
-    def provisional(self) -> bool:
-        """See Provisional."""
-        return not self._hashing.good
-
-    async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises CorruptContent once the digest turned out to be wrong."""
-        data = await self._hashing.source.read(offset, length)
-        await self._hashing.passed(offset, offset + len(data))
-        return data
-
-    def close(self) -> None:
-        """The hashing ends when its last reader is gone."""
-        if not self._closed:
-            self._closed = True
-            self._hashing.leave()

@@ -21,9 +21,9 @@ from riafs.formats.gitwriting import Stamp
 from riafs.formats.riaurl import RiaUrl
 from riafs.push.merging import Prefer
 from riafs.push.request import PushRequest
-from riafs.push.watching import Step
 from riafs.tree.working import Means
 from riafs.vfs.writable import WritableFileSystem
+from riafs.watching import Step
 
 
 class Progress:
@@ -31,25 +31,45 @@ class Progress:
 
     def __init__(self) -> None:
         self._step: Step | None = None
-        self._total = self._done = 0
+        self._dataset = ""
+        self._total = self._done = self._files = self._of_files = 0
 
     def begin(self, step: Step, total: int) -> None:
         """See Watcher."""
         self._step, self._total, self._done = step, total, 0
+        self._files = self._of_files = 0
 
     def advance(self, amount: int) -> None:
         """See Watcher."""
         self._done += amount
 
+    def files(self, done: int, total: int) -> None:
+        """See Watcher."""
+        self._files, self._of_files = done, total
+
+    def at(self, name: str) -> None:
+        """See Watcher."""
+        self._dataset = name
+
     def end(self) -> None:
         """Nothing is being pushed any more."""
-        self._step = None
+        self._step, self._dataset = None, ""
 
     def status(self) -> Mapping[str, Any]:
         """For people who wait."""
         if self._step is None:
             return {}
-        return {"pushing": {"step": self._step.value, "total": self._total, "done": self._done}}
+        return {
+            "pushing": {
+                "dataset": self._dataset,
+                "step": self._step.value,
+                "total": self._total,
+                "done": self._done,
+                "in_bytes": self._step.in_bytes,
+                "files": self._files,
+                "of_files": self._of_files,
+            }
+        }
 
 
 class Changing:

@@ -19,6 +19,7 @@ _PACKED_LINE = re.compile(rb"^(" + _OID + rb") ([^\n]+)$", re.MULTILINE)
 _LOOSE_OID = re.compile(rb"(" + _OID + rb")(?:\s|\Z)")
 _SYMBOLIC = re.compile(rb"ref:\s*(\S.*?)\s*\Z", re.DOTALL)
 _FORBIDDEN = re.compile(rb"[\0-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|[./]\Z").search
+_ADJUSTED = re.compile(rb"refs/heads/adjusted/(.+)\([a-z]+(?:-[a-z]+)?\)", re.DOTALL).fullmatch
 _COMMIT = re.compile(rb"[0-9a-fA-F]{7,64}").fullmatch
 
 
@@ -75,6 +76,16 @@ def candidates(version: bytes) -> tuple[bytes, ...]:
     """
     names = (b"refs/heads/" + version, b"refs/tags/" + version, version)
     return tuple(name for name in names if valid_ref_name(name))
+
+
+def adjusted_branch(ref: bytes) -> bytes | None:
+    """The branch that git-annex adjusted to make the branch `ref`, None where it did not.
+
+    ``adjusted/main(unlocked)`` is one of ``main``; so are those of ``git annex adjust`` for ``locked``, ``fixed``,
+    ``hidemissing``, ``hidemissing-unlocked`` and so on (Annex/AdjustedBranch/Name.hs).
+    """
+    match = _ADJUSTED(ref)
+    return b"refs/heads/" + match[1] if match else None
 
 
 def looks_like_commit(version: bytes) -> bool:

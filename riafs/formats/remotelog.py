@@ -17,6 +17,9 @@ _ESCAPE = re.compile(rb"&(\d{1,7});")
 _CHUNK_SIZE = re.compile(rb"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)").fullmatch
 _MAX_CHUNK_SIZE = 2**62
 _INHERITED = (b"encryption", b"mac", b"cipher", b"cipherkeys", b"pubkeys")
+_CONFIGURED = re.compile(
+    rb'^\s*\[datalad\s+"ora-remote"\]\s*$(?:\n(?!\s*\[).*)*?\n\s*uuid\s*=\s*"?([^\s"]+)', re.MULTILINE | re.IGNORECASE
+).search
 _ORA = frozenset({b"ora", b"ria"})
 
 Fields = Mapping[bytes, bytes]
@@ -68,8 +71,17 @@ def storage_remotes(
     remote with that archive id: several may share the directory, for example one of them encrypted.
     """
     configured = [remote for remote in remotes if configured_uuid in (remote.uuid, remote.log_uuid)]
-    sharing = [remote for remote in remotes if remote.archive_id == archive_id and _is_ora(remote)]
+    sharing = [remote for remote in remotes if remote.archive_id == archive_id and is_ora(remote)]
     return tuple(dict.fromkeys(configured + sharing))
+
+
+def configured_uuid(config: bytes) -> bytes | None:
+    """The UUID of the storage that the ``config`` of a dataset's directory names, as `storage_remotes` takes it.
+
+    DataLad writes ``datalad.ora-remote.uuid`` there; a hint, so the file is searched and not parsed.
+    """
+    match = _CONFIGURED(config)
+    return match[1] if match else None
 
 
 def parse_size(text: bytes) -> int | None:
@@ -143,5 +155,6 @@ def _special_remote(uuid: bytes, own: Fields, by_uuid: Mapping[bytes, Fields]) -
     )
 
 
-def _is_ora(remote: SpecialRemote) -> bool:
-    return remote.type == b"external" and remote.external_type in _ORA
+def is_ora(remote: SpecialRemote) -> bool:
+    """Whether a remote keeps its objects in a RIA store."""
+    return remote.type in (b"external", b"") and remote.external_type in _ORA

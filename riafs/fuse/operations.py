@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pyfuse3
 
-from riafs.errors import CorruptContent, NoSuchName, NotThereYet
+from riafs.errors import ChangedContent, CorruptContent, NoSuchName, NotThereYet
 from riafs.fuse.guard import Guard
 from riafs.fuse.presentation import Presenter, file_info
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
@@ -72,7 +72,7 @@ class Operations(pyfuse3.Operations):
         """See FileSystem.read. What the kernel has cached of content that turns out to be damaged is dropped."""
         try:
             data = await self._filesystem.read(fh, off, size)
-        except CorruptContent:
+        except (CorruptContent, ChangedContent):
             self._forget_content(self._filesystem.inode_of_handle(fh))
             raise
         return data  # type: ignore[return-value]  # pyfuse3 takes any buffer
@@ -90,8 +90,10 @@ class Operations(pyfuse3.Operations):
         page = await self._filesystem.readdir(fh, start_id)
         # From here to the reply there is no await: what changes later is told to the kernel after it.
         fill, reply = self._presenter.fill, pyfuse3.readdir_reply
-        shown = self._presenter.blank() if page.current else self._presenter.fleeting()
+        fleeting = self._presenter.fleeting()
+        lasting = self._presenter.blank() if page.current else fleeting
         for offset, entry in enumerate(page.entries, start_id):
+            shown = lasting if entry.size >= 0 else fleeting  # below 0 where something could not be found out
             fill(shown, page.inode_at(offset), entry)
             if not reply(token, entry.name, shown, offset + 1):
                 return

@@ -7,21 +7,24 @@ import pyfuse3
 
 from riafs.overlay.places import Ownership
 from riafs.overlay.stats import Stat
-from riafs.tree.protocol import Entry, Kind
+from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind
 from riafs.vfs.filesystem import Attributes, OpenedFile
 from riafs.vfs.writable import Opened
 
 # Names and attributes only change when riafs tells the kernel to forget them, so they may be kept for long.
 LASTING_SECONDS = 86_400.0
 _BLOCK = 512
-_FILE, _EXECUTABLE, _LINK, _DIRECTORY = 0o444, 0o555, 0o777, 0o555
-_OWNER_WRITES = 0o200
+_LINK = 0o777
 _TYPES = {Kind.FILE: stat.S_IFREG, Kind.LINK: stat.S_IFLNK, Kind.DIRECTORY: stat.S_IFDIR}
 
 
 @dataclass(frozen=True, slots=True)
 class Presentation:
-    """Owner of everything, masks for the permissions of files and directories, seconds between looks at the store."""
+    """Owner of everything, permissions of files and directories, seconds between looks at the store.
+
+    The permissions are the same whether the mount can be written or not: a read-only one refuses writing by itself,
+    and a copy made with the permissions of a mount should be its owner's to change and remove.
+    """
 
     uid: int
     gid: int
@@ -31,14 +34,9 @@ class Presentation:
 
     @property
     def ownership(self) -> Ownership:
-        """How things of the store look where they can be changed: as otherwise, and their owner may write."""
-        return Ownership(
-            self.uid,
-            self.gid,
-            file=_FILE & self.file_mode | _OWNER_WRITES,
-            executable=_EXECUTABLE & self.file_mode | _OWNER_WRITES,
-            directory=_DIRECTORY & self.dir_mode | _OWNER_WRITES,
-        )
+        """Owner and permissions of what comes from the store. Whoever may read an executable file may run it."""
+        executable = self.file_mode | (self.file_mode & 0o444) >> 2
+        return Ownership(self.uid, self.gid, self.file_mode, executable, self.dir_mode)
 
 
 class Presenter:
@@ -46,13 +44,14 @@ class Presenter:
 
     def __init__(self, presentation: Presentation) -> None:
         self._presentation = presentation
+        owner = presentation.ownership
         self._modes = {
-            (Kind.FILE, False): stat.S_IFREG | (_FILE & presentation.file_mode),
-            (Kind.FILE, True): stat.S_IFREG | (_EXECUTABLE & presentation.file_mode),
+            (Kind.FILE, False): stat.S_IFREG | owner.file,
+            (Kind.FILE, True): stat.S_IFREG | owner.executable,
             (Kind.LINK, False): stat.S_IFLNK | _LINK,
             (Kind.LINK, True): stat.S_IFLNK | _LINK,
-            (Kind.DIRECTORY, False): stat.S_IFDIR | (_DIRECTORY & presentation.dir_mode),
-            (Kind.DIRECTORY, True): stat.S_IFDIR | (_DIRECTORY & presentation.dir_mode),
+            (Kind.DIRECTORY, False): stat.S_IFDIR | owner.directory,
+            (Kind.DIRECTORY, True): stat.S_IFDIR | owner.directory,
         }
 
     def blank(self) -> pyfuse3.EntryAttributes:
@@ -87,7 +86,7 @@ class Presenter:
         self.fill(shown, attributes.inode, attributes)
         if not attributes.listed:
             shown.entry_timeout = self._presentation.refresh
-        return shown
+        return self._until_known(shown, attributes.kind, attributes.size)
 
     @staticmethod
     def fill_status(shown: pyfuse3.EntryAttributes, status: Stat) -> None:
@@ -96,8 +95,9 @@ class Presenter:
         shown.st_mode = _TYPES[status.kind] | status.mode
         shown.st_nlink = status.links
         shown.st_uid, shown.st_gid = status.uid, status.gid
-        shown.st_size = status.size
-        shown.st_blocks = -(-status.size // _BLOCK)
+        size = max(0, status.size)
+        shown.st_size = size
+        shown.st_blocks = -(-size // _BLOCK)
         shown.st_atime_ns, shown.st_mtime_ns, shown.st_ctime_ns = status.atime_ns, status.mtime_ns, status.ctime_ns
 
     def status(self, status: Stat, *, lasting: bool = True) -> pyfuse3.EntryAttributes:
@@ -106,6 +106,17 @@ class Presenter:
         self.fill_status(shown, status)
         if not lasting:
             shown.entry_timeout = self._presentation.refresh
+        return self._until_known(shown, status.kind, status.size)
+
+    def _until_known(self, shown: pyfuse3.EntryAttributes, kind: Kind, size: int) -> pyfuse3.EntryAttributes:
+        """`shown`, whose name the kernel looks up again soon where the size, and maybe the kind, is not known.
+
+        A file's attributes are asked for at each read, since Linux reads no further than the size that it knows. Those
+        of a link stay valid: a look-up may answer that it is a file, to getattr Linux would then say EIO.
+        """
+        if size == UNKNOWN_SIZE:
+            shown.entry_timeout = self._presentation.refresh
+            shown.attr_timeout = 0 if kind is Kind.FILE else LASTING_SECONDS
         return shown
 
     def absent(self, *, lasting: bool) -> pyfuse3.EntryAttributes:
@@ -119,4 +130,4 @@ class Presenter:
 def file_info(opened: OpenedFile | Opened) -> pyfuse3.FileInfo:
     """An open file, and what the kernel may do with what it has cached of it."""
     handle = pyfuse3.FileHandleT(opened.handle)
-    return pyfuse3.FileInfo(fh=handle, direct_io=not opened.sized, keep_cache=opened.sized and opened.settled)
+    return pyfuse3.FileInfo(fh=handle, direct_io=not opened.cached, keep_cache=opened.cached and opened.settled)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import pyfuse3
 
-from riafs.errors import CorruptContent
+from riafs.errors import ChangedContent, CorruptContent
 from riafs.fuse.guard import Guard
 from riafs.fuse.operations import NAME_MAX, check_attribute
 from riafs.fuse.presentation import Presenter, file_info
@@ -85,9 +85,12 @@ class WritingOperations(pyfuse3.Operations):
         entries, current = await self._filesystem.readdir(fh, start_id)
         # From here to the reply there is no await: what changes later is told to the kernel after it.
         fill, reply = self._presenter.fill_status, pyfuse3.readdir_reply
-        shown = self._presenter.blank() if current else self._presenter.fleeting()
+        fleeting = self._presenter.fleeting()
+        lasting = self._presenter.blank() if current else fleeting
         for listed in entries:
-            fill(shown, self._filesystem.stat_of(listed))
+            status = self._filesystem.stat_of(listed)
+            shown = lasting if status.size >= 0 else fleeting  # below 0 where something could not be found out
+            fill(shown, status)
             if not reply(token, pyfuse3.FileNameT(listed.name), shown, listed.offset):
                 return
 
@@ -231,7 +234,7 @@ class WritingOperations(pyfuse3.Operations):
         """See Engine.read. What the kernel has cached of content that turns out to be damaged is dropped."""
         try:
             data = await self._filesystem.read(fh, off, size)
-        except CorruptContent:
+        except (CorruptContent, ChangedContent):
             self._forget_content(self._filesystem.inode_of_handle(fh))
             raise
         return data  # type: ignore[return-value]  # pyfuse3 takes any buffer

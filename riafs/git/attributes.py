@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from riafs.errors import GitError, StoreTimeout
-from riafs.git.environment import PrivateGitDirs
+from riafs.git.environment import PrivateGitDirs, run_git
 
 NAME = b".gitattributes"
 _SECONDS = 60.0
@@ -57,9 +57,7 @@ class AttributeFiles:
 
 async def _run(command: list[str], given: bytes, environment: Mapping[str, str]) -> bytes:
     with trio.move_on_after(_SECONDS):
-        done = await trio.run_process(
-            command, stdin=given, capture_stdout=True, capture_stderr=True, check=False, env=environment
-        )
+        done = await run_git(command, environment, given)
         if done.returncode:
             raise GitError(f"git cannot read attributes: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout

@@ -6,11 +6,11 @@ for a child that itself waits for us to read), and when a batch is left for any 
 ended: the next one starts with clean pipes.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import logging
 import os
-import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,11 @@ from typing import BinaryIO, NamedTuple
 
 import trio
 
+from riafs.children import ATTEMPTS, cause, ended_by_others
 from riafs.counters import Counters
 from riafs.errors import GitError, StoreTimeout
 from riafs.formats.gitwriting import SHA1_DIGITS, object_name
+from riafs.storage.patience import within
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,10 @@ def blob_name(file: BinaryIO, size: int, digits: int) -> bytes:
     while data := file.read(_PIPE_BYTES):
         digest.update(data)
     return digest.hexdigest().encode()
+
+
+class _EndedByOthers(GitError):
+    """The child was killed, which says nothing about the repository."""
 
 
 class CatFile:
@@ -82,8 +88,11 @@ class CatFile:
         Raises GitError when the child dies, cannot be started, or delivers an object of more than `limit` bytes,
         StoreTimeout when it does not answer in time.
         """
-        with trio.move_on_after(self._seconds):  # waiting for one's turn included: deadlines must not add up
+        with within(self._seconds):  # waiting for one's turn included: deadlines must not add up
             async with self._lock:
+                for _ in range(ATTEMPTS - 1):
+                    with contextlib.suppress(_EndedByOthers):
+                        return await self._owned_batch(requests, limit)
                 return await self._owned_batch(requests, limit)
         raise StoreTimeout(f"git did not read objects of {self._name} within {self._seconds:g} s")
 
@@ -198,21 +207,24 @@ class CatFile:
         return process
 
     async def _died(self) -> GitError:
+        self._counters.git_restarts += 1
+        status = await self._return_code()
+        if status is not None and ended_by_others(status):
+            return _EndedByOthers(f"git was ended by {cause(status)} while reading objects of {self._name}, repeatedly")
         self._deaths += 1
         if self.hopeless:
             pause = min(_RESTART_SECONDS * 2 ** min(self._deaths - _DEATHS_IN_A_ROW, 10), _MAX_RESTART_SECONDS)
             self._not_before = trio.current_time() + pause
-        self._counters.git_restarts += 1
-        why = await self._cause_of_death()
+        why = "it closed its output" if status is None else cause(status)
         return GitError(f"git ended while reading objects of {self._name} ({why}); the repository may be damaged")
 
-    async def _cause_of_death(self) -> str:
+    async def _return_code(self) -> int | None:
+        """Of the child that has closed its output, None where it goes on all the same."""
         process = self._process
         assert process is not None
         with trio.move_on_after(1):
-            status = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
-            return signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return "it closed its output"
+            return await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+        return None
 
     def retire(self) -> None:
         """End the child, and from now on after every batch: nobody will look after it any more."""

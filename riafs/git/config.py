@@ -4,6 +4,7 @@ A store's configuration is parsed by ``git config --file -`` from bytes we read 
 ever as data: no git runs with it as its configuration.
 """
 
+import logging
 import os
 import subprocess
 from collections.abc import Mapping
@@ -12,9 +13,13 @@ import trio
 
 from riafs.errors import GitError
 from riafs.formats.gitconfig import parse_config_list
-from riafs.git.environment import PrivateGitDirs
+from riafs.git.environment import PrivateGitDirs, run_git
+
+log = logging.getLogger(__name__)
 
 _SECONDS = 5.0
+_NOT_SET = 1
+"""How git config ends where no name matches."""
 MAX_CONFIG = 8 << 20
 """Bytes of a ``config`` or ``.gitmodules`` that are looked at; 10,000 subdatasets need about 3 MB."""
 
@@ -22,14 +27,8 @@ MAX_CONFIG = 8 << 20
 async def parse_config(gits: PrivateGitDirs, text: bytes) -> tuple[tuple[bytes, bytes | None], ...]:
     """(key in lower case but for the subsection, value) for each line of `text`. Raises GitError for malformed text."""
     with trio.move_on_after(_SECONDS):
-        done = await trio.run_process(
-            [gits.program, "config", "--file", "-", "--no-includes", "-z", "--list"],
-            stdin=text,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            env=dict(gits.environment(b"/nonexistent", b"sha1")),
-        )
+        command = [gits.program, "config", "--file", "-", "--no-includes", "-z", "--list"]
+        done = await run_git(command, gits.environment(b"/nonexistent", b"sha1"), text)
         if done.returncode:
             raise GitError(f"git cannot parse the configuration: {_first_line(done.stderr)}")
         return parse_config_list(done.stdout)
@@ -41,8 +40,9 @@ def _first_line(text: bytes) -> str:
 
 
 def instead_of_rules(environment: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(base, prefix) of each ``url.<base>.insteadOf = <prefix>`` in the user's git configuration; none if git fails.
+    """(base, prefix) of each ``url.<base>.insteadOf = <prefix>`` in the user's git configuration.
 
+    A configuration that git cannot read is named in the log and passed over.
     `environment` must hold what git needs to find that configuration (HOME or XDG_CONFIG_HOME, PATH).
     """
     try:
@@ -54,8 +54,16 @@ def instead_of_rules(environment: Mapping[str, str]) -> list[tuple[str, str]]:
             timeout=_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError as error:
+        log.warning("url.*.insteadOf is not used, since git cannot be started: %s", error.strerror)
         return []
+    except subprocess.TimeoutExpired:
+        log.warning("url.*.insteadOf is not used, since git did not read its configuration within %g s", _SECONDS)
+        return []
+    if done.returncode not in (0, _NOT_SET):
+        log.warning(
+            "url.*.insteadOf is not used, since git cannot read its configuration: %s", _first_line(done.stderr)
+        )
     rules = []
     for item in done.stdout.split(b"\0"):
         key, found, prefix = item.partition(b"\n")

@@ -12,10 +12,15 @@ out of the store, git gets a directory of links to the store's loose objects and
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Container, Mapping, Sequence
 
+import trio
+
 from riafs.cache.private import private_opener
+from riafs.children import ATTEMPTS, ended_by_others
+from riafs.errors import GitError
 
 # fan-out directories of loose objects
 _FAN_OUT = tuple(b"%02x" % number for number in range(256))
@@ -88,3 +93,22 @@ _CONFIG = {
 def _write(path: bytes, text: bytes) -> None:
     with open(path, "wb", opener=private_opener) as file:
         file.write(text)
+
+
+async def run_git(
+    command: Sequence[str], environment: Mapping[str, str], given: bytes
+) -> subprocess.CompletedProcess[bytes]:
+    """Run git to its end, with `given` on standard input. Started again when others end it.
+
+    Raises GitError where it cannot be started.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            done = await trio.run_process(
+                list(command), stdin=given, capture_stdout=True, capture_stderr=True, check=False, env=dict(environment)
+            )
+        except OSError as error:
+            raise GitError(f"git cannot be started: {error.strerror}") from error
+        if attempt == ATTEMPTS or not ended_by_others(done.returncode):
+            break
+    return done

@@ -26,6 +26,13 @@ class Resolved:
 
     oid: bytes
     ref: bytes | None
+    adjusted: bytes | None = None
+    """The adjusted branch that ``HEAD`` names, where it stands for `ref`."""
+
+    @property
+    def refs(self) -> tuple[bytes, ...]:
+        """All refs that were looked at."""
+        return tuple(ref for ref in (self.ref, self.adjusted) if ref is not None)
 
 
 class References:

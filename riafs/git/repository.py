@@ -11,14 +11,25 @@ from collections.abc import Sequence
 
 import trio
 
-from riafs.errors import CorruptContent, GitError, MalformedObject, MissingObject, NoSuchVersion, StoreTimeout
-from riafs.formats.gitobjects import Commit, Tree, parse_commit, parse_tag, parse_tree
-from riafs.formats.refs import candidates, looks_like_commit
+from riafs.children import ATTEMPTS, ended_by_others
+from riafs.errors import CorruptContent, GitError, MalformedObject, MissingObject, NoSuchVersion, StoreTimeout, TooLarge
+from riafs.formats.gitobjects import (
+    DIRECTORY,
+    SUBMODULE,
+    Commit,
+    Tree,
+    parse_commit,
+    parse_heading,
+    parse_tag,
+    parse_tree,
+)
+from riafs.formats.refs import adjusted_branch, candidates, looks_like_commit
 from riafs.git.catfile import MAX_BATCH, GitObject, blob_name
 from riafs.git.objectdir import object_directory
 from riafs.git.pool import GitPool
 from riafs.git.references import References, Resolved
 from riafs.storage.files import FileBytes
+from riafs.storage.patience import within
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
@@ -30,6 +41,7 @@ MAX_OBJECT = 1 << 30
 _SMALL_TREE = 256 << 10
 IN_MEMORY = 4 << 20
 """Blobs up to this many bytes are read into memory, larger ones into an unlinked temporary file."""
+_ADJUSTING = "git-annex adjusted branch"  # Annex/AdjustedBranch.hs
 HIDDEN_BRANCHES = re.compile(rb"refs/heads/(git-annex$|synced/|adjusted/)")
 
 
@@ -53,7 +65,8 @@ class Repository:
         Raises NoSuchVersion, MalformedObject, MissingObject, GitError.
         """
         if version is None:
-            return await self.references.resolve(b"HEAD") or await self._newest_branch()
+            head = await self.references.resolve(b"HEAD")
+            return await self._newest_branch() if head is None else await self._not_adjusted(head)
         return await self._by_version(version)
 
     async def _by_version(self, version: bytes) -> Resolved:
@@ -69,16 +82,33 @@ class Repository:
                 return Resolved(known.oid, None)
         raise NoSuchVersion(f"{self.name} has no branch, tag or commit called {version.decode(errors='replace')}")
 
+    async def _not_adjusted(self, head: Resolved) -> Resolved:
+        """The branch that was adjusted, where HEAD names an adjusted one: that is a view of it for one work tree, which
+        nobody renews in a store. But what was committed on it and is not on the other yet is shown.
+        """
+        original = None if head.ref is None else adjusted_branch(head.ref)
+        found = None if original is None else await self.references.resolve(original)
+        if found is None or not await self.is_adjusting(head.oid):
+            return head
+        return Resolved(found.oid, found.ref, head.ref)
+
+    async def is_adjusting(self, commit: bytes) -> bool:
+        """Whether a commit (hex) is the one by which git-annex adjusts a branch, or is damaged."""
+        try:
+            return parse_heading((await self._get(commit, b"commit")).data).subject == _ADJUSTING
+        except (MissingObject, MalformedObject):
+            return True
+
     async def _newest_branch(self) -> Resolved:
-        """DataLad's rule for a HEAD that names no existing branch: the branch with the newest commit."""
+        """DataLad's rule for a HEAD that names no existing branch: the branch with the newest commit.
+
+        Raises NoSuchVersion, and GitError where one of them cannot be read: another one might be taken for the newest.
+        """
         best: tuple[int, bytes, bytes] | None = None
         for ref, oid in sorted((await self.references.branches()).items()):
             if HIDDEN_BRANCHES.match(ref):
                 continue
-            try:
-                time = (await self.commit(await self.peeled(oid))).time
-            except GitError:
-                continue
+            time = (await self.commit(await self.peeled(oid))).time
             if best is None or time > best[0]:
                 best = (time, ref, oid)
         if best is None:
@@ -181,30 +211,57 @@ class Repository:
     async def _large_blob(self, oid: bytes, size: int) -> RangedBytes:
         """The blob in an unlinked file, its bytes checked against its name: git does not look (see CatFile)."""
         with tempfile.TemporaryFile(dir=self._pool.gits.scratch) as file:
-            await self._write_blob(oid, size, file.fileno())
+            for _ in range(ATTEMPTS):
+                if not ended_by_others(await self._write_blob(oid, size, file.fileno())):
+                    break
+                file.seek(0)
+                file.truncate()
             if os.fstat(file.fileno()).st_size != size:
                 raise GitError(f"git object {oid.decode()} of {self.name} cannot be read whole; it may be damaged")
             if await trio.to_thread.run_sync(blob_name, file, size, len(oid)) != oid:
                 raise CorruptContent(f"git object {oid.decode()} of {self.name} is damaged")
             return FileBytes(os.dup(file.fileno()), size, f"git blob {oid.decode()}")
 
-    async def _write_blob(self, oid: bytes, size: int, output: int) -> None:
+    async def _write_blob(self, oid: bytes, size: int, output: int) -> int:
+        """The return code of the child that wrote it."""
         objects, object_format = await self._object_directory()
-        with trio.move_on_after(self._seconds + size / _SLOWEST):
+        with within(self._seconds, size / _SLOWEST):
             command = [self._pool.gits.program, "cat-file", "blob", oid.decode()]
-            await self._pool.writers.run(command, self._pool.environment(objects, object_format), output)
-            return
+            return await self._pool.writers.run(command, self._pool.environment(objects, object_format), output)
         raise StoreTimeout(f"git did not deliver blob {oid.decode()} of {self.name} in time")
 
     async def blob_at(self, commit: bytes, path: bytes, limit: int) -> bytes | None:
-        """The file `path` in the tree of `commit`, None if there is none or it is larger than `limit` bytes."""
-        if b"\n" in path:
+        """The file `path` in the tree of `commit` (hex), None if the commit has none.
+
+        A file that is there but cannot be read is never taken for one that is not, as decisions hang on what it says.
+        Raises MissingObject, MalformedObject, GitError, TooLarge for more than `limit` bytes, StoreTimeout.
+        """
+        [known] = [None] if b"\n" in path else await self.objects([b"info " + commit + b":" + path])
+        if known is None:  # git answers the same for a path that is missing and for an object on the way that is
+            oid = await self._blob_in_trees(commit, path)
+            if oid is None:
+                return None
+            [known] = await self.objects([b"info " + oid])
+            if known is None:
+                raise MissingObject(f"{os.fsdecode(path)} of {self.name} cannot be read: git object {oid.decode()}")
+        if known.kind != b"blob":
             return None
-        name = commit + b":" + path
-        [known] = await self.objects([b"info " + name])
-        if known is None or known.kind != b"blob" or known.size > limit:
-            return None
+        if known.size > limit:
+            raise TooLarge(f"{os.fsdecode(path)} of {self.name} has {known.size} bytes, more than the {limit} allowed")
         return (await self._get(known.oid, b"blob")).data
+
+    async def _blob_in_trees(self, commit: bytes, path: bytes) -> bytes | None:
+        """The name (hex) of the file `path`, looked up tree by tree. Raises MissingObject, MalformedObject."""
+        oid, mode = (await self.commit(commit)).tree, DIRECTORY
+        for name in path.split(b"/"):
+            if mode != DIRECTORY:
+                return None
+            tree = await self.tree(oid)
+            if name not in tree.names:
+                return None
+            position = tree.names.index(name)
+            oid, mode = tree.oids[position].hex().encode(), tree.modes[position]
+        return None if mode in (DIRECTORY, SUBMODULE) else oid
 
 
 def _parsed(data: bytes, oid: bytes) -> Tree | None:

@@ -18,8 +18,11 @@ class Writers:
     def __init__(self) -> None:
         self._room = trio.Semaphore(MOST)
 
-    async def run(self, command: Sequence[str], environment: Mapping[str, str], output: int) -> None:
-        """Wait for room, then for a child that writes to the descriptor `output`. One that is given up is killed."""
+    async def run(self, command: Sequence[str], environment: Mapping[str, str], output: int) -> int:
+        """Wait for room, then for a child that writes to the descriptor `output`; its return code.
+
+        One that is given up is killed.
+        """
         await self._room.acquire()
         try:
             child = await trio.lowlevel.open_process(
@@ -29,7 +32,7 @@ class Writers:
             self._room.release()
             raise
         try:
-            await child.wait()
+            return await child.wait()
         finally:
             if child.returncode is None:
                 child.kill()

@@ -32,6 +32,7 @@ from riafs.overlay.handles import Handles
 from riafs.overlay.listing import Listed, OpenDirectory
 from riafs.overlay.lower import Lower
 from riafs.overlay.naming import Maker, Naming, check_length
+from riafs.overlay.openfiles import OpenFile
 from riafs.overlay.places import OVERLAY, Ownership, Places
 from riafs.overlay.rebasing import Find
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
@@ -341,11 +342,9 @@ class Engine:
             await self._overlay.tidy()  # room that removed files still take
             return await opened.write(offset, data, time.time_ns())
 
-    def is_settled(self, handle: int) -> bool:
-        """Whether what can be read of an open file is known to be right. Not before somebody has read its base
-        content.
-        """
-        return self._handles.file(handle).is_settled
+    def opened_file(self, handle: int) -> OpenFile:
+        """What a handle is on. Raises StaleHandle."""
+        return self._handles.file(handle)
 
     async def fsync(self, handle: int) -> None:
         """Make an open file's bytes, attributes and name survive the loss of power."""

@@ -21,6 +21,7 @@ import trio
 
 from riafs.cache.private import ensure_private_file
 from riafs.errors import OverlayFailed, OverlayFull
+from riafs.overlay.completeness import damaged
 from riafs.overlay.schema import SCHEMA
 from riafs.storage.patience import Patience
 
@@ -55,18 +56,25 @@ class Journal:
         """Called first in each step that can be undone, to write what must not be undone with it."""
         self.undone: Callable[[], None] = lambda: None
         """Called when the rows of a step were undone."""
+        self.committed: Callable[[int], None] = lambda _: None
+        """Hears how many commits the database has, after each one."""
+        self.synced: Callable[[int], None] = lambda _: None
+        """Hears how many of them survive the loss of power."""
         self._failed: str | None = None
         self._in_group = False
         self._steps = 0
         self._connection = _connect(path)
         self._execute = self._connection.execute
         self._checkpointer = _connect(path)
-        self._connection.executescript(SCHEMA)
+        try:
+            self._connection.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
         self._log = os.open(path + "-wal", os.O_RDWR | os.O_CLOEXEC)
         self._index = os.open(path + "-shm", os.O_RDONLY | os.O_CLOEXEC)
         self._allocated = os.fstat(self._log).st_size
         self._synced = trio.Lock()
-        self._commits = 0
+        self._commits: int = self.one("SELECT value FROM setting WHERE name = 'commits'")[0]
         self._durable = 0
         self.step = Step(self, _SPARE)
         self.freeing = Step(self, 0)
@@ -96,6 +104,8 @@ class Journal:
     def _failure(self, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             return OverlayFull(f"no room left for {self.path}")
+        if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return damaged(os.path.dirname(self.path), f"its database is damaged: {error}")
         return OverlayFailed(f"{self.path} cannot be used: {error}")
 
     # -- groups -------------------------------------------------------------------------------------------------------
@@ -147,6 +157,7 @@ class Journal:
             return
         self.failpoint("before commit")
         try:
+            self._execute("UPDATE setting SET value = ? WHERE name = 'commits'", (self._commits + 1,))
             self._execute("COMMIT")
         except sqlite3.Error as error:
             # Operations were answered that are lost now; nothing may be built on them.
@@ -159,6 +170,7 @@ class Journal:
             self._steps = 0
         self._commits += 1
         self.failpoint("after commit")
+        self.committed(self._commits)
 
     # -- durability ---------------------------------------------------------------------------------------------------
 
@@ -177,6 +189,7 @@ class Journal:
                 raise OverlayFailed(f"{self.path} cannot be synced: {error.strerror}") from error
             self._durable = reached
             self.failpoint("after sync")
+            self.synced(reached)
 
     async def checkpoint(self, least: int = _CHECKPOINT) -> None:
         """Move the log into the database if it is `least` bytes long."""
@@ -195,10 +208,18 @@ class Journal:
         except sqlite3.OperationalError as error:
             log.info("%s: the log stays as it is for now: %s", self.path, error)
 
+    def move_log(self) -> None:
+        """Move the log into the database, whatever it has. Blocks; what cannot be moved stays in the log."""
+        self.commit()
+        self._move_log()
+
     def close(self) -> None:
-        """Commit and close. Raises OverlayFailed."""
+        """Commit, make that durable, and close. Raises OverlayFailed."""
         try:
             self.commit()
+            os.fdatasync(self._log)
+        except OSError as error:
+            raise OverlayFailed(f"{self.path} cannot be synced: {error.strerror}") from error
         finally:
             self._checkpointer.close()
             self._connection.close()

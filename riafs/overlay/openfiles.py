@@ -20,7 +20,7 @@ from riafs.overlay.datafiles import failure
 from riafs.overlay.ranges import Ranges
 from riafs.overlay.rows import Row
 from riafs.overlay.store import Overlay
-from riafs.storage.ranged import Buffer, RangedBytes, is_provisional
+from riafs.storage.ranged import PROVEN, Buffer, RangedBytes, is_provisional, version_of
 
 # A thread costs 50 to 100 µs: as much as copying this many bytes into the page cache.
 _INLINE = 128 << 10
@@ -81,9 +81,14 @@ class OpenFile:
         return self._base is not None
 
     @property
-    def is_settled(self) -> bool:
-        """Whether no byte of it may turn out to be wrong later."""
-        return not self.based or (self._base is not None and not is_provisional(self._base))
+    def provisional(self) -> bool:
+        """See Provisional. Nothing is known before somebody has read the base content."""
+        return bool(self.based) and (self._base is None or is_provisional(self._base))
+
+    @property
+    def version(self) -> object:
+        """See Provisional."""
+        return PROVEN if not self.based or self._base is None else version_of(self._base)
 
     def _local(self) -> int:
         """The data file's descriptor."""

@@ -189,6 +189,11 @@ class Rows:
         self.store_new()
         return map(Row._make, self._run("SELECT * FROM node").fetchall())
 
+    def with_data(self) -> list[Row]:
+        """Every node with a local data file."""
+        self.store_new()
+        return [Row._make(row) for row in self._run("SELECT * FROM node WHERE data <> 0")]
+
     def removed(self) -> list[Row]:
         """What was removed while it was open."""
         sql = "SELECT * FROM node WHERE parent IS NULL AND id NOT IN (SELECT top FROM area)"

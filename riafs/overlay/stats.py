@@ -24,6 +24,7 @@ class Stat(NamedTuple):
     uid: int
     gid: int
     size: int
+    """UNKNOWN_SIZE where only reading tells."""
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
@@ -44,8 +45,8 @@ class Stats:
             assert row is not None
             return self.row(row)
         entry, owner = found.entry, self._places.ownership
-        size, when = max(entry.size, 0), entry.mtime_ns
-        return Stat(found.inode, entry.kind, owner.mode(entry), 1, owner.uid, owner.gid, size, when, when, when)
+        when = entry.mtime_ns
+        return Stat(found.inode, entry.kind, owner.mode(entry), 1, owner.uid, owner.gid, entry.size, when, when, when)
 
     def row(self, row: Row) -> Stat:
         """Of a row that is no whiteout."""

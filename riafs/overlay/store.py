@@ -1,15 +1,16 @@
 """An overlay on disk: its directory, its lock, its database and data files, and what it tells of its changes.
 
-Layout: ``overlay.sqlite`` (with SQLite's ``-wal`` and ``-shm``), ``data/``. The directory is locked while it is in use,
-so that two processes never are in it at once.
+Layout: ``overlay.sqlite`` (with SQLite's ``-wal`` and ``-shm``), ``data/``, ``state`` and ``copy.sqlite`` (see
+completeness). The directory is locked while it is in use, so that two processes never are in it at once.
 """
 
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from riafs.counters import Counters
 from riafs.errors import Busy, NoSuchName, OverlayFailed
 from riafs.overlay.announcing import Announced, Announcements
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
+from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, has_evidence, keep_copy, read_database
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.differences import differences
 from riafs.overlay.journal import Journal, no_failpoint
@@ -27,7 +29,8 @@ from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
 from riafs.storage.patience import Patience
 
-DATABASE = "overlay.sqlite"
+log = logging.getLogger(__name__)
+
 _SYNC_SECONDS = 300.0
 _THREADS = 8
 _ENDING_SECONDS, _STEP_SECONDS = 2.0, 0.02
@@ -35,56 +38,81 @@ _ENDING_SECONDS, _STEP_SECONDS = 2.0, 0.02
 
 class Overlay:
     """The overlay in the directory `path`, made if missing. Raises Busy while another process uses it, StoreDenied
-    where others could write to it, OverlayFailed, OverlayFull.
+    where others could write to it, OverlayDamaged where a part of it is missing, OverlayFailed, OverlayFull.
     """
 
     def __init__(self, path: str, counters: Counters, failpoint: Callable[[str], None] = no_failpoint) -> None:
         self.path = private_directory(os.path.abspath(path))
-        self._lock = _locked(self.path)
-        try:
+        with contextlib.ExitStack() as undoing:
+            self._lock = _locked(self.path)
+            undoing.callback(os.close, self._lock)
+            examined = examine(self.path)
+            self._state = StateFile(self.path, examined.state)
+            undoing.callback(self._state.close)
             os.makedirs(f"{self.path}/data", mode=0o700, exist_ok=True)
             self.files = DataFiles(f"{self.path}/data")
-            self.patience = Patience(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS)
+            undoing.callback(self.files.close)
+            self.patience = Patience(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS, ours=True)
             self.journal = Journal(f"{self.path}/{DATABASE}", self.patience, failpoint)
+            undoing.callback(self.journal.close)
+            self.journal.committed, self.journal.synced = self._state.committed, self._state.synced
             self.rows = Rows(self.journal)
             self._announcements = Announcements(self.path)
             self.is_open: InUse = nobody
             """Whether a row is open, so that it must be kept until it is closed."""
             self.keeps_files = False
             """Whether data files stay though no row names them: somebody reads those of a list of changes."""
-            self._recover()
-        except BaseException:
-            os.close(self._lock)
-            raise
+            self._recover(was_closed=examined.closed)
+            undoing.pop_all()
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
-    def _recover(self) -> None:
+    def _recover(self, *, was_closed: bool) -> None:
         """Put right what a crash left: rows of removed files, files without rows, rows that promise lost bytes."""
         layout = self._setting("layout")
         if layout != LAYOUT:
             raise OverlayFailed(f"the overlay {self.path} is of layout {layout}, this riafs knows {LAYOUT}")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         lost_power = self._setting("boot") not in (None, boot)
+        sizes, rows = self.files.sizes(), self.rows.with_data()
+        named = [row for row in rows if row.parent is not None]
+        unnamed = sizes.keys() - {row.data for row in rows}
+        if was_closed and unnamed:
+            raise damaged(self.path, f"no row names {len(unnamed)} of its data files")
+        self._check_named(named, sizes, lost_power=lost_power, was_closed=was_closed)
+        is_new = self._setting("identity") is None
         with self.journal.step:
             for row in self.rows.removed():
                 self.rows.delete(row)
-            sizes = self.files.sizes()
-            for row in self.rows.all() if lost_power or sizes else ():
-                self._check_data(row, sizes.pop(row.data, 0), lost_power=lost_power)
+            for row in named if lost_power else ():
+                self._check_data(row, sizes.get(row.data, 0))
             self.journal.run("INSERT OR REPLACE INTO setting VALUES ('boot', ?)", (boot,))
+            self.journal.run("INSERT OR REPLACE INTO setting VALUES ('identity', ?)", (self._state.identity,))
             for area in self.rows.areas():
                 if self.rows.is_pristine(area):
                     self.rows.drop_area(area)
+        if is_new:
+            self.journal.move_log()  # so that the database is known to be this overlay's without its log, too
         self.journal.commit()
-        self.files.purge(list(sizes))
+        self.files.purge(list(sizes.keys() - {row.data for row in named}))
         for announced in self._announcements.all():
             self.rows.count_from(announced.last_row, announced.last_version)
             self.announced(announced.dataset)
 
-    def _check_data(self, row: Row, length: int, *, lost_power: bool) -> None:
+    def _check_named(
+        self, named: Sequence[Row], sizes: Mapping[int, int], *, lost_power: bool, was_closed: bool
+    ) -> None:
+        """Raise OverlayDamaged where data is missing, other than a loss of power explains."""
+        missing = [row for row in named if row.data not in sizes and (was_closed or not lost_power)]
+        short = [row for row in named if sizes.get(row.data, row.written) < row.written and not lost_power]
+        for rows, how in ((missing, "missing"), (short, "too short")):
+            if rows:
+                raise damaged(self.path, f"of the files that were changed, the data of {len(rows)} is {how}")
+
+    def _check_data(self, row: Row, length: int) -> None:
         """After a loss of power a file that nobody synced may have fewer bytes than its row says: it ends there."""
-        if lost_power and row.kind == FILE and length < row.written:
+        if row.kind == FILE and length < row.written:
+            log.info("%s: the loss of power took the end of %s", self.path, os.fsdecode(row.name or b""))
             self.rows.clip_extents(row.id, length)
             size = row.size if row.written <= row.based else min(row.size, max(length, row.based))
             self.rows.update(row.id, written=length, size=size, data=row.data if length else 0)
@@ -98,9 +126,22 @@ class Overlay:
         """Commit, close, and let others in."""
         try:
             self.journal.close()
+            self._leave_complete()
         finally:
+            self._state.close()
             self.files.close()
             os.close(self._lock)
+
+    def _leave_complete(self) -> None:
+        """Remove what no row names, so that whatever there is the next time without a row tells of a loss."""
+        if not self.keeps_files:
+            try:
+                self.files.purge(self.files.take_doomed())
+            except OSError as error:
+                log.warning("%s: files that are not needed any more stay: %s", self.path, error)
+                return
+            self._state.closed()
+        keep_copy(self.path)
 
     # -- durability ---------------------------------------------------------------------------------------------------
 
@@ -208,15 +249,18 @@ class Overlay:
 def recorded_source(path: str) -> str | None:
     """The source of the overlay in the directory `path`, which others may be using; None where none is recorded.
 
-    Raises OverlayFailed where there is no overlay that can be read.
+    Raises OverlayFailed where there is no overlay, OverlayDamaged where it cannot be read.
     """
-    if not os.path.isfile(f"{path}/{DATABASE}"):
+    if not has_evidence(path):
         raise OverlayFailed(f"{path} is no overlay: it has no {DATABASE}")
+    if read_database(path) is None:
+        examine(path)
+        return None
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(path)}/{DATABASE}?mode=ro", uri=True)) as database:
             found = database.execute("SELECT value FROM setting WHERE name = 'source'").fetchone()
     except sqlite3.Error as error:
-        raise OverlayFailed(f"the overlay {path} cannot be read: {error}") from error
+        raise damaged(path, f"its {DATABASE} cannot be read: {error}") from error
     return None if found is None else str(found[0])
 
 

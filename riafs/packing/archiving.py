@@ -217,6 +217,7 @@ class _Run:
 
     def _add(self, writer: ArchiveWriter, candidates: Sequence[Candidate], compressor: Compressor) -> None:
         for batch in in_batches(candidates, self._request.solid_block):
+            self._watcher.files(len(writer.packed) + len(writer.damaged), len(candidates))
             objects = [each.object for each in batch]
             if not batch[0].compressed:
                 writer.add_stored(objects[0])

@@ -37,7 +37,8 @@ def check_members(old: Archive, new: Archive) -> None:
 async def check_packed(archive: Archive, packed: Sequence[Packed], watcher: Watcher) -> None:
     """Read every packed object out of the archive. Raises CorruptContent for the first that is not what went in."""
     found = [(_member(archive, each.object), each) for each in packed]
-    for member, each in sorted(found, key=lambda pair: in_reading_order(pair[0])):
+    for number, (member, each) in enumerate(sorted(found, key=lambda pair: in_reading_order(pair[0]))):
+        watcher.files(number, len(found))
         seen = await look_at_member(archive, member, each.object.key, watcher)
         if seen != each.seen:
             key = each.object.key.serialised.decode(errors="replace")
@@ -58,7 +59,8 @@ async def look_at_already(
     good: list[LooseObject] = []
     damaged: list[Damage] = []
     members = [(_member(archive, each), each) for each in objects]
-    for member, each in sorted(members, key=lambda pair: in_reading_order(pair[0])):
+    for number, (member, each) in enumerate(sorted(members, key=lambda pair: in_reading_order(pair[0]))):
+        watcher.files(number, len(members))
         problem = await _compare(archive, member, each, reader, watcher)
         if problem:
             damaged.append(Damage(each.key.serialised, "archives/archive.7z", problem))

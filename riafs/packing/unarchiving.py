@@ -136,7 +136,8 @@ class _Run:
         """Write what is missing or damaged, durably; `directory` holds what is not finished."""
         self._check_room()
         self._watcher.begin(Step.UNPACKING, sum(each.member.size for each in self._wanted))
-        for wanted in self._wanted:
+        for number, wanted in enumerate(self._wanted):
+            self._watcher.files(number, len(self._wanted))
             try:
                 await self._unpack(wanted, directory)
             except _Damaged as problem:
@@ -229,7 +230,8 @@ class _Run:
     def remove_archive(self, mark: FileMark) -> None:
         """Read every object back from its file, then remove the archive. Raises Busy, StoreError."""
         self._watcher.begin(Step.CHECKING, sum(seen.size for _, seen in self._expected))
-        for wanted, seen in self._expected:
+        for number, (wanted, seen) in enumerate(self._expected):
+            self._watcher.files(number, len(self._expected))
             self._watcher.advance(seen.size)
             if read_object(self._reader, wanted.key, wanted.path) != seen:
                 key = wanted.key.serialised.decode(errors="replace")

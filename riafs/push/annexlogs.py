@@ -7,7 +7,7 @@ is there then, which is the same as a union merge, for a log is a set of lines; 
 from collections.abc import Mapping, Sequence
 
 from riafs.errors import GitError
-from riafs.formats.annexbranch import CHUNKS, LOCATION, log_path
+from riafs.formats.annexbranch import CHUNKS, LOCATION, Tuning
 from riafs.formats.gitobjects import FILE
 from riafs.formats.gitwriting import Item, item
 from riafs.formats.keys import Key
@@ -23,17 +23,23 @@ class AnnexLogs:
     """Writes logs for keys that `storage` holds; `chunked`: those stored in chunks → how many."""
 
     def __init__(
-        self, repository: Repository, storage: SpecialRemote, keys: Sequence[Key], chunked: Mapping[Key, int]
+        self,
+        repository: Repository,
+        tuning: Tuning,
+        storage: SpecialRemote,
+        keys: Sequence[Key],
+        chunked: Mapping[Key, int],
     ) -> None:
         self._repository = repository
+        self._tuning = tuning
         self._storage = storage
         self._keys = keys
         self._chunked = chunked
 
     async def tree(self, trees: TreeEditor, root: bytes, now: int) -> bytes:
         """The branch's tree `root` (hex) with the lines added; `now` in seconds since the epoch."""
-        wanted = [log_path(key, LOCATION) for key in self._keys]
-        wanted += [log_path(key, CHUNKS) for key in self._chunked]
+        wanted = [self._tuning.log_path(key, LOCATION) for key in self._keys]
+        wanted += [self._tuning.log_path(key, CHUNKS) for key in self._chunked]
         old = await self._texts(await trees.look_up(root, wanted))
         new: dict[bytes, Item | None] = {}
         for path, text in self._changed(old, now):
@@ -56,12 +62,12 @@ class AnnexLogs:
         uuid = self._storage.log_uuid
         changed: list[tuple[bytes, bytes]] = []
         for key in self._keys:
-            path = log_path(key, LOCATION)
+            path = self._tuning.log_path(key, LOCATION)
             text = with_presence(old.get(path, b""), uuid, now)
             if text is not None:
                 changed.append((path, text))
         for key, count in self._chunked.items():
-            path, size = log_path(key, CHUNKS), self._storage.chunk_size
+            path, size = self._tuning.log_path(key, CHUNKS), self._storage.chunk_size
             text = with_chunks(old.get(path, b""), uuid, size, count, now) if size else None
             if text is not None:
                 changed.append((path, text))

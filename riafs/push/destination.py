@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from riafs.errors import NotInStore, OutsideStore, PushRefused, UnsupportedRepository
+from riafs.formats.annexbranch import DIFFERENCE_LOG, Tuning, parse_difference_log
 from riafs.formats.annexsettings import dead_repositories, parse_config_log
 from riafs.formats.layout import Layout, parse_dataset_version, parse_store_version
 from riafs.formats.remotelog import SpecialRemote, parse_remote_log, storage_remotes
@@ -36,6 +37,7 @@ class Annex:
     storage: SpecialRemote | None
     """The remote that stands for this dataset's directory; None where there is none on record."""
     configured: Mapping[bytes, bytes]
+    tuning: Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +128,17 @@ async def _annex(dataset: Dataset, settings: Mapping[bytes, bytes | None]) -> An
     if resolved.ref != ANNEX_BRANCH:
         raise PushRefused(f"the git-annex branch of {dataset.name} stands for another ref; it is not pushed to")
     tip = resolved.oid
-    if await _log(dataset, tip, b"difference.log"):
+    tuning = parse_difference_log(await _log(dataset, tip, DIFFERENCE_LOG))
+    if tuning.of_objects:
+        names = ", ".join(sorted(name.decode(errors="replace") for name in tuning.of_objects))
         raise PushRefused(
-            f"{dataset.name} is tuned (difference.log on its git-annex branch); push to it with git-annex and DataLad"
+            f"{dataset.name} is tuned in a way that changes its links ({names} in difference.log on its git-annex "
+            "branch); push to it with git-annex and DataLad"
         )
     remotes = parse_remote_log(await _log(dataset, tip, b"remote.log"))
     named = storage_remotes(remotes, dataset.identifier, settings.get(b"datalad.ora-remote.uuid"))
     configured = parse_config_log(await _log(dataset, tip, b"config.log"))
-    return Annex(tip, named[0] if named else None, configured)
+    return Annex(tip, named[0] if named else None, configured, tuning)
 
 
 async def _log(dataset: Dataset, tip: bytes, path: bytes) -> bytes:

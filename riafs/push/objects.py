@@ -79,8 +79,8 @@ class ObjectWriter:
         self._relied_on_others = False
         self._counter = 0
         self._archived: bool | None = None
-        storage = None if destination.annex is None else destination.annex.storage
-        self.chunk_size = None if storage is None else storage.chunk_size
+        self._storage = None if destination.annex is None else destination.annex.storage
+        self.chunk_size = None if self._storage is None else self._storage.chunk_size
         self.chunked: dict[Key, int] = {}
         """Keys that were written in chunks → how many."""
         self.written = 0
@@ -206,7 +206,7 @@ class ObjectWriter:
                 return None
             if copy is not None and isinstance(place, LoosePlace):
                 return place.path
-        for place in await contents.special_places(key):
+        for place in [] if self._storage is None else await contents.storage_forms(key, self._storage):
             copy = await look_at(place, key.size, claim, contents.verifier)
             if copy is not None and copy.state.usable:
                 self._rely_on(place)

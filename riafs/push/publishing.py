@@ -134,7 +134,7 @@ class Publisher:
             raise StoreError(f"the git-annex branch of {self._to.dataset.name} was removed while this was pushed")
         root = await self._to.root(tip)
         in_chunks = {key: chunked[key] for key in keys if key in chunked}
-        logs = AnnexLogs(self._to.dataset.repository, annex.storage, keys, in_chunks)
+        logs = AnnexLogs(self._to.dataset.repository, annex.tuning, annex.storage, keys, in_chunks)
         tree = await logs.tree(self._trees, root, int(time.time()))
         if tree == root:
             return []

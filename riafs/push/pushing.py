@@ -15,6 +15,7 @@ import trio
 from riafs.errors import MissingObject, PushRefused
 from riafs.formats.gitobjects import SUBMODULE
 from riafs.formats.gitwriting import item
+from riafs.formats.refs import adjusted_branch
 from riafs.overlay.changes import Base, Change
 from riafs.push.destination import ANNEX_BRANCH, Destination
 from riafs.push.merging import Prefer, merge
@@ -71,12 +72,17 @@ class Push:
         """Whether anything was changed here."""
         return bool(self._changes)
 
+    def called(self, name: str) -> None:
+        """Tell the watcher that it is this dataset's turn."""
+        self._watcher.at(name)
+
     async def prepare(self) -> None:
         """Find out whatever can be found out with nothing written: refusals, and conflicts.
 
         Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, Busy where a lock was left
         behind, and what reading changed files raises.
         """
+        self._watcher.begin(Step.LOOKING, 0)
         ref = await self._ref()
         self._base_root = await self._to.root(self._base.commit)
         await self._starting_point(ref)
@@ -125,7 +131,24 @@ class Push:
         if not ref.startswith(b"refs/heads/") or ref == ANNEX_BRANCH:
             raise PushRefused(f"{os.fsdecode(ref)} is no branch to push to")
         found = await self._to.dataset.repository.references.resolve(ref)
-        return ref if found is None or found.ref is None else found.ref  # a branch may stand for another one
+        if found is not None and found.ref is not None:  # a branch may stand for another one
+            ref = found.ref
+        self._refuse_adjusted(ref)
+        return ref
+
+    def _refuse_adjusted(self, ref: bytes) -> None:
+        """What is committed on git-annex's adjusted branch of a branch, that branch itself never sees."""
+        below = self._base.ref if self._request.as_branch is None else None
+        for branch in (ref, below):
+            original = None if branch is None else adjusted_branch(branch)
+            if branch is not None and original is not None:
+                name, of = (os.fsdecode(each.removeprefix(b"refs/heads/")) for each in (branch, original))
+                raise PushRefused(
+                    f"{self._to.dataset.name}: {name} is {of} as git annex adjust made it for one work tree, so that "
+                    f"{of} would never see what is pushed there; mount with @{of} to work on {of} itself (git annex "
+                    f"sync in a clone on {name} and git push of {of} bring what was committed on {name}), or keep "
+                    "these changes on a branch of their own with --as-branch NAME"
+                )
 
     async def _starting_point(self, ref: bytes) -> bytes:
         """The commit that the new one comes after. Raises PushRefused."""
@@ -188,7 +211,8 @@ class Push:
         plan = ready.plan
         sizes = [change.content.size for change in plan.contents if change.content is not None]
         self._watcher.begin(Step.OBJECTS, sum(sizes))
-        for change in plan.contents:
+        for number, change in enumerate(plan.contents):
+            self._watcher.files(number, len(plan.contents))
             placed = await ready.placer.place(change, objects)
             plan.edits[change.path] = placed.entry
             if placed.key is not None:

@@ -5,6 +5,7 @@ stops them all; when a push is stopped later, the subdatasets that are pushed al
 run again goes on from there, for what is pushed already is no change any more.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from riafs.push.request import PushReport
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One dataset of a push. `name` is any that tells the members apart."""
+    """One dataset of a push. `name` is any that tells the members apart, also to people."""
 
     name: bytes
     push: Push
@@ -31,10 +32,13 @@ async def push_all(members: Sequence[Member]) -> dict[bytes, PushReport]:
     """
     ordered = subdatasets_first(members)
     for member in ordered:
+        member.push.called(os.fsdecode(member.name))
         await member.push.prepare()
     reports: dict[bytes, PushReport] = {}
     moved: dict[bytes, dict[bytes, bytes]] = {}
-    for member in ordered:
+    for number, member in enumerate(ordered, 1):
+        position = f" ({number} of {len(ordered)})" if len(ordered) > 1 else ""
+        member.push.called(os.fsdecode(member.name) + position)
         gitlinks = moved.get(member.name, {})
         reports[member.name] = await member.push.run(gitlinks)
         # One without changes, here and below, stays registered at the commit it is registered at.

@@ -1,35 +1,22 @@
-"""Who is told how a push goes on: a progress bar, nobody, or a test that ends the process at some step."""
+"""What whoever watches a push is told of: a progress bar, nobody, or a test that ends the process at some step."""
 
-import enum
-from typing import Protocol
+from riafs import watching
+from riafs.watching import Nobody, Watcher
+
+__all__ = ["Nobody", "Step", "Watcher"]
 
 
-class Step(enum.Enum):
-    """What a push does, in this order. What is counted stands behind each."""
+class Step(watching.Step):
+    """What a push does with each dataset, in this order."""
 
-    OBJECTS = "objects"
-    """Bytes of new content."""
-    HISTORY = "history"
+    LOOKING = "looking at the changes"
+    OBJECTS = "sending content"
+    HISTORY = "writing history"
     """git objects."""
-    REFS = "refs"
-    """Refs moved; then the push is done."""
+    REFS = "moving refs"
+    """Then the push is done."""
 
-
-class Watcher(Protocol):
-    """Called from the event loop; must not take time."""
-
-    def begin(self, step: Step, total: int) -> None:
-        """A step begins; `total` is what it is expected to count, 0 if that is not known."""
-
-    def advance(self, amount: int) -> None:
-        """So much more of the current step is done."""
-
-
-class Nobody:
-    """Watches nothing."""
-
-    def begin(self, step: Step, total: int) -> None:
-        """See Watcher."""
-
-    def advance(self, amount: int) -> None:
-        """See Watcher."""
+    @property
+    def in_bytes(self) -> bool:
+        """See Step."""
+        return self is Step.OBJECTS

@@ -21,8 +21,14 @@ def blocking_read(source: RangedBytes) -> BlockingRead | None:
     return None
 
 
-def patience_with(source: RangedBytes) -> Patience | None:
-    """The patience with the store that `source` lies in; None for what lies on a disk of our own, or nowhere."""
+def file_of(source: RangedBytes) -> FileBytes | None:
+    """The file that `source` lies in as it is, if it does."""
     while isinstance(source, Extent):
         source = source.source
-    return source.patience if isinstance(source, FileBytes) else None
+    return source if isinstance(source, FileBytes) else None
+
+
+def patience_with(source: RangedBytes) -> Patience | None:
+    """The patience with the store that `source` lies in; None for what lies on a disk of our own, or nowhere."""
+    file = file_of(source)
+    return None if file is None else file.patience

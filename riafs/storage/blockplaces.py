@@ -9,6 +9,7 @@ from typing import Protocol
 
 import trio
 
+from riafs.errors import ChangedContent
 from riafs.formats.locators import Locator
 from riafs.formats.probeorder import service_weight
 from riafs.storage.files import FileBytes
@@ -59,6 +60,32 @@ class FileBlock:
         self.file = file
         self.digest = digest
         """The MD5 of the file's bytes, 32 hexadecimal digits; raises ShortRead, StoreError, StoreTimeout."""
+
+
+class BlockInVolume:
+    """A block's file in a volume, as RangedBytes, as long as it is what was hashed."""
+
+    __slots__ = ("_file", "_identity")
+
+    def __init__(self, file: FileBytes) -> None:
+        self._file = file
+        self._identity = file.identity
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._file.size
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """See RangedBytes. Raises ChangedContent where the file was written to or replaced since it was hashed."""
+        data = await self._file.read(offset, length)
+        if self._file.identity is not self._identity:
+            raise ChangedContent(f"{self._file.name} was changed since it was verified")
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 class Attempt:

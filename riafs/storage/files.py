@@ -1,16 +1,23 @@
 """A local file as ranged bytes.
 
 Reads that the page cache can answer are done at once, on the event loop (preadv2 with RWF_NOWAIT: 2 µs instead of the
-50-100 µs of a thread hop); all others in a worker thread under the store's deadline.
+50-100 µs of a thread hop); all others in a worker thread under the store's deadline. Each read of a store's file is
+followed by a look at what the file is then (1 µs), so whoever needs bytes of one version can tell.
 """
 
 import errno
 import os
+import time
 from dataclasses import dataclass
 
 from riafs.errors import RiafsError, ShortRead, StoreError
 from riafs.storage.patience import Patience
 from riafs.storage.ranged import Buffer
+
+_TICK_NS = 20_000_000
+"""More than the steps in which Linux takes times for files: up to 10 ms."""
+_COARSE_TICK_NS = 2_000_000_000
+"""The same where a file system keeps whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +35,27 @@ class Identity:
         """The identity in a stat result."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    def is_touched(self, other: "Identity") -> bool:
+        """Whether only what says nothing of the content has changed: renamed, linked, unlinked, other permissions.
+
+        Somebody who sets the time of modification back makes a change of content look like that.
+        """
+        return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
+
+    def fresh_seconds(self) -> float:
+        """Seconds for which a change of the file may still leave no trace, as its clock has not moved on since the last
+        one; 0 if that is over."""
+        tick = _TICK_NS if self.ctime_ns % 1_000_000_000 else _COARSE_TICK_NS
+        age = time.time_ns() - self.ctime_ns
+        return (tick - age) / 1e9 if -tick < age < tick else 0.0
+
 
 class FileBytes:
     """RangedBytes over the descriptor `fd`, which it owns. Safe to read from any number of tasks and threads.
 
     `name` stands in messages. Without `patience` (files of our own on a local disk) every read is done at once.
+    `identity`: what the file was after the last read; None for files that nobody else changes. As long as it is the
+    same object, all bytes that were read belong to one version of the file.
     """
 
     __slots__ = ("_fd", "_patience", "_size", "identity", "name")
@@ -64,7 +87,9 @@ class FileBytes:
         if self._patience is None:
             return self.read_blocking(offset, length)
         data = self._read_cached(offset, length)
-        return data if data is not None else await self._patience.run(self.read_blocking, offset, length)
+        return (
+            data if data is not None else await self._patience.run_reading(length, self.read_blocking, offset, length)
+        )
 
     def _read_cached(self, offset: int, length: int) -> Buffer | None:
         buffer = bytearray(length)
@@ -74,7 +99,22 @@ class FileBytes:
             if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
                 return None
             raise self._failed(error) from error
-        return buffer if count == length else None
+        if count != length:
+            return None
+        self.look()
+        return buffer
+
+    def look(self) -> None:
+        """See what the file is now. Raises StoreError."""
+        known = self.identity
+        if known is None:
+            return
+        try:
+            found = os.fstat(self._fd)
+        except OSError as error:
+            raise self._failed(error) from error
+        if found.st_ctime_ns != known.ctime_ns or found.st_mtime_ns != known.mtime_ns or found.st_size != known.size:
+            self.identity = Identity.of(found)
 
     def read_blocking(self, offset: int, length: int) -> Buffer:
         """The same bytes as `read`, for worker threads. Raises ShortRead, StoreError."""
@@ -90,6 +130,7 @@ class FileBytes:
             parts.append(part)
             offset += len(part)
             length -= len(part)
+        self.look()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -103,6 +144,7 @@ class FileBytes:
                 raise ShortRead(f"{self.name} ends at byte {offset}, but should have {self._size} bytes")
             offset += count
             buffer = buffer[count:]
+        self.look()
 
     def _failed(self, error: OSError) -> RiafsError:
         return StoreError(f"{self.name} cannot be read: {error.strerror}")

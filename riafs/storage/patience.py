@@ -2,9 +2,15 @@
 
 A store on a dead network file system blocks the thread that asks, for ever. The thread is then left behind and the
 caller gets StoreTimeout; the limit is per store, so a dead store cannot use up the threads of its neighbours.
+
+What is done for one request of a program has one deadline together, whatever is tried: a key has a dozen places to look
+at, and a reader who waited for the first has waited enough. `of_one_request` begins one, and `within` is how everything
+that may wait for a store takes its part of it. Time in which many bytes moved does not count.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -17,27 +23,135 @@ Ts = TypeVarTuple("Ts")
 
 # Enough to keep a parallel file system busy, far below the number of requests that the kernel may have in flight.
 THREADS_PER_STORE = 24
+_SLOWEST = 256 << 10  # bytes a second that a store may take without losing patience
+
+
+class _Waited:
+    """How many seconds one request has waited for stores; what was waited for at the same time counts once."""
+
+    __slots__ = ("_until", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._until = 0.0
+
+    def add(self, began: float, ended: float, moving: float) -> None:
+        """From `began` to `ended` was waited, in which bytes moved that may take `moving` seconds."""
+        self.seconds += max(0.0, ended - max(began, self._until) - moving)
+        self._until = ended
+
+
+_waited: ContextVar[_Waited | None] = ContextVar("waited", default=None)
+
+
+def of_one_request() -> None:
+    """What this task does from now on, and whatever it starts, is for one request of a program."""
+    _waited.set(_Waited())
+
+
+def of_no_request() -> None:
+    """What this task does is for whoever will want it; each of its steps has a deadline of its own."""
+    _waited.set(None)
+
+
+def waited_enough() -> None:
+    """Something did not answer within its deadline: nothing else is waited for in this request."""
+    waited = _waited.get()
+    if waited is not None:
+        waited.seconds = float("inf")
+
+
+def time_left(seconds: float) -> float:
+    """How much of a deadline of `seconds` this request has not waited yet."""
+    waited = _waited.get()
+    return seconds if waited is None else max(0.0, seconds - waited.seconds)
+
+
+@contextmanager
+def within(seconds: float, longer: float = 0.0, moving: float = 0.0) -> Iterator[None]:
+    """A part of what a request waits for: it is cancelled, and the block left, when the request has waited for
+    `seconds` in all, and `longer` for this part alone. `moving`: seconds that it may take as bytes are moving.
+
+    Whoever comes to the line after the block raises StoreTimeout.
+    """
+    waited = _waited.get()
+    if waited is None:
+        with trio.move_on_after(seconds + longer):
+            yield
+        return
+    began = trio.current_time()
+    left = seconds - waited.seconds
+    with trio.move_on_after(left + longer if left > 0 else 0) as scope:
+        if left <= 0:
+            scope.cancel()
+        try:
+            yield
+        finally:
+            waited.add(began, trio.current_time(), longer + moving)
+    if scope.cancelled_caught:
+        waited_enough()
+
+
+class Turns:
+    """A lock. Whoever waited behind one who ran into a deadline is told so, instead of trying it for as long again."""
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+        self._ended = float("-inf")
+        self._problem: StoreTimeout | None = None
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """One's turn. Raises StoreTimeout."""
+        came = trio.current_time()
+        async with self._lock:
+            if self._problem is not None and came < self._ended:
+                raise StoreTimeout(*self._problem.args)
+            try:
+                yield
+            except StoreTimeout as problem:
+                self._ended, self._problem = trio.current_time(), problem
+                raise
 
 
 class Patience:
-    """The deadline (`seconds`) and thread limit of one store, called `name` in messages."""
+    """The deadline (`seconds`) and thread limit of one store, called `name` in messages.
 
-    __slots__ = ("_counters", "_limiter", "name", "seconds")
+    `ours`: a directory of ours rather than a store, with a deadline of its own for each call.
+    """
 
-    def __init__(self, name: str, seconds: float, counters: Counters, threads: int = THREADS_PER_STORE) -> None:
+    __slots__ = ("_counters", "_limiter", "_ours", "name", "seconds")
+
+    def __init__(
+        self, name: str, seconds: float, counters: Counters, threads: int = THREADS_PER_STORE, *, ours: bool = False
+    ) -> None:
         self.name = name
         self.seconds = seconds
         self._counters = counters
         self._limiter = trio.CapacityLimiter(threads)
+        self._ours = ours
 
     async def run(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """``function(*arguments)`` in a worker thread. Raises StoreTimeout after `seconds`, and what it raises."""
-        return await self.run_longer(0, function, *arguments)
+        return await self._run(0.0, 0.0, function, *arguments)
 
     async def run_longer(self, extra: float, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """The same with `extra` seconds, for what moves many bytes."""
-        seconds = self.seconds + extra
-        with trio.move_on_after(seconds):
-            return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._limiter)
+        return await self._run(extra, 0.0, function, *arguments)
+
+    async def run_reading(self, size: int, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """The same for what reads `size` bytes: it has no more time, but what it takes for them does not count."""
+        return await self._run(0.0, size / _SLOWEST, function, *arguments)
+
+    async def _run(self, longer: float, moving: float, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        if self._ours:
+            with trio.move_on_after(self.seconds + longer):
+                return await self._in_thread(function, *arguments)
+        else:
+            with within(self.seconds, longer, moving):
+                return await self._in_thread(function, *arguments)
         self._counters.store_timeouts += 1
-        raise StoreTimeout(f"{self.name} did not answer within {seconds:g} s")
+        raise StoreTimeout(f"{self.name} did not answer within {self.seconds + longer:g} s")
+
+    async def _in_thread(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._limiter)

@@ -31,19 +31,32 @@ class RangedBytes(Protocol):
         """Give back descriptors and buffers. Calling it twice is harmless; it never waits for the store."""
 
 
+PROVEN = object()
+"""The version of bytes that were found to be right: all that are shown under one inode are the same."""
+
+
 @runtime_checkable
 class Provisional(Protocol):
     """RangedBytes that may be handed out before it is known whether they are right."""
 
     @property
     def provisional(self) -> bool:
-        """Whether that is still open."""
+        """Whether bytes were handed out that may turn out to be wrong: no cache may keep them for another reader."""
+
+    @property
+    def version(self) -> object:
+        """PROVEN, or what only bytes are equal to that may stand beside these in a cache."""
 
 
 def is_provisional(source: RangedBytes) -> bool:
-    """Whether bytes read from `source` may turn out to be wrong later: no cache may keep them for another reader."""
+    """See Provisional."""
     # Asking a protocol costs 20 µs, and small files are opened by the thousand.
     return not isinstance(source, MemoryBytes) and isinstance(source, Provisional) and source.provisional
+
+
+def version_of(source: RangedBytes) -> object:
+    """See Provisional."""
+    return source.version if not isinstance(source, MemoryBytes) and isinstance(source, Provisional) else PROVEN
 
 
 class MemoryBytes:

@@ -113,5 +113,5 @@ def _plain(mode: int, blob: GitObject | None) -> tuple[Kind, int]:
     if mode in _NO_BLOB:
         return Kind.DIRECTORY, 0
     if mode == LINK:
-        return Kind.LINK, 0 if blob is None else blob.size
+        return Kind.LINK, UNKNOWN_SIZE if blob is None else blob.size
     return Kind.FILE, UNKNOWN_SIZE if blob is None else blob.size

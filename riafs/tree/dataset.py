@@ -11,6 +11,7 @@ from riafs.content.parts import Part
 from riafs.counters import Counters
 from riafs.errors import NoSuchVersion, NotThereYet
 from riafs.formats.refs import looks_like_commit
+from riafs.git.references import Resolved
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Storage
 from riafs.tree.delegating import DelegatingDirectory
@@ -62,11 +63,11 @@ class Dataset:
         """The top directory at a branch, tag or commit, None for HEAD. Raises NoSuchVersion, GitError, …"""
         first = await self.repository.find(version)
         # Taken before the ref is read for good, so that no move in between can be missed later.
-        signature = await self.watch.look(self.path, first.ref)
+        signature = await self.watch.look(self.path, first.refs)
         resolved = await self.repository.find(version)
         snapshot = await self.snapshot(await self.repository.peeled(resolved.oid))
         pinned = version is not None and resolved.ref is None and looks_like_commit(version)
-        return VersionedDirectory(self, version, snapshot, None if pinned else signature, resolved.ref)
+        return VersionedDirectory(self, version, snapshot, None if pinned else signature, resolved)
 
     async def versioned_entry(self, name: bytes, ref: bytes) -> Found:
         """The entry for ``NAME@REF``, in which a ``/`` of the ref is written ``%2F``. Raises NotThereYet."""
@@ -93,7 +94,7 @@ class VersionedDirectory(DelegatingDirectory):
         version: bytes | None,
         snapshot: Snapshot,
         signature: Signature | None,
-        ref: bytes | None,
+        resolved: Resolved,
     ) -> None:
         self._top = snapshot.root()
         super().__init__(self._top)
@@ -101,7 +102,7 @@ class VersionedDirectory(DelegatingDirectory):
         self._version = version
         self._snapshot = snapshot
         self._signature = signature
-        self._ref = ref
+        self._resolved = resolved
 
     @property
     def renewable(self) -> bool:
@@ -115,13 +116,13 @@ class VersionedDirectory(DelegatingDirectory):
 
     async def branch(self) -> bytes | None:
         """See OfCommit."""
-        return self._ref
+        return self._resolved.ref
 
     async def at_commit(self, commit: bytes) -> Directory:
         """See OfCommit."""
         snapshot = await self.dataset.snapshot(commit)
         signature: Signature | None = None if self._signature is None else ()  # as no refs have it
-        return VersionedDirectory(self.dataset, self._version, snapshot, signature, self._ref)
+        return VersionedDirectory(self.dataset, self._version, snapshot, signature, self._resolved)
 
     @property
     def holding(self) -> bool:
@@ -135,17 +136,17 @@ class VersionedDirectory(DelegatingDirectory):
 
     async def own_attributes(self) -> Mapping[str, bytes]:
         """See Directory."""
-        return {**await super().own_attributes(), **({"ref": self._ref} if self._ref else {})}
+        return {**await super().own_attributes(), **({"ref": self._resolved.ref} if self._resolved.ref else {})}
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory: compares a few stat results first, so that asking every few seconds is cheap."""
         if self._signature is None:
             return None
-        if await self.dataset.watch.seen(self.dataset.path, self._ref, turn) == self._signature:
+        if await self.dataset.watch.seen(self.dataset.path, self._resolved.refs, turn) == self._signature:
             return None
         newer = await self.dataset.at(self._version)
         if newer._snapshot.commit == self._snapshot.commit:
-            self._signature, self._ref = newer._signature, newer._ref
+            self._signature, self._resolved = newer._signature, newer._resolved
             return None
         self.dataset.counters.refs_moved += 1
         return newer

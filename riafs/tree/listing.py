@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from cachetools import LRUCache
 
 from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, SUBMODULE, Tree
-from riafs.tree.protocol import Entry
+from riafs.tree.protocol import UNKNOWN_SIZE, Entry
 
 PIECE = 256
 FEW = 16
@@ -49,6 +49,11 @@ class GitEntry(Entry):
     def oid(self) -> bytes:
         """Name of the git object in hex; for a subdataset, the registered commit."""
         return self.version[: len(self.version) & ~1].hex().encode()
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether git could not read the object, so that not even the kind is certain."""
+        return self.size == UNKNOWN_SIZE and self.key is None
 
 
 @dataclass(slots=True)
@@ -86,7 +91,12 @@ class Listing:
         return range(start, start + count)
 
     def add(self, read: range, entries: tuple[GitEntry, ...]) -> None:
-        """Keep the entries of what `to_read` gave; the oldest piece or group goes when there are too many."""
+        """Keep the entries of what `to_read` gave; the oldest piece or group goes when there are too many.
+
+        Where an object could not be read they are not kept: it is asked for again, as it may be brought back.
+        """
+        if any(entry.unreadable for entry in entries):
+            return
         if len(read) == PIECE:
             self.add_piece(read.start // PIECE, entries)
         elif read.start // FEW not in self.groups:

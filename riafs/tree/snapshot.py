@@ -129,7 +129,7 @@ class CommitDirectory:
         return known
 
     def _keep(self, listing: Listing, piece: tuple[GitEntry, ...]) -> None:
-        listing.add_piece(0, piece)
+        listing.add(range(PIECE), piece)
         self._snapshot.dataset.listings.keep(self._name, listing)
 
     async def prepare(self, start: int) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from riafs.content.annex import AnnexContents, ContentTools
 from riafs.content.branch import AnnexBranch
+from riafs.content.storages import StoredPlaces
 from riafs.counters import Counters
 from riafs.errors import NotInStore, RiafsError, SourceNotFound, TooLarge
 from riafs.formats.layout import parse_dataset_version, parse_store_version
@@ -182,6 +183,13 @@ class Store:
             self._tools.counters.datasets_opened += known is opened
         return known
 
+    async def _stored_elsewhere(self, identifier: bytes) -> StoredPlaces | None:
+        """See content/storages."""
+        try:
+            return (await self.dataset(await self.path_of_id(identifier))).contents.stored_places
+        except RiafsError:
+            return None
+
     async def _open(self, path: bytes) -> Dataset:
         identifier = path.replace(b"/", b"")
         name = os.fsdecode(identifier)
@@ -190,7 +198,13 @@ class Store:
             log.warning("dataset %s in %s: %s", name, self.storage.name, version.reason)
         repository = Repository(self.storage, path, self._tools.git, name, self._tools.seconds)
         contents = AnnexContents(
-            self.storage, path, identifier, version.layout, AnnexBranch(repository), self._tools.content
+            self.storage,
+            path,
+            identifier,
+            version.layout,
+            AnnexBranch(repository),
+            self._tools.content,
+            self._stored_elsewhere,
         )
         return Dataset(
             path=path,

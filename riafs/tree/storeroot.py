@@ -107,7 +107,7 @@ class StoreDirectory(FixedDirectory):
 async def dataset_directory(store: Store, path: bytes, mtime_ns: int) -> Directory:
     """The dataset at `path` at its HEAD; if it has no commit to show, an empty directory that says why."""
     dataset = await store.dataset(path)
-    signature = await dataset.watch.look(path, None)  # before HEAD is read, so that no move is missed
+    signature = await dataset.watch.look(path, ())  # before HEAD is read, so that no move is missed
     try:
         return await dataset.at(None)
     except (NoSuchVersion, NotInStore) as error:
@@ -134,7 +134,7 @@ class PendingDirectory(FixedDirectory):
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""
         dataset = await self._store.dataset(self._path)
-        if await dataset.watch.seen(self._path, None, turn) == self._signature:
+        if await dataset.watch.seen(self._path, (), turn) == self._signature:
             return None
         newer = await dataset_directory(self._store, self._path, self.mtime_ns)
         if not isinstance(newer, PendingDirectory):
@@ -166,6 +166,11 @@ class AliasDirectory(StoreDirectory):
         if path == ALIASES:
             entries.append(_entry(BY_ID, None, signature[0]))
         return cls(store, path, entries, signature, 0 if signature[0] is None else signature[0].mtime_ns)
+
+    def aliases(self) -> Mapping[str, str]:
+        """Id → alias of the datasets that have one here."""
+        found = [(entry.path, entry.name) for entry in self._entries if isinstance(entry, StoreEntry)]
+        return {os.fsdecode(path.replace(b"/", b"")): os.fsdecode(name) for path, name in found if path is not None}
 
     async def by_id(self) -> "IdDirectory":
         """The store's datasets, each once. Raises as `IdDirectory.load`."""

@@ -6,7 +6,6 @@ store (what a store says does not make a mount read other places of this machine
 commit is shown; if none has, an empty directory with the reason, as a subdataset that is not installed.
 """
 
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from riafs.tree.dataset import Dataset
     from riafs.tree.snapshot import Snapshot
     from riafs.tree.store import Store
-
-log = logging.getLogger(__name__)
 
 _MAX_REGISTRIES = 64
 _PATIENT_TURNS = 6
@@ -80,17 +77,20 @@ class RegisteredDatasets:
             candidates = await self._candidates(snapshot, path)
         except RiafsError as error:
             return None, f"{shown} cannot be looked up: {error}"
+        problems: list[str] = []
         for candidate in candidates:
-            dataset = await self._store.dataset(candidate)
             try:
+                dataset = await self._store.dataset(candidate)
                 [known] = await dataset.repository.objects([b"info " + commit])
             except RiafsError as error:
-                log.info("%s: %s", shown, error)
+                problems.append(str(error))
                 continue
             if known is not None and known.kind == b"commit":
                 return dataset, ""
         if not candidates:
             return None, f"{shown} is not in the store, or its .gitmodules entry does not say which dataset it is"
+        if problems:
+            return None, f"{shown} cannot be read: {'; '.join(problems)}"
         return None, f"{shown} is registered at commit {commit.decode()}, which the store does not have"
 
     async def _candidates(self, snapshot: "Snapshot", path: bytes) -> list[bytes]:

@@ -11,7 +11,6 @@ version or the content it was opened with.
 
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,9 +25,11 @@ from riafs.errors import (
     NotADirectoryHere,
     RiafsError,
     StaleHandle,
+    StoreTimeout,
 )
-from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes, is_provisional
+from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
+from riafs.vfs.cachedpages import CachedPages, SilentReads
 from riafs.vfs.nodes import Node
 from riafs.vfs.numbers import ROOT, inode_of, number_of, slot_of
 from riafs.vfs.refreshing import Change, Refresher
@@ -49,6 +50,7 @@ class Attributes:
     inode: int
     kind: Kind
     size: int
+    """UNKNOWN_SIZE where only reading tells."""
     executable: bool
     mtime_ns: int
     listed: bool = True
@@ -89,8 +91,8 @@ class OpenedFile:
     """An open file."""
 
     handle: int
-    sized: bool
-    """Whether its size is known, so that the kernel can cache it."""
+    cached: bool
+    """Whether the kernel can cache it: its size is known, and nobody has another version of it open."""
     settled: bool
     """Whether what the kernel has cached of the inode may be used: its content is known to be right, and has been since
     the kernel began to cache it."""
@@ -109,8 +111,9 @@ class FileSystem:
         self._by_number: list[Node | None] = [None, self._root]
         self._directories: dict[int, _OpenDirectory] = {}
         self._files: dict[int, _OpenFile] = {}
-        self._open_inodes: Counter[int] = Counter()
-        self._unsettled: set[int] = set()
+        self._open_inodes: dict[int, set[int]] = {}
+        self._pages = CachedPages()
+        self._silent = SilentReads()
         self._last_handle = 0
         self._turn = 0
         self.refreshing = trio.Lock()
@@ -290,13 +293,14 @@ class FileSystem:
         """A handle on a file's content as it is now; it stays the same until released."""
         entry, content = await self.content(inode)
         sized = entry.size != UNKNOWN_SIZE
-        first = inode not in self._open_inodes
-        self._open_inodes[inode] += 1
-        handle = self._new_handle(self._files, _OpenFile(content, inode))
-        whole = content.data if first and sized and isinstance(content, MemoryBytes) else None
+        handles = self._open_inodes.setdefault(inode, set())
+        pages = self._pages.opened(inode, content, [self._files[each].content for each in handles])
+        whole = content.data if not handles and sized and isinstance(content, MemoryBytes) else None
         if whole is not None:
             self.counters.bytes_read += len(whole)
-        return OpenedFile(handle, sized, self._settled(inode, content), whole)
+        handle = self._new_handle(self._files, _OpenFile(content, inode))
+        handles.add(handle)
+        return OpenedFile(handle, sized and not pages.past, pages.kept, whole)
 
     async def content(self, inode: int) -> tuple[Entry, RangedBytes]:
         """What a file holds now; the caller closes it."""
@@ -307,19 +311,16 @@ class FileSystem:
         self.counters.opens += 1
         return entry, content
 
-    def _settled(self, inode: int, content: RangedBytes) -> bool:
-        """A reader that begins with pages from an earlier, unfinished verification would escape its own."""
-        settled = not is_provisional(content)
-        known = inode not in self._unsettled
-        if settled:
-            self._unsettled.discard(inode)
-        else:
-            self._unsettled.add(inode)
-        return settled and known
-
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
         """Bytes of an open file: fewer than `length` only at its end."""
-        data = await self._opened(self._files, handle).content.read(offset, length)
+        opened = self._opened(self._files, handle)
+        if self._silent.any:
+            self._silent.refuse(opened.inode)
+        try:
+            data = await opened.content.read(offset, length)
+        except StoreTimeout as problem:
+            self._silent.note(opened.inode, problem)
+            raise
         self.counters.reads += 1
         self.counters.bytes_read += len(data)
         return data
@@ -333,8 +334,9 @@ class FileSystem:
         opened = self._files.pop(handle, None)
         if opened is None:
             return
+        self._pages.left(opened.inode, opened.content)
         opened.content.close()
-        self._open_inodes[opened.inode] -= 1
+        self._open_inodes[opened.inode].discard(handle)
         if not self._open_inodes[opened.inode]:
             del self._open_inodes[opened.inode]
 
@@ -407,4 +409,4 @@ class FileSystem:
 
 
 def _attributes(inode: int, entry: Entry, *, listed: bool = True) -> Attributes:
-    return Attributes(inode, entry.kind, max(entry.size, 0), entry.executable, entry.mtime_ns, listed)
+    return Attributes(inode, entry.kind, entry.size, entry.executable, entry.mtime_ns, listed)

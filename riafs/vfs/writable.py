@@ -16,7 +16,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 import trio
 
 from riafs.counters import Counters
-from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle
+from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle, StoreTimeout
 from riafs.overlay.changes import NOTHING, Carried
 from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures
 from riafs.overlay.listing import Listed
@@ -28,6 +28,7 @@ from riafs.overlay.stats import Stat
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
 from riafs.vfs.beneath import Beneath
+from riafs.vfs.cachedpages import CachedPages, SilentReads
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
 from riafs.vfs.kernelnumbers import KernelNumbers
 from riafs.vfs.moving import Mover
@@ -50,10 +51,10 @@ _OVERTAKEN = (NoSuchName, NotADirectoryHere, ReadOnly, StaleHandle)
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open file. `sized`, `settled`: see OpenedFile."""
+    """An open file. `cached`, `settled`: see OpenedFile."""
 
     handle: int
-    sized: bool
+    cached: bool
     settled: bool
 
 
@@ -67,7 +68,8 @@ class WritableFileSystem:
         self._numbers = KernelNumbers()
         self._directories = OpenDirectories(filesystem, self._engine, self._numbers, lambda: self._moves)
         self._inodes: dict[int, int] = {}
-        self._unsettled: set[int] = set()
+        self._pages = CachedPages()
+        self._silent = SilentReads()
         self._moves = 0
         """Odd while datasets are moved to another commit."""
         self._moving: trio.Event | None = None
@@ -245,25 +247,26 @@ class WritableFileSystem:
             await self._before_change(number, empties=bool(flags & os.O_TRUNC))
         elif not self._engine.has_row(number) and await self._beneath.has_unknown_size(number):
             found = await self._filesystem.open(number)
-            return Opened(found.handle << 1 | 1, found.sized, found.settled)
+            return Opened(found.handle << 1 | 1, found.cached, found.settled)
         return self._opened(inode, await self._engine.open(number, flags))
 
     def _opened(self, inode: int, handle: int) -> Opened:
         """`inode`: the kernel's, as this is about what it has cached."""
-        settled = self._engine.is_settled(handle)
-        known = inode not in self._unsettled
-        if settled:
-            self._unsettled.discard(inode)
-        else:
-            self._unsettled.add(inode)
+        pages = self._pages.opened(inode, self._engine.opened_file(handle), ())  # all handles are on one file
         self._inodes[handle << 1] = inode
-        return Opened(handle << 1, sized=True, settled=settled and known)
+        return Opened(handle << 1, cached=True, settled=pages.kept)
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
         """See Engine."""
         if handle & 1:
             return await self._filesystem.read(handle >> 1, offset, length)
-        data = await self._engine.read(handle >> 1, offset, length)
+        if self._silent.any:
+            self._silent.refuse(self._inodes[handle])
+        try:
+            data = await self._engine.read(handle >> 1, offset, length)
+        except StoreTimeout as problem:
+            self._silent.note(self._inodes[handle], problem)
+            raise
         self.counters.reads += 1
         self.counters.bytes_read += len(data)
         return data
@@ -288,7 +291,9 @@ class WritableFileSystem:
         if handle & 1:
             self._filesystem.release(handle >> 1)
         else:
-            self._inodes.pop(handle, None)
+            inode = self._inodes.pop(handle, None)
+            if inode is not None:
+                self._pages.left(inode, self._engine.opened_file(handle >> 1))
             self._engine.release(handle >> 1)
 
     # -- the rest -----------------------------------------------------------------------------------------------------

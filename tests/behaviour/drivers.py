@@ -88,7 +88,7 @@ class ObjectDriver:
     async def stat(self, path: bytes) -> Status:
         """See Driver."""
         found = await self.attributes(path)
-        return Status(found.kind, found.size, found.executable, found.mtime_ns, found.inode)
+        return Status(found.kind, max(found.size, 0), found.executable, found.mtime_ns, found.inode)
 
     async def read(self, path: bytes) -> bytes:
         """See Driver."""

@@ -16,7 +16,8 @@ from riafs.archive.archive import ArchiveTools
 from riafs.archive.extractor import Extractor
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.content import verifying
+from riafs.content import beside, verifying
+from riafs.content.beside import HashedBeside
 from riafs.content.shelf import ArchiveShelf
 from riafs.content.verifying import Claim, Opened, Verifier, Verify
 from riafs.counters import Counters
@@ -126,13 +127,14 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
         patch.setattr(verifying, "WHOLE_BEFORE_FIRST_BYTE", -1)
         patch.setattr(verifying, "_CHUNK", 97)
         patch.setattr(verifying, "_HOP", 211)
-        patch.setattr(verifying, "_AHEAD", 50)
+        patch.setattr(beside, "_HOP", 211)
+        patch.setattr(beside, "_AHEAD", 50)
         async with trio.open_nursery() as background:
             patience = Patience("the store", 10, Counters())
             verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), patience, background)
             claim = Claim(b"the key", lambda: _Sha256(content))
             source = await verifier.admit(Opened(found, "a place", Evidence(found.identity, 0, found.size)), claim)
-            assert isinstance(source, verifying.HashedBeside)
+            assert isinstance(source, HashedBeside)
             yield source
             source.close()
 

@@ -12,6 +12,7 @@ from riafs.content.verifying import Verify
 from riafs.errors import (
     CorruptContent,
     EncryptedContent,
+    GitError,
     MissingContent,
     OutsideStore,
     RiafsError,
@@ -364,10 +365,14 @@ async def test_executable_bit_of_a_locked_file_is_that_of_its_object(store: Smal
 VURL = b"VURL--http://example.org/v"
 
 
-def with_equivalents(store: SmallStore, *lines: bytes) -> SmallDataset:
+ONE_LEVEL = b"40ad46ba fromList [OneLevelBranchHash] timestamp=1796071135s\n"
+
+
+def with_equivalents(store: SmallStore, *lines: bytes, one_level: bool = False) -> SmallDataset:
     dataset = with_key(store, VURL)
-    path = b"%b/%b.log.ek" % (hash_lower(VURL), escape(VURL))
-    dataset.annex_branch({path: b"".join(lines)})
+    directories = hash_lower(VURL)[:3] if one_level else hash_lower(VURL)
+    logs: dict[bytes, bytes] = {b"%b/%b.log.ek" % (directories, escape(VURL)): b"".join(lines)}
+    dataset.annex_branch({**logs, **({b"difference.log": ONE_LEVEL} if one_level else {})})
     return dataset
 
 
@@ -379,11 +384,54 @@ async def test_vurl_key_is_checked_against_its_equivalents(store: SmallStore) ->
         assert shown.counters.keys_verified == 1
 
 
-async def test_vurl_key_that_matches_no_equivalent_is_damaged(store: SmallStore, expected_warnings: Announce) -> None:
+@pytest.mark.parametrize("one_level", [False, True])
+async def test_vurl_key_that_matches_no_equivalent_is_damaged(
+    store: SmallStore, expected_warnings: Announce, one_level: bool
+) -> None:
     expected_warnings("riafs.content")
-    with_equivalents(store, b"1700000000s 1 %b\n" % sha256_key_of(CONTENT)).put(VURL, DAMAGED)
+    line = b"1700000000s 1 %b\n" % sha256_key_of(CONTENT)
+    with_equivalents(store, line, one_level=one_level).put(VURL, DAMAGED)
     with pytest.raises(CorruptContent):
         await content_of(store)
+
+
+@pytest.mark.parametrize("lost", ["log", "directory", "root"])
+async def test_vurl_key_whose_equivalents_cannot_be_read_is_not_served(
+    store: SmallStore, lost: str, expected_warnings: Announce
+) -> None:
+    expected_warnings("riafs.content")
+    dataset = with_equivalents(store, b"1700000000s 1 %b\n" % sha256_key_of(CONTENT))
+    dataset.put(VURL, DAMAGED)
+    path = os.fsdecode(hash_lower(VURL))
+    name = {"log": f"{path}/{os.fsdecode(escape(VURL))}.log.ek", "directory": path, "root": ""}[lost]
+    damaged = loose_object(dataset, f"git-annex:{name}")
+    kept = damaged.read_bytes()
+    damaged.unlink()
+    async with opened(store.path, verify=Verify.ALWAYS) as shown:
+        with pytest.raises(GitError):
+            await shown.read(b"one/file")
+        damaged.write_bytes(kept)
+        with pytest.raises(CorruptContent):
+            await shown.read(b"one/file")
+
+
+async def test_storages_whose_log_cannot_be_read_are_the_reason_that_is_given(
+    store: SmallStore, expected_warnings: Announce
+) -> None:
+    expected_warnings("riafs.content")
+    dataset = with_key(store)
+    dataset.annex_branch({b"remote.log": b"x name=s type=external externaltype=ora timestamp=1s\n"})
+    loose_object(dataset, "git-annex:remote.log").unlink()
+    async with opened(store.path) as shown:
+        with pytest.raises(GitError, match=r"remote\.log"):
+            await shown.read(b"one/file")
+        assert b"remote.log" in await shown.getxattr(b"one/file", "user.riafs.error")
+
+
+def loose_object(dataset: SmallDataset, revision: str) -> Path:
+    """The file of a git object."""
+    oid = dataset.git("rev-parse", revision)
+    return dataset.path / "objects" / oid[:2] / oid[2:]
 
 
 @pytest.mark.parametrize("line", [b"1700000000s 0 %b\n" % sha256_key_of(b"x"), b"nonsense\n", b""])

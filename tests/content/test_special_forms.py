@@ -104,6 +104,20 @@ async def test_log_wins_over_the_configuration(store: SmallStore) -> None:
     assert await content_of(store) == CONTENT
 
 
+async def test_log_of_a_former_chunk_size_in_one_level_of_directories(store: SmallStore) -> None:
+    dataset = with_remote(store, PLAIN, b"chunk=1000B")
+    put_chunks(dataset, 700)
+    line = b"%b archive-id=%b externaltype=ora name=s chunk=1000B timestamp=1s\n" % (UUID, dataset.id.encode())
+    dataset.annex_branch(
+        {
+            b"difference.log": b"40ad46ba fromList [OneLevelBranchHash] timestamp=1s\n",
+            b"remote.log": line,
+            b"%b/%b.log.cnk" % (hash_lower(KEY)[:3], escape(KEY)): b"1700000000s %b:700 4\n" % UUID,
+        }
+    )
+    assert await content_of(store) == CONTENT
+
+
 async def test_empty_content_is_one_empty_chunk(store: SmallStore) -> None:
     put_chunks(with_remote(store, PLAIN, b"chunk=1000B", content=b""), 1000, b"")
     assert await content_of(store) == b""
@@ -215,3 +229,107 @@ async def test_unreadable_branch_leaves_plain_copies_readable(store: SmallStore,
     dataset.annex_branch({b"remote.log": log})
     dataset.put(KEY, CONTENT)
     assert await content_of(store) == CONTENT
+
+
+# -- other remotes ----------------------------------------------------------------------------------------------------
+
+MASK = b"cccccccc-0000-4000-8000-000000000000"
+
+
+def storage_line(dataset: SmallDataset, *fields: bytes, uuid: bytes = UUID, archive_id: bytes | None = None) -> bytes:
+    """A line of ``remote.log`` about an ORA remote."""
+    name = archive_id or dataset.id.encode()
+    words = [uuid, b"archive-id=" + name, b"externaltype=ora", b"name=s", b"type=external", *fields]
+    return b" ".join(words) + b" timestamp=1700000000s\n"
+
+
+def mask_line(*fields: bytes, behind: bytes = UUID) -> bytes:
+    words = [MASK, b"name=m", b"remote=s", b"remoteuuid=" + behind, b"type=mask", *SHARED, *fields]
+    return b" ".join(words) + b" timestamp=1700000000s\n"
+
+
+async def test_content_behind_a_mask(store: SmallStore, gpg_home: Path) -> None:
+    dataset = store.dataset("one", {b"file": Locked(KEY)})
+    dataset.annex_branch({b"remote.log": storage_line(dataset, PLAIN) + mask_line()})
+    put_encrypted(dataset, KEY, CONTENT, gpg_home)
+    async with opened(store.path) as shown:
+        assert await shown.read(b"one/file") == CONTENT
+        assert await shown.getxattr(b"one/file", "user.riafs.where") == b"storage m, encryption shared"
+
+
+async def test_chunks_behind_a_mask(store: SmallStore, gpg_home: Path) -> None:
+    dataset = store.dataset("one", {b"file": Locked(KEY)})
+    log = b"1700000000s %b:1000 3\n" % MASK
+    dataset.annex_branch(
+        {
+            b"remote.log": storage_line(dataset, PLAIN) + mask_line(b"chunk=1000B"),
+            b"%b/%b.log.cnk" % (hash_lower(KEY), escape(KEY)): log,
+        }
+    )
+    for number in (1, 2, 3):
+        put_encrypted(dataset, chunk_key(KEY, 1000, number), CONTENT[1000 * (number - 1) :][:1000], gpg_home)
+    assert await content_of(store) == CONTENT
+
+
+async def test_mask_of_an_encrypted_remote(store: SmallStore, gpg_home: Path, tmp_path: Path) -> None:
+    dataset = store.dataset("one", {b"file": Locked(KEY)})
+    dataset.annex_branch({b"remote.log": storage_line(dataset, *SHARED) + mask_line()})
+    inner = put_encrypted(dataset, KEY, CONTENT, gpg_home)
+    message, name = inner.read_bytes(), inner.name.encode()
+    inner.unlink()
+    put_encrypted(dataset, name, message, gpg_home)
+    assert await content_of(store) == CONTENT
+
+
+@pytest.mark.parametrize("behind", [OTHER, MASK, b""])
+async def test_mask_of_nothing_or_itself(store: SmallStore, behind: bytes, expected_warnings: Announce) -> None:
+    expected_warnings("is not in the store")
+    dataset = store.dataset("one", {b"file": Locked(KEY)})
+    dataset.annex_branch({b"remote.log": storage_line(dataset, PLAIN) + mask_line(behind=behind)})
+    with pytest.raises(MissingContent):
+        await content_of(store)
+
+
+async def test_storage_that_the_configuration_names(store: SmallStore) -> None:
+    """Its archive id is another one, while a remote with the directory's id is something else."""
+    dataset = store.dataset("one", {b"file": Locked(KEY)})
+    lines = storage_line(dataset, PLAIN, b"chunk=1000B", archive_id=b"former")
+    dataset.annex_branch({b"remote.log": lines + storage_line(dataset, PLAIN, uuid=OTHER)})
+    put_chunks(dataset, 1000)
+    with (dataset.path / "config").open("a") as config:
+        config.write(f'[datalad "other"]\n\tuuid = x\n[datalad "ora-remote"]\n\tx = y\n\tuuid = {UUID.decode()}\n')
+    assert await content_of(store) == CONTENT
+
+
+@pytest.mark.parametrize("archive_id", [b"archive-id=former", b"base-path=/former/store"])
+async def test_storage_of_which_nothing_tells_the_directory(store: SmallStore, archive_id: bytes) -> None:
+    dataset = store.dataset("one", {b"file": Locked(KEY)})
+    line = b" ".join([UUID, archive_id, b"externaltype=ria", b"name=s", b"type=external", PLAIN, b"chunk=1000B"])
+    dataset.annex_branch({b"remote.log": line + b" timestamp=1s\n"})
+    put_chunks(dataset, 1000)
+    assert await content_of(store) == CONTENT
+
+
+@pytest.mark.parametrize("form", ["plain", "archive", "chunks"])
+async def test_storage_in_another_directory_of_the_store(store: SmallStore, form: str) -> None:
+    dataset, other = store.dataset("one", {b"file": Locked(KEY)}), store.dataset("other")
+    dataset.annex_branch({b"remote.log": storage_line(dataset, PLAIN, b"chunk=1000B", archive_id=other.id.encode())})
+    if form == "plain":
+        other.put(KEY, CONTENT)
+    elif form == "archive":
+        other.archive({KEY: CONTENT})
+    else:
+        put_chunks(other, 1000)
+    async with opened(store.path) as shown:
+        assert await shown.read(b"one/file") == CONTENT
+        where = await shown.getxattr(b"one/file", "user.riafs.where")
+        assert (other.id.encode() in where) is (form != "chunks")
+
+
+@pytest.mark.parametrize("archive_id", [b"../../x", b"a\0b", b"..", b"abc" + b"x" * 300])
+async def test_archive_id_that_is_no_name(store: SmallStore, archive_id: bytes, expected_warnings: Announce) -> None:
+    expected_warnings("is not in the store")
+    dataset = store.dataset("one", {b"file": Locked(KEY)})
+    dataset.annex_branch({b"remote.log": storage_line(dataset, PLAIN, archive_id=archive_id)})
+    with pytest.raises(MissingContent):
+        await content_of(store)

@@ -1,5 +1,6 @@
 """When bytes are served, and when they are known to be right. Thresholds are made small, so that tests are quick."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,15 +9,17 @@ import trio
 import trio.testing
 
 from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.content import verifying
-from riafs.content.verifying import Claim, HashedBeside, Opened, Verifier, Verify
+from riafs.content import beside, verifying
+from riafs.content.beside import HashedBeside
+from riafs.content.inplace import Seal, Sealed
+from riafs.content.verifying import Claim, Opened, Verifier, Verify
 from riafs.counters import Counters
-from riafs.errors import CorruptContent, StoreTimeout
+from riafs.errors import ChangedContent, CorruptContent, StoreTimeout
 from riafs.formats.digests import checker
 from riafs.formats.keys import parse_key
-from riafs.storage.files import Identity
+from riafs.storage.files import FileBytes, Identity
 from riafs.storage.patience import Patience
-from riafs.storage.ranged import Buffer, MemoryBytes
+from riafs.storage.ranged import PROVEN, Buffer, MemoryBytes, version_of
 from tests.behaviour.drivers import opened
 from tests.small import Locked, SmallStore, key_of, noise
 
@@ -38,7 +41,9 @@ def _small_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
         "_AHEAD": AHEAD,
         "_OUT_OF_ORDER": OUT_OF_ORDER,
     }.items():
-        monkeypatch.setattr(verifying, name, value)
+        for module in (verifying, beside):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
 
 
 class Source:
@@ -292,6 +297,130 @@ async def test_hashing_that_ended_with_a_failure_is_not_shared(bench: Bench) -> 
     assert await read_in_order(second) == GOOD
     first.close()
     second.close()
+
+
+# -- files that change ------------------------------------------------------------------------------------------------
+
+
+class Meddler:
+    """A checker that lets something happen to the file when it has taken in the first bytes."""
+
+    def __init__(self, key: bytes, meddle: Callable[[], object]) -> None:
+        inner = checker(parse_key(key))
+        assert inner is not None
+        self._inner, self._meddle = inner, meddle
+
+    def update(self, data: Buffer) -> None:
+        self._inner.update(data)
+        self._meddle()
+
+    def matches(self) -> bool:
+        return self._inner.matches()
+
+
+class Stored:
+    """A file of a store, and what the claim's checkers do to it when they begin, one after the other."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        os.utime(path, (1e9, 1e9))
+        self.path, self.key = path, key_of(content)
+        self.meddling: list[Callable[[], object]] = []
+
+    def opened(self) -> Opened:
+        status = self.path.stat()
+        file = FileBytes(os.open(self.path, os.O_RDONLY), status.st_size, "it", None, Identity.of(status))
+        assert file.identity is not None
+        return Opened(file, "a place", Evidence(file.identity, 0, status.st_size))
+
+    def claim(self) -> Claim:
+        return Claim(self.key, lambda: Meddler(self.key, self.meddling.pop(0) if self.meddling else lambda: None))
+
+    def write(self, content: bytes) -> None:
+        with self.path.open("r+b") as file:
+            file.write(content)
+
+
+async def test_content_that_is_changed_while_it_is_hashed_is_hashed_again(
+    bench: Bench, tmp_path: Path, damage_reported: None
+) -> None:
+    stored = Stored(tmp_path / "file", GOOD[:WHOLE])
+    stored.meddling = [lambda: None, lambda: stored.write(bytes(10))]
+    opened = stored.opened()
+    with pytest.raises(CorruptContent):
+        await bench.verifier.admit(opened, stored.claim())
+    assert opened.evidence is not None
+    assert not bench.memory.is_good(opened.evidence, stored.key)
+
+
+async def test_content_that_is_changed_all_the_time_is_nobody_s_fault(bench: Bench, tmp_path: Path) -> None:
+    stored = Stored(tmp_path / "file", GOOD[:WHOLE])
+    stored.meddling = [lambda: None, *[lambda: os.utime(stored.path)] * 9]
+    with pytest.raises(ChangedContent, match="is being changed; try again"):
+        await bench.verifier.admit(stored.opened(), stored.claim())
+
+
+@pytest.mark.parametrize("policy", list(Verify))
+async def test_reader_of_changed_content_gets_an_error_and_the_right_bytes_once_it_is_restored(
+    nursery: trio.Nursery, policy: Verify, tmp_path: Path, expected_warnings: Announce
+) -> None:
+    expected_warnings("is damaged")
+    bench = Bench(policy, nursery)
+    stored = Stored(tmp_path / "file", GOOD[:WHOLE])
+    content = await bench.verifier.admit(stored.opened(), stored.claim())
+    assert await content.read(0, 10) == GOOD[:10]
+    stored.write(bytes(10))
+    for _ in range(2):
+        with pytest.raises(CorruptContent if policy is Verify.AUTO else ChangedContent):
+            await content.read(0, 10)
+    stored.write(GOOD[:10])
+    if policy is not Verify.NEVER:
+        assert await content.read(0, 10) == GOOD[:10]
+        assert version_of(content) is PROVEN
+    content.close()
+
+
+async def test_large_content_that_changes_beside_its_reader_fails_him(bench: Bench, tmp_path: Path) -> None:
+    stored = Stored(tmp_path / "file", GOOD)
+    content = await bench.verifier.admit(stored.opened(), stored.claim())
+    await content.read(0, 100)
+    stored.write(bytes(10))
+    with pytest.raises(ChangedContent):
+        await content.read(100, 100)
+    content.close()
+
+
+async def test_large_content_that_is_unlinked_beside_its_reader_is_read_on_and_not_remembered(
+    bench: Bench, tmp_path: Path
+) -> None:
+    stored = Stored(tmp_path / "file", GOOD)
+    opened = stored.opened()
+    content = await bench.verifier.admit(opened, stored.claim())
+    assert isinstance(content, HashedBeside)
+    await content.read(0, 100)
+    stored.path.unlink()
+    assert await read_in_order(content) == GOOD
+    assert content.provisional
+    assert opened.evidence is not None
+    assert not bench.memory.is_good(opened.evidence, stored.key)
+    content.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, Seal.PART - 1, Seal.PART, Seal.PART + 1, 3 * Seal.PART + 7])
+async def test_sealed_content_gives_what_was_sealed_and_nothing_else(size: int) -> None:
+    content, seal = noise(size), Seal()
+    for start in range(0, size, 100_000):
+        seal.update(content[start : start + 100_000])
+    digests, patience = seal.end(), Patience("the store", 10, Counters())
+    sealed = Sealed(MemoryBytes(content), digests, patience, "a place")
+    for offset in {0, 1, size // 2, max(size - 1, 0), size}:
+        for length in (0, 1, Seal.PART, size + 1):
+            assert await sealed.read(offset, length) == content[offset : offset + length]
+    for place in {0, size // 2, size - 1} if size else ():
+        other = bytearray(content)
+        other[place] ^= 1
+        with pytest.raises(ChangedContent):
+            await Sealed(MemoryBytes(bytes(other)), digests, patience, "a place").read(place, 1)
 
 
 # -- in a store -------------------------------------------------------------------------------------------------------

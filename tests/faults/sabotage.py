@@ -7,8 +7,12 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
+
+import trio
 
 from riafs.cli import main
+from riafs.git.catfile import CatFile
 from riafs.storage import roots
 from riafs.storage.files import FileBytes
 from riafs.tree.snapshot import CommitDirectory
@@ -55,6 +59,26 @@ def hanging_store() -> None:
     roots.open_beneath_cached = lambda directory, path, flags: (  # type: ignore[assignment]  # likewise
         None if BAD.encode() in path else cached(directory, path, flags)
     )
+
+
+def hanging_objects() -> None:
+    """Every object, loose or in an archive, hangs as soon as it is opened, and so does git."""
+    hanging_store()
+    opened, batch = roots.open_beneath, CatFile._exchange
+
+    def hang(directory: int, path: bytes, flags: int) -> int:
+        if b"/annex/objects/" in path or b"archive" in path:
+            time.sleep(600)
+        return opened(directory, path, flags)
+
+    async def hang_batch(self: CatFile, requests: Sequence[bytes], limit: int) -> object:
+        if any(b"git-annex" in each or BAD.encode() in each for each in requests):
+            await trio.sleep(600)
+        return await batch(self, requests, limit)
+
+    roots.open_beneath = hang
+    roots.open_beneath_cached = lambda directory, path, flags: None  # type: ignore[assignment,return-value]  # likewise
+    CatFile._exchange = hang_batch  # type: ignore[method-assign,assignment]  # likewise
 
 
 def hanging_reads() -> None:

@@ -76,8 +76,20 @@ def test_statfs_answers(shown_mount: Mounted) -> None:
     assert status.f_bsize > 0
 
 
+def test_copy_of_a_read_only_mount_can_be_changed_and_removed_by_its_owner(main: Path) -> None:
+    owner = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.getuid() == 0 else []
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own are closed to other users
+        os.chmod(directory, 0o777)
+        subprocess.run(["cp", "-a", main / "deep", f"{directory}/copy"], check=True)
+        if owner:
+            subprocess.run(["chown", "-R", "65534:65534", directory], check=True)
+        script = "echo changed >> copy/locked && mkdir copy/new && rm -r copy"
+        subprocess.run([*owner, "sh", "-ec", script], cwd=directory, check=True)
+        assert os.listdir(directory) == []
+
+
 def test_modes_owner_and_links(main: Path) -> None:
-    modes = {"version": 0o100444, "script": 0o100555, "deep": 0o040555, "link": 0o120777, "locked": 0o100444}
+    modes = {"version": 0o100644, "script": 0o100755, "deep": 0o040755, "link": 0o120777, "locked": 0o100644}
     for name, mode in modes.items():
         status = os.lstat(main / name)
         assert status.st_mode == mode

@@ -115,11 +115,20 @@ async def test_object_over_the_limit_is_refused_and_the_next_batch_is_clean(
 async def test_killed_child_is_started_again(child: CatFile, dataset: SmallDataset) -> None:
     a = oid(dataset, "a")
     await contents(child, a)
-    for _ in range(3):
-        os.kill(pid_of(child), signal.SIGKILL)
-        with pytest.raises(GitError, match="SIGKILL"):
-            await contents(child, a)
+    for ended_with in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP):
+        os.kill(pid_of(child), ended_with)
         assert await contents(child, a) == [b"content of a"]
+
+
+async def test_child_that_is_killed_again_and_again_is_no_damaged_repository(
+    dataset: SmallDataset, tmp_path: Path
+) -> None:
+    program = tmp_path / "killed"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o755)
+    child = child_for(dataset, tmp_path, str(program))
+    with pytest.raises(GitError, match=r"git was ended by SIGKILL while .* repeatedly$"):
+        await contents(child, oid(dataset, "a"))
 
 
 async def test_cancelled_batch_leaves_no_answers_for_the_next_one(child: CatFile, dataset: SmallDataset) -> None:

@@ -13,6 +13,7 @@ from riafs.errors import (
     MissingObject,
     NoSuchVersion,
     RiafsError,
+    TooLarge,
     UnsupportedRepository,
 )
 from riafs.git import repository as repository_module
@@ -46,6 +47,34 @@ async def open_repository(store: SmallStore, tmp_path: Path) -> AsyncIterator[Op
     yield open_it
     pool.close()
     storage.close()
+
+
+async def test_file_that_cannot_be_read_is_not_a_file_that_is_not_there(
+    store: SmallStore, open_repository: Open
+) -> None:
+    dataset = store.dataset("one", {b"a/b/file": b"content", b"a/large": bytes(100), b"a/new\nline": b"odd"})
+    repository = open_repository(dataset)
+    commit = dataset.git("rev-parse", "main").encode()
+    for absent in (b"", b"x", b"a/x", b"a/b/x", b"a/b/file/x", b"a/b", b"x/y/z", b"a/x\ny"):
+        assert await repository.blob_at(commit, absent, 50) is None, absent
+    assert await repository.blob_at(commit, b"a/b/file", 50) == b"content"
+    assert await repository.blob_at(commit, b"a/new\nline", 50) == b"odd"
+    with pytest.raises(TooLarge, match="a/large of dataset one has 100 bytes"):
+        await repository.blob_at(commit, b"a/large", 50)
+    for lost in ("main:a/b/file", "main:a/b", "main:a", "main^{tree}", "main"):
+        oid = dataset.git("rev-parse", lost)
+        (dataset.path / "objects" / oid[:2] / oid[2:]).unlink()
+        with pytest.raises(MissingObject):
+            await repository.blob_at(commit, b"a/b/file", 50)
+
+
+async def test_unreadable_branch_is_not_passed_over_for_an_older_one(store: SmallStore, open_repository: Open) -> None:
+    dataset = store.dataset("one")
+    dataset.commit({b"file": b"older"}, ref="refs/heads/older", time=EPOCH - 10)
+    newest = dataset.commit({b"file": b"newest"}, ref="refs/heads/newest")
+    (dataset.path / "objects" / newest[:2] / newest[2:]).unlink()
+    with pytest.raises(MissingObject):
+        await open_repository(dataset).find(None)
 
 
 async def shown_at(store: SmallStore, version: str) -> bytes:
@@ -136,6 +165,48 @@ async def test_unborn_head_shows_the_branch_with_the_newest_commit(store: SmallS
     dataset.git("symbolic-ref", "HEAD", "refs/heads/master")
     async with opened(store.path, "#~one") as shown:
         assert await shown.read(b"file") == b"newest"
+
+
+FORMS = [
+    "unlocked",
+    "locked",
+    "fixed",
+    "unfixed",
+    "hidemissing",
+    "hideunwanted",
+    "unlockpresent",
+    "hidemissing-unlocked",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("branch", ["main", "feature/we(ird"])
+async def test_head_that_names_an_adjusted_branch_stands_for_the_one_that_was_adjusted(
+    store: SmallStore, open_repository: Open, branch: str, form: str
+) -> None:
+    dataset = store.dataset("one")
+    dataset.commit({b"file": b"itself"}, f"refs/heads/{branch}")
+    adjusted = f"refs/heads/adjusted/{branch}({form})"
+    made = dataset.git("commit-tree", "-p", branch, "-m", "git-annex adjusted branch", f"{branch}^{{tree}}")
+    dataset.git("update-ref", adjusted, made)
+    dataset.git("symbolic-ref", "HEAD", adjusted)
+    repository = open_repository(dataset)
+    assert (await repository.find(None)).ref == f"refs/heads/{branch}".encode()
+    assert (await repository.find(adjusted.encode())).ref == adjusted.encode()
+    dataset.commit({b"file": b"only on the adjusted branch"}, adjusted)
+    assert (await repository.find(None)).ref == adjusted.encode()
+    dataset.git("update-ref", adjusted, made)
+    dataset.git("update-ref", "-d", f"refs/heads/{branch}")
+    assert (await repository.find(None)).ref == adjusted.encode()
+
+
+async def test_a_branch_that_is_only_called_like_an_adjusted_one_is_shown(
+    store: SmallStore, open_repository: Open
+) -> None:
+    dataset = store.dataset("one", {b"file": b"main"})
+    dataset.commit({b"file": b"x"}, "refs/heads/adjusted/main")
+    dataset.git("symbolic-ref", "HEAD", "refs/heads/adjusted/main")
+    assert (await open_repository(dataset).find(None)).ref == b"refs/heads/adjusted/main"
 
 
 async def test_dataset_without_any_commit_names_that(store: SmallStore) -> None:
@@ -236,14 +307,6 @@ async def test_many_requests_are_answered_in_order(open_repository: Open, store:
     tree = await open_repository(dataset).tree(dataset.git("rev-parse", "main^{tree}").encode())
     found = await open_repository(dataset).objects([b"contents " + oid.hex().encode() for oid in tree.oids])
     assert [each and each.data for each in found] == [b"%d" % number for number in range(2000)]
-
-
-async def test_file_at_a_path(open_repository: Open, versions: SmallDataset) -> None:
-    repository = open_repository(versions)
-    commit = versions.git("rev-parse", "main").encode()
-    assert await repository.blob_at(commit, b"file", 100) == b"second"
-    for path, limit in ((b"file", 5), (b"none", 100), (b"a\nb", 100), (b"", 100)):
-        assert await repository.blob_at(commit, path, limit) is None
 
 
 async def test_pool_ends_the_children_least_recently_used(store: SmallStore, tmp_path: Path) -> None:

@@ -175,3 +175,35 @@ async def test_a_size_that_is_not_the_blocks_is_no_reason_to_forget_the_block(
         with pytest.raises(CorruptContent):
             await blocks.read(Locator(LOCATOR.digest, 10), 0, 10, no_renewal)
         assert await blocks.read(LOCATOR, 0, 10, no_renewal) == BLOCK[:10]
+
+
+@pytest.mark.parametrize("times_kept", [False, True])
+async def test_a_file_that_is_changed_while_it_is_open_is_hashed_again(
+    volume: Path, times_kept: bool, expected_warnings: Announce
+) -> None:
+    expected_warnings(f"is damaged in {volume}; this copy is not used", "cannot be read")
+    path = put(volume, BLOCK)
+    os.utime(path, (1e9, 1e9))
+    async with keep_blocks(Setting(volumes=[volume])) as blocks:
+        assert await blocks.read(LOCATOR, 0, 10, no_renewal) == BLOCK[:10]
+        for content, good in ((bytes(len(BLOCK)), False), (BLOCK, True)):
+            with path.open("r+b") as file:
+                file.write(content)
+            if times_kept:
+                os.utime(path, (1e9, 1e9))
+            if good:
+                assert await blocks.read(LOCATOR, 0, 10, no_renewal) == BLOCK[:10]
+            else:
+                with pytest.raises(CorruptContent, match=str(volume)):
+                    await blocks.read(LOCATOR, 0, 10, no_renewal)
+        assert blocks.counters.blocks_hashed == 3
+
+
+async def test_a_file_that_is_only_touched_is_read_on(volume: Path) -> None:
+    path = put(volume, BLOCK)
+    async with keep_blocks(Setting(volumes=[volume])) as blocks:
+        assert await blocks.read(LOCATOR, 0, 10, no_renewal) == BLOCK[:10]
+        path.chmod(0o600)
+        path.unlink()
+        path.write_bytes(BLOCK)
+        assert await blocks.read(LOCATOR, 0, 10, no_renewal) == BLOCK[:10]

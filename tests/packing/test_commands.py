@@ -95,13 +95,13 @@ def test_a_full_disk_leaves_the_store_as_it_was(dataset: SmallDataset, tmp_path:
 
 def test_an_interrupt_leaves_the_store_as_it_was(dataset: SmallDataset) -> None:
     script = (
-        "import os, signal, sys; from riafs.cli import packing\n"
+        "import os, signal, sys\n"
         "from riafs.cli.main import run\n"
-        "from riafs.packing.watching import Nobody, Step\n"
-        "class Stop(Nobody):\n"
-        "    def begin(self, step, total):\n"
-        "        if step is Step.CHECKING: os.kill(os.getpid(), signal.SIGINT)\n"
-        "packing.Nobody = Stop\n"
+        "from riafs.cli.progress import Display\n"
+        "from riafs.packing.watching import Step\n"
+        "def begin(self, step, total):\n"
+        "    if step is Step.CHECKING: os.kill(os.getpid(), signal.SIGINT)\n"
+        "Display.begin = begin\n"
         "sys.exit(run('riafs', ['archive', sys.argv[1], '--prune']))"
     )
     done = subprocess.run([sys.executable, "-c", script, source(dataset)], capture_output=True, text=True)

@@ -21,6 +21,7 @@ from tests.push.conftest import (
     content,
     objects,
     push,
+    remote_log,
     request,
     sound,
     state,
@@ -355,6 +356,20 @@ async def test_a_bad_archived_copy_does_not_count(
     dataset.archive({key_of(NEW): b"N" + NEW[1:]})
     await push(dataset, below, [below.write(b"n.dat", NEW)])
     assert content(dataset, b"n.dat") == NEW
+
+
+async def test_what_another_storage_has_is_written_to_this_one_too(tmp_path: Path) -> None:
+    """Else the log of locations would say that it is here."""
+    store = SmallStore.make(tmp_path / "store")
+    dataset, other = store.dataset("one", FILES), store.dataset("other")
+    line = remote_log(dataset) + remote_log(other).replace(STORAGE, b"aaaaaaaa-1111-4222-8333-444455556666")
+    dataset.annex_branch({b"uuid.log": b"x y timestamp=1s\n", b"remote.log": line})
+    dataset.archive({key_of(LOCKED): LOCKED})
+    other.put(key_of(NEW), NEW)
+    below = changes_over(dataset, tmp_path / "overlay")
+    report = await push(dataset, below, [below.write(b"n.dat", NEW)])
+    assert report.objects_written == 1
+    assert key_of(NEW).decode() in objects(dataset)
 
 
 async def test_layout_1_has_lower_case_directories(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from riafs.errors import (
 from riafs.formats.riaurl import parse_source
 from riafs.git.identity import author, committer
 from riafs.push.opening import open_for_pushing
+from riafs.push.request import PushRequest
 from tests.plugins.log_hygiene import Announce
 from tests.push.changes import Below
 from tests.push.conftest import (
@@ -33,6 +34,7 @@ from tests.push.conftest import (
     means,
     opened,
     push,
+    request,
     run,
     sound,
     state,
@@ -69,6 +71,10 @@ REFUSED: dict[str, tuple[Prepare, str]] = {
     "layout of the dataset": (version_file("9\n"), "layout is unknown"),
     "layout of the store": (version_file("7\n", above=2), "layout is unknown"),
     "tuned": (branch_with(difference=b"x ObjectHashLower timestamp=1s\n"), "difference.log"),
+    "tuned in both": (
+        branch_with(difference=b"x fromList [OneLevelBranchHash,OneLevelObjectHash] timestamp=1s\n"),
+        "links",
+    ),
     "dead storage": (branch_with(trust=STORAGE + b" X timestamp=1s\n"), "dead"),
     "files by name": (storage_with("encryption=none exporttree=yes"), "exporttree=yes"),
     "retired chunks": (storage_with("encryption=none chunksize=1MiB"), "chunksize"),
@@ -115,6 +121,30 @@ async def test_a_store_is_no_dataset(dataset: SmallDataset) -> None:
 async def test_branches(dataset: SmallDataset, below: Below, ref: bytes | None, message: str) -> None:
     with pytest.raises(PushRefused, match=message):
         await push(dataset, below, [below.write(b"n.dat", NEW)], ref=ref)
+
+
+ADJUSTED = b"refs/heads/adjusted/main(unlocked)"
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted"),
+    [
+        (ADJUSTED, request()),
+        (b"refs/heads/main", request(branch=ADJUSTED)),
+        (b"refs/heads/main", request(as_branch=ADJUSTED)),
+        (ADJUSTED, request(branch=b"refs/heads/main")),
+        (b"refs/heads/other-name", request()),
+    ],
+)
+async def test_adjusted_branches(dataset: SmallDataset, below: Below, shown: bytes, wanted: PushRequest) -> None:
+    dataset.git("update-ref", ADJUSTED, "main")
+    dataset.git("symbolic-ref", "refs/heads/other-name", ADJUSTED)
+    before = state(dataset)
+    with pytest.raises(PushRefused, match=r"adjusted/main\(unlocked\) is main .* mount with @main .* --as-branch"):
+        await push(dataset, below, [below.write(b"n.dat", NEW)], wanted, ref=shown)
+    assert state(dataset) == before
+    await push(dataset, below, [below.write(b"n.dat", NEW)], request(as_branch=b"refs/heads/mine"), ref=shown)
+    assert content(dataset, b"n.dat", "mine") == NEW
 
 
 @pytest.mark.parametrize("name", [b"a/../b", b".git/config", b"x/.GIT/y", b"a//b"])

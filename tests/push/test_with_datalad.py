@@ -58,10 +58,13 @@ class Lab:
         return os.fsencode(self.dataset.git("symbolic-ref", "HEAD"))
 
 
-def made(path: Path, *procedures: str) -> Lab:
-    """A dataset with some files, by DataLad alone."""
+def made(path: Path, *procedures: str, tuning: str | None = None) -> Lab:
+    """A dataset with some files, by DataLad alone, after git-annex was set up with `tuning` if there is one."""
     work = path / "work"
-    run(path, "datalad", "create", *(word for each in procedures for word in ("-c", each)), str(work))
+    if tuning is not None:
+        run(path, "git", "init", work)
+        run(work, "git", "-c", tuning, "annex", "init")
+    run(path, "datalad", "create", "--force", *(word for each in procedures for word in ("-c", each)), str(work))
     for name, data in ((b"known.dat", b"known\n"), (b"old/unlocked.dat", b"unlocked\n"), (b"old/gone.dat", b"gone\n")):
         os.makedirs(os.path.dirname(os.fsencode(work) + b"/" + name), exist_ok=True)
         (work / os.fsdecode(name)).write_bytes(data)
@@ -136,6 +139,16 @@ def older_clone_goes_on(lab: Lab, older: Path, fresh: Path) -> None:
     run(fresh, "datalad", "update", "--how", "merge")
     check_clone(fresh)
     assert {b"theirs.dat", b"run.sh"} < tree(lab.dataset, "HEAD").keys()
+
+
+@pytest.mark.timeout(280)
+async def test_logs_in_one_level_of_directories(tmp_path: Path) -> None:
+    lab = made(tmp_path, tuning="annex.tune.branchhash1=true")
+    below = lab.below()
+    await push(lab.dataset, below, [below.write(b"new.dat", noise(2000))], ref=lab.ref)
+    names = lab.dataset.git("ls-tree", "-r", "--name-only", "git-annex").splitlines()
+    assert {name.count("/") for name in names if name.endswith(".dat.log")} == {1}
+    check_clone(lab.clone("fresh"))
 
 
 @pytest.mark.timeout(280)

@@ -10,7 +10,15 @@ import trio.testing
 
 from riafs.counters import Counters
 from riafs.errors import StoreTimeout
-from riafs.storage.patience import Patience
+from riafs.storage.patience import (
+    Patience,
+    Turns,
+    of_no_request,
+    of_one_request,
+    time_left,
+    waited_enough,
+    within,
+)
 
 
 @pytest.fixture
@@ -65,3 +73,84 @@ async def test_dead_store_leaves_other_stores_their_threads(hanging: threading.E
             nursery.start_soon(call_dead)
         await trio.testing.wait_all_tasks_blocked()
         assert await alive.run(lambda: 1) == 1
+
+
+# -- one request of a program -----------------------------------------------------------------------------------------
+
+
+async def waits(patience: Patience, seconds: float, *, moving: int = 0) -> None:
+    """A call that takes so long; in trio's clock, so that no test has to wait."""
+    with within(patience.seconds, moving=moving):
+        await trio.sleep(seconds)
+        return
+    raise StoreTimeout("the deadline")
+
+
+async def test_tries_of_one_request_have_one_deadline_together(autojump_clock: trio.testing.MockClock) -> None:
+    of_one_request()
+    patience, began, failed = Patience("a store", 10, Counters()), trio.current_time(), 0
+    for _ in range(6):
+        try:
+            await waits(patience, 4)
+        except StoreTimeout:
+            failed += 1
+    assert (trio.current_time() - began, failed) == (10, 4)
+    with pytest.raises(StoreTimeout):
+        await patience.run(int)
+    of_one_request()
+    assert await patience.run(int) == 0
+
+
+async def test_what_is_waited_for_together_counts_once(autojump_clock: trio.testing.MockClock) -> None:
+    of_one_request()
+    patience = Patience("a store", 10, Counters())
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(waits, patience, 9)
+    assert time_left(10) == 1
+
+
+async def test_time_in_which_bytes_move_does_not_count(autojump_clock: trio.testing.MockClock) -> None:
+    of_one_request()
+    patience = Patience("a store", 10, Counters())
+    for _ in range(5):
+        await waits(patience, 9, moving=9)
+    assert time_left(10) == 10
+
+
+async def test_what_is_done_for_no_request_has_deadlines_of_its_own(autojump_clock: trio.testing.MockClock) -> None:
+    of_one_request()
+    waited_enough()
+    assert time_left(10) == 0
+
+    async def background() -> None:
+        of_no_request()
+        await waits(Patience("a store", 10, Counters()), 9)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(background)
+    assert time_left(10) == 0
+
+
+async def test_directory_of_ours_has_its_own_deadline() -> None:
+    of_one_request()
+    waited_enough()
+    assert await Patience("the cache", 10, Counters(), ours=True).run(int) == 0
+
+
+async def test_who_waited_behind_a_deadline_is_told_of_it(autojump_clock: trio.testing.MockClock) -> None:
+    turns, began, told = Turns(), trio.current_time(), []
+
+    async def take() -> None:
+        try:
+            async with turns.one():
+                await waits(Patience("a store", 10, Counters()), 11)
+        except StoreTimeout as problem:
+            told.append((str(problem), trio.current_time() - began))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(take)
+    assert told == [("the deadline", 10)] * 5
+    async with turns.one():
+        assert trio.current_time() - began == 10

@@ -9,7 +9,7 @@ import trio
 
 from riafs.cli import main
 from riafs.cli.overlay import move
-from riafs.cli.stepping import StepBar
+from riafs.cli.progress import Display
 from riafs.errors import UsageError
 from riafs.overlay.store import opened
 from riafs.push.watching import Step
@@ -267,12 +267,12 @@ def test_a_store_that_goes_away_half_way_is_told_and_the_push_run_again(
 ) -> None:
     store = store_of(dataset)
 
-    def leave(_: StepBar, step: Step, total: int) -> None:
+    def leave(_: Display, step: Step, total: int) -> None:
         if step is Step.HISTORY:
             store.rename(f"{store}.gone")
 
     with monkeypatch.context() as patched:
-        patched.setattr(StepBar, "begin", leave)
+        patched.setattr(Display, "begin", leave)
         assert riafs("push", "--overlay", overlay) in (2, 32)
     assert capfd.readouterr().err.count("\n") == 1
     Path(f"{store}.gone").rename(store)
@@ -334,3 +334,23 @@ def test_a_path_in_no_mount_and_one_out_of_the_source_are_refused(overlay: Path,
     assert riafs("diff", "--overlay", overlay, "../x") == 1
     with pytest.raises(UsageError, match="exists already"):
         move(str(overlay), str(tmp_path))
+
+
+def test_a_damaged_overlay_is_refused_everywhere_and_recovered(
+    overlay: Path, dataset: SmallDataset, capfd: Output
+) -> None:
+    (overlay / "overlay.sqlite").unlink()
+    for words in (("diff",), ("push",), ("restore", "one/new.dat")):
+        assert riafs(words[0], "--overlay", overlay, *words[1:]) == 2
+        assert f"riafs overlay recover {overlay}" in capfd.readouterr().err
+    assert riafs("overlay", "recover", overlay) == 0
+    said = capfd.readouterr().out
+    assert "named     one/new.dat" in said
+    assert f"everything else is in {overlay}.recovered" in said
+    assert listed(overlay, capfd) == ALL
+    assert riafs("overlay", "recover", overlay) == 0
+    assert "nothing to recover" in capfd.readouterr().out
+    (overlay / "overlay.sqlite").write_bytes(b"")
+    assert riafs("overlay", "remove", overlay) == 2
+    assert riafs("overlay", "remove", overlay, "--force") == 0
+    assert not overlay.exists()

@@ -61,6 +61,27 @@ def test_what_is_changed_is_told_pushed_and_shown(mount: Mounted, dataset: Small
     sound(dataset)
 
 
+def test_a_push_to_an_adjusted_head_goes_to_the_branch_that_was_adjusted(dataset: SmallDataset, tmp_path: Path) -> None:
+    adjusted = "refs/heads/adjusted/main(unlocked)"
+    tip = dataset.git("commit-tree", "-p", "main", "-m", "git-annex adjusted branch", "main^{tree}")
+    dataset.git("update-ref", adjusted, tip)
+    dataset.git("symbolic-ref", "HEAD", adjusted)
+    store, overlay = dataset.path.parent.parent, str(tmp_path / "over")
+    with mounted(store, tmp_path / "mounted", "--overlay", overlay) as mount:
+        assert os.getxattr(mount.path / "one", "user.riafs.ref") == b"refs/heads/main"
+        (mount.path / "one" / "new.dat").write_bytes(b"new")
+        riafs("push", mount.path)
+        assert content(dataset, b"new.dat") == b"new"
+        assert dataset.git("rev-parse", adjusted) == tip
+        assert listed(mount.path) == []
+        dataset.commit({b"only": b"x"}, adjusted)
+        mount.refresh()
+        assert os.getxattr(mount.path / "one", "user.riafs.ref") == os.fsencode(adjusted)
+        (mount.path / "one" / "more.dat").write_bytes(b"more")
+        assert "is main as git annex adjust made it" in riafs("push", mount.path, status=1)
+        assert listed(mount.path) == ["added one/more.dat"]
+
+
 def test_only_the_named_file_is_pushed_and_restored(mount: Mounted, dataset: SmallDataset) -> None:
     top = mount.path / "one"
     for name in ("a", "b", "c"):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.formats.annexbranch import CHUNKS, LOCATION, WEB, log_path
+from riafs.formats.annexbranch import CHUNKS, LOCATION, WEB, Tuning, parse_difference_log
 from riafs.formats.hashdirs import hash_lower, hash_mixed, object_directories
 from riafs.formats.keys import escape, parse_key
 from riafs.formats.layout import Layout
@@ -54,8 +54,21 @@ def test_hash_directories_of_any_bytes_have_their_shape(name: bytes) -> None:
 
 def test_logs_of_a_key_lie_under_the_lower_hash_of_the_unescaped_whole_key() -> None:
     url = parse_key(b"URL--http://example.org/a/b?x")
-    assert log_path(url, WEB) == b"67d/779/URL--http&c%%example.org%a%b?x.log.web"
+    assert Tuning().log_path(url, WEB) == b"67d/779/URL--http&c%%example.org%a%b?x.log.web"
     chunk = parse_key(b"MD5E-s3000000-S1048576-C2--7fc56270e7a70fa81a5935b72eacbe29.dat")
-    assert log_path(chunk, CHUNKS) == b"e5e/2da/MD5E-s3000000--7fc56270e7a70fa81a5935b72eacbe29.dat.log.cnk"
+    assert Tuning().log_path(chunk, CHUNKS) == b"e5e/2da/MD5E-s3000000--7fc56270e7a70fa81a5935b72eacbe29.dat.log.cnk"
     key = parse_key(b"MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt")
-    assert log_path(key, LOCATION, one_level=True) == b"e43/MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt.log"
+    one_level = parse_difference_log(b"40ad46ba fromList [OneLevelBranchHash] timestamp=1796071135s\n")
+    assert one_level.log_path(key, LOCATION) == b"e43/MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt.log"
+
+
+def test_tunings_of_all_clones_count_and_others_than_the_branchs_are_told_apart() -> None:
+    text = (
+        b"4b11715f fromList [ObjectHashLower,OneLevelBranchHash] timestamp=1796071138s\n"
+        b"f41b1b75 fromList [OneLevelBranchHash] timestamp=1796071139s\r\n"
+        b"aaaaaaaa fromList [] timestamp=1s\nbbbbbbbb SomethingNew\nbroken\n"
+    )
+    tuning = parse_difference_log(text)
+    assert tuning.names == {b"ObjectHashLower", b"OneLevelBranchHash", b"SomethingNew"}
+    assert tuning.of_objects == {b"ObjectHashLower", b"SomethingNew"}
+    assert parse_difference_log(b"").names == frozenset()

@@ -1,0 +1,55 @@
+"""How whoever started a long piece of work sees it go on.
+
+A Watcher is told before anything that changes a store happens, so that a test can stop the work at any such point.
+"""
+
+import enum
+from typing import Protocol
+
+
+class Step(enum.Enum):
+    """A part of some work; each kind of work has its own. The value says what is going on."""
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether what the step goes on by are bytes, not things."""
+        return True
+
+
+class Reading(Step):
+    """What a command does that reads much and changes nothing."""
+
+    COUNTING = "counting"
+    READING = "reading"
+
+
+class Watcher(Protocol):
+    """Is told what is going on, and must not take time; an exception from it ends the work as an interrupt would."""
+
+    def begin(self, step: Step, total: int) -> None:
+        """A step begins that will advance by `total` in all; 0 where that is not known."""
+
+    def advance(self, amount: int) -> None:
+        """The step goes on by `amount`."""
+
+    def files(self, done: int, total: int) -> None:
+        """So many files, keys or objects of so many (0: not known) are done in this step."""
+
+    def at(self, name: str) -> None:
+        """From now on it is about the dataset called `name`."""
+
+
+class Nobody:
+    """A Watcher that does not watch."""
+
+    def begin(self, step: Step, total: int) -> None:
+        """See Watcher."""
+
+    def advance(self, amount: int) -> None:
+        """See Watcher."""
+
+    def files(self, done: int, total: int) -> None:
+        """See Watcher."""
+
+    def at(self, name: str) -> None:
+        """See Watcher."""
