@@ -57,6 +57,8 @@ _DIRECTORIES = re.compile(
 ).fullmatch
 _REPLACED = re.compile(r"annex/objects/../../[^/]+/[^/]+|archives/.riafs-packing/(object|archive.7z)").fullmatch
 """The place of an object, or in a directory of riafs: what is there and is no content is replaced, never followed."""
+_EMPTY = re.compile(r"file refs/heads/(main|git-annex)").fullmatch
+"""An empty directory in a ref's place goes, as with git."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,8 @@ def tried(directory: Path, made: SmallDataset, job: str, place: str, kind: str) 
     wrong = []
     if _state(trial.outside) != before:
         wrong.append("something outside was changed")
-    if not _REPLACED(place) and [_identity(trap) for trap in trial.traps] != traps:
+    may_go = _REPLACED(place) or _EMPTY(f"{kind} {place}")
+    if not may_go and [_identity(trap) for trap in trial.traps] != traps:
         wrong.append("the trap did not stay")
     moved = [old != new for old, new in zip(refs, _refs(trial), strict=True)]
     if any(moved) != all(moved):
@@ -216,14 +219,14 @@ def _state(directory: Path) -> list[tuple[str, int, int, int, bytes]]:
 
 
 def _identity(path: Path) -> tuple[int, ...]:
-    """Of a trap and, where it is somebody else's directory, of what is in it."""
+    """What tells a trap from anything that takes its place; of somebody else's directory also what he has in it, to
+    which others may add."""
     if not os.path.lexists(path):
         return ()
     status = path.lstat()
-    inner = tuple(sorted(each.lstat().st_ino for each in path.iterdir())) if stat.S_ISDIR(status.st_mode) else ()
-    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-        inner = ()
-    return (status.st_ino, stat.S_IFMT(status.st_mode), status.st_uid, *inner)
+    precious = path / "precious"
+    inner = precious.lstat().st_ino if stat.S_ISDIR(status.st_mode) and precious.exists() else 0
+    return status.st_ino, stat.S_IFMT(status.st_mode), status.st_uid, inner
 
 
 def _refs(trial: Trial) -> list[bytes]:
