@@ -15,7 +15,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from riafs.errors import OutsideStore, RiafsError, StoreTimeout
-from riafs.formats.paths import parents_of
+from riafs.formats.paths import joined, parents_of
 from riafs.storage import directories
 from riafs.storage.beneath import DIRECTORY_FLAGS, READ_FLAGS, open_beneath, open_regular
 from riafs.storage.directories import HeldDirectory, opened
@@ -102,7 +102,7 @@ class LocalWriting:
     async def workspace(self, above: bytes) -> AsyncIterator[bytes]:
         """See WritableStorage."""
         made = await self._run(_DURABLE_SECONDS, above, self._new_workspace, above)
-        path = b"/".join((above, DIRECTORY, made.name))
+        path = joined(above, DIRECTORY + b"/" + made.name)
         self._workspaces[path] = made.held
         try:
             yield path
@@ -120,7 +120,7 @@ class LocalWriting:
 
     def _hold(self, path: bytes) -> HeldDirectory:
         descriptor = open_beneath(self._root, path or b".", DIRECTORY_FLAGS)
-        return HeldDirectory(descriptor, os.path.join(os.fsencode(self._name), path))
+        return HeldDirectory(descriptor, os.path.join(os.fsencode(self._name), path).rstrip(b"/"))
 
     @contextmanager
     def _above(self, path: bytes) -> Iterator[int]:
