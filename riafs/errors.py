@@ -340,6 +340,13 @@ class MalformedLog(RiafsError):
     """A log of the git-annex branch that cannot be used."""
 
 
+class MalformedText(RiafsError):
+    """A file that is not in the encoding that ``.gitattributes`` asks for."""
+
+    errno = _errno.EINVAL
+    exit_code = 1
+
+
 class MissingContent(RiafsError):
     """A key or block that is in none of the places where it may be."""
 
@@ -377,6 +384,10 @@ class NotAnArchive(ArchiveError):
 
 class MalformedArchive(ArchiveError):
     """A 7z archive whose header is truncated, damaged, contradicts itself, or is over the bounds."""
+
+
+class OversizedArchive(MalformedArchive):
+    """A 7z archive that claims more than the bounds allow: nobody looked further, and it may be good."""
 
 
 class EncryptedArchive(ArchiveError):

@@ -27,6 +27,9 @@ AUTO = "auto"
 MAX_ID = 2**32 - 2  # (uid_t)-1 means "no user" to the kernel
 
 
+_PREFIX = "RIAFS_"
+_NO_OPTIONS = ("RIAFS_ARCHIVE_PASSWORD",)
+_NEARLY = 0.85
 _BY_FIELD = {option.field: option for option in OPTIONS}
 
 
@@ -136,10 +139,22 @@ def _added(before: Given, given: Given) -> Given:
 def _all_given(environment: Mapping[str, str], given: Iterable[Given]) -> Iterator[Given]:
     yield from read_config(SYSTEM_CONFIG)
     yield from read_config(user_config(environment))
-    for option in OPTIONS:
-        if option.variable in environment:
-            yield Given(option.name, environment[option.variable], option.variable)
+    yield from _in_variables(environment)
     yield from given
+
+
+def _in_variables(environment: Mapping[str, str]) -> Iterator[Given]:
+    """What ``RIAFS_*`` variables say. One that is nearly an option's is a mistake, any other is somebody else's."""
+    known = {option.variable: option for option in OPTIONS}
+    for name, text in environment.items():
+        if name in known:
+            yield Given(known[name].name, text, name)
+        elif name.startswith(_PREFIX) and name not in _NO_OPTIONS:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, 1, _NEARLY)
+            if near:
+                raise UsageError(f"the variable {name} is no option; did you mean {near[0]}?")
 
 
 def _default(option: Option, environment: Mapping[str, str]) -> str:
@@ -286,6 +301,17 @@ def show_value(option: Option, value: Value) -> str:
 def show_settings(settings: Settings) -> dict[str, str]:
     """Option name → text that reads as its value, in the table's order."""
     return {option.name: show_value(option, getattr(settings, option.field)) for option in OPTIONS}
+
+
+def typed_settings(settings: Settings) -> dict[str, bool | int | float | str | list[str]]:
+    """Option name → value as JSON has it: sizes in bytes, durations in seconds, shares in per cent; modes as text."""
+    return {option.name: _typed(option, getattr(settings, option.field)) for option in OPTIONS}
+
+
+def _typed(option: Option, value: Value) -> bool | int | float | str | list[str]:
+    if isinstance(value, tuple):
+        return list(value)
+    return show_value(option, value) if option.kind is Kind.MODE else value
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from riafs.archive.walks import SavedWalks
 from riafs.archive.workshop import Workshop
 from riafs.cache.blocks import BlockCache
 from riafs.counters import Counters
-from riafs.errors import IsADirectoryHere, MalformedArchive, ShortRead, StoreTimeout
+from riafs.errors import IsADirectoryHere, MalformedArchive, OversizedArchive, ShortRead, StoreTimeout
 from riafs.formats.sevenzip import Listing, Member
 from riafs.formats.sevenzip_cursor import Limits
 from riafs.formats.sevenzip_folder import Folder
@@ -149,7 +149,9 @@ class Archive:
         if folder.is_stored and folder.pack_size != folder.size:
             raise MalformedArchive(f"stored folder of {folder.size} bytes takes {folder.pack_size}")
         if folder.memory > self._tools.limits.dictionary:
-            raise MalformedArchive(f"archive member needs {folder.memory} bytes to decode, over the bound")
+            raise OversizedArchive(
+                f"archive member needs {folder.memory} bytes to decode; archive-dictionary allows fewer"
+            )
 
     async def forget(self) -> None:
         """Remove what was saved of this archive, which turned out to be damaged; it has to be opened anew."""

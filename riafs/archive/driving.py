@@ -16,13 +16,13 @@ from riafs.archive.making import Making, Part, again
 from riafs.archive.partial import Partial
 from riafs.archive.passes import Pass
 from riafs.archive.workshop import Workshop
-from riafs.errors import DecodeFailed, MalformedArchive, RiafsError, StoreError, StoreTimeout
+from riafs.errors import DecodeFailed, MalformedArchive, RiafsError, StoreError, StoreTimeout, UnsupportedArchive
 from riafs.formats.lzma2 import Segment
 from riafs.storage.patience import Turns
 
 _STEP = 2 << 20
 _LEAST_STEP = 64 << 10
-_LASTING = (DecodeFailed, MalformedArchive)
+_LASTING = (DecodeFailed, MalformedArchive, UnsupportedArchive)
 """What is wrong with an archive will be wrong tomorrow; other failures are the store's, or this machine's."""
 
 

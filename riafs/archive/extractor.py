@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import trio
 
-from riafs.errors import DecodeFailed, MissingProgram, StoreError
+from riafs.errors import DecodeFailed, MissingProgram, StoreError, UnsupportedArchive
 from riafs.formats.sevenzip_folder import Folder
 from riafs.formats.sevenzip_single import single_folder_ends
 from riafs.storage.ranged import RangedBytes
@@ -30,6 +30,7 @@ _MEMORY = 2 << 30
 _MESSAGE_BYTES = 2000
 _CHUNK = 1 << 20
 _KILLED_SECONDS = 1.0
+_NO_CODEC = ("Unsupported Method", "Unsupported method")  # 7-Zip and p7zip
 
 # A shell sets the limits before the program begins: in a process with threads nothing may run between fork and exec.
 # Files (here: only its messages) are counted in blocks of 512 bytes.
@@ -191,8 +192,11 @@ class ChildProducer:
         if self._messages < 0:
             raise trio.ClosedResourceError
         if self._left > 0 or status not in (0, _WARNING):
+            text = self._text()
+            if any(each in text for each in _NO_CODEC):
+                raise UnsupportedArchive(f"{self._shown} has a method that this 7-Zip does not know: {text}")
             missing = f" {self._left} bytes before its end" if self._left > 0 else ""
-            outcome = f"7z ended{missing} with status {status} {self._text()}".rstrip()
+            outcome = f"7z ended{missing} with status {status} {text}".rstrip()
             raise DecodeFailed(f"{self._shown} cannot be decoded: {outcome}")
 
     def _text(self) -> str:

@@ -15,7 +15,7 @@ import trio
 
 from riafs.archive.coders import lzma_filters
 from riafs.archive.encryption import Unlocker
-from riafs.errors import EncryptedArchive, MalformedArchive, ShortRead, StoreError, UnsupportedArchive
+from riafs.errors import EncryptedArchive, MalformedArchive, OversizedArchive, ShortRead, StoreError, UnsupportedArchive
 from riafs.formats.sevenzip import (
     Listing,
     is_encoded,
@@ -92,7 +92,7 @@ async def _read_header(source: RangedBytes, limits: Limits, unlocker: Unlocker |
 
 async def _read_packed(source: RangedBytes, offset: int, size: int, limits: Limits) -> bytes:
     if size > limits.header:
-        raise MalformedArchive(f"7z header of {size} bytes, the bound is {limits.header}")
+        raise OversizedArchive(f"7z header of {size} bytes, the bound is {limits.header}")
     if offset + size > source.size:
         raise ShortRead(f"7z archive of {source.size} bytes has its header at {offset} to {offset + size}")
     return bytes(await source.read(offset, size))
@@ -141,11 +141,11 @@ def _decoded(folder: Folder, chain: Sequence[Coder] | None, packed: bytes) -> by
 
 def _refuse_bombs(folder: Folder, limits: Limits) -> None:
     if folder.size > limits.header:
-        raise MalformedArchive(f"7z header claims to decode to {folder.size} bytes, the bound is {limits.header}")
+        raise OversizedArchive(f"7z header claims to decode to {folder.size} bytes, the bound is {limits.header}")
     if folder.size > max(_RATIO_COUNTS_FROM, _MAX_RATIO * folder.pack_size):
-        raise MalformedArchive(f"7z header claims to decode from {folder.pack_size} bytes to {folder.size}")
+        raise OversizedArchive(f"7z header claims to decode from {folder.pack_size} bytes to {folder.size}")
     if folder.memory > limits.dictionary:
-        raise MalformedArchive(f"7z header needs a dictionary of {folder.memory} bytes")
+        raise OversizedArchive(f"7z header needs a dictionary of {folder.memory} bytes")
 
 
 def _decode(folder: Folder, chain: Sequence[Coder] | None, packed: bytes) -> bytes:

@@ -35,6 +35,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 _MOST_TRIES = 8
 _SHOWN = 200
 _SIGNATURE = re.compile(r"\+[AR][0-9A-Za-z-]{8,}(@[0-9a-f]*)?")
+_KINDS = {"collections": "collection", "groups": "project", "users": "user"}
+"""What the lists of the API hold."""
 _OK = 200
 _LARGE_ANSWER = 1 << 16
 
@@ -172,19 +174,22 @@ class ApiServer:
             return None, error
 
     def _refusal(self, answer: Answer, name: str) -> RiafsError:
-        said = f"{name} of {self.host}: status {answer.status}{_reason(answer.body, self.token)}"
+        def said(words: str) -> str:
+            return f"{name} of {self.host}: {words}; status {answer.status}{_reason(answer.body, self.token)}"
+
         match answer.status:
+            case 401 if self.token:
+                return StoreDenied(said("the token is not accepted: is the token right, and has it not expired?"))
             case 401:
-                return StoreDenied(
-                    f"{said}; is the token right, and has it not expired?"
-                    if self.token
-                    else f"{said}; there is no token: set ARVADOS_API_TOKEN or token-file"
-                )
+                return StoreDenied(said("there is no token: set ARVADOS_API_TOKEN or token-file"))
             case 403:
-                return StoreDenied(said)
+                return StoreDenied(said("this token may not do that"))
             case 404:
-                return NotInStore(said)
-        return StoreError(said) if answer.status in _TRY_AGAIN else BadAnswer(said)
+                kind = _KINDS.get(name.partition("/")[0], "thing")
+                return NotInStore(said(f"no such {kind}, or this token may not see it"))
+        if answer.status in _TRY_AGAIN:
+            return StoreError(said("the server cannot answer at the moment"))
+        return BadAnswer(said("the server refuses the request"))
 
 
 async def _parsed(text: bytes) -> object:

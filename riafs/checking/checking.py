@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import trio
 
 from riafs.checking.report import Finding, Report, Verdict, judge
+from riafs.content.copies import KeyPart
 from riafs.content.parts import Copy, CopyState, Part
 from riafs.errors import RiafsError
 from riafs.formats.paths import joined
@@ -154,6 +155,9 @@ class _Checking:
         report.parts += 1
         report.size += part.size or 0
         report.copies += sum(copy.state.usable for copy in copies)
+        for copy in copies:
+            if copy.archive and isinstance(part, KeyPart):
+                report.count(part.dataset.replace(b"/", b""), copy)
         wanted = part.wanted(self._request.wanted) if self._request.every else None
         verdict = judge(copies, wanted)
         users = self._waiting.pop(name)

@@ -1,6 +1,7 @@
 """What a check found: one finding for each part that is not as it should be, and sums."""
 
 import enum
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -48,6 +49,15 @@ class Finding:
 
 
 @dataclass(slots=True)
+class ArchiveTally:
+    """How the parts in one archive are doing, as far as they were read."""
+
+    states: Counter[CopyState] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """What is wrong with those that are not usable; those that say which part they are about, apart."""
+
+
+@dataclass(slots=True)
 class Report:
     """Everything that was found. Sizes in bytes."""
 
@@ -59,6 +69,8 @@ class Report:
     """Parts among the good ones that have no digest: only their size was checked."""
     copies: int = 0
     findings: list[Finding] = field(default_factory=list)
+    archives: dict[tuple[bytes, str], ArchiveTally] = field(default_factory=dict)
+    """By dataset (its id) and place."""
     unlisted: list[tuple[bytes, str]] = field(default_factory=list)
     """Directories that cannot be listed: path and reason. What is in them was not checked."""
     empty: list[tuple[bytes, str]] = field(default_factory=list)
@@ -66,8 +78,20 @@ class Report:
 
     @property
     def lost(self) -> bool:
-        """Whether something cannot be read."""
-        return bool(self.unlisted) or any(finding.verdict.lost for finding in self.findings)
+        """Whether something cannot be read, or there was nothing to read, which is no success."""
+        return bool(self.unlisted) or self.nothing or any(finding.verdict.lost for finding in self.findings)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there was nothing to read."""
+        return not self.parts and not self.unlisted
+
+    def count(self, dataset: bytes, copy: Copy) -> None:
+        """Note a copy in an archive of the dataset with that id."""
+        tally = self.archives.setdefault((dataset, copy.place), ArchiveTally())
+        tally.states[copy.state] += 1
+        if not copy.state.usable:
+            tally.reasons[copy.problem] += 1
 
 
 def judge(copies: Sequence[Copy], wanted: int | None) -> Verdict:

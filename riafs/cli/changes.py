@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from riafs import errors
 from riafs.cli.datasets import NamedDataset, named_dataset
 from riafs.daemon.ask import SECONDS, ask
-from riafs.daemon.mounts import Mount, resolve, riafs_mounts
+from riafs.daemon.mounts import Mount, is_at_or_below, resolve, riafs_mounts
 from riafs.errors import NoSuchName, NotMounted, PushConflict, RiafsError, StoreDenied, StoreTimeout, UsageError
 from riafs.settings import complete_environment
 
@@ -82,7 +82,7 @@ def _in_mount(path: str) -> tuple[Mount, bytes]:
         return _with_dataset(named)
     absolute = resolve(path) if os.path.isdir(path) else os.path.abspath(path)
     absolute = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
-    candidates = [mount for mount in riafs_mounts() if _is_below(absolute, mount.mountpoint)]
+    candidates = [mount for mount in riafs_mounts() if is_at_or_below(absolute, mount.mountpoint)]
     if not candidates:
         raise NotMounted(f"{absolute} is in no riafs mount; an overlay that is not mounted is given with --overlay DIR")
     mount = max(candidates, key=lambda each: len(each.mountpoint))
@@ -109,10 +109,6 @@ def _with_dataset(named: NamedDataset) -> tuple[Mount, bytes]:
     return mount, os.fsencode(place)
 
 
-def _is_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
-
-
 # -- asking -----------------------------------------------------------------------------------------------------------
 
 
@@ -123,11 +119,12 @@ def asked(mount: Mount, command: str, arguments: Mapping[str, Any], seconds: flo
     except PermissionError as error:
         raise StoreDenied(f"the mount at {mount.mountpoint} is another user's") from error
     if "error" in reply:
-        raise _failure(reply, mount)
+        raise failure_told(reply, mount)
     return reply
 
 
-def _failure(reply: Mapping[str, Any], mount: Mount) -> RiafsError:
+def failure_told(reply: Mapping[str, Any], mount: Mount) -> RiafsError:
+    """The failure that a mount's daemon tells of."""
     message, kind = str(reply["error"]), getattr(errors, str(reply.get("kind")), None)
     if kind is PushConflict:
         return PushConflict(message, tuple(os.fsencode(path) for path in reply.get("paths", ())))

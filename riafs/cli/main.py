@@ -79,6 +79,9 @@ def _dispatch(program: str, words: Sequence[str]) -> int:
         return int(importlib.import_module("riafs.cli.helper").run(words))
     from riafs.cli import parser
 
+    if not words:
+        print(parser.build_parser().format_help(), end="")
+        return 0
     completed = with_command(words)
     try:
         arguments = parser.build_parser().parse_args(completed)
@@ -122,6 +125,8 @@ def with_command(words: Sequence[str]) -> Sequence[str]:
 
     Raises UsageError for a word that is neither a command nor can be a source.
     """
+    if words and words[0] == "help":
+        return [*words[1:2], "--help"]
     if names_a_command(words) and words[0] in LOUDNESS:
         return [words[1], words[0], *words[2:]]
     if not words or words[0] in COMMANDS or words[0] in _GLOBAL:

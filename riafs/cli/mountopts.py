@@ -4,12 +4,13 @@ Pure. mount(8) passes backslashes and double quotes through verbatim (seen with 
 here: a backslash makes the next character plain, double quotes make commas plain.
 """
 
+import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from riafs.errors import UsageError
-from riafs.options import Kind
+from riafs.options import OPTIONS, Kind
 from riafs.settings import Given, find_option
 
 # Options that mount(8), /etc/fstab and systemd address to somebody else, or that a mount which is nosuid and nodev by
@@ -18,6 +19,12 @@ _GENERIC = re.compile(
     "rw|ro|defaults|remount|default_permissions|_netdev|nofail|loud|silent|strictatime|nostrictatime|async|sync|dirsync"
     "|(no)?(suid|dev|user|users|owner|group|auto|atime|diratime|relatime|lazytime|mand|iversion)"
 )
+_WORDS = (
+    "rw", "ro", "defaults", "remount", "default_permissions", "_netdev", "nofail", "noauto", "auto", "async", "sync",
+    "suid", "nosuid", "dev", "nodev", "user", "users", "nouser", "owner", "group", "atime", "noatime", "diratime",
+    "nodiratime", "relatime", "norelatime", "exec", "noexec",
+)  # fmt: skip
+"""Those of mount(8)'s that are worth proposing."""
 _GENERIC_WITH_VALUE = frozenset(("comment", "user"))
 
 
@@ -106,7 +113,22 @@ def _own_option(option: str, *, sloppy: bool) -> Given | None:
     except UsageError:
         if sloppy:
             return None
-        raise
+        if _is_option(name):
+            raise
+        raise UsageError(f"unknown option -o {name}{_nearest(name)}") from None
+
+
+def _is_option(name: str) -> bool:
+    fields = {option.field for option in OPTIONS}
+    plain = name.replace("-", "_")
+    return plain in fields or plain.removeprefix("no_") in fields
+
+
+def _nearest(name: str) -> str:
+    flags = [option.field for option in OPTIONS if option.kind is Kind.FLAG]
+    spellings = [*(option.field for option in OPTIONS), *(f"no_{field}" for field in flags), *_WORDS]
+    near = difflib.get_close_matches(name.replace("-", "_"), spellings, 1)
+    return f"; did you mean -o {near[0]}?" if near else ""
 
 
 def _flag(name: str) -> Given:

@@ -5,6 +5,7 @@ options are collected in the order given, so that the last one wins whichever wa
 """
 
 import argparse
+import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -24,12 +25,36 @@ SOURCE_HELP = (
 )
 
 
+_JOINED = re.compile(r"argument (-\w)\b.*: ignored explicit argument '([\w-]+)'")
+_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises UsageError, so that mistakes end in one line and mount(8)'s exit status 1."""
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse for every mistake."""
+        if joined := _JOINED.search(message):  # -refresh is read as -r and more
+            message = f"unrecognized arguments: {joined[1]}{joined[2]}{self._nearest([joined[1] + joined[2]])}"
+        elif choice := _CHOICE.search(message):
+            near = difflib.get_close_matches(choice[1], re.findall(r"'([^']+)'", choice[2]), 1)
+            message = f"there is no {choice[1]!r} here{f'; did you mean {near[0]}?' if near else ''}"
         raise UsageError(f"{message} ({self.prog} --help tells more)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as argparse has it
+        """What is not known is refused by the parser of the subcommand, which knows what may have been meant."""
+        known, others = super().parse_known_args(args, namespace)
+        if others:
+            self.error(f"unrecognized arguments: {' '.join(others)}{self._nearest(others)}")
+        return known, others
+
+    def _nearest(self, words: Sequence[str]) -> str:
+        for word in words:
+            plain = word.partition("=")[0].replace("_", "-")
+            if plain.startswith("-"):
+                near = difflib.get_close_matches("--" + plain.lstrip("-"), self._option_string_actions, 1)
+                return f"; did you mean {near[0]}?" if near else ""
+        return ""
 
 
 class _Flag(argparse.Action):
@@ -86,6 +111,13 @@ class _MountOptions(argparse.Action):
         namespace.words = (*namespace.words, *found.words)
 
 
+class _Word(argparse.Action):
+    """A flag for one of mount(8)'s words: appended to `words`."""
+
+    def __call__(self, _parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object) -> None:
+        namespace.words = (*namespace.words, self.const)
+
+
 class _Version(argparse.Action):
     """``--version``; looked up only when asked for, since that costs a tenth of the start-up time."""
 
@@ -94,9 +126,36 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+TASKS = (
+    ("Look at data", ("mount", "umount", "status", "versions")),
+    ("Change data", ("diff", "push", "run", "restore", "overlay")),
+    ("Have data near", ("prefetch", "cache")),
+    ("Look after a store", ("verify", "archive", "unarchive")),
+    ("Set up, and find faults", ("doctor", "config", "install-helper")),
+)
+_EXAMPLES = """\
+  riafs mount /srv/store /mnt/lab          show a store; then ls, cp, … as anywhere
+  riafs versions '/srv/store#~study'       which versions there are
+  riafs umount /mnt/lab
+
+riafs COMMAND --help tells more of each, and so does the manual page riafs(1)."""
+
+
+class _Whole(Parser):
+    """The parser of ``riafs`` itself, whose help is a list of the commands by task."""
+
+    def format_help(self) -> str:
+        """Called by argparse for ``--help``."""
+        commands = next(each for each in self._actions if isinstance(each, argparse._SubParsersAction)).choices
+        lines = ["usage: riafs COMMAND …", "", self.description or ""]
+        for task, names in TASKS:
+            lines += ["", f"{task}:", *(f"  {name:<16} {commands[name].description}" for name in names)]
+        return "\n".join([*lines, "", _EXAMPLES, ""])
+
+
 def build_parser() -> Parser:
     """The parser of ``riafs``; `command` in its result is the subcommand's name."""
-    parser = Parser(
+    parser = _Whole(
         prog="riafs", description="Mount DataLad RIA stores and Keep collections as file systems.", allow_abbrev=False
     )
     parser.set_defaults(verbosity=0)
@@ -160,6 +219,10 @@ def _add_mount(parser: Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
     parser.add_argument("mountpoint", metavar="DIR", help="an existing directory")
     parser.add_argument("--print-fstab", action="store_true", help="print the line for /etc/fstab instead of mounting")
+    for names, word in ((("-r", "--ro", "--read-only"), "ro"), (("-w", "--rw", "--read-write"), "rw")):
+        parser.add_argument(
+            *names, dest="words", action=_Word, const=word, nargs=0, default=(), help=f"the same as -o {word}"
+        )
     add_settings(parser)
 
 
@@ -244,6 +307,11 @@ def _add_push(parser: Parser) -> None:
     )
     conflict.add_argument(
         "--theirs", action="store_true", help="… stays what it is in the store, and the change here is given up"
+    )
+    parser.add_argument(
+        "--unfiltered",
+        action="store_true",
+        help="push files as they are for which .gitattributes asks for a filter (filter=lfs, …), which is not run",
     )
     _add_dry_run(parser)
     _add_json(parser)

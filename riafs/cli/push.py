@@ -9,13 +9,14 @@ from typing import Any
 
 import trio
 
-from riafs.cli.changes import Kept, Mounted, asked, locate
+from riafs.cli.changes import Kept, Mounted, asked, failure_told, locate
+from riafs.cli.main import complain
 from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, printable
 from riafs.daemon.listing import describe_outcome
-from riafs.daemon.pushing import Order, push_changes
+from riafs.daemon.pushing import Failure, Order, push_changes
 from riafs.daemon.unmounted import open_unmounted, overlay_source
-from riafs.errors import PushConflict, UsageError
+from riafs.errors import PushConflict, RiafsError, UsageError
 from riafs.formats.refs import valid_ref_name
 from riafs.git.config import instead_of_rules
 from riafs.git.identity import author, committer
@@ -27,6 +28,7 @@ from riafs.vfs.assembly import find_git
 from riafs.vfs.refreshing import Change
 
 _PUSH_SECONDS = 7 * 86400.0
+_SHOWN = 10
 _NOTHING = "nothing has changed, nothing to push"
 
 
@@ -36,11 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
     environment = complete_environment()
     target = locate(arguments.paths, arguments.overlay)
     order = Order(_request(arguments, environment), target.places)
+    failed: list[RiafsError] = []
     try:
         if isinstance(target, Kept):
-            outcomes = _push_kept(target, order, environment, arguments.verbosity)
+            outcomes = _push_kept(target, order, environment, arguments.verbosity, failed)
         else:
-            outcomes = push_mounted(target, order, arguments.verbosity)
+            outcomes = push_mounted(target, order, arguments.verbosity, failed)
     except PushConflict as conflict:
         tell_conflict(conflict, as_json=arguments.json)
         raise
@@ -49,7 +52,16 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.verbosity >= 0:
         for line in pushed_lines(outcomes, dry_run=arguments.dry_run):
             print(printable(line))
-    return 0
+    return _told(failed, as_json=arguments.json)
+
+
+def _told(failed: Sequence[RiafsError], *, as_json: bool) -> int:
+    """Tell of the datasets that were not pushed beside those that were; the exit status."""
+    for failure in failed:
+        if isinstance(failure, PushConflict) and not as_json:
+            tell_conflict(failure, as_json=False)
+        complain(str(failure))
+    return failed[0].exit_code if failed else 0
 
 
 def _request(arguments: argparse.Namespace, environment: Mapping[str, str]) -> PushRequest:
@@ -63,6 +75,7 @@ def _request(arguments: argparse.Namespace, environment: Mapping[str, str]) -> P
         as_branch=_branch(arguments.as_branch, "--as-branch"),
         prefer=prefer,
         dry_run=arguments.dry_run,
+        unfiltered=arguments.unfiltered,
     )
 
 
@@ -85,10 +98,21 @@ def _branch(name: str | None, flag: str) -> bytes | None:
     return full
 
 
-def push_mounted(target: Mounted, order: Order, verbosity: int) -> list[dict[str, Any]]:
-    """Have the mount's own process push, which also shows the new commits. It goes on if this one is killed."""
+def push_mounted(
+    target: Mounted, order: Order, verbosity: int, failed: list[RiafsError] | None = None
+) -> list[dict[str, Any]]:
+    """Have the mount's own process push, which also shows the new commits. It goes on if this one is killed.
+
+    What stopped some of the datasets is added to `failed`, and raised where that is not given.
+    """
     with progress(verbosity) as bar, bar.following(lambda: asked(target.mount, "status", {}).get("pushing")):
-        return list(asked(target.mount, "push", order_to_json(order), _PUSH_SECONDS)["pushed"])
+        reply = asked(target.mount, "push", order_to_json(order), _PUSH_SECONDS)
+    failures = [failure_told(each, target.mount) for each in reply.get("failed", ())]
+    if failures and failed is None:
+        raise failures[0]
+    if failed is not None:
+        failed += failures
+    return list(reply["pushed"])
 
 
 def order_to_json(order: Order) -> dict[str, Any]:
@@ -102,11 +126,14 @@ def order_to_json(order: Order) -> dict[str, Any]:
         "as_branch": None if request.as_branch is None else os.fsdecode(request.as_branch),
         "prefer": request.prefer.value,
         "dry_run": request.dry_run,
+        "unfiltered": request.unfiltered,
         "places": [os.fsdecode(place) for place in order.places],
     }
 
 
-def _push_kept(target: Kept, order: Order, environment: Mapping[str, str], verbosity: int) -> list[dict[str, Any]]:
+def _push_kept(
+    target: Kept, order: Order, environment: Mapping[str, str], verbosity: int, failed: list[RiafsError]
+) -> list[dict[str, Any]]:
     """Push an overlay that is not mounted, in this process."""
     settings = load(environment, ()).settings
     allowed = tuple(map(os.fsencode, settings.allow_links))
@@ -120,7 +147,9 @@ def _push_kept(target: Kept, order: Order, environment: Mapping[str, str], verbo
     async def work() -> list[dict[str, Any]]:
         async with open_unmounted(target.directory, settings, environment, rules) as filesystem:
             with progress(verbosity) as bar:
-                outcomes = await push_changes(filesystem, source, means, order, bar, tell)
+                failures: list[Failure] = []
+                outcomes = await push_changes(filesystem, source, means, order, bar, tell, failures)
+            failed.extend(each.error for each in failures)
             return [describe_outcome(each) for each in outcomes]
 
     return trio.run(work)
@@ -158,6 +187,11 @@ def _remarks(name: str, outcome: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}: {path} is empty; git holds no empty directories, so it stays local"
     for path in outcome["overruled"]:
         yield f"{name}: {path} was changed in the store as well; one of the two was left out, as you said"
+    if converted := outcome["converted"]:
+        shown = ", ".join(converted[:_SHOWN]) + (f" and {len(converted) - _SHOWN} more" if converted[_SHOWN:] else "")
+        yield f"{name}: {shown}: line ends, encoding or $Id$ are in the commit as .gitattributes asks for them"
+    for path, key in outcome["pointers"].items():
+        yield f"{name}: {path} reads like a pointer of git-annex: what is shown there is the content of {key}"
     for path in outcome["overtaken"]:
         yield f"{name}: {path} is changed here and was changed in the store as well; push again to settle it"
     if outcome["overtaken"]:

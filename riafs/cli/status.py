@@ -1,9 +1,11 @@
 """``riafs status``: what is mounted, by the kernel's table and each mount's daemon, without waiting for long."""
 
 import argparse
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from riafs.cli.main import complain
 from riafs.cli.render import amount, duration, print_json, print_table
 from riafs.daemon.ask import ask
 from riafs.daemon.mounts import Mount, riafs_mounts
@@ -18,7 +20,7 @@ _SHOWN_APART = ("source", "mountpoint", "settings", "counters")
 def run(arguments: argparse.Namespace) -> int:
     """The subcommand. One directory gives all its details, none a line for each mount."""
     environment = complete_environment()
-    mounts = riafs_mounts() if arguments.directory is None else (find_mount(arguments.directory),)
+    mounts = _own_first(riafs_mounts()) if arguments.directory is None else [find_mount(arguments.directory)]
     reports = [report(mount, environment) for mount in mounts]
     if arguments.json:
         print_json(reports)
@@ -26,7 +28,14 @@ def run(arguments: argparse.Namespace) -> int:
         _print_details(reports[0])
     elif reports:
         print_table(_TITLES, [_row(each) for each in reports])
+    elif arguments.verbosity >= 0:
+        complain("nothing is mounted")
     return 0
+
+
+def _own_first(mounts: Sequence[Mount]) -> list[Mount]:
+    """In the order in which they were made, after those of this user the others'."""
+    return sorted(mounts, key=lambda mount: mount.owner != os.getuid())
 
 
 def report(mount: Mount, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -63,5 +72,14 @@ def _print_details(known: Mapping[str, Any]) -> None:
     for group in ("settings", "counters"):
         values = known.get(group)
         if isinstance(values, dict):
-            rows += [[f"{group}.{name}", str(value)] for name, value in values.items()]
+            rows += [[f"{group}.{name}", _text(value)] for name, value in values.items()]
     print_table(("NAME", "VALUE"), rows)
+
+
+def _text(value: object) -> str:
+    """A setting or a count as one would write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ":".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

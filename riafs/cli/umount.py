@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 
 from riafs.cli.main import complain
+from riafs.cli.render import print_table
 from riafs.daemon.ask import ask
 from riafs.daemon.mounts import Mount, riafs_mounts
 from riafs.daemon.unmount import find_mount, unmount
@@ -15,9 +17,19 @@ _SOME_SUCCEEDED = 64
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The subcommand. Each directory that cannot be unmounted is reported; the others are unmounted all the same."""
-    if bool(arguments.directories) == arguments.all:
-        raise UsageError("umount needs directories, or --all")
+    """The subcommand. Each directory that cannot be unmounted is reported; the others are unmounted all the same.
+
+    Without directories what could be unmounted is listed.
+    """
+    if arguments.directories and arguments.all:
+        raise UsageError("umount takes directories or --all, not both")
+    if not arguments.directories and not arguments.all:
+        mounts = _own_mounts()
+        if not mounts:
+            raise UsageError("nothing is mounted that this user could unmount")
+        print_table(("MOUNTPOINT", "SOURCE"), [[mount.mountpoint, mount.source] for mount in mounts])
+        sys.stdout.flush()
+        raise UsageError("name the directories to unmount, or give --all")
     targets = [mount.mountpoint for mount in reversed(_own_mounts())] if arguments.all else arguments.directories
     codes = [_unmount(target, arguments) for target in targets]
     return combined(codes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from riafs.content.annex import AnnexContents
 from riafs.content.parts import Copy, CopyState, state_of
-from riafs.content.places import Place
+from riafs.content.places import ArchivePlace, Place
 from riafs.content.verifying import Claim, Opened, Verifier
 from riafs.errors import NotInStore, RiafsError
 from riafs.formats.keys import Key
@@ -67,20 +67,21 @@ class KeyPart:
 
 async def look_at(place: Place, size: int | None, claim: Claim, verifier: Verifier) -> Copy | None:
     """The copy in `place`, read to its end; None where there is none. `size`: bytes it must have, if known."""
+    archive = isinstance(place, ArchivePlace)
     try:
         opened = await place.open()
     except NotInStore:
         return None
     except RiafsError as problem:
-        return Copy(place.name, state_of(problem), str(problem))
+        return Copy(place.name, state_of(problem), str(problem), archive)
     if size not in (None, opened.source.size):
         opened.source.close()
-        return Copy(opened.place, CopyState.DAMAGED, f"has {opened.source.size} bytes")
+        return Copy(opened.place, CopyState.DAMAGED, f"has {opened.source.size} bytes", archive)
     try:
         await _read(opened, claim, verifier)
     except RiafsError as problem:
-        return Copy(opened.place, state_of(problem), str(problem))
-    return Copy(opened.place, CopyState.SIZED if claim.new_checker() is None else CopyState.GOOD)
+        return Copy(opened.place, state_of(problem), str(problem), archive)
+    return Copy(opened.place, CopyState.SIZED if claim.new_checker() is None else CopyState.GOOD, archive=archive)
 
 
 async def _read(opened: Opened, claim: Claim, verifier: Verifier) -> None:

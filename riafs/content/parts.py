@@ -12,17 +12,20 @@ from riafs.errors import (
     CorruptContent,
     DecodeFailed,
     GitError,
+    LinkLoop,
     MalformedArchive,
     MissingObject,
     NotAnArchive,
     NotInStore,
-    OutsideStore,
+    OversizedArchive,
     RiafsError,
     ShortRead,
+    UnsupportedRepository,
 )
 
 _ABSENT = (NotInStore, MissingObject)
-_DAMAGE = (CorruptContent, DecodeFailed, GitError, MalformedArchive, NotAnArchive, OutsideStore, ShortRead)
+_REFUSED = (OversizedArchive, UnsupportedRepository)
+_DAMAGE = (CorruptContent, DecodeFailed, GitError, LinkLoop, MalformedArchive, NotAnArchive, ShortRead)
 
 
 class CopyState(enum.Enum):
@@ -49,16 +52,20 @@ class Copy:
     place: str
     state: CopyState
     problem: str = ""
+    archive: bool = False
+    """Whether the place holds many parts, as an archive does."""
 
 
 def state_of(problem: RiafsError) -> CopyState:
     """What a place has of a part that could not be read there.
 
-    Damage is what the place itself would have to mend; rights, passwords and programs that are lacking here are not.
+    Damage is what the place itself would have to mend. Rights, passwords, programs and codecs that are lacking here are
+    not, nor is what nobody looked at: links that lead out of the store, what is over the bounds.
     """
     if isinstance(problem, _ABSENT):
         return CopyState.ABSENT
-    return CopyState.DAMAGED if isinstance(problem, _DAMAGE) else CopyState.UNREACHABLE
+    damaged = isinstance(problem, _DAMAGE) and not isinstance(problem, _REFUSED)
+    return CopyState.DAMAGED if damaged else CopyState.UNREACHABLE
 
 
 class Part(Protocol):

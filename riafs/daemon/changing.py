@@ -12,8 +12,8 @@ from typing import Any
 import trio
 
 from riafs.daemon.control import Command, Request
-from riafs.daemon.listing import describe_outcome, describe_overlay
-from riafs.daemon.pushing import Order, Tell, push_changes
+from riafs.daemon.listing import describe_failure, describe_outcome, describe_overlay
+from riafs.daemon.pushing import Failure, Order, Tell, push_changes
 from riafs.daemon.recording import Recordings
 from riafs.daemon.requests import reporting, text, texts
 from riafs.errors import Busy, UsageError
@@ -121,7 +121,7 @@ class Changing:
     async def _push(self, request: Request) -> Mapping[str, Any]:
         """``{"command": "push", "message": TEXT, "author": IDENT, "committer": IDENT}``, if wanted with ``places``
         (paths from the root; else everything), ``branch``, ``as_branch`` (full names), ``prefer`` (see Prefer),
-        ``dry_run``.
+        ``dry_run``, ``unfiltered``.
         """
         order = push_order(request, self._means.search_path)
         try:
@@ -129,15 +129,19 @@ class Changing:
         except trio.WouldBlock:
             raise Busy("a push is under way already") from None
         self._filesystem.overlay.keeps_files = True
+        failed: list[Failure] = []
         try:
             outcomes = await push_changes(
-                self._filesystem, self._source, self._means, order, self._progress, self._tell
+                self._filesystem, self._source, self._means, order, self._progress, self._tell, failed
             )
         finally:
             self._filesystem.overlay.keeps_files = False
             self._progress.end()
             self._pushing.release()
-        return {"pushed": [describe_outcome(outcome) for outcome in outcomes]}
+        return {
+            "pushed": [describe_outcome(outcome) for outcome in outcomes],
+            "failed": [describe_failure(failure) for failure in failed],
+        }
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
@@ -158,6 +162,7 @@ def push_order(request: Request, search_path: str) -> Order:
         as_branch=os.fsencode(text(request, "as_branch")) if request.get("as_branch") else None,
         prefer=prefer,
         dry_run=request.get("dry_run") is True,
+        unfiltered=request.get("unfiltered") is True,
     )
     places = texts(request, "places") if request.get("places") else []
     return Order(wanted, tuple(map(os.fsencode, places)))

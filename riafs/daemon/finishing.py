@@ -7,7 +7,7 @@ what was changed since would be a conflict with one's own push.
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
-from riafs.errors import MissingObject, PushConflict
+from riafs.errors import MissingObject, PushConflict, SourceNotFound
 from riafs.formats.riaurl import RiaUrl
 from riafs.git.repository import Repository
 from riafs.overlay.announcing import Announced
@@ -37,9 +37,13 @@ async def finish_killed(
     if not waiting:
         return
     async with working_tools(means) as tools:
+        tools.git.read_also(overlay.kept)
         store = await open_store(source, tools.seconds, tools)
         for base, announced in waiting:
-            dataset = await store.dataset(await store.path_of_id(base.dataset))
+            try:
+                dataset = await store.dataset(await store.path_of_id(base.dataset))
+            except SourceNotFound:  # the push that comes now will tell
+                continue
             if await _is_published(dataset.repository, base, announced):
                 with contextlib.suppress(PushConflict):  # the push that comes now will tell
                     await filesystem.pushed(base.dataset, announced.commit, announced.carried, tell)

@@ -27,7 +27,7 @@ from riafs.daemon.stacks import describe_stacks
 from riafs.daemon.unmount import unmount
 from riafs.daemon.version import version
 from riafs.errors import Interrupted, MountFailed, RiafsError, StoreTimeout
-from riafs.settings import show_settings
+from riafs.settings import typed_settings
 
 OPEN_SECONDS = 8.0
 """A source that is not open by then fails the mount, so that its starter hears of it within 10 s."""
@@ -218,7 +218,7 @@ class _Life:
             "source": str(self._plan.source),
             "mountpoint": mount.mountpoint,
             "uptime": round(time.monotonic() - self._began, 1),
-            "settings": show_settings(self._plan.settings),
+            "settings": typed_settings(self._plan.settings),
             "counters": self._counters.as_dict(),
             "recent_errors": len(self._recent.lines()),
         }

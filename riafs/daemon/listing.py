@@ -6,12 +6,13 @@ Paths and names are text as `os.fsdecode` gives it.
 import os
 from typing import TYPE_CHECKING, Any
 
+from riafs.errors import PushConflict, RiafsError
 from riafs.overlay.changes import Change
 from riafs.overlay.rows import Area
 from riafs.overlay.store import Overlay
 
 if TYPE_CHECKING:
-    from riafs.daemon.pushing import Outcome
+    from riafs.daemon.pushing import Failure, Outcome
 
 
 def describe_overlay(overlay: Overlay) -> dict[str, Any]:
@@ -46,6 +47,19 @@ def _size(change: Change) -> int | None:
     return None if change.base is None or change.base.key is None else change.base.key.size
 
 
+def describe_failure(failure: "Failure") -> dict[str, Any]:
+    """Datasets that were not pushed, and why."""
+    return {"datasets": [os.fsdecode(entrance) for entrance in failure.entrances], **described_error(failure.error)}
+
+
+def described_error(error: RiafsError) -> dict[str, Any]:
+    """``error``, ``kind``, ``exit_code``, of conflicts the paths in conflict."""
+    described: dict[str, Any] = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
+    if isinstance(error, PushConflict):
+        described["paths"] = [os.fsdecode(path) for path in error.paths]
+    return described
+
+
 def describe_outcome(outcome: "Outcome") -> dict[str, Any]:
     """What became of one dataset in a push."""
     report = outcome.report
@@ -62,6 +76,8 @@ def describe_outcome(outcome: "Outcome") -> dict[str, Any]:
         "bytes_written": report.bytes_written,
         "empty_directories": [os.fsdecode(path) for path in report.empty_directories],
         "overruled": [os.fsdecode(path) for path in report.overruled],
+        "converted": [os.fsdecode(path) for path in report.converted],
+        "pointers": {os.fsdecode(path): os.fsdecode(key.serialised) for path, key in report.pointers},
         "kept": outcome.kept,
         "overtaken": [os.fsdecode(path) for path in outcome.overtaken],
     }

@@ -71,6 +71,11 @@ def mount_at(path: str) -> Mount | None:
     return found[-1] if found else None
 
 
+def is_at_or_below(path: str, directory: str) -> bool:
+    """Whether an absolute path is that of `directory`, or of something in it, by their texts."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
 def resolve(path: str) -> str:
     """`path` as the table spells it. Only the part above its last name is looked up, unless that is no mountpoint.
 

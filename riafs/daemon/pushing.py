@@ -13,13 +13,13 @@ import trio
 
 from riafs.daemon.finishing import finish_killed
 from riafs.daemon.places import select
-from riafs.errors import PushConflict
+from riafs.errors import PushConflict, RiafsError
 from riafs.formats.riaurl import RiaUrl
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
 from riafs.overlay.store import Overlay
 from riafs.push.destination import Destination, open_destination
 from riafs.push.opening import open_writing
-from riafs.push.publishing import unannounced
+from riafs.push.publishing import Announce, unannounced
 from riafs.push.pushing import Push
 from riafs.push.request import PushReport, PushRequest
 from riafs.push.superdatasets import Member, push_all
@@ -56,6 +56,14 @@ class Outcome:
     """Paths that were changed here since the push began, or were not to be pushed, and by others in the store."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Datasets (the paths from the root to them) that were not pushed, and why. Their changes are as they were."""
+
+    entrances: tuple[bytes, ...]
+    error: RiafsError
+
+
 @dataclass(slots=True)
 class _Part:
     """One dataset's share in a push."""
@@ -70,19 +78,31 @@ class _Part:
 
 
 async def push_changes(
-    filesystem: WritableFileSystem, source: RiaUrl, means: Means, order: Order, watcher: Watcher, tell: Tell
+    filesystem: WritableFileSystem,
+    source: RiaUrl,
+    means: Means,
+    order: Order,
+    watcher: Watcher,
+    tell: Tell,
+    failed: list[Failure] | None = None,
 ) -> list[Outcome]:
-    """Push, and show the new commits. Nothing where nothing of it has changed. Subdatasets come first.
+    """Push, and show the new commits. Nothing where nothing of it has changed. Subdatasets come first. What stops one
+    dataset stops those that are registered in each other with it, and no others.
 
     Raises what `push_all` and `open_destination` raise, and UsageError for places that cannot be pushed for themselves;
-    the local changes are as they were then.
+    the local changes are as they were then. Where others were pushed, failures are added to `failed`, if that is given.
     """
     if not order.request.dry_run:
         await finish_killed(filesystem, source, means, tell)
     parts = await _find_parts(filesystem, order.places)
-    outcomes = await _push(filesystem.overlay, parts, source, means, order.request, watcher) if parts else []
-    if not order.request.dry_run:
-        return await _show(filesystem, parts, outcomes, tell)
+    failures: list[Failure] = []
+    outcomes = await _push(filesystem.overlay, parts, source, means, order.request, watcher, failures) if parts else []
+    if not order.request.dry_run and (outcomes or not failures):
+        outcomes = await _show(filesystem, parts, outcomes, tell)
+    if failures and (failed is None or not outcomes):
+        raise failures[0].error
+    if failed is not None:
+        failed += failures
     return outcomes
 
 
@@ -93,27 +113,58 @@ async def _push(
     means: Means,
     request: PushRequest,
     watcher: Watcher,
+    failures: list[Failure],
 ) -> list[Outcome]:
-    """Push all, subdatasets first."""
+    """Push all, subdatasets first; what was not pushed is added to `failures`."""
+    reports: dict[bytes, PushReport] = {}
     async with working_tools(means) as tools:
+        tools.git.read_also(overlay.kept)
         store = await open_store(source, tools.seconds, tools)
         writing = await open_writing(store, tools)
         try:
-            opened = {
-                entrance: Push(
-                    await _destination(part, store, writing, tools),
-                    part.base,
-                    part.carried.changes,
-                    request,
-                    watcher,
-                    partial(overlay.announce, part.base.dataset, part.carried) if part.has_rows else unannounced,
-                )
-                for entrance, part in parts.items()
-            }
-            reports = await push_all([Member(at, opened[at], part.above, part.path) for at, part in parts.items()])
+            for group in _related(parts):
+                try:
+                    reports |= await push_all(
+                        [
+                            Member(
+                                at,
+                                Push(
+                                    await _destination(part, store, writing, tools),
+                                    part.base,
+                                    part.carried.changes,
+                                    request,
+                                    watcher,
+                                    _announce(overlay, part),
+                                ),
+                                part.above,
+                                part.path,
+                            )
+                            for at, part in group.items()
+                        ]
+                    )
+                except RiafsError as error:
+                    failures.append(Failure(tuple(group), error))
         finally:
             writing.close()
     return [Outcome(at, report, report.ref != parts[at].base.ref) for at, report in reports.items()]
+
+
+def _announce(overlay: Overlay, part: _Part) -> Announce:
+    return partial(overlay.announce, part.base.dataset, part.carried) if part.has_rows else unannounced
+
+
+def _related(parts: Mapping[bytes, _Part]) -> list[dict[bytes, _Part]]:
+    """The parts in groups, each of those that are registered in each other."""
+    groups: list[dict[bytes, _Part]] = []
+    for entrance, part in parts.items():
+        joined = [group for group in groups if part.above in group or any(e.above == entrance for e in group.values())]
+        for group in joined:
+            groups.remove(group)
+        merged = {entrance: part}
+        for group in joined:
+            merged |= group
+        groups.append(merged)
+    return groups
 
 
 async def _destination(part: _Part, store: Store, writing: LocalWriting, tools: StoreTools) -> Destination:

@@ -7,16 +7,18 @@ which is why this module starts a program.
 import contextlib
 import ctypes
 import errno
+import glob
 import os
 import subprocess
 
 from riafs.daemon.bounded import call_in_child
-from riafs.daemon.mounts import TYPE, Mount, mount_at, resolve
+from riafs.daemon.mounts import TYPE, Mount, all_mounts, is_at_or_below, mount_at, resolve
 from riafs.errors import MissingProgram, MountpointError, NotMounted, StoreTimeout
 
 _MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
 _SECONDS = 20.0
 _PROBE_SECONDS = 2.0
+_NAMED = 5
 
 
 def find_mount(directory: str) -> Mount:
@@ -94,4 +96,63 @@ def _unmount_as_user(mountpoint: str, *, lazy: bool) -> None:
 
 
 def _busy(mountpoint: str) -> MountpointError:
-    return MountpointError(f"{mountpoint} is busy: files are open or a program works in it; --lazy detaches it anyway")
+    users = users_of(mountpoint)
+    why = "; ".join(users[:_NAMED]) + (f"; and {len(users) - _NAMED} more" if len(users) > _NAMED else "")
+    return MountpointError(
+        f"{mountpoint} is busy: {why or 'a program that this user cannot see uses it'}; --lazy detaches it anyway"
+    )
+
+
+def users_of(mountpoint: str) -> list[str]:
+    """What keeps a mount from being unmounted, each as part of a sentence: mounts in it, processes, loop devices.
+
+    Only links of /proc and /sys are read, so that a mount which does not answer is not waited for.
+    """
+    found = [
+        f"another mount is inside, {mount.source} at {mount.mountpoint}"
+        for mount in all_mounts()
+        if mount.mountpoint != mountpoint and is_at_or_below(mount.mountpoint, mountpoint)
+    ]
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        how = _how_it_uses(f"/proc/{process}", mountpoint)
+        if how:
+            found.append(f"{_name_of(process)} (process {process}) {how}")
+    for path in glob.glob("/sys/block/*/loop/backing_file"):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="surrogateescape") as file:
+            if is_at_or_below(file.read().strip(), mountpoint):
+                found.append(f"/dev/{path.split('/')[3]} is a file of it")
+    return found
+
+
+def _how_it_uses(process: str, mountpoint: str) -> str:
+    """``works in …``, ``has … open``, …; empty where it uses nothing of the mount, or may not be looked at."""
+    for link, how in (("cwd", "works in {}"), ("root", "has {} as its root"), ("exe", "runs {}")):
+        path = _target(f"{process}/{link}")
+        if is_at_or_below(path, mountpoint):
+            return how.format(path)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"{process}/fd"):
+            path = _target(f"{process}/fd/{name}")
+            if is_at_or_below(path, mountpoint):
+                return f"has {path} open"
+        with open(f"{process}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                path = line.rstrip("\n").split(maxsplit=5)[-1]
+                if is_at_or_below(path, mountpoint):
+                    return f"has {path} in memory"
+    return ""
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
+
+
+def _name_of(process: str) -> str:
+    try:
+        with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return "a program"

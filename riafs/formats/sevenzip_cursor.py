@@ -9,7 +9,7 @@ import sys
 from array import array
 from dataclasses import dataclass
 
-from riafs.errors import MalformedArchive, UnsupportedArchive
+from riafs.errors import MalformedArchive, OversizedArchive, UnsupportedArchive
 from riafs.formats.sevenzip_table import Column
 
 # Sizes, offsets and their sums stay inside signed 64-bit arithmetic, as in 7-Zip itself.
@@ -159,7 +159,7 @@ class Cursor:
         """A 7z number that counts `what`, of which each takes at least `bytes_each` of the bytes left."""
         count = self.number()
         if count > limit:
-            raise MalformedArchive(f"7z header claims {count} {what}, the bound is {limit}")
+            raise OversizedArchive(f"7z header claims {count} {what}, the bound is {limit}")
         self.at_least(count * bytes_each)
         return count
 

@@ -91,6 +91,7 @@ class Session:
                 nursery.start_soon(self._refresh_regularly)
                 if isinstance(self._filesystem, WritableFileSystem):
                     nursery.start_soon(self._filesystem.keep)
+                    nursery.start_soon(self._filesystem.keep_bases)
                 task_status.started()
                 await pyfuse3.main(max_tasks=_MAX_TASKS)
                 nursery.cancel_scope.cancel()

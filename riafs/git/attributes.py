@@ -17,10 +17,10 @@ from riafs.git.environment import PrivateGitDirs, run_git
 
 NAME = b".gitattributes"
 _SECONDS = 60.0
-_UNDECIDED = frozenset((b"unspecified", b"unset", b"set"))
+_UNSPECIFIED = b"unspecified"
 
 Values = Mapping[bytes, bytes]
-"""Attribute → value, of those that have one."""
+"""Attribute → value, of those that are specified; ``set`` and ``unset`` stand for those without a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,5 +72,5 @@ def _values(said: bytes, paths: int, names: int) -> list[Values]:
     found: list[Values] = []
     for start in range(0, len(fields), 3 * names):
         triples = [fields[start + at : start + at + 3] for at in range(0, 3 * names, 3)]
-        found.append({name: value for _, name, value in triples if value not in _UNDECIDED})
+        found.append({name: value for _, name, value in triples if value != _UNSPECIFIED})
     return found

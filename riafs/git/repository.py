@@ -169,6 +169,22 @@ class Repository:
             found += await self._batch(requests[start : start + MAX_BATCH], limit)
         return found
 
+    async def lacking(self, oids: Sequence[bytes]) -> set[bytes]:
+        """Those of `oids` (hex) that the store itself does not have, whatever is kept on this machine."""
+        objects, object_format = await self._object_directory()
+        found: set[bytes] = set()
+        for start in range(0, len(oids), MAX_BATCH):
+            some = oids[start : start + MAX_BATCH]
+            child = self._pool.child(objects, object_format, self.name, alone=True)
+            answers = await child.batch([b"info " + oid for oid in some], MAX_OBJECT)
+            found.update(oid for oid, answer in zip(some, answers, strict=True) if answer is None)
+        return found
+
+    @property
+    def reads_kept(self) -> bool:
+        """Whether objects may come from this machine instead of the store."""
+        return self._pool.kept is not None
+
     async def _batch(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
         """The batch, halved again and again where the child dies of it, until only damaged objects are missing."""
         objects, object_format = await self._object_directory()

@@ -19,12 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from riafs.cache.private import private_opener
 from riafs.errors import OverlayDamaged
 
 DATABASE = "overlay.sqlite"
 COPY = "copy.sqlite"
 """The database as it was when the overlay was closed last."""
 _STATE = "state"
+_PIECE = 1 << 20
 _MAGIC = b"riafsov1"
 _RECORD = struct.Struct("<8s16s16sQQB")
 
@@ -187,8 +189,8 @@ def keep_copy(path: str) -> None:
         return
     unfinished = f"{path}/{COPY}.new"
     try:
-        shutil.copyfile(f"{path}/{DATABASE}", unfinished)
-        os.chmod(unfinished, 0o600)
+        with open(f"{path}/{DATABASE}", "rb") as source, open(unfinished, "wb", opener=private_opener) as target:
+            shutil.copyfileobj(source, target, _PIECE)
         os.rename(unfinished, f"{path}/{COPY}")
     except OSError:  # no room, perhaps: there only is no copy then
         with contextlib.suppress(OSError):

@@ -9,7 +9,15 @@ import os
 import time
 from dataclasses import dataclass
 
-from riafs.errors import ChangedElsewhere, ReadOnly, StaleHandle
+from riafs.errors import (
+    ChangedElsewhere,
+    GitError,
+    NoSuchVersion,
+    NotInStore,
+    ReadOnly,
+    StaleHandle,
+    StoreError,
+)
 from riafs.formats.paths import joined
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, Lower, LowerEntry, packed, unpacked
@@ -51,13 +59,20 @@ class Places:
         self._row_of: dict[int, int] = {}
         self._inode_of: dict[int, int] = {}
         self._lower_of: dict[int, int] = {}
+        self.troubled: dict[bytes, str] = {}
+        """Dataset with changes whose base commit cannot be shown → why."""
 
     async def attach(self) -> None:
         """Find the tops of the datasets with changes, and keep them at their base commits. Those that are not shown any
-        more only keep their changes.
+        more, or cannot be, only keep their changes. Raises OverlayFailed where something else is shown.
         """
+        self.troubled.clear()
         for area in self._rows.areas():
-            top = await self._lower.top(area.base, area.entrance)
+            try:
+                top = await self._lower.top(area.base, area.entrance)
+            except (GitError, NoSuchVersion, NotInStore, StoreError) as error:
+                self.troubled[area.base.dataset] = str(error)
+                continue
             if top is not None:
                 self._link(top, area.top)
 
@@ -213,6 +228,12 @@ class Places:
         """The row that an earlier mount made. Raises ChangedElsewhere where the dataset is
         changed in another place."""
         if (home.entrance, home.base.commit) != (area.entrance, area.base.commit):
+            if home.base.dataset in self.troubled:
+                raise ChangedElsewhere(
+                    f"dataset {os.fsdecode(home.base.dataset)} has local changes over commit "
+                    f"{area.base.commit.decode()}, which cannot be read ({self.troubled[home.base.dataset]}), so that "
+                    "it can only be read until they are pushed (riafs push) or dropped (riafs restore)"
+                )
             there, here = (os.fsdecode(path) or "the root" for path in (area.entrance, home.entrance))
             raise ChangedElsewhere(
                 f"dataset {os.fsdecode(home.base.dataset)} is being changed in {there}, so that it can only be read in "

@@ -1,7 +1,8 @@
 """An overlay on disk: its directory, its lock, its database and data files, and what it tells of its changes.
 
 Layout: ``overlay.sqlite`` (with SQLite's ``-wal`` and ``-shm``), ``data/``, ``state`` and ``copy.sqlite`` (see
-completeness). The directory is locked while it is in use, so that two processes never are in it at once.
+completeness), ``base/`` (see git/kept). The directory is locked while it is in use, so that two processes never are in
+it at once.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from urllib.parse import quote
 from riafs.cache.private import private_directory
 from riafs.counters import Counters
 from riafs.errors import Busy, NoSuchName, OverlayFailed
+from riafs.git.kept import KeptObjects
 from riafs.overlay.announcing import Announced, Announcements
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
 from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, has_evidence, keep_copy, read_database
@@ -43,6 +45,8 @@ class Overlay:
 
     def __init__(self, path: str, counters: Counters, failpoint: Callable[[str], None] = no_failpoint) -> None:
         self.path = private_directory(os.path.abspath(path))
+        self.kept = KeptObjects(os.fsencode(self.path) + b"/base")
+        """What the commits below the changes consist of."""
         with contextlib.ExitStack() as undoing:
             self._lock = _locked(self.path)
             undoing.callback(os.close, self._lock)

@@ -1,15 +1,21 @@
 """New file content on its way into the store: to the annex or into git, and what the tree says of it then."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from riafs.errors import PushRefused, StoreError
+import trio
+
+from riafs.errors import MalformedText, PushRefused, StoreError
 from riafs.formats.annexlinks import locked_target, pointer_text
+from riafs.formats.conversions import Ends
 from riafs.formats.gitobjects import EXECUTABLE, FILE, LINK
 from riafs.formats.gitwriting import Item, item, object_name
 from riafs.formats.keys import Key
 from riafs.formats.newkeys import KeyMaker
 from riafs.formats.paths import parents_of
+from riafs.formats.pointers import MAX_POINTER, parse_pointer
 from riafs.formats.textencoding import LOOKED_AT
 from riafs.git.attributes import NAME, AttributeFiles, Values
 from riafs.overlay.changes import BaseEntry, Change, LocalContent
@@ -22,6 +28,8 @@ from riafs.storage.ranged import MemoryBytes, RangedBytes
 
 _BLOB_IN_MEMORY = 1 << 20
 _MAX_ATTRIBUTES = 1 << 20
+_SHOWN = 10
+_LINK_MODE = b"%o" % LINK
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +64,10 @@ class ContentSource:
             return None
         if base.key is not None:
             return await self._dataset.contents.open(base.key, lambda: f"{base.path!r} of {self._dataset.name}")
-        return await self._blob(base)
+        return await self.blob(base)
 
-    async def _blob(self, base: BaseEntry) -> RangedBytes:
+    async def blob(self, base: BaseEntry) -> RangedBytes:
+        """What git keeps of the commit below. Raises StoreError, …"""
         [known] = await self._dataset.repository.objects([b"info " + base.oid])
         if known is None:
             raise StoreError(f"git object {base.oid.decode()} of {self._dataset.name} cannot be read")
@@ -73,6 +82,10 @@ class Placer:
         self._rules = rules
         self._trees = trees
         self._source = ContentSource(destination)
+        self.converted: set[bytes] = set()
+        """Paths of files that go into git with other bytes than they have."""
+        self.pointers: dict[bytes, Key] = {}
+        """Paths of files that git keeps and that read like pointers of git-annex → key whose content is shown there."""
 
     async def verdict(self, change: Change) -> Verdict:
         """Whether the file goes to the annex, and with which backend. Raises PushRefused, MissingProgram."""
@@ -89,6 +102,29 @@ class Placer:
         if verdict.backend is not None and (self._to.annex is None or self._to.annex.storage is None):
             raise PushRefused(f"{self._to.dataset.name} has no storage on record that could take annexed files")
         return verdict
+
+    async def check(self, changes: Sequence[Change], *, unfiltered: bool) -> None:
+        """Raise PushRefused for files that git would not take as they are, or, unless they are to be `unfiltered`, only
+        through a filter: that may be a program that encrypts them.
+        """
+        filtered: list[str] = []
+        for change in changes:
+            conversion = self._rules.conversion(change.path)
+            if conversion.filter is None and conversion.encoding is None:
+                continue
+            if (await self.verdict(change)).backend is not None:
+                continue
+            if conversion.filter is not None:
+                filtered.append(f"{os.fsdecode(change.path)} (filter={conversion.filter.decode(errors='replace')})")
+            if conversion.encoding is not None:
+                await self.foresee(change)
+        if filtered and not unfiltered:
+            more = f" and {len(filtered) - _SHOWN} more" if len(filtered) > _SHOWN else ""
+            raise PushRefused(
+                f"{self._to.dataset.name}: .gitattributes asks for filters, which riafs does not run, for "
+                f"{', '.join(filtered[:_SHOWN])}{more}; commit them in a clone that has the filters, or push the bytes "
+                "as they are with --unfiltered"
+            )
 
     async def place(self, change: Change, objects: ObjectWriter) -> Placed:
         """Bring the content into the store (by `objects` once they are finished)."""
@@ -109,7 +145,7 @@ class Placer:
         opened = await self._source.open(change)
         try:
             if backend is None:
-                data = bytes(await opened.read(0, opened.size))
+                data = await self._converted(change, bytes(await opened.read(0, opened.size)))
                 return item(_mode(content), object_name(b"blob", data, self._to.git.digits))
             maker = KeyMaker(backend)
             for offset in range(0, opened.size, PIECE):
@@ -121,17 +157,62 @@ class Placer:
     async def _store_blob(self, change: Change, content: LocalContent) -> bytes:
         opened = await self._source.open(change)
         try:
-            if content.size > _BLOB_IN_MEMORY:
+            if self._rules.conversion(change.path).changes_nothing and content.size > _BLOB_IN_MEMORY:
                 return await self._to.git.store_blob(opened)
-            return self._trees.add(b"blob", bytes(await opened.read(0, opened.size)))
+            data = await self._converted(change, bytes(await opened.read(0, opened.size)))
         finally:
             opened.close()
+        if len(data) > _BLOB_IN_MEMORY:
+            return await self._to.git.store_blob(MemoryBytes(data))
+        self._note_pointer(change, data)
+        return self._trees.add(b"blob", data)
+
+    async def look_for_pointer(self, change: Change) -> None:
+        """Whether a file that git keeps would be taken for a pointer."""
+        if change.content is not None and change.content.size <= MAX_POINTER:
+            opened = await self._source.open(change)
+            try:
+                self._note_pointer(change, bytes(await opened.read(0, opened.size)))
+            finally:
+                opened.close()
+
+    def _note_pointer(self, change: Change, data: bytes) -> None:
+        key = parse_pointer(data)
+        if key is not None:
+            self.pointers[change.path] = key
+
+    async def _converted(self, change: Change, data: bytes) -> bytes:
+        """What ``git add`` would make of a file, so that a fresh checkout is as it should be. Raises PushRefused."""
+        conversion = self._rules.conversion(change.path)
+        if conversion.changes_nothing:
+            return data
+        before = b""
+        base = change.base
+        if conversion.ends is Ends.GUESSED and b"\r\n" in data and _is_blob(base):
+            assert base is not None
+            opened = await self._source.blob(base)
+            try:
+                before = bytes(await opened.read(0, opened.size))
+            finally:
+                opened.close()
+        try:
+            convert = partial(conversion.stored, data, before)
+            stored = convert() if len(data) < _BLOB_IN_MEMORY else await trio.to_thread.run_sync(convert)
+        except MalformedText as problem:
+            raise PushRefused(f"{os.fsdecode(change.path)} cannot be pushed: {problem}") from problem
+        if stored != data:
+            self.converted.add(change.path)
+        return stored
 
     def _annexed(self, change: Change, content: LocalContent, key: Key) -> Item:
         """In the form the path had: a locked link unless it was an unlocked file."""
         if change.base is None or change.base.key is None or change.base.mode == LINK:
             return item(LINK, self._trees.add(b"blob", locked_target(key, change.path)))
         return item(_mode(content), self._trees.add(b"blob", pointer_text(key)))
+
+
+def _is_blob(base: BaseEntry | None) -> bool:
+    return base is not None and base.key is None and base.mode in (FILE, EXECUTABLE)
 
 
 def _mode(content: LocalContent) -> int:
@@ -144,7 +225,7 @@ async def load_rules(
     """The rules for files of `contents` in the tree `root` (hex), which has everything but them."""
     paths = [change.path for change in contents]
     attributes: list[Values] = []
-    if destination.annex is not None and paths:
+    if paths:
         files = await _attribute_files(destination, trees, root, contents)
         attributes = await files.of(paths, ATTRIBUTES, destination.gits)
     return Rules(
@@ -160,7 +241,12 @@ async def _attribute_files(
 ) -> AttributeFiles:
     directories = {b"", *(parent + b"/" for change in contents for parent in parents_of(change.path))}
     found = await trees.look_up(root, [directory + NAME for directory in directories])
-    known = {path: entry.oid.hex().encode() for path, entry in found.items() if entry is not None}
+    # git reads no attributes through links
+    known = {
+        path: entry.oid.hex().encode()
+        for path, entry in found.items()
+        if entry is not None and entry.mode != _LINK_MODE
+    }
     blobs = await destination.dataset.repository.objects(
         [b"contents " + oid for oid in known.values()], _MAX_ATTRIBUTES
     )

@@ -32,6 +32,8 @@ class Plan:
     """Files with new content."""
     keys: dict[bytes, Key] = field(default_factory=dict)
     """Path → key of those files that were annexed."""
+    pointers: dict[bytes, Key] = field(default_factory=dict)
+    """Path → key of new links that are those of a locked file."""
     modes: list[Change] = field(default_factory=list)
     """Locked files whose executable bit changes: git has none for them, their objects do."""
     empty: list[bytes] = field(default_factory=list)
@@ -70,6 +72,9 @@ class Planner:
             case _ if change.content is None:
                 self._plan.empty.append(change.path)
             case _ if change.content.target is not None:
+                key = parse_pointer(change.content.target)
+                if key is not None:
+                    self._plan.pointers[change.path] = key
                 self._set(change.path, self.blob(LINK, change.content.target))
             case _:
                 self._set(change.path, None)

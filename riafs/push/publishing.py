@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import trio
 
 from riafs.errors import Busy, PushConflict, PushRefused, StoreError
-from riafs.formats.gitwriting import NewCommit, encode_commit
+from riafs.formats.gitobjects import SUBMODULE
+from riafs.formats.gitwriting import NewCommit, encode_commit, read_items
 from riafs.formats.keys import Key
 from riafs.git.transaction import RefsMoved, RefUpdate
 from riafs.overlay.changes import Base
@@ -30,6 +31,7 @@ Announce = Callable[[bytes], Awaitable[None]]
 _ATTEMPTS = 100
 _LONGEST_PAUSE = 0.3
 _SHOWN = 10
+_GITLINK = b"%o" % SUBMODULE
 _ANNEX_MESSAGE = b"update"  # git-annex's own
 
 
@@ -65,6 +67,8 @@ class Publisher:
         self._trees = trees
         self._watcher = watcher
         self._announce = announce
+        self.brings_back = False
+        """Whether the store may lack what an edit takes over from the commit that the changes were made over."""
 
     async def publish(
         self,
@@ -82,6 +86,8 @@ class Publisher:
             self._watcher.begin(Step.HISTORY, 0)
             before = await starting_point(ref)
             merged = await self._merged(ref, before, edits)
+            if self.brings_back:
+                await self._bring_back(merged.edits)
             commit = await self._commit(before, merged)
             logged = [key for path, key in keys.items() if path in merged.edits or path not in merged.conflicts]
             # In this order: git moves them one after the other, and whoever sees the commit has to find its content.
@@ -102,11 +108,34 @@ class Publisher:
     async def _merged(self, ref: bytes, before: bytes, edits: Edits) -> Merged:
         base_root, root = await self._to.root(self._base.commit), await self._to.root(before)
         merged = await merge(self._trees, base_root, root, edits, self._request.prefer)
-        if merged.conflicts and self._request.as_branch is not None:
+        if merged.conflicts and self._request.as_branch is not None and self._request.prefer is Prefer.NEITHER:
             raise branch_exists(ref, self._to)
         if self._request.prefer is Prefer.NEITHER:
             refuse_conflicts(merged, self._to, self._base, ref, before)
         return merged
+
+    async def _bring_back(self, edits: Edits) -> None:
+        """Have objects of edits written that the store has pruned, with everything in them."""
+        repository = self._to.dataset.repository
+        level = {one.oid.hex().encode() for one in edits.values() if one is not None and one.mode != _GITLINK}
+        seen: set[bytes] = set()
+        while level := level - seen:
+            seen |= level
+            wanted = sorted(oid for oid in level if not self._trees.is_new(oid))
+            missing = await repository.lacking(wanted)
+            found = await repository.objects([b"contents " + oid for oid in wanted]) if wanted else []
+            level = set()
+            for oid, each in zip(wanted, found, strict=True):
+                if each is None:
+                    raise PushRefused(
+                        f"{self._to.dataset.name}: object {oid.decode()} of commit {self._base.commit.decode()}, which "
+                        "the store has pruned, was too large to be kept here: restore what was renamed, or copy it anew"
+                    )
+                if oid in missing:
+                    self._trees.add(each.kind, each.data)
+                if each.kind == b"tree":
+                    items = read_items(each.data, self._to.git.digits // 2).values()
+                    level |= {one.oid.hex().encode() for one in items if one.mode != _GITLINK}
 
     async def _commit(self, before: bytes, merged: Merged) -> bytes:
         """The new commit (hex), or `before` where its tree is the one wanted."""

@@ -8,7 +8,7 @@ tried again. No lock decides anything.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -65,6 +65,8 @@ class Push:
         self._announce = announce
         self._trees = TreeEditor(destination.dataset.repository, destination.git.digits)
         self._base_root = b""
+        self._gone = False
+        """Whether the store has pruned the commit that the changes were made over."""
         self._prepared: _Prepared | None = None
 
     @property
@@ -84,6 +86,7 @@ class Push:
         """
         self._watcher.begin(Step.LOOKING, 0)
         ref = await self._ref()
+        self._gone = await self._is_gone()
         self._base_root = await self._to.root(self._base.commit)
         await self._starting_point(ref)
         await self._to.refs.check([ref, ANNEX_BRANCH])
@@ -92,6 +95,7 @@ class Push:
         structure = await self._trees.edit(self._base_root, plan.edits, keep=False)
         rules = await load_rules(self._to, self._trees, structure, plan.contents, self._request.search_path)
         placer = Placer(self._to, rules, self._trees)
+        await placer.check(plan.contents, unfiltered=self._request.unfiltered)
         await self._foresee_conflicts(ref, plan, placer)
         self._prepared = _Prepared(ref, planner, plan, placer, rules)
 
@@ -112,12 +116,17 @@ class Push:
         async with self._to.writing.workspace(await self._annex_directory()) as workspace:
             objects = ObjectWriter(self._to, workspace, ready.rules.extensions, self._watcher)
             await self._place(ready, objects)
-        publisher = Publisher(self._to, self._base, self._request, self._trees, self._watcher, self._announce)
+        request = self._request
+        if self._gone and request.as_branch is not None:
+            request = replace(request, prefer=Prefer.OURS)  # over another commit, so as they are
+        publisher = Publisher(self._to, self._base, request, self._trees, self._watcher, self._announce)
+        publisher.brings_back = self._gone
         published = await publisher.publish(ready.ref, plan.edits, plan.keys, objects.chunked, self._starting_point)
         return PushReport(
             self._to.dataset.name, ready.ref, published.before, published.commit, published.changed,
             len(plan.keys), len(plan.contents) - len(plan.keys), objects.written, objects.written_bytes,
-            tuple(plan.empty), published.overruled,
+            tuple(plan.empty), published.overruled, tuple(sorted(ready.placer.converted)),
+            tuple(sorted({**plan.pointers, **ready.placer.pointers}.items())),
         )  # fmt: skip
 
     # -- before -------------------------------------------------------------------------------------------------------
@@ -159,16 +168,32 @@ class Push:
                 return tip
             if tip is not None:
                 raise branch_exists(ref, self._to)
-            return self._base.commit
+            return await self._above_gone() if self._gone else self._base.commit
         if tip is None:
             near = await versions_near(self._to.dataset.repository, ref.removeprefix(b"refs/heads/"))
             raise PushRefused(f"{name} does not exist; --as-branch makes a new one{near}")
         return tip
 
+    async def _is_gone(self) -> bool:
+        repository = self._to.dataset.repository
+        return repository.reads_kept and bool(await repository.lacking([self._base.commit]))
+
+    async def _above_gone(self) -> bytes:
+        """Where a new branch begins whose commit was pruned: at the branch that took its place."""
+        found = await self._to.dataset.repository.find(None) if self._base.ref is None else None
+        tip = found.oid if found is not None else await self._to.tip(self._base.ref or b"")
+        if tip is None:
+            raise PushRefused(
+                f"commit {self._base.commit.decode()} of {self._to.dataset.name}, which the changes were made over, "
+                f"was pruned, and {os.fsdecode(self._base.ref or b'')} is gone, too: make that branch again"
+            )
+        return tip
+
     async def _is_pushed_already(self, tip: bytes) -> bool:
         """Whether the new branch was made by this very push, which was killed before it could say so."""
         try:
-            return self._base.commit in (await self._to.dataset.repository.commit(tip)).parents
+            before = await self._above_gone() if self._gone else self._base.commit
+            return before in (await self._to.dataset.repository.commit(tip)).parents
         except MissingObject:
             return False
 
@@ -197,12 +222,18 @@ class Push:
 
     async def _foreseen(self, ready: _Prepared) -> PushReport:
         plan = ready.plan
-        annexed = [change for change in plan.contents if (await ready.placer.verdict(change)).backend is not None]
+        annexed: list[Change] = []
+        for change in plan.contents:
+            if (await ready.placer.verdict(change)).backend is not None:
+                annexed.append(change)
+            else:
+                await ready.placer.look_for_pointer(change)
         sizes = [change.content.size for change in annexed if change.content is not None]
         tip = await self._starting_point(ready.ref)
         return PushReport(
             self._to.dataset.name, ready.ref, tip, tip, len(plan.edits), len(annexed),
-            len(plan.contents) - len(annexed), len(annexed), sum(sizes), tuple(plan.empty), (),
+            len(plan.contents) - len(annexed), len(annexed), sum(sizes), tuple(plan.empty), (), (),
+            tuple(sorted({**plan.pointers, **ready.placer.pointers}.items())),
         )  # fmt: skip
 
     # -- content ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from riafs.formats.gitwriting import Stamp
+from riafs.formats.keys import Key
 from riafs.push.merging import Prefer
 
 
@@ -20,6 +21,8 @@ class PushRequest:
     """Full name of a branch that is made, on top of the commit that the changes lie over."""
     prefer: Prefer = Prefer.NEITHER
     dry_run: bool = False
+    unfiltered: bool = False
+    """Push files as they are for which ``.gitattributes`` asks for a filter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +46,7 @@ class PushReport:
     """Not in the commit, as git cannot hold them."""
     overruled: tuple[bytes, ...]
     """Paths changed on both sides for which one side was preferred."""
+    converted: tuple[bytes, ...]
+    """Files that went into git with other bytes than they had, as ``.gitattributes`` asks for it."""
+    pointers: tuple[tuple[bytes, Key], ...]
+    """Files and links that read like git-annex's own, so that the content of these keys is shown there."""

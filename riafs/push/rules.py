@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from riafs.errors import MissingProgram, PushRefused, RiafsError
+from riafs.formats import conversions
+from riafs.formats.conversions import SET, UNSET, Conversion, conversion_of
 from riafs.formats.gitobjects import LINK
 from riafs.formats.largefiles import LargeFiles, parse_large_files
 from riafs.formats.newkeys import DEFAULT_BACKEND, ExtensionRules, supported
 from riafs.formats.textencoding import encoding_of
 from riafs.overlay.changes import Change
 
-ATTRIBUTES = ("annex.largefiles", "annex.backend")
+ATTRIBUTES = ("annex.largefiles", "annex.backend", *conversions.ATTRIBUTES)
 _LARGE_FILES = b"annex.largefiles"
 _BACKEND = b"annex.backend"
 _SECONDS = 30.0
@@ -73,8 +75,17 @@ class Rules:
         base = change.base
         return base is None or base.key is not None or base.mode == LINK
 
+    def conversion(self, path: bytes) -> Conversion:
+        """What git does to the bytes of a file that it keeps."""
+        return conversion_of(self.attributes.get(path, {}))
+
+    def _value(self, path: bytes, name: bytes) -> bytes | None:
+        """Of an attribute, else of the setting called like it."""
+        value = self.attributes.get(path, {}).get(name)
+        return self.configured.get(name) if value in (None, SET, UNSET) else value
+
     def _expression(self, path: bytes) -> LargeFiles | None:
-        given = self.attributes.get(path, {}).get(_LARGE_FILES) or self.configured.get(_LARGE_FILES)
+        given = self._value(path, _LARGE_FILES)
         if given is None:
             return None
         try:
@@ -83,7 +94,7 @@ class Rules:
             raise PushRefused(f"whether {os.fsdecode(path)} goes to the annex cannot be told: {problem}") from problem
 
     def _backend(self, path: bytes) -> bytes:
-        backend = self.attributes.get(path, {}).get(_BACKEND) or self.configured.get(_BACKEND) or DEFAULT_BACKEND
+        backend = self._value(path, _BACKEND) or DEFAULT_BACKEND
         if not supported(backend):
             raise PushRefused(
                 f"{os.fsdecode(path)} is to get a key of the backend {backend.decode(errors='replace')}, "

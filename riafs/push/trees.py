@@ -49,6 +49,10 @@ class TreeEditor:
             self.new_bytes += len(data)
         return name
 
+    def is_new(self, name: bytes) -> bool:
+        """Whether an object (hex) was added, and not taken yet."""
+        return name in self._new
+
     def take(self) -> list[GitBytes]:
         """All new objects, which are to be written now."""
         new, self._new, self.new_bytes = list(self._new.values()), {}, 0

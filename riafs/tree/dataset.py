@@ -11,6 +11,7 @@ from riafs.content.parts import Part
 from riafs.counters import Counters
 from riafs.errors import NoSuchVersion, NotThereYet
 from riafs.formats.refs import looks_like_commit
+from riafs.git.kept import KeptObjects
 from riafs.git.references import Resolved
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Storage
@@ -123,6 +124,10 @@ class VersionedDirectory(DelegatingDirectory):
         snapshot = await self.dataset.snapshot(commit)
         signature: Signature | None = None if self._signature is None else ()  # as no refs have it
         return VersionedDirectory(self.dataset, self._version, snapshot, signature, self._resolved)
+
+    async def keep_in(self, kept: KeptObjects, name: bytes) -> None:
+        """See OfCommit."""
+        await self._top.keep_in(kept, name)
 
     @property
     def holding(self) -> bool:

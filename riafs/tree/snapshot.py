@@ -17,6 +17,7 @@ from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.keys import parse_key
 from riafs.formats.paths import joined
+from riafs.git.kept import KeptObjects
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.classifying import MAX_LINK, Item, classify, items
 from riafs.tree.listing import PIECE, GitEntry, Listing, git_version
@@ -96,6 +97,10 @@ class CommitDirectory:
     async def at_commit(self, commit: bytes) -> Directory:
         """See OfCommit."""
         return (await self._snapshot.dataset.snapshot(commit)).root()
+
+    async def keep_in(self, kept: KeptObjects, name: bytes) -> None:
+        """See OfCommit."""
+        await kept.keep(name, self._snapshot.dataset.repository, self._snapshot.commit)
 
     # -- listing ------------------------------------------------------------------------------------------------------
 

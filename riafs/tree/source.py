@@ -9,11 +9,12 @@ from riafs.storage.patience import Patience
 from riafs.tree.nearest import datasets_near, stores_near, versions_near
 from riafs.tree.protocol import Directory
 from riafs.tree.store import Store, StoreTools
-from riafs.tree.storeroot import AliasDirectory
+from riafs.tree.storeroot import AliasDirectory, dataset_directory
 
 
-async def open_source(source: RiaUrl, tools: StoreTools) -> Directory:
-    """The store, or the dataset at a version, that `source` names.
+async def open_source(source: RiaUrl, tools: StoreTools, *, keys: bool = False) -> Directory:
+    """The store, or the dataset at a version, that `source` names. `keys`: also a dataset that has no commit or no git
+    repository, and shows nothing, for what it stores.
 
     Raises BadSource, SourceNotFound, NoSuchVersion, StoreDenied, StoreTimeout, StoreError, GitError.
     """
@@ -24,11 +25,15 @@ async def open_source(source: RiaUrl, tools: StoreTools) -> Directory:
     dataset = await store.dataset(path)
     try:
         return await dataset.at(source.version)
-    except NoSuchVersion as error:
+    except (NoSuchVersion, NotInStore) as error:
+        if keys and source.version is None:
+            return await dataset_directory(store, path, 0)
+        if isinstance(error, NotInStore):
+            raise SourceNotFound(
+                f"dataset {dataset.name} of {store.storage.name} has no git repository to show"
+            ) from error
         near = "" if source.version is None else await versions_near(dataset.repository, source.version)
         raise NoSuchVersion(f"{error}{near}") from error
-    except NotInStore as error:
-        raise SourceNotFound(f"dataset {dataset.name} of {store.storage.name} has no git repository to show") from error
     except MissingObject as error:
         raise NoSuchVersion(f"dataset {dataset.name} of {store.storage.name}: {error}") from error
 

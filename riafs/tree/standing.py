@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from riafs.git.kept import KeptObjects
 from riafs.tree.protocol import Directory
 
 
@@ -33,3 +34,6 @@ class OfCommit(Protocol):
 
     async def at_commit(self, commit: bytes) -> Directory:
         """The top of the same dataset at `commit`, to be renewed as this is. Raises MissingObject, …"""
+
+    async def keep_in(self, kept: KeptObjects, name: bytes) -> None:
+        """Keep what the commit consists of, as `name`. Raises as KeptObjects.keep."""

@@ -8,9 +8,11 @@ dataset can be looked up as ``NAME@REF`` too; such names are not listed.
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from riafs.content.copies import KeyPart
+from riafs.content.parts import Part
 from riafs.errors import GitError, NoSuchName, NoSuchVersion, NotInStore, NotThereYet, RiafsError
 from riafs.formats.names import valid_name
 from riafs.storage.protocol import FileStatus, ItemKind
@@ -130,6 +132,17 @@ class PendingDirectory(FixedDirectory):
         self._store = store
         self._path = path
         self._signature = signature
+
+    @property
+    def holding(self) -> bool:
+        """See Holding."""
+        return True
+
+    async def held(self) -> AsyncIterator[Part]:
+        """See Holding: every stored key."""
+        contents = (await self._store.dataset(self._path)).contents
+        async for key in contents.stored_keys():
+            yield KeyPart(contents, self._path, key)
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""

@@ -71,14 +71,17 @@ class Plan:
     keep: KeepPlan = field(default_factory=KeepPlan)
     """For sources of Keep."""
     believing: bool = True
-    """Whether what was verified or decoded before is believed; if not, every byte comes out of the store again."""
+    """Whether what was verified or decoded before is believed; if not, every byte comes out of the store again, and a
+    dataset that shows nothing is opened for what it stores."""
 
 
 class Assembled:
     """A filesystem with what has to be given back after it."""
 
-    def __init__(self, root: Directory, filesystem: FileSystem, closing: ExitStack) -> None:
+    def __init__(self, root: Directory, filesystem: FileSystem, closing: ExitStack, git: GitPool | None = None) -> None:
         self.root = root
+        self.git = git
+        """What reads a store's git objects."""
         self.filesystem = filesystem
         self._closing = closing
 
@@ -108,14 +111,17 @@ async def assemble(
         blocks = BlockCache(kept, plan.blocks, counters)
         background.start_soon(blocks.keep)
         means = Means(memory, blocks, counters, background, plan.deadline, closing)
+        git: GitPool | None = None
         if isinstance(plan.source, RiaUrl):
-            root = await _open_store(plan, plan.source, scratch, means)
+            git = _git_pool(plan, scratch, counters)
+            closing.callback(git.close)
+            root = await _open_store(plan, plan.source, scratch, means, git)
         else:
             from riafs.vfs.keepassembly import open_keep
 
             root = await open_keep(plan.source, plan.keep, means)
         shown = {virtual.NAME: _virtual(root, files)} if files else {}
-        return Assembled(root, FileSystem(root, counters, shown), closing.pop_all())
+        return Assembled(root, FileSystem(root, counters, shown), closing.pop_all(), git)
 
 
 def _virtual(root: Directory, files: Mapping[bytes, Callable[[], str]]) -> Directory:
@@ -124,17 +130,20 @@ def _virtual(root: Directory, files: Mapping[bytes, Callable[[], str]]) -> Direc
     return virtual.VirtualDirectory(files, directories, time.time_ns())
 
 
-async def _open_store(plan: Plan, source: RiaUrl, scratch: Scratch, means: Means) -> Directory:
+def _git_pool(plan: Plan, scratch: Scratch, counters: Counters) -> GitPool:
+    gits = PrivateGitDirs(find_git(plan.search_path), plan.search_path, os.fsencode(scratch.path))
+    return GitPool(gits, plan.deadline, counters)
+
+
+async def _open_store(plan: Plan, source: RiaUrl, scratch: Scratch, means: Means, git: GitPool) -> Directory:
     path = os.fsencode(scratch.path)
-    git = GitPool(PrivateGitDirs(find_git(plan.search_path), plan.search_path, path), plan.deadline, means.counters)
-    means.closing.callback(git.close)
     patience = Patience("the store", plan.deadline, means.counters, _HASHING_THREADS)
     verifier = Verifier(plan.verify, means.verified, means.counters, patience, means.background)
     archives = _archive_tools(plan, scratch, means.cache, means.counters)
     means.closing.callback(archives.close)
     content = ContentTools(verifier, archives, Decryptor(plan.search_path, path, plan.deadline))
     tools = StoreTools(git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links)
-    return await open_source(source, tools)
+    return await open_source(source, tools, keys=not plan.believing)
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from riafs.storage.ranged import RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Kind
 from riafs.tree.standing import OfCommit
 from riafs.vfs.filesystem import FileSystem
+from riafs.vfs.keepingbases import BaseKeeper
 from riafs.vfs.nodes import Node
 from riafs.vfs.numbers import ROOT, slot_of
 
@@ -25,7 +26,8 @@ HOLD_SECONDS = 60.0
 class Beneath:
     """`filesystem` as a Lower; `store`: the store, as a source that names it."""
 
-    def __init__(self, filesystem: FileSystem, store: str) -> None:
+    def __init__(self, filesystem: FileSystem, store: str, keeper: BaseKeeper | None = None) -> None:
+        self._keeper = keeper
         self._filesystem = filesystem
         self._store = store
         self._held: dict[int, tuple[Node, float]] = {}
@@ -84,6 +86,8 @@ class Beneath:
         if top is None:
             return None
         self._hold(top)  # from here on nothing below it is replaced
+        if self._keeper is not None and isinstance(top.directory, OfCommit):
+            await self._keeper.before_change(top.directory)
         return await self._home_in(top, inode)
 
     async def _home_in(self, top: Node, inode: int) -> Home | None:
@@ -199,6 +203,10 @@ class Beneath:
     def is_pinned(self, dataset: bytes) -> bool:
         """Whether a dataset stays at its commit; one with changes does unless it is not shown any more."""
         return dataset in self._pinned
+
+    def pinned_directories(self) -> list[OfCommit]:
+        """The tops of all datasets that are pinned."""
+        return [node.directory for node in self._pinned.values() if isinstance(node.directory, OfCommit)]
 
     def unpin(self, dataset: bytes) -> None:
         """Let a dataset follow its branch again."""

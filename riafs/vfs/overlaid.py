@@ -32,6 +32,8 @@ async def lay_over(assembled: Assembled, source: RiaUrl, place: OverlayPlace) ->
     filesystem = assembled.filesystem
     overlay = open_when_free(place.directory, filesystem.counters)
     assembled.call_at_close(overlay.close)
+    if assembled.git is not None:
+        assembled.git.read_also(overlay.kept)
     store = str(replace(source, dataset=None, alias=None, version=None))
     writable = WritableFileSystem(filesystem, overlay, place.ownership, store)
     assembled.call_at_close(writable.close)
@@ -44,5 +46,10 @@ async def lay_over(assembled: Assembled, source: RiaUrl, place: OverlayPlace) ->
         log.warning(
             "dataset %s is not shown at /%s any more: its changes are kept, for a push or restore", dataset, shown
         )
+    for troubled, reason in writable.troubled.items():
+        log.warning(
+            "dataset %s is shown without its local changes, as the commit below them cannot be read: %s; "
+            "they are kept, for a push or restore", os.fsdecode(troubled), reason
+        )  # fmt: skip
     overlay.belong_to(str(source))
     return writable

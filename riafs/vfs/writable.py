@@ -30,6 +30,7 @@ from riafs.storage.ranged import Buffer
 from riafs.vfs.beneath import Beneath
 from riafs.vfs.cachedpages import CachedPages, SilentReads
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
+from riafs.vfs.keepingbases import BaseKeeper
 from riafs.vfs.kernelnumbers import KernelNumbers
 from riafs.vfs.moving import Mover
 from riafs.vfs.opendirectories import OpenDirectories, Revisited, Shown
@@ -63,7 +64,8 @@ class WritableFileSystem:
 
     def __init__(self, filesystem: FileSystem, overlay: Overlay, ownership: Ownership, store: str) -> None:
         self._filesystem = filesystem
-        self._beneath = Beneath(filesystem, store)
+        self._keeper = BaseKeeper(overlay.kept)
+        self._beneath = Beneath(filesystem, store, self._keeper)
         self._engine = Engine(overlay, self._beneath, ownership)
         self._numbers = KernelNumbers()
         self._directories = OpenDirectories(filesystem, self._engine, self._numbers, lambda: self._moves)
@@ -86,7 +88,16 @@ class WritableFileSystem:
 
     def unshown(self) -> list[Area]:
         """Datasets with changes that the tree below does not show any more: a superdataset has dropped them."""
-        return [area for area in self.overlay.rows.areas() if not self._beneath.is_pinned(area.base.dataset)]
+        return [
+            area
+            for area in self.overlay.rows.areas()
+            if not self._beneath.is_pinned(area.base.dataset) and area.base.dataset not in self.troubled
+        ]
+
+    @property
+    def troubled(self) -> Mapping[bytes, str]:
+        """Datasets with changes whose commit cannot be read: why. They show what the store has."""
+        return self._engine.places.troubled
 
     @property
     def counters(self) -> Counters:
@@ -107,6 +118,10 @@ class WritableFileSystem:
                 if str(error) != trouble:
                     log.error("changes are not safe: %s", error)  # noqa: TRY400  # the message says it all
                 trouble = str(error)
+
+    async def keep_bases(self) -> None:
+        """Keep the commits that changes lie over, until cancelled."""
+        await self._keeper.run(self._beneath.pinned_directories)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -149,9 +149,9 @@ def test_dictionary_bombs_are_refused_and_the_neighbour_is_served() -> None:
         "bomb0": "TooLarge",
         "bomb1": "StoreError: .*memory",
         "bomb2": "StoreError: .*memory",
-        "bomb3": "MalformedArchive: .*4294967295",
-        "bomb4": "MalformedArchive: .*4294967295",
-        "bomb5": "MalformedArchive: .*4294967295",
+        "bomb3": "OversizedArchive: .*4294967295",
+        "bomb4": "OversizedArchive: .*4294967295",
+        "bomb5": "OversizedArchive: .*4294967295",
     }
     assert_matches(found, expected)
 
@@ -163,8 +163,8 @@ def test_ratio_bombs_take_disk_but_no_memory_and_the_neighbour_is_served() -> No
 
 def test_header_bombs_are_failures_of_ours() -> None:
     size, ratio, nonsense, large = limited("header_bombs")
-    assert_matches(size, {"archive": "MalformedArchive: .*the bound is"})
-    assert_matches(ratio, {"archive": "MalformedArchive: .*claims to decode from"})
+    assert_matches(size, {"archive": "OversizedArchive: .*the bound is"})
+    assert_matches(ratio, {"archive": "OversizedArchive: .*claims to decode from"})
     assert_matches(nonsense, {"archive": "MalformedArchive: .*begins with"})
     assert_matches(large, {"archive": "StoreError: .*memory"})
 

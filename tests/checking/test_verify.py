@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,23 @@ import pytest
 from riafs.cli import main
 from riafs.content.parts import CopyState, state_of
 from riafs.errors import (
+    ChangedContent,
     CorruptContent,
     DecodeFailed,
     EncryptedArchive,
+    LinkLoop,
+    MalformedArchive,
     MissingObject,
     MissingProgram,
     NotInStore,
+    OutsideStore,
+    OversizedArchive,
     RiafsError,
     StoreDenied,
     StoreTimeout,
+    TooLarge,
+    UnsupportedArchive,
+    UnsupportedRepository,
 )
 from tests.plugins.log_hygiene import Announce
 from tests.small import Files, Locked, Pointer, Registered, SmallDataset, SmallStore, key_of, noise, put
@@ -167,7 +177,7 @@ def test_a_broken_repository_is_a_directory_that_cannot_be_listed(
 def test_a_subdataset_that_is_not_there_is_told_but_no_failure(
     store: SmallStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    top = store.dataset("top", {b"sub": Registered("1" * 40)})
+    top = store.dataset("top", {b"sub": Registered("1" * 40), b"file": b"in git"})
     report = verify(capfd, source(top))
     assert [each["path"] for each in report["empty"]] == ["sub"]
 
@@ -214,6 +224,14 @@ def test_a_copy_that_needs_a_password_is_not_called_damaged(
         (StoreTimeout("x"), CopyState.UNREACHABLE),
         (EncryptedArchive("x"), CopyState.UNREACHABLE),
         (MissingProgram("x"), CopyState.UNREACHABLE),
+        (OutsideStore("x"), CopyState.UNREACHABLE),
+        (LinkLoop("x"), CopyState.DAMAGED),
+        (UnsupportedArchive("x"), CopyState.UNREACHABLE),
+        (OversizedArchive("x"), CopyState.UNREACHABLE),
+        (MalformedArchive("x"), CopyState.DAMAGED),
+        (UnsupportedRepository("x"), CopyState.UNREACHABLE),
+        (ChangedContent("x"), CopyState.UNREACHABLE),
+        (TooLarge("x"), CopyState.UNREACHABLE),
     ],
 )
 def test_damage_is_what_the_store_would_have_to_mend(problem: RiafsError, state: CopyState) -> None:
@@ -226,7 +244,105 @@ def test_people_get_a_table_with_the_worst_first(dataset: SmallDataset, capfd: p
     assert main.run("riafs", ["verify", source(dataset), "--jobs", "2"]) == 2
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["STATE", "missing", "damaged"]
-    assert lines[-1].endswith("1 good, 1 missing, 1 damaged; 1 usable copies read")
+    assert lines[3].endswith("1 good, 1 missing, 1 damaged; 1 usable copies read")
+    assert [line.partition(":")[0] for line in lines[4:]] == [
+        "next, for what is missing (keys)", "next, for what is damaged (keys)",
+    ]  # fmt: skip
+
+
+def test_a_store_s_files_are_called_by_aliases_one_line_for_all_of_a_key(
+    store: SmallStore, dataset: SmallDataset, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dataset.put(key_of(GOOD), GOOD[:-1] + b"!")
+    assert main.run("riafs", ["verify", str(store.path)]) == 2
+    [line] = [line for line in capfd.readouterr().out.splitlines() if line.startswith("damaged")]
+    assert line.split("  ")[1:] == [
+        "one/a/again and 1 other file", key_of(GOOD).decode(), "loose object: damaged",
+    ]  # fmt: skip
+
+
+def test_an_archive_with_bad_members_has_a_line_of_its_own(
+    store: SmallStore, dataset: SmallDataset, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for key in KEYS:
+        dataset.object_path(key).unlink()
+    dataset.archive({key_of(GOOD): GOOD, key_of(OTHER): bytes(len(OTHER))})
+    assert main.run("riafs", ["verify", str(store.path)]) == 2
+    assert "one: archives/archive.7z: 1 damaged, 1 good of the keys that were read in it" in capfd.readouterr().out
+    [archive] = verify(capfd, store.path, status=2)["archives"]
+    assert archive["copies"] == {"damaged": 1, "good": 1}
+
+
+def test_an_archive_that_cannot_be_read_is_one_line_with_the_reason(
+    store: SmallStore, dataset: SmallDataset, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RIAFS_ARCHIVE_PASSWORD", raising=False)
+    for key in KEYS:
+        dataset.object_path(key).unlink()
+    dataset.archive(KEYS, "-mx1", "-psecret", "-mhe=on")
+    assert main.run("riafs", ["verify", str(store.path)]) == 2
+    [line] = [line for line in capfd.readouterr().out.splitlines() if line.startswith("one: archives/archive.7z: ")]
+    assert "2 unreachable, 0 good" in line
+    assert "password" in line
+
+
+# -- what nobody looked at, and nothing at all ------------------------------------------------------------------------
+
+
+def test_an_object_behind_a_link_out_of_the_store_is_unreachable(
+    dataset: SmallDataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = dataset.object_path(key_of(OTHER))
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    [finding] = verify(capfd, source(dataset), status=2)["findings"]
+    assert finding["state"] == "unreachable"
+    assert "leads out of the store" in finding["copies"][0]["problem"]
+
+
+def test_a_member_without_a_codec_is_unreachable(
+    dataset: SmallDataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A method that nobody has: its id is exchanged for one that does not exist."""
+    dataset.object_path(key_of(OTHER)).unlink()
+    archive = dataset.archive({key_of(OTHER): OTHER}, "-m0=ppmd", "-mhc=off")
+    data = archive.read_bytes()
+    assert data.count(b"\x23\x03\x04\x01") == 1
+    start, header = data[:32], data[32:].replace(b"\x23\x03\x04\x01", b"\x23\x03\x04\x77")
+    size = int.from_bytes(start[20:28], "little")
+    following = start[12:28] + zlib.crc32(header[-size:]).to_bytes(4, "little")
+    archive.write_bytes(start[:8] + zlib.crc32(following).to_bytes(4, "little") + following + header)
+    [finding] = verify(capfd, source(dataset), status=2)["findings"]
+    assert finding["state"] == "unreachable", finding
+
+
+def test_a_dataset_without_git_is_read_all_the_same(store: SmallStore, capfd: pytest.CaptureFixture[str]) -> None:
+    made = store.dataset("storage")
+    for name in ("HEAD", "config"):
+        (made.path / name).unlink()
+    for name in ("objects", "refs"):
+        shutil.rmtree(made.path / name)
+    made.put(key_of(GOOD), GOOD)
+    made.put(key_of(OTHER), OTHER[:-1] + b"!")
+    for where in (source(made), f"{store.path}#~storage", str(store.path)):
+        report = verify(capfd, where, status=2)
+        assert (report["parts"], report["good"], states(report)) == (2, 1, {key_of(OTHER).decode(): "damaged"})
+
+
+@pytest.mark.parametrize("where", ["a store", "a dataset", "by its id"])
+def test_nothing_to_read_is_no_success(store: SmallStore, capfd: pytest.CaptureFixture[str], where: str) -> None:
+    if where != "a store":
+        store.dataset("empty")
+    source = {"a store": f"{store.path}", "a dataset": f"{store.path}#~empty", "by its id": f"{store.path}"}[where]
+    assert main.run("riafs", ["verify", source]) == 2
+    assert "nothing was read, so nothing is known to be good" in capfd.readouterr().err
+
+
+def test_a_dataset_s_directory_is_told_how_to_name_it(
+    dataset: SmallDataset, store: SmallStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run("riafs", ["verify", str(dataset.path)]) != 0
+    assert f"did you mean {store.path}#~one?" in capfd.readouterr().err
 
 
 def test_a_store_that_is_not_there_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

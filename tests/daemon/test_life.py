@@ -195,7 +195,7 @@ def test_the_control_socket_tells_its_user_how_the_mount_is_doing(plan: MountPla
     live(replace(plan), fake, threading.Thread(target=asking, daemon=True).start)
     status, refresh, nonsense, mode = replies
     assert status["source"] == "ria+file:///store"
-    assert status["settings"]["refresh"] == "5"
+    assert status["settings"]["refresh"] == 5.0
     assert status["counters"] == Counters().as_dict()
     assert refresh == {"refreshed": True}
     assert "error" in nonsense

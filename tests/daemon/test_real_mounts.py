@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -93,6 +95,38 @@ def test_a_bad_source_is_one_line_that_names_it_within_ten_seconds(
     assert done.stderr.count("\n") == 1
     assert word in done.stderr
     assert mount_at(str(mountpoint)) is None
+
+
+def test_busy_says_which_process_and_which_mount_is_inside(
+    riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path
+) -> None:
+    assert riafs("mount", small_store, mountpoint).returncode == 0
+    program = "import os, sys; os.chdir(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program, str(mountpoint / "demo")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as working:
+        assert working.stdout is not None
+        working.stdout.readline()
+        busy = riafs("umount", mountpoint)
+        working.communicate()
+    assert busy.returncode == 32
+    assert f"(process {working.pid}) works in {mountpoint}/demo" in busy.stderr
+    with open(mountpoint / "demo" / "a.txt", "rb"):
+        busy = riafs("umount", mountpoint)
+    assert f"(process {os.getpid()}) has {mountpoint}/demo/a.txt open" in busy.stderr
+    assert riafs("mount", small_store, mountpoint / "by-id").returncode == 0
+    busy = riafs("umount", mountpoint)
+    assert f"another mount is inside, ria+file://{small_store} at {mountpoint}/by-id" in busy.stderr
+    assert riafs("umount", mountpoint / "by-id", mountpoint).returncode == 0
+
+
+def test_status_has_settings_with_their_types(riafs: Run, small_store: Path, mountpoint: Path) -> None:
+    assert riafs("mount", small_store, mountpoint, "-r", "--refresh", "7").returncode == 0
+    [report] = json.loads(riafs("status", mountpoint, "--json").stdout)
+    settings = report["settings"]
+    assert (settings["refresh"], settings["allow-other"], settings["cache-size"]) == (7.0, False, 10 << 30)
+    assert (settings["verify"], settings["file-mode"]) == ("auto", "555")
+    assert "settings.allow-other no" in " ".join(riafs("status", mountpoint).stdout.split())
+    assert riafs("umount", mountpoint).returncode == 0
 
 
 def test_a_mount_whose_daemon_was_killed_is_healed_by_mount_and_umount(

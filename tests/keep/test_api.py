@@ -66,7 +66,7 @@ async def test_collection_by_uuid_and_by_hash(cluster: Cluster, api: ApiServer) 
 
 
 async def test_what_is_not_there(api: ApiServer) -> None:
-    with pytest.raises(NotInStore, match="status 404"):
+    with pytest.raises(NotInStore, match="no such collection, or this token may not see it; status 404"):
         await fetch_collection(api, b"zzzzz-4zz18-000000000000000")
 
 

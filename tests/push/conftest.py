@@ -85,8 +85,9 @@ def request(
     as_branch: bytes | None = None,
     prefer: Prefer = Prefer.NEITHER,
     dry_run: bool = False,
+    unfiltered: bool = False,
 ) -> PushRequest:
-    return PushRequest(message, STAMP, STAMP, os.environ["PATH"], branch, as_branch, prefer, dry_run)
+    return PushRequest(message, STAMP, STAMP, os.environ["PATH"], branch, as_branch, prefer, dry_run, unfiltered)
 
 
 async def push(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from riafs.cli import main, mount, umount
+from riafs.cli import main, mount, status, umount
 from riafs.cli.mount import MountRequest
-from riafs.cli.parser import build_helper_parser, build_parser
+from riafs.cli.parser import TASKS, build_helper_parser, build_parser
 from riafs.cli.render import amount, duration
 from riafs.cli.umount import combined
 from riafs.daemon.mounts import Mount
@@ -77,13 +77,11 @@ def test_a_relative_directory_on_the_command_line_is_one_from_here() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        [],
         ["mount"],
         ["mount", "S"],
         ["mount", "S", "D", "--nonsense"],
         ["mount", "S", "D", "-o", "nonsense"],
         ["mount", "S", "D", "--refresh", "soon"],
-        ["umount"],
         ["umount", "--all", "D"],
         ["umount", "/"],
         ["status", "/"],
@@ -95,6 +93,98 @@ def test_wrong_usage_is_one_line_and_status_1(words: list[str], capsys: pytest.C
     assert said.err.startswith("riafs: ")
     assert said.err.count("\n") == 1
     assert not said.out
+
+
+def test_riafs_alone_shows_every_command_by_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run("riafs", []) == 0
+    alone = capsys.readouterr().out
+    listed = [name for _, names in TASKS for name in names]
+    assert sorted(listed) == sorted(main.COMMANDS)
+    assert all(f"\n  {name} " in alone for name in listed)
+    for words in (["--help"], ["help"]):
+        with pytest.raises(SystemExit):
+            main.run("riafs", words)
+        assert capsys.readouterr().out == alone
+    with pytest.raises(SystemExit):
+        main.run("riafs", ["help", "umount"])
+    assert capsys.readouterr().out.startswith("usage: riafs umount")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["mount", "S", "D", "--refesh", "1"], "did you mean --refresh?"),
+        (["mount", "S", "D", "--refesh=1"], "did you mean --refresh?"),
+        (["mount", "S", "D", "-refresh", "1"], "did you mean --refresh?"),
+        (["mount", "S", "D", "--allow_other"], "did you mean --allow-other?"),
+        (["mount", "S", "D", "-o", "refesh=1"], "did you mean -o refresh?"),
+        (["mount", "S", "D", "-o", "ro,alow-other"], "did you mean -o allow_other?"),
+        (["mount", "S", "D", "-o", "no_alow_other"], "did you mean -o no_allow_other?"),
+        (["mount", "S", "D", "-o", "noatuo"], "did you mean -o noauto?"),
+        (["push", "--as-brnach", "x"], "did you mean --as-branch?"),
+        (["verify", "S", "--all-replica"], "did you mean --all-replicas?"),
+        (["cache", "evit"], "did you mean evict?"),
+        (["overlay", "remov", "x"], "did you mean remove?"),
+    ],
+)
+def test_a_mistyped_option_is_refused_with_the_one_that_is_near(
+    words: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run("riafs", words) == 1
+    said = capsys.readouterr().err
+    assert meant in said
+    assert said.count("\n") == 1
+    assert main.run("riafs", ["mount", "S", "D", "--nothing-like-it"]) == 1
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def test_a_mistyped_variable_or_key_is_refused_with_the_one_that_is_near(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RIAFS_SOMEBODY_ELSES", "1")
+    monkeypatch.setenv("RIAFS_ARCHIVE_PASSWORD", "1")
+    assert main.run("riafs", ["config"]) == 0
+    monkeypatch.setenv("RIAFS_REFESH", "1")
+    assert main.run("riafs", ["config"]) == 1
+    assert "RIAFS_REFESH is no option; did you mean RIAFS_REFRESH?" in capsys.readouterr().err
+    monkeypatch.delenv("RIAFS_REFESH")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "riafs").mkdir()
+    (tmp_path / "riafs" / "config.toml").write_text("refesh = 5\n")
+    assert main.run("riafs", ["config"]) == 1
+    assert "did you mean 'refresh'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "word"), [("-r", "ro"), ("--ro", "ro"), ("-w", "rw"), ("--rw", "rw")])
+def test_ro_and_rw_have_flags(flag: str, word: str, requests: list[tuple[MountRequest, bool]]) -> None:
+    assert main.run("riafs", ["mount", flag, "/SRC", "DIR"]) == 0
+    assert main.run("riafs", ["mount", "/SRC", "DIR", "-o", "rw" if word == "ro" else "ro", flag]) == 0
+    assert requests[0][0].words == (word,)
+    assert requests[1][0].words[-1] == word
+    assert not requests[0][0].by_mount
+
+
+def test_umount_alone_lists_what_could_be_unmounted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = [Mount(f"/m{number}", f"0:{number}", "fuse.riafs", f"/s{number}", os.getuid()) for number in range(2)]
+    monkeypatch.setattr(umount, "riafs_mounts", lambda: mounts)
+    assert main.run("riafs", ["umount"]) == 1
+    said = capsys.readouterr()
+    assert [line.split() for line in said.out.splitlines()[1:]] == [["/m0", "/s0"], ["/m1", "/s1"]]
+    assert "--all" in said.err
+    monkeypatch.setattr(umount, "riafs_mounts", list)
+    assert main.run("riafs", ["umount"]) == 1
+    assert "nothing is mounted" in capsys.readouterr().err
+
+
+def test_status_has_ones_own_mounts_first(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    owners = [os.getuid() + 1, os.getuid(), os.getuid() + 2, os.getuid()]
+    mounts = [Mount(f"/m{number}", "0:0", "fuse.riafs", "/s", owner) for number, owner in enumerate(owners)]
+    monkeypatch.setattr(status, "riafs_mounts", lambda: mounts)
+    monkeypatch.setattr(status, "report", lambda mount, _: {"mountpoint": mount.mountpoint, "source": "", "state": ""})
+    assert main.run("riafs", ["status"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["/m1", "/m3", "/m0", "/m2"]
 
 
 def test_the_helper_refuses_unknown_options_with_status_1(capsys: pytest.CaptureFixture[str]) -> None:
