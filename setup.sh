@@ -36,6 +36,7 @@ want libc6-dev test -e /usr/include/stdio.h
 want pkg-config command -v pkg-config
 want libfuse3-dev pkg-config --exists fuse3
 want fuse3 command -v fusermount3
+want libarchive13 python3 -c 'import ctypes; ctypes.CDLL("libarchive.so.13")'
 want p7zip-full command -v 7z
 want gnupg command -v gpg
 want attr command -v getfattr

@@ -371,6 +371,12 @@ class DecodeFailed(RiafsError):
     """A decoder (7z, gpg) failed on what the store holds."""
 
 
+class DecoderDied(RiafsError):
+    """A decoder's process was ended by a signal, which says nothing about what it was decoding."""
+
+    retryable = True
+
+
 # -- archives ---------------------------------------------------------------------------------------------------------
 
 

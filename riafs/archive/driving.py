@@ -6,24 +6,48 @@ readers would, so an archive that claims to be endless is not decoded for ever. 
 as it belongs to no reader; every failure that it meets is the decoder's, and told to those who wait.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
 
+from riafs.archive.extractor import Engine
 from riafs.archive.folders import DecodableFolder
 from riafs.archive.making import Making, Part, again
 from riafs.archive.partial import Partial
 from riafs.archive.passes import Pass
 from riafs.archive.workshop import Workshop
-from riafs.errors import DecodeFailed, MalformedArchive, RiafsError, StoreError, StoreTimeout, UnsupportedArchive
+from riafs.errors import (
+    DecodeFailed,
+    DecoderDied,
+    MalformedArchive,
+    MissingProgram,
+    RiafsError,
+    StoreError,
+    StoreTimeout,
+    UnsupportedArchive,
+)
 from riafs.formats.lzma2 import Segment
 from riafs.storage.patience import Turns
 
+log = logging.getLogger(__name__)
+
 _STEP = 2 << 20
 _LEAST_STEP = 64 << 10
-_LASTING = (DecodeFailed, MalformedArchive, UnsupportedArchive)
-"""What is wrong with an archive will be wrong tomorrow; other failures are the store's, or this machine's."""
+_LASTING = (DecodeFailed, MalformedArchive, UnsupportedArchive, MissingProgram)
+"""What an engine cannot decode it will not decode tomorrow; other failures are the store's, or this machine's."""
+
+
+@dataclass(slots=True)
+class _Failures:
+    """How far each engine came in one segment that it could not decode; `problem` once none is left."""
+
+    reached: dict[Engine | None, int] = field(default_factory=dict)
+    problems: dict[Engine | None, RiafsError] = field(default_factory=dict)
+    died: set[Engine | None] = field(default_factory=set)
+    """Engines whose child was ended by a signal, once."""
+    problem: RiafsError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +81,7 @@ class Driver:
         self._workshop = workshop
         self._starting = Turns()
         self._runless: set[int] = set()
-        self._failures: dict[tuple[int, int], tuple[int, RiafsError]] = {}
+        self._failures: dict[tuple[int, int], _Failures] = {}
 
     async def drive_all(self, folder: DecodableFolder, jobs: Sequence[Job], ahead: int) -> RiafsError | None:
         """Do jobs, in as many segments at once as there are workers, and go on for `ahead` bytes.
@@ -83,11 +107,8 @@ class Driver:
         return problems[0] if problems else None
 
     async def _drive(self, folder: DecodableFolder, job: Job, ahead: int) -> None:
-        """Wait until nothing that a job wants is missing any more."""
-        while (start := job.start()) is not None:
-            failed_at, failure = self._failures.get((folder.number, job.segment.start), (job.segment.end, None))
-            if failure is not None and start >= failed_at:
-                raise again(failure)
+        """Wait until nothing that a job wants is missing any more, with one engine after the other where these fail."""
+        while job.start() is not None:
             used = await self._pass(folder, job)
             if used is None:
                 continue
@@ -96,8 +117,11 @@ class Driver:
                 await used.progress()
             finally:
                 self._workshop.passes.leave(used)
+            if used.problem is None or job.start() is None:
+                continue
             joined_run = used.segment.is_run and not job.segment.is_run
-            if used.problem is not None and job.start() is not None and not joined_run:
+            others_may_do = isinstance(used.problem, (*_LASTING, DecoderDied)) and not job.segment.is_run
+            if not (joined_run or others_may_do):
                 raise again(used.problem)
 
     # -- runs ---------------------------------------------------------------------------------------------------------
@@ -115,8 +139,9 @@ class Driver:
         """Decode the first `ahead` bytes of a run, which goes on when somebody comes there. Raises as `start`."""
         workshop = self._workshop
         used = await workshop.passes.open(
-            self, folder.number, run, folder.memory, lambda: folder.start(run, workshop.workers, workshop.extractor)
-        )
+            self, folder.number, run, folder.memory, Engine.SEVENZIP,
+            lambda: folder.start(Engine.SEVENZIP, run, workshop.workers, workshop.extractor),
+        )  # fmt: skip
         self._want(folder, used, run.start + ahead)
         workshop.passes.leave(used)
 
@@ -139,7 +164,8 @@ class Driver:
     async def _pass(self, folder: DecodableFolder, job: Job) -> Pass | None:
         """A decoder that has not delivered the start of a job, used once more: one under way if possible.
 
-        None if the job was done while this task waited.
+        None if the job was done while this task waited, or an engine turned out to be of no use. Raises what is wrong
+        where no engine is left.
         """
         pool, segment, workshop = self._workshop.passes, job.segment, self._workshop
         async with self._starting.one():
@@ -150,10 +176,29 @@ class Driver:
             if found is not None:
                 found.users += 1
                 return found
-            return await pool.open(
-                self, folder.number, segment, folder.memory,
-                lambda: folder.start(segment, workshop.workers, workshop.extractor),
-            )  # fmt: skip
+            engine = self._engine(folder, segment, start)
+            try:
+                return await pool.open(
+                    self, folder.number, segment, folder.memory, engine,
+                    lambda: folder.start(engine, segment, workshop.workers, workshop.extractor),
+                )  # fmt: skip
+            except _LASTING as problem:
+                if segment.is_run or (engine is Engine.SEVENZIP and isinstance(problem, MissingProgram)):
+                    raise
+                self._note(problem, folder, segment, engine, segment.start)
+                return None
+
+    def _engine(self, folder: DecodableFolder, segment: Segment, start: int) -> Engine | None:
+        """The first engine that may still come to the byte at `start` of a folder. Raises what is wrong otherwise."""
+        failures = self._failures.get((folder.number, segment.start), _Failures())
+        engines = (Engine.SEVENZIP,) if segment.is_run else self._engines(folder, segment)
+        for engine in engines:
+            if start < failures.reached.get(engine, segment.end):
+                return engine
+        raise again(failures.problem or failures.problems[engines[0]])
+
+    def _engines(self, folder: DecodableFolder, segment: Segment) -> Sequence[Engine | None]:
+        return folder.engines(segment, seven_zip=self._workshop.extractor.is_there)
 
     def _want(self, folder: DecodableFolder, used: Pass, end: int) -> None:
         used.goal = max(used.goal, min(end, used.segment.end))
@@ -177,6 +222,8 @@ class Driver:
             await used.idle.wait()
             used.problem = self._noted(problem, folder, used)
         await used.idle.wait()
+        if used.position >= used.segment.end and (failures := self._failures.get((folder.number, used.segment.start))):
+            failures.died.discard(used.engine)
         used.running = False
         if used.problem is not None:
             self._workshop.passes.close(used)
@@ -188,11 +235,11 @@ class Driver:
         return used.users > 1 or trio.current_time() < used.wanted_until
 
     async def _produced(self, used: Pass, most: int) -> bytes:
-        """Some more bytes. Raises what producing them raises, StoreTimeout, StoreError without memory for them."""
+        """Some more bytes. Raises what decoding them raises, StoreTimeout, StoreError without memory for them."""
         seconds = self._workshop.extractor.deadline
         try:
             with trio.move_on_after(seconds):
-                return await used.producer.produce(most)
+                return await used.decoder.decode(most)
         except MemoryError as error:
             raise StoreError("there is not enough memory to decode an archive member") from error
         raise StoreTimeout(f"a decoder made nothing for {seconds:g} s")
@@ -226,13 +273,30 @@ class Driver:
             raise
 
     def _noted(self, problem: RiafsError, folder: DecodableFolder, used: Pass) -> RiafsError:
-        """What to tell of a failed decoder, remembered if it will fail again."""
-        if used.segment.is_run and not used.closed:
+        """What to tell of a failed decoder; remembered if it will fail again."""
+        if used.closed:
+            return problem
+        if used.segment.is_run:
             self.give_up_runs(folder)
-        if isinstance(problem, _LASTING) and not used.closed and not used.segment.is_run:
-            problem = self._making.explained(problem, encrypted=folder.folder.is_encrypted)
-            self._failures[folder.number, used.segment.start] = (used.position, problem)
+        elif isinstance(problem, (*_LASTING, DecoderDied)):
+            return self._note(problem, folder, used.segment, used.engine, used.position)
         return problem
+
+    def _note(
+        self, problem: RiafsError, folder: DecodableFolder, segment: Segment, engine: Engine | None, reached: int
+    ) -> RiafsError:
+        """Remember how far an engine came; a child that was killed gets another chance. Returns what to tell."""
+        failures = self._failures.setdefault((folder.number, segment.start), _Failures())
+        if isinstance(problem, DecoderDied) and engine not in failures.died:
+            failures.died.add(engine)
+            log.warning("%s: %s; it is tried again", self._making.shown, problem)
+            return problem
+        failures.reached[engine], failures.problems[engine] = reached, problem
+        engines = self._engines(folder, segment)
+        if failures.problem is None and all(each in failures.reached for each in engines):
+            told = next((each for each in engines if each is not Engine.SEVENZIP), engines[-1])
+            failures.problem = self._making.explained(failures.problems[told], encrypted=folder.encrypted)
+        return failures.problem or problem
 
     def close(self) -> None:
         """End decoders that nobody uses."""

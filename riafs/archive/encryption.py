@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from riafs.errors import EncryptedArchive, MalformedArchive, MissingProgram
-from riafs.formats.sevenzip_folder import Coder
+from riafs.formats.sevenzip_folder import Coder, Folder, without_encryption
+from riafs.storage.concat import Concatenated
 from riafs.storage.extents import Extent
 from riafs.storage.ranged import Buffer, RangedBytes
 
@@ -65,6 +66,24 @@ class Unlocker:
     def __init__(self, password: str | None) -> None:
         self._password = None if password is None else password.encode("utf-16-le", "surrogatepass")
         self._keys: dict[tuple[bytes, int], bytes] = {}
+
+    async def open(self, folder: Folder, source: RangedBytes) -> tuple[Folder, RangedBytes]:
+        """A folder that lies in `source`, and its packed bytes, both without encryption.
+
+        Raises as `unlock`, and UnsupportedArchive for ways to encrypt that 7-Zip does not use.
+        """
+        packed: RangedBytes = Extent(source, folder.pack_offset, folder.pack_size)
+        if not folder.is_encrypted:
+            return folder, packed
+        plain, coders = without_encryption(folder)
+        streams: list[RangedBytes] = []
+        start = 0
+        for number, (size, plain_size) in enumerate(zip(folder.pack_sizes, plain.pack_sizes, strict=True)):
+            stream: RangedBytes = Extent(packed, start, size)
+            coder = coders.get(number)
+            streams.append(stream if coder is None else await self.unlock(stream, coder, plain_size))
+            start += size
+        return plain, streams[0] if len(streams) == 1 else Concatenated(streams)
 
     async def unlock(self, packed: RangedBytes, coder: Coder, size: int) -> RangedBytes:
         """The `size` plain bytes of what `coder` encrypted.

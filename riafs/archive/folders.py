@@ -1,22 +1,22 @@
 """One folder of an archive as something to decode: its bytes without encryption, where decoding can begin, by what."""
 
-import contextlib
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 from cachetools import LRUCache
 
-from riafs.archive.coders import Filter, lzma_filters
+from riafs.archive.coders import IN_CHILD, IN_PROCESS, is_decodable, is_foreign, step_of
+from riafs.archive.decoders import Decoder, StoredDecoder, ThreadDecoder
 from riafs.archive.divisions import Anywhere, AtResets, Division, Undivided
 from riafs.archive.encryption import Unlocker
-from riafs.archive.extractor import ChildProducer, Extractor
-from riafs.archive.producers import LzmaProducer, Producer, StoredProducer
+from riafs.archive.extractor import Engine, Extractor
 from riafs.archive.walks import SavedWalks
-from riafs.errors import MissingProgram, UnsupportedArchive
 from riafs.formats.lzma2 import Segment
 from riafs.formats.sevenzip import Listing, Member
-from riafs.formats.sevenzip_folder import AES, COPY, LZMA2, Coder, Folder
+from riafs.formats.sevenzip_folder import COPY, LZMA2, Folder
 from riafs.storage.concat import Concatenated
 from riafs.storage.extents import Extent
 from riafs.storage.patience import Turns
@@ -35,7 +35,7 @@ _WORTH_REMEMBERING = 8 << 20  # bytes packed: about a hundred chunks, walked in 
 
 @dataclass(frozen=True, slots=True)
 class DecodableFolder:
-    """A folder with what is needed to decode it. `filters`: liblzma's; None where 7-Zip itself has to do it."""
+    """A folder with what is needed to decode it: `folder` and `packed` are without encryption."""
 
     number: int
     folder: Folder
@@ -43,8 +43,7 @@ class DecodableFolder:
     """The numbers of its members' streams."""
     packed: RangedBytes
     division: Division
-    filters: list[Filter] | None
-    stored: bool
+    encrypted: bool
     shown: str
 
     @property
@@ -52,37 +51,54 @@ class DecodableFolder:
         """Bytes that one decoder may take."""
         return min(self.folder.memory, self.folder.size)
 
-    async def start(self, segment: Segment, workers: trio.CapacityLimiter, extractor: Extractor) -> Producer:
-        """A decoder at the front of a segment. Raises MalformedArchive, MissingProgram, StoreError, …"""
-        if self.stored:
-            return StoredProducer(self.packed, segment.packed)
-        if self.filters is None:
-            return await extractor.start(self.folder, self.packed, self.shown)
-        if self._is_for_child(segment):
-            with contextlib.suppress(MissingProgram):
-                return await self._child(segment, workers, extractor)
-        return LzmaProducer(self.packed, segment.packed, self.filters, workers, self.shown)
+    @property
+    def stored(self) -> bool:
+        """Whether it was only encrypted."""
+        return self.folder.is_stored
 
-    def _is_for_child(self, segment: Segment) -> bool:
-        """Whether 7-Zip decodes a segment sooner."""
-        small = segment.size < LONG or segment.packed_end - segment.packed > _MOST_COPIED
-        return not small and not self.folder.is_encrypted and (segment.size == self.folder.size or self.has_runs)
+    def engines(self, segment: Segment, *, seven_zip: bool) -> Sequence[Engine | None]:
+        """What can decode a segment, in the order to try it, as far as libraries and programs are there; None: this
+        process. With 7-Zip (`seven_zip`) it comes last, or first where it is faster."""
+        if self.stored:
+            return (None,)
+        last = (Engine.SEVENZIP,) if seven_zip and self._is_possible_for_7zip(segment) else ()
+        if is_decodable(self.folder, IN_PROCESS):
+            return (*last, None) if last and self._is_worth_a_child(segment) else (None, *last)
+        if is_decodable(self.folder, IN_PROCESS | IN_CHILD):
+            return (Engine.STEPS, *last)
+        return (Engine.LIBARCHIVE, *last) if self.folder.chain is None else (Engine.SEVENZIP,)
+
+    def _is_possible_for_7zip(self, segment: Segment) -> bool:
+        """Whether it knows the methods, and a segment is a folder by itself."""
+        part_is_whole = segment.size == self.folder.size or self.has_runs
+        return part_is_whole and segment.packed_end - segment.packed <= _MOST_COPIED and not is_foreign(self.folder)
+
+    def _is_worth_a_child(self, segment: Segment) -> bool:
+        """Whether 7-Zip decodes a segment sooner than this process."""
+        return segment.size >= LONG and not self.encrypted
 
     @property
     def has_runs(self) -> bool:
         """Whether parts of it are folders too: LZMA2 and nothing else, where decoding can begin at several places."""
         return isinstance(self.division, AtResets) and self.folder.only_coder is not None
 
-    async def _child(self, segment: Segment, workers: trio.CapacityLimiter, extractor: Extractor) -> ChildProducer:
-        """7-Zip at the front of a segment. Raises MissingProgram, StoreError, …"""
+    async def start(
+        self, engine: Engine | None, segment: Segment, workers: trio.CapacityLimiter, extractor: Extractor
+    ) -> Decoder:
+        """One of `engines` at the front of a segment. Raises MalformedArchive, MissingProgram, StoreError, …"""
+        if self.stored:
+            return StoredDecoder(self.packed, segment.packed)
+        if engine is None:
+            make = partial(step_of, self.folder)
+            return ThreadDecoder(self.packed, segment.packed, make, segment.size, workers, self.shown)
         threads = min(int(workers.total_tokens), _MOST_THREADS) if segment.is_run else 1
         if segment.size == self.folder.size:
-            return await extractor.start(self.folder, self.packed, self.shown, threads)
+            return await extractor.start(engine, self.folder, self.packed, self.shown, threads)
         length = segment.packed_end - segment.packed
         ending = b"" if segment.end == self.folder.size else _STREAM_END
         packed = Concatenated([Extent(self.packed, segment.packed, length), MemoryBytes(ending)])
         part = dataclasses.replace(self.folder, pack_sizes=(packed.size,), unpack_sizes=(segment.size,), crc=None)
-        return await extractor.start(part, packed, self.shown, threads)
+        return await extractor.start(engine, part, packed, self.shown, threads)
 
 
 class Folders:
@@ -111,35 +127,19 @@ class Folders:
 async def _open_folder(
     source: RangedBytes, listing: Listing, number: int, unlocker: Unlocker, walks: SavedWalks
 ) -> DecodableFolder:
-    """The folder of that number, whose packed bytes lie in `source`.
-
-    Raises EncryptedArchive, UnsupportedArchive (encryption around a method that only 7-Zip decodes), MalformedArchive.
-    """
-    folder = listing.folder(number)
-    packed: RangedBytes = Extent(source, folder.pack_offset, folder.pack_size)
-    shown = f"7z folder {number}"
-    chain = folder.chain
-    if folder.is_encrypted:
-        if chain is None or chain[-1].method != AES:
-            raise UnsupportedArchive("encrypted 7z folder with several packed streams (BCJ2)")
-        # In a row every coder's output is the next one's input; its size is the last but one step's.
-        packed = await unlocker.unlock(packed, chain[-1], folder.unpack_sizes[folder.shape.coders.index(chain[-1])])
-        chain = chain[:-1]
-    chain = None if chain is None else tuple(coder for coder in chain if coder.method != COPY)
-    filters = lzma_filters(chain, folder.size) if chain else None
-    if folder.is_encrypted and chain and filters is None:
-        raise UnsupportedArchive("encrypted 7z folder with a method other than LZMA and LZMA2")
-    division = _division(folder, packed, number, chain, walks)
-    streams = listing.streams_of(number)
-    return DecodableFolder(number, folder, streams, packed, division, filters, stored=chain == (), shown=shown)
+    """The folder of that number, whose packed bytes lie in `source`. Raises as `Unlocker.open`."""
+    locked = listing.folder(number)
+    folder, packed = await unlocker.open(locked, source)
+    division = _division(folder, packed, number, walks)
+    streams, shown = listing.streams_of(number), f"7z folder {number}"
+    return DecodableFolder(number, folder, streams, packed, division, locked.is_encrypted, shown)
 
 
-def _division(
-    folder: Folder, packed: RangedBytes, number: int, chain: tuple[Coder, ...] | None, walks: SavedWalks
-) -> Division:
-    if chain == ():
+def _division(folder: Folder, packed: RangedBytes, number: int, walks: SavedWalks) -> Division:
+    if folder.is_stored:
         return Anywhere(folder.size)
-    if chain is None or len(chain) > 1 or chain[0].method != LZMA2 or folder.size <= _WORTH_DIVIDING:
+    coders = [coder for coder in folder.chain or () if coder.method != COPY]
+    if len(coders) != 1 or coders[0].method != LZMA2 or folder.size <= _WORTH_DIVIDING:
         return Undivided(packed.size, folder.size)
     remembered = walks if folder.pack_size >= _WORTH_REMEMBERING else SavedWalks(None, b"")
     return AtResets(packed, folder.size, remembered, number)

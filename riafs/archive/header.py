@@ -5,17 +5,25 @@ worker threads, since a header of a million members takes seconds. Invariant: at
 or decoded at once, and a decoder's dictionary is never larger than what it decodes.
 """
 
-import lzma
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
 
-from riafs.archive.coders import lzma_filters
+from riafs.archive.chains import Chain
+from riafs.archive.coders import IN_PROCESS, is_decodable, step_of
 from riafs.archive.encryption import Unlocker
-from riafs.errors import EncryptedArchive, MalformedArchive, OversizedArchive, ShortRead, StoreError, UnsupportedArchive
+from riafs.errors import (
+    DecodeFailed,
+    EncryptedArchive,
+    MalformedArchive,
+    OversizedArchive,
+    ShortRead,
+    StoreError,
+    UnsupportedArchive,
+)
 from riafs.formats.sevenzip import (
     Listing,
     is_encoded,
@@ -24,15 +32,16 @@ from riafs.formats.sevenzip import (
     parse_signature,
 )
 from riafs.formats.sevenzip_cursor import Limits
-from riafs.formats.sevenzip_folder import AES, COPY, Coder, Folder
+from riafs.formats.sevenzip_folder import Folder
 from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.ranged import RangedBytes
 
 # 7-Zip encodes a header once; its reader would follow any number.
 _MAX_ENCODINGS = 4
 # A header of distinct names does not shrink this much; beyond it a small file could make us allocate for nothing.
 _MAX_RATIO = 1000
 _RATIO_COUNTS_FROM = 64 << 20
+_PIECE = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ async def _read_header(source: RangedBytes, limits: Limits, unlocker: Unlocker |
         packed = await _read_packed(source, folder.pack_offset, folder.pack_size, limits)
         if folder.is_encrypted and unlocker is not None:
             encrypted = True
-            header = await _decode_encrypted(folder, packed, limits, unlocker)
+            header = await _decode_encrypted(folder, source, limits, unlocker)
         else:
             header = await trio.to_thread.run_sync(decode_header, folder, packed, limits, abandon_on_cancel=True)
     raise MalformedArchive(f"7z header is encoded more than {_MAX_ENCODINGS} times")
@@ -103,17 +112,13 @@ def _check(header: bytes, crc: int | None) -> None:
         raise MalformedArchive("7z header has a wrong checksum")
 
 
-async def _decode_encrypted(folder: Folder, packed: bytes, limits: Limits, unlocker: Unlocker) -> bytes:
+async def _decode_encrypted(folder: Folder, source: RangedBytes, limits: Limits, unlocker: Unlocker) -> bytes:
     """The same as `decode_header`, with a password."""
-    chain = folder.chain
-    if chain is None or chain[-1].method != AES:
-        raise UnsupportedArchive("7z header is encrypted in a way 7-Zip does not use")
     _refuse_bombs(folder, limits)
-    size = folder.unpack_sizes[folder.shape.coders.index(chain[-1])]
-    plain = await unlocker.unlock(MemoryBytes(packed), chain[-1], size)
-    unpacked = bytes(await plain.read(0, plain.size))
+    plain, opened = await unlocker.open(folder, source)
+    packed = bytes(await opened.read(0, opened.size))
     try:
-        return await trio.to_thread.run_sync(_decoded, folder, chain[:-1], unpacked, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(_decode, plain, packed, abandon_on_cancel=True)
     except MalformedArchive as error:
         raise EncryptedArchive("the password of the archive is wrong, or its list of members is damaged") from error
 
@@ -121,22 +126,13 @@ async def _decode_encrypted(folder: Folder, packed: bytes, limits: Limits, unloc
 def decode_header(folder: Folder, packed: bytes, limits: Limits) -> bytes:
     """The header that `folder` describes, from its packed bytes.
 
-    Raises EncryptedArchive, UnsupportedArchive (a method other than Copy, LZMA, LZMA2), MalformedArchive (over the
+    Raises EncryptedArchive, UnsupportedArchive (not a method of the standard library), MalformedArchive (over the
     bounds, too short, wrong checksum, not decodable).
     """
     if folder.is_encrypted:
         raise EncryptedArchive("7z archive whose list of members needs a password")
     _refuse_bombs(folder, limits)
-    return _decoded(folder, folder.chain, packed)
-
-
-def _decoded(folder: Folder, chain: Sequence[Coder] | None, packed: bytes) -> bytes:
-    stored = chain is not None and all(coder.method == COPY for coder in chain)
-    header = packed if stored else _decode(folder, chain, packed)
-    if len(header) != folder.size:
-        raise MalformedArchive(f"7z header decodes to {len(header)} bytes instead of {folder.size}")
-    _check(header, folder.crc)
-    return header
+    return _decode(folder, packed)
 
 
 def _refuse_bombs(folder: Folder, limits: Limits) -> None:
@@ -148,13 +144,17 @@ def _refuse_bombs(folder: Folder, limits: Limits) -> None:
         raise OversizedArchive(f"7z header needs a dictionary of {folder.memory} bytes")
 
 
-def _decode(folder: Folder, chain: Sequence[Coder] | None, packed: bytes) -> bytes:
-    filters = None if chain is None else lzma_filters(chain, folder.size)
-    if filters is None:
+def _decode(folder: Folder, packed: bytes) -> bytes:
+    if not is_decodable(folder, IN_PROCESS):
         methods = " ".join(coder.method.hex() for coder in folder.shape.coders)
         raise UnsupportedArchive(f"7z header is packed with method {methods}")
+    chain = Chain(lambda: step_of(folder), folder.size, "7z header")
+    header = bytearray()
     try:
-        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
-        return decoder.decompress(packed, max_length=folder.size)
-    except (lzma.LZMAError, ValueError, OverflowError) as error:
-        raise MalformedArchive(f"7z header cannot be decoded: {error}") from error
+        while len(header) < folder.size:
+            data = packed[chain.position : chain.position + _PIECE] if chain.needs_input else b""
+            header += chain.decode(data, folder.size)
+    except DecodeFailed as error:
+        raise MalformedArchive(str(error)) from error
+    _check(bytes(header), folder.crc)
+    return bytes(header)

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from riafs.archive.producers import Producer
+from riafs.archive.decoders import Decoder
+from riafs.archive.extractor import Engine
 from riafs.errors import RiafsError, StoreError
 from riafs.formats.lzma2 import Segment
 
@@ -22,15 +23,16 @@ class Pass:
     """One decoder on its way through one segment of one folder; positions count the folder's decoded bytes.
 
     Bytes up to `delivered` were given to members, those up to `position` are on their way, and those up to `goal` will
-    be, if somebody waits or the clock has not passed `wanted_until`. `problem`: what ended it. `users`: who waits for
-    it, and the task that drives it on while it is `running`.
+    be, if somebody waits or the clock has not passed `wanted_until`. `engine`: what decodes, None for this process.
+    `problem`: what ended it. `users`: who waits for it, and the task that drives it on while it is `running`.
     """
 
-    def __init__(self, archive: object, folder: int, segment: Segment, producer: Producer) -> None:
+    def __init__(self, archive: object, folder: int, segment: Segment, engine: Engine | None, decoder: Decoder) -> None:
         self.archive = archive
         self.folder = folder
         self.segment = segment
-        self.producer = producer
+        self.engine = engine
+        self.decoder = decoder
         self.position = self.delivered = self.goal = segment.start
         self.users = 0
         self.wanted_until = 0.0
@@ -97,8 +99,9 @@ class PassPool:
         await self._room.wait()
 
     async def open(
-        self, archive: object, folder: int, segment: Segment, memory: int, start: Callable[[], Awaitable[Producer]]
-    ) -> Pass:
+        self, archive: object, folder: int, segment: Segment, memory: int, engine: Engine | None,
+        start: Callable[[], Awaitable[Decoder]],
+    ) -> Pass:  # fmt: skip
         """A new pass, used once, with what `start` makes, as soon as there is room for one of `memory` bytes.
 
         Raises StoreError once the pool was closed, and what `start` raises.
@@ -110,7 +113,7 @@ class PassPool:
         self._opening += 1
         self._opening_memory += memory
         try:
-            opened = Pass(archive, folder, segment, await start())
+            opened = Pass(archive, folder, segment, engine, await start())
             self._passes[opened] = memory
             opened.users += 1
             if self._closed:  # meanwhile
@@ -157,7 +160,7 @@ class PassPool:
         """Close a pass; harmless twice."""
         one.closed = True
         self._passes.pop(one, None)
-        one.producer.close()
+        one.decoder.close()
         one.tell()
 
     def close_all(self) -> None:

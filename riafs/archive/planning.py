@@ -66,7 +66,7 @@ class Planner:
 
     def has_runs(self, folder: DecodableFolder) -> bool:
         """Whether 7-Zip can decode parts of a folder."""
-        possible = folder.has_runs and not folder.folder.is_encrypted and not self._driver.runs_fail(folder)
+        possible = folder.has_runs and not folder.encrypted and not self._driver.runs_fail(folder)
         return possible and self._workshop.extractor.is_there
 
     def asked(self, folder: DecodableFolder, size: int) -> None:

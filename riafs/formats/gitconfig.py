@@ -32,7 +32,7 @@ def parse_config_list(output: bytes) -> tuple[Item, ...]:
 
 
 def submodules(items: Iterable[Item]) -> Mapping[bytes, Submodule]:
-    """Path → submodule. The section's name is arbitrary; of two sections with one path the first counts.
+    """Path → submodule. The section's name is arbitrary; of two sections with one path the last counts, as for git.
 
     Sections without a path, or with one that is absolute or has a component like ``..`` or ``.git``, are left out.
     """
@@ -40,12 +40,25 @@ def submodules(items: Iterable[Item]) -> Mapping[bytes, Submodule]:
     for name, value in items:
         section, _, variable = name.rpartition(b".")
         if value is not None and section.startswith(b"submodule."):
-            sections.setdefault(section, {})[variable] = value
+            values = sections.setdefault(section, {})
+            if variable == b"path":  # the order of these lines is what counts
+                sections[section] = sections.pop(section)
+            values[variable] = value
     found: dict[bytes, Submodule] = {}
     for section_values in sections.values():
         submodule = _submodule(section_values)
         if all(map(valid_name, submodule.path.split(b"/"))):
-            found.setdefault(submodule.path, submodule)
+            found[submodule.path] = submodule
+    return found
+
+
+def submodule_sections(items: Iterable[Item]) -> dict[bytes, bytes]:
+    """Name of each submodule's section → its path, as it stands there; sections without one are left out."""
+    found: dict[bytes, bytes] = {}
+    for name, value in items:
+        section, _, variable = name.rpartition(b".")
+        if value and variable == b"path" and section.startswith(b"submodule."):
+            found[section.removeprefix(b"submodule.")] = value.removesuffix(b"/")
     return found
 
 

@@ -198,3 +198,12 @@ class Cursor:
         """The byte that says whether values lie in another stream, which no known program writes."""
         if self.byte() != 0:
             raise UnsupportedArchive("7z header keeps values in an external stream")
+
+
+def write_number(value: int) -> bytes:
+    """The 7z number that `Cursor.number` reads as `value`, 0 to 2**64 - 1."""
+    for extra in range(8):
+        if value < 1 << 7 * (extra + 1):
+            first = (0xFF00 >> extra) & 0xFF | value >> 8 * extra
+            return bytes([first]) + (value & (1 << 8 * extra) - 1).to_bytes(extra, "little")
+    return b"\xff" + value.to_bytes(8, "little")

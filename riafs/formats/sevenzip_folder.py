@@ -4,10 +4,10 @@ Owns the description of coders and how they are bound to each other. Invariants 
 stream names an existing stream, none twice; exactly one coder's output is not bound: the folder's own bytes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from riafs.errors import MalformedArchive, UnsupportedArchive
-from riafs.formats.sevenzip_cursor import Cursor
+from riafs.formats.sevenzip_cursor import Cursor, write_number
 
 COPY = b"\x00"
 LZMA = b"\x03\x01\x01"
@@ -19,7 +19,6 @@ DELTA = b"\x03"
 # 7-Zip's own reader refuses more than 32 of each.
 _MAX_CODERS = 32
 _MAX_INPUTS = 32
-_MAX_METHOD_BYTES = 8
 _MAX_LZMA2_DICTIONARY_CODE = 40
 
 
@@ -78,8 +77,6 @@ class Shape:
 class Folder:
     """A folder and where its packed bytes lie. Offsets count from the archive's first byte."""
 
-    description: bytes
-    """The archive's own description of the coders, from which the shape was parsed."""
     shape: Shape
     pack_offset: int
     pack_sizes: tuple[int, ...]
@@ -107,6 +104,16 @@ class Folder:
     def chain(self) -> tuple[Coder, ...] | None:
         """The coders from the one that makes the folder's bytes to the one that reads the archive's, where they are a
         plain row: each with one input."""
+        row = self._row
+        return None if row is None else tuple(self.shape.coders[number] for number in row)
+
+    @property
+    def chain_sizes(self) -> tuple[int, ...]:
+        """How many bytes each coder of `chain` makes."""
+        return tuple(self.unpack_sizes[number] for number in self._row or ())
+
+    @property
+    def _row(self) -> list[int] | None:
         coders = self.shape.coders
         if any(coder.inputs != 1 for coder in coders):
             return None
@@ -114,7 +121,7 @@ class Folder:
         order = [self.shape.main]
         while order[-1] in maker_of and len(order) <= len(coders):
             order.append(maker_of[order[-1]])
-        return tuple(coders[number] for number in order) if len(order) == len(coders) else None
+        return order if len(order) == len(coders) else None
 
     @property
     def is_stored(self) -> bool:
@@ -147,11 +154,68 @@ def parse_shape(cursor: Cursor) -> Shape:
     return Shape(coders, bonds, packed, main)
 
 
+def write_shape(shape: Shape) -> bytes:
+    """The description from which `shape` is parsed."""
+    parts = [write_number(len(shape.coders))]
+    for coder in shape.coders:
+        flags = len(coder.method) | (0x10 if coder.inputs != 1 else 0) | (0x20 if coder.properties else 0)
+        parts.append(bytes([flags]) + coder.method)
+        if coder.inputs != 1:
+            parts.append(write_number(coder.inputs) + write_number(1))
+        if coder.properties:
+            parts.append(write_number(len(coder.properties)) + coder.properties)
+    numbers = [number for bond in shape.bonds for number in (bond.input, bond.output)]
+    if len(shape.packed) > 1:
+        numbers += shape.packed
+    return b"".join([*parts, *map(write_number, numbers)])
+
+
+def without_encryption(folder: Folder) -> tuple[Folder, dict[int, Coder]]:
+    """The folder as it is once its packed streams are decrypted, and the AES coder of each of them that is encrypted.
+
+    Raises UnsupportedArchive where something else was encrypted than packed streams.
+    """
+    shape, owners = folder.shape, _input_owners(folder.shape)
+    opened = {
+        stream: owners[each] for stream, each in enumerate(shape.packed) if shape.coders[owners[each]].method == AES
+    }
+    if sum(coder.method == AES for coder in shape.coders) != len(opened):
+        raise UnsupportedArchive("7z folder that is encrypted in a way 7-Zip does not use")
+    coders = {stream: shape.coders[owner] for stream, owner in opened.items()}
+    sizes = tuple(
+        folder.unpack_sizes[opened[stream]] if stream in opened else size
+        for stream, size in enumerate(folder.pack_sizes)
+    )
+    if shape.main in opened.values():
+        plain = Shape((Coder(COPY, 1, b""),), (), (0,), 0)
+        return replace(folder, shape=plain, pack_sizes=sizes, unpack_sizes=(folder.size,)), coders
+    kept = [number for number in range(len(shape.coders)) if number not in opened.values()]
+    inputs = {old: new for new, old in enumerate(each for each, owner in enumerate(owners) if owner in kept)}
+    read_by = {bond.output: bond.input for bond in shape.bonds}
+    plain = Shape(
+        tuple(shape.coders[number] for number in kept),
+        tuple(Bond(inputs[each.input], kept.index(each.output)) for each in shape.bonds if each.output in kept),
+        tuple(
+            inputs[read_by.get(owners[each], each) if stream in opened else each]
+            for stream, each in enumerate(shape.packed)
+        ),
+        kept.index(shape.main),
+    )
+    unpack_sizes = tuple(folder.unpack_sizes[number] for number in kept)
+    return replace(folder, shape=plain, pack_sizes=sizes, unpack_sizes=unpack_sizes), coders
+
+
+def _input_owners(shape: Shape) -> list[int]:
+    """The coder that each input stream belongs to."""
+    return [number for number, coder in enumerate(shape.coders) for _ in range(coder.inputs)]
+
+
 def _parse_coder(cursor: Cursor) -> Coder:
     flags = cursor.byte()
-    if flags & 0xC0 or flags & 0x0F > _MAX_METHOD_BYTES:
+    if flags & 0xC0:
         raise UnsupportedArchive(f"7z coder with flags {flags:#x}")
-    method = cursor.take(flags & 0x0F)
+    # An id is a number of any length: zeros in front change nothing, and no bytes at all are 0, which is Copy.
+    method = cursor.take(flags & 0x0F).lstrip(b"\0") or COPY
     inputs, outputs = (cursor.number(), cursor.number()) if flags & 0x10 else (1, 1)
     if outputs != 1 or inputs > _MAX_INPUTS:
         raise UnsupportedArchive(f"7z coder {method.hex()} with {inputs} input and {outputs} output streams")

@@ -117,7 +117,6 @@ class Streams:
         description = columns.descriptions[columns.description_of[position]]
         packs = self.pack_offsets[columns.first_pack[position] : columns.first_pack[position + 1] + 1]
         return Folder(
-            description,
             parse_shape(Cursor(description)),
             pack_offset=packs[0],
             pack_sizes=tuple(end - start for start, end in pairwise(packs)),

@@ -29,6 +29,7 @@ from riafs.formats.sevenzip_columns import (
     Optional,
     shape_of_lzma2,
 )
+from riafs.formats.sevenzip_cursor import write_number
 from riafs.formats.sevenzip_streams import END
 
 _PACK_INFO, _UNPACK_INFO, _SUBSTREAMS_INFO = b"\x06", b"\x07", b"\x08"
@@ -37,15 +38,6 @@ _ENCODED_HEADER = b"\x17"
 _END = bytes([END])
 _HEADER_DICTIONARY, _HEADER_DICTIONARY_CODE = 1 << 20, 16
 _HEADER_FILTER = {"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": _HEADER_DICTIONARY}
-
-
-def number(value: int) -> bytes:
-    """A 7z number: the leading one bits of the first byte tell how many bytes follow. 0 to 2**64 - 1."""
-    for extra in range(8):
-        if value < 1 << 7 * (extra + 1):
-            first = (0xFF00 >> extra) & 0xFF | value >> 8 * extra
-            return bytes([first]) + (value & (1 << 8 * extra) - 1).to_bytes(extra, "little")
-    return b"\xff" + value.to_bytes(8, "little")
 
 
 def write_signature(header_offset: int, header: bytes) -> bytes:
@@ -65,18 +57,23 @@ def encode_header(header: bytes, offset: int) -> tuple[bytes, bytes]:
     """What is stored instead of a plain header: its packed bytes, to lie at `offset` of the archive, and a record that
     describes them, to lie right behind."""
     packed = lzma.compress(header, lzma.FORMAT_RAW, filters=[_HEADER_FILTER])
-    pack = _PACK_INFO + number(offset - 32) + number(1) + _SIZE + number(len(packed)) + _END
-    folder = _FOLDER + number(1) + b"\x00" + shape_of_lzma2(_HEADER_DICTIONARY_CODE)
-    sizes = _UNPACK_SIZE + number(len(header)) + _CRC + b"\x01" + struct.pack("<I", zlib.crc32(header)) + _END
+    pack = _PACK_INFO + write_number(offset - 32) + write_number(1) + _SIZE + write_number(len(packed)) + _END
+    folder = _FOLDER + write_number(1) + b"\x00" + shape_of_lzma2(_HEADER_DICTIONARY_CODE)
+    sizes = _UNPACK_SIZE + write_number(len(header)) + _CRC + b"\x01" + struct.pack("<I", zlib.crc32(header)) + _END
     return packed, _ENCODED_HEADER + pack + _UNPACK_INFO + folder + sizes + _END
 
 
 def _streams(columns: Columns) -> Iterator[bytes]:
     if not columns.descriptions:
         return
-    yield bytes([MAIN_STREAMS_INFO]) + _PACK_INFO + number(columns.pack_position) + number(len(columns.pack_sizes))
+    yield (
+        bytes([MAIN_STREAMS_INFO])
+        + _PACK_INFO
+        + write_number(columns.pack_position)
+        + write_number(len(columns.pack_sizes))
+    )
     yield _SIZE + _numbers(columns.pack_sizes) + _END
-    yield _UNPACK_INFO + _FOLDER + number(len(columns.descriptions)) + b"\x00"
+    yield _UNPACK_INFO + _FOLDER + write_number(len(columns.descriptions)) + b"\x00"
     yield b"".join(columns.descriptions)
     yield _UNPACK_SIZE + _numbers(columns.unpack_sizes)
     yield from _digests(columns.folder_crcs)
@@ -103,7 +100,7 @@ def _digests(crcs: Optional) -> Iterator[bytes]:
 
 
 def _members(columns: Columns) -> Iterator[bytes]:
-    yield number(len(columns.kinds))
+    yield write_number(len(columns.kinds))
     empty = bytes(kind != HAS_STREAM for kind in columns.kinds)
     if 1 in empty:
         kinds = [kind for kind in columns.kinds if kind != HAS_STREAM]
@@ -118,7 +115,7 @@ def _members(columns: Columns) -> Iterator[bytes]:
 
 
 def _property(record: int, content: bytes) -> bytes:
-    return bytes([record]) + number(len(content)) + content
+    return bytes([record]) + write_number(len(content)) + content
 
 
 def _optional_bits(record: int, flags: list[bool]) -> Iterator[bytes]:
@@ -148,4 +145,4 @@ def _defined_values(values: Optional) -> bytes:
 
 
 def _numbers(values: Iterable[int]) -> bytes:
-    return b"".join(map(number, values))
+    return b"".join(map(write_number, values))

@@ -23,6 +23,7 @@ from riafs.errors import (
 )
 from riafs.overlay.lower import Lower, LowerEntry, is_subdataset, packed
 from riafs.overlay.places import Places
+from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row, Rows
 from riafs.overlay.store import Overlay
 from riafs.tree.protocol import Kind
@@ -172,8 +173,12 @@ class Naming:
             self._take_away(slot, now)
             self._rows.touch(slot.parent.id, now)
 
-    async def rmdir(self, parent: int, name: bytes) -> None:
-        """Remove an empty directory. Raises NoSuchName, NotADirectoryHere, DirectoryNotEmpty, Busy for a subdataset."""
+    async def rmdir(self, parent: int, name: bytes) -> bool:
+        """Remove an empty directory. That of a subdataset is no longer registered then, as in a clone: what was removed
+        in it before is no change of the subdataset. Returns whether there were such changes, which are dropped.
+
+        Raises NoSuchName, NotADirectoryHere, DirectoryNotEmpty, Busy for a subdataset of which something is open.
+        """
         slot = await self.slot(parent, name)
         if slot.is_free:
             raise NoSuchName(f"no {name!r}")
@@ -183,15 +188,33 @@ class Naming:
         slot = self._again(slot)
         if slot.row is not None and self._rows.is_occupied(slot.row.id):
             raise DirectoryNotEmpty(f"{name!r} is not empty")
+        top = self._subdataset_top(slot)
+        if top is not None and self._rows.is_occupied(top.id):
+            raise DirectoryNotEmpty(f"{name!r} is not empty")
         now = time.time_ns()
         with self._overlay.journal.freeing:
+            if top is not None:
+                self._forget_subdataset(top)
             self._take_away(slot, now)
             self._rows.touch(slot.parent.id, now)
+        return top is not None
+
+    def _subdataset_top(self, slot: Slot) -> Row | None:
+        """The row of the top of a subdataset in which something was changed."""
+        if slot.below is None or not is_subdataset(slot.below.entry):
+            return None
+        return self._places.row(slot.below.inode)
+
+    def _forget_subdataset(self, top: Row) -> None:
+        """Drop what was changed in a subdataset: nothing but removals is left. Raises Busy. Belongs into a step."""
+        [area] = [area for area in self._rows.areas() if area.top == top.id]
+        if self._rows.orphaned(area.id):
+            raise Busy("a removed file of the subdataset is still open")
+        Restoring(self._rows, self._overlay.files, area).restore(b"")
 
     async def _check_empty(self, slot: Slot) -> None:
-        """Raises DirectoryNotEmpty, Busy."""
-        _check_movable(slot)
-        row = slot.row
+        """Raises DirectoryNotEmpty."""
+        row = slot.row or self._subdataset_top(slot)
         below = await self._places.below(row) if row is not None else slot.below.inode if slot.below else None
         covering = {} if row is None else self._rows.covering(row.id)
         if row is not None and self._rows.is_occupied(row.id):
@@ -233,6 +256,7 @@ class Naming:
             if slot.below is not None:
                 await self._places.copied_up(slot.below.inode)
         if flags != EXCHANGE and target.is_directory and source.is_directory:
+            _check_movable(target)
             await self._check_empty(target)
         source, target = self._again(source), self._again(target)
         self._check_rename(source, target, flags)

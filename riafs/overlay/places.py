@@ -91,7 +91,7 @@ class Places:
 
     def row(self, inode: int) -> Row | None:
         """The row of an inode, None where it is the tree's below. Raises StaleHandle if it had one."""
-        number = inode ^ OVERLAY if inode & OVERLAY else self._row_of.get(inode)
+        number = self.number(inode)
         if number is None:
             return None
         row = self._rows.get(number)
@@ -122,6 +122,18 @@ class Places:
 
     def _area(self, row: Row) -> Area:
         return next(area for area in self._rows.areas() if area.id == row.area)
+
+    def number(self, inode: int) -> int | None:
+        """The number of the row of an inode, whether it is still there or not; None where it has none."""
+        return inode ^ OVERLAY if inode & OVERLAY else self._row_of.get(inode)
+
+    def forget_gone(self) -> None:
+        """The rows of a dataset are gone, and nothing else has changed."""
+        for inode, row in list(self._row_of.items()):
+            if self._rows.get(row) is None:
+                del self._row_of[inode]
+                self._inode_of.pop(row, None)
+                self._lower_of.pop(row, None)
 
     def dropped(self) -> None:
         """Rows are gone: what they were made for is the tree's below again."""

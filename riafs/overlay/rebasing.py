@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from riafs.errors import Busy, PushConflict
-from riafs.formats.paths import joined, parents_of
+from riafs.formats.paths import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.lower import packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, WHITEOUT, Area, Row, Rows
@@ -279,9 +279,19 @@ class Rebasing:
                     assert parent is not None
                     rows.whiteout(parent, name, covered, parent.mtime)
             rows.move_area(self._area, self._commit)
+            self._move_entrances()
             if any(row.id == self._area.top for row in plan.gone):
                 rows.delete_area(self._area)
         rows.forget()
+
+    def _move_entrances(self) -> None:
+        """Datasets in directories that the push has renamed are where the commit has them now."""
+        for area in self._rows.areas():
+            if area.id != self._area.id and is_in(area.entrance, self._area.entrance):
+                inside = below(area.entrance, self._area.entrance)
+                place = joined(self._area.entrance, self._pushed.path_of(inside))
+                if place != area.entrance:
+                    self._rows.move_entrance(area, place)
 
     def _drop(self, row: Row) -> None:
         """Remove a row; who has it open goes on reading it."""

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from riafs.errors import Busy, NotOurs
 from riafs.storage.beneath import open_regular
 from riafs.storage.directories import HeldDirectory
-from riafs.storage.failures import writing
+from riafs.storage.failures import lock_holder, writing
 from riafs.storage.workspaces import is_ours, open_working_directory, remove_content
 
 DIRECTORY = b".riafs-packing"
@@ -58,7 +58,8 @@ def _locked(archives: HeldDirectory, stack: ExitStack) -> HeldDirectory:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise Busy(f"another riafs archive or unarchive is at work in {os.fsdecode(held.path)}") from error
+                place = os.fsdecode(held.path)
+                raise Busy(f"another riafs archive or unarchive{lock_holder(lock)} is at work in {place}") from error
             if _is_current(lock, held, archives):
                 stack.push(attempt.pop_all())
                 return held

@@ -119,6 +119,15 @@ class TreeEditor:
             level = [child for node in level for child in node.children.values() if child.children]
         return levels
 
+    async def blob(self, entry: Item, limit: int) -> bytes | None:
+        """The content of a blob, new or not; None where it cannot be read or has more than `limit` bytes."""
+        name = entry.oid.hex().encode()
+        new = self._new.get(name)
+        if new is not None:
+            return new.data
+        [found] = await self._repository.objects([b"contents " + name], limit)
+        return None if found is None or found.kind != b"blob" else found.data
+
     # -- writing ------------------------------------------------------------------------------------------------------
 
     async def edit(self, root: bytes, edits: Edits, *, keep: bool = True) -> bytes:

@@ -165,6 +165,20 @@ class Store:
                 found[index] = places.get(identity) or SourceNotFound(nothing)
         return found
 
+    async def dataset_at(self, path: bytes) -> bytes | None:
+        """The store's path of the dataset that a store's path leads to, through an alias or another link, if any."""
+        [found] = await self.resolve_aliases([path])
+        return found if isinstance(found, bytes) and is_dataset_path(found) else None
+
+    async def alias_directories(self) -> list[bytes]:
+        """The store's paths of ``alias`` and the directories below it."""
+        found = [ALIASES]
+        for above in found:  # it grows meanwhile
+            [items] = await self.storage.list_each([above])
+            names = [item.name for item in items if item.kind is ItemKind.DIRECTORY and valid_name(item.name)]
+            found += [above + b"/" + name for name in names]
+        return found
+
     async def _leads_away(self, alias: bytes, found: bytes | RiafsError) -> bool:
         """Whether an alias is a link out of the store that may be followed."""
         if found != alias:

@@ -1,14 +1,16 @@
 """Subdatasets: which dataset a registered commit belongs to, and where it is.
 
 A gitlink is looked up in the ``.gitmodules`` of the same commit, by path. Candidates in this order: the dataset with
-the registered id in the same store, a RIA URL, a plain URL or path, the last two only as far as they lead into the same
-store (what a store says does not make a mount read other places of this machine). The first one that has the registered
-commit is shown; if none has, an empty directory with the reason, as a subdataset that is not installed.
+the registered id in the same store, the one with the id in a RIA URL, and what URLs and paths lead to, as far as that
+is in the same store (what a store says does not make a mount read other places of this machine). A relative one is
+taken relative to the superdataset's directory and to aliases, as git takes it relative to where that was cloned from.
+The first candidate that has the registered commit is shown; if none has, an empty directory with the reason, as a
+subdataset that is not installed.
 """
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -16,7 +18,7 @@ from cachetools import LRUCache
 
 from riafs.errors import BadSource, NotThereYet, RiafsError, SourceNotFound
 from riafs.formats.gitconfig import Submodule, submodules
-from riafs.formats.riaurl import parse_ria_url, rewrite
+from riafs.formats.riaurl import RiaUrl, parse_ria_url, redact, rewrite
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.tree.fixed import FixedDirectory
@@ -52,8 +54,11 @@ class RegisteredDatasets:
 
     async def dataset(self, snapshot: "Snapshot", path: bytes) -> "Dataset":
         """See Subdatasets: the first candidate that exists, whatever commits it has."""
-        for candidate in await self._candidates(snapshot, path):
-            return await self._store.dataset(candidate)
+        registered = (await self._registry(snapshot)).get(path)
+        if registered is not None:
+            for find in (self._by_ids, self._by_urls):
+                for candidate in await find(snapshot, registered):
+                    return await self._store.dataset(candidate)
         raise NotThereYet(f"the subdataset {os.fsdecode(path)} of {snapshot.dataset.name} is not in the store")
 
     async def directory(self, snapshot: "Snapshot", path: bytes, commit: bytes) -> Directory:
@@ -74,35 +79,41 @@ class RegisteredDatasets:
         """The dataset that has the registered commit, or why there is none."""
         shown = f"subdataset {os.fsdecode(path)} of {snapshot.dataset.name}"
         try:
-            candidates = await self._candidates(snapshot, path)
+            registered = (await self._registry(snapshot)).get(path)
+            if registered is None:
+                return None, f"{shown} is not in the store; it has no entry in .gitmodules"
+            problems: dict[str, None] = {}
+            for find in (self._by_ids, self._by_urls):
+                for candidate in await find(snapshot, registered):
+                    dataset, problem = await self._with_commit(candidate, commit)
+                    if dataset is not None:
+                        return dataset, ""
+                    problems[problem] = None
         except RiafsError as error:
             return None, f"{shown} cannot be looked up: {error}"
-        problems: list[str] = []
-        for candidate in candidates:
-            try:
-                dataset = await self._store.dataset(candidate)
-                [known] = await dataset.repository.objects([b"info " + commit])
-            except RiafsError as error:
-                problems.append(str(error))
-                continue
-            if known is not None and known.kind == b"commit":
-                return dataset, ""
-        if not candidates:
-            return None, f"{shown} is not in the store, or its .gitmodules entry does not say which dataset it is"
-        if problems:
-            return None, f"{shown} cannot be read: {'; '.join(problems)}"
+        if not problems:
+            return None, f"{shown} is not in the store; its .gitmodules entry says {_said(registered)}"
+        unreadable = [problem for problem in problems if problem]
+        if unreadable:
+            return None, f"{shown} cannot be read: {'; '.join(unreadable)}"
         return None, f"{shown} is registered at commit {commit.decode()}, which the store does not have"
 
-    async def _candidates(self, snapshot: "Snapshot", path: bytes) -> list[bytes]:
-        registered = (await self._registry(snapshot)).get(path)
-        if registered is None:
-            return []
-        found = []
-        if registered.datalad_id:
-            found.append(await self._by_id(registered.datalad_id))
-        urls = [url for url in (registered.datalad_url, registered.url) if url]
-        found += [await self._by_url(snapshot, url) for url in urls]
-        return list(dict.fromkeys(candidate for candidate in found if candidate is not None))
+    async def _with_commit(self, candidate: bytes, commit: bytes) -> tuple["Dataset | None", str]:
+        """The dataset at the store's path `candidate` if it has `commit`, else why it could not be read, if so."""
+        try:
+            dataset = await self._store.dataset(candidate)
+            [known] = await dataset.repository.objects([b"info " + commit])
+        except RiafsError as error:
+            return None, str(error)
+        return (dataset if known is not None and known.kind == b"commit" else None), ""
+
+    # -- candidates ---------------------------------------------------------------------------------------------------
+
+    async def _by_ids(self, snapshot: "Snapshot", registered: Submodule) -> list[bytes]:
+        """The store's paths of the datasets with an id that `registered` names."""
+        sources = [source for url in _urls(registered) if (source := self._ria_url(url)) is not None]
+        ids = [registered.datalad_id, *(source.dataset for source in sources)]
+        return _unique([await self._by_id(each) for each in ids if each])
 
     async def _by_id(self, identifier: bytes) -> bytes | None:
         try:
@@ -110,34 +121,70 @@ class RegisteredDatasets:
         except SourceNotFound:
             return None
 
-    async def _by_url(self, snapshot: "Snapshot", url: bytes) -> bytes | None:
-        """The store's path that `url` leads to, None where it leads out of this store."""
-        root = await self._store.storage.local_path(b".")
-        if rewrite(os.fsdecode(url), self._rules).url.startswith("ria+"):
-            return await self._by_ria_url(root, url)
-        if url.startswith(b"file://"):
-            url = unquote_to_bytes(url[len(b"file://") :])
-        elif _has_scheme(url):
-            return None
-        # git takes a relative URL relative to where the superdataset was cloned from
-        absolute = os.path.normpath(os.path.join(root, snapshot.dataset.path, url))
-        match = re.fullmatch(re.escape(root) + rb"/([^/]{3}/[^/]+)(?:/\.git)?", absolute)
-        return await self._by_id(match[1].replace(b"/", b"", 1)) if match else None
+    async def _by_urls(self, snapshot: "Snapshot", registered: Submodule) -> list[bytes]:
+        """The store's paths that the URLs of `registered` lead to."""
+        found = []
+        for url in _urls(registered):
+            source = self._ria_url(url)
+            if source is not None:
+                found.append(await self._by_alias(source))
+            else:
+                found += await self._by_path(snapshot, _local_path(self._rewritten(url)))
+        return _unique(found)
 
-    async def _by_ria_url(self, root: bytes, url: bytes) -> bytes | None:
+    def _ria_url(self, url: bytes) -> RiaUrl | None:
         try:
-            source = parse_ria_url(rewrite(os.fsdecode(url), self._rules).url)
+            return parse_ria_url(os.fsdecode(self._rewritten(url)))
         except BadSource:
             return None
-        here = (root, os.path.normpath(os.fsencode(self._store.storage.name)))
-        if source.scheme != "file" or os.path.normpath(source.path) not in here:
+
+    def _rewritten(self, url: bytes) -> bytes:
+        return os.fsencode(rewrite(os.fsdecode(url), self._rules).url)
+
+    async def _by_alias(self, source: RiaUrl) -> bytes | None:
+        """The dataset of this store that `source` names by an alias, None where it means another store."""
+        is_here = source.local and self._store.storage.path_of(os.path.normpath(source.path)) == b""
+        if source.alias is None or not is_here:
             return None
-        if source.dataset is not None:
-            return await self._by_id(source.dataset)
         try:
-            return None if source.alias is None else await self._store.path_of_alias(source.alias)
+            return await self._store.path_of_alias(source.alias)
         except RiafsError:
             return None
+
+    async def _by_path(self, snapshot: "Snapshot", path: bytes | None) -> list[bytes | None]:
+        """What a path leads to, which may be relative to where the superdataset was cloned from."""
+        if path is None:
+            return []
+        bases = [b""] if path.startswith(b"/") else [snapshot.dataset.path]
+        if path.startswith(b".."):  # from an alias, by whatever name
+            bases += [above + b"/_" for above in await self._store.alias_directories()]
+        storage = self._store.storage
+        root = await storage.local_path(b".")
+        absolute = [os.path.normpath(b"/".join((root, base, path)) if base else path) for base in bases]
+        places = [storage.path_of(each.removesuffix(b"/.git")) for each in absolute]
+        return [await self._store.dataset_at(place) for place in places if place]
+
+
+def _urls(registered: Submodule) -> list[bytes]:
+    return [url for url in (registered.datalad_url, registered.url) if url]
+
+
+def _unique(paths: Iterable[bytes | None]) -> list[bytes]:
+    return list(dict.fromkeys(path for path in paths if path is not None))
+
+
+def _said(registered: Submodule) -> str:
+    """What an entry says of where the subdataset is, without passwords."""
+    words = {"datalad-id": registered.datalad_id, "datalad-url": registered.datalad_url, "url": registered.url}
+    said = [f"{name} = {redact(os.fsdecode(value))}" for name, value in words.items() if value]
+    return ", ".join(said) or "nothing of where it is"
+
+
+def _local_path(url: bytes) -> bytes | None:
+    """The path on this machine that git would take `url` for; None for other machines, and for what git has no name."""
+    match = re.fullmatch(rb"file://(?:localhost)?(/.*)", url, re.DOTALL | re.IGNORECASE)
+    path = unquote_to_bytes(match[1]) if match else None if _has_scheme(url) else url
+    return None if path is None or b"\0" in path else path
 
 
 def _has_scheme(url: bytes) -> bool:

@@ -4,7 +4,7 @@ Invariants: a dataset that is asked about (`home`) stays at its commit for the n
 until `unpin`; so what an overlay decides after an await is about the commit that it then pins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import trio
@@ -211,6 +211,11 @@ class Beneath:
     def unpin(self, dataset: bytes) -> None:
         """Let a dataset follow its branch again."""
         self._pinned.pop(dataset).held = False
+
+    def unpin_all_but(self, datasets: Collection[bytes]) -> None:
+        """Let all other datasets follow their branches again."""
+        for dataset in self._pinned.keys() - set(datasets):
+            self.unpin(dataset)
 
     def let_go(self) -> None:
         """Let datasets that were asked about, but not pinned, follow their branches again."""

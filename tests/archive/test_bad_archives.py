@@ -258,7 +258,7 @@ async def test_an_encrypted_header_is_refused(pack: Pack, switches: tuple[str, .
 
 
 async def test_a_missing_program_is_named_with_its_package(pack: Pack, spool: Path) -> None:
-    opened = await open_archive(pack(CONTENTS, "-m0=PPMd"), tools_with(spool, search_path=()))
+    opened = await open_archive(pack(CONTENTS, "-m0=LZMA:lc=8:lp=4"), tools_with(spool, search_path=()))
     with pytest.raises(MissingProgram, match="7zip"):
         await content_of(opened, b"a/one")
 

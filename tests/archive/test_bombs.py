@@ -22,8 +22,8 @@ from riafs.archive.header import read_plain_header
 from riafs.errors import MalformedArchive, RiafsError
 from riafs.formats.sevenzip import Member, parse_header
 from riafs.formats.sevenzip_columns import Columns, NewMember, shape_of_lzma2, shape_of_stored
-from riafs.formats.sevenzip_cursor import Limits
-from riafs.formats.sevenzip_writing import number, write_header
+from riafs.formats.sevenzip_cursor import Limits, write_number
+from riafs.formats.sevenzip_writing import write_header
 from riafs.storage.ranged import MemoryBytes
 from tests.archive.conftest import tools_with
 from tests.archive.headers import File, archive, copy_streams, header, sized
@@ -78,8 +78,8 @@ def ratio_bomb() -> bytes:
 def packed_header(size: int, pack_size: int, claimed: int | None = None) -> bytes:
     """An archive whose header is `size` zeros, at least `pack_size` bytes packed; it may claim to be more."""
     packed = zeros(size).ljust(pack_size, b"\0")
-    streams = b"\x06\x00\x01\x09" + number(len(packed)) + b"\x00\x07\x0b\x01\x00" + shape_of_lzma2(10)
-    return archive(packed, b"\x17" + streams + b"\x0c" + number(claimed or size) + b"\x00\x00")
+    streams = b"\x06\x00\x01\x09" + write_number(len(packed)) + b"\x00\x07\x0b\x01\x00" + shape_of_lzma2(10)
+    return archive(packed, b"\x17" + streams + b"\x0c" + write_number(claimed or size) + b"\x00\x00")
 
 
 def header_bombs() -> Sequence[bytes]:
@@ -191,7 +191,7 @@ def refused_soon(plain: bytes) -> None:
 def test_properties_of_members_that_come_again_and_again_are_refused(record: bytes) -> None:
     """Each looks at all members, and takes two bytes."""
     names = b"".join(b"%x\0" % position for position in range(MANY)).decode().encode("utf-16-le")
-    refused_soon(b"\x01\x05" + number(MANY) + record * 100_000 + sized(0x11, b"\0" + names) + b"\0\0")
+    refused_soon(b"\x01\x05" + write_number(MANY) + record * 100_000 + sized(0x11, b"\0" + names) + b"\0\0")
 
 
 def test_checksums_of_streams_that_come_again_and_again_are_refused() -> None:
@@ -208,7 +208,7 @@ def test_records_that_say_nothing_are_counted(start: bytes) -> None:
 def test_many_kinds_of_folders_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("riafs.formats.sevenzip_streams._MOST_DESCRIPTIONS", 100)
     kinds = b"".join(b"\x01\x24\x06\xf1\x07\x01\x04" + position.to_bytes(4, "little") for position in range(101))
-    plain = b"\x01\x04\x07\x0b" + number(101) + b"\x00" + kinds + b"\x0c" + b"\x01" * 101 + b"\x00\x00"
+    plain = b"\x01\x04\x07\x0b" + write_number(101) + b"\x00" + kinds + b"\x0c" + b"\x01" * 101 + b"\x00\x00"
     with pytest.raises(MalformedArchive, match="100 different"):
         parse_header(plain, Limits())
 

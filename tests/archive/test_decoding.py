@@ -12,8 +12,8 @@ import trio
 from riafs.archive import driving, member, partial, passes
 from riafs.archive.archive import Archive, ArchiveTools
 from riafs.archive.checks import Digests
+from riafs.archive.decoders import ThreadDecoder
 from riafs.archive.member import DecodedMember
-from riafs.archive.producers import LzmaProducer
 from riafs.cache.blocks import BlockLimits
 from riafs.errors import CorruptContent, DecodeFailed, RiafsError, StoreError, StoreTimeout, TooLarge
 from riafs.formats.sevenzip import Member, parse_signature
@@ -45,14 +45,14 @@ SIZE = sum(len(content or b"") for content in SOLID.values())
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many bytes liblzma made, piece by piece."""
     pieces: list[int] = []
-    real = LzmaProducer.produce
+    real = ThreadDecoder.decode
 
-    async def counted(self: LzmaProducer, most: int) -> bytes:
+    async def counted(self: ThreadDecoder, most: int) -> bytes:
         data = await real(self, most)
         pieces.append(len(data))
         return data
 
-    monkeypatch.setattr(LzmaProducer, "produce", counted)
+    monkeypatch.setattr(ThreadDecoder, "decode", counted)
     return pieces
 
 
@@ -200,9 +200,9 @@ async def test_several_segments_are_decoded_at_once(
     pack: Pack, tools: ArchiveTools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     working, most = 0, 0
-    real = LzmaProducer.produce
+    real = ThreadDecoder.decode
 
-    async def watched(self: LzmaProducer, limit: int) -> bytes:
+    async def watched(self: ThreadDecoder, limit: int) -> bytes:
         nonlocal working, most
         working += 1
         most = max(most, working)
@@ -211,7 +211,7 @@ async def test_several_segments_are_decoded_at_once(
         finally:
             working -= 1
 
-    monkeypatch.setattr(LzmaProducer, "produce", watched)
+    monkeypatch.setattr(ThreadDecoder, "decode", watched)
     contents = keys_of([text(1, 6_000_000)])
     archive = await open_archive(pack(contents, *DIVIDED), tools)
     for name in contents:

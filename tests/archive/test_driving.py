@@ -13,9 +13,9 @@ import trio
 
 from riafs.archive import driving, making, saved
 from riafs.archive.archive import Archive, ArchiveTools
-from riafs.archive.extractor import Extractor
+from riafs.archive.decoders import ThreadDecoder
+from riafs.archive.extractor import Engine, Extractor
 from riafs.archive.partial import Partial
-from riafs.archive.producers import LzmaProducer
 from riafs.archive.saved import IndexDirectory
 from riafs.counters import Counters
 from riafs.errors import StoreError, StoreTimeout
@@ -175,13 +175,13 @@ async def test_what_claims_to_have_no_end_is_not_decoded_for_ever(
     monkeypatch.setattr(driving, "_LEAST_STEP", 1)
     path = pack({b"zeros": bytes(7 << 20), b"zz": b"last"}, "-ms=on", "-m0=LZMA")
     archive = await open_archive(path, tools)
-    real = LzmaProducer.produce
+    real = ThreadDecoder.decode
 
-    async def slow(self: LzmaProducer, most: int) -> bytes:
+    async def slow(self: ThreadDecoder, most: int) -> bytes:
         await trio.sleep(0.02)
         return await real(self, most)
 
-    monkeypatch.setattr(LzmaProducer, "produce", slow)
+    monkeypatch.setattr(ThreadDecoder, "decode", slow)
     tools.workshop.extractor.deadline = 0.2
     with pytest.raises(StoreTimeout):
         await content_of(archive, b"zz")
@@ -189,7 +189,7 @@ async def test_what_claims_to_have_no_end_is_not_decoded_for_ever(
     await until(lambda: not decoder.running)
     assert decoder.position < 4 << 20
     assert decoder.users == 0
-    monkeypatch.setattr(LzmaProducer, "produce", real)
+    monkeypatch.setattr(ThreadDecoder, "decode", real)
     monkeypatch.setattr(driving, "_STEP", 2 << 20)
     tools.workshop.extractor.deadline = 60
     assert await content_of(archive, b"zz") == b"last"
@@ -213,7 +213,7 @@ def children() -> list[str]:
 async def test_a_decoder_that_makes_nothing_is_ended(pack: Pack, spool: Path, tmp_path: Path) -> None:
     tools = tools_with(spool, search_path=program(tmp_path / "bin", "exec /bin/sleep 60"))
     tools.workshop.extractor.deadline = 0.3
-    archive = await open_archive(pack(CONTENTS, "-m0=PPMd"), tools)
+    archive = await open_archive(pack(CONTENTS, "-m0=LZMA:lc=8:lp=4"), tools)
     for _ in range(2):
         with pytest.raises(StoreTimeout):
             await content_of(archive, max(CONTENTS))
@@ -224,7 +224,7 @@ async def test_a_decoder_that_makes_nothing_is_ended(pack: Pack, spool: Path, tm
 async def test_tools_are_closed_while_a_decoder_ends(pack: Pack, spool: Path, tmp_path: Path) -> None:
     script = "/usr/bin/head -c 5000 /dev/zero; exec /bin/sleep 60"
     tools = tools_with(spool, search_path=program(tmp_path / "bin", script))
-    archive = await open_archive(pack({b"a": bytes(5000)}, "-m0=PPMd"), tools)
+    archive = await open_archive(pack({b"a": bytes(5000)}, "-m0=LZMA:lc=8:lp=4"), tools)
     async with trio.open_nursery() as nursery:
 
         async def read() -> None:
@@ -232,7 +232,7 @@ async def test_tools_are_closed_while_a_decoder_ends(pack: Pack, spool: Path, tm
                 await content_of(archive, b"a")
 
         nursery.start_soon(read)
-        await until(lambda: any(each.producer._left == 0 for each in tools.workshop.passes._passes))  # type: ignore[attr-defined]
+        await until(lambda: any(each.decoder._left == 0 for each in tools.workshop.passes._passes))  # type: ignore[attr-defined]
         await trio.sleep(0.05)
         tools.close()
     assert children() == []
@@ -244,11 +244,11 @@ async def test_no_memory_for_a_decoder_is_a_failure_for_now(
     archive = await open_archive(pack(CONTENTS), tools)
     name = max(CONTENTS)
 
-    async def without_memory(self: LzmaProducer, most: int) -> bytes:
+    async def without_memory(self: ThreadDecoder, most: int) -> bytes:
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(LzmaProducer, "produce", without_memory)
+        patched.setattr(ThreadDecoder, "decode", without_memory)
         with pytest.raises(StoreError, match="memory"):
             await content_of(archive, name)
     with monkeypatch.context() as patched:
@@ -267,7 +267,7 @@ async def test_a_child_does_not_outlive_a_lack_of_descriptors(
     failing: int, spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = b"\x01\x01\x00"
-    folder = Folder(copy, parse_shape(Cursor(copy)), 32, (5,), (5,), None)
+    folder = Folder(parse_shape(Cursor(copy)), 32, (5,), (5,), None)
     extractor = Extractor(program(tmp_path / "bin", "exec /bin/sleep 60"), os.fsencode(spool), 20)
     before, calls, real = len(os.listdir("/proc/self/fd")), [0], os.dup
 
@@ -279,7 +279,7 @@ async def test_a_child_does_not_outlive_a_lack_of_descriptors(
 
     monkeypatch.setattr("riafs.archive.extractor.os.dup", dup)
     with pytest.raises(StoreError, match="Too many open files"):
-        await extractor.start(folder, MemoryBytes(b"12345"), "folder")
+        await extractor.start(Engine.SEVENZIP, folder, MemoryBytes(b"12345"), "folder")
     assert children() == []
     assert len(os.listdir("/proc/self/fd")) <= before
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.archive.encryption import Decrypted, derive_key, parse_properties
-from riafs.errors import EncryptedArchive, MalformedArchive, RiafsError, UnsupportedArchive
+from riafs.errors import EncryptedArchive, MalformedArchive, RiafsError
 from riafs.storage.ranged import MemoryBytes
 from tests.archive.conftest import Announce, Pack, content_of, open_archive, tools_with
 
@@ -49,13 +49,6 @@ async def test_without_the_password_permission_is_denied(
     with pytest.raises(EncryptedArchive) as failure:
         await read()
     assert failure.value.errno == errno.EACCES
-
-
-async def test_methods_of_7z_itself_are_not_decrypted(pack: Pack, spool: Path) -> None:
-    archive = await open_archive(pack(CONTENTS, "-psecret", "-m0=PPMd"), tools_with(spool, password="secret"))
-    with pytest.raises(UnsupportedArchive):
-        await content_of(archive, b"text")
-    assert await content_of(archive, b"empty") == b""
 
 
 async def test_archives_of_another_writer_are_read(tmp_path: Path, spool: Path) -> None:

@@ -1,4 +1,4 @@
-"""The child that decodes folders: limited, fed with one folder only, and gone when its producer was closed."""
+"""The child that decodes folders: limited, fed with one folder only, and gone when its decoder was closed."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from riafs.archive.extractor import ChildProducer, Extractor, find_program
+from riafs.archive.extractor import ChildDecoder, Engine, Extractor, find_program
 from riafs.errors import DecodeFailed, MissingProgram, StoreError
 from riafs.formats.sevenzip_cursor import Cursor
 from riafs.formats.sevenzip_folder import Folder, parse_shape
@@ -17,7 +17,7 @@ from tests.archive.conftest import SEARCH_PATH
 
 PACKED = b"packed bytes of the folder"
 COPY = b"\x01\x01\x00"
-FOLDER = Folder(COPY, parse_shape(Cursor(COPY)), 1234, (len(PACKED),), (6,), None)
+FOLDER = Folder(parse_shape(Cursor(COPY)), 1234, (len(PACKED),), (6,), None)
 
 Program = Callable[[str], tuple[bytes, ...]]
 
@@ -36,20 +36,22 @@ def program(tmp_path: Path) -> Program:
     return make
 
 
-async def started(search_path: tuple[bytes, ...], spool: Path, folder: Folder = FOLDER) -> ChildProducer:
-    return await Extractor(search_path, os.fsencode(spool), 20).start(folder, MemoryBytes(PACKED), "folder")
+async def started(search_path: tuple[bytes, ...], spool: Path, folder: Folder = FOLDER) -> ChildDecoder:
+    return await Extractor(search_path, os.fsencode(spool), 20).start(
+        Engine.SEVENZIP, folder, MemoryBytes(PACKED), "folder"
+    )
 
 
 async def extracted(search_path: tuple[bytes, ...], spool: Path, folder: Folder = FOLDER) -> bytes:
-    producer = await started(search_path, spool, folder)
+    decoder = await started(search_path, spool, folder)
     data = b""
     try:
         while len(data) < folder.size:
-            piece = await producer.produce(100)
+            piece = await decoder.decode(100)
             assert piece
             data += piece
     finally:
-        producer.close()
+        decoder.close()
     return data
 
 
@@ -59,7 +61,7 @@ async def test_the_child_gets_an_archive_of_its_own_and_nothing_else(program: Pr
 
 
 async def test_a_stored_folder_comes_back_from_the_real_program(spool: Path) -> None:
-    folder = Folder(COPY, parse_shape(Cursor(COPY)), 1234, (len(PACKED),), (len(PACKED),), None)
+    folder = Folder(parse_shape(Cursor(COPY)), 1234, (len(PACKED),), (len(PACKED),), None)
     assert await extracted(SEARCH_PATH, spool, folder) == PACKED
 
 
@@ -105,16 +107,16 @@ async def test_a_call_that_was_given_up_loses_no_bytes(program: Program, spool: 
     search_path = program('printf 123456; read line < "$0.go"; exit 0')
     fifo = os.fsdecode(spool.parent / "bin" / "7zz.go")
     os.mkfifo(fifo)
-    producer = await started(search_path, spool)
+    decoder = await started(search_path, spool)
     with trio.move_on_after(0.5):
-        await producer.produce(100)
+        await decoder.decode(100)
     await trio.to_thread.run_sync(Path(fifo).write_text, "\n")
-    assert await producer.produce(100) == b"123456"
-    producer.close()
+    assert await decoder.decode(100) == b"123456"
+    decoder.close()
 
 
-async def test_a_closed_producer_leaves_no_child_and_no_file(program: Program, spool: Path, tmp_path: Path) -> None:
-    producer = await started(program('echo $$ > "$0.pid"; exec /bin/sleep 60'), spool)
+async def test_a_closed_decoder_leaves_no_child_and_no_file(program: Program, spool: Path, tmp_path: Path) -> None:
+    decoder = await started(program('echo $$ > "$0.pid"; exec /bin/sleep 60'), spool)
     pid_file = tmp_path / "bin" / "7zz.pid"
     deadline = time.monotonic() + 20
     while not (pid_file.exists() and pid_file.read_text().endswith("\n")):
@@ -122,8 +124,8 @@ async def test_a_closed_producer_leaves_no_child_and_no_file(program: Program, s
         await trio.sleep(0.01)
     pid = pid_file.read_text().strip()
     assert os.path.exists(f"/proc/{pid}")
-    producer.close()
-    producer.close()
+    decoder.close()
+    decoder.close()
     assert not os.path.exists(f"/proc/{pid}")
     assert os.listdir(spool) == []
 

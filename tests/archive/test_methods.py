@@ -1,8 +1,10 @@
 """Archives of every method that 7-Zip writes: each member's bytes, and py7zr as a second opinion on the header."""
 
+import contextlib
 import os
 import random
 import stat
+import sys
 import zlib
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from riafs.archive.archive import ArchiveTools
 from riafs.archive.member import DecodedMember
 from riafs.storage.extents import Extent
-from tests.archive.conftest import Pack, content_of, open_archive, update
+from tests.archive.conftest import SEARCH_PATH, Pack, content_of, open_archive, tools_with, update
 from tests.archive.headers import File, stored_archive
 
 METHODS = {
@@ -32,12 +34,38 @@ METHODS = {
     "BCJ2": ("-m0=BCJ2", "-m1=LZMA", "-m2=LZMA", "-m3=LZMA", "-mb0:1", "-mb0s1:2", "-mb0s2:3"),
     "Delta": ("-m0=Delta:4", "-m1=LZMA2"),
     "ARM64": ("-m0=ARM64", "-m1=LZMA2"),
+    "RISC-V": ("-m0=RISCV", "-m1=LZMA2"),
+    "Swap2": ("-m0=SWAP2", "-m1=LZMA2"),
+    "Swap4": ("-m0=SWAP4", "-m1=PPMd"),
+    "BCJ, LZMA": ("-m0=BCJ", "-m1=LZMA"),
+    "ARM, PPMd": ("-m0=ARM", "-m1=PPMd"),
+    "PPC, BZip2": ("-m0=PPC", "-m1=BZip2"),
+    "Delta, Deflate": ("-m0=Delta:2", "-m1=Deflate"),
+    "SPARC, ARM64, Deflate64": ("-m0=SPARC", "-m1=ARM64", "-m2=Deflate64"),
+    "IA64, stored": ("-m0=IA64", "-m1=Copy"),
+    "Deflate, BZip2": ("-m0=Deflate", "-m1=BZip2"),
+    "PPMd, LZMA": ("-m0=PPMd", "-m1=LZMA"),
+    "BCJ2, stored": ("-m0=BCJ2", "-m1=Copy", "-m2=LZMA", "-m3=LZMA", "-mb0:1", "-mb0s1:2", "-mb0s2:3"),
 }
 # What py7zr 1.1 does not know.
-NO_SECOND_OPINION = {"BCJ2", "ARM64"}
+NO_SECOND_OPINION = {
+    name for name in METHODS if {*name.split(", ")} & {"BCJ2", "ARM64", "RISC-V", "Swap2", "Swap4", "Delta"}
+}
 
 # py7zr shows escapes as the characters they are in the archive, and backslashes as slashes.
 ALTERED_BY_PY7ZR = (b"raw", "\uef80".encode(), b"back")
+
+
+def machine_code() -> bytes:
+    """Bytes in which every branch filter finds much to change."""
+    generator = random.Random(7)
+    code = bytearray(generator.randbytes(100_003))
+    for at in range(0, len(code) - 8, 4):
+        code[at] = generator.choice((0xE8, 0xE9, 0xEF, 0x17, 0x97, code[at]))
+        code[at + 1] &= generator.choice((0x02, 0xF2, 0xFF))
+        code[at + 3] = generator.choice((0x00, 0x94, 0x97, 0x90, 0xB0, 0xEB, code[at + 3]))
+    return bytes(code)
+
 
 CONTENTS: dict[bytes, bytes | None] = {
     b"F4/53/MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt/MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt": b"hello\n",
@@ -56,15 +84,48 @@ CONTENTS: dict[bytes, bytes | None] = {
     b"new\nline": b"two lines",
     b"back\\slash": b"back",
     b"trailing. ": b"space",
+    b"g/program": Path(sys.executable).read_bytes()[:300_000],
+    b"g/calls": machine_code(),
 }
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_every_member_is_read_back(method: str, pack: Pack, tools: ArchiveTools) -> None:
-    archive = await open_archive(pack(CONTENTS, *METHODS[method]), tools)
-    for name, content in CONTENTS.items():
-        if content is not None:
-            assert await content_of(archive, name) == content
+async def test_every_member_is_read_back_with_and_without_7z(method: str, pack: Pack, spool: Path) -> None:
+    path = pack(CONTENTS, *METHODS[method])
+    for search_path in (SEARCH_PATH, ()):
+        with contextlib.closing(tools_with(spool, search_path=search_path)) as tools:
+            archive = await open_archive(path, tools)
+            for name, content in CONTENTS.items():
+                if content is not None:
+                    assert await content_of(archive, name) == content
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_every_member_is_decrypted_without_7z(method: str, pack: Pack, spool: Path) -> None:
+    path = pack(CONTENTS, "-psecret", *METHODS[method])
+    with contextlib.closing(tools_with(spool, search_path=(), password="secret")) as tools:
+        archive = await open_archive(path, tools)
+        for name, content in CONTENTS.items():
+            if content is not None:
+                assert await content_of(archive, name) == content
+
+
+@pytest.mark.parametrize("filters", [[py7zr.FILTER_ZSTD], [py7zr.FILTER_BROTLI], [py7zr.FILTER_X86, py7zr.FILTER_ZSTD]])
+@pytest.mark.parametrize("password", [None, "secret"])
+async def test_methods_of_other_programs_are_read_with_and_without_7z(
+    filters: list[int], password: str | None, spool: Path, tmp_path: Path
+) -> None:
+    chain = [{"id": each, "level": 3} for each in filters]
+    chain += [] if password is None else [{"id": py7zr.FILTER_CRYPTO_AES256_SHA256}]
+    path = tmp_path / "other.7z"
+    with py7zr.SevenZipFile(path, "w", filters=chain, password=password) as made:
+        for name in (b"g/noise", b"g/text", b"g/program"):
+            made.writestr(CONTENTS[name] or b"", name.decode())
+    for search_path in (SEARCH_PATH, ()):
+        with contextlib.closing(tools_with(spool, search_path=search_path, password=password)) as tools:
+            archive = await open_archive(path, tools)
+            for name in (b"g/noise", b"g/text", b"g/program"):
+                assert await content_of(archive, name) == CONTENTS[name]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,8 +10,8 @@ import trio
 
 from riafs.archive import folders, planning
 from riafs.archive.archive import Archive, ArchiveTools
-from riafs.archive.extractor import ChildProducer, Extractor
-from riafs.archive.producers import LzmaProducer
+from riafs.archive.decoders import ThreadDecoder
+from riafs.archive.extractor import ChildDecoder, Engine, Extractor
 from riafs.cache.blocks import BlockLimits
 from riafs.errors import CorruptContent, DecodeFailed, RiafsError
 from riafs.formats.sevenzip import Member
@@ -31,7 +31,7 @@ class Work:
 
     children: list[tuple[int, int]] = field(default_factory=list)
     """(decoded bytes, threads) that a child was started for."""
-    producers: list[ChildProducer] = field(default_factory=list)
+    decoders: list[ChildDecoder] = field(default_factory=list)
     by_child: int = 0
     by_liblzma: int = 0
 
@@ -40,28 +40,28 @@ class Work:
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     """Also makes 2 MiB enough for a run, and runs of 4 MiB enough for anybody."""
     work = Work()
-    start, child, liblzma = Extractor.start, ChildProducer.produce, LzmaProducer.produce
+    start, child, liblzma = Extractor.start, ChildDecoder.decode, ThreadDecoder.decode
 
     async def started(
-        self: Extractor, folder: Folder, packed: RangedBytes, shown: str, threads: int = 1
-    ) -> ChildProducer:
+        self: Extractor, engine: Engine, folder: Folder, packed: RangedBytes, shown: str, threads: int = 1
+    ) -> ChildDecoder:
         work.children.append((folder.size, threads))
-        work.producers.append(await start(self, folder, packed, shown, threads))
-        return work.producers[-1]
+        work.decoders.append(await start(self, engine, folder, packed, shown, threads))
+        return work.decoders[-1]
 
-    async def by_child(self: ChildProducer, most: int) -> bytes:
+    async def by_child(self: ChildDecoder, most: int) -> bytes:
         data = await child(self, most)
         work.by_child += len(data)
         return data
 
-    async def by_liblzma(self: LzmaProducer, most: int) -> bytes:
+    async def by_liblzma(self: ThreadDecoder, most: int) -> bytes:
         data = await liblzma(self, most)
         work.by_liblzma += len(data)
         return data
 
     monkeypatch.setattr(Extractor, "start", started)
-    monkeypatch.setattr(ChildProducer, "produce", by_child)
-    monkeypatch.setattr(LzmaProducer, "produce", by_liblzma)
+    monkeypatch.setattr(ChildDecoder, "decode", by_child)
+    monkeypatch.setattr(ThreadDecoder, "decode", by_liblzma)
     for module in (folders, planning):
         monkeypatch.setattr(module, "LONG", 2 << 20)
     monkeypatch.setattr(planning, "_FIRST_RUN", 4 << 20)
@@ -109,9 +109,11 @@ async def test_a_child_gets_no_more_than_its_part(
     taken: list[int] = []
     real = Extractor.start
 
-    async def started(self: Extractor, folder: Folder, packed: RangedBytes, *rest: object) -> ChildProducer:
+    async def started(
+        self: Extractor, engine: Engine, folder: Folder, packed: RangedBytes, *rest: object
+    ) -> ChildDecoder:
         taken.append(packed.size)
-        return await real(self, folder, packed, *rest)  # type: ignore[arg-type]  # as they were given
+        return await real(self, engine, folder, packed, *rest)  # type: ignore[arg-type]  # as they were given
 
     monkeypatch.setattr(Extractor, "start", started)
     path = pack(CONTENTS, *DIVIDED)
@@ -144,9 +146,9 @@ async def test_only_so_many_runs_are_decoded_at_once(
 ) -> None:
     monkeypatch.setattr(planning, "_LIKELY_ALL", 1000)
     tools = tools_with(spool, workers=1)
-    running, real = [0, 0], ChildProducer.produce
+    running, real = [0, 0], ChildDecoder.decode
 
-    async def watched(self: ChildProducer, most: int) -> bytes:
+    async def watched(self: ChildDecoder, most: int) -> bytes:
         running[0] += 1
         running[1] = max(running)
         try:
@@ -154,7 +156,7 @@ async def test_only_so_many_runs_are_decoded_at_once(
         finally:
             running[0] -= 1
 
-    monkeypatch.setattr(ChildProducer, "produce", watched)
+    monkeypatch.setattr(ChildDecoder, "decode", watched)
     archive = await open_archive(pack(CONTENTS, *DIVIDED), tools)
 
     async def read_one(name: bytes) -> None:
@@ -199,14 +201,14 @@ async def test_a_few_bytes_of_a_large_member_start_no_child(
 # -- what goes wrong --------------------------------------------------------------------------------------------------
 
 
-async def _fails(self: ChildProducer, most: int) -> bytes:
+async def _fails(self: ChildDecoder, most: int) -> bytes:
     raise DecodeFailed("the child has died")
 
 
 async def test_without_children_segments_are_decoded(
     pack: Pack, tools: ArchiveTools, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ChildProducer, "produce", _fails)
+    monkeypatch.setattr(ChildDecoder, "decode", _fails)
     archive = await open_archive(pack(CONTENTS, *DIVIDED), tools)
     for member in in_order(archive):
         assert await read(archive, member.name) == CONTENTS[member.name]
@@ -216,14 +218,14 @@ async def test_without_children_segments_are_decoded(
 async def test_a_child_that_dies_half_way_is_made_up_for(
     pack: Pack, tools: ArchiveTools, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ChildProducer.produce
+    real = ChildDecoder.decode
 
-    async def dies(self: ChildProducer, most: int) -> bytes:
+    async def dies(self: ChildDecoder, most: int) -> bytes:
         if work.by_child > 2_500_000:
             self._child.kill()
         return await real(self, most)
 
-    monkeypatch.setattr(ChildProducer, "produce", dies)
+    monkeypatch.setattr(ChildDecoder, "decode", dies)
     archive = await open_archive(pack(CONTENTS, *DIVIDED), tools)
     for member in in_order(archive):
         assert await read(archive, member.name) == CONTENTS[member.name]
@@ -330,4 +332,4 @@ async def test_closing_ends_the_children_of_runs(pack: Pack, tools: ArchiveTools
         await read(archive, member.name)
     assert work.children
     tools.close()
-    assert all(each._child.poll() is not None for each in work.producers)
+    assert all(each._child.poll() is not None for each in work.decoders)

@@ -61,10 +61,43 @@ async def test_id_in_the_same_store(store: SmallStore, sub: SmallDataset) -> Non
         "url = {store}/{place}",
         "url = file://{store}/{place}",
         "url = {store}/{place}/.git",
+        "url = {store}/{place}/",
+        "url = {store}/alias/sub",
+        "url = {store}/alias/sub/.git",
+        "url = file://{store}/alias/sub",
+        "url = file://localhost{store}/alias/sub/",
+        "url = {other}/alias/sub",
+        'datalad-url = "ria+file://{other}#~sub"',
+        'datalad-url = "ria+ssh://elsewhere/store#{id}"',
+        "url = ../sub",
+        "url = ../../alias/sub",
+        "datalad-url = ../sub",
     ],
 )
 async def test_url_that_leads_into_the_same_store(store: SmallStore, sub: SmallDataset, line: str) -> None:
-    register(store, tip(sub), line.format(store=store.path, id=sub.id, place=place(sub)))
+    other = store.path.parent / "other"
+    other.symlink_to("store")
+    register(store, tip(sub), line.format(store=store.path, other=other, id=sub.id, place=place(sub)))
+    async with opened(other) as shown:
+        assert await shown.read(b"top/s/file") == b"of the subdataset"
+
+
+async def test_url_relative_to_an_alias_in_a_directory_of_aliases(store: SmallStore, sub: SmallDataset) -> None:
+    register(store, tip(sub), "url = ../sub")
+    (store.path / "alias" / "group").mkdir()
+    for name in ("top", "sub"):
+        (store.path / "alias" / name).rename(store.path / "alias" / "group" / name)
+        link = store.path / "alias" / "group" / name
+        target = link.readlink()
+        link.unlink()
+        link.symlink_to(Path("..") / target)
+    async with opened(store.path) as shown:
+        assert await shown.read(b"group/top/s/file") == b"of the subdataset"
+
+
+async def test_last_of_two_sections_for_one_path_counts(store: SmallStore, sub: SmallDataset) -> None:
+    lines = ["datalad-id = 00000000-0000-0000-0000-000000000000", "url = ./s"]
+    register(store, tip(sub), *lines, f'[submodule "new"]\n\tpath = s\n\tdatalad-id = {sub.id}', "url = ./s")
     assert await file_of_sub(store) == b"of the subdataset"
 
 

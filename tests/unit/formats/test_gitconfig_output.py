@@ -31,7 +31,7 @@ def test_submodules_are_found_by_path_whatever_their_section_is_called() -> None
     )
     assert submodules(items) == {
         b"inputs/x": Submodule(b"inputs/x", b"../x", b"7fa19776", b"ria+file:///s#~x"),
-        b"y": Submodule(b"y", None, None, None),
+        b"y": Submodule(b"y", b"second", None, None),
     }
 
 
@@ -50,3 +50,13 @@ def test_any_bytes_are_a_configuration(output: bytes) -> None:
     for path, submodule in submodules(parse_config_list(output)).items():
         assert path == submodule.path
         assert all(map(valid_name, path.split(b"/")))
+
+
+def test_last_line_of_a_path_counts_wherever_its_section_began() -> None:
+    items = (
+        (b"submodule.old.url", b"first"),
+        (b"submodule.new.path", b"p"),
+        (b"submodule.new.url", b"second"),
+        (b"submodule.old.path", b"p"),
+    )
+    assert submodules(items) == {b"p": Submodule(b"p", b"first", None, None)}

@@ -314,8 +314,19 @@ def test_a_folder_that_contradicts_itself_is_malformed(folder: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", [b"\x01\x81\x00", b"\x01\x09" + bytes(9), b"\x01\x11\x00\x01\x02", b"\x01\x11\x00\x21\x01"]
+    ("coder", "method"),
+    [
+        (b"\x00", b"\0"),
+        (b"\x04\0\0\0\x04", b"\x04"),
+        (b"\x09" + bytes(8) + b"\x08", b"\x08"),
+        (b"\x0c" + b"x" * 12, b"x" * 12),
+    ],
 )
+def test_a_method_is_a_number_of_any_length_and_none_is_copy(coder: bytes, method: bytes) -> None:
+    assert parse_encoded_header(folder_header(b"\x01" + coder), LIMITS).shape.coders[0].method == method
+
+
+@pytest.mark.parametrize("folder", [b"\x01\x81\x00", b"\x01\x11\x00\x01\x02", b"\x01\x11\x00\x21\x01"])
 def test_a_coder_of_an_unknown_form_is_unsupported(folder: bytes) -> None:
     with pytest.raises(UnsupportedArchive):
         parse_encoded_header(folder_header(folder), LIMITS)

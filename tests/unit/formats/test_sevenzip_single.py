@@ -1,10 +1,12 @@
 """An archive around one folder: our own parser reads back what was written."""
 
+import dataclasses
+
 import pytest
 
 from riafs.formats.sevenzip import parse_header, parse_signature
 from riafs.formats.sevenzip_cursor import Cursor, Limits
-from riafs.formats.sevenzip_folder import Folder, parse_shape
+from riafs.formats.sevenzip_folder import Folder, parse_shape, write_shape
 from riafs.formats.sevenzip_single import single_folder_ends
 
 BCJ2 = (
@@ -22,13 +24,14 @@ def test_the_folder_is_read_back(description: bytes, packs: tuple[int, ...], siz
     shape = parse_shape(Cursor(description))
     if len(shape.coders) != len(sizes):
         sizes = sizes[: len(shape.coders)]
-    folder = Folder(description, shape, 1234, packs, sizes, None)
+    folder = Folder(shape, 1234, packs, sizes, None)
     front, header = single_folder_ends(folder)
     place = parse_signature(front)
     assert (place.offset, place.size) == (32 + folder.pack_size, len(header))
     listing = parse_header(header, Limits())
     read = listing.folder(0)
-    assert (read.description, read.pack_sizes, read.unpack_sizes, read.pack_offset) == (description, packs, sizes, 32)
+    assert read == dataclasses.replace(folder, pack_offset=32)
+    assert write_shape(read.shape) == description
     member = listing.find(b"folder")
     assert member is not None
     assert (member.size, member.offset) == (folder.size, 0)

@@ -20,9 +20,9 @@ from riafs.formats.sevenzip_columns import (
     shape_of_lzma2,
     shape_of_stored,
 )
-from riafs.formats.sevenzip_cursor import Cursor, Limits
+from riafs.formats.sevenzip_cursor import Cursor, Limits, write_number
 from riafs.formats.sevenzip_names import parse_names
-from riafs.formats.sevenzip_writing import encode_header, number, write_header, write_signature
+from riafs.formats.sevenzip_writing import encode_header, write_header, write_signature
 
 LIMITS = Limits()
 names = st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in name)
@@ -122,7 +122,7 @@ def test_a_damaged_header_is_columns_or_a_failure_of_ours(files: dict[bytes, byt
 
 @given(st.integers(0, 2**64 - 1))
 def test_a_number_is_read_as_it_was_written(value: int) -> None:
-    cursor = Cursor(number(value))
+    cursor = Cursor(write_number(value))
     assert cursor.number() == value
     assert cursor.left == 0
 

@@ -1,0 +1,111 @@
+"""Damage inside a solid block: what decodes before it is served, and the outcome is the same every time."""
+
+import contextlib
+import random
+from pathlib import Path
+
+import pytest
+import trio
+
+from riafs.archive.archive import Archive
+from riafs.archive.extractor import ChildDecoder
+from riafs.errors import DecodeFailed, DecoderDied, RiafsError
+from tests.archive.conftest import SEARCH_PATH, Announce, Pack, content_of, open_archive, tools_with
+
+CONTENTS: dict[bytes, bytes | None] = {
+    b"%03d" % number: b"".join(b"%d %d\n" % (number, line * line) for line in range(number % 90)) + b"."
+    for number in range(400)
+}
+METHODS = {
+    "LZMA2": ("-m0=LZMA2",),
+    "LZMA": ("-m0=LZMA",),
+    "Delta, LZMA2": ("-m0=Delta", "-m1=LZMA2"),
+    "BCJ, LZMA": ("-m0=BCJ", "-m1=LZMA"),
+    "Deflate": ("-m0=Deflate",),
+    "Deflate64": ("-m0=Deflate64",),
+    "PPMd": ("-m0=PPMd:mem=1m",),
+}
+
+
+def damaged(path: Path, position: float) -> Path:
+    """A copy of an archive of one folder with 40 other bytes in it."""
+    data = bytearray(path.read_bytes())
+    end = 32 + int.from_bytes(data[12:20], "little")
+    at = 32 + int((end - 32) * position)
+    data[at : at + 40] = bytes(byte ^ 0x5A for byte in data[at : at + 40])
+    path.with_name("damaged.7z").write_bytes(data)
+    return path.with_name("damaged.7z")
+
+
+async def right_members(archive: Archive, names: list[bytes], readers: int) -> set[bytes]:
+    """The members that are served, and are right, to so many readers at once."""
+    right, waiting = set(), list(reversed(names))
+
+    async def read() -> None:
+        while waiting:
+            name = waiting.pop()
+            with contextlib.suppress(RiafsError):
+                assert await content_of(archive, name) == CONTENTS[name]
+                right.add(name)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(readers):
+            nursery.start_soon(read)
+    return right
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_all_members_before_the_damage_are_served_in_any_order_by_any_number_of_readers(
+    method: str, pack: Pack, spool: Path, expected_warnings: Announce
+) -> None:
+    expected_warnings("this copy is not used")
+    path = damaged(pack(CONTENTS, "-ms=on", "-mx=1", *METHODS[method]), 0.6)
+    names, outcomes = sorted(CONTENTS), []
+    for seed, readers, search_path in ((0, 1, ()), (1, 1, ()), (2, 5, ()), (0, 1, SEARCH_PATH)):
+        with contextlib.closing(tools_with(spool, search_path=search_path)) as tools:
+            order = random.Random(seed).sample(names, len(names)) if seed else names
+            outcomes.append(await right_members(await open_archive(path, tools), order, readers))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert len(CONTENTS) / 3 < len(outcomes[0]) < len(CONTENTS)
+    assert outcomes[3] >= outcomes[0]  # 7-Zip may come further as the last resort
+    assert max(outcomes[0]) >= max(outcomes[3] - outcomes[0], default=b"")
+
+
+async def test_a_decoder_that_was_killed_is_started_again(
+    pack: Pack, spool: Path, monkeypatch: pytest.MonkeyPatch, expected_warnings: Announce
+) -> None:
+    expected_warnings("it is tried again")
+    with contextlib.closing(tools_with(spool, search_path=())) as tools:
+        archive = await open_archive(pack(CONTENTS, "-m0=PPMd"), tools)
+        kill(monkeypatch, times=1)
+        assert await content_of(archive, b"399") == CONTENTS[b"399"]
+
+
+async def test_a_decoder_that_is_killed_again_is_a_failure_that_says_so(
+    pack: Pack, spool: Path, monkeypatch: pytest.MonkeyPatch, expected_warnings: Announce
+) -> None:
+    expected_warnings("it is tried again", "SIGKILL")
+    with contextlib.closing(tools_with(spool, search_path=())) as tools:
+        archive = await open_archive(pack(CONTENTS, "-m0=PPMd"), tools)
+        started = kill(monkeypatch, times=100)
+        for _ in range(3):
+            with pytest.raises(DecoderDied, match="SIGKILL") as failure:
+                await content_of(archive, b"399")
+            assert not isinstance(failure.value, DecodeFailed)
+        assert len(started) == 2
+
+
+def kill(monkeypatch: pytest.MonkeyPatch, times: int) -> list[ChildDecoder]:
+    """Let the first children be killed before they write anything."""
+    real, started = ChildDecoder.decode, list[ChildDecoder]()
+
+    async def killed(self: ChildDecoder, most: int) -> bytes:
+        if self not in started:
+            started.append(self)
+            if len(started) <= times:
+                self._child.kill()
+                await trio.to_thread.run_sync(self._child.wait)
+        return await real(self, most)
+
+    monkeypatch.setattr(ChildDecoder, "decode", killed)
+    return started
