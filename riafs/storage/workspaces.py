@@ -13,7 +13,6 @@ where it is this user's own. ``.riafs-push`` is for all who may push; what they 
 import fcntl
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 
 from riafs.errors import NotOurs
 from riafs.storage.beneath import DIRECTORY_FLAGS, open_plain, open_regular
-from riafs.storage.directories import HeldDirectory
+from riafs.storage.directories import HeldDirectory, remove_tree
 
 DIRECTORY = b".riafs-push"
 _LOCK = b".lock"
@@ -143,7 +142,7 @@ def remove_content(held: HeldDirectory, keep: bytes = b"") -> None:
         try:
             os.unlink(name, dir_fd=held.descriptor)
         except IsADirectoryError:  # riafs makes none there any more
-            shutil.rmtree(name, dir_fd=held.descriptor)
+            remove_tree(held.descriptor, name)
 
 
 def _locked(place: HeldDirectory) -> tuple[bytes, int]:

@@ -106,6 +106,20 @@ def hanging_reads() -> None:
     FileBytes._read_cached = lambda *_: None  # type: ignore[method-assign,assignment]  # likewise
 
 
+def each_task_fails_once() -> None:
+    """Every background task, with what RIAFS_FAILURE in the environment names."""
+    from tests.faults import tasks
+
+    tasks.fail_once_each(os.environ["RIAFS_FAILURE"])
+
+
+def no_thread_at_first() -> None:
+    """The first thread for each purpose cannot be started."""
+    from tests.faults import tasks
+
+    tasks.start_no_thread_at_first()
+
+
 def few_descriptors() -> None:
     """At most 64 open files."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
