@@ -106,6 +106,11 @@ class AnnexContents:
         """Every key that is stored, used by a file or not: see content/stored."""
         return stored_keys(self._storage, self._objects, self._shelf)
 
+    async def has_any(self) -> bool:
+        """Whether anything is stored at all, as far as directories and the presence of an archive tell."""
+        [items] = await self._storage.list_each([self._objects])
+        return bool(items) or any(await self._storage.stat_objects(self._dataset, PLACES))
+
     def stored_places(self, key: Key) -> Iterator[Place]:
         """Where the bytes stored under `key` may lie, loose or in an archive."""
         name = key.file_name
