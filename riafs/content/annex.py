@@ -236,7 +236,7 @@ class AnnexContents:
             opened = await attempt.opened(place)
             if opened is not None:
                 opened.source.close()
-                remembered = opened.evidence is not None and memory.is_good(opened.evidence, key.serialised)
+                remembered = opened.evidence is not None and await memory.is_good(opened.evidence, key.serialised)
                 good = remembered or opened.checked_as == key.serialised
                 return known | {"where": opened.place.encode(), "verified": b"yes" if good else b"no"}
         try:

@@ -298,9 +298,11 @@ class Search:
         """Whether there is a newer locator than `used`; asked for once, however many places have refused."""
         async with self._renewing:
             if self._locator is used and not self._renewed:
-                self._renewed = True
-                with trio.move_on_at(self._end):
+                with trio.move_on_at(self._end) as in_time:
                     self._locator = await self._renew(used) or used
+                if in_time.cancelled_caught:
+                    raise StoreTimeout(f"there was no new signature for block {used.unsigned.decode()} in time")
+                self._renewed = True
             return self._locator.text != used.text
 
     def _note(self, place: BlockPlace, problem: RiafsError) -> None:

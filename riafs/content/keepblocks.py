@@ -227,7 +227,7 @@ class KeepBlocks:
         found = BlockInVolume(file)
         evidence = Evidence(file.identity, 0, file.size)
         key = b"keep:" + locator.unsigned
-        if verified.is_good(evidence, key):
+        if await verified.is_good(evidence, key):
             return found
         if not verified.is_bad(evidence, key):
             self.counters.blocks_hashed += 1

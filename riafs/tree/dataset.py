@@ -1,7 +1,7 @@
 """One dataset of a store: its repository, its contents, and directories at the versions people ask for."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -134,7 +134,7 @@ class VersionedDirectory(DelegatingDirectory):
         """See Holding."""
         return self._version is None  # else one version was asked for
 
-    async def held(self) -> AsyncIterator[Part]:
+    async def held(self) -> AsyncGenerator[Part, None]:
         """See Holding: every stored key."""
         async for key in self.dataset.contents.stored_keys():
             yield KeyPart(self.dataset.contents, self.dataset.path, key)

@@ -8,7 +8,7 @@ dataset can be looked up as ``NAME@REF`` too; such names are not listed.
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 
 from riafs.content.copies import KeyPart
@@ -153,7 +153,7 @@ class PendingDirectory(FixedDirectory):
         """See Holding."""
         return True
 
-    async def held(self) -> AsyncIterator[Part]:
+    async def held(self) -> AsyncGenerator[Part, None]:
         """See Holding: every stored key."""
         contents = self._dataset.contents
         async for key in contents.stored_keys():

@@ -107,6 +107,7 @@ async def assemble(
         closing.callback(scratch.close)
         kept = scratch.cache if plan.believing else None
         memory = VerifiedMemory(None if kept is None else os.fsencode(f"{kept}/verified.sqlite"))
+        closing.callback(memory.close)
         background.start_soon(memory.keep)
         blocks = BlockCache(kept, plan.blocks, counters)
         background.start_soon(blocks.keep)

@@ -180,7 +180,7 @@ async def test_good_content_passes_and_is_remembered(bench: Bench, step: int) ->
     source = Source(GOOD)
     admitted = await bench.beside(source)
     assert await read_in_order(admitted, step) == GOOD
-    assert bench.memory.is_good(EVIDENCE, KEY)
+    assert await bench.memory.is_good(EVIDENCE, KEY)
     admitted.close()
     assert source.closed
 
@@ -237,7 +237,7 @@ async def test_reader_that_leaves_ends_the_hashing(bench: Bench) -> None:
     admitted.close()
     await trio.testing.wait_all_tasks_blocked()
     assert source.closed
-    assert not bench.memory.is_good(EVIDENCE, KEY)
+    assert not await bench.memory.is_good(EVIDENCE, KEY)
     assert bench.counters.keys_verified == 0
 
 
@@ -283,7 +283,7 @@ async def test_store_that_fails_while_hashing_fails_the_reader(bench: Bench) -> 
     with pytest.raises(StoreTimeout):
         await read_in_order(admitted)
     admitted.close()
-    assert not bench.memory.is_good(EVIDENCE, KEY)
+    assert not await bench.memory.is_good(EVIDENCE, KEY)
     assert not bench.memory.is_bad(EVIDENCE, KEY)
 
 
@@ -350,7 +350,7 @@ async def test_content_that_is_changed_while_it_is_hashed_is_hashed_again(
     with pytest.raises(CorruptContent):
         await bench.verifier.admit(opened, stored.claim())
     assert opened.evidence is not None
-    assert not bench.memory.is_good(opened.evidence, stored.key)
+    assert not await bench.memory.is_good(opened.evidence, stored.key)
 
 
 async def test_content_that_is_changed_all_the_time_is_nobody_s_fault(bench: Bench, tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ async def test_large_content_that_is_unlinked_beside_its_reader_is_read_on_and_n
     assert await read_in_order(content) == GOOD
     assert content.provisional
     assert opened.evidence is not None
-    assert not bench.memory.is_good(opened.evidence, stored.key)
+    assert not await bench.memory.is_good(opened.evidence, stored.key)
     content.close()
 
 
