@@ -19,7 +19,7 @@ from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 
 Announce = Callable[..., None]
 
-LARGE, SMALL = noise(3_000_000, "member"), b"a small member\n"
+LARGE, SMALL = noise(1_200_000, "member"), b"a small member\n"
 MEMBERS = {b"src/dir/a b&c.bin": LARGE, "src/grün.txt".encode(): SMALL, b"src/empty": b""}
 
 
