@@ -242,6 +242,12 @@ class StoreTimeout(RiafsError):
     retryable = True
 
 
+class TaskFailed(StoreError):
+    """A part of riafs could not do its work: no thread, memory or descriptor was left, or it has a bug."""
+
+    exit_code = 4
+
+
 class Overloaded(StoreError):
     """A server has too much to do at the moment."""
 

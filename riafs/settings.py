@@ -28,7 +28,7 @@ MAX_ID = 2**32 - 2  # (uid_t)-1 means "no user" to the kernel
 
 
 _PREFIX = "RIAFS_"
-_NO_OPTIONS = ("RIAFS_ARCHIVE_PASSWORD",)
+_NO_OPTIONS = ("RIAFS_ARCHIVE_PASSWORD", "RIAFS_SOURCE", "RIAFS_MOUNTPOINT")
 _NEARLY = 0.85
 _BY_FIELD = {option.field: option for option in OPTIONS}
 

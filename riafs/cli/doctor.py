@@ -26,6 +26,7 @@ _PROGRAM_SECONDS = 5.0
 _STORE_SECONDS = 8.0
 _COUNTED = 10_000
 _OLDEST_GIT = (2, 36)
+_MOUNT_TABLE = "/etc/mtab"
 _FUSE_DEVICE = "/dev/fuse"
 
 
@@ -83,6 +84,9 @@ def _check_fusermount() -> Iterator[Finding]:
         yield Finding("fail", f"{program} is not setuid root", f"chmod u+s {program}")
     else:
         yield Finding("ok", program)
+    if os.geteuid() != 0 and not os.path.exists(_MOUNT_TABLE):
+        advice = f"ln -s ../proc/self/mounts {_MOUNT_TABLE}"
+        yield Finding("fail", f"there is no {_MOUNT_TABLE}, which fusermount3 needs to unmount", advice)
     if os.geteuid() != 0 and not user_allow_other():
         yield Finding("warn", "allow-other is for root only here", "put user_allow_other into /etc/fuse.conf")
 

@@ -29,12 +29,12 @@ from riafs.errors import (
     RiafsError,
     ShortRead,
     StoreDenied,
-    StoreError,
     StoreTimeout,
 )
 from riafs.formats.locators import Locator
 from riafs.storage.blockplaces import Attempt, BlockInVolume, BlockPlace, BlockPlaces, FileBlock, WholeBlock
 from riafs.storage.lines import Line
+from riafs.tasks import as_failure
 
 log = logging.getLogger(__name__)
 
@@ -250,11 +250,10 @@ class Search:
     async def _ask(self, place: BlockPlace, attempt: Attempt, send: "trio.MemorySendChannel[_Outcome]") -> None:
         found = None
         try:
-            found = await self._from(place, attempt)
+            with as_failure(f"block {self._locator.unsigned.decode()} of {place.name}"):
+                found = await self._from(place, attempt)
         except RiafsError as problem:
             self._note(place, problem)
-        except (OSError, RuntimeError, MemoryError) as error:  # no thread, no memory
-            self._note(place, StoreError(f"block {self._locator.unsigned.decode()} of {place.name}: {error}"))
         self._tools.latencies.add(attempt)
         send.send_nowait(_Outcome(attempt, found))
 

@@ -32,6 +32,7 @@ from riafs.storage.blockplaces import BlockInVolume, BlockPlace, BlockPlaces, Fi
 from riafs.storage.lines import Line
 from riafs.storage.patience import of_no_request, time_left, waited_enough
 from riafs.storage.ranged import Buffer
+from riafs.tasks import Background, as_failure
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class KeepTools:
     parts: KeptParts
     verified: VerifiedMemory
     counters: Counters
-    background: trio.Nursery
+    background: Background
     """Runs the fetching and the storing."""
     deadline: float = 30.0
     """Seconds, for every wait for bytes and for all attempts at one block together."""
@@ -86,7 +87,7 @@ class KeepBlocks:
         self._unread: dict[bytes, int] = {}
         self._landed_at = float("-inf")
         self._storer = BlockStorer(self._memory, tools.parts, self._is_busy)
-        tools.background.start_soon(self._storer.run)
+        tools.background.keep_running(self._storer.run)
         self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
         self._given_up: LRUCache[bytes, tuple[RiafsError, float]] = LRUCache(_MAX_PROBLEMS)
         self._search_tools = SearchTools(
@@ -189,7 +190,7 @@ class KeepBlocks:
         of_no_request()
         name = locator.unsigned
         try:
-            with flight.scope:
+            with as_failure(f"block {name.decode()} cannot be fetched"), flight.scope:
                 found = await Search(self._search_tools, locator, renew).run()
                 flight.block = found.block  # no await from here on
                 self._problems.pop(name, None)

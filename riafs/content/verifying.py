@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import trio
 from cachetools import LRUCache
 
 from riafs.cache.verified import Evidence, VerifiedMemory
@@ -26,6 +25,7 @@ from riafs.storage.blocking import BlockingRead, blocking_read
 from riafs.storage.files import Identity
 from riafs.storage.patience import Patience, of_no_request
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
+from riafs.tasks import Background
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Verifier:
     """Admits content to readers. One per mount; `background` runs the hashing beside readers."""
 
     def __init__(
-        self, policy: Verify, memory: VerifiedMemory, counters: Counters, patience: Patience, background: trio.Nursery
+        self, policy: Verify, memory: VerifiedMemory, counters: Counters, patience: Patience, background: Background
     ) -> None:
         self._policy = policy
         self.memory = memory

@@ -9,8 +9,6 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import trio
-
 from riafs.counters import Counters
 from riafs.daemon.changing import Changing
 from riafs.daemon.control import Command
@@ -22,13 +20,14 @@ from riafs.formats.riaurl import RiaUrl
 from riafs.fuse.presentation import Presentation
 from riafs.fuse.session import KernelOptions, Session
 from riafs.settings import show_settings
+from riafs.tasks import Background
 from riafs.tree.working import Means
 from riafs.vfs import assembly
 from riafs.vfs.assembly import find_git
 from riafs.vfs.overlaid import OverlayPlace, lay_over
 
 
-async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, background: trio.Nursery) -> Servable:
+async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, background: Background) -> Servable:
     """Open the plan's source; `background` runs what has to go on beside readers, until it is cancelled.
 
     Raises SourceNotFound, NoSuchVersion, StoreDenied, StoreTimeout, StoreError, MissingProgram, …

@@ -14,10 +14,11 @@ import trio
 from riafs.daemon.finishing import finish_killed
 from riafs.daemon.places import select
 from riafs.errors import PushConflict, RiafsError
+from riafs.formats.paths import is_in
 from riafs.formats.riaurl import RiaUrl
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
 from riafs.overlay.store import Overlay
-from riafs.push.destination import Destination, open_destination
+from riafs.push.destination import open_destination
 from riafs.push.opening import open_writing
 from riafs.push.publishing import Announce, unannounced
 from riafs.push.pushing import Push
@@ -75,6 +76,8 @@ class _Part:
     """Entrance of the dataset that registers it."""
     path: bytes = b""
     """Where it is registered there."""
+    named: bool = False
+    """Whether it was asked for by its own directory, or by something in it."""
 
 
 async def push_changes(
@@ -124,24 +127,16 @@ async def _push(
         try:
             for group in _related(parts):
                 try:
-                    reports |= await push_all(
-                        [
-                            Member(
-                                at,
-                                Push(
-                                    await _destination(part, store, writing, tools),
-                                    part.base,
-                                    part.carried.changes,
-                                    request,
-                                    watcher,
-                                    _announce(overlay, part),
-                                ),
-                                part.above,
-                                part.path,
-                            )
-                            for at, part in group.items()
-                        ]
-                    )
+                    members = [
+                        Member(
+                            at,
+                            await _opened(overlay, part, store, writing, tools, request, watcher),
+                            part.above,
+                            part.path,
+                        )
+                        for at, part in group.items()
+                    ]
+                    reports |= await push_all(members)
                 except RiafsError as error:
                     failures.append(Failure(tuple(group), error))
         finally:
@@ -167,9 +162,15 @@ def _related(parts: Mapping[bytes, _Part]) -> list[dict[bytes, _Part]]:
     return groups
 
 
-async def _destination(part: _Part, store: Store, writing: LocalWriting, tools: StoreTools) -> Destination:
+async def _opened(
+    overlay: Overlay, part: _Part, store: Store, writing: LocalWriting, tools: StoreTools, request: PushRequest,
+    watcher: Watcher,
+) -> Push:  # fmt: skip
     dataset = await store.dataset(await store.path_of_id(part.base.dataset))
-    return await open_destination(dataset, writing, tools.git.gits, tools.seconds)
+    destination = await open_destination(dataset, writing, tools.git.gits, tools.seconds)
+    push = Push(destination, part.base, part.carried.changes, request, watcher, _announce(overlay, part))
+    push.may_empty = part.named
+    return push
 
 
 async def _show(
@@ -213,6 +214,7 @@ async def _find_parts(filesystem: WritableFileSystem, places: Sequence[bytes]) -
             continue
         part = parts.setdefault(entrance, _Part(base, has_rows=True))
         part.carried = carried
+        part.named = not entrance or any(is_in(place, entrance) for place in places)
         for home in await filesystem.superdatasets(base.dataset):
             part.above, part.path = home.entrance, home.path
             part = parts.setdefault(home.entrance, _Part(home.base, has_rows=home.entrance in areas))

@@ -29,6 +29,7 @@ from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody, standing
 from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
+from riafs.storage.failures import lock_holder
 from riafs.storage.patience import Patience
 
 log = logging.getLogger(__name__)
@@ -308,6 +309,7 @@ def _locked(path: str) -> int:
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        holder = lock_holder(directory)
         os.close(directory)
-        raise Busy(f"the overlay {path} is in use by another process") from error
+        raise Busy(f"the overlay {path} is in use by another process{holder}") from error
     return directory

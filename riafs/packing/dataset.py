@@ -5,7 +5,7 @@ Only datasets whose layout is known are touched, as in DataLad's ORA, which only
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from riafs.archive.archive import ArchiveTools
@@ -102,15 +102,15 @@ async def _directory(storage: Storage, dataset: bytes, name: bytes, sharing: Sha
 def make_directories(path: bytes, sharing: Sharing) -> None:
     """Make the directory `path` and what is missing above it, with the dataset's modes. Raises StoreDenied, …"""
     with writing(path):
-        if os.path.isdir(path):
-            return
-        make_directories(os.path.dirname(path), sharing)
-        try:
-            os.mkdir(path, DIRECTORY_MODE)
-        except FileExistsError:
-            return
-        made = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            sharing.settle(made)
-        finally:
-            os.close(made)
+        missing = []
+        while not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        for each in reversed(missing):
+            with suppress(FileExistsError):
+                os.mkdir(each, DIRECTORY_MODE)
+                made = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    sharing.settle(made)
+                finally:
+                    os.close(made)

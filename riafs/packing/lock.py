@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from riafs.errors import Busy
-from riafs.storage.failures import writing
+from riafs.storage.failures import lock_holder, writing
 
 DIRECTORY = b".riafs-packing"
 _LOCK = b"lock"
@@ -48,8 +48,9 @@ def _lock(path: bytes) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            holder = lock_holder(lock)
             os.close(lock)
-            raise Busy(f"another riafs archive or unarchive is at work in {os.fsdecode(path)}") from error
+            raise Busy(f"another riafs archive or unarchive{holder} is at work in {os.fsdecode(path)}") from error
         if _is_current(lock, path):
             return lock
         os.close(lock)

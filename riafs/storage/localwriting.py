@@ -82,16 +82,19 @@ class LocalWriting:
             await self._run(0, path, self._check_writable, path)
 
     def _check_writable(self, path: bytes) -> None:
-        try:
-            with opened(self._root, path) as directory:
-                if os.fstatvfs(directory).f_flag & os.ST_RDONLY:
-                    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-                if not os.access(b".", os.W_OK | os.X_OK, dir_fd=directory):
-                    raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-        except FileNotFoundError:
-            if not path:
-                raise
-            self._check_writable(os.path.dirname(path))
+        while True:
+            try:
+                with opened(self._root, path) as directory:
+                    if os.fstatvfs(directory).f_flag & os.ST_RDONLY:
+                        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+                    if not os.access(b".", os.W_OK | os.X_OK, dir_fd=directory):
+                        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            except FileNotFoundError:
+                if not path:
+                    raise
+                path = os.path.dirname(path)
+            else:
+                return
 
     # -- directories --------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,10 @@ comes next. What has no place yet lies in workspaces: it is nobody's loss.
 import fcntl
 import os
 import secrets
-import shutil
 from contextlib import suppress
 
 from riafs.storage.beneath import open_beneath
-from riafs.storage.directories import opened
+from riafs.storage.directories import opened, remove_tree
 
 DIRECTORY = b".riafs-push"
 _LOCK = b".lock"
@@ -81,5 +80,6 @@ def _remove_if_left(place: int, name: bytes) -> None:
 
 def _remove(place: int, name: bytes) -> None:
     """The lock goes last: what has none is never looked at."""
-    shutil.rmtree(name, ignore_errors=True, dir_fd=place)
+    with suppress(OSError):
+        remove_tree(place, name)
     os.unlink(name + _LOCK, dir_fd=place)

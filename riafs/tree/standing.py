@@ -37,3 +37,15 @@ class OfCommit(Protocol):
 
     async def keep_in(self, kept: KeptObjects, name: bytes) -> None:
         """Keep what the commit consists of, as `name`. Raises as KeptObjects.keep."""
+
+
+@runtime_checkable
+class WithoutCommit(Protocol):
+    """A dataset that has no commit to show, as a directory."""
+
+    @property
+    def waiting(self) -> bytes:
+        """The dataset's id."""
+
+    async def shown_at(self, commit: bytes) -> Directory:
+        """The top of the dataset at `commit` all the same. Raises MissingObject, …"""

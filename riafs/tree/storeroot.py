@@ -15,8 +15,9 @@ from riafs.content.copies import KeyPart
 from riafs.content.parts import Part
 from riafs.errors import GitError, NoSuchName, NoSuchVersion, NotInStore, NotThereYet, RiafsError
 from riafs.formats.names import valid_name
+from riafs.git.references import Resolved
 from riafs.storage.protocol import FileStatus, ItemKind
-from riafs.tree.dataset import Dataset
+from riafs.tree.dataset import Dataset, VersionedDirectory
 from riafs.tree.fixed import FixedDirectory
 from riafs.tree.keysdirectory import KEYS, KeysDirectory
 from riafs.tree.protocol import Directory, Entry, Found, Kind
@@ -147,6 +148,16 @@ class PendingDirectory(FixedDirectory):
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""
         return self._keys
+
+    @property
+    def waiting(self) -> bytes:
+        """See WithoutCommit."""
+        return self._path.replace(b"/", b"")
+
+    async def shown_at(self, commit: bytes) -> Directory:
+        """See WithoutCommit."""
+        dataset = await self._store.dataset(self._path)
+        return VersionedDirectory(dataset, None, await dataset.snapshot(commit), (), Resolved(commit, None))
 
     @property
     def holding(self) -> bool:

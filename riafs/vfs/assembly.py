@@ -32,6 +32,7 @@ from riafs.formats.sources import Source
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
 from riafs.storage.patience import Patience
+from riafs.tasks import Background
 from riafs.tree import versions, virtual
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory
@@ -96,7 +97,7 @@ class Assembled:
 
 
 async def assemble(
-    plan: Plan, counters: Counters, background: trio.Nursery, files: Mapping[bytes, Callable[[], str]]
+    plan: Plan, counters: Counters, background: Background, files: Mapping[bytes, Callable[[], str]]
 ) -> Assembled:
     """The filesystem for `plan`; `background` runs what goes on beside readers, until it is cancelled.
 
@@ -108,9 +109,9 @@ async def assemble(
         kept = scratch.cache if plan.believing else None
         memory = VerifiedMemory(None if kept is None else os.fsencode(f"{kept}/verified.sqlite"))
         closing.callback(memory.close)
-        background.start_soon(memory.keep)
+        background.keep_running(memory.keep)
         blocks = BlockCache(kept, plan.blocks, counters)
-        background.start_soon(blocks.keep)
+        background.keep_running(blocks.keep)
         means = Means(memory, blocks, counters, background, plan.deadline, closing)
         git: GitPool | None = None
         if isinstance(plan.source, RiaUrl):
@@ -162,13 +163,13 @@ async def open_assembled(
 ) -> AsyncIterator[Assembled]:
     """The same with what stands behind the filesystem."""
     try:
-        async with trio.open_nursery() as background:
-            assembled = await assemble(plan, counters, background, files)
+        async with trio.open_nursery() as nursery:
+            assembled = await assemble(plan, counters, Background(nursery, counters), files)
             try:
                 yield assembled
             finally:
                 assembled.close()
-                background.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:  # the nursery wraps what went wrong in its body
         if len(group.exceptions) > 1:
             raise

@@ -140,15 +140,16 @@ class FileSystem:
     async def _find(self, node: Node, name: bytes) -> tuple[int, Entry]:
         if node is self._root and name in self._virtual:
             return self._find_virtual(name)
-        directory = node.directory
-        try:
-            found = await directory.find(name)
-        except NoSuchName:
-            if directory is node.directory:
-                raise
-            return await self._find(node, name)  # renewed meanwhile: the kernel was told to forget too early
-        if directory is not node.directory:  # renewed meanwhile: positions may have changed
-            return await self._find(node, name)
+        while True:
+            directory = node.directory
+            try:
+                found = await directory.find(name)
+            except NoSuchName:
+                if directory is node.directory:
+                    raise
+                continue  # renewed meanwhile: the kernel was told to forget too early
+            if directory is node.directory:  # else renewed meanwhile: positions may have changed
+                break
         if found.position is None:
             return node.hide(found.entry), found.entry
         return node.inode_at(found.position), found.entry

@@ -135,7 +135,7 @@ class _Opening:
             places.replace(self._servers(await fetch_services(api)))
 
         places = Places([], self._servers(services), refresh)
-        self._means.background.start_soon(_refresh_regularly, places)
+        self._means.background.keep_running(_refresh_regularly, places)
         return self._hinted(places, self._servers(services, gateways=True))
 
     def _servers(self, services: list[KeepService], *, gateways: bool = False) -> dict[bytes, BlockPlace]:

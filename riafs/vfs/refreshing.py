@@ -61,7 +61,15 @@ class Refresher:
         return [step.change for step in self._steps]
 
     async def _prepare(self, node: Node, newer: Directory) -> None:
-        """Plan the move of `node` and of the directories in it that were entered and have changed."""
+        """Plan the move of `node` and of the directories in it that were entered and have changed: those first."""
+        waiting = [(node, newer)]
+        while waiting:
+            waiting += await self._prepare_one(*waiting.pop())
+        self._steps.reverse()
+
+    async def _prepare_one(self, node: Node, newer: Directory) -> list[tuple[Node, Directory]]:
+        """Plan the move of one directory. Returns those in it that have to move as well, and where to."""
+        below = []
         old, new = await node.directory.versions(), await newer.versions()
         renumbering, names = renumbered(node, old, new)
         changed = []
@@ -73,5 +81,6 @@ class Refresher:
             child = self._nodes.get(inode)
             if child is not None and not child.held:
                 entry = (await newer.find(name)).entry
-                await self._prepare(child, await newer.directory(entry))
+                below.append((child, await newer.directory(entry)))
         self._steps.append(_Step(node, newer, renumbering, Change(node.inode, names, tuple(changed))))
+        return below

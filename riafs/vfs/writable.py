@@ -218,7 +218,8 @@ class WritableFileSystem:
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """See Engine."""
-        await self._done(lambda: self._engine.rmdir(self._numbers.now(parent), name))
+        if await self._done(lambda: self._engine.rmdir(self._numbers.now(parent), name)):
+            self._beneath.unpin_all_but({base.dataset for base in self.overlay.datasets()})
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """See Engine."""

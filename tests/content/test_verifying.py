@@ -20,6 +20,7 @@ from riafs.formats.keys import parse_key
 from riafs.storage.files import FileBytes, Identity
 from riafs.storage.patience import Patience
 from riafs.storage.ranged import PROVEN, Buffer, MemoryBytes, version_of
+from riafs.tasks import Background
 from tests.behaviour.drivers import opened
 from tests.small import Locked, SmallStore, key_of, noise
 
@@ -74,7 +75,7 @@ class Bench:
     def __init__(self, policy: Verify, background: trio.Nursery) -> None:
         self.counters, self.memory = Counters(), VerifiedMemory(None)
         patience = Patience("the store", 10, self.counters)
-        self.verifier = Verifier(policy, self.memory, self.counters, patience, background)
+        self.verifier = Verifier(policy, self.memory, self.counters, patience, Background(background))
 
     async def admit(self, source: Source, *, content: bytes = GOOD, evidence: Evidence | None = None) -> object:
         """Admit a source that is said to be `content`."""

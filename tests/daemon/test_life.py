@@ -18,9 +18,10 @@ from riafs.daemon import ask, control, life
 from riafs.daemon.logs import RecentErrors
 from riafs.daemon.mounts import Mount
 from riafs.daemon.plan import MountPlan
-from riafs.errors import Interrupted, MountFailed, SourceNotFound, StoreTimeout
+from riafs.errors import Busy, Interrupted, MountFailed, SourceNotFound, StoreTimeout, TaskFailed
 from riafs.formats.riaurl import parse_source
 from riafs.settings import Directories, Given, load
+from riafs.tasks import Background
 
 
 @dataclass(slots=True)
@@ -243,7 +244,7 @@ def test_recent_errors_are_handed_to_who_assembles(plan: MountPlan) -> None:
 
     with pytest.raises(SourceNotFound):
         life.run(plan, assemble, pytest.fail)
-    assert [type(one) for one in seen] == [MountPlan, Counters, RecentErrors, trio.Nursery]
+    assert [type(one) for one in seen] == [MountPlan, Counters, RecentErrors, Background]
 
 
 async def test_a_mount_that_ends_late_leaves_the_socket_of_the_next(tmp_path: Path) -> None:
@@ -258,3 +259,20 @@ async def test_a_mount_that_ends_late_leaves_the_socket_of_the_next(tmp_path: Pa
     await second.aclose()
     later.__exit__(None, None, None)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "failure", [RecursionError(), MemoryError(), KeyError("x"), OSError(5, "x"), Busy("at work")], ids=repr
+)
+async def test_the_control_socket_answers_whatever_a_command_raises(
+    failure: Exception, expected_warnings: Callable[..., None]
+) -> None:
+    expected_warnings("the mount cannot answer status")
+
+    async def status(_: control.Request) -> dict[str, object]:
+        raise failure
+
+    reply = json.loads(await control._reply(b'{"command": "status"}', 1, {"status": status}))
+    expected = Busy if isinstance(failure, Busy) else TaskFailed
+    assert (reply["kind"], reply["exit_code"]) == (expected.__name__, expected.exit_code)
+    assert reply["error"]

@@ -81,6 +81,18 @@ def hanging_objects() -> None:
     CatFile._exchange = hang_batch  # type: ignore[method-assign,assignment]  # likewise
 
 
+def hanging_git() -> None:
+    """git does not answer for repositories with a file ``hang``."""
+    batch = CatFile._exchange
+
+    async def hang(self: CatFile, requests: Sequence[bytes], limit: int) -> object:
+        if os.path.exists(os.path.join(self._environment["GIT_OBJECT_DIRECTORY"], "..", "hang")):
+            await trio.sleep(600)
+        return await batch(self, requests, limit)
+
+    CatFile._exchange = hang  # type: ignore[method-assign,assignment]  # that is the sabotage
+
+
 def hanging_reads() -> None:
     """Opening works, reading of what has a bad path never ends."""
     read = FileBytes.read_blocking
@@ -92,6 +104,20 @@ def hanging_reads() -> None:
 
     FileBytes.read_blocking = hang  # type: ignore[method-assign,assignment]  # that is the sabotage
     FileBytes._read_cached = lambda *_: None  # type: ignore[method-assign,assignment]  # likewise
+
+
+def each_task_fails_once() -> None:
+    """Every background task, with what RIAFS_FAILURE in the environment names."""
+    from tests.faults import tasks
+
+    tasks.fail_once_each(os.environ["RIAFS_FAILURE"])
+
+
+def no_thread_at_first() -> None:
+    """The first thread for each purpose cannot be started."""
+    from tests.faults import tasks
+
+    tasks.start_no_thread_at_first()
 
 
 def few_descriptors() -> None:

@@ -378,7 +378,7 @@ async def test_two_at_once_are_refused(dataset: SmallDataset) -> None:
         command = [sys.executable, "-m", "riafs.cli.main", "archive", source(dataset)]
         other = subprocess.run(command, capture_output=True, text=True)
         assert other.returncode == 2
-        assert "another riafs archive" in other.stderr
+        assert "another riafs archive or unarchive (process " in other.stderr
 
     await archive(dataset, request(), At(Step.PACKING, start_another))
     assert archived(dataset) == MEMBERS

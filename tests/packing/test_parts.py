@@ -23,7 +23,7 @@ from riafs.packing.survey import Candidate, in_batches
 from riafs.storage.failures import writing
 from riafs.storage.sharing import parse_sharing, with_executable
 from tests.packing.conftest import CONTENTS, with_dataset
-from tests.small import SmallDataset, key_of, noise
+from tests.small import Locked, SmallDataset, key_of, noise
 
 
 def found(key: bytes, size: int = 0) -> LooseObject:
@@ -196,5 +196,17 @@ async def test_keys_come_in_the_order_of_the_paths_that_use_them(dataset: SmallD
             *(paths[path] for path in sorted(paths)),
             key_of(b"unused"),
         ]
+
+    await with_dataset(dataset, job)
+
+
+async def test_keys_of_any_depth_have_their_place_in_the_order(dataset: SmallDataset) -> None:
+    keys = [key_of(b"%d" % number) for number in range(3)]
+    deep = b"b/" * 1_100
+    dataset.commit({b"a": Locked(keys[0]), deep + b"c": Locked(keys[1]), b"d": Locked(keys[2])})
+
+    async def job(opened: PackedDataset) -> None:
+        ordered = await in_tree_order([found(key) for key in reversed(keys)], opened.repository)
+        assert [each.key.serialised for each in ordered] == keys
 
     await with_dataset(dataset, job)
