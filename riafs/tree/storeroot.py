@@ -152,12 +152,12 @@ class PendingDirectory(FixedDirectory):
     @property
     def waiting(self) -> bytes:
         """See WithoutCommit."""
-        return self._path.replace(b"/", b"")
+        return self._dataset.identifier
 
     async def shown_at(self, commit: bytes) -> Directory:
         """See WithoutCommit."""
-        dataset = await self._store.dataset(self._path)
-        return VersionedDirectory(dataset, None, await dataset.snapshot(commit), (), Resolved(commit, None))
+        snapshot = await self._dataset.snapshot(commit)
+        return VersionedDirectory(self._dataset, None, snapshot, (), Resolved(commit, None))
 
     @property
     def holding(self) -> bool:
