@@ -221,6 +221,12 @@ class LinkLoop(OutsideStore):
     errno = _errno.ELOOP
 
 
+class NotOurs(RiafsError):
+    """In the place of a working directory of riafs in a store there is a link, a file, or somebody else's directory."""
+
+    errno = _errno.EACCES
+
+
 class StoreDenied(RiafsError):
     """The store's files may not be read by this user."""
 
