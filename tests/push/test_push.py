@@ -446,9 +446,16 @@ async def test_many_objects_become_one_pack(dataset: SmallDataset, below: Below)
 
 
 async def test_lists_for_plain_http_are_renewed_where_there_are_any(dataset: SmallDataset, below: Below) -> None:
+    dataset.git("tag", "light", "main")
+    dataset.git("-c", "user.name=x", "-c", "user.email=x", "tag", "-a", "-m", "x", "annotated", "main")
+    dataset.git("pack-refs", "--all")
+    dataset.git("repack", "-q")
     dataset.git("update-server-info")
     await push(dataset, below, [below.write(b"n.dat", NEW)])
-    assert dataset.git("rev-parse", "main") in (dataset.path / "info" / "refs").read_text()
+    written = [(dataset.path / name).read_bytes() for name in ("info/refs", "objects/info/packs")]
+    assert dataset.git("rev-parse", "main").encode() in written[0]
+    dataset.git("update-server-info", "--force")
+    assert [(dataset.path / name).read_bytes() for name in ("info/refs", "objects/info/packs")] == written
 
 
 async def test_hooks_of_the_store_are_not_run(dataset: SmallDataset, below: Below, tmp_path: Path) -> None:
