@@ -81,12 +81,13 @@ class Recordings:
             pass
 
     def _changes(self, recording: Recording) -> Iterator[tuple[bytes, Change]]:
-        """All but empty directories, which no commit can hold; with paths from the root."""
+        """All but empty directories and special files, which no commit can hold; with paths from the root."""
         overlay = self._filesystem.overlay
         overlay.journal.before_commit()  # what is written counts, stored or not
         for area in overlay.rows.areas():
             for change in overlay.changes(area.base.dataset) if is_in(area.entrance, recording.entrance) else ():
-                if change.kind is not ChangeKind.ADDED or change.content is not None:
+                empty = change.kind is ChangeKind.ADDED and change.content is None
+                if not empty and change.kind is not ChangeKind.SPECIAL:
                     yield joined(area.entrance, change.path), change
 
     # -- the end ------------------------------------------------------------------------------------------------------
