@@ -249,9 +249,16 @@ class StoreTimeout(RiafsError):
 
 
 class TaskFailed(StoreError):
-    """A part of riafs could not do its work: no thread, memory or descriptor was left, or it has a bug."""
+    """A part of riafs could not do its work: no thread or descriptor was left, or it has a bug."""
 
     exit_code = 4
+
+
+class OutOfMemory(TaskFailed):
+    """There is not enough memory here for one request: this process or its control group has no more."""
+
+    errno = _errno.ENOMEM
+    exit_code = 2
 
 
 class Overloaded(StoreError):

@@ -166,9 +166,13 @@ def test_a_busy_mount_is_not_taken_away_but_lazily(riafs: Run, small_store: Path
         assert file.read() == "hello\n"
 
 
-def test_term_ends_a_mount_and_leaves_nothing(riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGABRT])
+def test_a_signal_ends_a_mount_and_leaves_nothing(
+    riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path, number: int
+) -> None:
     assert riafs("mount", small_store, mountpoint).returncode == 0
-    os.kill(pid_of(riafs, mountpoint), signal.SIGTERM)
+    os.kill(pid_of(riafs, mountpoint), signal.SIGALRM)
+    os.kill(pid_of(riafs, mountpoint), number)
     wait_until_unmounted(mountpoint)
     until = time.monotonic() + 5
     while [name for name in os.listdir(tmp_path / "cache") if name.startswith("riafs-")]:
