@@ -117,6 +117,11 @@ def _overlay(request: MountRequest, settings: Settings, source: Source, environm
         wanted = AUTO if meant else ""
     if not wanted:
         return ""
+    if settings.checkout:
+        raise UsageError(
+            "checkout shows other bytes than the commits have that changes would be made over; leave it out, or rw and "
+            "overlay"
+        )
     if not isinstance(source, RiaUrl):
         raise UsageError(f"{source} can only be read: collections of Keep cannot be changed; leave out rw and overlay")
     if source.version is not None:
