@@ -168,7 +168,7 @@ class FileTooLarge(RiafsError):
 
 
 class NotPermitted(RiafsError):
-    """What git cannot carry (hard links, device nodes, fifos, sockets), refused where it is made."""
+    """What git cannot carry (hard links, device nodes, fifos, sockets, some names), refused where it is made."""
 
     errno = _errno.EPERM
 
@@ -219,6 +219,12 @@ class LinkLoop(OutsideStore):
     """A link in the store that leads to itself, or through too many others."""
 
     errno = _errno.ELOOP
+
+
+class NotOurs(RiafsError):
+    """In the place of a working directory of riafs in a store there is a link, a file, or somebody else's directory."""
+
+    errno = _errno.EACCES
 
 
 class StoreDenied(RiafsError):

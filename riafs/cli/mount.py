@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from riafs.cli.mountcaller import asked_for_writing
 from riafs.cli.mountopts import is_read_only, quote_option, wants_writing
 from riafs.daemon import background, mountpoint, process
 from riafs.daemon.ask import ask
@@ -38,7 +39,7 @@ class MountRequest:
     words: tuple[str, ...]
     """mount(8)'s own options."""
     by_mount: bool = False
-    """Whether mount(8) asks, which says ``rw`` of its own accord: only ``overlay`` counts then."""
+    """Whether mount(8) asks, which says ``rw`` of its own accord: see cli/mountcaller."""
     verbose: bool = False
     """Whether to tell that it was mounted, and where its log is."""
 
@@ -128,10 +129,16 @@ def _overlay(request: MountRequest, settings: Settings, source: Source, environm
         if wanted and any(given.name == "overlay" for given in request.given):
             raise UsageError("-o ro and --overlay exclude each other")
         return ""
-    if not wanted and wants_writing(request.words) and not request.by_mount:
-        wanted = AUTO
+    if not wanted and wants_writing(request.words):
+        meant = not request.by_mount or asked_for_writing(request.source, request.directory, environment)
+        wanted = AUTO if meant else ""
     if not wanted:
         return ""
+    if settings.checkout:
+        raise UsageError(
+            "checkout shows other bytes than the commits have that changes would be made over; leave it out, or rw and "
+            "overlay"
+        )
     if not isinstance(source, RiaUrl):
         raise UsageError(f"{source} can only be read: collections of Keep cannot be changed; leave out rw and overlay")
     if source.version is not None:

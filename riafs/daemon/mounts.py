@@ -49,16 +49,16 @@ def _parse_line(line: bytes) -> Mount | None:
         return None
     owner = re.search(rb"(?:^|,)user_id=([0-9]{1,10})(?:,|$)", last[2] if len(last) > 2 else b"")
     return Mount(
-        mountpoint=_unescape(first[4]),
+        mountpoint=unescaped(first[4]),
         device=first[2].decode("ascii", "replace"),
-        type=_unescape(last[0]),
-        source=_unescape(last[1]).removeprefix(_MARK),
+        type=unescaped(last[0]),
+        source=unescaped(last[1]).removeprefix(_MARK),
         owner=int(owner[1]) if owner else 0,
         writable=b"rw" in first[5].split(b",") and b"rw" in last[2].split(b",") if len(last) > 2 else False,
     )
 
 
-def _unescape(field: bytes) -> str:
+def unescaped(field: bytes) -> str:
     return os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), field))
 
 

@@ -19,9 +19,13 @@ from riafs.errors import (
     NameTooLong,
     NoSuchName,
     NotADirectoryHere,
+    NotPermitted,
     StaleHandle,
 )
-from riafs.overlay.lower import Lower, LowerEntry, is_subdataset, packed
+from riafs.formats.gitobjects import LINK as GIT_LINK
+from riafs.formats.names import git_takes
+from riafs.formats.text import shown
+from riafs.overlay.lower import Lower, LowerEntry, is_subdataset, packed, unpacked
 from riafs.overlay.places import Places
 from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row, Rows
@@ -132,6 +136,7 @@ class Naming:
         """The same where it is known what is there; no await lies between that and this."""
         if not slot.is_free:
             raise NameExists(f"{slot.name!r} exists")
+        _check_carried(slot.name, is_link=kind == LINK)
         now = time.time_ns()
         row = self._new(slot, kind, maker, target, now)
         with self._overlay.journal.making if slot.row is None else self._overlay.journal.step:
@@ -262,6 +267,9 @@ class Naming:
         self._check_rename(source, target, flags)
         if source.row is None:
             raise NoSuchName(f"no {name!r}")
+        _check_carried(new_name, is_link=_is_link(source.row))
+        if flags == EXCHANGE and target.row is not None:
+            _check_carried(name, is_link=_is_link(target.row))
         if target.row is not None and target.row.id == source.row.id:
             return
         with self._overlay.journal.step:
@@ -332,6 +340,20 @@ def _check_name(name: bytes) -> None:
     check_length(name)
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
         raise BadChange(f"{name!r} is no name")
+
+
+def _is_link(row: Row) -> bool:
+    """Whether git has a link for it: also for an annexed file that is locked."""
+    return row.kind == LINK or (row.entry is not None and unpacked(row.entry).mode == GIT_LINK)
+
+
+def _check_carried(name: bytes, *, is_link: bool) -> None:
+    """Raises NotPermitted for a name that git would not put into a commit."""
+    if not git_takes(name, is_link=is_link):
+        what = "links" if git_takes(name, is_link=False) else "files and directories"
+        raise NotPermitted(
+            f"{shown(name)}: git takes no {what} of this name, as it may stand for one of its own on some systems"
+        )
 
 
 def _check_movable(slot: Slot) -> None:

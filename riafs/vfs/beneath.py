@@ -14,7 +14,7 @@ from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, LowerEntry
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Kind
-from riafs.tree.standing import OfCommit
+from riafs.tree.standing import OfCommit, WithoutCommit
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.keepingbases import BaseKeeper
 from riafs.vfs.nodes import Node
@@ -158,6 +158,8 @@ class Beneath:
         except (NoSuchName, NotADirectoryHere):
             return None
         directory = node.directory
+        if isinstance(directory, WithoutCommit) and directory.waiting == base.dataset:  # its branch was deleted
+            directory = node.directory = await directory.shown_at(base.commit)
         if not isinstance(directory, OfCommit):
             raise not_here(base, entrance)
         if directory.standing.dataset != base.dataset or directory.standing.path:

@@ -24,7 +24,6 @@ from riafs.storage.keepvolumes import KeepVolume
 from riafs.storage.local import LocalStorage
 from riafs.storage.manifestfiles import GivenManifest, ManifestDirectory, Manifests
 from riafs.storage.patience import THREADS_PER_STORE, Patience
-from riafs.tasks import described
 from riafs.tree.byid import Resolve
 from riafs.tree.cluster import ClusterCollections
 from riafs.tree.clusterroot import ClusterRoot, open_cluster
@@ -203,7 +202,7 @@ async def _refresh_regularly(places: BlockPlaces) -> None:
 
 
 async def _log_if_dead(urls: Sequence[str]) -> None:
-    problems: list[str] = []
+    silent: list[str] = []
 
     async def look(url: str) -> None:
         parts = urlsplit(url)
@@ -211,16 +210,14 @@ async def _log_if_dead(urls: Sequence[str]) -> None:
             with trio.fail_after(_FIRST_SECONDS):
                 stream = await trio.open_tcp_stream(parts.hostname or "", parts.port or _PORTS[parts.scheme])
                 await trio.aclose_forcefully(stream)
-        except (OSError, trio.TooSlowError) as error:
-            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-            reason = described(cause) if isinstance(cause, OSError) else "it does not answer"
-            problems.append(f"{parts.netloc.rpartition('@')[2]}: {reason}")
+        except (OSError, trio.TooSlowError):
+            silent.append(parts.netloc.rpartition("@")[2])
 
     async with trio.open_nursery() as nursery:
         for url in urls:
             nursery.start_soon(look, url)
-    if urls and len(problems) == len(urls):
-        log.error("no block server answers, so no file can be read for now: %s", "; ".join(sorted(problems)[:6]))
+    if urls and len(silent) == len(urls):
+        log.error("no block server can be reached, so no file can be read for now: %s", ", ".join(sorted(silent)[:6]))
 
 
 async def _no_renewal(_locator: Locator) -> Locator | None:

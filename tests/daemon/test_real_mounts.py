@@ -161,7 +161,7 @@ def test_status_has_settings_with_their_types(riafs: Run, small_store: Path, mou
     [report] = json.loads(riafs("status", mountpoint, "--json").stdout)
     settings = report["settings"]
     assert (settings["refresh"], settings["allow-other"], settings["cache-size"]) == (7.0, False, 10 << 30)
-    assert (settings["verify"], settings["file-mode"]) == ("auto", "555")
+    assert (settings["verify"], settings["file-mode"]) == ("auto", "644")
     assert "settings.allow-other no" in " ".join(riafs("status", mountpoint).stdout.split())
     assert riafs("umount", mountpoint).returncode == 0
 

@@ -36,6 +36,7 @@ from tests.packing.conftest import (
     archive_path,
     archived,
     extract,
+    held,
     loose,
     means,
     nothing_unfinished,
@@ -528,9 +529,11 @@ async def test_a_shared_dataset_gets_a_shared_archive(dataset: SmallDataset) -> 
 
 
 def test_an_estimate_of_freed_inodes_counts_directories_once(dataset: SmallDataset) -> None:
-    found = find_loose(os.fsencode(dataset.path / "annex" / "objects"), Layout.MIXED)
+    with held(dataset.path / "annex" / "objects") as directory:
+        found = find_loose(directory, Layout.MIXED)
     assert found.inodes_of(found.objects) == 48
     assert found.inodes_of(found.objects[:1]) == 4
     (dataset.object_path(key_of(b"x")).parent / "junk").write_bytes(b"")
-    found = find_loose(os.fsencode(dataset.path / "annex" / "objects"), Layout.MIXED)
+    with held(dataset.path / "annex" / "objects") as directory:
+        found = find_loose(directory, Layout.MIXED)
     assert found.inodes_of(found.objects) == 45

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from riafs.daemon.listing import describe_overlay
 from riafs.daemon.pushing import Order, Outcome, push_changes
 from riafs.errors import Busy, DirectoryNotEmpty, NoSuchName, PushConflict, PushRefused
 from riafs.formats.riaurl import parse_source
@@ -246,3 +247,24 @@ async def test_a_subdataset_that_others_have_removed_and_that_was_moved_here_is_
         moved = {"second": "inputs/deep/second", "third": "third"}
         assert made.registrations() == ({**moved, "first": "inputs/first"} if prefer is Prefer.OURS else moved)
         sound(made.top)
+
+
+async def test_a_subdataset_in_a_renamed_directory_is_named_as_it_is_seen(made: Super, tmp_path: Path) -> None:
+    async with writable(made.store, tmp_path / "over") as driver:
+        await driver.rename(b"top/in", b"top/inputs")
+        await driver.write(b"top/inputs/first/x", b"mine!")
+        [dataset] = [
+            each
+            for each in describe_overlay(driver.filesystem.overlay)["datasets"]
+            if each["dataset"] == made.subs["first"].id
+        ]
+        assert dataset["path"] == "top/inputs/first"
+        await push(driver, made, b"top/inputs/first/x")
+        assert tree(made.subs["first"])[b"x"] == ("100644", b"mine!")
+        assert made.registrations() == PATHS
+        commit = made.subs["first"].git("rev-parse", "main").encode()
+        assert tree(made.top)[b"in/first"][1] == commit
+        await push(driver, made)
+        assert made.registrations()["first"] == "inputs/first"
+        assert tree(made.top)[b"inputs/first"][1] == commit
+        assert await driver.read(b"top/inputs/first/x") == b"mine!"
