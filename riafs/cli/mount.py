@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from urllib.parse import quote
 
 from riafs.cli.mountcaller import asked_for_writing
 from riafs.cli.mountopts import is_read_only, quote_option, wants_writing
@@ -17,7 +18,7 @@ from riafs.daemon.ask import ask
 from riafs.daemon.mounts import resolve
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.unmount import find_mount
-from riafs.errors import MountFailed, NotMounted, StoreTimeout, TooLarge, UsageError
+from riafs.errors import BadSource, MountFailed, NotMounted, StoreTimeout, TooLarge, UsageError
 from riafs.formats.keepurl import STANDARD_INPUT, KeepUrl
 from riafs.formats.riaurl import RiaUrl, rewrite
 from riafs.formats.riaurl import parse_source as parse_ria_source
@@ -149,6 +150,12 @@ def _overlay(request: MountRequest, settings: Settings, source: Source, environm
 
 def absolute_source(text: str, rules: Iterable[tuple[str, str]]) -> Source:
     """The source `text` names after git's ``insteadOf`` `rules`; a relative path is one from here. Raises BadSource."""
+    if "#" in text and "://" not in text and os.path.isdir(text):
+        url = quote(os.path.abspath(os.fsencode(text)))
+        raise BadSource(
+            f"{text} is a directory, but what follows a # in a source names a dataset: write ria+file://{url} for the "
+            "store, and #~ALIAS behind it for a dataset"
+        )
     source = parse_source(rewrite(text, tuple(rules)).url)
     if not isinstance(source, RiaUrl):
         return source.from_here(os.getcwdb())

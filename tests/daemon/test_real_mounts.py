@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,19 @@ def test_mount_a_may_come_twice_and_after_the_daemon_was_killed(
     other = riafs(f"{small_store}#~demo", mountpoint, "-o", "rw", name="mount.riafs", bare=True)
     assert other.returncode == 32
     assert "already mounted" in other.stderr
+    assert riafs("umount", mountpoint).returncode == 0
+
+
+def test_a_store_with_a_number_sign_in_its_path_is_told_how_to_be_named(
+    riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(small_store, tmp_path / "st#ore", symlinks=True)
+    done = riafs("mount", tmp_path / "st#ore", mountpoint)
+    url = f"ria+file://{tmp_path}/st%23ore"
+    assert done.returncode == 1
+    assert f"write {url} for the store" in done.stderr
+    assert riafs("mount", url, mountpoint).returncode == 0
+    assert os.listdir(mountpoint / "demo")
     assert riafs("umount", mountpoint).returncode == 0
 
 
