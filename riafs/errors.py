@@ -282,6 +282,12 @@ class ShortRead(RiafsError):
     """A file, archive or block holds fewer bytes than it says."""
 
 
+class CutOff(ShortRead):
+    """A connection ended in the middle of an answer: the network's trouble, or a server that met damage."""
+
+    retryable = True
+
+
 class TooLarge(RiafsError):
     """A file that is read whole (ref, version file, configuration, manifest) is over its bound."""
 

@@ -476,3 +476,36 @@ async def test_packed_refs_and_a_broken_neighbour_do_not_matter(dataset: SmallDa
     await push(dataset, below, [below.write(b"n.dat", NEW)])
     sound(dataset)
     assert content(dataset, b"n.dat") == NEW
+
+
+@pytest.mark.parametrize(
+    ("setting", "forms"),
+    [
+        (b"true", ("100644", "100755", "100644", "120000")),
+        (b"false", ("120000", "120000", "120000", "120000")),
+        (b"include=*.dat and largerthan=5", ("100644", "120000", "120000", "120000")),
+        (b"mimeencoding=binary", ("120000", "120000", "100644", "120000")),
+    ],
+)
+async def test_new_files_are_unlocked_where_the_dataset_says_so(
+    tmp_path: Path, setting: bytes, forms: tuple[str, ...]
+) -> None:
+    dataset = with_annex(
+        SmallStore.make(tmp_path / "store").dataset("one", FILES), config=b"1s annex.addunlocked " + setting
+    )
+    for data in (LOCKED, UNLOCKED):
+        dataset.put(key_of(data), data)
+    below = changes_over(dataset, tmp_path / "overlay")
+    changes = [
+        below.write(b"d/new.dat", NEW),
+        below.write(b"d/x.txt", b"text", executable=True),
+        below.write(b"d/y.txt", b"\0\1"),
+        below.write(b"data/locked.dat", b"other"),
+        below.write(b"data/unlocked.dat", b"another"),
+    ]
+    await push(dataset, below, changes)
+    made = tree(dataset)
+    assert tuple(made[path][0] for path in (b"d/new.dat", b"d/x.txt", b"d/y.txt", b"data/locked.dat")) == forms
+    assert made[b"data/unlocked.dat"][0] == "100644"
+    assert content(dataset, b"d/new.dat") == NEW
+    sound(dataset)
