@@ -111,6 +111,15 @@ async def test_every_member_is_decrypted_without_7z(method: str, pack: Pack, spo
                 assert await content_of(archive, name) == content
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if not name.startswith("stored")])
+async def test_members_of_many_packed_pieces_are_read_without_7z(method: str, pack: Pack, spool: Path) -> None:
+    contents: dict[bytes, bytes | None] = {b"noise": random.Random(5).randbytes(700_000), b"last": b"last"}
+    with contextlib.closing(tools_with(spool, search_path=())) as tools:
+        archive = await open_archive(pack(contents, *METHODS[method]), tools)
+        for name, content in contents.items():
+            assert await content_of(archive, name) == content
+
+
 @pytest.mark.parametrize("filters", [[py7zr.FILTER_ZSTD], [py7zr.FILTER_BROTLI], [py7zr.FILTER_X86, py7zr.FILTER_ZSTD]])
 @pytest.mark.parametrize("password", [None, "secret"])
 async def test_methods_of_other_programs_are_read_with_and_without_7z(
