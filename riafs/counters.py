@@ -46,6 +46,7 @@ class Counters:
     blocks_missing: int = 0
     signatures_renewed: int = 0
     handler_errors: int = 0
+    task_failures: int = 0
     store_timeouts: int = 0
 
     def as_dict(self) -> dict[str, int]:

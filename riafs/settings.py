@@ -28,7 +28,7 @@ MAX_ID = 2**32 - 2  # (uid_t)-1 means "no user" to the kernel
 
 
 _PREFIX = "RIAFS_"
-_NO_OPTIONS = ("RIAFS_ARCHIVE_PASSWORD",)
+_NO_OPTIONS = ("RIAFS_ARCHIVE_PASSWORD", "RIAFS_SOURCE", "RIAFS_MOUNTPOINT")
 _NEARLY = 0.85
 _BY_FIELD = {option.field: option for option in OPTIONS}
 
@@ -51,6 +51,7 @@ class Settings:
     noexec: bool
     refresh: float
     verify: str
+    checkout: bool
     cache_dir: str
     cache_size: int
     cache_min_free: float

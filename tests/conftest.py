@@ -23,7 +23,7 @@ pytest_plugins = ["tests.plugins.log_hygiene"]
 
 PROGRAMS = ("git", "git-annex", "datalad", "7z", "gpg", "fusermount3", "getfattr")
 
-KEPT = {"RIAFS_TEST_STORES", "RIAFS_TEST_ROUNDS", "RIAFS_KEEPSTORE", "GIT_SSL_CAINFO"}
+KEPT = {"RIAFS_TEST_STORES", "RIAFS_TEST_ROUNDS", "RIAFS_TEST_DEPTH", "RIAFS_KEEPSTORE", "GIT_SSL_CAINFO"}
 """Variables that keep their values though their like are taken away."""
 
 

@@ -36,6 +36,8 @@ from riafs.storage.files import FileBytes
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
 _SPILL = 64 << 30
+_MEMBERS_AT_ONCE = 2
+"""Children that read members of annexed archives (see content/archivemembers)."""
 _LISTING = b"listing"
 
 
@@ -67,6 +69,7 @@ class ArchiveTools:
         self.digests = digests
         self.unlocker = Unlocker(password)
         self.open_archives = OpenArchives()
+        self.members = trio.Semaphore(_MEMBERS_AT_ONCE)
         kept = MemberBlocks(blocks, SpilledBlocks(extractor.directory, spilled) if spilled else None)
         threads = workers or max(2, len(os.sched_getaffinity(0)))
         self.workshop = Workshop(extractor, kept, counters or Counters(), spill, 2 * limits.dictionary, threads)

@@ -24,12 +24,12 @@ from riafs.errors import (
     MalformedArchive,
     MissingProgram,
     RiafsError,
-    StoreError,
     StoreTimeout,
     UnsupportedArchive,
 )
 from riafs.formats.lzma2 import Segment
 from riafs.storage.patience import Turns
+from riafs.tasks import as_failure, start_detached
 
 log = logging.getLogger(__name__)
 
@@ -206,42 +206,52 @@ class Driver:
         if not used.running and used.problem is None:
             used.running = True
             used.users += 1
-            trio.lowlevel.spawn_system_task(self._run, folder, used)
+            start_detached(self._run, folder, used)
 
     async def _run(self, folder: DecodableFolder, used: Pass) -> None:
-        """Decode up to the goal, which may move on meanwhile."""
+        """Decode up to the goal, which may move on meanwhile. However that ends, those who wait are told."""
         try:
-            while used.position < used.goal and used.problem is None and not used.closed and self._is_wanted(used):
-                rest = max(used.goal - used.position, _LEAST_STEP)
-                data = await self._produced(used, min(_STEP, rest, used.segment.end - used.position))
-                await used.idle.wait()
-                used.idle = trio.Event()
-                trio.lowlevel.spawn_system_task(self._deliver, folder, used, data)
-                used.position += len(data)
+            with as_failure("an archive member cannot be decoded"):
+                await self._go_on_to_goal(folder, used)
+        except RiafsError as problem:
+            await used.idle.wait()
+            used.problem = used.problem or problem
+        used.running = False
+        try:
+            if used.problem is not None:
+                self._workshop.passes.close(used)
+        finally:
+            self._workshop.passes.leave(used)
+            used.tell()
+
+    async def _go_on_to_goal(self, folder: DecodableFolder, used: Pass) -> None:
+        try:
+            await self._go_to_goal(folder, used)
         except RiafsError as problem:
             await used.idle.wait()
             used.problem = self._noted(problem, folder, used)
         await used.idle.wait()
         if used.position >= used.segment.end and (failures := self._failures.get((folder.number, used.segment.start))):
             failures.died.discard(used.engine)
-        used.running = False
-        if used.problem is not None:
-            self._workshop.passes.close(used)
-        self._workshop.passes.leave(used)
-        used.tell()
+
+    async def _go_to_goal(self, folder: DecodableFolder, used: Pass) -> None:
+        while used.position < used.goal and used.problem is None and not used.closed and self._is_wanted(used):
+            rest = max(used.goal - used.position, _LEAST_STEP)
+            data = await self._produced(used, min(_STEP, rest, used.segment.end - used.position))
+            await used.idle.wait()
+            used.idle = trio.Event()
+            start_detached(self._deliver, folder, used, data)
+            used.position += len(data)
 
     def _is_wanted(self, used: Pass) -> bool:
         """Whether somebody waits for a decoder, or did so a short while ago and may come back."""
         return used.users > 1 or trio.current_time() < used.wanted_until
 
     async def _produced(self, used: Pass, most: int) -> bytes:
-        """Some more bytes. Raises what decoding them raises, StoreTimeout, StoreError without memory for them."""
+        """Some more bytes. Raises what decoding them raises, StoreTimeout."""
         seconds = self._workshop.extractor.deadline
-        try:
-            with trio.move_on_after(seconds):
-                return await used.decoder.decode(most)
-        except MemoryError as error:
-            raise StoreError("there is not enough memory to decode an archive member") from error
+        with trio.move_on_after(seconds):
+            return await used.decoder.decode(most)
         raise StoreTimeout(f"a decoder made nothing for {seconds:g} s")
 
     async def _deliver(self, folder: DecodableFolder, used: Pass, data: bytes) -> None:
@@ -250,23 +260,24 @@ class Driver:
         try:
             while used.delivered < end:
                 left = memoryview(data)[used.delivered - end :]
-                parts, stop = self._making.parts(folder, used.segment, used.delivered, left)
+                with as_failure("decoded archive members cannot be kept"):
+                    parts, stop = self._making.parts(folder, used.segment, used.delivered, left)
                 with self._making.using(parts):
                     await self._deliver_parts(used, parts, stop)
         except RiafsError as problem:
             used.problem = problem
-        except MemoryError:
-            used.problem = StoreError("there is not enough memory for decoded archive members")
-        used.idle.set()
+        finally:
+            used.idle.set()
 
     async def _deliver_parts(self, used: Pass, parts: Sequence[Part], stop: int) -> None:
         """Store and check parts, up to `stop` in the folder. Raises StoreError."""
         try:
-            await self._making.store(parts)
-            used.delivered = stop
-            used.tell()
-            for partial, _, _ in parts:
-                await self._making.check(partial)
+            with as_failure("decoded archive members cannot be kept"):
+                await self._making.store(parts)
+                used.delivered = stop
+                used.tell()
+                for partial, _, _ in parts:
+                    await self._making.check(partial)
         except RiafsError as problem:
             for partial, _, _ in parts:
                 self._making.fail(partial, problem)

@@ -24,9 +24,18 @@ from collections.abc import Sequence
 import trio
 
 from riafs.archive import child
-from riafs.errors import DecodeFailed, DecoderDied, MissingProgram, RiafsError, StoreError, UnsupportedArchive
+from riafs.errors import (
+    DecodeFailed,
+    DecoderDied,
+    MissingProgram,
+    OutOfMemory,
+    RiafsError,
+    StoreError,
+    UnsupportedArchive,
+)
 from riafs.formats.sevenzip_folder import Folder
 from riafs.formats.sevenzip_single import single_folder_ends
+from riafs.storage.files import FileBytes
 from riafs.storage.ranged import RangedBytes
 
 _PROGRAMS = (b"7zz", b"7z", b"7za")
@@ -123,10 +132,19 @@ class Extractor:
     async def start_member(self, archive: RangedBytes, name: bytes, size: int, shown: str) -> "ChildDecoder":
         """A child in which libarchive reads the member `name`, of `size` bytes, of any archive that it knows.
 
-        It gets a copy of the archive. Raises StoreError (no room for it), and what reading `archive` raises; the
-        decoder raises MissingProgram without libarchive, DecodeFailed where there is no such member.
+        An archive that is a file of this machine is read where it is, as only its bytes matter; of others the child
+        gets a copy. Raises StoreError (no room for it), and what reading `archive` raises; the decoder raises
+        MissingProgram without libarchive, DecodeFailed where there is no such member.
         """
-        return await self._start(_python(b"member", name), (b"", archive, b""), size, Engine.LIBARCHIVE, shown)
+        command = _python(b"member", name)
+        if not isinstance(archive, FileBytes):
+            return await self._start(command, (b"", archive, b""), size, Engine.LIBARCHIVE, shown)
+        try:
+            with tempfile.TemporaryFile(dir=self.directory, buffering=0) as messages:
+                started = await trio.to_thread.run_sync(self._open, command, archive.fileno(), messages.fileno())
+                return _decoder(started, messages.fileno(), size, Engine.LIBARCHIVE, shown)
+        except OSError as error:
+            raise StoreError(f"decoding in {os.fsdecode(self.directory)}: {error.strerror}") from error
 
     async def _start(
         self, command: Sequence[bytes], parts: tuple[bytes, RangedBytes, bytes], size: int, engine: Engine, shown: str
@@ -259,7 +277,7 @@ class ChildDecoder:
         if self._engine is not Engine.SEVENZIP and status == child.UNABLE:
             return MissingProgram(f"{self._shown} cannot be decoded: {self._text()}")
         if self._engine is not Engine.SEVENZIP and status == child.LACKS_MEMORY:
-            return StoreError(f"{self._shown}: there is not enough memory to decode it")
+            return OutOfMemory(f"{self._shown}: out of memory for decoding it")
         text = self._text()
         if (self._engine is not Engine.SEVENZIP and status == child.UNKNOWN) or any(each in text for each in _NO_CODEC):
             return UnsupportedArchive(f"{self._shown} has a method that {self._engine.value} does not know: {text}")

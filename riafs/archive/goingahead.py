@@ -18,6 +18,7 @@ from riafs.archive.planning import AHEAD, Planner, Wanted
 from riafs.archive.workshop import Workshop
 from riafs.errors import RiafsError
 from riafs.formats.sevenzip import Listing, Member
+from riafs.tasks import start_detached
 
 _MOST_MEMBERS = 256
 
@@ -69,7 +70,7 @@ class GoingAhead:
             wanted = self._not_done(folder, offset)
             if wanted is not None:
                 self._run_busy = True
-                trio.lowlevel.spawn_system_task(self._begin_run, folder, wanted)
+                start_detached(self._begin_run, folder, wanted)
 
     def _not_done(self, folder: DecodableFolder, offset: int) -> int | None:
         """From where on a reader at `offset` will soon want what is not decoded yet; None if it is far from there."""
@@ -114,7 +115,7 @@ class GoingAhead:
 
     def _begin(self, folder: DecodableFolder, wanted: Sequence[Wanted]) -> None:
         self._segments_busy = True
-        trio.lowlevel.spawn_system_task(self._decode_segments, folder, wanted)
+        start_detached(self._decode_segments, folder, wanted)
 
     def _following(self, folder: DecodableFolder, after: Member) -> Sequence[Partial]:
         """The members after one that are not decoded yet, as far as it is worth it, each used once more."""
@@ -155,7 +156,7 @@ class GoingAhead:
         self._entered = folder.number
         if not self._making.is_done(following):
             self._folder_busy = True
-            trio.lowlevel.spawn_system_task(self._decode_front, self._listing.member_of_stream(following))
+            start_detached(self._decode_front, self._listing.member_of_stream(following))
 
     async def _decode_front(self, member: Member) -> None:
         try:

@@ -21,9 +21,9 @@ from riafs.errors import (
     DecodeFailed,
     EncryptedArchive,
     MalformedArchive,
+    OutOfMemory,
     OversizedArchive,
     ShortRead,
-    StoreError,
     UnsupportedArchive,
 )
 from riafs.formats.sevenzip import (
@@ -62,7 +62,7 @@ async def read_listing(source: RangedBytes, limits: Limits, unlocker: Unlocker) 
     """The members of the 7z archive `source`.
 
     Raises NotAnArchive, MalformedArchive, UnsupportedArchive, EncryptedArchive (a header that needs a password, or
-    another one), ShortRead (the header lies beyond the end), StoreError (no memory for it), and what reading `source`
+    another one), ShortRead (the header lies beyond the end), OutOfMemory, and what reading `source`
     raises.
     """
     with _memory_as_failure():
@@ -103,7 +103,7 @@ def _memory_as_failure() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise StoreError("there is not enough memory for the archive's list of members") from error
+        raise OutOfMemory("out of memory for the archive's list of members") from error
 
 
 async def _read_header(source: RangedBytes, limits: Limits, unlocker: Unlocker | None) -> tuple[bytes, bool]:

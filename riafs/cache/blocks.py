@@ -29,6 +29,7 @@ from riafs.cache.blocks_file import MAX_LENGTH, BlockName, content_digest
 from riafs.counters import Counters
 from riafs.errors import CorruptContent, RiafsError, ShortRead
 from riafs.storage.patience import Patience
+from riafs.tasks import as_failure
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +129,13 @@ class BlockCache:
             return None
         data = None
         try:
-            data = await self._reading.run(self._disk.read, self._block_name(name))
+            with as_failure("a block cannot be read"):
+                data = await self._reading.run(self._disk.read, self._block_name(name))
         except CorruptContent as problem:
             level = logging.INFO if self._counters.blocks_damaged else logging.WARNING  # a bad disk has thousands
             log.log(level, "%s; it was removed and is made again", problem)
             self._counters.blocks_damaged += 1
-        except (RiafsError, OSError) as problem:
+        except RiafsError as problem:
             self._trouble.failed("read", problem)
         if data is not None:
             self._counters.blocks_from_disk += 1
@@ -202,9 +204,10 @@ class BlockCache:
     async def _write(self, disk: DiskBlocks, name: _Name) -> None:
         try:
             if not self._trouble.paused("write"):
-                new = await self._writing.run(disk.write, self._block_name(name), self._unwritten[name])
-                self._counters.blocks_written += new
-        except (RiafsError, OSError) as problem:
+                with as_failure("a block cannot be written"):
+                    new = await self._writing.run(disk.write, self._block_name(name), self._unwritten[name])
+                    self._counters.blocks_written += new
+        except RiafsError as problem:
             self._trouble.failed("write", problem)
         finally:
             self._unwritten_size -= len(self._unwritten.pop(name))

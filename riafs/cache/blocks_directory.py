@@ -6,7 +6,9 @@ enter, so nobody can put something else in its place between the check and the u
 """
 
 import contextlib
+import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ from riafs.errors import StoreDenied
 NEW = "new-"
 """Prefix of files that are being written."""
 _NAME = f"blocks-{VERSION}"
-_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OBSTRUCTED = frozenset((errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO))
+"""How opening or replacing a file fails where a link, a directory, or a socket is in its place or above it."""
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DISK_UNIT = 512  # stat(2) counts allocated blocks in these
 
 
@@ -47,7 +51,7 @@ def open_blocks(cache: str, *, make: bool) -> Iterator[int]:
         private_directory(cache)
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, mode=0o700)
-    root = os.open(path, _FLAGS)
+    root = os.open(path, DIRECTORY_FLAGS)
     try:
         _refuse_others(path, os.fstat(root))
         yield root
@@ -69,8 +73,13 @@ def walk(root: int) -> Iterator[Found]:
 def walk_directory(root: int, name: str) -> Iterator[Found]:
     """The files in one of the directories; none if it is not there."""
     try:
-        directory = os.open(name, _FLAGS, dir_fd=root)
+        directory = os.open(name, DIRECTORY_FLAGS, dir_fd=root)
     except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in OBSTRUCTED:
+            raise
+        clear_away(root, name)
         return
     try:
         with os.scandir(directory) as entries:
@@ -95,3 +104,16 @@ def remove(root: int, found: Found) -> bool:
     except (FileNotFoundError, IsADirectoryError):
         return False
     return True
+
+
+def clear_away(root: int, path: str) -> None:
+    """Remove whatever is at `path` below `root`, where a block or a directory of blocks has its place. Raises OSError.
+
+    A link is removed, and not what it leads to.
+    """
+    try:
+        os.unlink(path, dir_fd=root)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        shutil.rmtree(path, dir_fd=root)

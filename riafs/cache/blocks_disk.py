@@ -14,7 +14,7 @@ import threading
 import time
 from dataclasses import replace
 
-from riafs.cache.blocks_directory import NEW, open_blocks
+from riafs.cache.blocks_directory import DIRECTORY_FLAGS, NEW, OBSTRUCTED, clear_away, open_blocks
 from riafs.cache.blocks_eviction import DiskLimits, make_room
 from riafs.cache.blocks_file import HEADER_SIZE, BlockName, check_block, make_header, unreadable_as_damaged
 from riafs.errors import CorruptContent
@@ -109,7 +109,14 @@ def _size_on_disk(block: BlockName) -> int:
 
 
 def _read(root: int, block: BlockName) -> bytes:
-    file = os.open(block.path, _READ_FLAGS, dir_fd=root)
+    try:
+        file = os.open(block.path, _READ_FLAGS, dir_fd=root)
+    except OSError as error:
+        if error.errno not in OBSTRUCTED:
+            raise
+        os.close(_directory_of(root, block))  # which may be what is in the way
+        clear_away(root, block.path)
+        raise CorruptContent(f"block {block.path} of the cache is no file: {error.strerror}") from error
     try:
         status = os.fstat(file)
         whole = stat.S_ISREG(status.st_mode) and status.st_size == HEADER_SIZE + block.length
@@ -119,8 +126,7 @@ def _read(root: int, block: BlockName) -> bytes:
         check_block(block, header, payload)
         _touch(file, status)
     except CorruptContent:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(block.path, dir_fd=root)
+        clear_away(root, block.path)
         raise
     finally:
         os.close(file)
@@ -143,23 +149,34 @@ def _is_kept(root: int, block: BlockName) -> bool:
 
 
 def _write(root: int, block: BlockName, payload: bytes) -> None:
-    new = f"{block.directory}/{NEW}{secrets.token_hex(8)}"
+    directory = _directory_of(root, block)
+    new = f"{NEW}{secrets.token_hex(8)}"
     try:
-        file = os.open(new, _WRITE_FLAGS, 0o600, dir_fd=root)
-    except FileNotFoundError:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(block.directory, mode=0o700, dir_fd=root)
-        file = os.open(new, _WRITE_FLAGS, 0o600, dir_fd=root)
-    try:
+        file = os.open(new, _WRITE_FLAGS, 0o600, dir_fd=directory)
         try:
             _write_all(file, make_header(block, payload), payload)
         finally:
             os.close(file)
-        os.rename(new, block.path, src_dir_fd=root, dst_dir_fd=root)
+        os.rename(new, os.path.basename(block.path), src_dir_fd=directory, dst_dir_fd=directory)
     except OSError:
         with contextlib.suppress(OSError):
-            os.unlink(new, dir_fd=root)
+            os.unlink(new, dir_fd=directory)
         raise
+    finally:
+        os.close(directory)
+
+
+def _directory_of(root: int, block: BlockName) -> int:
+    """A descriptor of the block's directory, made if missing; anything else in its place goes."""
+    try:
+        return os.open(block.directory, DIRECTORY_FLAGS, dir_fd=root)
+    except OSError as error:
+        if error.errno not in OBSTRUCTED | {errno.ENOENT}:
+            raise
+    clear_away(root, block.directory)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(block.directory, mode=0o700, dir_fd=root)
+    return os.open(block.directory, DIRECTORY_FLAGS, dir_fd=root)
 
 
 def _write_all(file: int, header: bytes, payload: bytes) -> None:

@@ -12,12 +12,10 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
-from typing import Any
 
 from riafs.cli.finding import Finding
 from riafs.cli.mount import absolute_source
 from riafs.cli.render import print_json, printable
-from riafs.daemon.bounded import call_in_child
 from riafs.daemon.version import version
 from riafs.errors import RiafsError
 from riafs.formats.riaurl import RiaUrl
@@ -28,6 +26,7 @@ _PROGRAM_SECONDS = 5.0
 _STORE_SECONDS = 8.0
 _COUNTED = 10_000
 _OLDEST_GIT = (2, 36)
+_MOUNT_TABLE = "/etc/mtab"
 _FUSE_DEVICE = "/dev/fuse"
 
 
@@ -85,6 +84,9 @@ def _check_fusermount() -> Iterator[Finding]:
         yield Finding("fail", f"{program} is not setuid root", f"chmod u+s {program}")
     else:
         yield Finding("ok", program)
+    if os.geteuid() != 0 and not os.path.exists(_MOUNT_TABLE):
+        advice = f"ln -s ../proc/self/mounts {_MOUNT_TABLE}"
+        yield Finding("fail", f"there is no {_MOUNT_TABLE}, which fusermount3 needs to unmount", advice)
     if os.geteuid() != 0 and not user_allow_other():
         yield Finding("warn", "allow-other is for root only here", "put user_allow_other into /etc/fuse.conf")
 
@@ -150,57 +152,10 @@ def check_source(text: str) -> list[Finding]:
             return list(check_keep(source, environment))
         if source.scheme != "file":
             return [Finding("fail", f"{source}: only local RIA stores can be mounted", "use ria+file:// or a path")]
-        path = os.fsdecode(source.path)
-        found = call_in_child(lambda: examine_store(path), _STORE_SECONDS, path)
+        from riafs.cli.doctorstore import check_store
+
+        return list(check_store(source, environment))
     except RiafsError as error:
         return [Finding("fail", str(error))]
     except OSError as error:
         return [Finding("fail", f"store {text}: {error.strerror}", "check the path and its permissions")]
-    return [_layout_finding(path, found["layout"]), _datasets_finding(path, found)]
-
-
-def examine_store(path: str) -> dict[str, Any]:
-    """The version file's first line (None without one), and datasets and aliases, counted up to a bound."""
-    first = [name for name in _names(path, 3 * _COUNTED) if len(name) == 3]
-    datasets = 0
-    for name in first:
-        if datasets >= _COUNTED:
-            break
-        datasets += len(_names(os.path.join(path, name), _COUNTED - datasets))
-    aliases = os.path.join(path, "alias")
-    return {
-        "layout": _first_line(os.path.join(path, "ria-layout-version")),
-        "datasets": datasets,
-        "aliases": len(_names(aliases, _COUNTED)) if os.path.isdir(aliases) else 0,
-    }
-
-
-def _names(path: str, bound: int) -> list[str]:
-    with os.scandir(path) as entries:
-        return [entry.name for _, entry in zip(range(bound), entries, strict=False)]
-
-
-def _first_line(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.readline(100).strip()
-    except FileNotFoundError:
-        return None
-
-
-def _layout_finding(path: str, layout: str | None) -> Finding:
-    if layout is None:
-        return Finding(
-            "warn", f"store {path} has no ria-layout-version", "it is shown all the same; is it a RIA store?"
-        )
-    if layout.partition("|")[0] != "1":
-        return Finding("warn", f"store {path} has the unknown layout version {layout}", "it is read as version 1")
-    return Finding("ok", f"store {path}, layout version {layout}")
-
-
-def _datasets_finding(path: str, found: dict[str, Any]) -> Finding:
-    datasets, aliases = found["datasets"], found["aliases"]
-    more = " or more" if datasets >= _COUNTED else ""
-    if not datasets:
-        return Finding("fail", f"store {path} has no datasets", "a store's root has directories of three characters")
-    return Finding("ok", f"{datasets}{more} datasets, {aliases} aliases")

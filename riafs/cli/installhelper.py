@@ -6,9 +6,12 @@ mount(8) looks for ``mount.TYPE`` in /sbin only, where pip and pipx never write.
 import argparse
 import os
 import shutil
+import stat
 import sys
+from collections.abc import Iterator
 
-from riafs.cli.main import HELPERS
+import riafs
+from riafs.cli.main import HELPERS, complain
 from riafs.errors import MissingProgram, MountpointError, UsageError
 
 DIRECTORY = "/sbin"
@@ -22,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
             remove(link)
         return 0
     program = installed_program()
+    _warn(program)
     for link in links:
         if arguments.print:
             print(f"ln -sfn {program} {link}")
@@ -37,6 +41,26 @@ def installed_program() -> str:
     if found is None:
         raise MissingProgram("riafs is not installed as a program; pip install it first")
     return os.path.abspath(found)
+
+
+def _warn(program: str) -> None:
+    """Say so if only this user can run the program: mount(8) runs it as whoever mounts."""
+    for path in (program, sys.executable, os.path.dirname(os.path.abspath(riafs.__file__))):
+        for barrier in closed_to_others(path):
+            complain(
+                f"other users cannot run this riafs, as {barrier} is closed to them: /etc/fstab and root can mount "
+                "with it, they cannot; a virtual environment below /opt, made with umask 022, is for all"
+            )
+            return
+
+
+def closed_to_others(path: str) -> Iterator[str]:
+    """The directories on the way to `path`, links followed, and what is there, that not everybody may use."""
+    for way in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        for end in (position for position, character in enumerate(way + "/") if character == "/" and position):
+            mode = os.stat(way[:end]).st_mode
+            if not mode & (stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH):
+                yield way[:end]
 
 
 def install(program: str, link: str) -> None:

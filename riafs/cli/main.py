@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from riafs.cli.render import printable
 from riafs.errors import RiafsError, UsageError
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def run(program: str, words: Sequence[str]) -> int:
 
 def complain(message: str) -> None:
     """One line on standard error, whatever `message` has in it."""
-    line = " ".join(message.split())
-    print("riafs:", line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+    print("riafs:", printable(" ".join(message.split())), file=sys.stderr)
 
 
 def _dispatch(program: str, words: Sequence[str]) -> int:

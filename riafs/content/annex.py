@@ -14,6 +14,7 @@ from cachetools import LRUCache
 
 from riafs.archive.archive import ArchiveTools
 from riafs.archive.openpgp import Decryptor
+from riafs.content.archivemembers import LinkedMember
 from riafs.content.branch import AnnexBranch
 from riafs.content.inplace import InPlace
 from riafs.content.places import ArchivePlace, LoosePlace, Place
@@ -34,6 +35,7 @@ from riafs.errors import (
     StoreDenied,
     StoreTimeout,
 )
+from riafs.formats.archivelinks import archive_links
 from riafs.formats.digests import checker
 from riafs.formats.hashdirs import likely_path, object_directories
 from riafs.formats.keys import Key
@@ -47,6 +49,8 @@ log = logging.getLogger(__name__)
 
 _MAX_PROBLEMS = 1000
 _MAX_CONFIG = 8 << 20
+_MOST_NESTED = 3
+"""Annexed archives within one another that are gone through for a member."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ class AnnexContents:
         self._layout = layout
         self._branch = branch
         self.verifier = tools.verifier
+        self._archives = tools.archives
         self._shelf = ArchiveShelf(storage, dataset, tools.archives)
         self._storages = Storages(
             branch, identifier, self.stored_places, elsewhere, self._storage_uuid, tools.decryptor
@@ -106,6 +111,11 @@ class AnnexContents:
         """Every key that is stored, used by a file or not: see content/stored."""
         return stored_keys(self._storage, self._objects, self._shelf)
 
+    async def has_any(self) -> bool:
+        """Whether anything is stored at all, as far as directories and the presence of an archive tell."""
+        [items] = await self._storage.list_each([self._objects])
+        return bool(items) or any(await self._storage.stat_objects(self._dataset, PLACES))
+
     def stored_places(self, key: Key) -> Iterator[Place]:
         """Where the bytes stored under `key` may lie, loose or in an archive."""
         name = key.file_name
@@ -117,7 +127,19 @@ class AnnexContents:
 
     async def special_places(self, key: Key) -> list[Place]:
         """Where else `key` may be in the store, by what the git-annex branch says: see content/storages."""
-        return await self._storages.places(key)
+        return await self._special_places(key, _MOST_NESTED)
+
+    async def _special_places(self, key: Key, nested: int) -> list[Place]:
+        found = await self._storages.places(key)
+        if nested:
+            found += [
+                LinkedMember(key, link, lambda archive: self._all_places(archive, nested - 1), self._archives)
+                for link in archive_links(await self._branch.urls(key))
+            ]
+        return found
+
+    async def _all_places(self, key: Key, nested: int) -> list[Place]:
+        return [*self.stored_places(key), *await self._special_places(key, nested)]
 
     async def storage_forms(self, key: Key, remote: SpecialRemote) -> list[Place]:
         """Where the storage `remote`, which is this directory, may have `key` in another form than plain."""
@@ -214,7 +236,7 @@ class AnnexContents:
             opened = await attempt.opened(place)
             if opened is not None:
                 opened.source.close()
-                remembered = opened.evidence is not None and memory.is_good(opened.evidence, key.serialised)
+                remembered = opened.evidence is not None and await memory.is_good(opened.evidence, key.serialised)
                 good = remembered or opened.checked_as == key.serialised
                 return known | {"where": opened.place.encode(), "verified": b"yes" if good else b"no"}
         try:
@@ -228,9 +250,9 @@ class AnnexContents:
 
 
 async def _is_there(place: Place) -> bool:
-    """Whether anything is at `place`, as far as can be told without decrypting it."""
+    """Whether anything is at `place`, as far as can be told without decrypting or decoding it."""
     try:
-        source = await place.peek() if isinstance(place, SpecialPlace) else (await place.open()).source
+        source = await place.peek() if isinstance(place, SpecialPlace | LinkedMember) else (await place.open()).source
     except RiafsError:
         return False
     source.close()

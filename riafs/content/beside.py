@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from riafs.content.inplace import identity_of, is_only_touched
-from riafs.errors import ChangedContent, RiafsError, StoreError
+from riafs.errors import ChangedContent, RiafsError
 from riafs.storage.ranged import PROVEN, Buffer, RangedBytes
+from riafs.tasks import as_failure
 
 _HOP = 64 << 20  # bytes hashed at most in one visit to a thread
 _AHEAD = 16 << 20
@@ -45,13 +46,12 @@ class Hashing:
     async def run(self) -> None:
         """Hash until the digest is known or nobody reads any more."""
         try:
-            if await self._hash_all():
-                self._conclude(not self._touched)
-                self.good = True
+            with as_failure(f"cannot verify {self._place}"):
+                if await self._hash_all():
+                    self._conclude(not self._touched)
+                    self.good = True
         except RiafsError as problem:
             self._problem = problem
-        except (OSError, RuntimeError, MemoryError) as error:  # no thread, no memory: this reader's trouble alone
-            self._problem = StoreError(f"cannot verify {self._place}: {error}")
         finally:
             self.ended = True
             self._concluded.set()

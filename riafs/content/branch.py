@@ -5,9 +5,9 @@ is not on the branch says nothing; one that is there and cannot be read is an er
 """
 
 from riafs.errors import NoSuchVersion
-from riafs.formats.annexbranch import CHUNKS, DIFFERENCE_LOG, EQUIVALENT_KEYS, Tuning, parse_difference_log
+from riafs.formats.annexbranch import CHUNKS, DIFFERENCE_LOG, EQUIVALENT_KEYS, WEB, Tuning, parse_difference_log
 from riafs.formats.keys import Key
-from riafs.formats.presence import ChunkedCopy, equivalent_keys, parse_chunk_log
+from riafs.formats.presence import ChunkedCopy, equivalent_keys, live_infos, parse_chunk_log
 from riafs.formats.remotelog import SpecialRemote, parse_remote_log
 from riafs.git.repository import Repository
 
@@ -64,3 +64,7 @@ class AnnexBranch:
         Raises GitError, TooLarge, StoreError, StoreTimeout.
         """
         return equivalent_keys(await self._key_log(key, EQUIVALENT_KEYS))
+
+    async def urls(self, key: Key) -> tuple[bytes, ...]:
+        """The URLs that serve a key, as the branch has them. Raises as `equivalents`."""
+        return live_infos(await self._key_log(key, WEB))

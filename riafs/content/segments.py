@@ -18,6 +18,7 @@ from riafs.content.readingahead import ReadAhead
 from riafs.errors import MalformedLocator, ShortRead
 from riafs.formats.locators import Locator
 from riafs.formats.manifests import NO_BLOCK, Manifest, Segment
+from riafs.storage.patience import Turns
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 
 _RENEW_SECONDS = 2.0
@@ -35,7 +36,7 @@ class CollectionReader:
         self._blocks = blocks
         self._manifest = manifest
         self._refresh = refresh
-        self._renewing = trio.Lock()
+        self._renewing = Turns()
         self._renewed_at = float("-inf")
         self._ahead = ReadAhead(manifest.blocks_after, self._fetch_ahead)
 
@@ -106,7 +107,7 @@ class CollectionReader:
 
     async def _renew(self, block: int, used: Locator) -> Locator | None:
         """A newer locator than `used` of that block, None if there is none."""
-        async with self._renewing:
+        async with self._renewing.one():
             is_newest = self._manifest.locator(block).text == used.text
             if is_newest and self._refresh and trio.current_time() - self._renewed_at > _RENEW_SECONDS:
                 self.renew(await self._refresh())

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import trio
 from cachetools import LRUCache
 
 from riafs.cache.verified import Evidence, VerifiedMemory
@@ -26,6 +25,7 @@ from riafs.storage.blocking import BlockingRead, blocking_read
 from riafs.storage.files import Identity
 from riafs.storage.patience import Patience, of_no_request
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
+from riafs.tasks import Background
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Verifier:
     """Admits content to readers. One per mount; `background` runs the hashing beside readers."""
 
     def __init__(
-        self, policy: Verify, memory: VerifiedMemory, counters: Counters, patience: Patience, background: trio.Nursery
+        self, policy: Verify, memory: VerifiedMemory, counters: Counters, patience: Patience, background: Background
     ) -> None:
         self._policy = policy
         self.memory = memory
@@ -127,7 +127,7 @@ class Verifier:
         if self._policy is Verify.ALWAYS:
             return await self._sealed(opened, claim)
         evidence = opened.evidence
-        if evidence is not None and self._is_good(opened, evidence, claim):
+        if evidence is not None and await self._is_good(opened, evidence, claim):
             return self._in_place(opened, claim, evidence.identity)
         if self._is_whole_first(opened):
             return self._in_place(opened, claim, await self._whole(opened, claim))
@@ -139,10 +139,12 @@ class Verifier:
     def _is_whole_first(opened: Opened) -> bool:
         return opened.evidence is None or opened.source.size <= WHOLE_BEFORE_FIRST_BYTE
 
-    def _is_good(self, opened: Opened, evidence: Evidence, claim: Claim) -> bool:
+    async def _is_good(self, opened: Opened, evidence: Evidence, claim: Claim) -> bool:
         """Whether this version is remembered as verified; the file may be an archive's, open for longer."""
+        if not await self.memory.is_good(evidence, claim.key):
+            return False
         file = versioned(opened.source)
-        return (file is None or file.identity == evidence.identity) and self.memory.is_good(evidence, claim.key)
+        return file is None or file.identity == evidence.identity
 
     def _in_place(self, opened: Opened, claim: Claim, identity: object, *, digested: bool = True) -> RangedBytes:
         """The source, watched if others can change it. `identity`: the version that is known."""
@@ -164,7 +166,7 @@ class Verifier:
         """Verified here and now, unless this mount did that before; what this memory knows of earlier ones does not
         count."""
         evidence, digests = opened.evidence, self._seals.get(claim.key)
-        if digests is None or evidence is None or not self._is_good(opened, evidence, claim):
+        if digests is None or evidence is None or not await self._is_good(opened, evidence, claim):
             seal = Seal()
             await self._whole(opened, claim, seal)
             digests = seal.end()

@@ -9,12 +9,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import trio
-
 from riafs.counters import Counters
 from riafs.daemon.changing import Changing
 from riafs.daemon.control import Command
 from riafs.daemon.logs import RecentErrors
+from riafs.daemon.mounts import shown_source
 from riafs.daemon.opening import opening_plan
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.servable import Servable
@@ -22,13 +21,14 @@ from riafs.formats.riaurl import RiaUrl
 from riafs.fuse.presentation import Presentation
 from riafs.fuse.session import KernelOptions, Session
 from riafs.settings import show_settings
+from riafs.tasks import Background
 from riafs.tree.working import Means
 from riafs.vfs import assembly
 from riafs.vfs.assembly import find_git
 from riafs.vfs.overlaid import OverlayPlace, lay_over
 
 
-async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, background: trio.Nursery) -> Servable:
+async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, background: Background) -> Servable:
     """Open the plan's source; `background` runs what has to go on beside readers, until it is cancelled.
 
     Raises SourceNotFound, NoSuchVersion, StoreDenied, StoreTimeout, StoreError, MissingProgram, …
@@ -61,7 +61,7 @@ def kernel_options(plan: MountPlan) -> KernelOptions:
     settings = plan.settings
     return KernelOptions(
         mountpoint=plan.mountpoint,
-        fsname=str(plan.source),
+        fsname=shown_source(str(plan.source), marked=plan.by_mount),
         allow_other=settings.allow_other,
         allow_root=settings.allow_root,
         auto_unmount=settings.auto_unmount,

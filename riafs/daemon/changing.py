@@ -15,7 +15,7 @@ from riafs.daemon.control import Command, Request
 from riafs.daemon.listing import describe_failure, describe_outcome, describe_overlay
 from riafs.daemon.pushing import Failure, Order, Tell, push_changes
 from riafs.daemon.recording import Recordings
-from riafs.daemon.requests import reporting, text, texts
+from riafs.daemon.requests import text, texts
 from riafs.errors import Busy, UsageError
 from riafs.formats.gitwriting import Stamp
 from riafs.formats.riaurl import RiaUrl
@@ -90,9 +90,9 @@ class Changing:
     def commands(self) -> Mapping[str, Command]:
         """By the names that requests have."""
         return {
-            "changes": reporting(self._changes),
-            "restore": reporting(self._restore),
-            "push": reporting(self._push),
+            "changes": self._changes,
+            "restore": self._restore,
+            "push": self._push,
             **self._recordings.commands,
         }
 

@@ -5,6 +5,7 @@ root are answered, whatever the file's mode. `riafs.daemon.ask` is the other end
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -16,10 +17,14 @@ import trio
 
 from riafs.cache.private import private_directory
 from riafs.daemon.ask import MAX_REQUEST, socket_path
+from riafs.errors import PushConflict, RiafsError
+from riafs.tasks import Background, as_failure
 
 _PART = 1 << 16
 _SECONDS = 5.0
 _BACKLOG = 16
+_PAUSE, _LONG_PAUSE = 0.1, 1.0
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PEER = struct.Struct("3i")
 
 Request = Mapping[str, Any]
@@ -48,22 +53,74 @@ def bound_socket(runtime_directory: str, device: str) -> Iterator[trio.SocketLis
                     os.unlink(path)
 
 
-async def serve_control(listener: trio.SocketListener, commands: Mapping[str, Command]) -> None:
-    """Answer until cancelled. One request a connection; a peer that is slow, long or somebody else gets nothing."""
+async def serve_control(listener: trio.SocketListener, commands: Mapping[str, Command], background: Background) -> None:
+    """Answer until cancelled. One request a connection; a peer that is slow, long or somebody else gets nothing.
+
+    Whatever a command raises is told to the one who asked.
+    """
+    spare = _Spare()
 
     async def answer(stream: trio.SocketStream) -> None:
-        line: bytes | None = None
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            with trio.move_on_after(_SECONDS):
-                process, uid = _peer(stream)
-                line = await _read_line(stream) if uid in (0, os.geteuid()) else None
-            if line is not None:
-                reply = await _reply(line, process, commands)  # takes as long as it takes
-                with trio.move_on_after(_SECONDS):
-                    await stream.send_all(json.dumps(reply).encode() + b"\n")
-        await trio.aclose_forcefully(stream)
+        try:
+            with background.survived("answering on the control socket"):
+                await _answer(stream, commands)
+        finally:
+            await trio.aclose_forcefully(stream)
+            spare.hold()
 
-    await trio.serve_listeners(answer, [listener])
+    try:
+        while True:
+            with background.survived("the control socket"):
+                background.start_soon(answer, await _accepted(listener, spare))
+    finally:
+        spare.let_go()
+
+
+class _Spare:
+    """A descriptor that is kept for one more connection, as open files of readers may take all others."""
+
+    def __init__(self) -> None:
+        self._descriptor = -1
+        self.hold()
+
+    def hold(self) -> None:
+        """Have it again, if there is one."""
+        if self._descriptor < 0:
+            with contextlib.suppress(OSError):
+                self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def let_go(self) -> None:
+        """Use it for something else."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+async def _accepted(listener: trio.SocketListener, spare: _Spare) -> trio.SocketStream:
+    """The next connection. Where there is no descriptor for it, it gets the spare one, or waits until there is one."""
+    while True:
+        try:
+            return await listener.accept()
+        except OSError as error:
+            if error.errno not in _SHORT:
+                await trio.sleep(_LONG_PAUSE)  # it may fail again at once
+                raise
+        spare.let_go()
+        with trio.move_on_after(_PAUSE), contextlib.suppress(OSError):
+            return await listener.accept()
+        spare.hold()
+
+
+async def _answer(stream: trio.SocketStream, commands: Mapping[str, Command]) -> None:
+    line: bytes | None = None
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with trio.move_on_after(_SECONDS):
+            process, uid = _peer(stream)
+            line = await _read_line(stream) if uid in (0, os.geteuid()) else None
+        if line is not None:
+            reply = await _reply(line, process, commands)  # takes as long as it takes
+            with trio.move_on_after(_SECONDS):
+                await stream.send_all(reply + b"\n")
 
 
 def _peer(stream: trio.SocketStream) -> tuple[int, int]:
@@ -83,12 +140,20 @@ async def _read_line(stream: trio.SocketStream) -> bytes:
     return bytes(line.partition(b"\n")[0])
 
 
-async def _reply(line: bytes, process: int, commands: Mapping[str, Command]) -> Mapping[str, Any]:
+async def _reply(line: bytes, process: int, commands: Mapping[str, Command]) -> bytes:
+    """One line. Of a failure: ``error``, ``kind``, ``exit_code``, of conflicts ``paths``."""
     request = parse_request(line)
     command = commands.get(request["command"]) if request is not None else None
     if command is None or request is None:
-        return {"error": f"unknown request; known: {', '.join(commands)}"}
-    return await command({**request, ASKED_BY: process})
+        return json.dumps({"error": f"unknown request; known: {', '.join(commands)}"}).encode()
+    try:
+        with as_failure(f"the mount cannot answer {request['command']}"):
+            return json.dumps(await command({**request, ASKED_BY: process})).encode()
+    except RiafsError as error:
+        failure: dict[str, Any] = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
+        if isinstance(error, PushConflict):
+            failure["paths"] = [os.fsdecode(path) for path in error.paths]
+        return json.dumps(failure).encode()
 
 
 def parse_request(line: bytes) -> Request | None:

@@ -28,15 +28,23 @@ from riafs.daemon.unmount import unmount
 from riafs.daemon.version import version
 from riafs.errors import Interrupted, MountFailed, RiafsError, StoreTimeout
 from riafs.settings import typed_settings
+from riafs.tasks import Background, as_failure
 
 OPEN_SECONDS = 8.0
 """A source that is not open by then fails the mount, so that its starter hears of it within 10 s."""
 ANSWER_SECONDS = 5.0
 DRAIN_SECONDS = 10.0
 
-Assemble = Callable[[MountPlan, Counters, logs.RecentErrors, trio.Nursery], Awaitable[Servable]]
+Assemble = Callable[[MountPlan, Counters, logs.RecentErrors, Background], Awaitable[Servable]]
 Announce = Callable[[], None]
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU, signal.SIGPWR))
+"""After these a mount is unmounted. Damage (SIGSEGV, SIGBUS, SIGILL, SIGFPE) and SIGKILL end it as it is."""
+_DAMAGE = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
+_HARMLESS = frozenset((signal.SIGPIPE, signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH))
+_STOPPING = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGSTOP))
+_HEEDED = tuple(signal.valid_signals() - _DAMAGE - _HARMLESS - _STOPPING - {signal.SIGKILL})
+"""All others that would end a process (SIGALRM, real-time ones, …) are received too, and not followed: a timer or
+program that sends one does not mean the mount, and a mount that ends so stays behind dead."""
 _log = logging.getLogger(__name__)
 
 
@@ -85,6 +93,7 @@ class _Life:
         self._recent = recent
         self._counters = Counters()
         self._notifier = Notifier(plan.environment)
+        self._version = version()  # read from a file, for which there may be no descriptor later
         self._began = time.monotonic()
         self._state = _State()
 
@@ -106,7 +115,8 @@ class _Life:
 
     async def _open(self, nursery: trio.Nursery) -> Servable:
         with trio.move_on_after(OPEN_SECONDS):
-            return await self._assemble(self._plan, self._counters, self._recent, nursery)
+            background = Background(nursery, self._counters)
+            return await self._assemble(self._plan, self._counters, self._recent, background)
         raise StoreTimeout(f"source {self._plan.source} did not answer in {OPEN_SECONDS:g} s")
 
     async def _mounted(self, servable: Servable) -> None:
@@ -125,7 +135,7 @@ class _Life:
             set_readahead(self._state.mount.device, self._plan.settings.readahead)
             await nursery.start(self._control, self._state.mount, servable)
         if self._notifier.watchdog_seconds:
-            nursery.start_soon(self._feed_watchdog)
+            Background(nursery, self._counters).keep_running(self._feed_watchdog)
         self._announce()
         self._state.announced = True
         _log.info("mounted %s at %s", self._plan.source, self._plan.mountpoint)
@@ -149,21 +159,22 @@ class _Life:
     # -- being told things --------------------------------------------------------------------------------------------
 
     async def _heed_signals(self, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(*_SIGNALS) as received:
+        with trio.open_signal_receiver(*_HEEDED) as received:
             task_status.started()
             async with trio.open_nursery() as nursery:
+                background = Background(nursery, self._counters)
                 async for number in received:
-                    if number in (signal.SIGTERM, signal.SIGINT):
-                        self._end(nursery, everything)
+                    if number in _ENDING:
+                        self._end(background, everything)
                     else:
-                        nursery.start_soon(self._heed, number)
+                        background.start_soon(self._heed, number)
 
-    def _end(self, nursery: trio.Nursery, everything: trio.CancelScope) -> None:
+    def _end(self, background: Background, everything: trio.CancelScope) -> None:
         """The first signal lets readers finish, the second does not."""
         if self._state.ended_by_signal or self._state.mount is None:
             everything.cancel()
         else:
-            nursery.start_soon(self._drain, self._state.mount, everything)
+            background.start_soon(self._drain, self._state.mount, everything)
         self._state.ended_by_signal = True
 
     async def _drain(self, mount: Mount, everything: trio.CancelScope) -> None:
@@ -171,7 +182,8 @@ class _Life:
         _log.info("unmounting %s; open files have %g s", mount.mountpoint, DRAIN_SECONDS)
         with trio.move_on_after(DRAIN_SECONDS):
             try:
-                await trio.to_thread.run_sync(lambda: unmount(mount, lazy=True), abandon_on_cancel=True)
+                with as_failure(f"cannot unmount {mount.mountpoint}"):
+                    await trio.to_thread.run_sync(lambda: unmount(mount, lazy=True), abandon_on_cancel=True)
                 await trio.sleep_forever()  # until `serve` returns and the nurseries are cancelled
             except RiafsError as error:
                 _log.warning("%s", error)
@@ -184,6 +196,8 @@ class _Life:
             _log.warning("stacks, as asked for by signal\n%s", describe_stacks())
         elif number == signal.SIGUSR2:
             _log.info("counters: %s", " ".join(f"{name}={count}" for name, count in self._counters.as_dict().items()))
+        elif number != signal.SIGHUP:
+            _log.info("signal %d is not followed", number)
 
     async def _refresh(self, servable: Servable) -> Mapping[str, Any]:
         try:
@@ -206,14 +220,15 @@ class _Life:
             with control.bound_socket(self._plan.directories.runtime, mount.device) as listener:
                 task_status.started()
                 commands = {"status": status, "refresh": refresh, **servable.commands}
-                await control.serve_control(listener, commands)
+                async with trio.open_nursery() as nursery:
+                    await control.serve_control(listener, commands, Background(nursery, self._counters))
         except (RiafsError, OSError) as error:
             _log.warning("no control socket, riafs status cannot ask this mount: %s", error)
             task_status.started()
 
     def _status(self, mount: Mount) -> Mapping[str, Any]:
         return {
-            "version": version(),
+            "version": self._version,
             "pid": os.getpid(),
             "source": str(self._plan.source),
             "mountpoint": mount.mountpoint,

@@ -24,7 +24,7 @@ def _dataset(overlay: Overlay, area: Area) -> dict[str, Any]:
     return {
         "dataset": os.fsdecode(area.base.dataset),
         "store": area.base.store,
-        "path": os.fsdecode(area.entrance),
+        "path": os.fsdecode(overlay.shown_entrance(area)),
         "ref": None if area.base.ref is None else os.fsdecode(area.base.ref),
         "commit": area.base.commit.decode(),
         "changes": [_change(change) for change in overlay.changes(area.base.dataset)],

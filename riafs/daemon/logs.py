@@ -74,8 +74,11 @@ class RecentErrors(logging.Handler):
         self.setFormatter(TextFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the first line; tracebacks are in the log."""
-        self._lines.append(self.format(record).partition("\n")[0])
+        """Keep the first line; tracebacks are in the log. Never fails who logs."""
+        try:
+            self._lines.append(self.format(record).partition("\n")[0])
+        except Exception:  # noqa: BLE001  # as logging's own handlers do
+            self.handleError(record)
 
     def lines(self) -> tuple[str, ...]:
         """Oldest first."""

@@ -6,7 +6,7 @@ what is registered in it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
@@ -14,13 +14,15 @@ import trio
 from riafs.daemon.finishing import finish_killed
 from riafs.daemon.places import select
 from riafs.errors import PushConflict, RiafsError
+from riafs.formats.paths import is_in
 from riafs.formats.riaurl import RiaUrl
-from riafs.overlay.changes import NOTHING, Base, Carried, Change
+from riafs.overlay.changes import NOTHING, Base, Carried, Change, ChangeKind
 from riafs.overlay.store import Overlay
-from riafs.push.destination import Destination, open_destination
+from riafs.push.destination import open_destination
 from riafs.push.opening import open_writing
 from riafs.push.publishing import Announce, unannounced
 from riafs.push.pushing import Push
+from riafs.push.registering import Moves
 from riafs.push.request import PushReport, PushRequest
 from riafs.push.superdatasets import Member, push_all
 from riafs.push.watching import Watcher
@@ -75,6 +77,16 @@ class _Part:
     """Entrance of the dataset that registers it."""
     path: bytes = b""
     """Where it is registered there."""
+    registered: list[bytes] = field(default_factory=list)
+    """Where subdatasets are registered in it that were pushed with it."""
+    named: bool = False
+    """Whether it was asked for by its own directory, or by something in it."""
+
+    def with_gitlinks(self) -> Carried:
+        """What the push carried, and the commits at which subdatasets are registered since: these are no one else's."""
+        moves = Moves(self.carried.changes)
+        links = [Change(moves.place(path), ChangeKind.CHANGED, None, None, None, 0) for path in self.registered]
+        return Carried([*self.carried.changes, *links], self.carried.rows)
 
 
 async def push_changes(
@@ -124,24 +136,16 @@ async def _push(
         try:
             for group in _related(parts):
                 try:
-                    reports |= await push_all(
-                        [
-                            Member(
-                                at,
-                                Push(
-                                    await _destination(part, store, writing, tools),
-                                    part.base,
-                                    part.carried.changes,
-                                    request,
-                                    watcher,
-                                    _announce(overlay, part),
-                                ),
-                                part.above,
-                                part.path,
-                            )
-                            for at, part in group.items()
-                        ]
-                    )
+                    members = [
+                        Member(
+                            at,
+                            await _opened(overlay, part, store, writing, tools, request, watcher),
+                            part.above,
+                            part.path,
+                        )
+                        for at, part in group.items()
+                    ]
+                    reports |= await push_all(members)
                 except RiafsError as error:
                     failures.append(Failure(tuple(group), error))
         finally:
@@ -167,9 +171,15 @@ def _related(parts: Mapping[bytes, _Part]) -> list[dict[bytes, _Part]]:
     return groups
 
 
-async def _destination(part: _Part, store: Store, writing: LocalWriting, tools: StoreTools) -> Destination:
+async def _opened(
+    overlay: Overlay, part: _Part, store: Store, writing: LocalWriting, tools: StoreTools, request: PushRequest,
+    watcher: Watcher,
+) -> Push:  # fmt: skip
     dataset = await store.dataset(await store.path_of_id(part.base.dataset))
-    return await open_destination(dataset, writing, tools.git.gits, tools.seconds)
+    destination = await open_destination(dataset, writing, tools.git.gits, tools.seconds)
+    push = Push(destination, part.base, part.carried.changes, request, watcher, _announce(overlay, part))
+    push.may_empty = part.named
+    return push
 
 
 async def _show(
@@ -177,6 +187,9 @@ async def _show(
 ) -> list[Outcome]:
     """Put what is left of the changes over the new commits; once begun, it is brought to its end."""
     with trio.CancelScope(shield=True):
+        for part in parts.values():
+            if part.above is not None and part.above in parts:
+                parts[part.above].registered.append(part.path)
         shown = [await _shown(filesystem, parts[outcome.entrance], outcome, tell) for outcome in outcomes]
         overlay = filesystem.overlay
         for base in overlay.datasets():
@@ -191,7 +204,7 @@ async def _shown(filesystem: WritableFileSystem, part: _Part, outcome: Outcome, 
     if not part.has_rows or outcome.kept:
         return outcome
     try:
-        await filesystem.pushed(part.base.dataset, outcome.report.commit, part.carried, tell)
+        await filesystem.pushed(part.base.dataset, outcome.report.commit, part.with_gitlinks(), tell)
     except PushConflict as conflict:
         filesystem.overlay.withdraw(part.base.dataset)
         return replace(outcome, kept=True, overtaken=conflict.paths)
@@ -202,17 +215,22 @@ async def _find_parts(filesystem: WritableFileSystem, places: Sequence[bytes]) -
     """Entrance → the datasets with changes at `places`, and those that they are registered in."""
     overlay = filesystem.overlay
     areas = {area.entrance: area.base for area in overlay.rows.areas()}
+    seen = {area.entrance: overlay.shown_entrance(area) for area in overlay.rows.areas()}
     parts: dict[bytes, _Part] = {}
     for entrance, base in areas.items():
+        here = seen[entrance]
+        deeper = [other for other in seen.values() if other != here and is_in(other, here)]
+        own = [place for place in places if not any(is_in(place, other) for other in deeper)]
 
-        def choose(changes: Sequence[Change], entrance: bytes = entrance) -> Sequence[Change]:
-            return select(changes, entrance, places)
+        def choose(changes: Sequence[Change], here: bytes = here, own: Sequence[bytes] = own) -> Sequence[Change]:
+            return select(changes, here, own) if own or not places else []
 
         carried = overlay.carried(base.dataset, choose)
         if not carried.changes:
             continue
         part = parts.setdefault(entrance, _Part(base, has_rows=True))
         part.carried = carried
+        part.named = not here or any(is_in(place, here) for place in own)
         for home in await filesystem.superdatasets(base.dataset):
             part.above, part.path = home.entrance, home.path
             part = parts.setdefault(home.entrance, _Part(home.base, has_rows=home.entrance in areas))

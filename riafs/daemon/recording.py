@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from riafs.daemon.control import ASKED_BY, Command, Request
-from riafs.daemon.requests import number, reporting, text
+from riafs.daemon.requests import number, text
 from riafs.errors import UsageError
 from riafs.formats.paths import below, is_in, joined
 from riafs.formats.riaurl import RiaUrl
@@ -33,7 +33,7 @@ class Recordings:
     @property
     def commands(self) -> Mapping[str, Command]:
         """By the names that requests have."""
-        return {"record": reporting(self._record), "recorded": reporting(self._recorded)}
+        return {"record": self._record, "recorded": self._recorded}
 
     async def _record(self, request: Request) -> Mapping[str, Any]:
         """``{"command": "record", "place": PATH}``: from now on, what the processes below the one that asks do in the

@@ -1,26 +1,7 @@
-"""Requests of the control socket: what is in them, and how a failure is told."""
+"""What is in the requests of the control socket."""
 
-import os
-from collections.abc import Mapping
-from typing import Any
-
-from riafs.daemon.control import Command, Request
-from riafs.errors import PushConflict, RiafsError, UsageError
-
-
-def reporting(command: Command) -> Command:
-    """`command`, with failures as replies: ``error``, ``exit_code``, of conflicts ``paths``."""
-
-    async def reported(request: Request) -> Mapping[str, Any]:
-        try:
-            return await command(request)
-        except RiafsError as error:
-            reply: dict[str, Any] = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
-            if isinstance(error, PushConflict):
-                reply["paths"] = [os.fsdecode(path) for path in error.paths]
-            return reply
-
-    return reported
+from riafs.daemon.control import Request
+from riafs.errors import UsageError
 
 
 def text(request: Request, name: str) -> str:

@@ -92,7 +92,8 @@ def _unmount_as_user(mountpoint: str, *, lazy: bool) -> None:
         return
     if "busy" in done.stderr:
         raise _busy(mountpoint)
-    raise MountpointError(f"cannot unmount {mountpoint}: {done.stderr.strip() or 'fusermount3 failed'}")
+    hint = "; root can make it: ln -s ../proc/self/mounts /etc/mtab" if "/etc/mtab" in done.stderr else ""
+    raise MountpointError(f"cannot unmount {mountpoint}: {done.stderr.strip() or 'fusermount3 failed'}{hint}")
 
 
 def _busy(mountpoint: str) -> MountpointError:

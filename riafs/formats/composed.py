@@ -7,6 +7,7 @@ A line is ``TARGET SOURCE``: a path of the tree, and the file or folder that sta
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 from riafs.errors import MalformedComposition
@@ -72,6 +73,11 @@ def _parts(path: bytes) -> list[bytes]:
 
 
 def _sorted(tree: _Tree) -> ComposedFolder:
-    return ComposedFolder(
-        {name: below if isinstance(below, Source) else _sorted(below) for name, below in sorted(tree.items())}
-    )
+    trees = [tree]
+    for each in trees:  # grows meanwhile
+        trees += [below for below in each.values() if not isinstance(below, Source)]
+    folders: dict[int, ComposedFolder] = {}
+    for each in reversed(trees):  # what is in a folder comes before it
+        found = ((name, below if isinstance(below, Source) else folders[id(below)]) for name, below in each.items())
+        folders[id(each)] = ComposedFolder(dict(sorted(found, key=itemgetter(0))))
+    return folders[id(tree)]

@@ -52,6 +52,16 @@ def submodules(items: Iterable[Item]) -> Mapping[bytes, Submodule]:
     return found
 
 
+def submodule_sections(items: Iterable[Item]) -> dict[bytes, bytes]:
+    """Name of each submodule's section → its path, as it stands there; sections without one are left out."""
+    found: dict[bytes, bytes] = {}
+    for name, value in items:
+        section, _, variable = name.rpartition(b".")
+        if value and variable == b"path" and section.startswith(b"submodule."):
+            found[section.removeprefix(b"submodule.")] = value.removesuffix(b"/")
+    return found
+
+
 def _item(entry: bytes) -> Item:
     name, newline, value = entry.partition(b"\n")
     return name, value if newline else None

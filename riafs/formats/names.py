@@ -1,12 +1,13 @@
 """The one rule for names that stores, trees and archives offer as directory entries."""
 
+import re
 from collections.abc import Set as AbstractSet
 from itertools import product
 
 MAX_NAME = 255
 """Bytes in a file name on Linux."""
 
-_SLASH = ord("/")
+_SLASH, _BACKSLASH = ord("/"), ord("\\")
 _REFUSED = frozenset({b"", b".", b".."}) | {"".join(letters).encode() for letters in product(".", "gG", "iI", "tT")}
 
 
@@ -23,3 +24,28 @@ def valid_names(names: AbstractSet[bytes]) -> bool:
         return False
     text = b"".join(names)
     return _SLASH not in text and 0 not in text
+
+
+_HFS_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
+_NTFS_DOTGIT = re.compile(rb"(?:\.git|git~1)[. ]*(?:[\\:]|\Z)", re.IGNORECASE)
+_SHORT = "|".join(f"{'gi7eba'[:kept]}~[1-9][0-9]{{{6 - kept}}}" for kept in range(7))
+_NTFS_MODULES = re.compile(rf"(?:\.gitmodules|gitmod~[1-4]|{_SHORT})[. ]*(?::|\Z)".encode(), re.IGNORECASE)
+
+
+def git_takes(name: bytes, *, is_link: bool) -> bool:
+    """Whether git puts a valid name into a tree and checks it out, on every system: not what may stand for ``.git`` on
+    NTFS (trailing dots and blanks, streams, short names, behind backslashes) or HFS+ (characters that it ignores), and
+    no link where the same stands for ``.gitmodules``. As verify_path in git's read-cache.c with core.protectNTFS and
+    core.protectHFS, for which git 2.39 was read and asked.
+    """
+    parts = [name, *(name[at + 1 :] for at in range(len(name)) if name[at] == _BACKSLASH)]
+    if not valid_name(name) or any(map(_NTFS_DOTGIT.match, parts)) or _hfs_name(name) == ".git":
+        return False
+    return not is_link or not (any(map(_NTFS_MODULES.match, parts)) or _hfs_name(name) == ".gitmodules")
+
+
+def _hfs_name(name: bytes) -> str:
+    """As HFS+ compares it, as far as git does: up to where it is no UTF-8, and case only of ASCII."""
+    text = re.split("[\udc80-\udcff]", name.decode("utf-8", "surrogateescape"), maxsplit=1)[0]
+    plain = _HFS_IGNORED.sub("", text)
+    return plain.lower() if plain.isascii() else plain

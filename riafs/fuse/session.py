@@ -14,6 +14,7 @@ from riafs.fuse.operations import Operations
 from riafs.fuse.presentation import Presentation, Presenter
 from riafs.fuse.waiting import wait_eagerly
 from riafs.fuse.writing import WritingOperations
+from riafs.tasks import Background
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.refreshing import Change
 from riafs.vfs.writable import WritableFileSystem
@@ -71,7 +72,7 @@ class Session:
         self._options = options
         self._presentation = presentation
         self._guard = Guard(filesystem.counters)
-        self._nursery: trio.Nursery | None = None
+        self._background: Background | None = None
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Mount, report `started`, serve until unmounted or cancelled; then nothing is mounted any more.
@@ -87,16 +88,16 @@ class Session:
             ) from error
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self._refresh_regularly)
+                self._background = Background(nursery, self._filesystem.counters)
+                self._background.keep_running(self._refresh_regularly)
                 if isinstance(self._filesystem, WritableFileSystem):
-                    nursery.start_soon(self._filesystem.keep)
-                    nursery.start_soon(self._filesystem.keep_bases)
+                    self._background.keep_running(self._filesystem.keep)
+                    self._background.keep_running(self._filesystem.keep_bases)
                 task_status.started()
                 await pyfuse3.main(max_tasks=_MAX_TASKS)
                 nursery.cancel_scope.cancel()
         finally:
-            self._nursery = None
+            self._background = None
             pyfuse3.close(unmount=True)
             self._filesystem.close()
 
@@ -129,8 +130,8 @@ class Session:
         await trio.to_thread.run_sync(_forget_changes, changes, abandon_on_cancel=True)
 
     def _forget_content(self, inode: int) -> None:
-        if self._nursery is not None:
-            self._nursery.start_soon(trio.to_thread.run_sync, _forget_inode, inode, False)
+        if self._background is not None:
+            self._background.start_soon(trio.to_thread.run_sync, _forget_inode, inode, False)
 
 
 def _forget_changes(changes: Sequence[Change]) -> None:

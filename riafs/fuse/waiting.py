@@ -10,6 +10,7 @@ Invariants: the loop has its turn after MOST requests, and whenever EAGER_SECOND
 wait in trio one waits for the descriptor, and hands that over before it returns.
 """
 
+import logging
 import select
 import time
 from types import ModuleType
@@ -17,9 +18,14 @@ from types import ModuleType
 import pyfuse3
 import trio
 
+from riafs.tasks import described
+
+log = logging.getLogger(__name__)
+
 EAGER_SECONDS = 0.0001
 MOST = 16
 _SELECTABLE = 1024
+_PAUSE_SECONDS = 0.05
 _PROMPT_SECONDS = 0.0003
 """A request that came so soon, turns of the loop included, came from a program that asks one thing after the other."""
 
@@ -63,9 +69,7 @@ class Waiting:
             raise trio.ClosedResourceError
         self._is_awaited = True
         try:
-            await trio.lowlevel.wait_readable(descriptor)
-            while not is_readable(descriptor, 0):  # somebody was faster
-                await trio.lowlevel.wait_readable(descriptor)
+            await _until_readable(descriptor)
         except trio.ClosedResourceError:
             self._is_closed = True
             self._others.unpark_all()
@@ -73,6 +77,18 @@ class Waiting:
         finally:
             self._is_awaited = False
             self._others.unpark()
+
+
+async def _until_readable(descriptor: int) -> None:
+    """Raises ClosedResourceError. Other failures would end pyfuse3's loop and the mount: it is tried again."""
+    while True:
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+            if is_readable(descriptor, 0):  # else another task was faster
+                return
+        except (OSError, RuntimeError, MemoryError) as error:
+            log.warning("cannot wait for the kernel, trying again: %s", described(error))
+            await trio.sleep(_PAUSE_SECONDS)
 
 
 def is_readable(descriptor: int, seconds: float) -> bool:

@@ -7,7 +7,9 @@ ever as data: no git runs with it as its configuration.
 import logging
 import os
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import trio
 
@@ -33,6 +35,24 @@ async def parse_config(gits: PrivateGitDirs, text: bytes) -> tuple[tuple[bytes, 
             raise GitError(f"git cannot parse the configuration: {_first_line(done.stderr)}")
         return parse_config_list(done.stdout)
     raise GitError(f"git config took longer than {_SECONDS:g} s")
+
+
+async def change_config(gits: PrivateGitDirs, text: bytes, commands: Sequence[Sequence[bytes]]) -> bytes:
+    """A configuration after ``git config`` with each of `commands`, which leaves the rest as it is. Raises GitError."""
+    with tempfile.NamedTemporaryFile(dir=gits.scratch) as file:
+        file.write(text)
+        file.flush()
+        for command in commands:
+            done = await trio.run_process(
+                [os.fsencode(gits.program), b"config", b"--file", os.fsencode(file.name), *command],
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                env=dict(gits.environment(b"/nonexistent", b"sha1")),
+            )
+            if done.returncode:
+                raise GitError(f"git cannot change the configuration: {_first_line(done.stderr)}")
+        return Path(os.fsdecode(file.name)).read_bytes()
 
 
 def _first_line(text: bytes) -> str:

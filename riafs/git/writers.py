@@ -9,6 +9,8 @@ from subprocess import DEVNULL
 
 import trio
 
+from riafs.tasks import start_detached
+
 MOST = 8
 
 
@@ -36,7 +38,7 @@ class Writers:
         finally:
             if child.returncode is None:
                 child.kill()
-            trio.lowlevel.spawn_system_task(self._count_until_gone, child)
+            start_detached(self._count_until_gone, child)
 
     async def _count_until_gone(self, child: trio.Process) -> None:
         try:

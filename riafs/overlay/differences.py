@@ -17,7 +17,7 @@ def differences(rows: Rows, files: DataFiles, area: Area) -> list[Change]:
     top = rows.get(area.top)
     assert top is not None
     walk = _Walk(rows, files)
-    walk.directory(top.id, b"", b"")
+    walk.run(top.id)
     found = walk.found
     moved = {change.source for change in found if change.source is not None}
     if moved:
@@ -34,7 +34,14 @@ class _Walk:
     def __init__(self, rows: Rows, files: DataFiles) -> None:
         self._rows = rows
         self._files = files
+        self._waiting: list[tuple[int, bytes, bytes | None]] = []
         self.found: list[Change] = []
+
+    def run(self, top: int) -> None:
+        """Add all changes in and below a directory, however deep it goes."""
+        self._waiting.append((top, b"", b""))
+        while self._waiting:
+            self._directory(*self._waiting.pop())
 
     def _tell(
         self, row: Outline, path: bytes, kind: ChangeKind, base: BaseEntry | None, content: LocalContent | None = None,
@@ -42,8 +49,10 @@ class _Walk:
     ) -> None:  # fmt: skip
         self.found.append(Change(path, kind, base, content, source, row.version))
 
-    def directory(self, node: int, path: bytes, below: bytes | None) -> None:
-        """Add the changes in a directory at `path`. `below`: its path in the base commit, None if it is not there."""
+    def _directory(self, node: int, path: bytes, below: bytes | None) -> None:
+        """Add the changes in the directory at `path` itself. `below`: its path in the base commit, None if it is not
+        there.
+        """
         start = path + b"/" if path else b""
         for child in self._rows.outlines(node):
             base = None
@@ -72,7 +81,7 @@ class _Walk:
             self._tell(row, path, ChangeKind.RENAMED, base, source=row.base)
         if row.base is None and not self._rows.is_occupied(row.id):
             self._tell(row, path, ChangeKind.ADDED, None)
-        self.directory(row.id, path, row.base)
+        self._waiting.append((row.id, path, row.base))
 
     def _copied_up(self, row: Outline, path: bytes, source: bytes, was: Remembered, covered: BaseEntry | None) -> None:
         base = was.base_entry(source)

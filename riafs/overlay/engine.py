@@ -227,9 +227,12 @@ class Engine:
         await self._naming.unlink(parent, name)
         await self._tidy()
 
-    async def rmdir(self, parent: int, name: bytes) -> None:
+    async def rmdir(self, parent: int, name: bytes) -> bool:
         """See Naming.rmdir."""
-        await self._naming.rmdir(parent, name)
+        dropped = await self._naming.rmdir(parent, name)
+        if dropped:
+            self._places.forget_gone()
+        return dropped
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
         """See Naming.rename."""

@@ -9,7 +9,7 @@ from typing import NoReturn
 from riafs.errors import StaleHandle
 from riafs.overlay.lower import Lower
 from riafs.overlay.openfiles import OpenFile
-from riafs.overlay.places import OVERLAY, Places
+from riafs.overlay.places import Places
 from riafs.overlay.rows import Row
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import RangedBytes
@@ -116,8 +116,9 @@ class Handles:
             with self._overlay.journal.single:
                 opened.store()
         del self._open[opened.inode]
-        row = opened.inode ^ OVERLAY if opened.row is None else opened.row  # renamed while it was open to be read
-        if row in self._overlay.rows.orphans:
+        # Copied up, by a rename or since it was removed, while it was open to be read: then only its place knows.
+        row = self._places.number(opened.inode) if opened.row is None else opened.row
+        if row is not None and row in self._overlay.rows.orphans:
             self._remove(row)
 
     def _remove(self, number: int) -> None:

@@ -58,6 +58,9 @@ class Lower(Protocol):
     async def home(self, inode: int) -> Home | None:
         """Where an inode is, None where nothing can be changed: outside of datasets, and in ``NAME@REF``."""
 
+    def parent(self, inode: int) -> int:
+        """Inode of the directory that an inode is in, which is no top of a dataset."""
+
     async def top(self, base: Base, entrance: bytes) -> int | None:
         """Inode of the top of the dataset at `entrance`, which from now on shows ``base.commit``, whatever its ref
         does; None where nothing is shown any more. Raises NoSuchVersion, …

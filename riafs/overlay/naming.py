@@ -19,10 +19,15 @@ from riafs.errors import (
     NameTooLong,
     NoSuchName,
     NotADirectoryHere,
+    NotPermitted,
     StaleHandle,
 )
-from riafs.overlay.lower import Lower, LowerEntry, is_subdataset, packed
+from riafs.formats.gitobjects import LINK as GIT_LINK
+from riafs.formats.names import git_takes
+from riafs.formats.text import shown
+from riafs.overlay.lower import Lower, LowerEntry, is_subdataset, packed, unpacked
 from riafs.overlay.places import Places
+from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row, Rows
 from riafs.overlay.store import Overlay
 from riafs.tree.protocol import Kind
@@ -131,6 +136,7 @@ class Naming:
         """The same where it is known what is there; no await lies between that and this."""
         if not slot.is_free:
             raise NameExists(f"{slot.name!r} exists")
+        _check_carried(slot.name, is_link=kind == LINK)
         now = time.time_ns()
         row = self._new(slot, kind, maker, target, now)
         with self._overlay.journal.making if slot.row is None else self._overlay.journal.step:
@@ -172,8 +178,12 @@ class Naming:
             self._take_away(slot, now)
             self._rows.touch(slot.parent.id, now)
 
-    async def rmdir(self, parent: int, name: bytes) -> None:
-        """Remove an empty directory. Raises NoSuchName, NotADirectoryHere, DirectoryNotEmpty, Busy for a subdataset."""
+    async def rmdir(self, parent: int, name: bytes) -> bool:
+        """Remove an empty directory. That of a subdataset is no longer registered then, as in a clone: what was removed
+        in it before is no change of the subdataset. Returns whether there were such changes, which are dropped.
+
+        Raises NoSuchName, NotADirectoryHere, DirectoryNotEmpty, Busy for a subdataset of which something is open.
+        """
         slot = await self.slot(parent, name)
         if slot.is_free:
             raise NoSuchName(f"no {name!r}")
@@ -183,15 +193,33 @@ class Naming:
         slot = self._again(slot)
         if slot.row is not None and self._rows.is_occupied(slot.row.id):
             raise DirectoryNotEmpty(f"{name!r} is not empty")
+        top = self._subdataset_top(slot)
+        if top is not None and self._rows.is_occupied(top.id):
+            raise DirectoryNotEmpty(f"{name!r} is not empty")
         now = time.time_ns()
         with self._overlay.journal.freeing:
+            if top is not None:
+                self._forget_subdataset(top)
             self._take_away(slot, now)
             self._rows.touch(slot.parent.id, now)
+        return top is not None
+
+    def _subdataset_top(self, slot: Slot) -> Row | None:
+        """The row of the top of a subdataset in which something was changed."""
+        if slot.below is None or not is_subdataset(slot.below.entry):
+            return None
+        return self._places.row(slot.below.inode)
+
+    def _forget_subdataset(self, top: Row) -> None:
+        """Drop what was changed in a subdataset: nothing but removals is left. Raises Busy. Belongs into a step."""
+        [area] = [area for area in self._rows.areas() if area.top == top.id]
+        if self._rows.orphaned(area.id):
+            raise Busy("a removed file of the subdataset is still open")
+        Restoring(self._rows, self._overlay.files, area).restore(b"")
 
     async def _check_empty(self, slot: Slot) -> None:
-        """Raises DirectoryNotEmpty, Busy."""
-        _check_movable(slot)
-        row = slot.row
+        """Raises DirectoryNotEmpty."""
+        row = slot.row or self._subdataset_top(slot)
         below = await self._places.below(row) if row is not None else slot.below.inode if slot.below else None
         covering = {} if row is None else self._rows.covering(row.id)
         if row is not None and self._rows.is_occupied(row.id):
@@ -233,11 +261,15 @@ class Naming:
             if slot.below is not None:
                 await self._places.copied_up(slot.below.inode)
         if flags != EXCHANGE and target.is_directory and source.is_directory:
+            _check_movable(target)
             await self._check_empty(target)
         source, target = self._again(source), self._again(target)
         self._check_rename(source, target, flags)
         if source.row is None:
             raise NoSuchName(f"no {name!r}")
+        _check_carried(new_name, is_link=_is_link(source.row))
+        if flags == EXCHANGE and target.row is not None:
+            _check_carried(name, is_link=_is_link(target.row))
         if target.row is not None and target.row.id == source.row.id:
             return
         with self._overlay.journal.step:
@@ -308,6 +340,20 @@ def _check_name(name: bytes) -> None:
     check_length(name)
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
         raise BadChange(f"{name!r} is no name")
+
+
+def _is_link(row: Row) -> bool:
+    """Whether git has a link for it: also for an annexed file that is locked."""
+    return row.kind == LINK or (row.entry is not None and unpacked(row.entry).mode == GIT_LINK)
+
+
+def _check_carried(name: bytes, *, is_link: bool) -> None:
+    """Raises NotPermitted for a name that git would not put into a commit."""
+    if not git_takes(name, is_link=is_link):
+        what = "links" if git_takes(name, is_link=False) else "files and directories"
+        raise NotPermitted(
+            f"{shown(name)}: git takes no {what} of this name, as it may stand for one of its own on some systems"
+        )
 
 
 def _check_movable(slot: Slot) -> None:

@@ -7,7 +7,7 @@ that they find what lies below them again after a mount.
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from riafs.errors import (
     ChangedElsewhere,
@@ -91,7 +91,7 @@ class Places:
 
     def row(self, inode: int) -> Row | None:
         """The row of an inode, None where it is the tree's below. Raises StaleHandle if it had one."""
-        number = inode ^ OVERLAY if inode & OVERLAY else self._row_of.get(inode)
+        number = self.number(inode)
         if number is None:
             return None
         row = self._rows.get(number)
@@ -123,6 +123,18 @@ class Places:
     def _area(self, row: Row) -> Area:
         return next(area for area in self._rows.areas() if area.id == row.area)
 
+    def number(self, inode: int) -> int | None:
+        """The number of the row of an inode, whether it is still there or not; None where it has none."""
+        return inode ^ OVERLAY if inode & OVERLAY else self._row_of.get(inode)
+
+    def forget_gone(self) -> None:
+        """The rows of a dataset are gone, and nothing else has changed."""
+        for inode, row in list(self._row_of.items()):
+            if self._rows.get(row) is None:
+                del self._row_of[inode]
+                self._inode_of.pop(row, None)
+                self._lower_of.pop(row, None)
+
     def dropped(self) -> None:
         """Rows are gone: what they were made for is the tree's below again."""
         for inode, row in list(self._row_of.items()):
@@ -153,17 +165,31 @@ class Places:
         """The inode of what `row` was copied up from, None for what is new."""
         if row.base is None:
             return None
-        known = self._lower_of.get(row.id)
-        if known is None:
-            area = self._area(row)
-            known = self._lower_of[area.top]
-            for name in row.base.split(b"/"):
+        unknown: list[Row] = []
+        above: Row | None = row
+        while above is not None and above.id not in self._lower_of:  # mostly the directory it is in is known
+            unknown.append(above)
+            above = self._stood_in(above)
+        area = self._area(row)
+        known, path = (
+            (self._lower_of[area.top], b"") if above is None else (self._lower_of[above.id], above.base or b"")
+        )
+        for each in reversed(unknown):
+            assert each.base is not None
+            for name in (each.base[len(path) + 1 :] if path else each.base).split(b"/"):
                 found = await self._lower.find(known, name)
                 if found is None:
-                    raise StaleHandle(f"{row.base!r} is not in commit {area.base.commit.decode()}")
+                    raise StaleHandle(f"{each.base!r} is not in commit {area.base.commit.decode()}")
                 known = found.inode
-            self._lower_of[row.id] = known
+            self._lower_of[each.id], path = known, each.base
         return known
+
+    def _stood_in(self, row: Row) -> Row | None:
+        """The row of the directory that `row` is in and was copied up from, None where those are two."""
+        parent = None if row.parent is None else self._rows.get(row.parent)
+        if parent is None or parent.base is None or row.base is None:
+            return None
+        return parent if row.base.rpartition(b"/")[0] == parent.base else None
 
     # -- copying up ---------------------------------------------------------------------------------------------------
 
@@ -178,13 +204,21 @@ class Places:
         home = await self._lower.home(inode)
         if home is None:
             raise ReadOnly("only the files of datasets can be changed, not those of NAME@REF or of the store itself")
+        missing: list[tuple[int, Home]] = []
+        while (row := self.row(inode) or self._top_or_known(inode, home)) is None:
+            missing.append((inode, home))
+            inode, path = home.parent, home.path.rpartition(b"/")[0]
+            home = replace(home, path=path, parent=self._lower.parent(inode) if path else inode)
+        for below, home in reversed(missing):
+            row = self._copy(below, home, row, await self._lower.entry(below))
+        return row
+
+    def _top_or_known(self, inode: int, home: Home) -> Row | None:
+        """The row of a dataset's top, made now if there is none; of other places the one of an earlier mount."""
         area = self._rows.area(home.base.dataset)
-        if area is None and not home.path:
-            return self._new_top(inode, home)
-        if area is not None and (known := self._known(inode, home, area)):
-            return known
-        parent = await self.copied_up(home.parent)
-        return self._copy(inode, home, parent, await self._lower.entry(inode))
+        if area is None:
+            return None if home.path else self._new_top(inode, home)
+        return self._known(inode, home, area)
 
     def _copy(self, inode: int, home: Home, parent: Row, found: LowerEntry) -> Row:
         row = self.row(inode)  # another task may have made it meanwhile

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from riafs.errors import Busy, PushConflict
-from riafs.formats.paths import joined, parents_of
+from riafs.formats.paths import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.lower import packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, WHITEOUT, Area, Row, Rows
+from riafs.overlay.times import Pushed
 from riafs.tree.protocol import Entry, Kind
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ class _Pushed:
         for change in carried.changes:
             self._versions[change.path] = max(change.version, self._versions.get(change.path, 0))
         self.made = {change.path for change in carried.changes if change.kind is not ChangeKind.REMOVED}
-        self._renamed = {change.source: change.path for change in carried.changes if change.source is not None}
+        self.renamed = {change.source: change.path for change in carried.changes if change.source is not None}
+        """Path before → path now."""
         removed = {change.path for change in carried.changes if change.kind is ChangeKind.REMOVED}
-        self.gone = removed | self._renamed.keys()
+        self.gone = removed | self.renamed.keys()
         """Paths at which the old commit has something else than the new one, or than what stands there now."""
         self._taken = {stood.path for stood in carried.rows.values()}
         self._above = {above for path in self.made | self.gone for above in parents_of(path)}
@@ -107,8 +109,8 @@ class _Pushed:
         """Where the new commit has what the old one has at `base`, as far as the push moved it."""
         above = base
         while above:
-            if above in self._renamed:
-                return self._renamed[above] + base[len(above) :]
+            if above in self.renamed:
+                return self.renamed[above] + base[len(above) :]
             above = _split(above)[0]
         return base
 
@@ -120,8 +122,22 @@ class _Plan:
     hidden: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
     """Directory → names that were removed there after they were pushed, and what the commit has there."""
     bases: set[bytes] = field(default_factory=set)
+    times: dict[bytes, Pushed] = field(default_factory=dict)
+    """Path → what has a time of its own that the new commit does not tell."""
     overtaken: set[bytes] = field(default_factory=set)
     """Paths that are changed here, and by others in the new commit."""
+
+
+@dataclass(slots=True)
+class _Visited:
+    """A directory that is planned. `base`: its path in the new commit; `stays`: whether anything in it does, as far as
+    is known."""
+
+    row: Row
+    base: bytes | None
+    above: "_Visited | None"
+    columns: dict[str, object]
+    stays: bool = False
 
 
 class Rebasing:
@@ -170,23 +186,39 @@ class Rebasing:
         self._plan = _Plan()
         top = self._rows.get(self._area.top)
         assert top is not None
-        if not await self._inside(top, b""):
-            self._plan.gone.append(top)
-
-    async def _inside(self, row: Row, base: bytes | None) -> bool:
-        """Plan what is in a directory; whether any of it stays. `base`: its path in the new commit."""
-        children = self._rows.children(row.id)
-        stays = base is not None and await self._hide(row, base, {child.name for child in children})
-        for child in children:
-            assert child.name is not None
-            place = None if base is None else joined(base, child.name)
-            columns = await self._child(child, place)
-            if columns is None:
-                self._plan.gone.append(child)
+        directories = [_Visited(top, b"", None, {})]
+        waiting = await self._enter(directories[0])
+        while waiting:
+            row, place, above = waiting.pop()
+            if row.kind == DIRECTORY:
+                visited = await self._subdirectory(row, place, above)
+                directories.append(visited)
+                waiting += await self._enter(visited)
             else:
-                self._plan.kept.append((child, columns))
-                stays = True
-        return stays
+                self._conclude(row, await self._leaf(row, place), above)
+        for each in reversed(directories):  # what is in a directory before the directory
+            if not each.stays and each.base:
+                self._keep_time(each.row, each.base, each.columns.get("entry"))
+            self._conclude(each.row, each.columns if each.stays else None, each.above)
+
+    async def _enter(self, visited: "_Visited") -> list[tuple[Row, bytes | None, "_Visited"]]:
+        """What is in a directory, backwards: each with its path in the new commit."""
+        children, base = self._rows.children(visited.row.id), visited.base
+        if base is not None and await self._hide(visited.row, base, {child.name for child in children}):
+            visited.stays = True
+        waiting = []
+        for child in reversed(children):
+            assert child.name is not None
+            waiting.append((child, None if base is None else joined(base, child.name), visited))
+        return waiting
+
+    def _conclude(self, row: Row, columns: dict[str, object] | None, above: "_Visited | None") -> None:
+        """A row gets new columns, or goes (None)."""
+        if columns is None:
+            self._plan.gone.append(row)
+        elif above is not None:
+            self._plan.kept.append((row, columns))
+            above.stays = True
 
     async def _hide(self, row: Row, base: bytes, there: set[bytes | None]) -> bool:
         """What was pushed into a directory and is not there any more must be hidden."""
@@ -196,17 +228,18 @@ class Rebasing:
                 self._plan.hidden.setdefault(row.id, []).append((name, packed(entry)))
         return row.id in self._plan.hidden
 
-    async def _child(self, row: Row, place: bytes | None) -> dict[str, object] | None:
-        """The new columns of a row, None where it shows what the commit has. `place`: the path there."""
+    async def _leaf(self, row: Row, place: bytes | None) -> dict[str, object] | None:
+        """The new columns of a row that is no directory, None where it shows what the commit has. `place`: the path
+        there."""
         entry = None if place is None else await self._find(place)
         covered = None if entry is None else packed(entry)
-        if row.kind == DIRECTORY:
-            return await self._subdirectory(row, place, entry)
         stood = self._pushed.at(row.id)
         settled = self._pushed.is_settled(row) and stood is not None and stood.path == place
         if row.kind == WHITEOUT and (covered is None or settled):
             return None
         if row.kind != WHITEOUT and (settled or self._is_as_before(row, place)) and not self._in_use(row.id):
+            if settled or not row.atime == row.mtime == row.ctime:  # as copied up, all are equal
+                self._keep_time(row, place, covered)
             return None
         if place is not None and _version(row.covered) != _version(covered) and not self._pushed.is_ours(place):
             self._plan.overtaken.add(place)
@@ -233,15 +266,23 @@ class Rebasing:
             return {} if row.based else {"base": None, "entry": None}
         return {"base": path, "entry": packed(entry), "based": min(row.based, max(entry.size, 0))}
 
-    async def _subdirectory(self, row: Row, place: bytes | None, entry: Entry | None) -> dict[str, object] | None:
+    async def _subdirectory(self, row: Row, place: bytes | None, above: "_Visited") -> "_Visited":
+        """Where a directory comes from in the new commit. Whether it stays is known once all in it is looked at."""
+        entry = None if place is None else await self._find(place)
         covered = None if entry is None else packed(entry)
         base = self._directory_base(row, place)
         found = entry if base == place else None if base is None else await self._find(base)
         if found is None or found.kind is not Kind.DIRECTORY or base is None or not self._take(base):
-            await self._inside(row, None)
-            return {"covered": covered, "base": None, "entry": None}  # also an empty one, which git does not hold
-        stays = await self._inside(row, base)
-        return {"covered": covered, "base": base, "entry": packed(found)} if stays or base != place else None
+            # also an empty one, which git does not hold
+            return _Visited(row, None, above, {"covered": covered, "base": None, "entry": None}, stays=True)
+        columns: dict[str, object] = {"covered": covered, "base": base, "entry": packed(found)}
+        return _Visited(row, base, above, columns, stays=base != place)
+
+    def _keep_time(self, row: Row, place: bytes | None, entry: object) -> None:
+        """A row goes, and what it shows stays there: `entry`, packed."""
+        content = _content(entry) if isinstance(entry, bytes) else None
+        if place is not None and content is not None:
+            self._plan.times[place] = Pushed(place, content, row.mtime)
 
     def _directory_base(self, row: Row, place: bytes | None) -> bytes | None:
         """Where the commit may have a directory."""
@@ -278,10 +319,23 @@ class Rebasing:
                 for name, covered in names if parent is not None else ():
                     assert parent is not None
                     rows.whiteout(parent, name, covered, parent.mtime)
+            if self._pushed.made or self._pushed.gone or plan.times:
+                base = self._area.base
+                self._overlay.times.keep(base.dataset, base.commit, self._pushed.renamed, plan.times.values())
             rows.move_area(self._area, self._commit)
+            self._move_entrances()
             if any(row.id == self._area.top for row in plan.gone):
                 rows.delete_area(self._area)
         rows.forget()
+
+    def _move_entrances(self) -> None:
+        """Datasets in directories that the push has renamed are where the commit has them now."""
+        for area in self._rows.areas():
+            if area.id != self._area.id and is_in(area.entrance, self._area.entrance):
+                inside = below(area.entrance, self._area.entrance)
+                place = joined(self._area.entrance, self._pushed.path_of(inside))
+                if place != area.entrance:
+                    self._rows.move_entrance(area, place)
 
     def _drop(self, row: Row) -> None:
         """Remove a row; who has it open goes on reading it."""

@@ -3,6 +3,8 @@
 A rename is one change with two ends: whichever is restored, the entry is back where it was.
 """
 
+from collections.abc import Sequence
+
 from riafs.errors import NoSuchName
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.rows import DIRECTORY, WHITEOUT, Area, Row, Rows
@@ -24,11 +26,11 @@ class Restoring:
         if row is None:
             raise NoSuchName(f"nothing is changed at {path!r}")
         if row.parent is None:
-            self._drop_children(row)
+            self._drop(self._rows.children(row.id))
             self._rows.delete(row)
             self._rows.delete_area(self._area)
         else:
-            self._drop(row)
+            self._drop([row])
 
     def _at(self, path: bytes) -> Row | None:
         row = self._rows.get(self._area.top)
@@ -36,24 +38,25 @@ class Restoring:
             row = None if row is None else self._rows.child(row.id, name)
         return row
 
-    def _drop(self, row: Row) -> None:
-        """Remove a row and those in it; what was moved away from here comes back, what was moved here goes back."""
-        if self._rows.get(row.id) is None:
-            return  # the other end of a rename that was dropped meanwhile
-        self._drop_children(row)
-        hidden = self._hidden(row)
-        self._rows.delete(row)
-        self._files.doom(row.data)
-        if row.base is not None and row.base != hidden:
-            self._uncover(row.base)
-        if hidden is not None:
-            for other in self._rows.based_in(self._area.id, hidden):
-                self._drop(other)
-
-    def _drop_children(self, row: Row) -> None:
-        if row.kind == DIRECTORY:
-            for child in self._rows.children(row.id):
-                self._drop(child)
+    def _drop(self, rows: Sequence[Row]) -> None:
+        """Remove rows and those in them, which go first; what was moved away from here comes back, what was moved here
+        goes back."""
+        waiting = [(row, False) for row in reversed(rows)]
+        while waiting:
+            row, is_empty = waiting.pop()
+            if self._rows.get(row.id) is None:
+                continue  # the other end of a rename that was dropped meanwhile
+            if row.kind == DIRECTORY and not is_empty:
+                waiting.append((row, True))
+                waiting += [(child, False) for child in reversed(self._rows.children(row.id))]
+                continue
+            hidden = self._hidden(row)
+            self._rows.delete(row)
+            self._files.doom(row.data)
+            if row.base is not None and row.base != hidden:
+                self._uncover(row.base)
+            if hidden is not None:
+                waiting += [(other, False) for other in reversed(self._rows.based_in(self._area.id, hidden))]
 
     def _hidden(self, row: Row) -> bytes | None:
         """The path in the base commit of what the tree below has in this row's place."""

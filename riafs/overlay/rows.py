@@ -380,6 +380,10 @@ class Rows:
         """Put an area over another commit."""
         self._run('UPDATE area SET "commit" = ? WHERE id = ?', (commit, area.id))
 
+    def move_entrance(self, area: Area, entrance: bytes) -> None:
+        """An area is shown elsewhere."""
+        self._run("UPDATE area SET entrance = ? WHERE id = ?", (entrance, area.id))
+
     def delete_area(self, area: Area) -> None:
         """Remove an area; its nodes are gone."""
         self._run("DELETE FROM area WHERE id = ?", (area.id,))

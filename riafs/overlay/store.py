@@ -18,6 +18,7 @@ from urllib.parse import quote
 from riafs.cache.private import private_directory
 from riafs.counters import Counters
 from riafs.errors import Busy, NoSuchName, OverlayFailed
+from riafs.formats.paths import below, is_in, joined, parents_of
 from riafs.git.kept import KeptObjects
 from riafs.overlay.announcing import Announced, Announcements
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
@@ -29,6 +30,8 @@ from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody, standing
 from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
+from riafs.overlay.times import PushedTimes
+from riafs.storage.failures import lock_holder
 from riafs.storage.patience import Patience
 
 log = logging.getLogger(__name__)
@@ -61,6 +64,8 @@ class Overlay:
             undoing.callback(self.journal.close)
             self.journal.committed, self.journal.synced = self._state.committed, self._state.synced
             self.rows = Rows(self.journal)
+            self.times = PushedTimes(self.journal)
+            """Of what was pushed from here."""
             self._announcements = Announcements(self.path)
             self.is_open: InUse = nobody
             """Whether a row is open, so that it must be kept until it is closed."""
@@ -194,6 +199,30 @@ class Overlay:
         """The commit that the changes of a dataset lie over. Raises NoSuchName."""
         return self.area(dataset).base
 
+    def shown_entrance(self, area: Area) -> bytes:
+        """The path from the root at which an area is seen: a directory above it may be renamed in the superdataset."""
+        areas, path = self.rows.areas(), b""
+        while True:
+            above = [each for each in areas if each.entrance != area.entrance and is_in(area.entrance, each.entrance)]
+            if not above:
+                return joined(area.entrance, path) if path else area.entrance
+            nearest = max(above, key=lambda each: len(each.entrance))
+            inside = self._seen_at(nearest, below(area.entrance, nearest.entrance))
+            path = joined(inside, path) if path else inside
+            area = nearest
+
+    def _seen_at(self, area: Area, path: bytes) -> bytes:
+        """Where what the commit has at `path` is seen in its dataset."""
+        for directory in reversed(parents_of(path)):
+            row = self.rows.by_base(area.id, directory)
+            if row is not None:
+                names = [path[len(directory) + 1 :]]
+                while row is not None and row.parent is not None:
+                    names.insert(0, row.name or b"")
+                    row = self.rows.get(row.parent)
+                return b"/".join(names)
+        return path
+
     def restore(self, dataset: bytes, path: bytes) -> None:
         """Drop the changes of a path and of what is in it; ``""`` is the whole dataset. Nothing of it may be open.
 
@@ -308,6 +337,7 @@ def _locked(path: str) -> int:
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        holder = lock_holder(directory)
         os.close(directory)
-        raise Busy(f"the overlay {path} is in use by another process") from error
+        raise Busy(f"the overlay {path} is in use by another process{holder}") from error
     return directory

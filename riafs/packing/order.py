@@ -13,8 +13,6 @@ from riafs.formats.pointers import MAX_POINTER, parse_pointer
 from riafs.git.repository import Repository
 from riafs.packing.loose import LooseObject
 
-_MAX_DEPTH = 200
-
 
 async def in_tree_order(objects: Sequence[LooseObject], repository: Repository) -> list[LooseObject]:
     """`objects` in the order of the paths that use them at HEAD; as given where there is no usable repository."""
@@ -29,18 +27,27 @@ async def key_positions(repository: Repository) -> dict[bytes, int]:
     with suppress(RiafsError):  # an order that is half known is as good as any
         head = await repository.find(None)
         commit = await repository.commit(await repository.peeled(head.oid))
-        await _walk(repository, commit.tree, positions, 0)
+        waiting: list[tuple[bytes, bytes]] = [(commit.tree, b"")]
+        while waiting:
+            oid, key = waiting.pop()
+            if key:
+                positions.setdefault(key, len(positions))
+            else:
+                waiting += reversed(await _inside(repository, oid))
     return positions
 
 
-async def _walk(repository: Repository, oid: bytes, positions: dict[bytes, int], depth: int) -> None:
+async def _inside(repository: Repository, oid: bytes) -> list[tuple[bytes, bytes]]:
+    """What is in a tree, in order: its directories as (name of the tree, nothing), its keys as (nothing, key)."""
     tree = await repository.tree(oid)
     keys = await _keys(repository, tree)
+    found = []
     for number, mode in enumerate(tree.modes):
-        if mode == DIRECTORY and depth < _MAX_DEPTH:
-            await _walk(repository, tree.oids[number].hex().encode(), positions, depth + 1)
+        if mode == DIRECTORY:
+            found.append((tree.oids[number].hex().encode(), b""))
         elif number in keys:
-            positions.setdefault(keys[number], len(positions))
+            found.append((b"", keys[number]))
+    return found
 
 
 async def _keys(repository: Repository, tree: Tree) -> dict[int, bytes]:

@@ -114,7 +114,10 @@ async def _git_writer(dataset: Dataset, writing: WritableStorage, gits: PrivateG
     except UnsupportedRepository as error:
         raise PushRefused(f"{dataset.name} is not pushed to: {error}") from error
     if await object_directory(dataset.storage, objects, gits) != path:
-        raise OutsideStore(f"the git objects of {dataset.name} lie partly outside of the store; it is not pushed to")
+        raise OutsideStore(
+            f"the git objects of {dataset.name} are not all in the store as files: the log names the "
+            "links that lead out, and what is no file; it is not pushed to"
+        )
     return GitWriter(writing, objects, object_format, sharing)
 
 

@@ -12,14 +12,16 @@ from riafs.formats.annexlinks import locked_target, pointer_text
 from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK
 from riafs.formats.gitwriting import Item, item
 from riafs.formats.keys import Key
-from riafs.formats.names import valid_name
+from riafs.formats.names import git_takes
 from riafs.formats.paths import parents_of
 from riafs.formats.pointers import MAX_POINTER, parse_pointer
+from riafs.formats.text import shown
 from riafs.git.repository import Repository
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
 from riafs.push.trees import TreeEditor
 
 _LINK_MODE = b"%o" % LINK
+_SHOWN = 20
 
 
 @dataclass(slots=True)
@@ -52,8 +54,8 @@ class Planner:
 
     async def plan(self, changes: Sequence[Change]) -> Plan:
         """The plan for changes in their order. Raises PushRefused for a name git cannot hold, MissingObject, …"""
+        _check_names(changes)
         for change in changes:
-            _check_name(change.path)
             if change.source is not None:
                 self._plan.edits[change.source] = None
         self._taken = _taken_out_of_renamed(changes)
@@ -153,9 +155,27 @@ class Planner:
         return self.blob(EXECUTABLE if change.content.executable else FILE, pointer_text(change.base.key))
 
 
-def _check_name(path: bytes) -> None:
-    if not all(map(valid_name, path.split(b"/"))):
-        raise PushRefused(f"git cannot hold a file called {path!r}; rename it")
+def _check_names(changes: Sequence[Change]) -> None:
+    refused = sorted({top for change in changes if (top := _refused(change)) is not None})
+    if refused:
+        it = "it" if len(refused) == 1 else "them"
+        more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+        listed = ", ".join(map(shown, refused[:_SHOWN])) + more
+        raise PushRefused(
+            f"git takes no files called {listed}; rename {it} or remove {it}, or name what else is to be pushed"
+        )
+
+
+def _refused(change: Change) -> bytes | None:
+    """The path of the outermost directory, or of the file, that git would not check out."""
+    if change.kind is ChangeKind.REMOVED:
+        return None
+    target = change.content.target if change.content is not None else None
+    is_link = target is not None or (change.content is None and change.base is not None and change.base.mode == LINK)
+    for path in (*parents_of(change.path), change.path):
+        if not git_takes(path.rpartition(b"/")[2], is_link=is_link and path == change.path):
+            return path
+    return None
 
 
 def _same_content(change: Change) -> bool:

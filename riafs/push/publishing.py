@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -25,6 +26,9 @@ from riafs.push.merging import Merged, Prefer, merge
 from riafs.push.request import PushRequest
 from riafs.push.trees import Edits, TreeEditor
 from riafs.push.watching import Step, Watcher
+
+if TYPE_CHECKING:
+    from riafs.push.registering import Registrations
 
 Announce = Callable[[bytes], Awaitable[None]]
 """Hears of the commit (hex) that the branch is going to move to. May be called again, with another one."""
@@ -67,6 +71,8 @@ class Publisher:
         self._trees = trees
         self._watcher = watcher
         self._announce = announce
+        self.registrations: Registrations | None = None
+        """What keeps ``.gitmodules`` right."""
         self.brings_back = False
         """Whether the store may lack what an edit takes over from the commit that the changes were made over."""
 
@@ -108,6 +114,8 @@ class Publisher:
     async def _merged(self, ref: bytes, before: bytes, edits: Edits) -> Merged:
         base_root, root = await self._to.root(self._base.commit), await self._to.root(before)
         merged = await merge(self._trees, base_root, root, edits, self._request.prefer)
+        if self.registrations is not None:
+            await self.registrations.settle(root, merged, self._request.prefer)
         if merged.conflicts and self._request.as_branch is not None and self._request.prefer is Prefer.NEITHER:
             raise branch_exists(ref, self._to)
         if self._request.prefer is Prefer.NEITHER:

@@ -13,16 +13,18 @@ from dataclasses import dataclass, replace
 import trio
 
 from riafs.errors import MissingObject, PushRefused
-from riafs.formats.gitobjects import SUBMODULE
-from riafs.formats.gitwriting import item
+from riafs.formats.gitobjects import FILE, SUBMODULE
+from riafs.formats.gitwriting import item, object_name
 from riafs.formats.refs import adjusted_branch
+from riafs.git.config import MAX_CONFIG
 from riafs.overlay.changes import Base, Change
 from riafs.push.destination import ANNEX_BRANCH, Destination
-from riafs.push.merging import Prefer, merge
+from riafs.push.merging import Merged, Prefer, merge
 from riafs.push.objects import ObjectWriter
-from riafs.push.placing import Placer, load_rules
+from riafs.push.placing import ContentSource, Placer, load_rules
 from riafs.push.planning import Plan, Planner
 from riafs.push.publishing import Announce, Publisher, branch_exists, refuse_conflicts, unannounced
+from riafs.push.registering import MODULES, Moves, Registrations
 from riafs.push.request import PushReport, PushRequest
 from riafs.push.rules import Rules
 from riafs.push.trees import TreeEditor
@@ -64,9 +66,12 @@ class Push:
         self._watcher = watcher
         self._announce = announce
         self._trees = TreeEditor(destination.dataset.repository, destination.git.digits)
+        self.may_empty = True
+        """Whether the dataset may have no files any more after it."""
         self._base_root = b""
         self._gone = False
         """Whether the store has pruned the commit that the changes were made over."""
+        self._moves = Moves(changes)
         self._prepared: _Prepared | None = None
 
     @property
@@ -92,7 +97,10 @@ class Push:
         await self._to.refs.check([ref, ANNEX_BRANCH])
         planner = Planner(self._to.dataset.repository, self._trees)
         plan = await planner.plan(self._changes)
+        await self._check_registrations(plan)
         structure = await self._trees.edit(self._base_root, plan.edits, keep=False)
+        if not self.may_empty and not plan.contents:
+            self._refuse_empty(structure)
         rules = await load_rules(self._to, self._trees, structure, plan.contents, self._request.search_path)
         placer = Placer(self._to, rules, self._trees)
         await placer.check(plan.contents, unfiltered=self._request.unfiltered)
@@ -110,7 +118,7 @@ class Push:
         ready = self._prepared
         assert ready is not None
         plan = ready.plan
-        plan.edits.update({path: item(SUBMODULE, commit) for path, commit in (gitlinks or {}).items()})
+        plan.edits.update({self._moves.place(path): item(SUBMODULE, oid) for path, oid in (gitlinks or {}).items()})
         if self._request.dry_run:
             return await self._foreseen(ready)
         async with self._to.writing.workspace(await self._annex_directory()) as workspace:
@@ -120,7 +128,7 @@ class Push:
         if self._gone and request.as_branch is not None:
             request = replace(request, prefer=Prefer.OURS)  # over another commit, so as they are
         publisher = Publisher(self._to, self._base, request, self._trees, self._watcher, self._announce)
-        publisher.brings_back = self._gone
+        publisher.brings_back, publisher.registrations = self._gone, self._registrations
         published = await publisher.publish(ready.ref, plan.edits, plan.keys, objects.chunked, self._starting_point)
         return PushReport(
             self._to.dataset.name, ready.ref, published.before, published.commit, published.changed,
@@ -154,9 +162,9 @@ class Push:
                 name, of = (os.fsdecode(each.removeprefix(b"refs/heads/")) for each in (branch, original))
                 raise PushRefused(
                     f"{self._to.dataset.name}: {name} is {of} as git annex adjust made it for one work tree, so that "
-                    f"{of} would never see what is pushed there; mount with @{of} to work on {of} itself (git annex "
-                    f"sync in a clone on {name} and git push of {of} bring what was committed on {name}), or keep "
-                    "these changes on a branch of their own with --as-branch NAME"
+                    f"{of} would never see what is pushed there; git annex sync in a clone on {name} and then git push "
+                    f"of {of} bring what was committed on {name}, after which {of} is shown, or --as-branch NAME keeps "
+                    "these changes on a branch of their own"
                 )
 
     async def _starting_point(self, ref: bytes) -> bytes:
@@ -173,6 +181,28 @@ class Push:
             near = await versions_near(self._to.dataset.repository, ref.removeprefix(b"refs/heads/"))
             raise PushRefused(f"{name} does not exist; --as-branch makes a new one{near}")
         return tip
+
+    def _refuse_empty(self, root: bytes) -> None:
+        if root != self._base_root and root == object_name(b"tree", b"", self._to.git.digits):
+            raise PushRefused(
+                f"all files of {self._to.dataset.name} were removed, and a push would leave it empty: name its own "
+                "directory (riafs push DIRECTORY) if that is meant; riafs restore brings its files back; a subdataset "
+                "whose directory is removed, too (rmdir), keeps them and is only not registered any more"
+            )
+
+    @property
+    def _registrations(self) -> Registrations:
+        return Registrations(self._to, self._trees, self._base_root, self._moves)
+
+    async def _check_registrations(self, plan: Plan) -> None:
+        """Find out whether ``.gitmodules`` would go on naming all subdatasets, with nothing sent yet."""
+        edits = dict(plan.edits)
+        for change in plan.contents:
+            if change.path == MODULES and change.content is not None and change.content.size <= MAX_CONFIG:
+                opened = await ContentSource(self._to).open(change)
+                edits[MODULES] = item(FILE, self._trees.add(b"blob", bytes(await opened.read(0, opened.size))))
+                opened.close()
+        await self._registrations.settle(self._base_root, Merged(edits), Prefer.NEITHER)
 
     async def _is_gone(self) -> bool:
         repository = self._to.dataset.repository

@@ -82,9 +82,7 @@ class TreeEditor:
         wanted = dict.fromkeys(paths)
         top = _trie(wanted, given=False)
         await self._descend(top, item(DIRECTORY, root))
-        found: dict[bytes, Item | None] = {}
-        _collect(top, b"", found)
-        return {path: found[path] for path in wanted}
+        return {path: _at(top, path) for path in wanted}
 
     async def leaves(self, tree: Item) -> dict[bytes, Item]:
         """Path below → item of everything in a directory but directories. Raises MalformedObject if it is too much."""
@@ -118,6 +116,15 @@ class TreeEditor:
                 _hand_down(node)
             level = [child for node in level for child in node.children.values() if child.children]
         return levels
+
+    async def blob(self, entry: Item, limit: int) -> bytes | None:
+        """The content of a blob, new or not; None where it cannot be read or has more than `limit` bytes."""
+        name = entry.oid.hex().encode()
+        new = self._new.get(name)
+        if new is not None:
+            return new.data
+        [found] = await self._repository.objects([b"contents " + name], limit)
+        return None if found is None or found.kind != b"blob" else found.data
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -167,11 +174,11 @@ def _hand_down(node: _Node) -> None:
             child.item = node.items.get(name)
 
 
-def _collect(node: _Node, prefix: bytes, found: dict[bytes, Item | None]) -> None:
-    for name, child in node.children.items():
-        path = prefix + name
-        found[path] = child.item
-        _collect(child, path + b"/", found)
+def _at(top: _Node, path: bytes) -> Item | None:
+    node = top
+    for name in path.split(b"/"):
+        node = node.children[name]
+    return node.item
 
 
 def depth(path: bytes) -> int:

@@ -1,9 +1,9 @@
-"""Failures of writing to a store, as classes, and what makes a rename last."""
+"""Failures of writing to a store, as classes; who holds a lock."""
 
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from riafs.errors import ReadOnly, RiafsError, StoreDenied, StoreError
 
@@ -19,15 +19,6 @@ def writing(path: bytes) -> Iterator[None]:
         raise translated(error, os.fsdecode(path)) from error
 
 
-def sync_directory(path: bytes) -> None:
-    """Make what was renamed into a directory durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def translated(error: OSError, path: str) -> RiafsError:
     """The failure for an OSError of writing at `path`."""
     if error.errno == errno.EROFS:
@@ -37,3 +28,15 @@ def translated(error: OSError, path: str) -> RiafsError:
     if error.errno in _NO_ROOM:
         return StoreError(f"no room to write {path}: {error.strerror}; nothing in the store was changed by that")
     return StoreError(f"{path} cannot be written: {error.strerror}")
+
+
+def lock_holder(descriptor: int) -> str:
+    """`` (process NUMBER)`` for who holds the flock(2) of an open file, as the kernel tells it; else nothing."""
+    status = os.fstat(descriptor)
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with suppress(OSError), open("/proc/locks", encoding="ascii", errors="replace") as table:
+        for line in table:
+            fields = line.split()  # "1: FLOCK ADVISORY WRITE 4711 fe:00:1234 0 EOF"
+            if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == place:
+                return f" (process {fields[4]})"
+    return ""

@@ -74,6 +74,10 @@ class FileBytes:
         """Length in bytes."""
         return self._size
 
+    def fileno(self) -> int:
+        """The descriptor, for a child that reads the file by itself."""
+        return self._fd
+
     @property
     def patience(self) -> Patience | None:
         """What to be patient with, for threads that call `read_into`."""

@@ -16,7 +16,8 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from riafs.counters import Counters
-from riafs.errors import StoreTimeout
+from riafs.errors import StoreTimeout, TaskFailed
+from riafs.tasks import described, is_shortage
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -154,4 +155,9 @@ class Patience:
         raise StoreTimeout(f"{self.name} did not answer within {self.seconds + longer:g} s")
 
     async def _in_thread(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._limiter)
+        try:
+            return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._limiter)
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+            raise TaskFailed(f"{self.name}: {described(error)}") from error

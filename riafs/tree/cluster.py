@@ -9,8 +9,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import trio
-
 from riafs.arvados.api import ApiServer
 from riafs.arvados.collections import (
     CollectionRecord,
@@ -22,6 +20,7 @@ from riafs.arvados.collections import (
     nanoseconds,
 )
 from riafs.errors import NotInStore, StoreDenied
+from riafs.storage.patience import Turns
 from riafs.tree.collecting import CollectionTools, Told, broken_directory, collection_directory, same_content
 from riafs.tree.protocol import Directory
 from riafs.tree.renewable import PlacedDirectory
@@ -33,22 +32,23 @@ _GONE = CollectionState(b"", "")
 
 
 class ClusterCollections:
-    """The collections of the cluster behind `api`."""
+    """The collections of the cluster behind `api`. `slash`: what stands for a ``/`` in names."""
 
-    def __init__(self, api: ApiServer, tools: CollectionTools) -> None:
+    def __init__(self, api: ApiServer, tools: CollectionTools, slash: str = "") -> None:
         self.api = api
+        self.slash = slash
         self._tools = tools
         self._by_hash: dict[bytes, Directory] = {}
         self._by_uuid: dict[bytes, UuidPlace] = {}
         self._turn = 0
         self._states: Mapping[bytes, CollectionState] | None = None
-        self._locks: dict[bytes, trio.Lock] = {}
+        self._locks: dict[bytes, Turns] = {}
 
     # -- entering -----------------------------------------------------------------------------------------------------
 
     async def by_hash(self, data_hash: bytes) -> Directory:
         """The collection with that content. Raises NotInStore, StoreDenied, StoreError, StoreTimeout."""
-        async with self._lock(data_hash):
+        async with self._lock(data_hash).one():
             known = self._by_hash.get(data_hash)
             if known is None:
                 record = await fetch_collection(self.api, data_hash)
@@ -57,7 +57,7 @@ class ClusterCollections:
 
     async def by_uuid(self, uuid: bytes) -> Directory:
         """The collection with that uuid as it is now, renewable. Raises as `by_hash`."""
-        async with self._lock(uuid):
+        async with self._lock(uuid).one():
             if uuid not in self._by_uuid:
                 await self._enter(await fetch_collection(self.api, uuid))
             return PlacedDirectory(self._by_uuid[uuid])
@@ -84,8 +84,8 @@ class ClusterCollections:
                 if record.identifier not in self._by_uuid:
                     await self._enter(record)
 
-    def _lock(self, name: bytes) -> trio.Lock:
-        return self._locks.setdefault(name, trio.Lock())
+    def _lock(self, name: bytes) -> Turns:
+        return self._locks.setdefault(name, Turns())
 
     async def _enter(self, record: CollectionRecord) -> None:
         place = UuidPlace(self, record.identifier, record.state, await self.directory(record))
@@ -106,7 +106,7 @@ class ClusterCollections:
         """The state of an entered collection as of round `turn`: `_GONE` for one that is not there any more, None where
         the server did not answer in this round. Raises why to the first who asks, StoreDenied, StoreError, …
         """
-        async with self._lock(b""):
+        async with self._lock(b"").one():
             if turn != self._turn:
                 self._turn, self._states = turn, None
                 self._states = await fetch_states(self.api, self._by_uuid)

@@ -5,7 +5,7 @@ executed, as in Arvados' own mounts. Listing never touches a block.
 """
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -179,7 +179,7 @@ class CollectionDirectory:
         """See Holding."""
         return not self.path
 
-    async def held(self) -> AsyncIterator[Part]:
+    async def held(self) -> AsyncGenerator[Part, None]:
         """See Holding: the blocks of the manifest."""
         for block in range(self.collection.manifest.block_count):
             yield self._part(block)

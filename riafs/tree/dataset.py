@@ -1,7 +1,7 @@
 """One dataset of a store: its repository, its contents, and directories at the versions people ask for."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,12 +15,14 @@ from riafs.git.kept import KeptObjects
 from riafs.git.references import Resolved
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Storage
+from riafs.tree.checkout import Checkouts
 from riafs.tree.delegating import DelegatingDirectory
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory, Found, Kind
 from riafs.tree.refwatch import RefWatch, Signature
 from riafs.tree.snapshot import Snapshot, VersionedEntry
 from riafs.tree.standing import Standing
+from riafs.tree.times import Times
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +55,18 @@ class Dataset:
     subdatasets: Subdatasets
     watch: RefWatch
     listings: ListingCache
+    times: Times
+    checkouts: Checkouts | None
+    """Makes of files what a checkout has, where that is wanted."""
     counters: Counters
 
-    async def snapshot(self, commit: bytes) -> Snapshot:
-        """The dataset at `commit` (hex). Raises MissingObject, MalformedObject, GitError."""
+    async def snapshot(self, commit: bytes, *, own_times: bool = True) -> Snapshot:
+        """The dataset at `commit` (hex). `own_times`: with those of what was pushed from this mount.
+
+        Raises MissingObject, MalformedObject, GitError.
+        """
         found = await self.repository.commit(commit)
-        return Snapshot(self, commit, found.tree, found.time * 1_000_000_000)
+        return Snapshot(self, commit, found.tree, found.time * 1_000_000_000, own_times)
 
     async def at(self, version: bytes | None) -> "VersionedDirectory":
         """The top directory at a branch, tag or commit, None for HEAD. Raises NoSuchVersion, GitError, …"""
@@ -66,8 +74,8 @@ class Dataset:
         # Taken before the ref is read for good, so that no move in between can be missed later.
         signature = await self.watch.look(self.path, first.refs)
         resolved = await self.repository.find(version)
-        snapshot = await self.snapshot(await self.repository.peeled(resolved.oid))
         pinned = version is not None and resolved.ref is None and looks_like_commit(version)
+        snapshot = await self.snapshot(await self.repository.peeled(resolved.oid), own_times=not pinned)
         return VersionedDirectory(self, version, snapshot, None if pinned else signature, resolved)
 
     async def versioned_entry(self, name: bytes, ref: bytes) -> Found:
@@ -119,6 +127,10 @@ class VersionedDirectory(DelegatingDirectory):
         """See OfCommit."""
         return self._resolved.ref
 
+    def forget(self) -> None:
+        """See OfCommit."""
+        self._top.forget()
+
     async def at_commit(self, commit: bytes) -> Directory:
         """See OfCommit."""
         snapshot = await self.dataset.snapshot(commit)
@@ -134,7 +146,7 @@ class VersionedDirectory(DelegatingDirectory):
         """See Holding."""
         return self._version is None  # else one version was asked for
 
-    async def held(self) -> AsyncIterator[Part]:
+    async def held(self) -> AsyncGenerator[Part, None]:
         """See Holding: every stored key."""
         async for key in self.dataset.contents.stored_keys():
             yield KeyPart(self.dataset.contents, self.dataset.path, key)

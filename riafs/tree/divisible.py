@@ -1,6 +1,6 @@
 """Directories whose content can be checked part by part (see content/parts): protocols beside Directory."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, runtime_checkable
 
 from riafs.content.parts import Part
@@ -23,5 +23,5 @@ class Holding(Protocol):
     def holding(self) -> bool:
         """Whether it is such a top."""
 
-    def held(self) -> AsyncIterator[Part]:
+    def held(self) -> AsyncGenerator[Part, None]:
         """All parts that are stored for it, used by a file or not. Raises what listing them raises."""

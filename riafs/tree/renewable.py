@@ -3,7 +3,7 @@
 The directory itself never changes; the place knows the one that stands there now, and is asked once a round.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from riafs.content.parts import Part
@@ -41,7 +41,7 @@ class PlacedDirectory(DelegatingDirectory):
         """See Holding."""
         return isinstance(self._shown, Holding) and self._shown.holding
 
-    async def held(self) -> AsyncIterator[Part]:
+    async def held(self) -> AsyncGenerator[Part, None]:
         """See Holding."""
         if isinstance(self._shown, Holding):
             async for part in self._shown.held():

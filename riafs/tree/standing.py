@@ -32,8 +32,23 @@ class OfCommit(Protocol):
         HEAD's; None where there is none. Raises what reading refs raises.
         """
 
+    def forget(self) -> None:
+        """Read modes anew: those of locked files are their objects', which a push changes without a commit."""
+
     async def at_commit(self, commit: bytes) -> Directory:
         """The top of the same dataset at `commit`, to be renewed as this is. Raises MissingObject, …"""
 
     async def keep_in(self, kept: KeptObjects, name: bytes) -> None:
         """Keep what the commit consists of, as `name`. Raises as KeptObjects.keep."""
+
+
+@runtime_checkable
+class WithoutCommit(Protocol):
+    """A dataset that has no commit to show, as a directory."""
+
+    @property
+    def waiting(self) -> bytes:
+        """The dataset's id."""
+
+    async def shown_at(self, commit: bytes) -> Directory:
+        """The top of the dataset at `commit` all the same. Raises MissingObject, …"""

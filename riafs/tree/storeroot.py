@@ -8,16 +8,18 @@ dataset can be looked up as ``NAME@REF`` too; such names are not listed.
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 
 from riafs.content.copies import KeyPart
 from riafs.content.parts import Part
 from riafs.errors import GitError, NoSuchName, NoSuchVersion, NotInStore, NotThereYet, RiafsError
 from riafs.formats.names import valid_name
+from riafs.git.references import Resolved
 from riafs.storage.protocol import FileStatus, ItemKind
-from riafs.tree.dataset import Dataset
+from riafs.tree.dataset import Dataset, VersionedDirectory
 from riafs.tree.fixed import FixedDirectory
+from riafs.tree.keysdirectory import KEYS, KeysDirectory
 from riafs.tree.protocol import Directory, Entry, Found, Kind
 from riafs.tree.refwatch import Signature
 from riafs.tree.snapshot import VersionedEntry
@@ -113,44 +115,69 @@ async def dataset_directory(store: Store, path: bytes, mtime_ns: int) -> Directo
     try:
         return await dataset.at(None)
     except (NoSuchVersion, NotInStore) as error:
-        return PendingDirectory(store, path, str(error), mtime_ns, signature)
+        return PendingDirectory(
+            dataset, store, str(error), mtime_ns, signature, has_keys=await dataset.contents.has_any()
+        )
     except GitError as error:
         log.warning("dataset %s cannot be shown: %s", dataset.name, error)
         raise
 
 
 class PendingDirectory(FixedDirectory):
-    """A dataset without a commit yet (or without a git repository): empty until there is one.
+    """A dataset without a commit yet (or without a git repository): empty until there is one, but for ``.keys`` where
+    anything is stored.
 
     `signature`: of its refs, as RefWatch has it.
     """
 
     renewable = True
 
-    def __init__(self, store: Store, path: bytes, reason: str, mtime_ns: int, signature: Signature) -> None:
-        super().__init__((), mtime_ns, {"dataset": path.replace(b"/", b""), "error": os.fsencode(reason)})
+    def __init__(
+        self, dataset: Dataset, store: Store, reason: str, mtime_ns: int, signature: Signature, *, has_keys: bool
+    ) -> None:
+        keys = Entry(KEYS, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=KEYS)
+        reason += f"; what is stored is in {os.fsdecode(KEYS)}" if has_keys else ""
+        attributes = {"dataset": dataset.identifier, "error": os.fsencode(reason)}
+        super().__init__((keys,) if has_keys else (), mtime_ns, attributes)
+        self._dataset = dataset
         self._store = store
-        self._path = path
         self._signature = signature
+        self._has_keys = has_keys
+        self._keys = KeysDirectory(dataset.contents, dataset.identifier, mtime_ns)
+
+    async def directory(self, entry: Entry) -> Directory:
+        """See Directory."""
+        return self._keys
+
+    @property
+    def waiting(self) -> bytes:
+        """See WithoutCommit."""
+        return self._dataset.identifier
+
+    async def shown_at(self, commit: bytes) -> Directory:
+        """See WithoutCommit."""
+        snapshot = await self._dataset.snapshot(commit)
+        return VersionedDirectory(self._dataset, None, snapshot, (), Resolved(commit, None))
 
     @property
     def holding(self) -> bool:
         """See Holding."""
         return True
 
-    async def held(self) -> AsyncIterator[Part]:
+    async def held(self) -> AsyncGenerator[Part, None]:
         """See Holding: every stored key."""
-        contents = (await self._store.dataset(self._path)).contents
+        contents = self._dataset.contents
         async for key in contents.stored_keys():
-            yield KeyPart(contents, self._path, key)
+            yield KeyPart(contents, self._dataset.path, key)
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""
-        dataset = await self._store.dataset(self._path)
-        if await dataset.watch.seen(self._path, (), turn) == self._signature:
+        dataset = self._dataset
+        stays = await dataset.watch.seen(dataset.path, (), turn) == self._signature
+        if stays and self._has_keys == await dataset.contents.has_any():
             return None
-        newer = await dataset_directory(self._store, self._path, self.mtime_ns)
-        if not isinstance(newer, PendingDirectory):
+        newer = await dataset_directory(self._store, dataset.path, self.mtime_ns)
+        if not isinstance(newer, PendingDirectory) or newer._has_keys != self._has_keys:
             return newer
         self._signature = newer._signature
         return None

@@ -24,6 +24,7 @@ from riafs.formats.sevenzip_cursor import Limits
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
 from riafs.storage.patience import Patience
+from riafs.tasks import Background
 from riafs.tree.listing import ListingCache
 from riafs.tree.store import StoreTools
 
@@ -48,23 +49,23 @@ class Means:
 async def working_tools(means: Means) -> AsyncIterator[StoreTools]:
     """The tools to open stores with; closed and removed at the end."""
     try:
-        async with trio.open_nursery() as background:
+        async with trio.open_nursery() as nursery:
             scratch = Scratch(means.scratch_in)
             gits = PrivateGitDirs(means.git, means.search_path, os.fsencode(scratch.path))
             git = GitPool(gits, means.deadline, Counters())
             try:
-                yield _tools(means, os.fsencode(scratch.path), git, background)
+                yield _tools(means, os.fsencode(scratch.path), git, Background(nursery))
             finally:
                 git.close()
                 scratch.close()
-                background.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:  # the nursery wraps what went wrong in its body
         if len(group.exceptions) > 1:
             raise
         raise group.exceptions[0] from None
 
 
-def _tools(means: Means, scratch: bytes, git: GitPool, background: trio.Nursery) -> StoreTools:
+def _tools(means: Means, scratch: bytes, git: GitPool, background: Background) -> StoreTools:
     counters = Counters()
     search_path = [os.fsencode(directory) for directory in means.search_path.split(":")]
     patience = Patience("the store", means.deadline, counters)

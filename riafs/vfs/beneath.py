@@ -4,7 +4,7 @@ Invariants: a dataset that is asked about (`home`) stays at its commit for the n
 until `unpin`; so what an overlay decides after an await is about the commit that it then pins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import trio
@@ -14,7 +14,7 @@ from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, LowerEntry
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Kind
-from riafs.tree.standing import OfCommit
+from riafs.tree.standing import OfCommit, WithoutCommit
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.keepingbases import BaseKeeper
 from riafs.vfs.nodes import Node
@@ -90,6 +90,10 @@ class Beneath:
             await self._keeper.before_change(top.directory)
         return await self._home_in(top, inode)
 
+    def parent(self, inode: int) -> int:
+        """See Lower."""
+        return self._filesystem.parent(inode).inode
+
     async def _home_in(self, top: Node, inode: int) -> Home | None:
         directory = top.directory
         assert isinstance(directory, OfCommit)
@@ -112,7 +116,7 @@ class Beneath:
 
     async def _path(self, inode: int, top: Node) -> bytes | None:
         """The path of an inode from a top above it; None below a name that is not listed."""
-        names: list[bytes] = []
+        names: list[bytes] = []  # backwards
         while inode != top.inode:
             node = self._filesystem.parent(inode)
             if node.is_hidden(slot_of(inode)):
@@ -120,9 +124,9 @@ class Beneath:
             directory, entry = await node.entry(slot_of(inode))
             if directory is not node.directory:
                 raise StaleHandle(f"{entry.name!r} was replaced in the store")
-            names.insert(0, entry.name)
+            names.append(entry.name)
             inode = node.inode
-        return b"/".join(names)
+        return b"/".join(reversed(names))
 
     async def _entrance(self, top: Node) -> bytes | None:
         """The path from the root to a dataset's top; None below a name that is not listed."""
@@ -154,6 +158,8 @@ class Beneath:
         except (NoSuchName, NotADirectoryHere):
             return None
         directory = node.directory
+        if isinstance(directory, WithoutCommit) and directory.waiting == base.dataset:  # its branch was deleted
+            directory = node.directory = await directory.shown_at(base.commit)
         if not isinstance(directory, OfCommit):
             raise not_here(base, entrance)
         if directory.standing.dataset != base.dataset or directory.standing.path:
@@ -211,6 +217,11 @@ class Beneath:
     def unpin(self, dataset: bytes) -> None:
         """Let a dataset follow its branch again."""
         self._pinned.pop(dataset).held = False
+
+    def unpin_all_but(self, datasets: Collection[bytes]) -> None:
+        """Let all other datasets follow their branches again."""
+        for dataset in self._pinned.keys() - set(datasets):
+            self.unpin(dataset)
 
     def let_go(self) -> None:
         """Let datasets that were asked about, but not pinned, follow their branches again."""

@@ -140,15 +140,16 @@ class FileSystem:
     async def _find(self, node: Node, name: bytes) -> tuple[int, Entry]:
         if node is self._root and name in self._virtual:
             return self._find_virtual(name)
-        directory = node.directory
-        try:
-            found = await directory.find(name)
-        except NoSuchName:
-            if directory is node.directory:
-                raise
-            return await self._find(node, name)  # renewed meanwhile: the kernel was told to forget too early
-        if directory is not node.directory:  # renewed meanwhile: positions may have changed
-            return await self._find(node, name)
+        while True:
+            directory = node.directory
+            try:
+                found = await directory.find(name)
+            except NoSuchName:
+                if directory is node.directory:
+                    raise
+                continue  # renewed meanwhile: the kernel was told to forget too early
+            if directory is node.directory:  # else renewed meanwhile: positions may have changed
+                break
         if found.position is None:
             return node.hide(found.entry), found.entry
         return node.inode_at(found.position), found.entry
@@ -359,11 +360,11 @@ class FileSystem:
                 if node.directory.renewable and not node.held:
                     await self._renew(node, tell)
 
-    async def move(self, node: Node, newer: Directory) -> Sequence[Change]:
+    async def move(self, node: Node, newer: Directory, *, elsewhere: bool = False) -> Sequence[Change]:
         """Move a directory to another version, whatever its branch does; what the kernel has to forget then. The caller
-        has `refreshing`.
+        has `refreshing`. `elsewhere`: see Refresher.
         """
-        while not (changes := await Refresher(self._nodes, self._turn).move(node, newer)):
+        while not (changes := await Refresher(self._nodes, self._turn).move(node, newer, elsewhere=elsewhere)):
             await trio.lowlevel.checkpoint()  # something was laid over a dataset in it meanwhile
         return changes
 
@@ -379,7 +380,7 @@ class FileSystem:
         directory = await self._directory_at(parent, slot_of(inode))
         node.inode, node.parent = inode, parent
         self._nodes[inode] = node
-        return await self.move(node, directory)
+        return await self.move(node, directory, elsewhere=True)
 
     async def _renew(self, node: Node, tell: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
         try:

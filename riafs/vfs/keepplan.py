@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-import trio
-
 from riafs.cache.blocks import BlockCache
 from riafs.cache.verified import VerifiedMemory
 from riafs.counters import Counters
+from riafs.tasks import Background
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,6 @@ class Means:
     verified: VerifiedMemory
     cache: BlockCache
     counters: Counters
-    background: trio.Nursery
+    background: Background
     deadline: float
     closing: ExitStack

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from riafs.errors import NoSuchName, NotADirectoryHere
 from riafs.formats.paths import joined
-from riafs.overlay.changes import Carried
+from riafs.overlay.changes import Carried, ChangeKind
+from riafs.overlay.changes import Change as LocalChange
 from riafs.overlay.engine import Engine
 from riafs.overlay.places import OVERLAY
 from riafs.overlay.rows import DIRECTORY, Row
@@ -74,22 +75,22 @@ class Mover:
         """See WritableFileSystem. Returns what the kernel has to forget."""
         top = self._beneath.pinned(dataset)
         assert isinstance(top.directory, OfCommit)
+        if any(_sets_mode(change) for change in carried.changes):
+            top.directory.forget()
         newer = await top.directory.at_commit(commit)
         known = await self._known(dataset, top)
-
-        async def find(path: bytes) -> Entry | None:
-            return await _entry_at(newer, path)
-
         row = self._overlay.area(dataset).top
-        self._steps |= await self._engine.pushed(dataset, commit, carried, find)
+        self._steps |= await self._engine.pushed(dataset, commit, carried, _Commit(newer).find)
         places = self._places(row, known)
         renamed = self._detached(known, places)
         changed = list(await self._filesystem.move(top, newer))
+        inodes: dict[bytes, int | None] = {b"": top.inode}
         for each in known:
             place = places[each.row.id] if each.is_directory or not each.inode & OVERLAY else None
-            below = None if place is None else await self._below(top.inode, place)
+            below = None if place is None else await self._below(place, inodes)
             if each.row.id in renamed and below is not None:
                 changed += await self._filesystem.graft(renamed[each.row.id], below)
+                inodes = {b"": top.inode}
             above = None if each.row.parent is None else places[each.row.parent]
             await self._place(each, below, in_place=above is not None and place == joined(above, each.name))
         await self._tell_of_added(known)
@@ -122,8 +123,9 @@ class Mover:
 
     async def _known(self, dataset: bytes, top: Node) -> list[_Known]:
         """All rows, directories before what is in them."""
+        inodes: dict[bytes, int | None] = {b"": top.inode}
         return [
-            replace(each, below=await self._below(top.inode, each.row.base))
+            replace(each, below=await self._below(each.row.base, inodes))
             if each.is_directory and each.row.base is not None
             else each
             for each in self._rows(dataset)
@@ -145,18 +147,24 @@ class Mover:
                 if row.kind == DIRECTORY:
                     waiting.append((row, below))
 
-    async def _below(self, top: int, path: bytes) -> int | None:
-        """The inode of a path in the tree below."""
-        inode = top
-        for name in path.split(b"/"):
-            try:
-                found = await self._beneath.find(inode, name)
-            except NotADirectoryHere:
-                return None
-            if found is None:
-                return None
-            inode = found.inode
+    async def _below(self, path: bytes, known: dict[bytes, int | None]) -> int | None:
+        """The inode of a path in the tree below, None where nothing is. `known`: paths that were looked up, with the
+        top's."""
+        way = []
+        while path not in known:
+            way.append(path)
+            path = path.rpartition(b"/")[0]
+        inode = known[path]
+        for each in reversed(way):
+            inode = known[each] = None if inode is None else await self._in(inode, each.rpartition(b"/")[2])
         return inode
+
+    async def _in(self, directory: int, name: bytes) -> int | None:
+        try:
+            found = await self._beneath.find(directory, name)
+        except NotADirectoryHere:
+            return None
+        return None if found is None else found.inode
 
     # -- after a push -------------------------------------------------------------------------------------------------
 
@@ -271,16 +279,40 @@ class _Told:
         ]
 
 
-async def _entry_at(top: Directory, path: bytes) -> Entry | None:
-    directory: Directory = top
-    entry: Entry | None = None
-    for name in path.split(b"/"):
-        if entry is not None:
-            if entry.kind is not Kind.DIRECTORY:
-                return None
-            directory = await directory.directory(entry)
-        try:
-            entry = (await directory.find(name)).entry
-        except NoSuchName:
-            return None
-    return entry
+def _sets_mode(change: LocalChange) -> bool:
+    """Whether the object of a locked file may have got another mode."""
+    return change.kind is ChangeKind.MODE or (change.content is not None and change.content.executable)
+
+
+class _Commit:
+    """What a commit has at which path, asked for mostly in the order of a walk. `top`: its root."""
+
+    def __init__(self, top: Directory) -> None:
+        self._directories: dict[bytes, Directory | None] = {b"": top}
+
+    async def find(self, path: bytes) -> Entry | None:
+        """What is at a path, None where nothing is."""
+        above, _, name = path.rpartition(b"/")
+        return await _in(await self._directory(above), name)
+
+    async def _directory(self, path: bytes) -> Directory | None:
+        way = []
+        while path not in self._directories:
+            way.append(path)
+            path = path.rpartition(b"/")[0]
+        directory = self._directories[path]
+        for each in reversed(way):
+            entry = await _in(directory, each.rpartition(b"/")[2])
+            if directory is None or entry is None or entry.kind is not Kind.DIRECTORY:
+                directory = None
+            else:
+                directory = await directory.directory(entry)
+            self._directories[each] = directory
+        return directory
+
+
+async def _in(directory: Directory | None, name: bytes) -> Entry | None:
+    try:
+        return None if directory is None else (await directory.find(name)).entry
+    except NoSuchName:
+        return None

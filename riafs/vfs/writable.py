@@ -218,7 +218,8 @@ class WritableFileSystem:
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """See Engine."""
-        await self._done(lambda: self._engine.rmdir(self._numbers.now(parent), name))
+        if await self._done(lambda: self._engine.rmdir(self._numbers.now(parent), name)):
+            self._beneath.unpin_all_but({base.dataset for base in self.overlay.datasets()})
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """See Engine."""
@@ -429,7 +430,7 @@ class WritableFileSystem:
         return found
 
     async def restore(self, dataset: bytes, paths: Sequence[bytes], tell: Tell) -> None:
-        """Drop the changes of `paths` and of what is in them; see Overlay.restore.
+        """Drop the changes of `paths` and of what is in them, durably; see Overlay.restore.
 
         Raises NoSuchName where nothing is changed, and Busy while something changed is open.
         """
@@ -438,8 +439,10 @@ class WritableFileSystem:
                 for path in paths:
                     self._engine.restore(dataset, path)
                 self._drop_unshown(dataset, NOTHING)
+                await self.overlay.durable()
                 return
             told = await self._mover().restore(dataset, paths)
+            await self.overlay.durable()
         await tell(told)
 
     # -- the end ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """Blocks on the disk: whole or not there, within the limits, nobody else's."""
 
+import contextlib
 import errno
 import fcntl
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -176,20 +178,58 @@ def test_no_link_is_followed(cache: str, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     file_of(cache, 0).rename(moved)
     file_of(cache, 0).symlink_to(moved)
-    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+    with pytest.raises(CorruptContent):
         blocks.read(name_of(0))
+    assert moved.exists()
     Path(cache, "blocks-1").rename(tmp_path / "elsewhere")
     Path(cache, "blocks-1").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(NotADirectoryError):
         blocks.read(name_of(1))
 
 
-def test_a_fifo_in_place_of_a_block_blocks_nobody(cache: str) -> None:
-    blocks = filled(cache, 1)
-    file_of(cache, 0).unlink()
-    os.mkfifo(file_of(cache, 0))
-    with pytest.raises(CorruptContent):
-        blocks.read(name_of(0))
+OBSTACLES: dict[str, Callable[[Path, Path], None]] = {
+    "directory": lambda path, _: path.mkdir(),
+    "directory with something in it": lambda path, _: (path / "a").mkdir(parents=True),
+    "link to a file": lambda path, other: path.symlink_to(other),
+    "link to a directory": lambda path, other: path.symlink_to(other.parent),
+    "link to nothing": lambda path, _: path.symlink_to("nothing"),
+    "link to itself": lambda path, _: path.symlink_to(path),
+    "fifo": lambda path, _: os.mkfifo(path),
+    "socket": lambda path, _: socket_at(path),
+}
+
+
+def socket_at(path: Path) -> None:
+    """A socket that nobody listens to."""
+    with socket.socket(socket.AF_UNIX) as made:
+        directory = os.open(path.parent, os.O_RDONLY)  # the path is longer than one of a socket may be
+        made.bind(f"/proc/self/fd/{directory}/{path.name}")
+        os.close(directory)
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES.values(), ids=OBSTACLES.keys())
+@pytest.mark.parametrize("first", ["read", "write", "survey"])
+@pytest.mark.parametrize("above", [False, True], ids=["block", "its directory"])
+def test_what_is_in_the_place_of_a_block_is_removed_once_and_costs_nothing_else(
+    cache: str, tmp_path: Path, obstacle: Callable[[Path, Path], None], first: str, above: bool
+) -> None:
+    blocks, other = filled(cache, 2), tmp_path / "theirs" / "file"
+    other.parent.mkdir()
+    other.write_bytes(b"theirs")
+    path = file_of(cache, 0).parent if above else file_of(cache, 0)
+    path.rename(tmp_path / "away")
+    obstacle(path, other)
+    if first == "survey":
+        with open_blocks(cache, make=False) as root:
+            survey(root)
+    elif first == "read":
+        with contextlib.suppress(CorruptContent):
+            assert blocks.read(name_of(0)) is None
+    assert blocks.write(name_of(0), bytes_of(0))
+    assert blocks.read(name_of(0)) == bytes_of(0)
+    assert blocks.read(name_of(1)) == bytes_of(1)
+    assert [name.name for name in other.parent.iterdir()] == ["file"]
+    assert other.read_bytes() == b"theirs"
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------

@@ -1,42 +1,46 @@
 """The memory of what was verified does not grow for ever."""
 
 import os
+import secrets
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
+import trio.lowlevel
 
 from riafs.cache import verified
-from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.storage.files import Identity
+from riafs.cache.verified import VerifiedMemory
 
 
-def evidence(number: int) -> Evidence:
-    return Evidence(Identity(1, number, 10, 20, 30), 0, 10)
-
-
-async def filled(path: Path, numbers: range) -> VerifiedMemory:
-    """A memory that ran for a while, in which these were found to be good."""
+async def opened_for_a_while(path: Path) -> None:
+    """As by a mount."""
     memory = VerifiedMemory(os.fsencode(path))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(memory.keep)
-        for number in numbers:
-            memory.remember_good(evidence(number), b"key")
-        await trio.sleep(0.3)
+        while memory._reader is None:
+            await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    return memory
+    memory.close()
 
 
-async def test_what_is_never_loaded_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verified, "MAX_REMEMBERED", 40)
+def add(path: Path, count: int) -> int:
+    """More rows; how many there are then."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        rows = [(secrets.token_bytes(20),) for _ in range(count)]
+        connection.executemany("insert into verified_2 values (?)", rows)
+        [found] = connection.execute("select count(*) from verified_2").fetchone()
+    return int(found)
+
+
+async def test_beyond_the_limit_a_part_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verified, "MAX_BYTES", 400_000)
     path = tmp_path / "verified.sqlite"
-    for start in range(0, 300, 30):
-        await filled(path, range(start, start + 30))
-        with closing(sqlite3.connect(path)) as connection:
-            [count] = connection.execute("select count(*) from verified_1").fetchone()
-        assert 30 <= count <= 40 + 30
-    memory = await filled(path, range(0))
-    assert 30 <= sum(memory.is_good(evidence(number), b"key") for number in range(300)) <= 40
+    await opened_for_a_while(path)
+    counts = []
+    for _ in range(30):
+        counts.append(add(path, 1000))
+        await opened_for_a_while(path)
+    assert 8000 < max(counts) < 20_000
+    assert min(counts[20:]) > 6000

@@ -29,6 +29,7 @@ from riafs.storage.files import FileBytes, Identity
 from riafs.storage.local import LocalStorage
 from riafs.storage.patience import Patience
 from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.tasks import Background
 from tests.behaviour.drivers import opened
 from tests.conformance.ranged import CHECKS, CONTENT, Check, Make, check_slices
 from tests.small import Locked, SmallDataset, SmallStore, key_of, mixed_path
@@ -131,7 +132,7 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
         patch.setattr(beside, "_AHEAD", 50)
         async with trio.open_nursery() as background:
             patience = Patience("the store", 10, Counters())
-            verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), patience, background)
+            verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), patience, Background(background))
             claim = Claim(b"the key", lambda: _Sha256(content))
             source = await verifier.admit(Opened(found, "a place", Evidence(found.identity, 0, found.size)), claim)
             assert isinstance(source, HashedBeside)

@@ -20,6 +20,7 @@ from riafs.formats.keys import parse_key
 from riafs.storage.files import FileBytes, Identity
 from riafs.storage.patience import Patience
 from riafs.storage.ranged import PROVEN, Buffer, MemoryBytes, version_of
+from riafs.tasks import Background
 from tests.behaviour.drivers import opened
 from tests.small import Locked, SmallStore, key_of, noise
 
@@ -74,7 +75,7 @@ class Bench:
     def __init__(self, policy: Verify, background: trio.Nursery) -> None:
         self.counters, self.memory = Counters(), VerifiedMemory(None)
         patience = Patience("the store", 10, self.counters)
-        self.verifier = Verifier(policy, self.memory, self.counters, patience, background)
+        self.verifier = Verifier(policy, self.memory, self.counters, patience, Background(background))
 
     async def admit(self, source: Source, *, content: bytes = GOOD, evidence: Evidence | None = None) -> object:
         """Admit a source that is said to be `content`."""
@@ -180,7 +181,7 @@ async def test_good_content_passes_and_is_remembered(bench: Bench, step: int) ->
     source = Source(GOOD)
     admitted = await bench.beside(source)
     assert await read_in_order(admitted, step) == GOOD
-    assert bench.memory.is_good(EVIDENCE, KEY)
+    assert await bench.memory.is_good(EVIDENCE, KEY)
     admitted.close()
     assert source.closed
 
@@ -237,7 +238,7 @@ async def test_reader_that_leaves_ends_the_hashing(bench: Bench) -> None:
     admitted.close()
     await trio.testing.wait_all_tasks_blocked()
     assert source.closed
-    assert not bench.memory.is_good(EVIDENCE, KEY)
+    assert not await bench.memory.is_good(EVIDENCE, KEY)
     assert bench.counters.keys_verified == 0
 
 
@@ -283,7 +284,7 @@ async def test_store_that_fails_while_hashing_fails_the_reader(bench: Bench) -> 
     with pytest.raises(StoreTimeout):
         await read_in_order(admitted)
     admitted.close()
-    assert not bench.memory.is_good(EVIDENCE, KEY)
+    assert not await bench.memory.is_good(EVIDENCE, KEY)
     assert not bench.memory.is_bad(EVIDENCE, KEY)
 
 
@@ -350,7 +351,7 @@ async def test_content_that_is_changed_while_it_is_hashed_is_hashed_again(
     with pytest.raises(CorruptContent):
         await bench.verifier.admit(opened, stored.claim())
     assert opened.evidence is not None
-    assert not bench.memory.is_good(opened.evidence, stored.key)
+    assert not await bench.memory.is_good(opened.evidence, stored.key)
 
 
 async def test_content_that_is_changed_all_the_time_is_nobody_s_fault(bench: Bench, tmp_path: Path) -> None:
@@ -402,7 +403,7 @@ async def test_large_content_that_is_unlinked_beside_its_reader_is_read_on_and_n
     assert await read_in_order(content) == GOOD
     assert content.provisional
     assert opened.evidence is not None
-    assert not bench.memory.is_good(opened.evidence, stored.key)
+    assert not await bench.memory.is_good(opened.evidence, stored.key)
     content.close()
 
 

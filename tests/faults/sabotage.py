@@ -13,6 +13,7 @@ import trio
 
 from riafs.cli import main
 from riafs.git.catfile import CatFile
+from riafs.git.transaction import RefUpdate, RefWriter
 from riafs.storage import roots
 from riafs.storage.files import FileBytes
 from riafs.tree.snapshot import CommitDirectory
@@ -44,6 +45,19 @@ def bug_in_each_layer() -> None:
     CommitDirectory.open = broken  # type: ignore[method-assign,assignment]  # that is the sabotage
     FileSystem.attribute = broken  # type: ignore[method-assign,assignment]  # likewise
     FileSystem.readdir = broken  # type: ignore[method-assign,assignment]  # likewise
+
+
+def store_gone_before_refs_move() -> None:
+    """The directory in the variable STORE_THAT_GOES is renamed, once, when a push has done all but moving the refs."""
+    move = RefWriter.move
+    store = os.environ["STORE_THAT_GOES"]
+
+    async def gone(self: RefWriter, updates: Sequence[RefUpdate]) -> None:
+        RefWriter.move = move  # type: ignore[method-assign]  # only once
+        os.rename(store, f"{store}.gone")
+        await move(self, updates)
+
+    RefWriter.move = gone  # type: ignore[method-assign,assignment]  # that is the sabotage
 
 
 def hanging_store() -> None:
@@ -81,6 +95,18 @@ def hanging_objects() -> None:
     CatFile._exchange = hang_batch  # type: ignore[method-assign,assignment]  # likewise
 
 
+def hanging_git() -> None:
+    """git does not answer for repositories with a file ``hang``."""
+    batch = CatFile._exchange
+
+    async def hang(self: CatFile, requests: Sequence[bytes], limit: int) -> object:
+        if os.path.exists(os.path.join(self._environment["GIT_OBJECT_DIRECTORY"], "..", "hang")):
+            await trio.sleep(600)
+        return await batch(self, requests, limit)
+
+    CatFile._exchange = hang  # type: ignore[method-assign,assignment]  # that is the sabotage
+
+
 def hanging_reads() -> None:
     """Opening works, reading of what has a bad path never ends."""
     read = FileBytes.read_blocking
@@ -92,6 +118,20 @@ def hanging_reads() -> None:
 
     FileBytes.read_blocking = hang  # type: ignore[method-assign,assignment]  # that is the sabotage
     FileBytes._read_cached = lambda *_: None  # type: ignore[method-assign,assignment]  # likewise
+
+
+def each_task_fails_once() -> None:
+    """Every background task, with what RIAFS_FAILURE in the environment names."""
+    from tests.faults import tasks
+
+    tasks.fail_once_each(os.environ["RIAFS_FAILURE"])
+
+
+def no_thread_at_first() -> None:
+    """The first thread for each purpose cannot be started."""
+    from tests.faults import tasks
+
+    tasks.start_no_thread_at_first()
 
 
 def few_descriptors() -> None:

@@ -317,3 +317,23 @@ def test_always_notices_a_write_that_moves_no_time(found: Callable[[str], Object
 def read_page(target: Object) -> bytes:
     with target.opened() as reader:
         return os.pread(reader, PAGE, target.page)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_writable_mount_keeps_the_same_promises(
+    fuse: None, store: SmallStore, datasets: Mapping[str, tuple[SmallDataset, bytes, bytes]], form: str, tmp_path: Path
+) -> None:
+    dataset, _, content = datasets[form]
+    with mounted(store.path, tmp_path / "mount", "--overlay", str(tmp_path / "overlay")) as mount:
+        target = stored_object(mount.path, dataset, content, form)
+        try:
+            for changed, restored in ((1, 2), (2, 5), (0, 3)):
+                readers = Readers(target)
+                for number, step in enumerate(readers.steps()):
+                    if number in (changed, restored):
+                        target.put(good=number == restored)
+                    step()
+                assert not readers.wrong
+                assert not {"third open", "all of it again"} & set(readers.failed)
+        finally:
+            target.put(good=True)

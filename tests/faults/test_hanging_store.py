@@ -82,6 +82,28 @@ def test_one_request_has_one_deadline_whatever_is_tried(store: SmallStore, mount
         assert DEADLINE < time.monotonic() - began < 4 * DEADLINE
 
 
+@pytest.mark.parametrize("access", ["look-up", "listing", "attribute"])
+def test_names_have_one_deadline_too(store: SmallStore, mount_with: MountWith, access: str) -> None:
+    """A walk reads what comes next as well, and a look-up first a tree and then what its entries are."""
+    files = {b"%d/file" % number: b"%d" % number for number in range(4)}
+    dataset = store.dataset("one", files)
+    with mount_with("hanging_git", "--deadline", str(2 * DEADLINE)) as mount:
+        top = mount.path / "one"
+        assert len(os.listdir(top)) == 4
+        assert os.listdir(top / "0") == ["file"]
+        (dataset.path / "hang").touch()
+        calls = {
+            "look-up": lambda: os.stat(top / "2" / "file"),
+            "listing": lambda: os.listdir(top / "1"),
+            "attribute": lambda: os.getxattr(f"{top}@next", "user.riafs.commit"),
+        }
+        began = time.monotonic()
+        if access == "attribute":
+            dataset.git("branch", "next")
+        assert errno_of(calls[access]) == errno.ETIMEDOUT
+        assert DEADLINE < time.monotonic() - began < 4 * DEADLINE
+
+
 def test_killed_reader_is_gone_when_the_deadline_has_passed(dataset: SmallDataset, mount_with: MountWith) -> None:
     with mount_with("hanging_reads", "--deadline", str(DEADLINE)) as mount:
         reader = subprocess.Popen(["cat", mount.path / "one" / "hangs"], stdout=subprocess.DEVNULL)

@@ -21,6 +21,7 @@ from riafs.storage.keepservers import KeepServer, ServerTools
 from riafs.storage.keepvolumes import KeepVolume
 from riafs.storage.local import LocalStorage
 from riafs.storage.patience import Patience
+from riafs.tasks import Background
 
 
 def locator_of(block: bytes, *hints: bytes) -> Locator:
@@ -86,7 +87,7 @@ async def keep_blocks(setting: Setting) -> AsyncIterator[KeepBlocks]:
                 parts=setting.parts(cache),
                 verified=setting.verified,
                 counters=counters,
-                background=nursery,
+                background=Background(nursery),
                 deadline=setting.deadline,
                 memory=setting.memory,
             )

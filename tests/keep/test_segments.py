@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from riafs.content.keepblocks import KeepBlocks
 from riafs.content.segments import CollectionReader, Refresh
-from riafs.errors import ShortRead, StoreDenied, StoreError
+from riafs.errors import ShortRead, StoreDenied, StoreError, StoreTimeout
 from riafs.formats.locators import EMPTY_BLOCK, ZERO_BLOCK, Locator
 from riafs.formats.manifests import NO_BLOCK, Manifest, Segment, parse_manifest
+from riafs.storage.patience import of_one_request
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 from tests.conformance.ranged import CHECKS, CONTENT, Check, check_slices
 from tests.keep import blockserver
@@ -229,3 +230,21 @@ async def test_an_api_server_that_is_away_gives_an_error_at_the_deadline(expecte
             reader = CollectionReader(keep, manifest_of([locator_of(block) for block in MANY]), away)
             with trio.fail_after(3), pytest.raises(StoreError, match="the API server is away"):
                 await reader.read(0, 0, 10)
+
+
+async def test_an_api_server_that_hangs_costs_one_deadline_with_everything_else(expected_warnings: Announce) -> None:
+    expected_warnings("cannot be read")
+
+    async def away() -> Manifest:
+        await trio.sleep(60)
+        raise AssertionError
+
+    with BlockServer(MANY, always=blockserver.status(401)) as server:
+        async with keep_blocks(Setting([server], deadline=0.6)) as keep:
+            reader = CollectionReader(keep, manifest_of([locator_of(block) for block in MANY]), away)
+            of_one_request()
+            began = trio.current_time()
+            for block in (0, 1):  # as a read across both does
+                with pytest.raises(StoreTimeout):
+                    await reader.read(block, 0, 10)
+            assert 0.5 < trio.current_time() - began < 1.1

@@ -95,6 +95,9 @@ class DiskLower:
         path = self._path(inode)
         return Home(self._base, b"study", path, self._inode(os.path.dirname(path)))
 
+    def parent(self, inode: int) -> int:
+        return self._inode(os.path.dirname(self._path(inode)))
+
     async def top(self, base: Base, entrance: bytes) -> int:
         assert (base, entrance) == (self._base, b"study")
         return TOP

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from riafs.errors import BadSource, NoSuchName, NoSuchVersion, OutsideStore, RiafsError, SourceNotFound
+from riafs.errors import BadSource, CorruptContent, NoSuchName, NoSuchVersion, OutsideStore, RiafsError, SourceNotFound
+from riafs.formats.keys import escape
 from riafs.tree import snapshot
 from riafs.tree.classifying import Item
 from riafs.tree.dataset import Dataset
 from riafs.tree.listing import FEW, GitEntry
 from tests.behaviour.drivers import opened
-from tests.small import Files, Locked, SmallDataset, SmallStore, key_of
+from tests.small import Files, Locked, SmallDataset, SmallStore, key_of, noise, put
 
 Announce = Callable[..., None]
 
@@ -223,6 +224,54 @@ async def test_storage_without_git_is_empty_and_says_why(store: SmallStore) -> N
     with pytest.raises(RiafsError):
         async with opened(store.path, "#abcdef"):
             pass
+
+
+async def test_keys_of_a_storage_without_git(store: SmallStore, tmp_path: Path) -> None:
+    storage = SmallDataset(store.path / "abc" / "def", "abcdef", "none")
+    put(storage.path / "ria-layout-version", b"2\n")
+    loose, archived, url, later = noise(3000), noise(4000), b"content", noise(10)
+    storage.put(key_of(loose), loose)
+    storage.put(b"URL--http://example.org/a", url)
+    storage.archive({key_of(archived): archived})
+    async with opened(store.path) as shown:
+        assert await shown.ls(b"by-id/abcdef") == [b".keys"]
+        names = {key_of(loose), key_of(archived), escape(b"URL--http://example.org/a")}
+        assert set(await shown.ls(b"by-id/abcdef/.keys")) == names
+        assert await shown.read(b"by-id/abcdef/.keys/" + key_of(archived)) == archived
+        assert await shown.read(b"by-id/abcdef/.keys/" + escape(b"URL--http://example.org/a")) == url
+        assert (await shown.stat(b"by-id/abcdef/.keys/" + key_of(loose))).size == 3000
+        assert await shown.getxattr(b"by-id/abcdef/.keys/" + key_of(loose), "user.riafs.key") == key_of(loose)
+        assert b"is in .keys" in await shown.getxattr(b"by-id/abcdef", "user.riafs.error")
+        storage.put(key_of(later), later)
+        assert await shown.read(b"by-id/abcdef/.keys/" + key_of(later)) == later
+        assert len(await shown.ls(b"by-id/abcdef/.keys")) == 4
+        for name in (b"MD5E-s5--" + b"0" * 32, b"no key", b"MD5E-s10-S5-C1--" + b"0" * 32):
+            with pytest.raises(NoSuchName):
+                await shown.read(b"by-id/abcdef/.keys/" + name)
+
+
+async def test_damaged_key_of_a_storage_without_git(store: SmallStore, expected_warnings: Announce) -> None:
+    expected_warnings("riafs.content")
+    storage = SmallDataset(store.path / "abc" / "def", "abcdef", "none")
+    put(storage.path / "ria-layout-version", b"2\n")
+    storage.put(key_of(noise(3000)), noise(3000)[:-1] + b"!")
+    async with opened(store.path) as shown:
+        with pytest.raises(CorruptContent, match=r"in .keys of dataset abcdef"):
+            await shown.read(b"by-id/abcdef/.keys/" + key_of(noise(3000)))
+
+
+async def test_keys_go_when_there_is_a_commit_and_come_with_the_first_key(store: SmallStore) -> None:
+    empty = store.dataset("empty")
+    name = b"by-id/" + empty.id.encode()
+    async with opened(store.path) as shown:
+        assert await shown.ls(name) == []
+        empty.put(key_of(b"x"), b"x")
+        await shown.refresh()
+        assert await shown.ls(name) == [b".keys"]
+        assert await shown.read(name + b"/.keys/" + key_of(b"x")) == b"x"
+        empty.commit({b"file": Locked(key_of(b"x"))})
+        await shown.refresh()
+        assert await shown.ls(name) == [b"file"]
 
 
 async def test_git_without_annex_is_shown(store: SmallStore) -> None:

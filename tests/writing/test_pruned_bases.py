@@ -172,3 +172,54 @@ async def test_a_dataset_whose_commit_cannot_be_read_blocks_no_other(
         await driver.filesystem.restore(one.id.encode(), [b""], driver.tell)
     async with writable(source, tmp_path / "over") as driver:
         await driver.write(b"one/c", b"n", flags=os.O_CREAT)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+async def test_a_dataset_whose_branch_is_gone_blocks_no_other_and_shows_its_changes(
+    datasets: tuple[SmallDataset, SmallDataset], tmp_path: Path, pruned: bool, expected_warnings: Announce
+) -> None:
+    one, _ = datasets
+    source = store_of(one)
+    async with writable(source, tmp_path / "over") as driver:
+        await work(driver)
+    tip = one.git("rev-parse", "main")
+    one.git("update-ref", "-d", "refs/heads/main")
+    if pruned:
+        prune(one)
+    async with writable(source, tmp_path / "over") as driver:
+        await check_shown(driver)
+        await driver.write(b"two/new", b"n", flags=os.O_CREAT)
+        failed: list[Failure] = []
+        order = Order(request())
+        [outcome] = await push_changes(
+            driver.filesystem, parse_source(str(source)), means(), order, Nobody(), driver.tell, failed
+        )
+        assert (outcome.entrance, [each.entrances for each in failed]) == (b"two", [(b"one",)])
+        assert "--as-branch" in str(failed[0].error)
+        if not pruned:
+            await push(driver, source, as_branch=b"refs/heads/rescue")
+            assert one.git("rev-parse", "rescue^") == tip
+            assert content(one, b"e/y", "rescue") == b"y"
+            sound(one)
+
+
+async def test_a_dataset_that_was_made_anew_blocks_no_other(
+    datasets: tuple[SmallDataset, SmallDataset], tmp_path: Path, expected_warnings: Announce
+) -> None:
+    one, _ = datasets
+    source = store_of(one)
+    async with writable(source, tmp_path / "over") as driver:
+        await work(driver)
+    shutil.rmtree(tmp_path / "over" / "base")
+    shutil.rmtree(one.path / "objects")
+    shutil.rmtree(one.path / "refs")
+    (one.path / "packed-refs").unlink(missing_ok=True)
+    for name in ("objects", "refs"):
+        (one.path / name).mkdir()
+    expected_warnings(f"dataset {one.id} is shown without its local changes, as the commit below them cannot be read")
+    async with writable(source, tmp_path / "over") as driver:
+        assert await driver.ls(b"one") == []
+        await driver.write(b"two/new", b"n", flags=os.O_CREAT)
+        await driver.filesystem.restore(one.id.encode(), [b""], driver.tell)
+        [outcome] = await push(driver, source)
+        assert outcome.entrance == b"two"

@@ -7,6 +7,7 @@ import pytest
 
 from riafs.cli.main import run
 from riafs.cli.mount import MountRequest, fstab_line, make_plan
+from riafs.cli.mountcaller import fstab_says_writing, says_writing
 from riafs.cli.mountopts import is_read_only
 from riafs.errors import UsageError
 from riafs.settings import Given, overlay_directory
@@ -73,3 +74,46 @@ def test_the_line_for_fstab_says_that_changes_are_kept(monkeypatch: pytest.Monke
 def test_a_relative_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("riafs", ["mount", str(tmp_path), str(tmp_path), "--overlay", "somewhere"]) == 1
     assert "the absolute path of a directory, auto, or nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "writing"),
+    [
+        ("-t riafs /store /mnt", False),
+        ("-t riafs -o noexec /store /mnt", False),
+        ("-a", False),
+        ("-t riafs -o rw /store /mnt", True),
+        ("-t riafs -o noexec,rw /store /mnt", True),
+        ("-t riafs -orw /store /mnt", True),
+        ("-t riafs -fno rw /store /mnt", True),
+        ("-t riafs --options=rw /store /mnt", True),
+        ("-t riafs --options rw /store /mnt", True),
+        ("-w -t riafs /store /mnt", True),
+        ("--rw -t riafs /store /mnt", True),
+        ("--read-write -t riafs /store /mnt", True),
+        ("-o rw -r -t riafs /store /mnt", False),
+        ("-o log=/rw -t riafs /store /mnt", False),
+    ],
+)
+def test_what_mount_was_told_tells_whether_rw_was_meant(command: str, writing: bool) -> None:
+    assert says_writing(command.split()) is writing
+
+
+@pytest.mark.parametrize(
+    ("line", "writing"),
+    [
+        ("/store /m\\040nt riafs noauto 0 0", False),
+        ("/store /m\\040nt riafs defaults 0 0", False),
+        ("/store /m\\040nt riafs rw,noauto 0 0", True),
+        ("/store /m\\040nt/ riafs noauto,rw", True),
+        ("#/store /m\\040nt riafs rw 0 0", False),
+        ("/store /other riafs rw 0 0", False),
+        ("/store /m\\040nt riafs ro,rw,ro 0 0", False),
+        ("/store", False),
+    ],
+)
+def test_the_line_in_fstab_tells_whether_rw_was_meant(line: str, writing: bool, tmp_path: Path) -> None:
+    fstab = tmp_path / "fstab"
+    fstab.write_text(f"# comment\n\nproc /proc proc defaults 0 0\n{line}\n")
+    assert fstab_says_writing("/m nt", str(fstab)) is writing
+    assert not fstab_says_writing("/m nt", str(tmp_path / "none"))

@@ -71,3 +71,13 @@ def test_a_bad_line_is_refused_with_its_number(line: bytes, reason: str) -> None
 def test_any_bytes_are_a_composed_tree_or_refused(text: bytes) -> None:
     with contextlib.suppress(MalformedComposition):
         parse_composition(text)
+
+
+def test_a_path_may_be_of_any_depth() -> None:
+    levels = 5_000
+    folder = parse_composition(b"a/" * levels + b"leaf 5348377e0b8c3b1b8f5d6d3d1c5e0f11+12")
+    for _ in range(levels):
+        below = folder.entries[b"a"]
+        assert isinstance(below, ComposedFolder)
+        folder = below
+    assert isinstance(folder.entries[b"leaf"], Source)

@@ -1,0 +1,167 @@
+"""Keys whose content is a member of an annexed archive (tar, zip, 7z, …), as DataLad's archives remote has them.
+
+The member is read out of the archive by libarchive in the limited child, checked against the key, and kept in the block
+cache under the key's name, so that the archive is gone through once for each member and not for each reader. Of the
+archive's copies the first counts out of which the right bytes come. What has no digest is read anew for each reader.
+"""
+
+import os
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from riafs.archive.archive import ArchiveTools
+from riafs.cache.blocks_file import annex_content
+from riafs.content.places import Place
+from riafs.content.verifying import Opened
+from riafs.errors import CorruptContent, NotInStore, RiafsError, StoreError, StoreTimeout
+from riafs.formats.archivelinks import ArchiveLink
+from riafs.formats.digests import checker
+from riafs.formats.keys import Key
+from riafs.storage.files import FileBytes
+from riafs.storage.ranged import Buffer, RangedBytes
+
+_PIECE = 1 << 20
+
+ArchivePlaces = Callable[[Key], Awaitable[Sequence[Place]]]
+"""Where the content of the archive's key may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedMember:
+    """The content of `key` as a member of an archive: see content/places for the protocol."""
+
+    key: Key
+    link: ArchiveLink
+    places: ArchivePlaces
+    tools: ArchiveTools
+
+    @property
+    def name(self) -> str:
+        """See Place."""
+        archive = self.link.archive.serialised.decode(errors="replace")
+        return f"{os.fsdecode(self.link.path)} in the archive {archive}"
+
+    @property
+    def size(self) -> int | None:
+        """Bytes, where the key or the link says so."""
+        return self.link.size if self.key.size is None else self.key.size
+
+    async def open(self) -> Opened:
+        """See Place. Raises NotInStore without the archive, what is wrong with it, MissingProgram, StoreTimeout."""
+        if self.size is None:
+            raise NotInStore(f"{self.name}: neither the key nor the URL says how large it is")
+        if checker(self.key) is None:
+            return Opened(await self.extracted(self.size), self.name, None)
+        member = _CheckedMember(self, self.size)
+        await member.read(0, 1)
+        return Opened(member, self.name, None, self.key.serialised)
+
+    async def peek(self) -> RangedBytes:
+        """The archive, as it is there. Raises as `open`."""
+        for place in await self.places(self.link.archive):
+            try:
+                return (await place.open()).source
+            except NotInStore:
+                continue
+        raise NotInStore(f"the archive of {self.name} is not in the store")
+
+    async def extracted(self, size: int) -> FileBytes:
+        """The member in an unlinked file, right where the key can tell. Raises as `open`."""
+        problem: RiafsError | None = None
+        for place in await self.places(self.link.archive):
+            try:
+                opened = await place.open()
+            except NotInStore:
+                continue
+            except RiafsError as error:
+                problem = problem or error
+                continue
+            try:
+                return await self._from_archive(opened.source, size)
+            except RiafsError as error:
+                problem = problem or error
+            finally:
+                opened.source.close()
+        raise problem or NotInStore(f"the archive of {self.name} is not in the store")
+
+    async def _from_archive(self, archive: RangedBytes, size: int) -> FileBytes:
+        extractor = self.tools.workshop.extractor
+        with trio.move_on_after(extractor.deadline):
+            async with self.tools.members:
+                decoder = await extractor.start_member(archive, self.link.path, size, self.name)
+                try:
+                    return await self._written(decoder.decode, size)
+                finally:
+                    decoder.close()
+        raise StoreTimeout(f"{self.name} took more than {extractor.deadline:g} s to read")
+
+    async def _written(self, decode: Callable[[int], Awaitable[bytes]], size: int) -> FileBytes:
+        digest, left = checker(self.key), size
+        try:
+            with tempfile.TemporaryFile(dir=self.tools.workshop.extractor.directory, buffering=0) as file:
+                while left > 0:
+                    data = await decode(min(left, _PIECE))
+                    left -= len(data)
+                    await trio.to_thread.run_sync(_write_all, file.fileno(), data)
+                    if digest is not None:
+                        await trio.to_thread.run_sync(digest.update, data)
+                if digest is not None and not digest.matches():
+                    raise CorruptContent(f"{self.name} is not the content of key {self.key.serialised.decode()}")
+                return FileBytes(os.dup(file.fileno()), size, self.name)
+        except OSError as error:
+            raise StoreError(f"no room for {self.name}: {error.strerror}") from error
+
+
+class _CheckedMember:
+    """RangedBytes over a member that was checked: its blocks as they are kept, or else the member read again."""
+
+    def __init__(self, member: LinkedMember, size: int) -> None:
+        self._member = member
+        self._size = size
+        self._content = annex_content(member.key.serialised)
+        self._file: FileBytes | None = None
+        self._making = trio.Lock()
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._size
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """See RangedBytes. Raises as `LinkedMember.open`."""
+        length = min(length, self._size - offset)
+        if length <= 0:
+            return b""
+        kept = None if self._file else await self._kept(offset, length)
+        if kept is not None:
+            return kept
+        async with self._making:
+            if self._file is None:
+                kept = await self._kept(offset, length)  # another reader of the key may have put it there meanwhile
+                if kept is not None:
+                    return kept
+                self._file = await self._member.extracted(self._size)
+                await self._keep(self._file)
+        return await self._file.read(offset, length)
+
+    async def _kept(self, offset: int, length: int) -> Buffer | None:
+        return await self._member.tools.workshop.blocks.read(self._content, self._size, offset, length)
+
+    async def _keep(self, file: FileBytes) -> None:
+        blocks = self._member.tools.workshop.blocks
+        for index, offset in enumerate(range(0, self._size, blocks.size)):
+            await blocks.put(self._content, index, bytes(await file.read(offset, blocks.size)))
+
+    def close(self) -> None:
+        """See RangedBytes."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _write_all(output: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(output, view) :]
