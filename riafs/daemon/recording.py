@@ -129,10 +129,13 @@ class Recordings:
         return found
 
 
+_WRITTEN = (ChangeKind.ADDED, ChangeKind.CHANGED, ChangeKind.COPIED)
+
+
 def _has_new_bytes(change: Change) -> bool:
     """Whether somebody has written a file. Other changes are the command's, as far as anybody can tell."""
     content = change.content
-    return content is not None and content.target is None and change.kind in (ChangeKind.ADDED, ChangeKind.CHANGED)
+    return content is not None and content.target is None and change.kind in _WRITTEN
 
 
 def _is_patched(change: Change) -> bool:
