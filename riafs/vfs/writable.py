@@ -29,7 +29,7 @@ from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
 from riafs.vfs.beneath import Beneath
 from riafs.vfs.cachedpages import CachedPages, SilentReads
-from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
+from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, Tell
 from riafs.vfs.keepingbases import BaseKeeper
 from riafs.vfs.kernelnumbers import KernelNumbers
 from riafs.vfs.moving import Mover
@@ -41,8 +41,6 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Tell = Callable[[Sequence[Change]], Awaitable[None]]
-"""Hears what the kernel has to forget."""
 
 _ENDING_SECONDS = 1.0
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
@@ -128,7 +126,10 @@ class WritableFileSystem:
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
         """See Engine."""
         found = await self._seen(lambda: self._engine.lookup(self._numbers.now(parent), name))
-        return None if found is None else self._given(found)
+        if found is None:
+            return None
+        await self._filesystem.reached(found.inode)
+        return self._given(found)
 
     def _given(self, found: Stat) -> Stat:
         """With the number that the kernel has for it."""
@@ -314,7 +315,7 @@ class WritableFileSystem:
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
-    async def refresh(self, tell: Tell) -> None:
+    async def refresh(self, tell: Tell, unused: int | None = None) -> None:
         """See FileSystem; datasets with changes stay where they are."""
         await self.recorder.hold()
         self._beneath.let_go()
@@ -322,7 +323,7 @@ class WritableFileSystem:
         async def tell_all(changes: Sequence[Change]) -> None:
             await tell(self._numbers.told(changes))
 
-        await self._filesystem.refresh(tell_all)
+        await self._filesystem.refresh(tell_all, unused)
 
     # -- moving to another commit -------------------------------------------------------------------------------------
 
