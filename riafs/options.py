@@ -113,6 +113,14 @@ OPTIONS: tuple[Option, ...] = (
         choices=("auto", "always", "never"),
     ),
     Option(
+        "checkout",
+        Kind.FLAG,
+        "no",
+        "show the files that git keeps as a checkout has them, with line ends, encodings and $Id$ as .gitattributes "
+        "asks for them, instead of as they are in the commit; only for mounts that are only read",
+        _WHAT,
+    ),
+    Option(
         "cache-dir",
         Kind.PATH,
         None,

@@ -51,6 +51,7 @@ class Settings:
     noexec: bool
     refresh: float
     verify: str
+    checkout: bool
     cache_dir: str
     cache_size: int
     cache_min_free: float

@@ -30,6 +30,7 @@ def opening_plan(
         source=source,
         deadline=settings.deadline,
         verify=Verify(settings.verify),
+        checkout=settings.checkout,
         cache=settings.cache_dir,
         search_path=environment["PATH"],
         blocks=block_limits(settings),

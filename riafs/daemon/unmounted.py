@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from riafs.counters import Counters
 from riafs.daemon.opening import opening_plan
@@ -23,7 +24,7 @@ async def open_unmounted(
 ) -> AsyncIterator[WritableFileSystem]:
     """The overlay with its source below. Raises OverlayFailed, Busy while it is mounted, and as opening the source."""
     source = overlay_source(directory)
-    plan = opening_plan(source, settings, environment, rules, None)
+    plan = opening_plan(source, replace(settings, checkout=False), environment, rules, None)
     async with open_assembled(plan, Counters(), {}) as assembled:
         place = OverlayPlace(directory, Ownership(os.getuid(), os.getgid()))
         yield await lay_over(assembled, source, place)

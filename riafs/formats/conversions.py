@@ -57,6 +57,11 @@ class Conversion:
         """Whether every file is stored as it is; filters do not count."""
         return self.ends is Ends.KEPT and self.encoding is None and not self.ident
 
+    @property
+    def changes_checkouts(self) -> bool:
+        """Whether a checkout may have other bytes than the blob."""
+        return self.crlf or self.encoding is not None or self.ident
+
     def stored(self, data: bytes, before: bytes = b"") -> bytes:
         """The blob for a file with the bytes `data`. `before`: the blob that stands at that path up to now.
 

@@ -53,7 +53,7 @@ class LargeFiles:
 def parse_large_files(text: bytes) -> LargeFiles:
     """The expression. Raises MalformedLog for one that git-annex would refuse, too."""
     if len(text) > MAX_EXPRESSION:
-        raise MalformedLog(f"an annex.largefiles of {len(text)} bytes")
+        raise MalformedLog(f"an expression of {len(text)} bytes")
     tokens = _TOKEN.findall(text)
     reader = _Reader(tokens, text)
     test = reader.group()

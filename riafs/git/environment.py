@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import trio
 
@@ -23,6 +23,7 @@ from riafs.children import ATTEMPTS, ended_by_others
 from riafs.errors import GitError
 
 # fan-out directories of loose objects
+_INDEX_OF_PACKS = b"multi-pack-index"
 _FAN_OUT = tuple(b"%02x" % number for number in range(256))
 
 
@@ -69,16 +70,23 @@ class PrivateGitDirs:
             "PATH": self._search_path,
         }
 
-    def linked_objects(self, objects: bytes, refused: Container[bytes], alternates: Sequence[bytes]) -> bytes:
-        """A new object directory that holds links to the parts of `objects` but the `refused` ones, and names only the
-        given `alternates`."""
+    def linked_objects(
+        self, objects: bytes, parts: Mapping[bytes, Sequence[bytes]], alternates: Sequence[bytes]
+    ) -> bytes:
+        """A new object directory that holds links to what `objects` has, of each of `parts` only to the given names in
+        it, and names only the given `alternates`."""
         self._links += 1
         path = self._directory + b"/linked-%d" % self._links
         for part in (b"", b"/info"):
             os.mkdir(path + part, 0o700)
         for part in (*_FAN_OUT, b"pack"):
-            if part not in refused:
+            if part not in parts:
                 os.symlink(objects + b"/" + part, path + b"/" + part)
+            elif parts[part]:
+                os.mkdir(path + b"/" + part, 0o700)
+                for name in parts[part]:
+                    if not name.startswith(_INDEX_OF_PACKS):  # it may name packs that are left out
+                        os.symlink(b"/".join((objects, part, name)), b"/".join((path, part, name)))
         if alternates:
             _write(path + b"/info/alternates", b"".join(line + b"\n" for line in alternates))
         return path

@@ -8,6 +8,7 @@ is looked at when a dataset is opened.
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from riafs.errors import NotInStore, OutsideStore, RiafsError
@@ -24,7 +25,8 @@ _MAX_DEPTH = 5  # as git
 @dataclass(frozen=True, slots=True)
 class _Checked:
     path: bytes
-    refused: frozenset[bytes]
+    parts: Mapping[bytes, Sequence[bytes]]
+    """See `_parts`."""
 
 
 async def object_directory(storage: Storage, objects: bytes, gits: PrivateGitDirs) -> bytes:
@@ -32,10 +34,10 @@ async def object_directory(storage: Storage, objects: bytes, gits: PrivateGitDir
     checked: dict[bytes, _Checked] = {}
     outside = await _check(storage, objects, checked, 0)
     first, *others = checked.values()
-    if not outside and not any(each.refused for each in checked.values()):
+    if not outside and not any(each.parts for each in checked.values()):
         return first.path
-    linked = [gits.linked_objects(each.path, each.refused, ()) for each in others]
-    return gits.linked_objects(first.path, first.refused, linked)
+    linked = [gits.linked_objects(each.path, each.parts, ()) for each in others]
+    return gits.linked_objects(first.path, first.parts, linked)
 
 
 async def _check(storage: Storage, objects: bytes, checked: dict[bytes, _Checked], depth: int) -> bool:
@@ -43,7 +45,7 @@ async def _check(storage: Storage, objects: bytes, checked: dict[bytes, _Checked
     path = await storage.local_path(objects)
     if path in checked:
         return False
-    checked[path] = _Checked(path, await _refused_links(storage, objects))
+    checked[path] = _Checked(path, await _parts(storage, objects))
     outside = False
     for line in await _alternates(storage, objects):
         below = storage.path_of(os.path.normpath(os.path.join(path, line)))
@@ -66,15 +68,31 @@ async def _alternates(storage: Storage, objects: bytes) -> tuple[bytes, ...]:
         return ()
 
 
-async def _refused_links(storage: Storage, objects: bytes) -> frozenset[bytes]:
-    """The names in `objects` that are, or contain, a link that leads out of the store or nowhere."""
+async def _parts(storage: Storage, objects: bytes) -> Mapping[bytes, Sequence[bytes]]:
+    """The names in `objects` that git is not given as they are → what it is given of what is in them.
+
+    These are, or contain, links that lead out of the store or nowhere, or what is no file: git would wait for a fifo.
+    """
     items = await storage.list(objects)
+    parts: dict[bytes, Sequence[bytes]] = {}
+    for item in items:
+        if await _is_refused(storage, objects + b"/" + item.name, item.kind):
+            parts[item.name] = ()
     directories = [item.name for item in items if item.kind is ItemKind.DIRECTORY]
-    links = {item.name: item.name for item in items if item.kind is ItemKind.LINK}
     below = await storage.list_each([objects + b"/" + name for name in directories])
     for name, inner in zip(directories, below, strict=True):
-        links.update({name + b"/" + item.name: name for item in inner if item.kind is ItemKind.LINK})
-    return frozenset([name for link, name in links.items() if await _leads_out(storage, objects + b"/" + link)])
+        place = objects + b"/" + name + b"/"
+        kept = [item.name for item in inner if not await _is_refused(storage, place + item.name, item.kind)]
+        if len(kept) < len(inner):
+            parts[name] = kept
+    return parts
+
+
+async def _is_refused(storage: Storage, path: bytes, kind: ItemKind) -> bool:
+    if kind is ItemKind.OTHER:
+        log.warning("git is not given %s of %s: it is no file", os.fsdecode(path), storage.name)
+        return True
+    return kind is ItemKind.LINK and await _leads_out(storage, path)
 
 
 async def _leads_out(storage: Storage, link: bytes) -> bool:

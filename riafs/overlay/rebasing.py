@@ -19,6 +19,7 @@ from riafs.formats.paths import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.lower import packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, WHITEOUT, Area, Row, Rows
+from riafs.overlay.times import Pushed
 from riafs.tree.protocol import Entry, Kind
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ class _Pushed:
         for change in carried.changes:
             self._versions[change.path] = max(change.version, self._versions.get(change.path, 0))
         self.made = {change.path for change in carried.changes if change.kind is not ChangeKind.REMOVED}
-        self._renamed = {change.source: change.path for change in carried.changes if change.source is not None}
+        self.renamed = {change.source: change.path for change in carried.changes if change.source is not None}
+        """Path before → path now."""
         removed = {change.path for change in carried.changes if change.kind is ChangeKind.REMOVED}
-        self.gone = removed | self._renamed.keys()
+        self.gone = removed | self.renamed.keys()
         """Paths at which the old commit has something else than the new one, or than what stands there now."""
         self._taken = {stood.path for stood in carried.rows.values()}
         self._above = {above for path in self.made | self.gone for above in parents_of(path)}
@@ -107,8 +109,8 @@ class _Pushed:
         """Where the new commit has what the old one has at `base`, as far as the push moved it."""
         above = base
         while above:
-            if above in self._renamed:
-                return self._renamed[above] + base[len(above) :]
+            if above in self.renamed:
+                return self.renamed[above] + base[len(above) :]
             above = _split(above)[0]
         return base
 
@@ -120,6 +122,8 @@ class _Plan:
     hidden: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
     """Directory → names that were removed there after they were pushed, and what the commit has there."""
     bases: set[bytes] = field(default_factory=set)
+    times: dict[bytes, Pushed] = field(default_factory=dict)
+    """Path → what has a time of its own that the new commit does not tell."""
     overtaken: set[bytes] = field(default_factory=set)
     """Paths that are changed here, and by others in the new commit."""
 
@@ -193,6 +197,8 @@ class Rebasing:
             else:
                 self._conclude(row, await self._leaf(row, place), above)
         for each in reversed(directories):  # what is in a directory before the directory
+            if not each.stays and each.base:
+                self._keep_time(each.row, each.base, each.columns.get("entry"))
             self._conclude(each.row, each.columns if each.stays else None, each.above)
 
     async def _enter(self, visited: "_Visited") -> list[tuple[Row, bytes | None, "_Visited"]]:
@@ -232,6 +238,8 @@ class Rebasing:
         if row.kind == WHITEOUT and (covered is None or settled):
             return None
         if row.kind != WHITEOUT and (settled or self._is_as_before(row, place)) and not self._in_use(row.id):
+            if settled or not row.atime == row.mtime == row.ctime:  # as copied up, all are equal
+                self._keep_time(row, place, covered)
             return None
         if place is not None and _version(row.covered) != _version(covered) and not self._pushed.is_ours(place):
             self._plan.overtaken.add(place)
@@ -270,6 +278,12 @@ class Rebasing:
         columns: dict[str, object] = {"covered": covered, "base": base, "entry": packed(found)}
         return _Visited(row, base, above, columns, stays=base != place)
 
+    def _keep_time(self, row: Row, place: bytes | None, entry: object) -> None:
+        """A row goes, and what it shows stays there: `entry`, packed."""
+        content = _content(entry) if isinstance(entry, bytes) else None
+        if place is not None and content is not None:
+            self._plan.times[place] = Pushed(place, content, row.mtime)
+
     def _directory_base(self, row: Row, place: bytes | None) -> bytes | None:
         """Where the commit may have a directory."""
         if row.base is not None:
@@ -305,6 +319,9 @@ class Rebasing:
                 for name, covered in names if parent is not None else ():
                     assert parent is not None
                     rows.whiteout(parent, name, covered, parent.mtime)
+            if self._pushed.made or self._pushed.gone or plan.times:
+                base = self._area.base
+                self._overlay.times.keep(base.dataset, base.commit, self._pushed.renamed, plan.times.values())
             rows.move_area(self._area, self._commit)
             self._move_entrances()
             if any(row.id == self._area.top for row in plan.gone):

@@ -30,6 +30,7 @@ from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody, standing
 from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
+from riafs.overlay.times import PushedTimes
 from riafs.storage.failures import lock_holder
 from riafs.storage.patience import Patience
 
@@ -63,6 +64,8 @@ class Overlay:
             undoing.callback(self.journal.close)
             self.journal.committed, self.journal.synced = self._state.committed, self._state.synced
             self.rows = Rows(self.journal)
+            self.times = PushedTimes(self.journal)
+            """Of what was pushed from here."""
             self._announcements = Announcements(self.path)
             self.is_open: InUse = nobody
             """Whether a row is open, so that it must be kept until it is closed."""

@@ -1,7 +1,7 @@
 """A dataset's archive as packers see it: told from any other file there, its members read."""
 
+import errno
 import os
-import stat
 from dataclasses import dataclass
 
 from riafs.archive.archive import Archive
@@ -10,6 +10,8 @@ from riafs.formats.keys import Key
 from riafs.formats.sevenzip import Member
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.watching import Watcher
+from riafs.storage.beneath import open_regular
+from riafs.storage.directories import ABSENT, HeldDirectory
 from riafs.storage.failures import writing
 from riafs.storage.files import FileBytes, Identity
 
@@ -32,29 +34,38 @@ class FileMark:
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def mark_at(path: bytes) -> FileMark | None:
-    """Of the file at `path`, None where there is none. Raises StoreError, StoreDenied."""
-    with writing(path):
+def mark_at(directory: HeldDirectory) -> FileMark | None:
+    """Of the archive in `directory`, None where there is none. Raises StoreError, StoreDenied."""
+    if directory.descriptor == ABSENT:
+        return None
+    with writing(path_in(directory)):
         try:
-            return FileMark.of(os.stat(path, follow_symlinks=False))
+            return FileMark.of(os.stat(NAME, dir_fd=directory.descriptor, follow_symlinks=False))
         except FileNotFoundError:
             return None
 
 
-def open_file(path: bytes) -> int:
-    """A descriptor of the archive at `path`. Raises StoreError where there is no regular file, StoreDenied."""
+def path_in(directory: HeldDirectory) -> bytes:
+    """How messages call the archive in `directory`."""
+    return directory.path + b"/" + NAME
+
+
+def open_file(directory: HeldDirectory) -> int:
+    """A descriptor of the archive in `directory`. Raises StoreError where there is no regular file, StoreDenied."""
+    path = path_in(directory)
     with writing(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise StoreError(f"{os.fsdecode(path)} is no regular file")
-    return descriptor
+        try:
+            return open_regular(directory.descriptor, NAME, os.O_RDONLY)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EINVAL):
+                raise StoreError(f"{os.fsdecode(path)} is left alone: {error.strerror}") from error
+            raise
 
 
-def file_bytes(descriptor: int, path: bytes) -> FileBytes:
+def file_bytes(descriptor: int, directory: HeldDirectory) -> FileBytes:
     """The archive behind `descriptor`, which goes to what is returned."""
     status = os.fstat(descriptor)
-    return FileBytes(descriptor, status.st_size, os.fsdecode(path), identity=Identity.of(status))
+    return FileBytes(descriptor, status.st_size, os.fsdecode(path_in(directory)), identity=Identity.of(status))
 
 
 def in_reading_order(member: Member) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from riafs.archive.header import read_plain_header
 from riafs.errors import Busy, StoreError
 from riafs.formats.sevenzip_columns import Columns, parse_columns
 from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
-from riafs.packing.archives import NAME, FileMark, file_bytes, mark_at, open_file
+from riafs.packing.archives import NAME, FileMark, file_bytes, mark_at, open_file, path_in
 from riafs.packing.checking import check_kept, check_members, check_packed, look_at_already
 from riafs.packing.compressing import Compressor
 from riafs.packing.dataset import PackedDataset
@@ -29,7 +29,8 @@ from riafs.packing.pruning import remove_objects
 from riafs.packing.survey import Candidate, Survey, in_batches, look_around
 from riafs.packing.watching import Step, Watcher
 from riafs.packing.writing import ArchiveWriter, Packed
-from riafs.storage.failures import sync_directory, writing
+from riafs.storage.directories import HeldDirectory
+from riafs.storage.failures import writing
 from riafs.storage.files import FileBytes
 
 _ROOM_FOR_MEMBER = 400
@@ -74,7 +75,6 @@ class ArchiveReport:
 class _Old:
     """The archive as it was found, or that there is none."""
 
-    path: bytes
     descriptor: int
     source: FileBytes
     archive: Archive
@@ -100,27 +100,23 @@ async def archive_objects(dataset: PackedDataset, request: ArchiveRequest, watch
 @asynccontextmanager
 async def _opened(dataset: PackedDataset) -> AsyncIterator[tuple[ObjectReader, _Old | None]]:
     """What is read from: objects, and the archive if there is one."""
-    reader = ObjectReader(dataset.objects)
+    old = await _open_old(dataset)
     try:
-        old = await _open_old(dataset)
-        try:
-            yield reader, old
-        finally:
-            if old is not None:
-                old.source.close()
+        yield ObjectReader(dataset.objects), old
     finally:
-        reader.close()
+        if old is not None:
+            old.source.close()
 
 
 async def _open_old(dataset: PackedDataset) -> _Old | None:
-    path = dataset.archives + b"/" + NAME
-    if mark_at(path) is None:
+    if mark_at(dataset.archives) is None:
         return None
-    descriptor = open_file(path)
+    descriptor = open_file(dataset.archives)
     mark = FileMark.of(os.fstat(descriptor))
-    source = file_bytes(descriptor, path)
+    source = file_bytes(descriptor, dataset.archives)
     try:
-        return _Old(path, descriptor, source, await Archive.open(source, dataset.tools, path), mark)
+        archive = await Archive.open(source, dataset.tools, path_in(dataset.archives))
+        return _Old(descriptor, source, archive, mark)
     except BaseException:
         source.close()
         raise
@@ -138,7 +134,7 @@ def _foreseen(dataset: PackedDataset, request: ArchiveRequest, old: _Old | None,
     gone = survey.chosen if request.prune else ()
     return ArchiveReport(
         dataset=dataset.name,
-        archive=os.fsdecode(dataset.archives + b"/" + NAME),
+        archive=os.fsdecode(path_in(dataset.archives)),
         dry_run=True,
         chosen=len(survey.chosen),
         packed=len(survey.new),
@@ -173,35 +169,34 @@ class _Run:
         self._reader = reader
         self._old = old
         self._survey = survey
-        self._path = dataset.archives + b"/" + NAME
+        self._path = path_in(dataset.archives)
         self._kept_end = SIGNATURE_HEADER_SIZE
         self._packed: list[Packed] = []
         self._damaged: list[Damage] = []
         self._removed: list[LooseObject] = []
         self._inodes = 0
 
-    async def run(self, directory: bytes) -> ArchiveReport:
+    async def run(self, directory: HeldDirectory) -> ArchiveReport:
         """Everything, with `directory` for what is not finished."""
         mark = self._old.mark if self._old else None
-        new = directory + b"/" + NAME
         if self._survey.new:
-            await self._write(new)
+            await self._write(directory)
         if self._packed:
-            mark = await self._check(new)
-            self._replace(new)
+            mark = await self._check(directory)
+            self._replace(directory)
         if self._request.prune and mark is not None:
             await self._prune(mark)
         return self._report(mark)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    async def _write(self, path: bytes) -> None:
+    async def _write(self, directory: HeldDirectory) -> None:
         columns = await self._columns()
         self._kept_end = columns.packed_end
         self._check_room()
         total = self._kept_end + sum(each.object.size for each in self._survey.new)
         self._watcher.begin(Step.PACKING, total)
-        writer = ArchiveWriter(path, columns, self._reader, self._watcher)
+        writer = ArchiveWriter(directory, columns, self._reader, self._watcher)
         try:
             with Compressor() as compressor:
                 self._add(writer, self._survey.new, compressor)
@@ -240,25 +235,25 @@ class _Run:
         return [Candidate(twin, self._reader.share(twin)) for twin in left.values()]
 
     def _check_room(self) -> None:
-        with writing(self._dataset.archives):
-            status = os.statvfs(self._dataset.archives)
+        with writing(self._dataset.archives.path):
+            status = os.statvfs(self._dataset.archives.descriptor)
         free = status.f_bavail * status.f_frsize
         needed = self._kept_end + sum(each.packed_size + _ROOM_FOR_MEMBER for each in self._survey.new)
         if needed > free:
-            place = os.fsdecode(self._dataset.archives)
+            place = os.fsdecode(self._dataset.archives.path)
             raise StoreError(f"the new archive needs about {needed:.0f} bytes in {place}, where {free} are free")
 
     # -- checking and replacing ---------------------------------------------------------------------------------------
 
-    async def _check(self, path: bytes) -> FileMark:
+    async def _check(self, directory: HeldDirectory) -> FileMark:
         """Read everything back. Returns the mark of what was checked."""
-        descriptor = open_file(path)
+        descriptor = open_file(directory)
         mark = FileMark.of(os.fstat(descriptor))
-        source = file_bytes(descriptor, path)
+        source = file_bytes(descriptor, directory)
         try:
             total = self._kept_end - SIGNATURE_HEADER_SIZE + sum(each.seen.size for each in self._packed)
             self._watcher.begin(Step.CHECKING, total)
-            archive = await Archive.open(source, self._dataset.tools, path)
+            archive = await Archive.open(source, self._dataset.tools, path_in(directory))
             if self._old is not None:
                 check_members(self._old.archive, archive)
                 await check_kept(self._old.source, source, SIGNATURE_HEADER_SIZE, self._kept_end, self._watcher)
@@ -267,29 +262,30 @@ class _Run:
             source.close()
         return mark
 
-    def _replace(self, new: bytes) -> None:
+    def _replace(self, directory: HeldDirectory) -> None:
         """Put the new archive in place of the old one, which must still be the one that was read."""
         self._watcher.begin(Step.REPLACING, 0)
         with writing(self._path):
-            self._take_over_access(new)
-            if mark_at(self._path) != (self._old.mark if self._old else None):
+            self._take_over_access(directory)
+            if mark_at(self._dataset.archives) != (self._old.mark if self._old else None):
                 raise Busy(f"{os.fsdecode(self._path)} was changed by somebody else meanwhile; run this again")
-            os.rename(new, self._path)
-            sync_directory(self._dataset.archives)
+            os.rename(NAME, NAME, src_dir_fd=directory.descriptor, dst_dir_fd=self._dataset.archives.descriptor)
+            os.fsync(self._dataset.archives.descriptor)
 
-    def _take_over_access(self, new: bytes) -> None:
-        """Mode and group of the old archive, or what the dataset's sharing asks for."""
-        if self._old is None:
-            descriptor = open_file(new)
-            try:
+    def _take_over_access(self, directory: HeldDirectory) -> None:
+        """Mode and group of the old archive, or what the dataset's sharing asks for, durably."""
+        descriptor = open_file(directory)
+        try:
+            if self._old is None:
                 self._dataset.sharing.settle(descriptor)
-            finally:
-                os.close(descriptor)
-            return
-        status = os.fstat(self._old.descriptor)
-        with suppress(PermissionError):  # only members of a group can give a file to it
-            os.chown(new, -1, status.st_gid)
-        os.chmod(new, status.st_mode & 0o777)
+            else:
+                status = os.fstat(self._old.descriptor)
+                with suppress(PermissionError):  # only members of a group can give a file to it
+                    os.fchown(descriptor, -1, status.st_gid)
+                os.fchmod(descriptor, status.st_mode & 0o777)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     # -- removing -----------------------------------------------------------------------------------------------------
 
@@ -298,14 +294,14 @@ class _Run:
         checked = {each.object.member for each in self._packed}
         checked |= {each.member for each in await self._look_at_already(mark)}
         self._removed = [each for each in self._survey.chosen if each.member in checked]
-        self._inodes = remove_objects(self._dataset.objects, self._removed, self._path, mark, self._watcher)
+        self._inodes = remove_objects(self._dataset.objects, self._removed, self._dataset.archives, mark, self._watcher)
 
     async def _look_at_already(self, mark: FileMark) -> Sequence[LooseObject]:
         """Those of the objects that the archive had before which it holds intact."""
         if not self._survey.already:
             return ()
-        descriptor = open_file(self._path)
-        source = file_bytes(descriptor, self._path)
+        descriptor = open_file(self._dataset.archives)
+        source = file_bytes(descriptor, self._dataset.archives)
         try:
             if FileMark.of(os.fstat(descriptor)) != mark:
                 raise Busy(f"{os.fsdecode(self._path)} was changed by somebody else meanwhile; run this again")

@@ -5,7 +5,7 @@ Only datasets whose layout is known are touched, as in DataLad's ORA, which only
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from riafs.archive.archive import ArchiveTools
@@ -15,11 +15,15 @@ from riafs.formats.riaurl import RiaUrl
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.repository import Repository
+from riafs.storage.beneath import DIRECTORY_FLAGS, open_resolved
+from riafs.storage.directories import ABSENT, HeldDirectory
 from riafs.storage.failures import writing
+from riafs.storage.localwriting import LocalWriting
+from riafs.storage.patience import Patience
 from riafs.storage.protocol import Storage
-from riafs.storage.sharing import DIRECTORY_MODE, Sharing, parse_sharing
+from riafs.storage.sharing import Sharing, parse_sharing
 from riafs.tree.source import open_store, path_of_named
-from riafs.tree.store import StoreTools
+from riafs.tree.store import Store, StoreTools
 from riafs.tree.working import Means, working_tools
 
 _MAX_VERSION_FILE = 4096
@@ -28,11 +32,11 @@ _DECODING_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class PackedDataset:
-    """A dataset of a store on this machine. Paths are absolute and free of links."""
+    """A dataset of a store on this machine. Its directories are open; in a dry run one that is missing is `ABSENT`."""
 
     name: str
-    objects: bytes
-    archives: bytes
+    objects: HeldDirectory
+    archives: HeldDirectory
     layout: Layout
     sharing: Sharing
     repository: Repository
@@ -51,18 +55,40 @@ async def open_dataset(source: RiaUrl, means: Means, *, dry_run: bool) -> AsyncI
     if source.version is not None:
         raise BadSource(f"{source} names a version, but objects belong to all versions of a dataset")
     async with working_tools(means) as tools:
-        yield await _find(source, tools, dry_run=dry_run)
+        store = await open_store(source, tools.seconds, tools)
+        path = await path_of_named(store, source)
+        layout = await _layout(store.storage, path)
+        dataset = await store.dataset(path)
+        sharing = await _sharing(store.storage, path, tools.git.gits)
+        made = None if dry_run else sharing
+        with ExitStack() as stack:
+            objects = await _held(store, path + b"/annex/objects", made, tools)
+            stack.callback(objects.close)
+            archives = await _held(store, path + b"/archives", made, tools)
+            stack.callback(archives.close)
+            yield PackedDataset(
+                dataset.name, objects, archives, layout, sharing, dataset.repository, tools.content.archives
+            )
 
 
-async def _find(source: RiaUrl, tools: StoreTools, *, dry_run: bool) -> PackedDataset:
-    store = await open_store(source, tools.seconds, tools)
-    path = await path_of_named(store, source)
-    layout = await _layout(store.storage, path)
-    dataset = await store.dataset(path)
-    sharing = await _sharing(store.storage, path, tools.git.gits)
-    objects = await _directory(store.storage, path, b"annex/objects", None if dry_run else sharing)
-    archives = await _directory(store.storage, path, b"archives", None if dry_run else sharing)
-    return PackedDataset(dataset.name, objects, archives, layout, sharing, dataset.repository, tools.content.archives)
+async def _held(store: Store, path: bytes, sharing: Sharing | None, tools: StoreTools) -> HeldDirectory:
+    """A directory of the store, open; made if missing with the modes of `sharing`, if that is given."""
+    storage = store.storage
+    try:
+        place = await storage.local_path(path)
+    except NotInStore:
+        if sharing is None:
+            return HeldDirectory(ABSENT, os.path.join(os.fsencode(storage.name), path))
+        patience = Patience(f"store {storage.name}", tools.seconds, tools.counters)
+        making = await LocalWriting.open_root(await storage.local_path(b"."), patience)
+        try:
+            await making.make_directories([path], sharing)
+            await making.settle()
+        finally:
+            making.close()
+        place = await storage.local_path(path)
+    with writing(place):
+        return HeldDirectory(open_resolved(place, DIRECTORY_FLAGS), place)
 
 
 async def _layout(storage: Storage, path: bytes) -> Layout:
@@ -83,34 +109,3 @@ async def _sharing(storage: Storage, path: bytes, gits: PrivateGitDirs) -> Shari
     except NotInStore:
         settings = ()
     return parse_sharing(settings)
-
-
-async def _directory(storage: Storage, dataset: bytes, name: bytes, sharing: Sharing | None) -> bytes:
-    """The absolute path of a directory of the dataset, made if missing with the modes of `sharing`, if that is given.
-
-    Raises OutsideStore for a link out of the store.
-    """
-    try:
-        return await storage.local_path(dataset + b"/" + name)
-    except NotInStore:
-        path = await storage.local_path(dataset) + b"/" + name
-        if sharing is not None:
-            make_directories(path, sharing)
-        return path
-
-
-def make_directories(path: bytes, sharing: Sharing) -> None:
-    """Make the directory `path` and what is missing above it, with the dataset's modes. Raises StoreDenied, …"""
-    with writing(path):
-        missing = []
-        while not os.path.isdir(path):
-            missing.append(path)
-            path = os.path.dirname(path)
-        for each in reversed(missing):
-            with suppress(FileExistsError):
-                os.mkdir(each, DIRECTORY_MODE)
-                made = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    sharing.settle(made)
-                finally:
-                    os.close(made)

@@ -5,15 +5,19 @@ belongs counts as an object. Objects are looked at, not read.
 """
 
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from riafs.errors import MalformedKey
 from riafs.formats.hashdirs import likely_path, object_directories
 from riafs.formats.keys import Key, parse_file_name
 from riafs.formats.layout import Layout
+from riafs.storage.beneath import DIRECTORY_FLAGS, open_plain
+from riafs.storage.directories import ABSENT, HeldDirectory
 from riafs.storage.failures import writing
 
 _BLOCK = 512  # of st_blocks, whatever the file system's own blocks are
@@ -82,14 +86,16 @@ class Loose:
         return count
 
 
-def find_loose(directory: bytes, layout: Layout) -> Loose:
-    """The objects below the directory `directory`. Raises StoreDenied, StoreError."""
+def find_loose(directory: HeldDirectory, layout: Layout) -> Loose:
+    """The objects below `directory`. Raises StoreDenied, StoreError."""
     objects: list[LooseObject] = []
     children: Counter[bytes] = Counter()
     others = 0
-    with writing(directory):
-        for path, entry in _files(directory, children):
-            found = _object(path, entry, layout)
+    if directory.descriptor == ABSENT:
+        return Loose((), 0, children)
+    with writing(directory.path):
+        for path, status in _files(directory.descriptor, children):
+            found = _object(path, status, layout)
             if found is None:
                 others += 1
             else:
@@ -97,40 +103,49 @@ def find_loose(directory: bytes, layout: Layout) -> Loose:
     return Loose(tuple(objects), others, children)
 
 
-def _files(directory: bytes, children: Counter[bytes]) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
+def _files(root: int, children: Counter[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
     """What lies four levels deep: two hash directories, the key's directory, the file; with its path."""
-    for first in _entries(directory, b"", children):
-        for second in _entries(directory, first.name, children, first):
-            below = first.name + b"/" + second.name
-            for key in _entries(directory, below, children, second):
-                place = below + b"/" + key.name
-                for file in _entries(directory, place, children, key):
-                    yield place + b"/" + file.name, file
+    with _entries(root, b"", b".", children) as (_, names):
+        for first in names:
+            with _entries(root, first, first, children) as (above, seconds):
+                for second in seconds:
+                    with _entries(above, first + b"/" + second, second, children) as (key_place, keys):
+                        for key in keys:
+                            yield from _files_of_key(key_place, b"/".join((first, second, key)), key, children)
 
 
-def _entries(
-    directory: bytes, path: bytes, children: Counter[bytes], this: os.DirEntry[bytes] | None = None
-) -> list[os.DirEntry[bytes]]:
-    """The entries of a directory in the order of their names, none of what is no directory or has gone."""
-    if this is not None and not this.is_dir(follow_symlinks=False):
-        return []
+def _files_of_key(
+    above: int, path: bytes, name: bytes, children: Counter[bytes]
+) -> Iterator[tuple[bytes, os.stat_result]]:
+    with _entries(above, path, name, children) as (directory, files):
+        for file in files:
+            with suppress(FileNotFoundError):
+                yield path + b"/" + file, os.stat(file, dir_fd=directory, follow_symlinks=False)
+
+
+@contextmanager
+def _entries(above: int, path: bytes, name: bytes, children: Counter[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """A directory's descriptor, and the names in it in their order; none of what is no directory or has gone."""
     try:
-        with os.scandir(directory + b"/" + path) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return []
-    children[path] = len(found)
-    return found
+        descriptor = open_plain(above, name, DIRECTORY_FLAGS)
+    except (FileNotFoundError, NotADirectoryError):
+        yield ABSENT, []
+        return
+    try:
+        names = sorted(map(os.fsencode, os.listdir(descriptor)))
+        children[path] = len(names)
+        yield descriptor, names
+    finally:
+        os.close(descriptor)
 
 
-def _object(path: bytes, entry: os.DirEntry[bytes], layout: Layout) -> LooseObject | None:
+def _object(path: bytes, status: os.stat_result, layout: Layout) -> LooseObject | None:
     directory, name, file = path.rsplit(b"/", 2)
-    if name != file or not entry.is_file(follow_symlinks=False):
+    if name != file or not stat.S_ISREG(status.st_mode):
         return None
     try:
         key = parse_file_name(name)
-        status = entry.stat(follow_symlinks=False)
-    except (MalformedKey, FileNotFoundError):
+    except MalformedKey:
         return None
     if key.file_name != name or directory not in object_directories(key, layout):
         return None

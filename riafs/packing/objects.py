@@ -1,14 +1,14 @@
 """Reading loose objects: nothing outside of ``annex/objects``, whatever links are there; hashed while it is read."""
 
 import os
-import stat
 from collections.abc import Iterator
 
 from riafs.formats.keys import Key
 from riafs.packing.compressing import PIECE, shrinks_to
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.loose import LooseObject
-from riafs.storage.beneath import PATH_FLAGS, READ_FLAGS, open_beneath
+from riafs.storage.beneath import PATH_FLAGS, open_beneath, open_regular
+from riafs.storage.directories import HeldDirectory
 
 
 class BadObject(Exception):
@@ -16,18 +16,10 @@ class BadObject(Exception):
 
 
 class ObjectReader:
-    """Reads loose objects below the directory `path`, and nothing outside of it."""
+    """Reads loose objects below `directory`, and nothing outside of it."""
 
-    def __init__(self, path: bytes) -> None:
-        try:
-            self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._directory = -1  # a dataset without objects
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        if self._directory >= 0:
-            os.close(self._directory)
+    def __init__(self, directory: HeldDirectory) -> None:
+        self._directory = directory.descriptor
 
     def exists(self, path: bytes) -> bool:
         """Whether something is at `path`."""
@@ -67,11 +59,7 @@ class ObjectReader:
             raise BadObject(problem)
 
     def _open(self, path: bytes) -> int:
-        file = open_beneath(self._directory, path, READ_FLAGS | os.O_NOFOLLOW)
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            os.close(file)
-            raise OSError(0, "it is no regular file")
-        return file
+        return open_regular(self._directory, path, os.O_RDONLY)
 
 
 def _pieces(file: int, check: ContentCheck) -> Iterator[bytes]:

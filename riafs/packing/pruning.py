@@ -7,34 +7,34 @@ import os
 from collections.abc import Sequence
 
 from riafs.errors import Busy
-from riafs.packing.archives import FileMark, mark_at
+from riafs.packing.archives import FileMark, mark_at, path_in
 from riafs.packing.loose import LooseObject
 from riafs.packing.watching import Step, Watcher
 from riafs.storage import directories
+from riafs.storage.directories import HeldDirectory
+from riafs.storage.durability import sync_file_system
 from riafs.storage.failures import writing
 
 
 def remove_objects(
-    directory: bytes, objects: Sequence[LooseObject], archive: bytes, mark: FileMark, watcher: Watcher
+    directory: HeldDirectory, objects: Sequence[LooseObject], archives: HeldDirectory, mark: FileMark, watcher: Watcher
 ) -> int:
     """Remove `objects` below `directory`, and the directories that are empty then. Returns how many inodes were freed.
 
-    `mark` is that of the checked archive, which has to be at the path `archive`. Raises Busy where it no longer is,
-    StoreDenied, StoreError.
+    `mark` is that of the checked archive, which has to be in `archives`. That they are gone lasts. Raises Busy where it
+    no longer is, StoreDenied, StoreError.
     """
     watcher.begin(Step.REMOVING, len(objects))
     freed = 0
-    with writing(directory):
-        root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for found in objects:
-            watcher.advance(1)
-            if mark_at(archive) != mark:
-                raise Busy(f"{os.fsdecode(archive)} was changed by somebody else; the remaining objects stay")
-            with writing(directory + b"/" + found.path):
-                freed += _remove(root, found.path)
-    finally:
-        os.close(root)
+    for found in objects:
+        watcher.advance(1)
+        if mark_at(archives) != mark:
+            raise Busy(f"{os.fsdecode(path_in(archives))} was changed by somebody else; the remaining objects stay")
+        with writing(directory.path + b"/" + found.path):
+            freed += _remove(directory.descriptor, found.path)
+    if objects:
+        with writing(directory.path):
+            sync_file_system(directory.descriptor)
     return freed
 
 

@@ -13,8 +13,9 @@ from riafs.archive.archive import Archive
 from riafs.errors import Busy, MalformedKey, NotInStore, RiafsError, StoreError
 from riafs.formats.hashdirs import likely_path
 from riafs.formats.keys import Key, parse_file_name
+from riafs.formats.paths import parents_of
 from riafs.formats.sevenzip import Member
-from riafs.packing.archives import NAME, FileMark, file_bytes, in_reading_order, mark_at, open_file
+from riafs.packing.archives import NAME, FileMark, file_bytes, in_reading_order, mark_at, open_file, path_in
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.dataset import PackedDataset
 from riafs.packing.lock import workspace
@@ -22,10 +23,15 @@ from riafs.packing.objects import ObjectReader, read_object
 from riafs.packing.problems import Damage
 from riafs.packing.watching import Step, Watcher
 from riafs.storage import directories
-from riafs.storage.failures import sync_directory, writing
+from riafs.storage.beneath import READ_FLAGS, open_beneath
+from riafs.storage.directories import HeldDirectory
+from riafs.storage.durability import make_durable
+from riafs.storage.failures import writing
 from riafs.storage.sharing import object_mode
 
 _CHUNK = 1 << 20
+_UNNAMED = b"object"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _INODES_EACH = 2
 """Inodes for an object at least: a file and its directory."""
 
@@ -72,9 +78,8 @@ async def unarchive_objects(dataset: PackedDataset, request: UnarchiveRequest, w
     Raises NotInStore where there is no archive, Busy (another run, or the archive was changed meanwhile), ReadOnly,
     StoreDenied, StoreError (no room, …), ArchiveError and its kinds.
     """
-    path = dataset.archives + b"/" + NAME
-    if mark_at(path) is None:
-        raise NotInStore(f"dataset {dataset.name} has no archive {os.fsdecode(path)}")
+    if mark_at(dataset.archives) is None:
+        raise NotInStore(f"dataset {dataset.name} has no archive {os.fsdecode(path_in(dataset.archives))}")
     if request.dry_run:
         return await _with_archive(dataset, request, watcher, None)
     with workspace(dataset.archives) as directory:
@@ -82,23 +87,20 @@ async def unarchive_objects(dataset: PackedDataset, request: UnarchiveRequest, w
 
 
 async def _with_archive(
-    dataset: PackedDataset, request: UnarchiveRequest, watcher: Watcher, directory: bytes | None
+    dataset: PackedDataset, request: UnarchiveRequest, watcher: Watcher, directory: HeldDirectory | None
 ) -> UnarchiveReport:
-    path = dataset.archives + b"/" + NAME
-    descriptor = open_file(path)
+    descriptor = open_file(dataset.archives)
     mark = FileMark.of(os.fstat(descriptor))
-    source = file_bytes(descriptor, path)
-    reader = ObjectReader(dataset.objects)
+    source = file_bytes(descriptor, dataset.archives)
     try:
-        archive = await Archive.open(source, dataset.tools, path)
-        run = _Run(dataset, request, watcher, reader, archive)
+        archive = await Archive.open(source, dataset.tools, path_in(dataset.archives))
+        run = _Run(dataset, request, watcher, ObjectReader(dataset.objects), archive)
         if directory is not None:
             await run.unpack(directory)
             if request.remove_archive and run.complete:
-                run.remove_archive(path, mark)
-        return run.report(path)
+                run.remove_archive(mark)
+        return run.report()
     finally:
-        reader.close()
         source.close()
 
 
@@ -130,22 +132,23 @@ class _Run:
         """Whether everything in the archive is loose too."""
         return not self._damaged and not self._others
 
-    async def unpack(self, directory: bytes) -> None:
-        """Write what is missing or damaged; `directory` holds what is not finished."""
+    async def unpack(self, directory: HeldDirectory) -> None:
+        """Write what is missing or damaged, durably; `directory` holds what is not finished."""
         self._check_room()
         self._watcher.begin(Step.UNPACKING, sum(each.member.size for each in self._wanted))
         for number, wanted in enumerate(self._wanted):
             self._watcher.files(number, len(self._wanted))
             try:
-                await self._unpack(wanted, directory + b"/object")
+                await self._unpack(wanted, directory)
             except _Damaged as problem:
                 key = wanted.key.serialised
                 self._damaged.append(Damage(key, "archives/archive.7z", str(problem)))
+        self._make_names_durable()
 
     def _check_room(self) -> None:
         missing = [each for each in self._wanted if not self._reader.exists(each.path)]
-        with writing(self._dataset.objects):
-            status = os.statvfs(self._dataset.objects)
+        with writing(self._dataset.objects.path):
+            status = os.statvfs(self._dataset.objects.descriptor)
         size = sum(each.member.size for each in missing)
         if size > status.f_bavail * status.f_frsize:
             free = status.f_bavail * status.f_frsize
@@ -154,16 +157,16 @@ class _Run:
             wanted = _INODES_EACH * len(missing)
             raise StoreError(f"the objects take at least {wanted} inodes, where {status.f_favail} are free")
 
-    async def _unpack(self, wanted: _Wanted, temporary: bytes) -> None:
+    async def _unpack(self, wanted: _Wanted, directory: HeldDirectory) -> None:
         present = read_object(self._reader, wanted.key, wanted.path)
         if present is not None and present.sha256 is None:
             self._watcher.advance(wanted.member.size)
             self._already += 1
             self._expected.append((wanted, present))
             return
-        seen = await self._write(wanted, temporary)
+        seen = await self._write(wanted, directory)
         if present is None:
-            self._publish(wanted, temporary)
+            self._publish(wanted, directory)
             self._unpacked.append(wanted)
         elif present == seen:
             self._already += 1
@@ -171,15 +174,16 @@ class _Run:
             raise _Damaged("is not the same as the loose object, and its key has no digest: the loose one stays")
         self._expected.append((wanted, seen))
 
-    async def _write(self, wanted: _Wanted, temporary: bytes) -> Seen:
-        """Write the member's bytes to `temporary`, durably. Raises _Damaged where they are not the key's."""
+    async def _write(self, wanted: _Wanted, directory: HeldDirectory) -> Seen:
+        """Write the member's bytes to a file, durably. Raises _Damaged where they are not the key's."""
         check = ContentCheck(wanted.key)
+        temporary = directory.path + b"/" + _UNNAMED
         with writing(temporary):
             with suppress(FileNotFoundError):
-                os.unlink(temporary)
+                os.unlink(_UNNAMED, dir_fd=directory.descriptor)
             executable = wanted.member.mode is not None and bool(wanted.member.mode & 0o100)
             mode = object_mode(executable=executable)
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            file = os.open(_UNNAMED, _NEW, mode, dir_fd=directory.descriptor)
         try:
             await self._copy(wanted, file, temporary, check)
             with writing(temporary):
@@ -213,24 +217,18 @@ class _Run:
         finally:
             content.close()
 
-    def _publish(self, wanted: _Wanted, temporary: bytes) -> None:
-        place = self._dataset.objects + b"/" + wanted.path
+    def _publish(self, wanted: _Wanted, directory: HeldDirectory) -> None:
+        root = self._dataset.objects.descriptor
         above, name = os.path.split(wanted.path)
-        with writing(place):
-            root = os.open(self._dataset.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                directories.make(root, above, self._dataset.sharing, set())
-                with directories.opened(root, above) as directory:
-                    os.rename(temporary, name, dst_dir_fd=directory)
-            finally:
-                os.close(root)
+        with writing(self._dataset.objects.path + b"/" + wanted.path):
+            directories.make(root, above, self._dataset.sharing, set())
+            with directories.opened(root, above) as place:
+                os.rename(_UNNAMED, name, src_dir_fd=directory.descriptor, dst_dir_fd=place)
 
     # -- removing the archive -----------------------------------------------------------------------------------------
 
-    def remove_archive(self, path: bytes, mark: FileMark) -> None:
+    def remove_archive(self, mark: FileMark) -> None:
         """Read every object back from its file, then remove the archive. Raises Busy, StoreError."""
-        with writing(self._dataset.objects):
-            self._sync_directories()
         self._watcher.begin(Step.CHECKING, sum(seen.size for _, seen in self._expected))
         for number, (wanted, seen) in enumerate(self._expected):
             self._watcher.files(number, len(self._expected))
@@ -240,32 +238,30 @@ class _Run:
                 raise StoreError(f"the loose object of {key} is gone or damaged again; the archive stays")
         self._watcher.begin(Step.REMOVING, 1)
         self._watcher.advance(1)
-        with writing(path):
-            if mark_at(path) != mark:
-                raise Busy(f"{os.fsdecode(path)} was changed by somebody else meanwhile; it stays")
-            os.unlink(path)
-            sync_directory(self._dataset.archives)
+        archives = self._dataset.archives
+        with writing(path_in(archives)):
+            if mark_at(archives) != mark:
+                raise Busy(f"{os.fsdecode(path_in(archives))} was changed by somebody else meanwhile; it stays")
+            os.unlink(NAME, dir_fd=archives.descriptor)
+            os.fsync(archives.descriptor)
         self._removed = True
 
-    def _sync_directories(self) -> None:
-        """What was renamed, and the directories made for it."""
-        directories = {self._dataset.objects}
-        for wanted in self._unpacked:
-            above = os.path.dirname(wanted.path)
-            while above:
-                directories.add(self._dataset.objects + b"/" + above)
-                above = os.path.dirname(above)
-        for directory in sorted(directories):
-            sync_directory(directory)
+    def _make_names_durable(self) -> None:
+        """Those of objects and of all directories above them; also of objects that somebody else put there."""
+        expected = [wanted.path for wanted, _ in self._expected]
+        paths = {b"", *expected, *(above for path in expected for above in parents_of(path))}
+        root = self._dataset.objects.descriptor
+        with writing(self._dataset.objects.path):
+            make_durable(sorted(paths), lambda path: open_beneath(root, path or b".", READ_FLAGS))
 
-    def report(self, path: bytes) -> UnarchiveReport:
+    def report(self) -> UnarchiveReport:
         """What was done or would be."""
         planned = self._request.dry_run
         missing = [each for each in self._wanted if planned and not self._reader.exists(each.path)]
         unpacked = missing if planned else self._unpacked
         return UnarchiveReport(
             dataset=self._dataset.name,
-            archive=os.fsdecode(path),
+            archive=os.fsdecode(path_in(self._dataset.archives)),
             dry_run=planned,
             keys=len(self._wanted),
             unpacked=len(unpacked),

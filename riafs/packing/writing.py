@@ -14,16 +14,19 @@ from dataclasses import dataclass
 from riafs.errors import StoreError
 from riafs.formats.sevenzip_columns import Columns, NewMember, shape_of_lzma2, shape_of_stored
 from riafs.formats.sevenzip_writing import encode_header, write_header, write_signature
+from riafs.packing.archives import NAME, path_in
 from riafs.packing.compressing import DICTIONARY_CODE, END, PIECE, Compressor
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.loose import LooseObject
 from riafs.packing.objects import BadObject, ObjectReader
 from riafs.packing.problems import Damage
 from riafs.packing.watching import Watcher
+from riafs.storage.directories import HeldDirectory
 from riafs.storage.failures import writing
 from riafs.storage.sharing import FILE_MODE
 
 _COPIED_AT_ONCE = 64 << 20
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +39,17 @@ class Packed:
 
 
 class ArchiveWriter:
-    """Writes the new archive to `path`, which must not exist. Used from one thread; `close` gives the file back."""
+    """Writes the new archive into `directory`, which must have none. For one thread; `close` gives its file back."""
 
-    def __init__(self, path: bytes, columns: Columns, reader: ObjectReader, watcher: Watcher) -> None:
-        self._path = path
+    def __init__(self, directory: HeldDirectory, columns: Columns, reader: ObjectReader, watcher: Watcher) -> None:
+        path = self._path = path_in(directory)
         self._columns = columns
         self._reader = reader
         self._watcher = watcher
         self.packed: list[Packed] = []
         self.damaged: list[Damage] = []
         with writing(path):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+            self._file = os.open(NAME, _NEW, FILE_MODE, dir_fd=directory.descriptor)
         self._kept_end = columns.packed_end
         self._end = self._kept_end
 

@@ -54,6 +54,13 @@ class Destination:
     annex: Annex | None
     """None for a dataset without a git-annex branch: everything is git's."""
 
+    @property
+    def obstacle(self) -> str:
+        """What stops pushes of annexed files, which is what new files mostly are; "" if nothing does."""
+        if self.annex is None or self.annex.storage is not None:
+            return ""
+        return f"{self.dataset.name} has no storage on record that could take annexed files"
+
     async def tip(self, ref: bytes) -> bytes | None:
         """The commit of a ref now, None if there is no such ref."""
         found = await self.dataset.repository.references.resolve(ref)
@@ -114,7 +121,10 @@ async def _git_writer(dataset: Dataset, writing: WritableStorage, gits: PrivateG
     except UnsupportedRepository as error:
         raise PushRefused(f"{dataset.name} is not pushed to: {error}") from error
     if await object_directory(dataset.storage, objects, gits) != path:
-        raise OutsideStore(f"the git objects of {dataset.name} lie partly outside of the store; it is not pushed to")
+        raise OutsideStore(
+            f"the git objects of {dataset.name} are not all in the store as files: the log names the "
+            "links that lead out, and what is no file; it is not pushed to"
+        )
     return GitWriter(writing, objects, object_format, sharing)
 
 

@@ -15,7 +15,7 @@ from functools import partial
 import trio
 
 from riafs.content.copies import look_at
-from riafs.content.places import LoosePlace
+from riafs.content.places import ArchivePlace, LoosePlace, Place
 from riafs.content.shelf import PLACES
 from riafs.formats.hashdirs import likely_path, object_directories
 from riafs.formats.keys import Key
@@ -75,7 +75,8 @@ class ObjectWriter:
         self._small_bytes = 0
         self._unnamed: list[_Unnamed] = []
         self._unnamed_bytes = 0
-        self._named: set[bytes] = set()
+        self._relied_on: list[bytes] = []
+        self._relied_on_others = False
         self._counter = 0
         self._archived: bool | None = None
         self._storage = None if destination.annex is None else destination.annex.storage
@@ -201,14 +202,25 @@ class ObjectWriter:
         for place in contents.stored_places(key):
             copy = await look_at(place, key.size, claim, contents.verifier)
             if copy is not None and copy.state.usable:
+                self._rely_on(place)
                 return None
             if copy is not None and isinstance(place, LoosePlace):
                 return place.path
         for place in [] if self._storage is None else await contents.storage_forms(key, self._storage):
             copy = await look_at(place, key.size, claim, contents.verifier)
             if copy is not None and copy.state.usable:
+                self._rely_on(place)
                 return None
         return likely_path(key.file_name, self._to.layout)
+
+    def _rely_on(self, place: Place) -> None:
+        """Content that somebody else wrote, maybe just now, has to last before a commit says that it is here."""
+        if isinstance(place, LoosePlace):
+            self._relied_on.append(self._objects + b"/" + place.path)
+        elif isinstance(place, ArchivePlace):
+            self._relied_on.append(self._to.dataset.path + b"/" + place.archive)
+        else:
+            self._relied_on_others = True
 
     async def _has_archive(self) -> bool:
         if self._archived is None:
@@ -243,7 +255,6 @@ class ObjectWriter:
         self._watcher.advance(0)
         await self._to.writing.rename_each([(each.path, each.target) for each in unnamed])
         self._watcher.advance(0)
-        self._named.update(places)
         self.written += len(unnamed)
         self.written_bytes += sum(each.size for each in unnamed)
 
@@ -251,10 +262,7 @@ class ObjectWriter:
         """Write, name and make durable what is left."""
         await self._write_small()
         await self._name()
-        above = {os.path.dirname(place) for place in self._named}
-        top = {os.path.dirname(place) for place in above}
-        if self._named:
-            await self._to.writing.sync([*self._named, *above, *top, self._objects])
+        await self._to.writing.settle(self._relied_on, everything=self._relied_on_others)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,8 +99,8 @@ class Placer:
             finally:
                 opened.close()
         verdict = self._rules.decide(change, content.size, head)
-        if verdict.backend is not None and (self._to.annex is None or self._to.annex.storage is None):
-            raise PushRefused(f"{self._to.dataset.name} has no storage on record that could take annexed files")
+        if verdict.backend is not None and self._to.obstacle:
+            raise PushRefused(self._to.obstacle)
         return verdict
 
     async def check(self, changes: Sequence[Change], *, unfiltered: bool) -> None:
@@ -130,29 +130,30 @@ class Placer:
         """Bring the content into the store (by `objects` once they are finished)."""
         content = change.content
         assert content is not None
-        backend = (await self.verdict(change)).backend
-        if backend is None:
+        verdict = await self.verdict(change)
+        if verdict.backend is None:
             return Placed(item(_mode(content), await self._store_blob(change, content)), None)
-        wanted = Wanted(change.path, lambda: self._source.open(change), backend, content.executable)
+        wanted = Wanted(change.path, lambda: self._source.open(change), verdict.backend, content.executable)
         key = await objects.put(wanted)
-        return Placed(self._annexed(change, content, key), key)
+        return Placed(self._annexed(change, content, key, unlocked=verdict.unlocked), key)
 
     async def foresee(self, change: Change) -> Item:
         """What `place` will make of it, with nothing written."""
         content = change.content
         assert content is not None
-        backend = (await self.verdict(change)).backend
+        verdict = await self.verdict(change)
         opened = await self._source.open(change)
         try:
-            if backend is None:
+            if verdict.backend is None:
                 data = await self._converted(change, bytes(await opened.read(0, opened.size)))
                 return item(_mode(content), object_name(b"blob", data, self._to.git.digits))
-            maker = KeyMaker(backend)
+            maker = KeyMaker(verdict.backend)
             for offset in range(0, opened.size, PIECE):
                 maker.update(await opened.read(offset, PIECE))
         finally:
             opened.close()
-        return self._annexed(change, content, maker.key(change.path, self._rules.extensions))
+        key = maker.key(change.path, self._rules.extensions)
+        return self._annexed(change, content, key, unlocked=verdict.unlocked)
 
     async def _store_blob(self, change: Change, content: LocalContent) -> bytes:
         opened = await self._source.open(change)
@@ -204,9 +205,8 @@ class Placer:
             self.converted.add(change.path)
         return stored
 
-    def _annexed(self, change: Change, content: LocalContent, key: Key) -> Item:
-        """In the form the path had: a locked link unless it was an unlocked file."""
-        if change.base is None or change.base.key is None or change.base.mode == LINK:
+    def _annexed(self, change: Change, content: LocalContent, key: Key, *, unlocked: bool) -> Item:
+        if not unlocked:
             return item(LINK, self._trees.add(b"blob", locked_target(key, change.path)))
         return item(_mode(content), self._trees.add(b"blob", pointer_text(key)))
 

@@ -162,9 +162,9 @@ class Push:
                 name, of = (os.fsdecode(each.removeprefix(b"refs/heads/")) for each in (branch, original))
                 raise PushRefused(
                     f"{self._to.dataset.name}: {name} is {of} as git annex adjust made it for one work tree, so that "
-                    f"{of} would never see what is pushed there; mount with @{of} to work on {of} itself (git annex "
-                    f"sync in a clone on {name} and git push of {of} bring what was committed on {name}), or keep "
-                    "these changes on a branch of their own with --as-branch NAME"
+                    f"{of} would never see what is pushed there; git annex sync in a clone on {name} and then git push "
+                    f"of {of} bring what was committed on {name}, after which {of} is shown, or --as-branch NAME keeps "
+                    "these changes on a branch of their own"
                 )
 
     async def _starting_point(self, ref: bytes) -> bytes:

@@ -1,8 +1,9 @@
 """Which files of a dataset go to the annex, and by which keys: what git-annex and DataLad would do with them.
 
 ``annex.largefiles`` of ``.gitattributes`` counts before that of the git-annex branch's configuration; where neither
-says anything a known file stays in git or in the annex, and a new one is annexed. git's own files (``.gitattributes``,
-``.gitmodules``, …) are never annexed, as git reads no links there.
+says anything a known file stays in git or in the annex, and a new one is annexed. A known annexed file stays locked or
+unlocked, a new one is locked unless ``annex.addunlocked`` of the git-annex branch says otherwise. git's own files
+(``.gitattributes``, ``.gitmodules``, …) are never annexed, as git reads no links there.
 """
 
 import os
@@ -24,14 +25,26 @@ from riafs.overlay.changes import Change
 ATTRIBUTES = ("annex.largefiles", "annex.backend", *conversions.ATTRIBUTES)
 _LARGE_FILES = b"annex.largefiles"
 _BACKEND = b"annex.backend"
+_UNLOCKED = b"annex.addunlocked"
+_SWITCHES = {
+    b"true": True,
+    b"yes": True,
+    b"on": True,
+    b"1": True,
+    b"false": False,
+    b"no": False,
+    b"off": False,
+    b"0": False,
+}
 _SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one file. `backend` is None for what git keeps."""
+    """What becomes of one file. `backend` is None for what git keeps; `unlocked`: a pointer instead of a link."""
 
     backend: bytes | None
+    unlocked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +67,8 @@ class Rules:
 
     def reads_content(self, change: Change) -> bool:
         """Whether `decide` needs the beginning of the file."""
-        expression = self._expression(change.path)
-        return expression is not None and expression.reads_content
+        expressions = self._expression(change.path), self._unlocking(change)
+        return any(isinstance(each, LargeFiles) and each.reads_content for each in expressions)
 
     def decide(self, change: Change, size: int, head: bytes) -> Verdict:
         """For a file of `size` bytes that begins with `head` (textencoding.LOOKED_AT bytes, or all).
@@ -66,7 +79,7 @@ class Rules:
             return Verdict(None)
         if not self._annexed(change, size, head):
             return Verdict(None)
-        return Verdict(self._backend(change.path))
+        return Verdict(self._backend(change.path), self._unlocked(change, size, head))
 
     def _annexed(self, change: Change, size: int, head: bytes) -> bool:
         expression = self._expression(change.path)
@@ -74,6 +87,23 @@ class Rules:
             return expression.matches(_File(change.path, size, head, self.search_path))
         base = change.base
         return base is None or base.key is not None or base.mode == LINK
+
+    def _unlocked(self, change: Change, size: int, head: bytes) -> bool:
+        given = self._unlocking(change)
+        return given if isinstance(given, bool) else given.matches(_File(change.path, size, head, self.search_path))
+
+    def _unlocking(self, change: Change) -> LargeFiles | bool:
+        """Whether an annexed file is unlocked, or what decides it."""
+        base = change.base
+        if base is not None and base.key is not None:
+            return base.mode != LINK
+        given = self.configured.get(_UNLOCKED, b"false")
+        if given.lower() in _SWITCHES:
+            return _SWITCHES[given.lower()]
+        try:
+            return _parsed(given)
+        except RiafsError as problem:
+            raise PushRefused(f"whether {os.fsdecode(change.path)} is unlocked cannot be told: {problem}") from problem
 
     def conversion(self, path: bytes) -> Conversion:
         """What git does to the bytes of a file that it keeps."""

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import platform
+import stat
 from typing import Final
 
 _SYS_OPENAT2: Final = 437  # the same number on every architecture that has the call
@@ -78,6 +79,15 @@ def open_plain(directory: int, path: bytes, flags: int) -> int:
             os.close(current)
 
 
+def open_resolved(path: bytes, flags: int) -> int:
+    """A new descriptor for an absolute path that had no links in it when it was found out. Raises as `open_plain`."""
+    root = os.open("/", PATH_FLAGS)
+    try:
+        return open_plain(root, path, flags)
+    finally:
+        os.close(root)
+
+
 def _open_step(directory: int, step: bytes, flags: int) -> int:
     if step == b"..":
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), step)
@@ -98,6 +108,23 @@ def open_beneath(directory: int, path: bytes, flags: int) -> int:
             # openat2(2): a rename or mount anywhere on the system during the walk; "trying again may help".
             if error.errno != errno.EAGAIN:
                 raise
+
+
+def open_regular(directory: int, path: bytes, flags: int) -> int:
+    """A new descriptor for the regular file `path` below `directory`, which is no link. Nothing else is ever opened: a
+    device may do something upon it, and a fifo may wait.
+
+    Raises OSError: ELOOP for a link, EINVAL for what is no file, otherwise as `open_beneath`.
+    """
+    found = open_beneath(directory, path, PATH_FLAGS | os.O_NOFOLLOW)
+    try:
+        mode = os.fstat(found).st_mode
+        if not stat.S_ISREG(mode):
+            code = errno.ELOOP if stat.S_ISLNK(mode) else errno.EINVAL
+            raise OSError(code, "it is a link" if stat.S_ISLNK(mode) else "it is no regular file", path)
+        return os.open(b"/proc/self/fd/%d" % found, flags | os.O_CLOEXEC)
+    finally:
+        os.close(found)
 
 
 def open_beneath_cached(directory: int, path: bytes, flags: int) -> int | None:

@@ -4,11 +4,31 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from riafs.storage.beneath import DIRECTORY_FLAGS, open_beneath
+from riafs.storage.beneath import DIRECTORY_FLAGS, open_beneath, open_plain
 from riafs.storage.sharing import DIRECTORY_MODE, Sharing
 
 _ITSELF = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+ABSENT = -1
+"""The descriptor of a directory that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldDirectory:
+    """A directory that is open: whatever comes to be called like it, this one is meant. `path`: for messages."""
+
+    descriptor: int
+    path: bytes
+
+    def named(self, name: bytes) -> str:
+        """How messages call what is called `name` in it."""
+        return os.fsdecode(self.path + b"/" + name)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self.descriptor != ABSENT:
+            os.close(self.descriptor)
 
 
 @contextmanager
@@ -109,5 +129,8 @@ def _make_one(root: int, above: bytes, name: bytes, sharing: Sharing) -> None:
             os.mkdir(name, DIRECTORY_MODE, dir_fd=directory)
         except FileExistsError:
             return
-        with opened(directory, name) as made:
+        made = open_plain(directory, name, DIRECTORY_FLAGS)
+        try:
             sharing.settle(made)
+        finally:
+            os.close(made)

@@ -1,4 +1,4 @@
-"""Failures of writing to a store, as classes; what makes a rename last; who holds a lock."""
+"""Failures of writing to a store, as classes; who holds a lock."""
 
 import errno
 import os
@@ -17,15 +17,6 @@ def writing(path: bytes) -> Iterator[None]:
         yield
     except OSError as error:
         raise translated(error, os.fsdecode(path)) from error
-
-
-def sync_directory(path: bytes) -> None:
-    """Make what was renamed into a directory durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def translated(error: OSError, path: str) -> RiafsError:

@@ -4,44 +4,40 @@ Every path is resolved below the root by the kernel. Calls come in batches, so t
 thread.
 """
 
-import ctypes
 import errno
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar, TypeVarTuple
 
 import trio
 
 from riafs.errors import OutsideStore, RiafsError, StoreTimeout
-from riafs.formats.paths import parents_of
+from riafs.formats.paths import joined, parents_of
 from riafs.storage import directories
-from riafs.storage.beneath import DIRECTORY_FLAGS, READ_FLAGS, open_beneath
-from riafs.storage.directories import opened
+from riafs.storage.beneath import DIRECTORY_FLAGS, READ_FLAGS, open_beneath, open_regular
+from riafs.storage.directories import HeldDirectory, opened
+from riafs.storage.durability import make_durable, start_writing
 from riafs.storage.failures import translated
 from riafs.storage.patience import Patience
 from riafs.storage.ranged import Buffer
 from riafs.storage.sharing import Sharing, with_executable
-from riafs.storage.workspaces import new_workspace, remove_workspace
+from riafs.storage.workspaces import DIRECTORY, Workspace, new_workspace, remove_workspace
 from riafs.storage.writing import NewFile
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_SYNCED_ONE_BY_ONE = 64
-"""More paths than these are made durable by one syncfs(2)."""
 _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
 _FILES_A_SECOND = 20
 _DURABLE_SECONDS = 600.0
 """A busy file system may have to write out first what others wrote before."""
 _STARTED_AT_ONCE = 32 << 20
-_SYNC_FILE_RANGE_WRITE = 2
 _OUTSIDE = frozenset((errno.EXDEV, errno.ELOOP))
 _TEMPORARY = b"tmp_obj_"
 """Begins the names of files on their way, as git's own do: ``git gc`` removes what is left among its objects."""
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LocalWriting:
@@ -52,6 +48,7 @@ class LocalWriting:
         self._root = descriptor
         self._patience = patience
         self._unsettled: set[bytes] = set()
+        self._workspaces: dict[bytes, HeldDirectory] = {}
 
     @classmethod
     async def open_root(cls, root: bytes, patience: Patience) -> "LocalWriting":
@@ -71,8 +68,14 @@ class LocalWriting:
         self.close()
 
     async def _run(self, extra: float, path: bytes, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        try:
+        with self._naming(path):
             return await self._patience.run_longer(extra, function, *arguments)
+
+    @contextmanager
+    def _naming(self, path: bytes) -> Iterator[None]:
+        """Failures become classes, with `path` in their messages."""
+        try:
+            yield
         except OSError as error:
             raise _failure(error, f"{self._name}/{os.fsdecode(path)}") from error
 
@@ -101,12 +104,29 @@ class LocalWriting:
     @asynccontextmanager
     async def workspace(self, above: bytes) -> AsyncIterator[bytes]:
         """See WritableStorage."""
-        path, lock = await self._run(_DURABLE_SECONDS, above, new_workspace, self._root, above)
+        made = await self._run(_DURABLE_SECONDS, above, self._new_workspace, above)
+        path = joined(above, DIRECTORY + b"/" + made.name)
+        self._workspaces[path] = made.held
         try:
             yield path
         finally:
+            del self._workspaces[path]
             with trio.CancelScope(shield=True):
-                await self._run(_DURABLE_SECONDS, path, remove_workspace, self._root, path, lock)
+                await self._run(_DURABLE_SECONDS, path, remove_workspace, made)
+
+    def _new_workspace(self, above: bytes) -> Workspace:
+        descriptor = open_beneath(self._root, above or b".", DIRECTORY_FLAGS)
+        return new_workspace(HeldDirectory(descriptor, joined(os.fsencode(self._name), above).rstrip(b"/")))
+
+    @contextmanager
+    def _above(self, path: bytes) -> Iterator[int]:
+        """A descriptor of the directory that `path` is in."""
+        directory = os.path.dirname(path)
+        if (workspace := self._workspaces.get(directory)) is not None:
+            yield workspace.descriptor
+        else:
+            with opened(self._root, directory) as descriptor:
+                yield descriptor
 
     async def make_directories(self, paths: Sequence[bytes], sharing: Sharing) -> None:
         """See WritableStorage."""
@@ -116,7 +136,8 @@ class LocalWriting:
     def _make_directories(self, paths: Sequence[bytes], sharing: Sharing) -> None:
         known: set[bytes] = set()
         for path in paths:
-            directories.make(self._root, path, sharing, known)
+            with self._naming(path):
+                directories.make(self._root, path, sharing, known)
             self._unsettled.update((b"", *parents_of(path)))
 
     # -- files --------------------------------------------------------------------------------------------------------
@@ -159,9 +180,8 @@ class LocalWriting:
         return LocalUpload(descriptor, f"{self._name}/{os.fsdecode(path)}", self._patience)
 
     def _create(self, path: bytes, mode: int, sharing: Sharing) -> int:
-        above, name = os.path.split(path)
-        with opened(self._root, above) as directory:
-            descriptor = os.open(name, _NEW, mode, dir_fd=directory)
+        with self._above(path) as directory:
+            descriptor = os.open(os.path.basename(path), _NEW, mode, dir_fd=directory)
         sharing.settle(descriptor)
         return descriptor
 
@@ -170,9 +190,10 @@ class LocalWriting:
         return await self._run(0, path, self._set_executable, path, executable)
 
     def _set_executable(self, path: bytes, executable: bool) -> bool:  # noqa: FBT001 - called in a thread
-        descriptor = open_beneath(self._root, path, READ_FLAGS | os.O_NOFOLLOW)
+        descriptor = open_regular(self._root, path, os.O_RDONLY)
         try:
             os.fchmod(descriptor, with_executable(os.fstat(descriptor).st_mode, executable=executable))
+            self._unsettled.add(path)
         except PermissionError:
             return False
         finally:
@@ -186,9 +207,8 @@ class LocalWriting:
 
     def _rename_each(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         for source, target in pairs:
-            (above, name), (below, new) = os.path.split(source), os.path.split(target)
-            with opened(self._root, above) as old_place, opened(self._root, below) as place:
-                os.rename(name, new, src_dir_fd=old_place, dst_dir_fd=place)
+            with self._naming(target), self._above(source) as old, self._above(target) as new:
+                os.rename(os.path.basename(source), os.path.basename(target), src_dir_fd=old, dst_dir_fd=new)
             self._unsettled.update((b"", *parents_of(target)))
 
     async def remove_each(self, paths: Sequence[bytes]) -> None:
@@ -198,9 +218,8 @@ class LocalWriting:
 
     def _remove_each(self, paths: Sequence[bytes]) -> None:
         for path in paths:
-            above, name = os.path.split(path)
-            with opened(self._root, above) as directory:
-                os.unlink(name, dir_fd=directory)
+            with self._above(path) as directory:
+                os.unlink(os.path.basename(path), dir_fd=directory)
 
     # -- durability ---------------------------------------------------------------------------------------------------
 
@@ -209,24 +228,22 @@ class LocalWriting:
         if paths:
             await self._run(_DURABLE_SECONDS, paths[0], self._sync, paths)
 
-    async def settle(self) -> None:
+    async def settle(self, files: Sequence[bytes] = (), *, everything: bool = False) -> None:
         """See WritableStorage. With each name also those of all directories above it: others may have made them."""
         paths, self._unsettled = self._unsettled, set()
-        await self.sync(sorted(paths))
-
-    def _sync(self, paths: Sequence[bytes]) -> None:
-        if len(paths) > _SYNCED_ONE_BY_ONE:
-            with opened(self._root, os.path.dirname(paths[0])) as directory:
-                _sync_file_system(directory)
+        if not paths and not files and not everything:
             return
-        with ExitStack() as stack:
-            descriptors = []
-            for path in paths:
-                descriptors.append(open_beneath(self._root, path or b".", READ_FLAGS))
-                stack.callback(os.close, descriptors[-1])
-                _start_writing(descriptors[-1], 0, 0)
-            for descriptor in descriptors:
-                os.fsync(descriptor)
+        paths.update([b"", *files], *(parents_of(path) for path in files))
+        await self._run(_DURABLE_SECONDS, b"", self._sync, sorted(paths), everything)
+
+    def _sync(self, paths: Sequence[bytes], everything: bool = False) -> None:  # noqa: FBT001, FBT002 - for threads
+        make_durable(paths, self._opened, everything=everything)
+
+    def _opened(self, path: bytes) -> int:
+        if os.path.dirname(path) not in self._workspaces:
+            return open_beneath(self._root, path or b".", READ_FLAGS)
+        with self._above(path) as directory:
+            return os.open(os.path.basename(path), READ_FLAGS | os.O_NOFOLLOW, dir_fd=directory)
 
 
 class LocalUpload:
@@ -255,7 +272,7 @@ class LocalUpload:
         self._end += len(data)
         if self._end - self._started >= _STARTED_AT_ONCE:
             start, self._started = self._started, self._end
-            _start_writing(self._descriptor, start, self._end - start)
+            start_writing(self._descriptor, start, self._end - start)
 
     def close(self) -> None:
         """See Upload."""
@@ -266,9 +283,7 @@ class LocalUpload:
 
 def _failure(error: OSError, path: str) -> RiafsError:
     if error.errno in _OUTSIDE:
-        return OutsideStore(
-            f"{path} leads out of the store, or through an absolute link; nothing is written through such links"
-        )
+        return OutsideStore(f"{path} leads out of the store; nothing is written through links out of a store")
     return translated(error, path)
 
 
@@ -280,16 +295,3 @@ def _write_all(descriptor: int, data: Buffer) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _sync_file_system(descriptor: int) -> None:
-    """syncfs(2), which Python does not have; it also reports what could not be written before. Raises OSError."""
-    if _libc.syncfs(descriptor):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-
-
-def _start_writing(descriptor: int, start: int, length: int) -> None:
-    """Let the kernel write out a range without waiting for it; a hint, of which failures are found out by `sync`."""
-    if hasattr(_libc, "sync_file_range"):
-        _libc.sync_file_range(descriptor, ctypes.c_int64(start), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)

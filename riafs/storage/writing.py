@@ -70,6 +70,7 @@ class WritableStorage(Protocol):
     async def sync(self, paths: Sequence[bytes]) -> None:
         """Make files, and the names in directories, durable: all these and maybe more."""
 
-    async def settle(self) -> None:
-        """Make durable what directories were made, and what files were renamed or got other modes, since the last
-        time."""
+    async def settle(self, files: Sequence[bytes] = (), *, everything: bool = False) -> None:
+        """Make durable what names and modes were made since the last time; and `files`, with their names, or whatever
+        else there is.
+        """

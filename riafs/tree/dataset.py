@@ -15,12 +15,14 @@ from riafs.git.kept import KeptObjects
 from riafs.git.references import Resolved
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Storage
+from riafs.tree.checkout import Checkouts
 from riafs.tree.delegating import DelegatingDirectory
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory, Found, Kind
 from riafs.tree.refwatch import RefWatch, Signature
 from riafs.tree.snapshot import Snapshot, VersionedEntry
 from riafs.tree.standing import Standing
+from riafs.tree.times import Times
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +55,18 @@ class Dataset:
     subdatasets: Subdatasets
     watch: RefWatch
     listings: ListingCache
+    times: Times
+    checkouts: Checkouts | None
+    """Makes of files what a checkout has, where that is wanted."""
     counters: Counters
 
-    async def snapshot(self, commit: bytes) -> Snapshot:
-        """The dataset at `commit` (hex). Raises MissingObject, MalformedObject, GitError."""
+    async def snapshot(self, commit: bytes, *, own_times: bool = True) -> Snapshot:
+        """The dataset at `commit` (hex). `own_times`: with those of what was pushed from this mount.
+
+        Raises MissingObject, MalformedObject, GitError.
+        """
         found = await self.repository.commit(commit)
-        return Snapshot(self, commit, found.tree, found.time * 1_000_000_000)
+        return Snapshot(self, commit, found.tree, found.time * 1_000_000_000, own_times)
 
     async def at(self, version: bytes | None) -> "VersionedDirectory":
         """The top directory at a branch, tag or commit, None for HEAD. Raises NoSuchVersion, GitError, …"""
@@ -66,8 +74,8 @@ class Dataset:
         # Taken before the ref is read for good, so that no move in between can be missed later.
         signature = await self.watch.look(self.path, first.refs)
         resolved = await self.repository.find(version)
-        snapshot = await self.snapshot(await self.repository.peeled(resolved.oid))
         pinned = version is not None and resolved.ref is None and looks_like_commit(version)
+        snapshot = await self.snapshot(await self.repository.peeled(resolved.oid), own_times=not pinned)
         return VersionedDirectory(self, version, snapshot, None if pinned else signature, resolved)
 
     async def versioned_entry(self, name: bytes, ref: bytes) -> Found:
@@ -118,6 +126,10 @@ class VersionedDirectory(DelegatingDirectory):
     async def branch(self) -> bytes | None:
         """See OfCommit."""
         return self._resolved.ref
+
+    def forget(self) -> None:
+        """See OfCommit."""
+        self._top.forget()
 
     async def at_commit(self, commit: bytes) -> Directory:
         """See OfCommit."""

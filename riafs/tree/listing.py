@@ -136,6 +136,13 @@ class ListingCache:
         listing: Listing | None = self._cache.get(name)
         return listing
 
+    def forget(self, dataset: bytes) -> None:
+        """Drop what is known of a dataset (its path in the store): objects in the store have other modes now."""
+        for name in [name for name in self._cache if isinstance(name, tuple) and name[0] == dataset]:
+            self._cache.pop(name, None)
+        if self._heavy is not None and isinstance(self._heavy[0], tuple) and self._heavy[0][0] == dataset:
+            self._heavy = None
+
     def keep(self, name: object, listing: Listing) -> None:
         """Keep a listing, or note that it has grown."""
         if listing.weight <= self._cache.maxsize:

@@ -8,7 +8,7 @@ import itertools
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from riafs.content.copies import BlobPart, KeyPart
@@ -19,9 +19,11 @@ from riafs.formats.keys import parse_key
 from riafs.formats.paths import joined
 from riafs.git.kept import KeptObjects
 from riafs.storage.ranged import RangedBytes
+from riafs.tree.checkout import NOTHING, Wanted
 from riafs.tree.classifying import MAX_LINK, Item, classify, items
 from riafs.tree.listing import PIECE, GitEntry, Listing, git_version
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
+from riafs.tree.since import Since, since_of
 from riafs.tree.standing import Standing
 
 if TYPE_CHECKING:
@@ -37,12 +39,13 @@ _VERSIONED = re.compile(rb"([^@]+)@(.+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A commit of a dataset. `time_ns`: when it was committed."""
+    """A commit of a dataset. `time_ns`: when it was committed; `own_times`: see times."""
 
     dataset: "Dataset"
     commit: bytes
     tree: bytes
     time_ns: int
+    own_times: bool = True
 
     def root(self) -> "CommitDirectory":
         """The commit's top directory."""
@@ -65,13 +68,14 @@ def versioned(entry: Entry) -> Directory:
 class CommitDirectory:
     """A directory of a commit: see the Directory protocol. `path` is relative to the dataset, ``""`` for its top."""
 
-    __slots__ = ("_name", "_snapshot", "_tree", "path")
+    __slots__ = ("_name", "_since", "_snapshot", "_tree", "path")
 
     renewable = False
 
-    def __init__(self, snapshot: Snapshot, tree: bytes, path: bytes) -> None:
+    def __init__(self, snapshot: Snapshot, tree: bytes, path: bytes, since: Since | None = None) -> None:
         self._snapshot = snapshot
         self._tree = tree
+        self._since = since
         self._name = (snapshot.dataset.path, snapshot.time_ns, tree)
         self.path = path
 
@@ -93,6 +97,10 @@ class CommitDirectory:
             return (await self._snapshot.dataset.repository.find(None)).ref
         except NoSuchVersion:
             return None
+
+    def forget(self) -> None:
+        """See OfCommit."""
+        self._snapshot.dataset.listings.forget(self._snapshot.dataset.path)
 
     async def at_commit(self, commit: bytes) -> Directory:
         """See OfCommit."""
@@ -159,7 +167,7 @@ class CommitDirectory:
         listing = await self._listing()
         if start >= len(listing.tree.names):
             return ()
-        return await self._entries(listing, start, for_listing=True)
+        return await self._as_shown(listing, await self._entries(listing, start, for_listing=True))
 
     async def find(self, name: bytes) -> Found:
         """See Directory. ``NAME@REF`` finds a subdataset at another version."""
@@ -168,7 +176,8 @@ class CommitDirectory:
         if position is None:
             return await self._find_versioned(listing, name)
         entries = await self._entries(listing, position, for_listing=False)
-        return Found(position, entries[0])
+        [entry] = await self._as_shown(listing, entries[:1])
+        return Found(position, entry)
 
     async def _find_versioned(self, listing: Listing, name: bytes) -> Found:
         match = _VERSIONED.fullmatch(name)
@@ -182,9 +191,11 @@ class CommitDirectory:
 
     async def versions(self) -> Versions:
         """See Directory."""
-        tree = (await self._listing()).tree
+        listing = await self._listing()
+        tree, mark = listing.tree, (await self._wanted(listing)).mark
+        lines = zip(tree.names, tree.modes, tree.oids, strict=True)
         return Versions(
-            {name: git_version(mode, oid) for name, mode, oid in zip(tree.names, tree.modes, tree.oids, strict=True)},
+            {name: git_version(mode, oid) + mark for name, mode, oid in lines},
             {name for name, mode in zip(tree.names, tree.modes, strict=True) if mode in (DIRECTORY, SUBMODULE)},
         )
 
@@ -201,7 +212,53 @@ class CommitDirectory:
             return await self._snapshot.dataset.subdatasets.directory(
                 self._snapshot, self._below(entry.name), entry.oid
             )
-        return CommitDirectory(self._snapshot, entry.oid, self._below(entry.name))
+        since = await self._earlier()
+        if since is not None and since.tree != self._tree:
+            await since.read(self._snapshot.dataset)
+        below = None if since is None else since.below(entry, same=since.tree == self._tree)
+        return CommitDirectory(self._snapshot, entry.oid, self._below(entry.name), below)
+
+    async def _as_shown(self, listing: Listing, entries: Sequence[GitEntry]) -> Sequence[GitEntry]:
+        checkouts, wanted = self._snapshot.dataset.checkouts, await self._wanted(listing)
+        if checkouts is not None and wanted.conversions:
+            entries = await checkouts.shown(self._snapshot.dataset, wanted, entries)
+        return await self._dated(entries)
+
+    async def _wanted(self, listing: Listing) -> Wanted:
+        """What attributes ask for in this directory."""
+        dataset = self._snapshot.dataset
+        if dataset.checkouts is None:
+            return NOTHING
+        return await dataset.checkouts.wanted(dataset, self._snapshot.commit, self.path, listing.tree)
+
+    # -- times --------------------------------------------------------------------------------------------------------
+
+    async def _earlier(self) -> Since | None:
+        """This directory in the commit that the first push from here was made over, if there was one."""
+        if self._since is None and not self.path and self._snapshot.own_times:
+            self._since = await since_of(self._snapshot.dataset)
+        return self._since
+
+    async def _dated(self, entries: Sequence[GitEntry]) -> Sequence[GitEntry]:
+        """The entries with their own times, where these are not the commit's."""
+        snapshot = self._snapshot
+        since = await self._earlier()
+        if since is None:
+            return entries
+        if since.tree != self._tree:
+            await since.read(snapshot.dataset)
+        written = snapshot.dataset.times.written(snapshot.dataset.identifier, self.path)
+        dated = []
+        for entry in entries:
+            time = since.time_ns if since.tree == self._tree or since.has(entry) else snapshot.time_ns
+            own = written.get(entry.name)
+            if own is not None and own.content == (entry.key or entry.oid):
+                dated.append(replace(entry, mtime_ns=own.mtime_ns))
+            elif entry.mtime_ns == snapshot.time_ns != time:
+                dated.append(replace(entry, mtime_ns=time))
+            else:
+                dated.append(entry)
+        return dated
 
     async def open(self, entry: Entry) -> RangedBytes:
         """See Directory."""
@@ -211,6 +268,11 @@ class CommitDirectory:
             return await dataset.contents.open(parse_key(entry.key), lambda: self._described(entry))
         if entry.size == UNKNOWN_SIZE:
             raise MissingObject(f"git object {entry.oid.decode()} of {self._described(entry)} cannot be read")
+        if dataset.checkouts is not None:
+            conversion = (await self._wanted(await self._listing())).conversions.get(entry.name)
+            opened = conversion and await dataset.checkouts.open(dataset, entry.oid, conversion)
+            if opened:
+                return opened
         return await dataset.repository.open_blob(entry.oid, entry.size)
 
     async def parts(self, entry: Entry) -> Sequence[Part]:

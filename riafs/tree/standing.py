@@ -32,6 +32,9 @@ class OfCommit(Protocol):
         HEAD's; None where there is none. Raises what reading refs raises.
         """
 
+    def forget(self) -> None:
+        """Read modes anew: those of locked files are their objects', which a push changes without a commit."""
+
     async def at_commit(self, commit: bytes) -> Directory:
         """The top of the same dataset at `commit`, to be renewed as this is. Raises MissingObject, …"""
 

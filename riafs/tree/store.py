@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from riafs.content.annex import AnnexContents, ContentTools
 from riafs.content.branch import AnnexBranch
@@ -20,10 +20,12 @@ from riafs.formats.names import valid_name
 from riafs.git.pool import GitPool
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Item, ItemKind, Storage
+from riafs.tree.checkout import Checkouts
 from riafs.tree.dataset import Dataset
 from riafs.tree.listing import ListingCache
 from riafs.tree.refwatch import RefWatch
 from riafs.tree.subdatasets import RegisteredDatasets
+from riafs.tree.times import Times
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,10 @@ class StoreTools:
     """The user's ``url.<base>.insteadOf`` rules: (base, prefix) each."""
     allow_links: tuple[bytes, ...] = ()
     """Directories outside of stores that links in stores may lead into."""
+    times: Times = field(default_factory=Times)
+    """Those that are not the commits'."""
+    checkouts: Checkouts | None = None
+    """For files as a checkout has them; None for files as they are in the commit."""
 
 
 class Store:
@@ -230,6 +236,8 @@ class Store:
             subdatasets=self.subdatasets,
             watch=self._watch,
             listings=self._tools.listings,
+            times=self._tools.times,
+            checkouts=self._tools.checkouts,
             counters=self._tools.counters,
         )
 

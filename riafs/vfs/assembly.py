@@ -34,10 +34,12 @@ from riafs.git.pool import GitPool
 from riafs.storage.patience import Patience
 from riafs.tasks import Background
 from riafs.tree import versions, virtual
+from riafs.tree.checkout import Checkouts
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory
 from riafs.tree.source import open_source
 from riafs.tree.store import StoreTools
+from riafs.tree.times import Times
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.keepplan import KeepPlan, Means
 
@@ -69,6 +71,8 @@ class Plan:
     """Bytes of memory that the decoder of an archive's member may ask for."""
     password: str | None = field(default=None, repr=False)
     """Of encrypted archives."""
+    checkout: bool = False
+    """Whether files that git keeps are shown as a checkout has them."""
     keep: KeepPlan = field(default_factory=KeepPlan)
     """For sources of Keep."""
     believing: bool = True
@@ -79,8 +83,12 @@ class Plan:
 class Assembled:
     """A filesystem with what has to be given back after it."""
 
-    def __init__(self, root: Directory, filesystem: FileSystem, closing: ExitStack, git: GitPool | None = None) -> None:
+    def __init__(
+        self, root: Directory, filesystem: FileSystem, closing: ExitStack, git: GitPool | None, times: Times
+    ) -> None:
         self.root = root
+        self.times = times
+        """What says which times of a store's files are not the commits'."""
         self.git = git
         """What reads a store's git objects."""
         self.filesystem = filesystem
@@ -114,16 +122,17 @@ async def assemble(
         background.keep_running(blocks.keep)
         means = Means(memory, blocks, counters, background, plan.deadline, closing)
         git: GitPool | None = None
+        times = Times()
         if isinstance(plan.source, RiaUrl):
             git = _git_pool(plan, scratch, counters)
             closing.callback(git.close)
-            root = await _open_store(plan, plan.source, scratch, means, git)
+            root = await _open_store(plan, plan.source, scratch, means, git, times)
         else:
             from riafs.vfs.keepassembly import open_keep
 
             root = await open_keep(plan.source, plan.keep, means)
         shown = {virtual.NAME: _virtual(root, files)} if files else {}
-        return Assembled(root, FileSystem(root, counters, shown), closing.pop_all(), git)
+        return Assembled(root, FileSystem(root, counters, shown), closing.pop_all(), git, times)
 
 
 def _virtual(root: Directory, files: Mapping[bytes, Callable[[], str]]) -> Directory:
@@ -137,14 +146,19 @@ def _git_pool(plan: Plan, scratch: Scratch, counters: Counters) -> GitPool:
     return GitPool(gits, plan.deadline, counters)
 
 
-async def _open_store(plan: Plan, source: RiaUrl, scratch: Scratch, means: Means, git: GitPool) -> Directory:
+async def _open_store(
+    plan: Plan, source: RiaUrl, scratch: Scratch, means: Means, git: GitPool, times: Times
+) -> Directory:
     path = os.fsencode(scratch.path)
     patience = Patience("the store", plan.deadline, means.counters, _HASHING_THREADS)
     verifier = Verifier(plan.verify, means.verified, means.counters, patience, means.background)
     archives = _archive_tools(plan, scratch, means.cache, means.counters)
     means.closing.callback(archives.close)
     content = ContentTools(verifier, archives, Decryptor(plan.search_path, path, plan.deadline))
-    tools = StoreTools(git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links)
+    tools = StoreTools(
+        git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links, times,
+        Checkouts(git.gits) if plan.checkout else None,
+    )  # fmt: skip
     return await open_source(source, tools, keys=not plan.believing)
 
 

@@ -445,11 +445,11 @@ class FileSystem:
 
     # -- moving -------------------------------------------------------------------------------------------------------
 
-    async def move(self, node: Node, newer: Directory) -> Sequence[Change]:
+    async def move(self, node: Node, newer: Directory, *, elsewhere: bool = False) -> Sequence[Change]:
         """Move a directory to another version, whatever its branch does; what the kernel has to forget then. The caller
-        has `refreshing`.
+        has `refreshing`. `elsewhere`: see Refresher.
         """
-        while not (changes := await Refresher(self._nodes, self._turn).move(node, newer)):
+        while not (changes := await Refresher(self._nodes, self._turn).move(node, newer, elsewhere=elsewhere)):
             await trio.lowlevel.checkpoint()  # something was laid over a dataset in it meanwhile
         return self._noted(changes)
 
@@ -470,7 +470,7 @@ class FileSystem:
         directory = await self._directory_at(parent, slot_of(inode))
         node.inode, node.parent, node.use = inode, parent, parent.use
         self._nodes[inode] = node
-        return await self.move(node, directory)
+        return await self.move(node, directory, elsewhere=True)
 
     async def _renewed(self, node: Node, turn: int) -> Sequence[Change]:
         try:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from riafs.errors import NoSuchName, NotADirectoryHere
 from riafs.formats.paths import joined
-from riafs.overlay.changes import Carried
+from riafs.overlay.changes import Carried, ChangeKind
+from riafs.overlay.changes import Change as LocalChange
 from riafs.overlay.engine import Engine
 from riafs.overlay.places import OVERLAY
 from riafs.overlay.rows import DIRECTORY, Row
@@ -74,6 +75,8 @@ class Mover:
         """See WritableFileSystem. Returns what the kernel has to forget."""
         top = self._beneath.pinned(dataset)
         assert isinstance(top.directory, OfCommit)
+        if any(_sets_mode(change) for change in carried.changes):
+            top.directory.forget()
         newer = await top.directory.at_commit(commit)
         known = await self._known(dataset, top)
         row = self._overlay.area(dataset).top
@@ -274,6 +277,11 @@ class _Told:
             )
             for parent, names in self._names.items()
         ]
+
+
+def _sets_mode(change: LocalChange) -> bool:
+    """Whether the object of a locked file may have got another mode."""
+    return change.kind is ChangeKind.MODE or (change.content is not None and change.content.executable)
 
 
 class _Commit:

@@ -34,6 +34,7 @@ async def lay_over(assembled: Assembled, source: RiaUrl, place: OverlayPlace) ->
     assembled.call_at_close(overlay.close)
     if assembled.git is not None:
         assembled.git.read_also(overlay.kept)
+    assembled.times.come_from(overlay.times)
     store = str(replace(source, dataset=None, alias=None, version=None))
     writable = WritableFileSystem(filesystem, overlay, place.ownership, store)
     assembled.call_at_close(writable.close)

@@ -46,13 +46,16 @@ class Refresher:
         newer = await node.directory.renewed(self._turn)
         return [] if newer is None or node.held else await self.move(node, newer)
 
-    async def move(self, node: Node, newer: Directory) -> list[Change]:
-        """Move `node` to `newer`, and what was entered below it along with it. Returns what changed."""
+    async def move(self, node: Node, newer: Directory, *, elsewhere: bool = False) -> list[Change]:
+        """Move `node` to `newer`, and what was entered below it along with it. Returns what changed.
+
+        `elsewhere`: `newer` has another path, so that directories in it are others although nothing in them changed.
+        """
         held, entered = node.held, -1
         while entered != len(self._nodes):  # a directory that is entered while others are looked up has to come along
             entered = len(self._nodes)
             self._steps.clear()
-            await self._prepare(node, newer)
+            await self._prepare(node, newer, elsewhere=elsewhere)
         if any(step.node.held for step in self._steps if step.node is not node) or node.held != held:
             return []  # something was laid over it meanwhile; the next round looks again
         for step in self._steps:
@@ -60,24 +63,25 @@ class Refresher:
             step.node.renumbering = step.renumbering
         return [step.change for step in self._steps]
 
-    async def _prepare(self, node: Node, newer: Directory) -> None:
+    async def _prepare(self, node: Node, newer: Directory, *, elsewhere: bool) -> None:
         """Plan the move of `node` and of the directories in it that were entered and have changed: those first."""
         waiting = [(node, newer)]
         while waiting:
-            waiting += await self._prepare_one(*waiting.pop())
+            waiting += await self._prepare_one(*waiting.pop(), elsewhere=elsewhere)
         self._steps.reverse()
 
-    async def _prepare_one(self, node: Node, newer: Directory) -> list[tuple[Node, Directory]]:
+    async def _prepare_one(self, node: Node, newer: Directory, *, elsewhere: bool) -> list[tuple[Node, Directory]]:
         """Plan the move of one directory. Returns those in it that have to move as well, and where to."""
         below = []
         old, new = await node.directory.versions(), await newer.versions()
         renumbering, names = renumbered(node, old, new)
         changed = []
         for position, (name, version) in enumerate(new.of.items()):
-            if name not in new.directories or name in names or old.of[name] == version:
+            if name not in new.directories or name in names or (old.of[name] == version and not elsewhere):
                 continue
             inode = inode_of(node.number, renumbering.slots[position])
-            changed.append(inode)
+            if old.of[name] != version:
+                changed.append(inode)
             child = self._nodes.get(inode)
             if child is not None and not child.held:
                 entry = (await newer.find(name)).entry

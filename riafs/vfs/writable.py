@@ -431,7 +431,7 @@ class WritableFileSystem:
         return found
 
     async def restore(self, dataset: bytes, paths: Sequence[bytes], tell: Tell) -> None:
-        """Drop the changes of `paths` and of what is in them; see Overlay.restore.
+        """Drop the changes of `paths` and of what is in them, durably; see Overlay.restore.
 
         Raises NoSuchName where nothing is changed, and Busy while something changed is open.
         """
@@ -440,8 +440,10 @@ class WritableFileSystem:
                 for path in paths:
                     self._engine.restore(dataset, path)
                 self._drop_unshown(dataset, NOTHING)
+                await self.overlay.durable()
                 return
             told = await self._mover().restore(dataset, paths)
+            await self.overlay.durable()
         await tell(told)
 
     # -- the end ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from riafs.packing.dataset import PackedDataset, open_dataset
 from riafs.packing.loose import Selection
 from riafs.packing.unarchiving import UnarchiveReport, UnarchiveRequest, unarchive_objects
 from riafs.packing.watching import Nobody, Watcher
+from riafs.storage.directories import HeldDirectory
 from riafs.tree.working import Means
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 
@@ -72,6 +74,14 @@ async def unarchive(
 async def with_dataset(dataset: SmallDataset, job: Callable[[PackedDataset], Awaitable[None]]) -> None:
     async with open_dataset(parse_source(source(dataset)), means(), dry_run=False) as opened:
         await job(opened)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[HeldDirectory]:
+    """A directory as packers have it."""
+    opened = HeldDirectory(os.open(path, os.O_RDONLY | os.O_DIRECTORY), os.fsencode(path))
+    yield opened
+    opened.close()
 
 
 def loose(dataset: SmallDataset) -> dict[bytes, bytes]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.errors import Busy, ReadOnly, StoreDenied, StoreError
+from riafs.errors import Busy, NotOurs, ReadOnly, StoreDenied, StoreError
 from riafs.formats.keys import parse_key
 from riafs.packing.compressing import END, PIECE, Compressor, shrinks_to, worth_compressing
 from riafs.packing.content import ContentCheck, expected_size
@@ -22,7 +22,7 @@ from riafs.packing.order import in_tree_order
 from riafs.packing.survey import Candidate, in_batches
 from riafs.storage.failures import writing
 from riafs.storage.sharing import parse_sharing, with_executable
-from tests.packing.conftest import CONTENTS, with_dataset
+from tests.packing.conftest import CONTENTS, held, with_dataset
 from tests.small import Locked, SmallDataset, key_of, noise
 
 
@@ -133,21 +133,69 @@ def test_only_executable_bits_change_where_only_they_are_meant(mode: int, execut
 
 
 def test_the_workspace_is_for_one_at_a_time_and_leaves_nothing(tmp_path: Path) -> None:
-    archives = os.fsencode(tmp_path)
-    with workspace(archives) as path:
-        (tmp_path / os.path.basename(os.fsdecode(path)) / "file").write_bytes(b"")
-        with pytest.raises(Busy), workspace(archives):
+    with held(tmp_path) as archives:
+        with workspace(archives) as made:
+            (tmp_path / os.path.basename(os.fsdecode(made.path)) / "file").write_bytes(b"")
+            with pytest.raises(Busy), workspace(archives):
+                pass
+        assert list(tmp_path.iterdir()) == []
+        with workspace(archives):
             pass
-    assert list(tmp_path.iterdir()) == []
-    with workspace(archives):
+
+
+STRANGE = [
+    ("link", "is a link"),
+    ("fifo", "is no directory"),
+    ("open to others", "mode 777, not to this user alone"),
+    ("files without a lock", "files in it but no lock"),
+    ("lock is a link", "lock is left alone: it is a link"),
+    ("lock is a fifo", "lock is left alone: it is no regular file"),
+    ("lock has two names", "lock is left alone: it is no lock of this user"),
+    pytest.param("foreign", "belongs to user 1234", marks=pytest.mark.skipif(os.getuid() != 0, reason="needs root")),
+]
+
+
+@pytest.mark.parametrize(("what", "message"), STRANGE)
+def test_what_is_no_workspace_of_ours_is_named_and_left_alone(tmp_path: Path, what: str, message: str) -> None:
+    (archives := tmp_path / "archives").mkdir()
+    (documents := tmp_path / "documents").mkdir(mode=0o700)
+    (documents / "thesis").write_bytes(b"precious")
+    place = archives / ".riafs-packing"
+    lock = place / "lock"
+    if what == "link":
+        (documents / "lock").touch()
+        place.symlink_to(documents)
+    elif what == "fifo":
+        os.mkfifo(place)
+    else:
+        documents.rename(place)
+        documents = place
+    match what:
+        case "open to others":
+            lock.touch()
+            place.chmod(0o777)
+        case "lock is a link":
+            lock.symlink_to(tmp_path / "elsewhere")
+        case "lock is a fifo":
+            os.mkfifo(lock)
+        case "lock has two names":
+            lock.touch()
+            os.link(lock, tmp_path / "another")
+        case "foreign":
+            lock.touch()
+            os.chown(place, 1234, 1234)
+    with held(archives) as directory, pytest.raises(NotOurs, match=message), workspace(directory):
         pass
+    assert (documents / "thesis").read_bytes() == b"precious"
+    assert not (tmp_path / "elsewhere").exists()
+    assert os.path.lexists(place)
 
 
 def _count_up(directory: str) -> None:
     for _ in range(40):
         while True:
             try:
-                with workspace(os.fsencode(directory)):
+                with held(Path(directory)) as archives, workspace(archives):
                     counter = Path(directory, "counter")
                     counter.write_text(str(int(counter.read_text()) + 1))
                     break

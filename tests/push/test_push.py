@@ -446,9 +446,16 @@ async def test_many_objects_become_one_pack(dataset: SmallDataset, below: Below)
 
 
 async def test_lists_for_plain_http_are_renewed_where_there_are_any(dataset: SmallDataset, below: Below) -> None:
+    dataset.git("tag", "light", "main")
+    dataset.git("-c", "user.name=x", "-c", "user.email=x", "tag", "-a", "-m", "x", "annotated", "main")
+    dataset.git("pack-refs", "--all")
+    dataset.git("repack", "-q")
     dataset.git("update-server-info")
     await push(dataset, below, [below.write(b"n.dat", NEW)])
-    assert dataset.git("rev-parse", "main") in (dataset.path / "info" / "refs").read_text()
+    written = [(dataset.path / name).read_bytes() for name in ("info/refs", "objects/info/packs")]
+    assert dataset.git("rev-parse", "main").encode() in written[0]
+    dataset.git("update-server-info", "--force")
+    assert [(dataset.path / name).read_bytes() for name in ("info/refs", "objects/info/packs")] == written
 
 
 async def test_hooks_of_the_store_are_not_run(dataset: SmallDataset, below: Below, tmp_path: Path) -> None:
@@ -469,3 +476,36 @@ async def test_packed_refs_and_a_broken_neighbour_do_not_matter(dataset: SmallDa
     await push(dataset, below, [below.write(b"n.dat", NEW)])
     sound(dataset)
     assert content(dataset, b"n.dat") == NEW
+
+
+@pytest.mark.parametrize(
+    ("setting", "forms"),
+    [
+        (b"true", ("100644", "100755", "100644", "120000")),
+        (b"false", ("120000", "120000", "120000", "120000")),
+        (b"include=*.dat and largerthan=5", ("100644", "120000", "120000", "120000")),
+        (b"mimeencoding=binary", ("120000", "120000", "100644", "120000")),
+    ],
+)
+async def test_new_files_are_unlocked_where_the_dataset_says_so(
+    tmp_path: Path, setting: bytes, forms: tuple[str, ...]
+) -> None:
+    dataset = with_annex(
+        SmallStore.make(tmp_path / "store").dataset("one", FILES), config=b"1s annex.addunlocked " + setting
+    )
+    for data in (LOCKED, UNLOCKED):
+        dataset.put(key_of(data), data)
+    below = changes_over(dataset, tmp_path / "overlay")
+    changes = [
+        below.write(b"d/new.dat", NEW),
+        below.write(b"d/x.txt", b"text", executable=True),
+        below.write(b"d/y.txt", b"\0\1"),
+        below.write(b"data/locked.dat", b"other"),
+        below.write(b"data/unlocked.dat", b"another"),
+    ]
+    await push(dataset, below, changes)
+    made = tree(dataset)
+    assert tuple(made[path][0] for path in (b"d/new.dat", b"d/x.txt", b"d/y.txt", b"data/locked.dat")) == forms
+    assert made[b"data/unlocked.dat"][0] == "100644"
+    assert content(dataset, b"d/new.dat") == NEW
+    sound(dataset)

@@ -140,7 +140,7 @@ async def test_adjusted_branches(dataset: SmallDataset, below: Below, shown: byt
     dataset.git("update-ref", ADJUSTED, "main")
     dataset.git("symbolic-ref", "refs/heads/other-name", ADJUSTED)
     before = state(dataset)
-    with pytest.raises(PushRefused, match=r"adjusted/main\(unlocked\) is main .* mount with @main .* --as-branch"):
+    with pytest.raises(PushRefused, match=r"adjusted/main\(unlocked\) is main .* git push of main .* --as-branch"):
         await push(dataset, below, [below.write(b"n.dat", NEW)], wanted, ref=shown)
     assert state(dataset) == before
     await push(dataset, below, [below.write(b"n.dat", NEW)], request(as_branch=b"refs/heads/mine"), ref=shown)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from pytest_trio import trio_fixture
 
 from riafs.counters import Counters
-from riafs.errors import OutsideStore, ReadOnly, RiafsError, StoreDenied, StoreError
+from riafs.errors import NotOurs, OutsideStore, ReadOnly, StoreDenied, StoreError
 from riafs.storage.localwriting import LocalWriting
 from riafs.storage.patience import Patience
 from riafs.storage.sharing import UNSHARED, Sharing
@@ -143,7 +144,79 @@ async def test_what_a_dead_process_left_is_removed_and_nothing_else(writing: Loc
 async def test_a_link_in_a_workspaces_place_is_not_followed(writing: LocalWriting, root: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (root / ".riafs-push").symlink_to(tmp_path / "outside")
-    with pytest.raises(RiafsError):
+    with pytest.raises(NotOurs, match=re.escape(f"{root}/.riafs-push is a link")):
         async with writing.workspace(b""):
             pass
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "directory"])
+async def test_what_looks_like_a_lock_and_is_none_stays(
+    writing: LocalWriting, root: Path, tmp_path: Path, kind: str
+) -> None:
+    (outside := tmp_path / "outside").touch()
+    (root / ".riafs-push" / "name").mkdir(parents=True)
+    (root / ".riafs-push" / "name" / "file").touch()
+    lock = root / ".riafs-push" / "name.lock"
+    match kind:
+        case "link":
+            lock.symlink_to(outside)
+        case "hard link":
+            os.link(outside, lock)
+        case "fifo":
+            os.mkfifo(lock)
+        case "directory":
+            lock.mkdir()
+    async with writing.workspace(b""):
+        pass
+    assert {path.name for path in (root / ".riafs-push").iterdir()} == {"name", "name.lock"}
+    assert (root / ".riafs-push" / "name" / "file").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+async def test_what_others_left_stays(writing: LocalWriting, root: Path) -> None:
+    (root / ".riafs-push" / "theirs").mkdir(parents=True)
+    (root / ".riafs-push" / "theirs" / "file").touch()
+    (root / ".riafs-push" / "theirs.lock").touch()
+    os.chown(root / ".riafs-push" / "theirs", 1234, 1234)
+    async with writing.workspace(b""):
+        pass
+    assert (root / ".riafs-push" / "theirs" / "file").exists()
+
+
+async def test_work_goes_on_in_the_same_directory_whatever_is_put_in_its_place(
+    writing: LocalWriting, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (root / "inside").mkdir()
+    async with writing.workspace(b"") as workspace:
+        place = root / os.fsdecode(workspace)
+        place.rename(place.with_name("moved"))
+        place.symlink_to(root / "inside")
+        await writing.write_files([NewFile(workspace + b"/1", b"1", 0o444)], UNSHARED)
+        await writing.sync([workspace + b"/1"])
+        await writing.rename_each([(workspace + b"/1", b"named")])
+        await writing.write_files([NewFile(workspace + b"/2", b"2", 0o444)], UNSHARED)
+    assert (root / "named").read_bytes() == b"1"
+    assert list((root / "inside").iterdir()) == []
+
+
+async def test_where_a_workspace_cannot_be_made_nothing_stays_open(
+    writing: LocalWriting, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = os.mkdir
+
+    def failing(path: bytes, mode: int = 0o777, **directory: int) -> None:
+        if path != b".riafs-push":
+            raise OSError(28, "No space left on device")
+        make(path, mode, **directory)
+
+    async with writing.workspace(b""):  # threads are there from here on
+        pass
+    monkeypatch.setattr(os, "mkdir", failing)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(StoreError, match="no room"):
+        async with writing.workspace(b""):
+            pass
+    assert os.listdir("/proc/self/fd") == before
+    assert list((root / ".riafs-push").iterdir()) == []

@@ -144,6 +144,20 @@ async def test_a_push_of_an_executable_bit_changes_no_other_bit(tmp_path: Path, 
     assert oct(stat.S_IMODE(path.stat().st_mode)) == oct(wanted | had & 0o222)
 
 
+@pytest.mark.usefixtures("fuse")
+def test_a_pushed_mode_is_shown(tmp_path: Path) -> None:
+    dataset = made(tmp_path, "unset")
+    with mounted(dataset.path.parents[1], tmp_path / "mounted", "--overlay", str(tmp_path / "overlay")) as mount:
+        locked, deep = mount.path / "one" / "data" / "locked.dat", mount.path / "one" / "data" / "sub" / "deep.dat"
+        assert [oct(stat.S_IMODE(path.stat().st_mode)) for path in (locked, deep)] == ["0o644", "0o644"]
+        for mode in (0o755, 0o644):
+            locked.chmod(mode)
+            succeed("push", mount.path)
+            assert oct(stat.S_IMODE(locked.stat().st_mode)) == oct(mode)
+            assert os.listdir(mount.path / "one" / "data")
+            assert oct(stat.S_IMODE(dataset.object_path(key_of(LOCKED)).stat().st_mode)) == oct(mode & 0o555)
+
+
 # -- with mounts ------------------------------------------------------------------------------------------------------
 
 
@@ -205,3 +219,4 @@ def test_the_files_of_a_mount_are_private_whatever_the_umask(tmp_path: Path) -> 
         names = {re.sub(r"-.*", "", path.name) for path in ours}
         assert names >= {"log", "overlay.sqlite", "data", "cache", "riafs", "verified.sqlite"}
         assert [f"{path.lstat().st_mode:o} {path}" for path in ours if path.lstat().st_mode & 0o077] == []
+    assert [str(path) for path in overlay.rglob("*") if path.lstat().st_mode & 0o077] == []

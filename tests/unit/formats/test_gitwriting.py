@@ -17,6 +17,8 @@ from riafs.formats.gitwriting import (
     encode_commit,
     encode_tree,
     item,
+    loose_object,
+    make_pack,
     object_name,
     pack_stream,
     read_items,
@@ -65,12 +67,28 @@ def test_git_reads_a_pack(tmp_path: Path, digits: int) -> None:
     subprocess.run([*git, "init", "-q", "--bare", f"--object-format={form}"], check=True)
     stream = b"".join(pack_stream(objects, digits))
     subprocess.run([*git, "index-pack", "--stdin", "--strict"], input=stream, check=True, stdout=subprocess.PIPE)
+    pack = make_pack(objects, digits)
+    stem = tmp_path / "objects" / "pack" / f"pack-{pack.name.decode()}"
+    assert (stem.with_suffix(".pack").read_bytes(), stem.with_suffix(".idx").read_bytes()) == (pack.data, pack.index)
     name = object_name(b"commit", commit, digits).decode()
     subprocess.run([*git, "fsck", "--full", "--strict", name], check=True, capture_output=True)
     listed = subprocess.run([*git, "ls-tree", "--name-only", name], check=True, stdout=subprocess.PIPE).stdout
     assert listed == b"f-\nf.x\nf\nf0\n"
     shown = subprocess.run([*git, "log", "-1", "--format=%B|%ad", name], check=True, stdout=subprocess.PIPE).stdout
     assert shown.startswith(b"message\n|")
+
+
+def test_git_reads_loose_objects(tmp_path: Path) -> None:
+    git = ["git", "-C", tmp_path]
+    subprocess.run([*git, "init", "-q", "--bare"], check=True)
+    for content in (b"", b"content", bytes(100_000)):
+        each = GitBytes(b"blob", content)
+        name = object_name(each.kind, content, 40).decode()
+        path = tmp_path / "objects" / name[:2] / name[2:]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(loose_object(each))
+        assert subprocess.run([*git, "cat-file", "blob", name], check=True, stdout=subprocess.PIPE).stdout == content
+    subprocess.run([*git, "fsck", "--full", "--strict"], check=True)
 
 
 def test_a_commit_is_read_as_it_was_written() -> None:
