@@ -14,6 +14,7 @@ from functools import wraps
 from typing import NoReturn, ParamSpec, TypeVar
 
 import trio
+from cachetools import LRUCache
 
 from riafs.counters import Counters
 from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle, StoreTimeout
@@ -43,6 +44,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _ENDING_SECONDS = 1.0
+_MAX_REMOVED = 4096
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _OVERTAKEN = (NoSuchName, NotADirectoryHere, ReadOnly, StaleHandle)
 """What a call may come to that a move came into."""
@@ -68,6 +70,8 @@ class WritableFileSystem:
         self._numbers = KernelNumbers()
         self._directories = OpenDirectories(filesystem, self._engine, self._numbers, lambda: self._moves)
         self._inodes: dict[int, int] = {}
+        self._removed: LRUCache[int, Stat] = LRUCache(_MAX_REMOVED)
+        """Directories by the kernel's numbers, asked where nothing else has the number."""
         self._pages = CachedPages()
         self._silent = SilentReads()
         self._moves = 0
@@ -142,8 +146,13 @@ class WritableFileSystem:
         return self._engine.has_row(number) or self._filesystem.is_lasting(number)
 
     async def getattr(self, inode: int) -> Stat:
-        """See Engine."""
-        return self._given(await self._seen(lambda: self._engine.getattr(self._numbers.now(inode))))
+        """See Engine. A removed directory is there, with no links, as long as a program may be in it."""
+        try:
+            return self._given(await self._seen(lambda: self._engine.getattr(self._numbers.now(inode))))
+        except StaleHandle:
+            if inode not in self._removed:
+                raise
+            return self._removed[inode]
 
     async def readlink(self, inode: int) -> bytes:
         """See Engine."""
@@ -168,8 +177,13 @@ class WritableFileSystem:
     # -- listing ------------------------------------------------------------------------------------------------------
 
     async def opendir(self, inode: int) -> int:
-        """A handle to list a directory."""
-        return await self._seen(lambda: self._directories.open(inode))
+        """A handle to list a directory; one that is removed is empty."""
+        try:
+            return await self._seen(lambda: self._directories.open(inode))
+        except StaleHandle:
+            if inode not in self._removed:
+                raise
+            return self._directories.open_removed()
 
     async def readdir(self, handle: int, offset: int) -> tuple[Shown, bool]:
         """See OpenDirectories."""
@@ -219,8 +233,11 @@ class WritableFileSystem:
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """See Engine."""
+        found = await self.lookup(parent, name)
         if await self._done(lambda: self._engine.rmdir(self._numbers.now(parent), name)):
             self._beneath.unpin_all_but({base.dataset for base in self.overlay.datasets()})
+        if found is not None:
+            self._removed[found.inode] = found._replace(links=0)
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """See Engine."""
