@@ -87,10 +87,14 @@ class WritingOperations(pyfuse3.Operations):
         # From here to the reply there is no await: what changes later is told to the kernel after it.
         fill, reply = self._presenter.fill_status, pyfuse3.readdir_reply
         fleeting = self._presenter.fleeting()
-        lasting = self._presenter.blank() if current else fleeting
+        lasting, directory = fleeting, fleeting
+        if current:
+            lasting, directory = self._presenter.blank(), self._presenter.directory()
         for listed in entries:
             status = self._filesystem.stat_of(listed)
-            shown = lasting if status.size >= 0 else fleeting  # below 0 where something could not be found out
+            shown = directory if status.kind is Kind.DIRECTORY else lasting
+            if status.size < 0:  # something could not be found out
+                shown = fleeting
             fill(shown, status)
             if not reply(token, pyfuse3.FileNameT(listed.name), shown, listed.offset):
                 return

@@ -195,6 +195,11 @@ class Rows:
             self._subdirectories[parent] = known
         return known
 
+    def _count_directory(self, parent: int | None, more: int) -> None:
+        """There are so many directories more in `parent`. Counting anew each time makes many of them quadratic."""
+        if parent in self._subdirectories:
+            self._subdirectories[parent] += more
+
     def by_base(self, area: int, base: bytes) -> Row | None:
         """The row that was copied up from that path; of several names the one that stood there."""
         if not base:
@@ -264,7 +269,7 @@ class Rows:
         self._run(_INSERT, row)
         self._names.add(row.parent, row.name)
         if row.kind == DIRECTORY:
-            self._subdirectories.clear()
+            self._count_directory(row.parent, 1)
             self._names.made(row.id)
 
     def add(self, row: Row) -> None:
@@ -313,8 +318,11 @@ class Rows:
     def move(self, node: int, parent: int | None, name: bytes | None, covered: bytes | None, now: int) -> None:
         """Give a node another place, or none."""
         self.turn += 1
+        moved = self.get(node)
+        if moved is not None and moved.kind == DIRECTORY:
+            self._count_directory(moved.parent, -1)
+            self._count_directory(parent, 1)
         self._directories.pop(node, None)
-        self._subdirectories.clear()
         self._names.add(parent, name)
         sql = "UPDATE node SET parent = ?, name = ?, covered = ?, ctime = ?, version = ? WHERE id = ?"
         self._run(sql, (parent, name, covered, now, self.next_version(), node))
@@ -354,10 +362,13 @@ class Rows:
     def delete(self, row: Row) -> None:
         """Remove a node and what only it has: its extents, its whiteouts."""
         self.turn += 1
+        if row.kind == DIRECTORY:
+            known = self.get(row.id)  # where it is now, whatever `row` says
+            self._count_directory(None if known is None else known.parent, -1)
+            self._subdirectories.pop(row.id, None)
         self._directories.pop(row.id, None)
         self._run("DELETE FROM node WHERE id = ?", (row.id,))
         if row.kind == DIRECTORY:
-            self._subdirectories.clear()
             self._names.removed(row.id)
             self._run("DELETE FROM node WHERE parent = ? AND kind = 4", (row.id,))
         elif row.based:

@@ -31,7 +31,7 @@ from riafs.storage.ranged import Buffer
 from riafs.tree.protocol import Kind
 from riafs.vfs.beneath import Beneath
 from riafs.vfs.cachedpages import CachedPages, SilentReads
-from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
+from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, Tell
 from riafs.vfs.keepingbases import BaseKeeper
 from riafs.vfs.kernelnumbers import KernelNumbers
 from riafs.vfs.moving import Mover
@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Tell = Callable[[Sequence[Change]], Awaitable[None]]
-"""Hears what the kernel has to forget."""
 
 _ENDING_SECONDS = 1.0
 _MAX_REMOVED = 4096
@@ -133,7 +131,10 @@ class WritableFileSystem:
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
         """See Engine."""
         found = await self._seen(lambda: self._engine.lookup(self._numbers.now(parent), name))
-        return None if found is None else self._given(found)
+        if found is None:
+            return None
+        await self._filesystem.reached(found.inode)
+        return self._given(found)
 
     def _given(self, found: Stat) -> Stat:
         """With the number that the kernel has for it."""
@@ -338,7 +339,7 @@ class WritableFileSystem:
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
-    async def refresh(self, tell: Tell) -> None:
+    async def refresh(self, tell: Tell, unused: int | None = None) -> None:
         """See FileSystem; datasets with changes stay where they are."""
         await self.recorder.hold()
         self._beneath.let_go()
@@ -346,7 +347,7 @@ class WritableFileSystem:
         async def tell_all(changes: Sequence[Change]) -> None:
             await tell(self._numbers.told(changes))
 
-        await self._filesystem.refresh(tell_all)
+        await self._filesystem.refresh(tell_all, unused)
 
     # -- moving to another commit -------------------------------------------------------------------------------------
 
