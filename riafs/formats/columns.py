@@ -31,12 +31,13 @@ class Pages(Protocol):
 class Growing:
     """A column in the making. `code`: the element's type as in the module `array`; `pages`: None for memory only."""
 
-    __slots__ = ("_code", "_firsts", "_pages", "_tail")
+    __slots__ = ("_code", "_firsts", "_most", "_pages", "_tail")
 
     def __init__(self, code: str, pages: Pages | None) -> None:
         self._code = code
         self._pages = pages
         self._tail = array(code)
+        self._most = sys.maxsize if pages is None else _AT_FIRST // self._tail.itemsize
         self._firsts = array("I")
         """The first page of each group that was written."""
 
@@ -46,7 +47,8 @@ class Growing:
     def append(self, value: int) -> None:
         """One more."""
         self._tail.append(value)
-        self._spill()
+        if len(self._tail) >= self._most:
+            self._spill()
 
     def extend(self, values: Iterable[int] | bytes | bytearray) -> None:
         """More; bytes for a column of bytes only."""
@@ -54,13 +56,12 @@ class Growing:
             self._tail.frombytes(values)
         else:
             self._tail.extend(values)
-        self._spill()
+        if len(self._tail) >= self._most:
+            self._spill()
 
     def _spill(self) -> None:
-        width = self._tail.itemsize
-        if self._pages is None or len(self._tail) * width < (_GROUP if self._firsts else _AT_FIRST):
-            return
-        count = _GROUP // width
+        assert self._pages is not None
+        count = self._most = _GROUP // self._tail.itemsize
         whole = len(self._tail) // count * count
         for start in range(0, whole, count):
             self._firsts.append(self._pages.write(self._tail[start : start + count].tobytes()))

@@ -5,6 +5,7 @@ names them (with hints, which change) is kept apart from where they lie (which d
 """
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from riafs.formats.columns import Growing, Pages
@@ -85,18 +86,18 @@ class Streams:
             return NO_BLOCK, 0
         return block, position - (ends[block - 1] if block > first else 0)
 
-    def segments(self, stream: int, position: int, length: int) -> list[Segment]:
+    def segments(self, stream: int, position: int, length: int) -> Iterator[Segment]:
         """The segments of a range of a stream, in order; those of blocks without bytes too, which have none."""
-        found: list[Segment] = []
         first = self._firsts[stream]
         after = self._firsts[stream + 1] if stream + 1 < len(self._firsts) else len(self._ends)
         block = bisect_right(self._ends, position, first, after)
         while length > 0 and block < after:
             begin = self._ends[block - 1] if block > first else 0
             taken = min(length, self._ends[block] - position)
-            found.append(Segment(block, position - begin, taken))
+            yield Segment(block, position - begin, taken)
             position, length, block = position + taken, length - taken, block + 1
-        return [*found, Segment(NO_BLOCK, 0, length)] if length > 0 else found
+        if length > 0:
+            yield Segment(NO_BLOCK, 0, length)
 
 
 class StreamsBuilder:

@@ -7,11 +7,14 @@ from itertools import islice
 from operator import lt
 from typing import NamedTuple, Protocol
 
+from riafs import memory
 from riafs.formats.manifests_blocks import NO_BLOCK, Segment, Streams
 from riafs.formats.manifests_tokens import columns_of
 from riafs.formats.manifests_tree import FolderTree, Runs
 from riafs.formats.sevenzip_table import Column
 
+_MANY_SEGMENTS = 100_000
+_PER_SEGMENT = 300
 FOLDER = -1
 """In place of the size of a folder."""
 
@@ -80,9 +83,18 @@ class Folder:
         several = self._more.get(self.names[index])
         return several or (Part(self._streams_of[index], self._positions[index], self._lengths[index]),)
 
+    def _each_part(self, index: int) -> Iterable[Part]:
+        return self.parts(index)
+
     def segments(self, index: int) -> Sequence[Segment]:
-        """The parts of blocks that a file is made of, in order, none of them empty."""
-        return [segment for segment in self.all_segments(index) if segment.length]
+        """The parts of blocks that a file is made of, in order, none of them empty. Raises OutOfMemory."""
+        found: list[Segment] = []
+        for segment in self.all_segments(index):
+            if segment.length:
+                found.append(segment)
+                if len(found) % _MANY_SEGMENTS == 0:
+                    memory.ensure(_MANY_SEGMENTS * _PER_SEGMENT, f"a file of more than {len(found)} segments")
+        return found
 
     def glance(self, index: int) -> tuple[int, int, int]:
         """What most need to know, quickly: a file's size, the block that all of it is in, and its offset there.
@@ -110,7 +122,7 @@ class Folder:
 
     def all_segments(self, index: int) -> Iterator[Segment]:
         """The same, with the empty ones, which make a difference to the normal form only."""
-        return (segment for part in self.parts(index) for segment in self._streams.segments(*part))
+        return (segment for part in self._each_part(index) for segment in self._streams.segments(*part))
 
 
 class Columns:

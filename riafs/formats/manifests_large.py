@@ -5,7 +5,7 @@ are the folder; else they are merged into a second set of columns, where the par
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import chain, groupby, islice, pairwise
 from operator import eq, itemgetter
@@ -15,11 +15,12 @@ from riafs.formats.manifests_blocks import NO_BLOCK, Streams
 from riafs.formats.manifests_folder import Columns, Folder, Part
 from riafs.formats.manifests_tree import FolderTree, Runs
 
-LARGE = 4 << 20
+LARGE = 1 << 20
 """Bytes of its tokens from which on a folder is large."""
 _AT_ONCE = 50_000
 _ROWS = 1 << 16
 """Rows in memory while runs are merged."""
+_PARTS = 1 << 10
 _SEVERAL = (1 << 32) - 1
 """In place of the stream of a file of several parts: its position says where they are."""
 
@@ -93,11 +94,14 @@ class _MergedFolder(Folder):
 
     def parts(self, index: int) -> Sequence[Part]:
         """See Folder."""
+        return list(self._each_part(index))
+
+    def _each_part(self, index: int) -> Iterable[Part]:
         if self._streams_of[index] != _SEVERAL:
             return super().parts(index)
         end = self._positions[index]
-        rows = self._parts.rows(end - self._parts.positions[end], end, _ROWS)
-        return [Part(stream, position, length) for _, position, length, stream in rows]
+        rows = self._parts.rows(end - self._parts.positions[end], end, _PARTS)
+        return (Part(stream, position, length) for _, position, length, stream in rows)
 
     def _is_plain(self, length: int, stream: int, name: bytes) -> bool:
         return stream != _SEVERAL and super()._is_plain(length, stream, name)

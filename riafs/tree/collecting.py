@@ -1,7 +1,7 @@
 """From the text of a manifest to the directory that shows it; a refused one is shown as broken, with the reason."""
 
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar, TypeVarTuple
@@ -93,16 +93,15 @@ async def read_manifest(tools: CollectionTools, text: bytes | AsyncIterable[byte
     """The manifest that `text` is. Raises MalformedManifest, OutOfMemory, and what reading the text raises."""
     tools.counters.manifests_parsed += 1
     reader = ManifestReader(lenient=tools.lenient, pages=partial(SpillFile, tools.spill, "a collection's manifest"))
-    size = 0
-    async for piece in _pieces(text) if isinstance(text, bytes) else text:
-        size += len(piece)
-        await _in_a_thread_if_large(size, _feed, reader, piece)
+    size = len(text) if isinstance(text, bytes) else 0
+    if isinstance(text, bytes):
+        for start in range(0, size, _PIECE):
+            await _in_a_thread_if_large(size, _feed, reader, text[start : start + _PIECE])
+    else:
+        async for piece in text:
+            size += len(piece)
+            await _in_a_thread_if_large(size, _feed, reader, piece)
     return await _in_a_thread_if_large(size, reader.finish)
-
-
-async def _pieces(text: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(text), _PIECE):
-        yield text[start : start + _PIECE]
 
 
 def _feed(reader: ManifestReader, piece: bytes) -> None:

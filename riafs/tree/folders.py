@@ -137,8 +137,10 @@ def _a_dropped(folder: ShownFolder) -> str:
 
 def file_version(manifest: Manifest, folder: Folder, index: int) -> bytes:
     """What the content of a file depends on that is not in one block: its segments, by the digests of their blocks."""
-    parts = [
-        b"%b+%d+%d" % (b"" if block == NO_BLOCK else manifest.digest(block), offset, length)
-        for block, offset, length in folder.segments(index)
-    ]
-    return hashlib.md5(b" ".join(parts), usedforsecurity=False).digest() if parts else b""
+    digest, between = hashlib.md5(usedforsecurity=False), b""
+    for block, offset, length in folder.all_segments(index):
+        if length:
+            named = b"" if block == NO_BLOCK else manifest.digest(block)
+            digest.update(b"%b%b+%d+%d" % (between, named, offset, length))
+            between = b" "
+    return digest.digest() if between else b""
