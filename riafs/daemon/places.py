@@ -30,4 +30,6 @@ def select(changes: Sequence[Change], entrance: bytes, places: Sequence[bytes]) 
 
 
 def _touches(change: Change, places: Set[bytes]) -> bool:
-    return is_in_one(change.path, places) or (change.source is not None and is_in_one(change.source, places))
+    """A second name of a file of the commit goes with the first: without that there may be nothing to copy."""
+    source = change.base.path if change.kind is ChangeKind.COPIED and change.base is not None else change.source
+    return is_in_one(change.path, places) or (source is not None and is_in_one(source, places))
