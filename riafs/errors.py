@@ -168,7 +168,7 @@ class FileTooLarge(RiafsError):
 
 
 class NotPermitted(RiafsError):
-    """What git cannot carry (hard links, device nodes, fifos, sockets, some names), refused where it is made."""
+    """What git cannot carry (some names), refused where it is made."""
 
     errno = _errno.EPERM
 

@@ -84,7 +84,7 @@ class Overlay:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         lost_power = self._setting("boot") not in (None, boot)
         sizes, rows = self.files.sizes(), self.rows.with_data()
-        named = [row for row in rows if row.parent is not None]
+        named = [row for row in rows if row.parent is not None or row.links]
         unnamed = sizes.keys() - {row.data for row in rows}
         if was_closed and unnamed:
             raise damaged(self.path, f"no row names {len(unnamed)} of its data files")
