@@ -13,7 +13,7 @@ import pyfuse3
 from riafs.errors import ChangedContent, CorruptContent
 from riafs.fuse.guard import Guard
 from riafs.fuse.operations import NAME_MAX, check_attribute
-from riafs.fuse.presentation import Presenter, file_info
+from riafs.fuse.presentation import KINDS, Presenter, file_info
 from riafs.overlay.naming import Maker
 from riafs.tree.protocol import Kind
 from riafs.vfs.writable import WritableFileSystem
@@ -131,8 +131,8 @@ class WritingOperations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         """See Engine.mknod."""
-        regular = stat.S_ISREG(mode)
-        made = await self._filesystem.mknod(parent_inode, name, _maker(mode, ctx), regular=regular)
+        kind = KINDS.get(stat.S_IFMT(mode), Kind.FILE)
+        made = await self._filesystem.mknod(parent_inode, name, _maker(mode, ctx), kind, rdev)
         return self._presenter.status(made)
 
     async def mkdir(
@@ -160,7 +160,7 @@ class WritingOperations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         """See Engine.link."""
-        return await self._filesystem.link(inode, new_parent_inode, new_name)
+        return self._presenter.status(await self._filesystem.link(inode, new_parent_inode, new_name))
 
     async def unlink(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
         """See Engine.unlink."""
