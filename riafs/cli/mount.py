@@ -15,10 +15,10 @@ from riafs.cli.mountcaller import asked_for_writing
 from riafs.cli.mountopts import is_read_only, quote_option, wants_writing
 from riafs.daemon import background, mountpoint, process
 from riafs.daemon.ask import ask
-from riafs.daemon.mounts import resolve
+from riafs.daemon.mounts import mount_at, resolve
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.unmount import find_mount
-from riafs.errors import BadSource, MountFailed, NotMounted, StoreTimeout, TooLarge, UsageError
+from riafs.errors import BadSource, MountFailed, NotMounted, RiafsError, StoreTimeout, TooLarge, UsageError
 from riafs.formats.keepurl import STANDARD_INPUT, KeepUrl
 from riafs.formats.riaurl import RiaUrl, rewrite
 from riafs.formats.riaurl import parse_source as parse_ria_source
@@ -76,9 +76,22 @@ def mount(request: MountRequest, *, fake: bool = False) -> int:
         _live(plan, lambda: None)
     else:
         _start(plan)
+        if plan.settings.overlay:
+            _tell_obstacle(plan)
         if request.verbose:
             print(f"{plan.source} is mounted at {plan.mountpoint}; its log: {_log_place(plan)}")
     return 0
+
+
+def _tell_obstacle(plan: MountPlan) -> None:
+    """Say at once what a push will say, if that is known: nobody should work for hours on what stays here."""
+    mounted = mount_at(plan.mountpoint)
+    if mounted is None:
+        return
+    with contextlib.suppress(RiafsError, PermissionError):
+        reply = ask(mounted, "pushable", plan.environment)
+        if reply.get("obstacle"):
+            print(f"riafs: changes cannot be pushed as it is: {reply['obstacle']}", file=sys.stderr)
 
 
 def _log_place(plan: MountPlan) -> str:

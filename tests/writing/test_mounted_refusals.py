@@ -1,6 +1,7 @@
 """What stops a push from a mount: one line, an exit status, the changes as they were; then the same push succeeds."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -194,3 +195,21 @@ def test_a_lock_that_was_left_behind_is_named(dataset: SmallDataset, tmp_path: P
         refused(mount, 2, f"{lock} has been there for")
         lock.unlink()
         pushed(mount, dataset)
+
+
+def test_a_mount_says_at_once_what_a_push_will_say(dataset: SmallDataset, tmp_path: Path) -> None:
+    store, mountpoint = dataset.path.parent.parent, tmp_path / "mnt"
+    mountpoint.mkdir()
+
+    def said(source: str) -> str:
+        overlay = str(tmp_path / "over")
+        done = run_riafs("mount", source, mountpoint, "--overlay", overlay, "--log", str(tmp_path / "log"))
+        assert done.returncode == 0
+        assert run_riafs("umount", mountpoint).returncode == 0
+        shutil.rmtree(overlay)
+        return done.stderr
+
+    assert said(f"{store}#~one") == ""
+    dataset.annex_branch({b"uuid.log": b"x y timestamp=1s\n"})
+    assert "no storage on record" in said(f"{store}#~one")
+    assert said(str(store)) == ""
