@@ -1,7 +1,7 @@
 """The overlay's data files: one for each file with local bytes, sparse, called by its number.
 
-Invariants: numbers grow, so that whichever file has a greater one was made later; a file is removed only after the rows that no longer name it are durable (`doom`, then `purge`); what lies
-beyond the end of the data reads as zeros.
+Invariants: numbers grow, so that whichever file has a greater one was made later; a file is removed only after the rows
+that no longer name it are durable (`doom`, then `purge`); what lies beyond the end of the data reads as zeros.
 """
 
 import contextlib
