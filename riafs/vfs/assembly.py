@@ -162,14 +162,16 @@ async def _open_store(
     tools = StoreTools(
         git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links, times,
         Checkouts(git.gits) if plan.checkout else None,
-        _last_changes(plan, scratch, means.background) if plan.dated_by_change else None,
+        _last_changes(plan, scratch, means) if plan.dated_by_change else None,
     )  # fmt: skip
     return await open_source(source, tools, keys=not plan.believing)
 
 
-def _last_changes(plan: Plan, scratch: Scratch, background: Background) -> LastChanges:
+def _last_changes(plan: Plan, scratch: Scratch, means: Means) -> LastChanges:
     place = f"{scratch.cache or scratch.path}/{TIMES_DIRECTORY}"
-    return LastChanges(place, scratch.path, background, plan.deadline)
+    changes = LastChanges(place, scratch.path, means.background, plan.deadline)
+    means.closing.callback(changes.close)
+    return changes
 
 
 @asynccontextmanager
