@@ -100,7 +100,7 @@ class _Walk:
             return LocalContent(b"", (), row.size, row.target, executable=False)
         extents = self._extents(row) if row.based else ((0, row.size),) if row.size else ()
         data = self._files.name(row.data) if row.data else b""
-        return LocalContent(data, extents, row.size, None, _is_executable(row))
+        return LocalContent(data, extents, row.size, None, _is_executable(row), row.written)
 
     def _extents(self, row: Outline) -> tuple[tuple[int, int], ...]:
         local = [(start, min(end, row.size)) for start, end in self._rows.extents(row.id)]

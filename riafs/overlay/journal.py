@@ -140,6 +140,11 @@ class Journal:
         self._allocated = length
         return True
 
+    @property
+    def size(self) -> int:
+        """Bytes of the database and of what is in use of its log."""
+        return os.stat(self.path).st_size + self._frames()
+
     def _frames(self) -> int:
         """Bytes of the log in use: the wal-index's header has the number of frames at byte 16 (SQLite's WAL format)."""
         return int.from_bytes(os.pread(self._index, 4, 16), sys.byteorder) * _FRAME
@@ -150,6 +155,10 @@ class Journal:
         if self._steps >= GROUP:
             self.commit()
 
+    def refuse(self, why: str) -> None:
+        """Change nothing any more."""
+        self._failed = why
+
     def commit(self) -> None:
         """Commit what is pending: afterwards it survives the end of this process. Raises OverlayFailed."""
         self.before_commit()
@@ -157,7 +166,7 @@ class Journal:
             return
         self.failpoint("before commit")
         try:
-            self._execute("UPDATE setting SET value = ? WHERE name = 'commits'", (self._commits + 1,))
+            self._execute("UPDATE setting SET value = ? WHERE name IN ('commits', 'seen')", (self._commits + 1,))
             self._execute("COMMIT")
         except sqlite3.Error as error:
             # Operations were answered that are lost now; nothing may be built on them.
