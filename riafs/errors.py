@@ -168,7 +168,7 @@ class FileTooLarge(RiafsError):
 
 
 class NotPermitted(RiafsError):
-    """What git cannot carry (hard links, device nodes, fifos, sockets, some names), refused where it is made."""
+    """What git cannot carry (some names), refused where it is made."""
 
     errno = _errno.EPERM
 
@@ -249,9 +249,22 @@ class StoreTimeout(RiafsError):
 
 
 class TaskFailed(StoreError):
-    """A part of riafs could not do its work: no thread, memory or descriptor was left, or it has a bug."""
+    """A part of riafs could not do its work: no thread or descriptor was left, or it has a bug."""
 
     exit_code = 4
+
+
+class OutOfMemory(TaskFailed):
+    """There is not enough memory here for one request: this process or its control group has no more."""
+
+    errno = _errno.ENOMEM
+    exit_code = 2
+
+
+class CacheFailed(RiafsError):
+    """What is kept in the cache directory cannot be read or written; it is made anew or done without."""
+
+    retryable = True
 
 
 class Overloaded(StoreError):
@@ -273,6 +286,12 @@ class AccessExpired(RiafsError):
 
 class ShortRead(RiafsError):
     """A file, archive or block holds fewer bytes than it says."""
+
+
+class CutOff(ShortRead):
+    """A connection ended in the middle of an answer: the network's trouble, or a server that met damage."""
+
+    retryable = True
 
 
 class TooLarge(RiafsError):

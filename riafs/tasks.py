@@ -14,7 +14,7 @@ from typing import TypeVarTuple
 import trio
 
 from riafs.counters import Counters
-from riafs.errors import RiafsError, TaskFailed
+from riafs.errors import OutOfMemory, RiafsError, TaskFailed
 
 log = logging.getLogger(__name__)
 
@@ -100,12 +100,14 @@ def _report(name: str, error: Exception, counters: Counters) -> None:
 def as_failure(what: str) -> Iterator[None]:
     """For what a task does that others wait for: every exception becomes one of ours.
 
-    `what`: the thing that cannot be had then. Raises TaskFailed; a RiafsError stays what it is.
+    `what`: the thing that cannot be had then. Raises TaskFailed, OutOfMemory; a RiafsError stays what it is.
     """
     try:
         yield
     except RiafsError:
         raise
+    except MemoryError as error:
+        raise OutOfMemory(f"{what}: {described(error)}") from error
     except Exception as error:
         if not is_shortage(error):
             log.exception("%s: an internal error", what)
@@ -122,7 +124,7 @@ def described(error: BaseException) -> str:
     if isinstance(error, RiafsError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "there is not enough memory"
+        return "out of memory"
     if isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
         return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, str | bytes) else reason

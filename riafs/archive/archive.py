@@ -17,7 +17,7 @@ from riafs.archive.checks import Digests, Naming
 from riafs.archive.decoding import Decoding
 from riafs.archive.encryption import Unlocker
 from riafs.archive.extractor import Extractor
-from riafs.archive.header import Found, read_listing
+from riafs.archive.header import Found, find_archive, read_listing
 from riafs.archive.member import open_decoded
 from riafs.archive.opened import OpenArchives
 from riafs.archive.saved import IndexDirectory
@@ -105,17 +105,18 @@ class Archive:
         Raises NotAnArchive, MalformedArchive, UnsupportedArchive, EncryptedArchive, ShortRead, StoreTimeout,
         StoreError, and what reading `source` raises.
         """
-        name = await _name_of(source)
+        inside = await find_archive(source)
+        name = await _name_of(source, inside)
         indexes = tools.indexes if isinstance(source, FileBytes) and source.identity is not None else None
         if indexes is not None:
             columns = await indexes.find(name, _LISTING, ELEMENTS)
             if columns is not None:
-                return cls(source, Listing.from_columns(columns), tools, name, path)
-        found = await _within(tools, read_listing(source, tools.limits, tools.unlocker))
+                return cls(inside, Listing.from_columns(columns), tools, name, path)
+        found = await _within(tools, read_listing(inside, tools.limits, tools.unlocker))
         listing = found.listing
         if indexes is not None and not found.encrypted:  # a list that was encrypted stays secret
             listing = await _saved(indexes, name, listing)
-        return cls(source, listing, tools, name, path)
+        return cls(inside, listing, tools, name, path)
 
     def find(self, name: bytes) -> Member | None:
         """The member of that name, ``/`` between parts; the last one if the archive has several.
@@ -166,14 +167,14 @@ class Archive:
         self._decoding.close()
 
 
-async def _name_of(source: RangedBytes) -> bytes:
+async def _name_of(source: RangedBytes, inside: RangedBytes) -> bytes:
     """A name that no other archive has, nor this one once it was changed: for what is remembered of it."""
     identity = source.identity if isinstance(source, FileBytes) else None
     if identity is None:
         return b"unknown " + os.urandom(16)
     numbers = (identity.device, identity.inode, identity.size, identity.mtime_ns, identity.ctime_ns)
     # The front of an archive has the checksum of its list of members.
-    return struct.pack("<QQQqq", *numbers) + bytes(await source.read(0, SIGNATURE_HEADER_SIZE))
+    return struct.pack("<QQQqq", *numbers) + bytes(await inside.read(0, SIGNATURE_HEADER_SIZE))
 
 
 async def _within(tools: ArchiveTools, reading: Awaitable[Found]) -> Found:

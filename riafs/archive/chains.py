@@ -9,16 +9,16 @@ import math
 from collections.abc import Callable
 
 from riafs.archive.coders import DAMAGE, Step
-from riafs.errors import DecodeFailed, RiafsError, StoreError
+from riafs.errors import DecodeFailed, OutOfMemory, RiafsError
 
-_PIECE = 32 << 10
+_PIECE = 8 << 10  # small enough to go through it byte by byte; PPMd takes up to 0.1 ms for each
 
 
 class Chain:
     """Decodes `size` bytes with what `make` makes; `shown` is what messages call them.
 
     It has to be given the packed bytes from `position` on, which goes back to 0 once where they are damaged, in the
-    same pieces as before. Raises what `make` raises, and StoreError where there is no memory.
+    same pieces as before. Raises what `make` raises, and OutOfMemory.
     """
 
     def __init__(self, make: Callable[[], Step], size: int, shown: str) -> None:
@@ -41,7 +41,7 @@ class Chain:
     def decode(self, data: bytes, most: int) -> bytes:
         """The next bytes, at most `most`; none where more packed ones are needed, or others.
 
-        Raises DecodeFailed, StoreError where there is no memory.
+        Raises DecodeFailed, OutOfMemory.
         """
         ended = self.needs_input and not data
         if not self._output and self._failure is None:
@@ -59,7 +59,7 @@ class Chain:
             if ended and not self._output and self._step.needs_input:
                 self._failure = DecodeFailed(f"{self._shown} ends too early")
         except MemoryError as error:
-            raise StoreError(f"{self._shown}: there is not enough memory to decode it") from error
+            raise OutOfMemory(f"{self._shown}: out of memory for decoding it") from error
         except DAMAGE as error:
             if self._careful_from < math.inf:
                 self._failure = DecodeFailed(f"{self._shown} cannot be decoded: {error or 'it ends too early'}")
@@ -72,7 +72,7 @@ class Chain:
         try:
             self._step = self._make()
         except MemoryError as error:
-            raise StoreError(f"{self._shown}: there is not enough memory to decode it") from error
+            raise OutOfMemory(f"{self._shown}: out of memory for decoding it") from error
 
     def _decode(self, data: bytes, most: int) -> None:
         while len(self._output) < most and self._made < self._size:
@@ -87,3 +87,5 @@ class Chain:
             if self._made > self._given_until:
                 self._output += decoded
                 self._given_until = self._made
+            if self._step.needs_input:
+                return

@@ -12,7 +12,7 @@ import resource
 from collections.abc import Iterator
 
 from riafs.archive.chains import Chain
-from riafs.archive.coders import step_of
+from riafs.archive.coders import Step, step_of
 from riafs.errors import MalformedArchive, MissingProgram, RiafsError, UnsupportedArchive
 from riafs.formats.sevenzip_single import parse_single_folder
 
@@ -69,7 +69,13 @@ def _close_the_door() -> None:
 def _folder(archive: int) -> Iterator[bytes]:
     folder = parse_single_folder(lambda offset, length: os.pread(archive, length, offset))
     start = folder.pack_offset
-    chain = Chain(lambda: step_of(folder), folder.size, "the folder")
+    steps: list[Step] = []  # none is given up before the end of the process, as pyppmd's thread may still wait in it
+
+    def make() -> Step:
+        steps.append(step_of(folder))
+        return steps[-1]
+
+    chain = Chain(make, folder.size, "the folder")
     _close_the_door()
     left = folder.size
     while left > 0:

@@ -30,6 +30,7 @@ _MOST_IN_CHUNK = 1 << 16
 _LARGEST_WINDOW = 30  # of Zstandard, as a power of two: what archives may claim for a dictionary
 _PIECES = 32
 _PPMD_PADDING = 16
+_PPMD_START = 8
 _BROTLI_FRAME = struct.Struct("<IIIHH")
 _BROTLI_FRAME_MAGIC = b"\x50\x2a\x4d\x18"
 
@@ -250,7 +251,7 @@ class _Piped:
                 if not piece:
                     return b""
             decoded = self._outer.decompress(piece, max_length)
-            if decoded or not self._left:
+            if decoded or not (piece or self._left):
                 return decoded
 
 
@@ -428,25 +429,42 @@ class _Translated:
 
 
 class _Ppmd:
-    """PPMd, variant H, with a model of the order and size that the properties say."""
+    """PPMd, variant H, with a model of the order and size that the properties say.
+
+    The library needs `_PPMD_START` bytes to begin with, reads beyond the end, waits for input whenever it made less
+    than it was asked for, whatever it says about that, and reports damage as a lack of memory (pyppmd 1.3).
+    """
 
     def __init__(self, properties: bytes) -> None:
         import pyppmd
 
         order, memory = struct.unpack_from("<BI", properties)
         self._decoder = pyppmd.Ppmd7Decoder(order, memory)
+        self._front: bytes | None = b""
         self._padding = _PPMD_PADDING
-
-    @property
-    def needs_input(self) -> bool:
-        """See Step."""
-        return bool(self._decoder.needs_input)
+        self.needs_input = True
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """See Step. The library reads beyond the end, and reports damage as a lack of memory."""
-        if not data and self._decoder.needs_input and self._padding:
-            self._padding -= 1
-            data = b"\0"
+        """See Step."""
+        ended = self.needs_input and not data
+        if self._front is not None:
+            data = self._front = self._front + data
+            if len(data) < _PPMD_START and not ended:
+                return b""
+            self._front = None
+        decoded = b""
+        while not decoded:
+            if ended and not data:
+                if not self._padding:
+                    break
+                data, self._padding = b"\0", self._padding - 1
+            decoded, data = self._decoded(data, max_length), b""
+            self.needs_input = len(decoded) < max_length
+            if not ended:
+                break
+        return decoded
+
+    def _decoded(self, data: bytes, max_length: int) -> bytes:
         try:
             decoded: bytes = self._decoder.decode(data, max_length)
         except MemoryError as error:

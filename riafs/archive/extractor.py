@@ -24,7 +24,15 @@ from collections.abc import Sequence
 import trio
 
 from riafs.archive import child
-from riafs.errors import DecodeFailed, DecoderDied, MissingProgram, RiafsError, StoreError, UnsupportedArchive
+from riafs.errors import (
+    DecodeFailed,
+    DecoderDied,
+    MissingProgram,
+    OutOfMemory,
+    RiafsError,
+    StoreError,
+    UnsupportedArchive,
+)
 from riafs.formats.sevenzip_folder import Folder
 from riafs.formats.sevenzip_single import single_folder_ends
 from riafs.storage.files import FileBytes
@@ -269,7 +277,7 @@ class ChildDecoder:
         if self._engine is not Engine.SEVENZIP and status == child.UNABLE:
             return MissingProgram(f"{self._shown} cannot be decoded: {self._text()}")
         if self._engine is not Engine.SEVENZIP and status == child.LACKS_MEMORY:
-            return StoreError(f"{self._shown}: there is not enough memory to decode it")
+            return OutOfMemory(f"{self._shown}: out of memory for decoding it")
         text = self._text()
         if (self._engine is not Engine.SEVENZIP and status == child.UNKNOWN) or any(each in text for each in _NO_CODEC):
             return UnsupportedArchive(f"{self._shown} has a method that {self._engine.value} does not know: {text}")

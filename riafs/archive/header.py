@@ -5,6 +5,7 @@ worker threads, since a header of a million members takes seconds. Invariant: at
 or decoded at once, and a decoder's dictionary is never larger than what it decodes.
 """
 
+import contextlib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +17,17 @@ from riafs.archive.chains import Chain
 from riafs.archive.coders import IN_PROCESS, is_decodable, step_of
 from riafs.archive.encryption import Unlocker
 from riafs.errors import (
+    ArchiveError,
     DecodeFailed,
     EncryptedArchive,
     MalformedArchive,
+    OutOfMemory,
     OversizedArchive,
     ShortRead,
-    StoreError,
     UnsupportedArchive,
 )
 from riafs.formats.sevenzip import (
+    SIGNATURE,
     Listing,
     is_encoded,
     parse_encoded_header,
@@ -34,6 +37,7 @@ from riafs.formats.sevenzip import (
 from riafs.formats.sevenzip_cursor import Limits
 from riafs.formats.sevenzip_folder import Folder
 from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
+from riafs.storage.extents import Extent
 from riafs.storage.ranged import RangedBytes
 
 # 7-Zip encodes a header once; its reader would follow any number.
@@ -42,6 +46,8 @@ _MAX_ENCODINGS = 4
 _MAX_RATIO = 1000
 _RATIO_COUNTS_FROM = 64 << 20
 _PIECE = 256 << 10
+_STUB = 8 << 20
+_STUB_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +62,32 @@ async def read_listing(source: RangedBytes, limits: Limits, unlocker: Unlocker) 
     """The members of the 7z archive `source`.
 
     Raises NotAnArchive, MalformedArchive, UnsupportedArchive, EncryptedArchive (a header that needs a password, or
-    another one), ShortRead (the header lies beyond the end), StoreError (no memory for it), and what reading `source`
+    another one), ShortRead (the header lies beyond the end), OutOfMemory, and what reading `source`
     raises.
     """
     with _memory_as_failure():
         header, encrypted = await _read_header(source, limits, unlocker)
         return Found(await trio.to_thread.run_sync(parse_header, header, limits, abandon_on_cancel=True), encrypted)
+
+
+async def find_archive(source: RangedBytes) -> RangedBytes:
+    """The 7z archive in `source` without the program in front of it that unpacks it (SFX): offsets in an archive count
+    from its signature, which is looked for in the first 8 MiB. `source` itself where there is none.
+
+    Raises what reading `source` raises.
+    """
+    start = bytes(await source.read(0, len(SIGNATURE)))
+    if start == SIGNATURE:
+        return source
+    for begin in range(0, min(_STUB, source.size), _STUB_PIECE):
+        piece = bytes(await source.read(begin, _STUB_PIECE + SIGNATURE_HEADER_SIZE - 1))
+        at = -1
+        while 0 <= (at := piece.find(SIGNATURE, at + 1)) < _STUB_PIECE:
+            with contextlib.suppress(ArchiveError):  # the program has the signature in itself
+                place = parse_signature(piece[at : at + SIGNATURE_HEADER_SIZE])
+                if place.offset + place.size <= source.size - begin - at:
+                    return Extent(source, begin + at, source.size - begin - at)
+    return source
 
 
 async def read_plain_header(source: RangedBytes, limits: Limits) -> bytes:
@@ -77,7 +103,7 @@ def _memory_as_failure() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise StoreError("there is not enough memory for the archive's list of members") from error
+        raise OutOfMemory("out of memory for the archive's list of members") from error
 
 
 async def _read_header(source: RangedBytes, limits: Limits, unlocker: Unlocker | None) -> tuple[bytes, bool]:

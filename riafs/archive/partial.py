@@ -13,7 +13,7 @@ import threading
 import trio
 
 from riafs.archive.checks import Checks
-from riafs.errors import RiafsError, StoreError
+from riafs.errors import OutOfMemory, RiafsError, StoreError
 from riafs.formats.sevenzip import Member
 
 IN_MEMORY = 16 << 20
@@ -150,7 +150,7 @@ def _memory(size: int) -> bytearray:
     try:
         return bytearray(size)
     except MemoryError as error:
-        raise StoreError("there is not enough memory for a decoded archive member") from error
+        raise OutOfMemory("out of memory for a decoded archive member") from error
 
 
 def _unlinked_file(directory: bytes) -> int:

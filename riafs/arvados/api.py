@@ -72,6 +72,18 @@ class ApiServer:
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{self.host} does not answer as an Arvados API server does") from error
 
+    async def slash_substitute(self) -> str:
+        """What stands for a ``/`` in names (``ForwardSlashNameSubstitution`` of the cluster's configuration); empty
+        where it says nothing, or cannot be read.
+        """
+        try:
+            collections = (await self.get("config")).get("Collections")
+        except RiafsError as error:  # names are shown all the same
+            log.info("what stands for a / in names is not known: %s", error)
+            return ""
+        told = collections.get("ForwardSlashNameSubstitution") if isinstance(collections, dict) else None
+        return told if isinstance(told, str) and "/" not in told and "\0" not in told else ""
+
     async def get(self, path: str, **parameters: object) -> Record:
         """The record at `path` (``collections/UUID``).
 

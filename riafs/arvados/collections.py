@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from riafs.arvados.api import ApiServer, Record
-from riafs.errors import StoreError
+from riafs.errors import NotInStore, StoreError
 
 _BATCH = 1000
 _STATE = ("uuid", "portable_data_hash", "modified_at")
@@ -51,7 +51,10 @@ class CollectionRecord:
 
 async def fetch_collection(api: ApiServer, identifier: bytes) -> CollectionRecord:
     """The collection with that uuid or portable data hash. Raises NotInStore, StoreDenied, StoreError, StoreTimeout."""
-    return _record(identifier, await api.get(f"collections/{identifier.decode('ascii')}"))
+    record = await api.get(f"collections/{identifier.decode('ascii')}")
+    if record.get("is_trashed") is True:
+        raise NotInStore(f"collection {identifier.decode()} of {api.host} is in the trash")
+    return _record(identifier, record)
 
 
 async def fetch_shown(api: ApiServer, uuid: bytes) -> bytes:

@@ -4,17 +4,21 @@ Everything that can be wrong without asking the store is found before a process 
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from urllib.parse import quote
 
 from riafs.cli.mountcaller import asked_for_writing
 from riafs.cli.mountopts import is_read_only, quote_option, wants_writing
 from riafs.daemon import background, mountpoint, process
+from riafs.daemon.ask import ask
+from riafs.daemon.mounts import mount_at, resolve
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.unmount import find_mount
-from riafs.errors import MountFailed, StoreTimeout, TooLarge, UsageError
+from riafs.errors import BadSource, MountFailed, NotMounted, RiafsError, StoreTimeout, TooLarge, UsageError
 from riafs.formats.keepurl import STANDARD_INPUT, KeepUrl
 from riafs.formats.riaurl import RiaUrl, rewrite
 from riafs.formats.riaurl import parse_source as parse_ria_source
@@ -65,14 +69,29 @@ def mount(request: MountRequest, *, fake: bool = False) -> int:
     plan = make_plan(request, environment)
     if fake:
         return 0
+    if plan.by_mount and _is_mounted(plan):
+        return 0
     plan = replace(plan, mountpoint=mountpoint.prepare(plan.mountpoint), manifest=manifest_on_input(plan.source))
     if plan.settings.foreground:
         _live(plan, lambda: None)
     else:
         _start(plan)
+        if plan.settings.overlay:
+            _tell_obstacle(plan)
         if request.verbose:
             print(f"{plan.source} is mounted at {plan.mountpoint}; its log: {_log_place(plan)}")
     return 0
+
+
+def _tell_obstacle(plan: MountPlan) -> None:
+    """Say at once what a push will say, if that is known: nobody should work for hours on what stays here."""
+    mounted = mount_at(plan.mountpoint)
+    if mounted is None:
+        return
+    with contextlib.suppress(RiafsError, PermissionError):
+        reply = ask(mounted, "pushable", plan.environment)
+        if reply.get("obstacle"):
+            print(f"riafs: changes cannot be pushed as it is: {reply['obstacle']}", file=sys.stderr)
 
 
 def _log_place(plan: MountPlan) -> str:
@@ -81,6 +100,18 @@ def _log_place(plan: MountPlan) -> str:
     if plan.settings.log != "auto":
         return plan.settings.log
     return LogPlace(plan.directories.log, plan.mountpoint).path
+
+
+def _is_mounted(plan: MountPlan) -> bool:
+    """Whether a mount that lives shows the same there already, as when ``mount -a`` comes again."""
+    if mountpoint.is_passed_device(plan.mountpoint):
+        return False
+    found = mountpoint.heal(resolve(plan.mountpoint))
+    if found is None:
+        return False
+    with contextlib.suppress(NotMounted, StoreTimeout, PermissionError):
+        return bool(ask(found, "status", plan.environment).get("source") == str(plan.source))
+    return False
 
 
 def remount(request: MountRequest) -> int:
@@ -102,7 +133,7 @@ def make_plan(request: MountRequest, environment: Mapping[str, str]) -> MountPla
     if not mountpoint.is_passed_device(target):
         target = os.path.abspath(target)
     settings = replace(effective.settings, overlay=_overlay(request, effective.settings, source, environment))
-    return MountPlan(source, target, settings, directories(environment), environment, rules)
+    return MountPlan(source, target, settings, directories(environment), environment, rules, request.by_mount)
 
 
 def _overlay(request: MountRequest, settings: Settings, source: Source, environment: Mapping[str, str]) -> str:
@@ -132,6 +163,12 @@ def _overlay(request: MountRequest, settings: Settings, source: Source, environm
 
 def absolute_source(text: str, rules: Iterable[tuple[str, str]]) -> Source:
     """The source `text` names after git's ``insteadOf`` `rules`; a relative path is one from here. Raises BadSource."""
+    if "#" in text and "://" not in text and os.path.isdir(text):
+        url = quote(os.path.abspath(os.fsencode(text)))
+        raise BadSource(
+            f"{text} is a directory, but what follows a # in a source names a dataset: write ria+file://{url} for the "
+            "store, and #~ALIAS behind it for a dataset"
+        )
     source = parse_source(rewrite(text, tuple(rules)).url)
     if not isinstance(source, RiaUrl):
         return source.from_here(os.getcwdb())

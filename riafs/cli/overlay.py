@@ -100,10 +100,20 @@ def _copy(directory: str, target: str) -> None:
         os.chmod(unfinished, 0o700)
         os.sync()
         os.rename(unfinished, target)
+        _sync_above(target)  # the only copy from here on
     except (OSError, shutil.Error) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise OverlayFailed(f"{directory} cannot be copied to {target}: {error}") from error
     shutil.rmtree(directory)
+
+
+def _sync_above(path: str) -> None:
+    """Make a name last. Raises OSError."""
+    above = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(above)
+    finally:
+        os.close(above)
 
 
 def remove(directory: str, *, force: bool) -> None:

@@ -1,9 +1,12 @@
 """``riafs umount``: take mounts away, also those whose daemon has died."""
 
 import argparse
+import contextlib
 import os
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from riafs.cli.main import complain
 from riafs.cli.render import print_table
@@ -14,6 +17,7 @@ from riafs.errors import NotMounted, RiafsError, StoreTimeout, UsageError
 from riafs.settings import complete_environment
 
 _SOME_SUCCEEDED = 64
+_END_SECONDS = 20.0
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,26 +47,49 @@ def _own_mounts() -> Sequence[Mount]:
 def _unmount(directory: str, arguments: argparse.Namespace) -> int:
     try:
         mount = find_mount(directory)
-        kept = _kept(mount)
-        unmount(mount, lazy=arguments.lazy, force=arguments.force)
+        status = _status(mount)
+        daemon = -1 if arguments.lazy or arguments.force else _daemon(status)
+        try:
+            unmount(mount, lazy=arguments.lazy, force=arguments.force)
+            _wait_for(daemon)
+        finally:
+            if daemon >= 0:
+                os.close(daemon)
     except RiafsError as error:
         complain(str(error))
         return error.exit_code
     if arguments.verbosity > 0:
         print(f"{mount.mountpoint} is unmounted")
+    kept = _kept(status) if mount.writable else ""
     if kept and arguments.verbosity >= 0:
         print(kept)
     return 0
 
 
-def _kept(mount: Mount) -> str:
-    """Where the changes are that were not pushed, if there are any and the daemon can tell."""
-    if not mount.writable:
-        return ""
+def _status(mount: Mount) -> Mapping[str, Any]:
+    """What the daemon tells of itself, nothing if it does not."""
     try:
-        status = ask(mount, "status", complete_environment())
+        return ask(mount, "status", complete_environment())
     except (NotMounted, StoreTimeout, PermissionError):
-        return ""
+        return {}
+
+
+def _daemon(status: Mapping[str, Any]) -> int:
+    """A descriptor of the daemon's process, -1 where it cannot be seen from here."""
+    process = status.get("pid")
+    with contextlib.suppress(OSError):
+        return os.pidfd_open(process) if isinstance(process, int) and process > 0 else -1
+    return -1
+
+
+def _wait_for(daemon: int) -> None:
+    """Wait until it has ended: until then it has the overlay, and what lies below may be in use."""
+    if daemon >= 0 and not select.select([daemon], [], [], _END_SECONDS)[0]:
+        complain(f"it is unmounted, but its daemon is still at work after {_END_SECONDS:g} s")
+
+
+def _kept(status: Mapping[str, Any]) -> str:
+    """Where the changes are that were not pushed, if there are any and the daemon can tell."""
     count = status.get("changes")
     changes = "1 change that is" if count == 1 else f"{count} changes that are"
     return f"{changes} not pushed: kept in {status.get('overlay')}" if count else ""

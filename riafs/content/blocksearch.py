@@ -23,13 +23,16 @@ from riafs.counters import Counters
 from riafs.errors import (
     AccessExpired,
     CorruptContent,
+    CutOff,
     MissingContent,
     NotInStore,
     Overloaded,
     RiafsError,
     ShortRead,
     StoreDenied,
+    StoreError,
     StoreTimeout,
+    TaskFailed,
 )
 from riafs.formats.locators import Locator
 from riafs.storage.blockplaces import Attempt, BlockInVolume, BlockPlace, BlockPlaces, FileBlock, WholeBlock
@@ -95,6 +98,24 @@ class Damaged:
         return sorted(places, key=lambda place: (place.name, locator.unsigned) in self._copies)
 
 
+class Answering:
+    """Which places do not answer: told when that begins and when it ends, not for every block."""
+
+    def __init__(self) -> None:
+        self._silent: dict[str, None] = {}
+
+    def failed(self, place: BlockPlace, problem: RiafsError) -> None:
+        """A place has failed, whatever the block."""
+        if place.name not in self._silent:
+            self._silent[place.name] = None
+            log.warning("%s; %s is passed over where another place has what is wanted", problem, place.name)
+
+    def answered(self, place: BlockPlace) -> None:
+        """A place has answered, be it with a no."""
+        if self._silent.pop(place.name, "") is None:
+            log.warning("%s answers again", place.name)
+
+
 def new_request_id() -> str:
     """A name for what a server is asked, in the form of Arvados' own programs."""
     return "req-" + "".join(random.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=20))  # noqa: S311  # no secret
@@ -108,6 +129,7 @@ class SearchTools:
     memory: BlockMemory
     latencies: Latencies
     damaged: Damaged
+    answering: Answering
     admit: Admit
     counters: Counters
     deadline: float
@@ -145,6 +167,7 @@ class Search:
         self._damages: dict[str, int] = {}
         self._problems: dict[str, RiafsError] = {}
         self._retry_after = 0.0
+        self._looked_in_place = False
 
     async def run(self) -> Found:
         """The block. Raises MissingContent, CorruptContent, StoreDenied, StoreTimeout, StoreError, …: one line that
@@ -154,7 +177,7 @@ class Search:
         while True:
             found = await self._round()
             if found is not None:
-                self._tools.counters.blocks_healed += any(isinstance(each, _DAMAGE) for each in self._problems.values())
+                self._tools.counters.blocks_healed += any(map(_is_damage, self._problems.values()))
                 return found
             await self._refresh()
             if not self._candidates() or not await self._wait(pause * random.uniform(0.75, 1.25)):  # noqa: S311
@@ -254,6 +277,10 @@ class Search:
                 found = await self._from(place, attempt)
         except RiafsError as problem:
             self._note(place, problem)
+            if attempt.begun is not None or place.in_place:
+                self._tools.answering.answered(place)
+            elif attempt.asked is not None and not isinstance(problem, TaskFailed):
+                self._tools.answering.failed(place, problem)
         self._tools.latencies.add(attempt)
         send.send_nowait(_Outcome(attempt, found))
 
@@ -268,6 +295,7 @@ class Search:
             if room is not None:
                 room.give_back()
             raise
+        self._tools.answering.answered(place)
         return Found(block, room)
 
     async def _room(self) -> Room:
@@ -307,16 +335,31 @@ class Search:
     def _note(self, place: BlockPlace, problem: RiafsError) -> None:
         """What is wrong at a place, and whether to ask there again."""
         self._problems[place.name] = problem
+        self._looked_in_place |= place.in_place
         if isinstance(problem, _DAMAGE):
             self._damages[place.name] = self._damages.get(place.name, 0) + 1
-            self._tools.damaged.add(place, self._locator, problem)
             again = not place.in_place and self._damages[place.name] < _TRIES_OF_DAMAGED
+            if isinstance(problem, CutOff):
+                log.warning("%s%s", problem, "; trying again" if again else "")
+            else:
+                self._tools.damaged.add(place, self._locator, problem)
         else:
             again = problem.retryable
         if not again:
             self._out.add(place.name)
         if isinstance(problem, Overloaded):
             self._retry_after = max(self._retry_after, problem.retry_after)
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether asking again would bring the same bytes: no copy is good, and no place has failed to answer. Of files
+        in volumes it is known which ones are bad, as long as they are what they were."""
+        problems = self._problems.values()
+        return (
+            not self._looked_in_place
+            and any(map(_is_damage, problems))
+            and all(_is_damage(each) or isinstance(each, NotInStore) for each in problems)
+        )
 
     def _failure(self) -> RiafsError:
         """Why there is no block, as the most telling of the problems met."""
@@ -325,12 +368,18 @@ class Search:
         if all(isinstance(each, NotInStore) for each in problems):
             places = ", ".join(self._problems) or "no place at all"
             return MissingContent(f"{name} is not there; looked at {places}")
+        if all(isinstance(each, StoreError | StoreTimeout) for each in problems) and len(problems) > 1:
+            name = f"no place answers: {name}"
         reasons = "; ".join([str(each) for each in problems if not isinstance(each, NotInStore)][:_REASONS])
         for kind in (StoreDenied, CorruptContent, ShortRead, RiafsError):
             for problem in problems:
                 if isinstance(problem, kind) and not isinstance(problem, NotInStore):
                     return type(problem)(f"{name} cannot be read: {reasons}")
         raise AssertionError("one of them is a RiafsError")
+
+
+def _is_damage(problem: RiafsError) -> bool:
+    return isinstance(problem, _DAMAGE) and not isinstance(problem, CutOff)
 
 
 def _give_back(*unused: Found | None) -> None:

@@ -19,7 +19,7 @@ from cachetools import LRUCache
 
 from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.content.blockmemory import BlockMemory
-from riafs.content.blocksearch import Damaged, Latencies, Renew, Search, SearchTools
+from riafs.content.blocksearch import Answering, Damaged, Latencies, Renew, Search, SearchTools
 from riafs.content.blockstoring import BlockStorer
 from riafs.content.inplace import rested
 from riafs.content.keepcopies import copies
@@ -43,6 +43,8 @@ _IDLE_SECONDS = 0.2
 _MAX_PROBLEMS = 1000
 _GIVEN_UP_SECONDS = 0.5
 """Kernels ask once more, page by page, when what they read ahead has failed: that does not wait for as long again."""
+_DAMAGED_SECONDS = 60.0
+"""A block of which no good copy is left is not fetched again for so long: each time it would come whole."""
 _AHEAD_SHARE = 0.75
 
 
@@ -95,6 +97,7 @@ class KeepBlocks:
             memory=self._memory,
             latencies=Latencies(),
             damaged=Damaged(tools.counters),
+            answering=Answering(),
             admit=self._verified,
             counters=tools.counters,
             deadline=tools.deadline,
@@ -189,9 +192,10 @@ class KeepBlocks:
     async def _fly(self, flight: _Flight, locator: Locator, renew: Renew) -> None:
         of_no_request()
         name = locator.unsigned
+        search = Search(self._search_tools, locator, renew)
         try:
             with as_failure(f"block {name.decode()} cannot be fetched"), flight.scope:
-                found = await Search(self._search_tools, locator, renew).run()
+                found = await search.run()
                 flight.block = found.block  # no await from here on
                 self._problems.pop(name, None)
                 if found.room is not None and isinstance(found.block, WholeBlock):
@@ -200,20 +204,21 @@ class KeepBlocks:
                 elif isinstance(found.block, BlockInVolume):
                     self._files[name] = (found.block, trio.current_time() + _TRUST_SECONDS)
         except RiafsError as problem:
-            flight.problem = self._reported(name, problem)
+            flight.problem = self._reported(name, problem, lasting=search.is_lasting)
         finally:
             del self._flights[name]
             self._landed_at = trio.current_time()
             flight.landed.set()
 
-    def _reported(self, name: bytes, problem: RiafsError) -> RiafsError:
+    def _reported(self, name: bytes, problem: RiafsError, *, lasting: bool) -> RiafsError:
         self.counters.blocks_missing += 1
         if self._problems.get(name) != str(problem):
             log.error("%s", problem)
         self._problems[name] = str(problem)
         problem.reported = True
-        if problem.retryable:
-            self._given_up[name] = problem, trio.current_time() + _GIVEN_UP_SECONDS
+        if lasting or problem.retryable:
+            seconds = _DAMAGED_SECONDS if lasting else _GIVEN_UP_SECONDS
+            self._given_up[name] = problem, trio.current_time() + seconds
         return problem
 
     def _is_busy(self) -> bool:

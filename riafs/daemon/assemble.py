@@ -13,6 +13,7 @@ from riafs.counters import Counters
 from riafs.daemon.changing import Changing
 from riafs.daemon.control import Command
 from riafs.daemon.logs import RecentErrors
+from riafs.daemon.mounts import shown_source
 from riafs.daemon.opening import opening_plan
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.servable import Servable
@@ -60,7 +61,7 @@ def kernel_options(plan: MountPlan) -> KernelOptions:
     settings = plan.settings
     return KernelOptions(
         mountpoint=plan.mountpoint,
-        fsname=str(plan.source),
+        fsname=shown_source(str(plan.source), marked=plan.by_mount),
         allow_other=settings.allow_other,
         allow_root=settings.allow_root,
         auto_unmount=settings.auto_unmount,

@@ -20,6 +20,7 @@ from riafs.errors import Busy, UsageError
 from riafs.formats.gitwriting import Stamp
 from riafs.formats.riaurl import RiaUrl
 from riafs.push.merging import Prefer
+from riafs.push.opening import obstacle
 from riafs.push.request import PushRequest
 from riafs.tree.working import Means
 from riafs.vfs.writable import WritableFileSystem
@@ -93,6 +94,7 @@ class Changing:
             "changes": self._changes,
             "restore": self._restore,
             "push": self._push,
+            "pushable": self._pushable,
             **self._recordings.commands,
         }
 
@@ -115,6 +117,12 @@ class Changing:
         paths = [os.fsencode(path) for path in texts(request, "paths")]
         await self._filesystem.restore(dataset, paths, self._tell)
         return {"restored": len(paths)}
+
+    async def _pushable(self, _: Request) -> Mapping[str, Any]:
+        """``{"command": "pushable"}``: what stops every push to the one dataset that is mounted, as ``obstacle``."""
+        if self._source.dataset is None and self._source.alias is None:
+            return {"obstacle": ""}  # of a whole store, a push of each dataset says it
+        return {"obstacle": await obstacle(self._source, self._means)}
 
     # -- pushing ------------------------------------------------------------------------------------------------------
 

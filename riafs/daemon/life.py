@@ -37,7 +37,14 @@ DRAIN_SECONDS = 10.0
 
 Assemble = Callable[[MountPlan, Counters, logs.RecentErrors, Background], Awaitable[Servable]]
 Announce = Callable[[], None]
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU, signal.SIGPWR))
+"""After these a mount is unmounted. Damage (SIGSEGV, SIGBUS, SIGILL, SIGFPE) and SIGKILL end it as it is."""
+_DAMAGE = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
+_HARMLESS = frozenset((signal.SIGPIPE, signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH))
+_STOPPING = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGSTOP))
+_HEEDED = tuple(signal.valid_signals() - _DAMAGE - _HARMLESS - _STOPPING - {signal.SIGKILL})
+"""All others that would end a process (SIGALRM, real-time ones, …) are received too, and not followed: a timer or
+program that sends one does not mean the mount, and a mount that ends so stays behind dead."""
 _log = logging.getLogger(__name__)
 
 
@@ -152,12 +159,12 @@ class _Life:
     # -- being told things --------------------------------------------------------------------------------------------
 
     async def _heed_signals(self, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(*_SIGNALS) as received:
+        with trio.open_signal_receiver(*_HEEDED) as received:
             task_status.started()
             async with trio.open_nursery() as nursery:
                 background = Background(nursery, self._counters)
                 async for number in received:
-                    if number in (signal.SIGTERM, signal.SIGINT):
+                    if number in _ENDING:
                         self._end(background, everything)
                     else:
                         background.start_soon(self._heed, number)
@@ -189,6 +196,8 @@ class _Life:
             _log.warning("stacks, as asked for by signal\n%s", describe_stacks())
         elif number == signal.SIGUSR2:
             _log.info("counters: %s", " ".join(f"{name}={count}" for name, count in self._counters.as_dict().items()))
+        elif number != signal.SIGHUP:
+            _log.info("signal %d is not followed", number)
 
     async def _refresh(self, servable: Servable) -> Mapping[str, Any]:
         try:

@@ -75,6 +75,7 @@ def describe_outcome(outcome: "Outcome") -> dict[str, Any]:
         "objects_written": report.objects_written,
         "bytes_written": report.bytes_written,
         "empty_directories": [os.fsdecode(path) for path in report.empty_directories],
+        "special_files": [os.fsdecode(path) for path in report.special_files],
         "overruled": [os.fsdecode(path) for path in report.overruled],
         "converted": [os.fsdecode(path) for path in report.converted],
         "pointers": {os.fsdecode(path): os.fsdecode(key.serialised) for path, key in report.pointers},

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 TYPE = "fuse.riafs"
+_MARK = "riafs:"
 _TABLE = "/proc/self/mountinfo"
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 _FIELDS_BEFORE_DASH = 6
@@ -29,6 +30,13 @@ class Mount:
     """Whether the kernel lets programs change something in it."""
 
 
+def shown_source(source: str, *, marked: bool) -> str:
+    """How the kernel's table shows a source. What mount(8) mounts is `marked`, so that it never is what stands in
+    /etc/fstab: mount(8) would take a mount whose daemon has died as mounted, and never ask for a new one.
+    """
+    return _MARK + source if marked else source
+
+
 def parse_mountinfo(text: bytes) -> tuple[Mount, ...]:
     """All mounts in the table's order: of two on one directory the later covers the other. Odd lines are left out."""
     return tuple(mount for line in text.splitlines() if (mount := _parse_line(line)) is not None)
@@ -44,7 +52,7 @@ def _parse_line(line: bytes) -> Mount | None:
         mountpoint=unescaped(first[4]),
         device=first[2].decode("ascii", "replace"),
         type=unescaped(last[0]),
-        source=unescaped(last[1]),
+        source=unescaped(last[1]).removeprefix(_MARK),
         owner=int(owner[1]) if owner else 0,
         writable=b"rw" in first[5].split(b",") and b"rw" in last[2].split(b",") if len(last) > 2 else False,
     )

@@ -26,4 +26,6 @@ def select(changes: Sequence[Change], entrance: bytes, places: Sequence[bytes]) 
 
 
 def _touches(change: Change, place: bytes) -> bool:
-    return is_in(change.path, place) or (change.source is not None and is_in(change.source, place))
+    """A second name of a file of the commit goes with the first: without that there may be nothing to copy."""
+    source = change.base.path if change.kind is ChangeKind.COPIED and change.base is not None else change.source
+    return is_in(change.path, place) or (source is not None and is_in(source, place))

@@ -20,5 +20,7 @@ class MountPlan:
     """As `riafs.settings.complete_environment` gives it."""
     instead_of: tuple[tuple[str, str], ...]
     """(base, prefix) of the user's ``url.<base>.insteadOf`` rules; already applied to `source`."""
+    by_mount: bool = False
+    """Whether mount(8) asks, for a line of /etc/fstab or a person."""
     manifest: bytes | None = field(default=None, repr=False)
     """The manifest that came on standard input, where `source` has its manifest from there."""

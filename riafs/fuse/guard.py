@@ -2,8 +2,8 @@
 
 An exception other than FUSEError in a handler would end pyfuse3's loop and with it the mount (seen with pyfuse3 3.5.0),
 so every handler is wrapped: a failure of errors.py gives its errno and, where the store is at fault, a line in the log;
-an OSError gives its own errno; anything else is a bug of ours, gives EIO for that call, and leaves its stack in the
-log, once per place it was raised from.
+an OSError gives its own errno, a lack of memory ENOMEM; anything else is a bug of ours, gives EIO for that call, and
+leaves its stack in the log, once per place it was raised from.
 """
 
 import errno
@@ -17,7 +17,7 @@ import pyfuse3
 from cachetools import LRUCache
 
 from riafs.counters import Counters
-from riafs.errors import ChangedElsewhere, RiafsError
+from riafs.errors import ChangedElsewhere, OutOfMemory, RiafsError
 from riafs.storage.patience import of_one_request
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_STORE_S_FAULT = frozenset((errno.EIO, errno.EACCES, errno.ETIMEDOUT))
+_WORTH_TELLING = frozenset((errno.EIO, errno.EACCES, errno.ETIMEDOUT, errno.ENOMEM))
 _MAX_TOLD = 1000
 
 
@@ -54,6 +54,9 @@ class Guard:
                 log.info("%s: %s", handler.__name__, error)
                 raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
             except Exception as error:  # noqa: BLE001  # the FUSE reply: a bug costs one call, not the mount
+                if _is_lack_of_memory(error):
+                    self._tell(OutOfMemory(f"{handler.__name__}: out of memory for one request"))
+                    raise pyfuse3.FUSEError(errno.ENOMEM) from None
                 self._report(handler.__name__, error)
                 raise pyfuse3.FUSEError(errno.EIO) from None
 
@@ -72,7 +75,7 @@ class Guard:
         not what a caller did wrong.
         """
         unforeseen = isinstance(error, ChangedElsewhere)
-        if error.reported or not (unforeseen or error.errno in _STORE_S_FAULT) or str(error) in self._told:
+        if error.reported or not (unforeseen or error.errno in _WORTH_TELLING) or str(error) in self._told:
             log.debug("%s", error)
             return
         self._told[str(error)] = None
@@ -87,3 +90,7 @@ class Guard:
         first = place not in self._logged
         self._logged.add(place)
         log.error("bug in %s, it ends with EIO: %r", handler, error, exc_info=error if first else None)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, ExceptionGroup) and error.split(MemoryError)[1] is None)

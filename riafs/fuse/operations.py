@@ -15,6 +15,7 @@ import pyfuse3
 from riafs.errors import ChangedContent, CorruptContent, NoSuchName, NotThereYet
 from riafs.fuse.guard import Guard
 from riafs.fuse.presentation import Presenter, file_info
+from riafs.tree.protocol import Kind
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
 
 NAME_MAX = 255
@@ -91,9 +92,13 @@ class Operations(pyfuse3.Operations):
         # From here to the reply there is no await: what changes later is told to the kernel after it.
         fill, reply = self._presenter.fill, pyfuse3.readdir_reply
         fleeting = self._presenter.fleeting()
-        lasting = self._presenter.blank() if page.current else fleeting
+        lasting, directory = fleeting, fleeting
+        if page.current:
+            lasting, directory = self._presenter.blank(), self._presenter.directory()
         for offset, entry in enumerate(page.entries, start_id):
-            shown = lasting if entry.size >= 0 else fleeting  # below 0 where something could not be found out
+            shown = directory if entry.kind is Kind.DIRECTORY else lasting
+            if entry.size < 0:  # something could not be found out
+                shown = fleeting
             fill(shown, page.inode_at(offset), entry)
             if not reply(token, entry.name, shown, offset + 1):
                 return

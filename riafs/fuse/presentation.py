@@ -9,13 +9,20 @@ from riafs.overlay.places import Ownership
 from riafs.overlay.stats import Stat
 from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind
 from riafs.vfs.filesystem import Attributes, OpenedFile
+from riafs.vfs.use import PATIENT_ROUNDS
 from riafs.vfs.writable import Opened
 
-# Names and attributes only change when riafs tells the kernel to forget them, so they may be kept for long.
+# Names and attributes only change when riafs tells the kernel to forget them, so they may be kept for long. Names of
+# directories are looked up more often: see vfs/use.
 LASTING_SECONDS = 86_400.0
 _BLOCK = 512
 _LINK = 0o777
-_TYPES = {Kind.FILE: stat.S_IFREG, Kind.LINK: stat.S_IFLNK, Kind.DIRECTORY: stat.S_IFDIR}
+_TYPES = {
+    Kind.FILE: stat.S_IFREG, Kind.LINK: stat.S_IFLNK, Kind.DIRECTORY: stat.S_IFDIR, Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK, Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK,
+}  # fmt: skip
+KINDS = {type_: kind for kind, type_ in _TYPES.items()}
+"""What mknod(2) is asked for → what that is to us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class Presenter:
 
     def __init__(self, presentation: Presentation) -> None:
         self._presentation = presentation
+        self._directory_seconds = min(LASTING_SECONDS, PATIENT_ROUNDS * presentation.refresh)
         owner = presentation.ownership
         self._modes = {
             (Kind.FILE, False): stat.S_IFREG | owner.file,
@@ -65,6 +73,12 @@ class Presenter:
         shown.st_blksize = 1 << 20
         return shown
 
+    def directory(self) -> pyfuse3.EntryAttributes:
+        """The same for directories."""
+        shown = self.blank()
+        shown.entry_timeout = self._directory_seconds
+        return shown
+
     def fleeting(self) -> pyfuse3.EntryAttributes:
         """The same for entries of a version of a directory that has been replaced: to be shown, not remembered."""
         shown = self.blank()
@@ -82,7 +96,7 @@ class Presenter:
 
     def attributes(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
         """The kernel's form of `attributes`."""
-        shown = self.blank()
+        shown = self.directory() if attributes.kind is Kind.DIRECTORY else self.blank()
         self.fill(shown, attributes.inode, attributes)
         if not attributes.listed:
             shown.entry_timeout = self._presentation.refresh
@@ -94,6 +108,7 @@ class Presenter:
         shown.st_ino = status.inode
         shown.st_mode = _TYPES[status.kind] | status.mode
         shown.st_nlink = status.links
+        shown.st_rdev = status.device
         shown.st_uid, shown.st_gid = status.uid, status.gid
         size = max(0, status.size)
         shown.st_size = size
@@ -102,7 +117,7 @@ class Presenter:
 
     def status(self, status: Stat, *, lasting: bool = True) -> pyfuse3.EntryAttributes:
         """The kernel's form of `status`. `lasting`: whether the kernel will be told of a change of the name."""
-        shown = self.blank()
+        shown = self.directory() if status.kind is Kind.DIRECTORY else self.blank()
         self.fill_status(shown, status)
         if not lasting:
             shown.entry_timeout = self._presentation.refresh

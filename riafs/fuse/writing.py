@@ -13,8 +13,9 @@ import pyfuse3
 from riafs.errors import ChangedContent, CorruptContent
 from riafs.fuse.guard import Guard
 from riafs.fuse.operations import NAME_MAX, check_attribute
-from riafs.fuse.presentation import Presenter, file_info
+from riafs.fuse.presentation import KINDS, Presenter, file_info
 from riafs.overlay.naming import Maker
+from riafs.tree.protocol import Kind
 from riafs.vfs.writable import WritableFileSystem
 
 
@@ -86,10 +87,14 @@ class WritingOperations(pyfuse3.Operations):
         # From here to the reply there is no await: what changes later is told to the kernel after it.
         fill, reply = self._presenter.fill_status, pyfuse3.readdir_reply
         fleeting = self._presenter.fleeting()
-        lasting = self._presenter.blank() if current else fleeting
+        lasting, directory = fleeting, fleeting
+        if current:
+            lasting, directory = self._presenter.blank(), self._presenter.directory()
         for listed in entries:
             status = self._filesystem.stat_of(listed)
-            shown = lasting if status.size >= 0 else fleeting  # below 0 where something could not be found out
+            shown = directory if status.kind is Kind.DIRECTORY else lasting
+            if status.size < 0:  # something could not be found out
+                shown = fleeting
             fill(shown, status)
             if not reply(token, pyfuse3.FileNameT(listed.name), shown, listed.offset):
                 return
@@ -126,8 +131,8 @@ class WritingOperations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         """See Engine.mknod."""
-        regular = stat.S_ISREG(mode)
-        made = await self._filesystem.mknod(parent_inode, name, _maker(mode, ctx), regular=regular)
+        kind = KINDS.get(stat.S_IFMT(mode), Kind.FILE)
+        made = await self._filesystem.mknod(parent_inode, name, _maker(mode, ctx), kind, rdev)
         return self._presenter.status(made)
 
     async def mkdir(
@@ -155,7 +160,7 @@ class WritingOperations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         """See Engine.link."""
-        return await self._filesystem.link(inode, new_parent_inode, new_name)
+        return self._presenter.status(await self._filesystem.link(inode, new_parent_inode, new_name))
 
     async def unlink(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
         """See Engine.unlink."""

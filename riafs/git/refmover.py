@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from riafs.errors import MalformedObject
 from riafs.formats.paths import parents_of
 from riafs.formats.refs import Oid, parse_packed_refs, parse_ref
-from riafs.storage.beneath import DIRECTORY_FLAGS, PATH_FLAGS, open_plain
+from riafs.storage.beneath import DIRECTORY_FLAGS, PATH_FLAGS, open_plain, open_resolved
 from riafs.storage.sharing import DIRECTORY_MODE, FILE_MODE, Sharing
 
 LOCK_SECONDS = 1.0
@@ -376,8 +376,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     order = Order.decode(sys.stdin.buffer.read())
     try:
-        root = os.open("/", DIRECTORY_FLAGS)
-        move(open_plain(root, order.repository, DIRECTORY_FLAGS), order.updates, order.ident, order.sharing)
+        move(open_resolved(order.repository, DIRECTORY_FLAGS), order.updates, order.ident, order.sharing)
         answer = ["moved", ""]
     except Ended as ended:
         answer = [ended.outcome, ended.detail]

@@ -7,7 +7,7 @@ from riafs.formats.paths import joined
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.lower import Remembered, unpacked
-from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Area, Outline, Rows
+from riafs.overlay.rows import DIRECTORY, FILE, LINK, SPECIAL, WHITEOUT, Area, Outline, Row, Rows
 
 _PATH = itemgetter(0)
 
@@ -62,10 +62,19 @@ class _Walk:
             self._child(child, start + child.name, base)
 
     def _child(self, row: Outline, path: bytes, covered: BaseEntry | None) -> None:
+        record = None if row.record is None else self._rows.get(row.record)
+        if record is not None:
+            row = _filled(row, record)
         if row.kind == WHITEOUT:
             self._tell(row, path, ChangeKind.REMOVED, covered)
+        elif row.kind in SPECIAL:
+            if covered is not None:
+                self._tell(row, path, ChangeKind.REMOVED, covered)
+            self._tell(row, path, ChangeKind.SPECIAL, None)
         elif row.kind == DIRECTORY:
             self._subdirectory(row, path, covered)
+        elif row.base is None and record is not None and record.base is not None and record.entry is not None:
+            self._second_name(row, path, covered, unpacked(record.entry).base_entry(record.base), record.entry)
         elif row.base is None or row.entry is None:
             kind = ChangeKind.ADDED if covered is None else ChangeKind.CHANGED
             self._tell(row, path, kind, covered, self._content(row))
@@ -95,6 +104,19 @@ class _Walk:
         elif remade:
             self._tell(row, path, ChangeKind.MODE, base, content)
 
+    def _second_name(self, row: Outline, path: bytes, covered: BaseEntry | None, base: BaseEntry, entry: bytes) -> None:
+        """A name of what the base commit has under another one."""
+        was = unpacked(entry)
+        rewritten = row.kind == FILE and (row.data != 0 or row.size != was.size)
+        if rewritten and not row.based:
+            kind = ChangeKind.ADDED if covered is None else ChangeKind.CHANGED
+            self._tell(row, path, kind, covered, self._content(row))
+            return
+        if covered is not None:
+            self._tell(row, path, ChangeKind.REMOVED, covered)
+        changed = rewritten or (row.kind == FILE and _is_executable(row) != was.executable)
+        self._tell(row, path, ChangeKind.COPIED, base, self._content(row) if changed else None)
+
     def _content(self, row: Outline) -> LocalContent:
         if row.kind == LINK:
             return LocalContent(b"", (), row.size, row.target, executable=False)
@@ -112,3 +134,11 @@ class _Walk:
 
 def _is_executable(row: Outline) -> bool:
     return bool(row.mode & stat.S_IXUSR)
+
+
+def _filled(row: Outline, record: Row) -> Outline:
+    """A name of several with what its record has."""
+    return row._replace(
+        id=record.id, mode=record.mode, size=record.size, target=record.target, based=record.based, data=record.data,
+        written=record.written, version=max(row.version, record.version),
+    )  # fmt: skip

@@ -22,7 +22,7 @@ import trio
 from riafs.cache.private import ensure_private_file
 from riafs.errors import OverlayFailed, OverlayFull
 from riafs.overlay.completeness import damaged
-from riafs.overlay.schema import SCHEMA
+from riafs.overlay.schema import prepare
 from riafs.storage.patience import Patience
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Journal:
         self._execute = self._connection.execute
         self._checkpointer = _connect(path)
         try:
-            self._connection.executescript(SCHEMA)
+            prepare(self._connection)
         except sqlite3.Error as error:
             raise self._failure(error) from error
         self._log = os.open(path + "-wal", os.O_RDWR | os.O_CLOEXEC)

@@ -71,6 +71,11 @@ class OpenFile:
         self.mtime, self.ctime = row.mtime, row.ctime
         self._extents = Ranges(self._overlay.rows.extents(row.id)) if row.based else Ranges()
 
+    def linked(self, record: Row) -> None:
+        """The file has another name, and `record` in the place of its row."""
+        self.row = record.id
+        self.ctime = max(self.ctime, record.ctime)
+
     # -- the two places of bytes --------------------------------------------------------------------------------------
 
     async def base(self) -> RangedBytes:

@@ -15,7 +15,9 @@ from riafs.overlay.changes import Base
 from riafs.overlay.journal import Journal
 from riafs.overlay.names import KnownNames
 
-FILE, LINK, DIRECTORY, WHITEOUT = 1, 2, 3, 4
+FILE, LINK, DIRECTORY, WHITEOUT, FIFO, SOCKET, CHARACTER, BLOCK = range(1, 9)
+SPECIAL = frozenset((FIFO, SOCKET, CHARACTER, BLOCK))
+"""What git has none of."""
 
 
 class Row(NamedTuple):
@@ -41,6 +43,9 @@ class Row(NamedTuple):
     data: int
     written: int
     version: int
+    record: int | None = None
+    links: int = 0
+    device: int = 0
 
 
 class Outline(NamedTuple):
@@ -59,6 +64,7 @@ class Outline(NamedTuple):
     data: int
     written: int
     version: int
+    record: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ NUMBERS = 1 << 40
 _BY_ID = "SELECT * FROM node WHERE id = ?"
 _CHILD = "SELECT * FROM node WHERE parent = ? AND name = ?"
 _OUTLINES = f"SELECT {', '.join(Outline._fields)} FROM node WHERE parent = ? ORDER BY name"  # noqa: S608  # ours
-_INSERT = "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _AREA = 'SELECT id, dataset, store, ref, "commit", entrance, top FROM area'
 
 
@@ -136,6 +142,21 @@ class Rows:
             self._directories[node] = row
         return row
 
+    def content(self, row: Row) -> Row:
+        """The node that has the content, the attributes and the inode number of what has the name `row`."""
+        found = row if row.record is None else self.get(row.record)
+        assert found is not None
+        return found
+
+    def whole(self, row: Row) -> Row:
+        """A name with what its record has: content, attributes, and the version of whichever changed last."""
+        if row.record is None:
+            return row
+        return self.content(row)._replace(
+            id=row.id, parent=row.parent, name=row.name, covered=row.covered, base=row.base, entry=row.entry,
+            version=max(row.version, self.content(row).version), record=row.record,
+        )  # fmt: skip
+
     def child(self, parent: int, name: bytes) -> Row | None:
         """The row of that name in a directory, which may be a whiteout."""
         if self._names.excludes(parent, name):
@@ -188,14 +209,22 @@ class Rows:
             self._subdirectories[parent] = known
         return known
 
+    def _count_directory(self, parent: int | None, more: int) -> None:
+        """There are so many directories more in `parent`. Counting anew each time makes many of them quadratic."""
+        if parent in self._subdirectories:
+            self._subdirectories[parent] += more
+
     def by_base(self, area: int, base: bytes) -> Row | None:
-        """The row that was copied up from that path."""
-        found = self._one("SELECT * FROM node WHERE area = ? AND base = ?", (area, base))
+        """The row that was copied up from that path; of several names the one that stood there."""
+        if not base:
+            found = self._one("SELECT node.* FROM node JOIN area ON top = node.id WHERE area.id = ?", (area,))
+        else:
+            found = self._one("SELECT * FROM node WHERE area = ? AND base = ? AND parent IS NOT NULL", (area, base))
         return None if found is None else Row._make(found)
 
     def based_in(self, area: int, base: bytes) -> list[Row]:
         """The rows that were copied up from that path, or from below it."""
-        sql = "SELECT * FROM node WHERE area = ? AND (base = ? OR (base > ? AND base < ?))"
+        sql = "SELECT * FROM node WHERE area = ? AND (base = ? OR (base > ? AND base < ?)) AND parent IS NOT NULL"
         return [Row._make(row) for row in self._run(sql, (area, base, base + b"/", base + b"0"))]
 
     def all(self) -> Iterator[Row]:
@@ -211,7 +240,7 @@ class Rows:
 
     def removed(self) -> list[Row]:
         """What was removed while it was open."""
-        sql = "SELECT * FROM node WHERE parent IS NULL AND id NOT IN (SELECT top FROM area)"
+        sql = "SELECT * FROM node WHERE parent IS NULL AND links = 0 AND id NOT IN (SELECT top FROM area)"
         return [Row._make(row) for row in self._run(sql)]
 
     def orphaned(self, area: int) -> list[Row]:
@@ -260,7 +289,7 @@ class Rows:
         self._run(_INSERT, row)
         self._names.add(row.parent, row.name)
         if row.kind == DIRECTORY:
-            self._subdirectories.clear()
+            self._count_directory(row.parent, 1)
             self._names.made(row.id)
 
     def add(self, row: Row) -> None:
@@ -309,8 +338,11 @@ class Rows:
     def move(self, node: int, parent: int | None, name: bytes | None, covered: bytes | None, now: int) -> None:
         """Give a node another place, or none."""
         self.turn += 1
+        moved = self.get(node)
+        if moved is not None and moved.kind == DIRECTORY:
+            self._count_directory(moved.parent, -1)
+            self._count_directory(parent, 1)
         self._directories.pop(node, None)
-        self._subdirectories.clear()
         self._names.add(parent, name)
         sql = "UPDATE node SET parent = ?, name = ?, covered = ?, ctime = ?, version = ? WHERE id = ?"
         self._run(sql, (parent, name, covered, now, self.next_version(), node))
@@ -319,6 +351,27 @@ class Rows:
         """Take away the name of what is open."""
         self.move(node, None, None, None, now)
         self.orphans.add(node)
+
+    def share(self, row: Row) -> Row:
+        """Put all but the name of `row` into a record, which is returned: it has one name then. Belongs into a step."""
+        record = row._replace(id=self.next_id(), parent=None, name=None, covered=None, links=1)
+        self.insert(record)
+        self._run("UPDATE extent SET node = ? WHERE node = ?", (record.id, row.id))
+        self.update(row.id, record=record.id, size=0, target=None, based=0, data=0, written=0)
+        return record
+
+    def unname(self, row: Row, now: int) -> Row | None:
+        """Take a name away. Returns what has none then, and is still to be removed; None where others are left."""
+        if row.record is None:
+            return row
+        record = self.content(row)
+        self.delete(row)
+        self.update(record.id, links=record.links - 1, ctime=max(record.ctime, now))
+        return record if record.links == 1 else None
+
+    def has_stood(self, record: int) -> bool:
+        """Whether one of the names of a record is that of an entry of the commit."""
+        return self._one("SELECT 1 FROM node WHERE record = ? AND base IS NOT NULL LIMIT 1", (record,)) is not None
 
     def forget(self) -> None:
         """Drop what is kept of rows, after changes were undone."""
@@ -329,10 +382,13 @@ class Rows:
     def delete(self, row: Row) -> None:
         """Remove a node and what only it has: its extents, its whiteouts."""
         self.turn += 1
+        if row.kind == DIRECTORY:
+            known = self.get(row.id)  # where it is now, whatever `row` says
+            self._count_directory(None if known is None else known.parent, -1)
+            self._subdirectories.pop(row.id, None)
         self._directories.pop(row.id, None)
         self._run("DELETE FROM node WHERE id = ?", (row.id,))
         if row.kind == DIRECTORY:
-            self._subdirectories.clear()
             self._names.removed(row.id)
             self._run("DELETE FROM node WHERE parent = ? AND kind = 4", (row.id,))
         elif row.based:

@@ -15,12 +15,15 @@ from riafs.formats.riaurl import RiaUrl
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.repository import Repository
+from riafs.storage.beneath import DIRECTORY_FLAGS, open_resolved
 from riafs.storage.directories import ABSENT, HeldDirectory
+from riafs.storage.failures import writing
 from riafs.storage.localwriting import LocalWriting
 from riafs.storage.patience import Patience
 from riafs.storage.protocol import Storage
 from riafs.storage.sharing import Sharing, parse_sharing
 from riafs.tree.source import open_store, path_of_named
+from riafs.tree.store import Store, StoreTools
 from riafs.tree.working import Means, working_tools
 
 _MAX_VERSION_FILE = 4096
@@ -57,32 +60,35 @@ async def open_dataset(source: RiaUrl, means: Means, *, dry_run: bool) -> AsyncI
         layout = await _layout(store.storage, path)
         dataset = await store.dataset(path)
         sharing = await _sharing(store.storage, path, tools.git.gits)
+        made = None if dry_run else sharing
         with ExitStack() as stack:
-            writing = await LocalWriting.open_root(
-                await store.storage.local_path(b"."),
-                Patience(f"store {store.storage.name}", tools.seconds, tools.counters),
-            )
-            stack.callback(writing.close)
-            places = [path + b"/annex/objects", path + b"/archives"]
-            if not dry_run:
-                await writing.make_directories(places, sharing)
-                await writing.settle()
-            held = []
-            for place in places:
-                held.append(await _opened(writing, place, store.storage))
-                stack.callback(held[-1].close)
-            objects, archives = held
+            objects = await _held(store, path + b"/annex/objects", made, tools)
+            stack.callback(objects.close)
+            archives = await _held(store, path + b"/archives", made, tools)
+            stack.callback(archives.close)
             yield PackedDataset(
                 dataset.name, objects, archives, layout, sharing, dataset.repository, tools.content.archives
             )
 
 
-async def _opened(writing: LocalWriting, path: bytes, storage: Storage) -> HeldDirectory:
+async def _held(store: Store, path: bytes, sharing: Sharing | None, tools: StoreTools) -> HeldDirectory:
+    """A directory of the store, open; made if missing with the modes of `sharing`, if that is given."""
+    storage = store.storage
     try:
-        await storage.stat(path)
+        place = await storage.local_path(path)
     except NotInStore:
-        return HeldDirectory(ABSENT, os.path.join(os.fsencode(storage.name), path))
-    return await writing.hold(path)
+        if sharing is None:
+            return HeldDirectory(ABSENT, os.path.join(os.fsencode(storage.name), path))
+        patience = Patience(f"store {storage.name}", tools.seconds, tools.counters)
+        making = await LocalWriting.open_root(await storage.local_path(b"."), patience)
+        try:
+            await making.make_directories([path], sharing)
+            await making.settle()
+        finally:
+            making.close()
+        place = await storage.local_path(path)
+    with writing(place):
+        return HeldDirectory(open_resolved(place, DIRECTORY_FLAGS), place)
 
 
 async def _layout(storage: Storage, path: bytes) -> Layout:

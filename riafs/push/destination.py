@@ -54,6 +54,13 @@ class Destination:
     annex: Annex | None
     """None for a dataset without a git-annex branch: everything is git's."""
 
+    @property
+    def obstacle(self) -> str:
+        """What stops pushes of annexed files, which is what new files mostly are; "" if nothing does."""
+        if self.annex is None or self.annex.storage is not None:
+            return ""
+        return f"{self.dataset.name} has no storage on record that could take annexed files"
+
     async def tip(self, ref: bytes) -> bytes | None:
         """The commit of a ref now, None if there is no such ref."""
         found = await self.dataset.repository.references.resolve(ref)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from riafs.errors import BadSource
+from riafs.errors import BadSource, RiafsError
 from riafs.formats.riaurl import RiaUrl
 from riafs.push.destination import Destination, open_destination
 from riafs.storage.localwriting import LocalWriting
@@ -28,6 +28,20 @@ async def open_for_pushing(source: RiaUrl, means: Means) -> AsyncIterator[Destin
             yield await open_destination(await store.dataset(path), writing, tools.git.gits, tools.seconds)
         finally:
             writing.close()
+
+
+async def obstacle(source: RiaUrl, means: Means) -> str:
+    """What stops every push to the dataset that `source` names, "" if nothing does that can be known before.
+
+    Raises BadSource where it names none.
+    """
+    try:
+        async with open_for_pushing(source, means) as destination:
+            return destination.obstacle
+    except BadSource:
+        raise
+    except RiafsError as error:
+        return str(error)
 
 
 async def open_writing(store: Store, tools: StoreTools) -> LocalWriting:

@@ -99,8 +99,8 @@ class Placer:
             finally:
                 opened.close()
         verdict = self._rules.decide(change, content.size, head)
-        if verdict.backend is not None and (self._to.annex is None or self._to.annex.storage is None):
-            raise PushRefused(f"{self._to.dataset.name} has no storage on record that could take annexed files")
+        if verdict.backend is not None and self._to.obstacle:
+            raise PushRefused(self._to.obstacle)
         return verdict
 
     async def check(self, changes: Sequence[Change], *, unfiltered: bool) -> None:

@@ -40,6 +40,8 @@ class Plan:
     """Locked files whose executable bit changes: git has none for them, their objects do."""
     empty: list[bytes] = field(default_factory=list)
     """Empty directories, which git cannot hold: they stay in the overlay."""
+    special: list[bytes] = field(default_factory=list)
+    """Fifos, sockets and devices, which stay there as well."""
 
 
 class Planner:
@@ -67,7 +69,9 @@ class Planner:
         match change.kind:
             case ChangeKind.REMOVED:
                 self._set(change.path, None)
-            case ChangeKind.RENAMED if change.content is None or _same_content(change):
+            case ChangeKind.SPECIAL:
+                self._plan.special.append(change.path)
+            case ChangeKind.RENAMED | ChangeKind.COPIED if change.content is None or _same_content(change):
                 await self._move(change)
             case ChangeKind.MODE:
                 self._change_mode(change)
@@ -99,12 +103,11 @@ class Planner:
     async def _move(self, change: Change) -> None:
         base = change.base
         assert base is not None
-        assert change.source is not None
         if base.mode == DIRECTORY:
             await self._move_directory(change, base)
             return
         entry = item(base.mode, base.oid)
-        if base.key is not None and base.mode == LINK and _depth(change.source) != _depth(change.path):
+        if base.key is not None and base.mode == LINK and _depth(base.path) != _depth(change.path):
             entry = self.blob(LINK, locked_target(base.key, change.path))
         self._set(change.path, entry)
         if change.content is not None:

@@ -79,6 +79,15 @@ def open_plain(directory: int, path: bytes, flags: int) -> int:
             os.close(current)
 
 
+def open_resolved(path: bytes, flags: int) -> int:
+    """A new descriptor for an absolute path that had no links in it when it was found out. Raises as `open_plain`."""
+    root = os.open("/", PATH_FLAGS)
+    try:
+        return open_plain(root, path, flags)
+    finally:
+        os.close(root)
+
+
 def _open_step(directory: int, step: bytes, flags: int) -> int:
     if step == b"..":
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), step)

@@ -15,7 +15,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from riafs.errors import RiafsError, ShortRead, StoreError, StoreTimeout
+from riafs.errors import CutOff, RiafsError, StoreError, StoreTimeout
 
 
 def translated(error: HTTPError | OSError, name: str) -> RiafsError:
@@ -24,7 +24,7 @@ def translated(error: HTTPError | OSError, name: str) -> RiafsError:
         return StoreTimeout(f"{name}: the server did not answer in time")
     cause = _cause(error)
     if isinstance(cause, IncompleteRead | http.client.IncompleteRead):
-        return ShortRead(f"{name}: the answer ends early")
+        return CutOff(f"{name}: the connection was cut in the middle of the answer")
     return StoreError(f"{name}: {_reason(error, cause)}")
 
 

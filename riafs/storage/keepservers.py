@@ -20,6 +20,7 @@ from riafs.errors import (
     AccessExpired,
     BadAnswer,
     CorruptContent,
+    CutOff,
     NotInStore,
     Overloaded,
     RiafsError,
@@ -35,6 +36,11 @@ from riafs.storage.lines import Line
 _MAX_RETRY_AFTER = 60.0
 _TEXT_LIMIT = 1024
 _OK = 200
+_REASONS = (
+    b"invalid signature", b"signature expired", b"expired", b"unauthorized", b"forbidden", b"permission denied",
+    b"checksum mismatch", b"no space", b"too many", b"timeout", b"timed out", b"not implemented", b"method not allowed",
+    b"malformed", b"input/output error", b"read-only", b"not found", b"bad gateway", b"service unavailable",
+)  # fmt: skip
 _TEMPORARY = frozenset((408, 409, 423))
 _OVERLOADED = frozenset((429, 503))
 _SERVER_FAULTS = range(500, 600)
@@ -116,7 +122,9 @@ def _receive(incoming: Incoming, locator: Locator, name: str, *, keep: bool) -> 
         checker.update(part)
         if keep:
             parts.append(part)
-    if received != locator.size:
+    if received < locator.size:
+        raise CutOff(f"{name}: the connection was cut after {received} of {locator.size} bytes")
+    if received > locator.size:
         raise _wrong_size(name, received, locator.size)
     if checker.hexdigest().encode() != locator.digest:
         raise CorruptContent(f"{name} is damaged")
@@ -137,14 +145,20 @@ def _failure(incoming: Incoming, name: str) -> RiafsError:
     if status == 404:
         return NotInStore(f"{name} is not there")
     if status in (401, 403) or (status == 400 and b"invalid signature" in text):
-        return AccessExpired(f"{name}: access refused (status {status})")
+        return AccessExpired(f"{name}: access refused (status {status}{_reason(text)})")
     if status == 502 and b"checksum mismatch" in text:
         return CorruptContent(f"{name} is damaged, as the server says")
     if status in _OVERLOADED:
         return _overloaded(incoming, name)
     if status in _TEMPORARY or status in _SERVER_FAULTS:
-        return StoreError(f"{name}: the server failed (status {status})")
-    return BadAnswer(f"{name}: the server answers with status {status}")
+        return StoreError(f"{name}: the server failed (status {status}{_reason(text)})")
+    return BadAnswer(f"{name}: the server answers with status {status}{_reason(text)}")
+
+
+def _reason(text: bytes) -> str:
+    """What a server says, as far as it is one of the things that servers say: the rest may quote what it was asked."""
+    said = next((each for each in _REASONS if each in text.lower()), b"")
+    return f": {said.decode()}" if said else ""
 
 
 def _overloaded(incoming: Incoming, name: str) -> Overloaded:

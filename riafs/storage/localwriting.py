@@ -115,15 +115,8 @@ class LocalWriting:
                 await self._run(_DURABLE_SECONDS, path, remove_workspace, made)
 
     def _new_workspace(self, above: bytes) -> Workspace:
-        return new_workspace(self._hold(above))
-
-    async def hold(self, path: bytes) -> HeldDirectory:
-        """The directory `path` of the store, open. Raises what calls of WritableStorage raise."""
-        return await self._run(0, path, self._hold, path)
-
-    def _hold(self, path: bytes) -> HeldDirectory:
-        descriptor = open_beneath(self._root, path or b".", DIRECTORY_FLAGS)
-        return HeldDirectory(descriptor, os.path.join(os.fsencode(self._name), path).rstrip(b"/"))
+        descriptor = open_beneath(self._root, above or b".", DIRECTORY_FLAGS)
+        return new_workspace(HeldDirectory(descriptor, joined(os.fsencode(self._name), above).rstrip(b"/")))
 
     @contextmanager
     def _above(self, path: bytes) -> Iterator[int]:

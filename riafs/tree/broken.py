@@ -7,7 +7,7 @@ from riafs.errors import BrokenCollection, RiafsError
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.protocol import Directory, Entry, Found, Versions
 
-_ABOUT_CONTENT = (errno.EIO, errno.EACCES, errno.ETIMEDOUT)
+_ABOUT_CONTENT = (errno.EIO, errno.EACCES, errno.ETIMEDOUT, errno.ENOENT, errno.ENOMEM)
 
 
 class BrokenDirectory:

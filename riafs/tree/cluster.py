@@ -32,10 +32,11 @@ _GONE = CollectionState(b"", "")
 
 
 class ClusterCollections:
-    """The collections of the cluster behind `api`."""
+    """The collections of the cluster behind `api`. `slash`: what stands for a ``/`` in names."""
 
-    def __init__(self, api: ApiServer, tools: CollectionTools) -> None:
+    def __init__(self, api: ApiServer, tools: CollectionTools, slash: str = "") -> None:
         self.api = api
+        self.slash = slash
         self._tools = tools
         self._by_hash: dict[bytes, Directory] = {}
         self._by_uuid: dict[bytes, UuidPlace] = {}

@@ -43,10 +43,10 @@ class RecordEntry(Entry):
     text: bytes
 
 
-def item_entries(items: Sequence[Item]) -> list[ItemEntry]:
+def item_entries(items: Sequence[Item], slash: str) -> list[ItemEntry]:
     """The entries that show `items`, in their order; those without a name are left out."""
     named = [(item, item.name) for item in items if item.name is not None]
-    names = file_names((item.uuid, name) for item, name in named)
+    names = file_names(((item.uuid, name) for item, name in named), slash)
     return [
         ItemEntry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=item.mtime_ns, version=_version(item), item=item)
         for name, (item, _) in zip(names, named, strict=True)
@@ -111,7 +111,7 @@ class ProjectDirectory(FixedDirectory):
 
     def __init__(self, projects: ClusterProjects, uuid: bytes, items: Sequence[Item]) -> None:
         newest = max((item.mtime_ns for item in items), default=0)
-        super().__init__(item_entries(items), newest, {"uuid": uuid})
+        super().__init__(item_entries(items, projects.collections.slash), newest, {"uuid": uuid})
         self._projects = projects
         self._uuid = uuid
         self._items = items
@@ -191,7 +191,9 @@ class SharedDirectory(FixedDirectory):
     renewable = True
 
     def __init__(self, projects: ClusterProjects, items: Sequence[Item]) -> None:
-        super().__init__(item_entries(items), max((item.mtime_ns for item in items), default=0), {})
+        super().__init__(
+            item_entries(items, projects.collections.slash), max((item.mtime_ns for item in items), default=0), {}
+        )
         self._projects = projects
         self._items = items
 

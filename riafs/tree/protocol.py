@@ -23,6 +23,11 @@ class Kind(enum.Enum):
     FILE = "file"
     LINK = "link"
     DIRECTORY = "directory"
+    FIFO = "fifo"
+    """This and what follows: only among local changes, as git has none of them."""
+    SOCKET = "socket"
+    CHARACTER = "character device"
+    BLOCK = "block device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,5 +106,6 @@ class Directory(Protocol):
         """What stands in this place now, or None if that is still this version.
 
         `turn` is the same number for all directories asked in one round, so that an implementation can look at the
-        store once for all of them.
+        store once for all of them. It is negative, and never the same, where a directory is asked by itself and what
+        was seen in the last round is not enough.
         """

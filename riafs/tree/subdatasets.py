@@ -205,10 +205,12 @@ class AbsentSubdataset(FixedDirectory):
         self._snapshot = snapshot
         self._path = path
         self._commit = commit
+        self._looked = 0
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory. Looks now and then only: git goes through its packs anew for a commit that is missing."""
-        if turn % _PATIENT_TURNS:
+        if 0 <= turn < self._looked + _PATIENT_TURNS:
             return None
+        self._looked = max(turn, self._looked)
         newer = await self._registered.directory(self._snapshot, self._path, self._commit)
         return None if isinstance(newer, AbsentSubdataset) else newer

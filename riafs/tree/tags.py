@@ -59,7 +59,7 @@ class TagsDirectory(FixedDirectory):
     renewable = True
 
     def __init__(self, tags: ClusterTags, known: Tags) -> None:
-        super().__init__(list(_tag_entries(known)), 0, {})
+        super().__init__(list(_tag_entries(known, tags.collections.slash)), 0, {})
         self._tags = tags
         self._known = known
 
@@ -98,8 +98,8 @@ class TagDirectory(FixedDirectory):
         return None if members == self._members else TagDirectory(self._tags, self._tag, members)
 
 
-def _tag_entries(known: Tags) -> Iterable[TagEntry]:
-    names = file_names((b"%d" % number, tag) for number, tag in enumerate(known))
+def _tag_entries(known: Tags, slash: str) -> Iterable[TagEntry]:
+    names = file_names(((b"%d" % number, tag) for number, tag in enumerate(known)), slash)
     for name, (tag, members) in zip(names, known.items(), strict=True):
         version = b" ".join(members)
         yield TagEntry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=0, version=version, tag=tag)

@@ -33,6 +33,7 @@ from riafs.vfs.cachedpages import CachedPages, SilentReads
 from riafs.vfs.nodes import Node
 from riafs.vfs.numbers import ROOT, inode_of, number_of, slot_of
 from riafs.vfs.refreshing import Change, Refresher
+from riafs.vfs.use import Use, Uses
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ T = TypeVar("T")
 # Files may stand between two directories that are listed one after the other.
 _WALKING_STEP = 16
 ATTRIBUTE_PREFIX = "user.riafs."
+_WAKING_SECONDS = 1.0
+"""For so long a request waits for what rests to be looked at; a store that is silent is not waited for longer."""
+
+Tell = Callable[[Sequence[Change]], Awaitable[None]]
+"""Hears what the kernel has to forget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class _OpenDirectory:
 class _OpenFile:
     content: RangedBytes
     inode: int
+    use: Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,11 @@ class FileSystem:
         self.counters = counters
         self._virtual = dict(virtual or {})
         self._root = Node(ROOT, 1, root, None)
+        self._uses = Uses()
+        self._root.use = self._uses.of(self._root, None)
+        self._tell: Tell | None = None
+        self._untold: list[Change] = []
+        """What the kernel has to be told in the next round."""
         self._nodes: dict[int, Node] = {ROOT: self._root}
         self._by_number: list[Node | None] = [None, self._root]
         self._directories: dict[int, _OpenDirectory] = {}
@@ -116,8 +128,12 @@ class FileSystem:
         self._silent = SilentReads()
         self._last_handle = 0
         self._turn = 0
+        self._woken = 0
+        self._round = trio.Lock()
+        """Held while a round of refreshing is made."""
         self.refreshing = trio.Lock()
-        """Held while directories are moved to other versions, and the kernel is told."""
+        """Held while directories are moved to other versions, but not while the kernel is told: a request that waits
+        for this lock may be what the kernel waits for."""
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -131,6 +147,7 @@ class FileSystem:
         if name in (b".", b".."):
             return await self.getattr(node.inode if name == b"." or node.parent is None else node.parent.inode)
         inode, entry = await self._find(node, name)
+        await self.reached(inode)
         return _attributes(inode, entry, listed=self.is_lasting(inode))
 
     async def find(self, parent: int, name: bytes) -> tuple[int, Entry]:
@@ -201,7 +218,9 @@ class FileSystem:
     # -- inodes -------------------------------------------------------------------------------------------------------
 
     async def _entry(self, inode: int) -> tuple[Directory, Entry]:
-        return await self._parent(inode).entry(slot_of(inode))
+        parent = self._parent(inode)
+        await self._use(parent)
+        return await parent.entry(slot_of(inode))
 
     def parent(self, inode: int) -> Node:
         """The directory that an inode is in; the root's is the root. Raises StaleHandle."""
@@ -218,6 +237,7 @@ class FileSystem:
         """The directory with that inode, entered now if it was not before. Raises NotADirectoryHere, StaleHandle."""
         known = self._nodes.get(inode)
         if known is not None:
+            await self._use(known)
             return known
         parent = self._parent(inode)
         while True:
@@ -232,6 +252,7 @@ class FileSystem:
             node = Node(inode, len(self._by_number), entered, parent)
             self._by_number.append(node)
             self._nodes[inode] = node
+            self._note_use(node)
         return self._nodes[inode]
 
     async def _directory_at(self, parent: Node, slot: int) -> Directory:
@@ -250,6 +271,7 @@ class FileSystem:
         await node.directory.entries(0)
         self.counters.directories_listed += 1
         slots = None if node.renumbering is None else node.renumbering.slots
+        _use_of(node).opened(1)
         return self._new_handle(self._directories, _OpenDirectory(node, node.directory, slots))
 
     async def _prepare_walk(self, node: Node) -> None:
@@ -286,7 +308,9 @@ class FileSystem:
 
     def releasedir(self, handle: int) -> None:
         """Give a directory handle back."""
-        self._directories.pop(handle, None)
+        opened = self._directories.pop(handle, None)
+        if opened is not None:
+            _use_of(opened.node).opened(-1)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -299,7 +323,9 @@ class FileSystem:
         whole = content.data if not handles and sized and isinstance(content, MemoryBytes) else None
         if whole is not None:
             self.counters.bytes_read += len(whole)
-        handle = self._new_handle(self._files, _OpenFile(content, inode))
+        use = _use_of(self._parent(inode))
+        use.opened(1)
+        handle = self._new_handle(self._files, _OpenFile(content, inode, use))
         handles.add(handle)
         return OpenedFile(handle, sized and not pages.past, pages.kept, whole)
 
@@ -336,6 +362,7 @@ class FileSystem:
         if opened is None:
             return
         self._pages.left(opened.inode, opened.content)
+        opened.use.opened(-1)
         opened.content.close()
         self._open_inodes[opened.inode].discard(handle)
         if not self._open_inodes[opened.inode]:
@@ -349,16 +376,74 @@ class FileSystem:
 
     # -- changes in the store -----------------------------------------------------------------------------------------
 
-    async def refresh(self, tell: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
+    async def refresh(self, tell: Tell, unused: int | None = None) -> None:
         """Look for newer versions of all renewable directories; `tell` hears what the kernel has to forget.
 
-        One round at a time: a directory is moved from the version it has to a newer one, never from one it had.
+        `unused`: how many of the directories that nobody uses are looked at, where this is one of the rounds that are
+        made every few seconds. One round at a time: a directory is moved from the version it has to a newer one, never
+        from one it had.
         """
-        async with self.refreshing:
+        async with self._round:
             self._turn += 1
-            for node in list(self._nodes.values()):
-                if node.directory.renewable and not node.held:
-                    await self._renew(node, tell)
+            if unused is not None:
+                self._tell = tell
+            for use in self._uses.all() if unused is None else self._uses.due(unused):
+                node = use.node
+                is_shown = self._nodes.get(node.inode) is node
+                if is_shown and node.directory.renewable and not node.held:
+                    async with self.refreshing:
+                        changes = await self._renewed(node, self._turn)
+                    if changes:
+                        await tell(changes)
+            untold, self._untold = self._untold, []
+            if untold:
+                await tell(untold)
+
+    # -- use: see vfs/use ---------------------------------------------------------------------------------------------
+
+    def _note_use(self, node: Node) -> None:
+        """Give a node that was entered, or has another directory now, its use."""
+        above = None if node.parent is None else node.parent.use
+        if not node.directory.renewable:
+            node.use = node.use or above
+        elif node.use is None or node.use.node is not node:
+            node.use = self._uses.of(node, above)
+
+    async def _use(self, node: Node) -> None:
+        """To be called for each request that concerns `node`: what rests is looked at before it is used again.
+
+        The kernel may hold a directory that it would be told of until this request is answered, so it is told later.
+        """
+        use = _use_of(node)
+        if self._uses.mark(use):
+            for each in reversed(list(use.chain())):
+                self._untold += await self._wake(each)
+
+    async def reached(self, inode: int) -> None:
+        """To be called when the kernel looks up a name and gets `inode`: from there it may go on by itself, so it is
+        told before that. It holds the directory above at most.
+        """
+        node = self._nodes.get(inode)
+        if node is not None and node.use is not None and node.use.node is node:
+            self._uses.mark(node.use)
+            changes = await self._wake(node.use)
+            if changes and self._tell is not None:
+                with trio.move_on_after(_WAKING_SECONDS):
+                    await self._tell(changes)
+
+    async def _wake(self, use: Use) -> Sequence[Change]:
+        if not use.rests or self.refreshing.statistics().owner is trio.lowlevel.current_task():
+            return ()
+        changes: Sequence[Change] = ()
+        with trio.move_on_after(_WAKING_SECONDS):
+            async with self.refreshing:
+                if use.rests and use.node.directory.renewable and not use.node.held:
+                    self._woken += 1
+                    changes = await self._renewed(use.node, -self._woken)
+        use.rests = False
+        return changes
+
+    # -- moving -------------------------------------------------------------------------------------------------------
 
     async def move(self, node: Node, newer: Directory, *, elsewhere: bool = False) -> Sequence[Change]:
         """Move a directory to another version, whatever its branch does; what the kernel has to forget then. The caller
@@ -366,6 +451,11 @@ class FileSystem:
         """
         while not (changes := await Refresher(self._nodes, self._turn).move(node, newer, elsewhere=elsewhere)):
             await trio.lowlevel.checkpoint()  # something was laid over a dataset in it meanwhile
+        return self._noted(changes)
+
+    def _noted(self, changes: Sequence[Change]) -> Sequence[Change]:
+        for change in changes:
+            self._note_use(self._nodes[change.inode])
         return changes
 
     def detach(self, inode: int) -> Node | None:
@@ -378,21 +468,20 @@ class FileSystem:
         """
         parent = self._parent(inode)
         directory = await self._directory_at(parent, slot_of(inode))
-        node.inode, node.parent = inode, parent
+        node.inode, node.parent, node.use = inode, parent, parent.use
         self._nodes[inode] = node
         return await self.move(node, directory, elsewhere=True)
 
-    async def _renew(self, node: Node, tell: Callable[[Sequence[Change]], Awaitable[None]]) -> None:
+    async def _renewed(self, node: Node, turn: int) -> Sequence[Change]:
         try:
-            changes = await Refresher(self._nodes, self._turn).renew(node)
+            changes = await Refresher(self._nodes, turn).renew(node)
         except (RiafsError, OSError) as error:
             if node.trouble != str(error):
                 log.info("cannot look for a newer version: %s", error)
             node.trouble = str(error)
-            return
+            return ()
         node.trouble = ""
-        if changes:
-            await tell(changes)
+        return self._noted(changes)
 
     # -- handles ------------------------------------------------------------------------------------------------------
 
@@ -407,6 +496,11 @@ class FileSystem:
             return table[handle]
         except KeyError:
             raise StaleHandle(f"handle {handle} is not open") from None
+
+
+def _use_of(node: Node) -> Use:
+    assert node.use is not None  # from the moment on that it is in the file system's tables
+    return node.use
 
 
 def _attributes(inode: int, entry: Entry, *, listed: bool = True) -> Attributes:

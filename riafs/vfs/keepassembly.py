@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import trio
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_SECONDS = 4.0
 """How long an API server may take to answer anything at all, so that who mounts hears what is wrong with it."""
+_PORTS = {"http": 80, "https": 443}
 _MAX_COMPOSITION = 64 << 20
 _SERVICES_SECONDS = 300.0
 """How often a cluster is asked for its block servers."""
@@ -64,7 +66,8 @@ class _Opening:
             at_first = replace(api, seconds=min(api.seconds, _FIRST_SECONDS))
             discovery = await at_first.discovery()
             blocks = self._blocks(await self._cluster_places(api, at_first))
-            root = ClusterRoot(ClusterCollections(api, self._collection_tools(blocks, discovery.replication)))
+            tools = self._collection_tools(blocks, discovery.replication)
+            root = ClusterRoot(ClusterCollections(api, tools, await at_first.slash_substitute()))
             if source.tree is not None:
                 return await self._composed(source.tree, root.resolve)
             return await open_cluster(root, source.identifier)
@@ -116,9 +119,24 @@ class _Opening:
 
     async def _named_places(self, source: KeepUrl) -> BlockPlaces:
         if source.scheme == "file":
-            return self._hinted(Places([await self._volume(path) for path in source.places], {}), {})
+            return self._hinted(Places(await self._volumes(source.places), {}), {})
         urls = [f"{source.scheme}://{host.decode('ascii')}/" for host in source.places]
+        self._look_at(urls)
         return self._hinted(Places([], self._servers(named_services(urls))), {})
+
+    async def _volumes(self, paths: Sequence[bytes]) -> list[KeepVolume]:
+        """Those that can be opened; what they lack the others may have. Raises why the last one cannot if none can."""
+        found, problem = [], None
+        for path in paths:
+            try:
+                found.append(await self._volume(path))
+            except RiafsError as error:
+                if len(paths) > 1:
+                    log.warning("%s; the mount does without it", error)
+                problem = error
+        if problem is not None and not found:
+            raise problem
+        return found
 
     async def _volume(self, path: bytes) -> KeepVolume:
         threads = self._plan.per_volume or THREADS_PER_STORE
@@ -130,6 +148,7 @@ class _Opening:
         if self._plan.services:
             return self._hinted(Places([], self._servers(named_services(self._plan.services))), {})
         services = await fetch_services(at_first)
+        self._look_at([each.url for each in services if not each.kind.startswith("gateway")])
 
         async def refresh() -> None:
             places.replace(self._servers(await fetch_services(api)))
@@ -137,6 +156,11 @@ class _Opening:
         places = Places([], self._servers(services), refresh)
         self._means.background.keep_running(_refresh_regularly, places)
         return self._hinted(places, self._servers(services, gateways=True))
+
+    def _look_at(self, urls: Sequence[str]) -> None:
+        """Have it logged if no block server can be reached; nobody waits for that."""
+        if not self._plan.proxies:
+            self._means.background.start_soon(_log_if_dead, urls)
 
     def _servers(self, services: list[KeepService], *, gateways: bool = False) -> dict[bytes, BlockPlace]:
         chosen = [each for each in services if each.kind.startswith("gateway") is gateways]
@@ -175,6 +199,25 @@ async def _refresh_regularly(places: BlockPlaces) -> None:
             await places.refresh()
         except RiafsError as error:
             log.info("the list of block servers stays as it is: %s", error)
+
+
+async def _log_if_dead(urls: Sequence[str]) -> None:
+    silent: list[str] = []
+
+    async def look(url: str) -> None:
+        parts = urlsplit(url)
+        try:
+            with trio.fail_after(_FIRST_SECONDS):
+                stream = await trio.open_tcp_stream(parts.hostname or "", parts.port or _PORTS[parts.scheme])
+                await trio.aclose_forcefully(stream)
+        except (OSError, trio.TooSlowError):
+            silent.append(parts.netloc.rpartition("@")[2])
+
+    async with trio.open_nursery() as nursery:
+        for url in urls:
+            nursery.start_soon(look, url)
+    if urls and len(silent) == len(urls):
+        log.error("no block server can be reached, so no file can be read for now: %s", ", ".join(sorted(silent)[:6]))
 
 
 async def _no_renewal(_locator: Locator) -> Locator | None:

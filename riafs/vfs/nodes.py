@@ -7,10 +7,14 @@ that was never used, so that whoever has the old one open keeps reading the old 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from riafs.errors import StaleHandle
 from riafs.tree.protocol import Directory, Entry, Versions
 from riafs.vfs.numbers import MAX_SLOT, inode_of
+
+if TYPE_CHECKING:
+    from riafs.vfs.use import Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class Node:
     """Slot of the directory in here that was listed last."""
     held: bool = False
     """Whether it stays at its version, as something lies over it."""
+    use: "Use | None" = None
+    """Its own where it may be renewed, else that of the next one above."""
     trouble: str = ""
     """Why no newer version could be looked for last time."""
     hidden: list[Entry] = field(default_factory=list)

@@ -55,6 +55,7 @@ class OpenDirectories:
         self._engine = engine
         self._numbers = numbers
         self._moves = moves
+        self._removed: set[int] = set()
         self._open: dict[int, _Open] = {}
         self._last = 0
 
@@ -65,6 +66,12 @@ class OpenDirectories:
         self._open[self._last] = opened
         return self._last
 
+    def open_removed(self) -> int:
+        """A handle on a directory that is removed: nothing is in it."""
+        self._last += 1
+        self._removed.add(self._last)
+        return self._last
+
     async def _opened(self, inode: int) -> _Open:
         number, moves = self._numbers.now(inode), self._moves()
         below = None if self._engine.has_row(number) else await self._filesystem.opendir(number)
@@ -72,6 +79,7 @@ class OpenDirectories:
 
     def release(self, handle: int) -> None:
         """Give a handle back."""
+        self._removed.discard(handle)
         opened = self._open.pop(handle, None)
         if opened is not None:
             self._close(opened)
@@ -99,6 +107,8 @@ class OpenDirectories:
 
     async def read(self, handle: int, offset: int) -> tuple[Shown, bool]:
         """See Engine.readdir; and whether the kernel may remember what is listed."""
+        if handle in self._removed:
+            return (), True
         opened = self._get(handle)
         if not offset and opened.moves != self._moves():
             await self._begin_anew(handle)

@@ -14,6 +14,7 @@ from functools import wraps
 from typing import NoReturn, ParamSpec, TypeVar
 
 import trio
+from cachetools import LRUCache
 
 from riafs.counters import Counters
 from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle, StoreTimeout
@@ -27,9 +28,10 @@ from riafs.overlay.rows import Area
 from riafs.overlay.stats import Stat
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
+from riafs.tree.protocol import Kind
 from riafs.vfs.beneath import Beneath
 from riafs.vfs.cachedpages import CachedPages, SilentReads
-from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
+from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, Tell
 from riafs.vfs.keepingbases import BaseKeeper
 from riafs.vfs.kernelnumbers import KernelNumbers
 from riafs.vfs.moving import Mover
@@ -41,10 +43,9 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Tell = Callable[[Sequence[Change]], Awaitable[None]]
-"""Hears what the kernel has to forget."""
 
 _ENDING_SECONDS = 1.0
+_MAX_REMOVED = 4096
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _OVERTAKEN = (NoSuchName, NotADirectoryHere, ReadOnly, StaleHandle)
 """What a call may come to that a move came into."""
@@ -70,6 +71,8 @@ class WritableFileSystem:
         self._numbers = KernelNumbers()
         self._directories = OpenDirectories(filesystem, self._engine, self._numbers, lambda: self._moves)
         self._inodes: dict[int, int] = {}
+        self._removed: LRUCache[int, Stat] = LRUCache(_MAX_REMOVED)
+        """Directories by the kernel's numbers, asked where nothing else has the number."""
         self._pages = CachedPages()
         self._silent = SilentReads()
         self._moves = 0
@@ -128,7 +131,10 @@ class WritableFileSystem:
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
         """See Engine."""
         found = await self._seen(lambda: self._engine.lookup(self._numbers.now(parent), name))
-        return None if found is None else self._given(found)
+        if found is None:
+            return None
+        await self._filesystem.reached(found.inode)
+        return self._given(found)
 
     def _given(self, found: Stat) -> Stat:
         """With the number that the kernel has for it."""
@@ -141,8 +147,13 @@ class WritableFileSystem:
         return self._engine.has_row(number) or self._filesystem.is_lasting(number)
 
     async def getattr(self, inode: int) -> Stat:
-        """See Engine."""
-        return self._given(await self._seen(lambda: self._engine.getattr(self._numbers.now(inode))))
+        """See Engine. A removed directory is there, with no links, as long as a program may be in it."""
+        try:
+            return self._given(await self._seen(lambda: self._engine.getattr(self._numbers.now(inode))))
+        except StaleHandle:
+            if inode not in self._removed:
+                raise
+            return self._removed[inode]
 
     async def readlink(self, inode: int) -> bytes:
         """See Engine."""
@@ -167,8 +178,13 @@ class WritableFileSystem:
     # -- listing ------------------------------------------------------------------------------------------------------
 
     async def opendir(self, inode: int) -> int:
-        """A handle to list a directory."""
-        return await self._seen(lambda: self._directories.open(inode))
+        """A handle to list a directory; one that is removed is empty."""
+        try:
+            return await self._seen(lambda: self._directories.open(inode))
+        except StaleHandle:
+            if inode not in self._removed:
+                raise
+            return self._directories.open_removed()
 
     async def readdir(self, handle: int, offset: int) -> tuple[Shown, bool]:
         """See OpenDirectories."""
@@ -194,10 +210,10 @@ class WritableFileSystem:
         shown = self._given(found)
         return shown, self._opened(shown.inode, handle)
 
-    async def mknod(self, parent: int, name: bytes, maker: Maker, *, regular: bool) -> Stat:
+    async def mknod(self, parent: int, name: bytes, maker: Maker, kind: Kind, device: int) -> Stat:
         """See Engine."""
         now = self._numbers.now
-        return self._given(await self._done(lambda: self._engine.mknod(now(parent), name, maker, regular=regular)))
+        return self._given(await self._done(lambda: self._engine.mknod(now(parent), name, maker, kind, device)))
 
     async def mkdir(self, parent: int, name: bytes, maker: Maker) -> Stat:
         """See Engine."""
@@ -208,9 +224,15 @@ class WritableFileSystem:
         now = self._numbers.now
         return self._given(await self._done(lambda: self._engine.symlink(now(parent), name, target, maker)))
 
-    async def link(self, inode: int, parent: int, name: bytes) -> NoReturn:
+    async def link(self, inode: int, parent: int, name: bytes) -> Stat:
         """See Engine."""
-        await self._engine.link(inode, parent, name)
+
+        async def link() -> Stat:
+            number = self._numbers.now(inode)
+            await self._before_change(number, empties=False)
+            return await self._engine.link(number, self._numbers.now(parent), name)
+
+        return self._given(await self._done(link))
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """See Engine."""
@@ -218,8 +240,11 @@ class WritableFileSystem:
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """See Engine."""
+        found = await self.lookup(parent, name)
         if await self._done(lambda: self._engine.rmdir(self._numbers.now(parent), name)):
             self._beneath.unpin_all_but({base.dataset for base in self.overlay.datasets()})
+        if found is not None:
+            self._removed[found.inode] = found._replace(links=0)
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """See Engine."""
@@ -314,7 +339,7 @@ class WritableFileSystem:
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
-    async def refresh(self, tell: Tell) -> None:
+    async def refresh(self, tell: Tell, unused: int | None = None) -> None:
         """See FileSystem; datasets with changes stay where they are."""
         await self.recorder.hold()
         self._beneath.let_go()
@@ -322,7 +347,7 @@ class WritableFileSystem:
         async def tell_all(changes: Sequence[Change]) -> None:
             await tell(self._numbers.told(changes))
 
-        await self._filesystem.refresh(tell_all)
+        await self._filesystem.refresh(tell_all, unused)
 
     # -- moving to another commit -------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import zlib
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,14 @@ import trio
 
 from riafs.archive.archive import Archive
 from riafs.archive.extractor import ChildDecoder
-from riafs.errors import DecodeFailed, DecoderDied, RiafsError
+from riafs.errors import CorruptContent, DecodeFailed, DecoderDied, RiafsError
+from riafs.formats.sevenzip import parse_signature
+from riafs.formats.sevenzip_writing import write_signature
 from tests.archive.conftest import SEARCH_PATH, Announce, Pack, content_of, open_archive, tools_with
+from tests.small import key_of
 
 CONTENTS: dict[bytes, bytes | None] = {
-    b"%03d" % number: b"".join(b"%d %d\n" % (number, line * line) for line in range(number % 90)) + b"."
+    b"%03d" % number: b"".join(b"%d %d\n" % (number, line * line) for line in range(2 * number % 180)) + b"."
     for number in range(400)
 }
 METHODS = {
@@ -21,6 +25,7 @@ METHODS = {
     "LZMA": ("-m0=LZMA",),
     "Delta, LZMA2": ("-m0=Delta", "-m1=LZMA2"),
     "BCJ, LZMA": ("-m0=BCJ", "-m1=LZMA"),
+    "BZip2": ("-m0=BZip2:d=100k",),
     "Deflate": ("-m0=Deflate",),
     "Deflate64": ("-m0=Deflate64",),
     "PPMd": ("-m0=PPMd:mem=1m",),
@@ -69,6 +74,28 @@ async def test_all_members_before_the_damage_are_served_in_any_order_by_any_numb
     assert len(CONTENTS) / 3 < len(outcomes[0]) < len(CONTENTS)
     assert outcomes[3] >= outcomes[0]  # 7-Zip may come further as the last resort
     assert max(outcomes[0]) >= max(outcomes[3] - outcomes[0], default=b"")
+
+
+async def test_the_content_of_a_key_is_right_whatever_crc_its_archive_has(
+    pack: Pack, spool: Path, expected_warnings: Announce
+) -> None:
+    expected_warnings("this copy is not used")
+    content, other = b"content of a key" * 99, b"no key" * 99
+    name = key_of(content)
+    path = pack({name: content, b"other": other}, "-m0=LZMA2", "-mhc=off")
+    data = path.read_bytes()
+    place = parse_signature(data[:32])
+    header = data[place.offset :]
+    for each in (content, other):
+        crc = zlib.crc32(each).to_bytes(4, "little")
+        assert header.count(crc) == 1
+        header = header.replace(crc, bytes(4))
+    path.write_bytes(write_signature(place.offset, header) + data[32 : place.offset] + header)
+    with contextlib.closing(tools_with(spool)) as tools:
+        archive = await open_archive(path, tools)
+        assert await content_of(archive, name) == content
+        with pytest.raises(CorruptContent, match="CRC32"):
+            await content_of(archive, b"other")
 
 
 async def test_a_decoder_that_was_killed_is_started_again(

@@ -426,7 +426,7 @@ async def test_a_slow_decoder_is_a_timeout(pack: Pack, spool: Path, tmp_path: Pa
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "7z").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
     (tmp_path / "bin" / "7z").chmod(0o755)
-    path = pack(SOLID, "-m0=PPMd")
+    path = pack(SOLID, "-m0=LZMA:lc=8:lp=4")  # which only 7-Zip decodes
     tools = tools_with(spool, search_path=(os.fsencode(tmp_path / "bin"),))
     tools.workshop.extractor.deadline = 0.3
     archive = await open_archive(path, tools)

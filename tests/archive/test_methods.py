@@ -13,6 +13,7 @@ import pytest
 
 from riafs.archive.archive import ArchiveTools
 from riafs.archive.member import DecodedMember
+from riafs.archive.saved import IndexDirectory
 from riafs.storage.extents import Extent
 from tests.archive.conftest import SEARCH_PATH, Pack, content_of, open_archive, tools_with, update
 from tests.archive.headers import File, stored_archive
@@ -110,6 +111,15 @@ async def test_every_member_is_decrypted_without_7z(method: str, pack: Pack, spo
                 assert await content_of(archive, name) == content
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if not name.startswith("stored")])
+async def test_members_of_many_packed_pieces_are_read_without_7z(method: str, pack: Pack, spool: Path) -> None:
+    contents: dict[bytes, bytes | None] = {b"noise": random.Random(5).randbytes(700_000), b"last": b"last"}
+    with contextlib.closing(tools_with(spool, search_path=())) as tools:
+        archive = await open_archive(pack(contents, *METHODS[method]), tools)
+        for name, content in contents.items():
+            assert await content_of(archive, name) == content
+
+
 @pytest.mark.parametrize("filters", [[py7zr.FILTER_ZSTD], [py7zr.FILTER_BROTLI], [py7zr.FILTER_X86, py7zr.FILTER_ZSTD]])
 @pytest.mark.parametrize("password", [None, "secret"])
 async def test_methods_of_other_programs_are_read_with_and_without_7z(
@@ -153,6 +163,22 @@ async def test_py7zr_lists_the_same(method: str, pack: Pack, tools: ArchiveTools
             (file.filename.encode(), file.uncompressed, file.crc32, file.is_directory) for file in reference.files
         ]
     assert [(member.name, member.size, member.crc, member.is_directory) for member in archive.listing] == theirs
+
+
+@pytest.mark.parametrize("switches", [("-mx0",), ("-m0=LZMA2",), ("-m0=PPMd", "-psecret", "-mhe=on")])
+async def test_an_archive_behind_a_program_is_read(
+    switches: tuple[str, ...], pack: Pack, spool: Path, tmp_path: Path
+) -> None:
+    program = Path(sys.executable).read_bytes()[:50_000]
+    stub = program + b"7z\xbc\xaf\x27\x1c" * 9 + program + bytes((1 << 20) - 2 * len(program) - 54 - 3)
+    path = tmp_path / "archive.exe"
+    path.write_bytes(stub + pack(CONTENTS, *switches).read_bytes())
+    for _ in range(2):  # the second time with the saved list
+        indexes = IndexDirectory(os.fsencode(spool))
+        with contextlib.closing(tools_with(spool, search_path=(), indexes=indexes, password="secret")) as tools:
+            archive = await open_archive(path, tools)
+            for name in (b"g/text", b"g/noise", b"st*r"):
+                assert await content_of(archive, name) == CONTENTS[name]
 
 
 async def test_stored_members_are_parts_of_the_archive(pack: Pack, tools: ArchiveTools) -> None:

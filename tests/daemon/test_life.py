@@ -18,7 +18,7 @@ from riafs.daemon import ask, control, life
 from riafs.daemon.logs import RecentErrors
 from riafs.daemon.mounts import Mount
 from riafs.daemon.plan import MountPlan
-from riafs.errors import Busy, Interrupted, MountFailed, SourceNotFound, StoreTimeout, TaskFailed
+from riafs.errors import Busy, Interrupted, MountFailed, OutOfMemory, SourceNotFound, StoreTimeout, TaskFailed
 from riafs.formats.riaurl import parse_source
 from riafs.settings import Directories, Given, load
 from riafs.tasks import Background
@@ -141,7 +141,7 @@ def test_a_starter_that_has_gone_ends_the_mount(plan: MountPlan) -> None:
     assert fake.done == ["unmounted", "closed"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU])
 def test_a_signal_lets_readers_finish_for_a_bounded_time(
     plan: MountPlan, number: int, monkeypatch: pytest.MonkeyPatch, no_unmounting: list[str]
 ) -> None:
@@ -158,6 +158,14 @@ def test_a_second_signal_does_not_wait(plan: MountPlan, no_unmounting: list[str]
     began = time.monotonic()
     live(plan, Fake(), send(signal.SIGTERM, signal.SIGTERM))
     assert time.monotonic() - began < life.DRAIN_SECONDS / 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGVTALRM, signal.SIGIO, signal.SIGXFSZ, 64])
+def test_other_signals_that_would_kill_are_not_followed(plan: MountPlan, number: int, no_unmounting: list[str]) -> None:
+    fake = Fake()
+    live(plan, fake, send(number, signal.SIGHUP, signal.SIGTERM, signal.SIGTERM))
+    assert fake.done == ["refreshed", "unmounted", "closed"]
+    assert f"signal {int(number)} is not followed" in Path(plan.settings.log).read_text()
 
 
 def test_a_signal_before_readiness_interrupts(plan: MountPlan) -> None:
@@ -273,6 +281,6 @@ async def test_the_control_socket_answers_whatever_a_command_raises(
         raise failure
 
     reply = json.loads(await control._reply(b'{"command": "status"}', 1, {"status": status}))
-    expected = Busy if isinstance(failure, Busy) else TaskFailed
+    expected = {Busy: Busy, MemoryError: OutOfMemory}.get(type(failure), TaskFailed)
     assert (reply["kind"], reply["exit_code"]) == (expected.__name__, expected.exit_code)
     assert reply["error"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,56 @@ def test_a_store_is_mounted_when_the_command_returns_and_gone_after_umount(
     assert riafs("umount", mountpoint).returncode == 0
     assert os.listdir(mountpoint) == []
     assert riafs("umount", mountpoint).returncode == 1
+
+
+def test_umount_returns_when_the_daemon_has_ended(riafs: Run, small_store: Path, mountpoint: Path) -> None:
+    for _ in range(3):
+        assert riafs("mount", small_store, mountpoint).returncode == 0
+        pid = pid_of(riafs, mountpoint)
+        assert riafs("umount", mountpoint).returncode == 0
+        assert not os.path.exists(f"/proc/{pid}") or "zombie" in Path(f"/proc/{pid}/status").read_text()
+
+
+@pytest.mark.parametrize("url", [False, True], ids=["path", "url"])
+def test_mount_a_may_come_twice_and_after_the_daemon_was_killed(
+    riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path, *, url: bool
+) -> None:
+    """mount(8) takes a file system as mounted where the table has the source as it is in /etc/fstab."""
+    source = f"ria+file://{small_store}" if url else str(small_store)
+
+    def mount() -> int:
+        options = f"rw,cache_dir={tmp_path}/c,log={tmp_path}/l"
+        done = riafs(source, mountpoint, "-o", options, name="mount.riafs", bare=True)
+        assert done.stderr == ""
+        found = mount_at(str(mountpoint))
+        assert found is not None
+        assert (mountpoint / "demo" / "a.txt").read_text() == "hello\n"
+        table = Path("/proc/self/mounts").read_text().splitlines()
+        assert not [line for line in table if line.split()[:2] == [source, str(mountpoint)]]
+        return done.returncode
+
+    assert [mount(), mount()] == [0, 0]
+    pid = pid_of(riafs, mountpoint)
+    os.kill(pid, signal.SIGKILL)
+    assert [mount(), mount()] == [0, 0]
+    assert pid_of(riafs, mountpoint) != pid
+    other = riafs(f"{small_store}#~demo", mountpoint, "-o", "rw", name="mount.riafs", bare=True)
+    assert other.returncode == 32
+    assert "already mounted" in other.stderr
+    assert riafs("umount", mountpoint).returncode == 0
+
+
+def test_a_store_with_a_number_sign_in_its_path_is_told_how_to_be_named(
+    riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(small_store, tmp_path / "st#ore", symlinks=True)
+    done = riafs("mount", tmp_path / "st#ore", mountpoint)
+    url = f"ria+file://{tmp_path}/st%23ore"
+    assert done.returncode == 1
+    assert f"write {url} for the store" in done.stderr
+    assert riafs("mount", url, mountpoint).returncode == 0
+    assert os.listdir(mountpoint / "demo")
+    assert riafs("umount", mountpoint).returncode == 0
 
 
 def test_a_relative_source_and_directory_are_taken_from_here(riafs: Run, small_store: Path, mountpoint: Path) -> None:
@@ -166,9 +217,13 @@ def test_a_busy_mount_is_not_taken_away_but_lazily(riafs: Run, small_store: Path
         assert file.read() == "hello\n"
 
 
-def test_term_ends_a_mount_and_leaves_nothing(riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGABRT])
+def test_a_signal_ends_a_mount_and_leaves_nothing(
+    riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path, number: int
+) -> None:
     assert riafs("mount", small_store, mountpoint).returncode == 0
-    os.kill(pid_of(riafs, mountpoint), signal.SIGTERM)
+    os.kill(pid_of(riafs, mountpoint), signal.SIGALRM)
+    os.kill(pid_of(riafs, mountpoint), number)
     wait_until_unmounted(mountpoint)
     until = time.monotonic() + 5
     while [name for name in os.listdir(tmp_path / "cache") if name.startswith("riafs-")]:

@@ -13,6 +13,7 @@ import trio
 
 from riafs.cli import main
 from riafs.git.catfile import CatFile
+from riafs.git.transaction import RefUpdate, RefWriter
 from riafs.storage import roots
 from riafs.storage.files import FileBytes
 from riafs.tree.snapshot import CommitDirectory
@@ -44,6 +45,19 @@ def bug_in_each_layer() -> None:
     CommitDirectory.open = broken  # type: ignore[method-assign,assignment]  # that is the sabotage
     FileSystem.attribute = broken  # type: ignore[method-assign,assignment]  # likewise
     FileSystem.readdir = broken  # type: ignore[method-assign,assignment]  # likewise
+
+
+def store_gone_before_refs_move() -> None:
+    """The directory in the variable STORE_THAT_GOES is renamed, once, when a push has done all but moving the refs."""
+    move = RefWriter.move
+    store = os.environ["STORE_THAT_GOES"]
+
+    async def gone(self: RefWriter, updates: Sequence[RefUpdate]) -> None:
+        RefWriter.move = move  # type: ignore[method-assign]  # only once
+        os.rename(store, f"{store}.gone")
+        await move(self, updates)
+
+    RefWriter.move = gone  # type: ignore[method-assign,assignment]  # that is the sabotage
 
 
 def hanging_store() -> None:

@@ -72,7 +72,6 @@ BUGS = [
     KeyError(1),
     AssertionError(),
     RecursionError(),
-    MemoryError(),
     ExceptionGroup("x", [ValueError()]),
 ]
 
@@ -88,6 +87,19 @@ async def test_bug_gives_eio_is_counted_and_leaves_its_stack(
     assert await errno_of(bug, guard) == errno.EIO
     assert counters.handler_errors == 2
     assert [record.exc_info is not None for record in caplog.records] == [True, False]
+
+
+@pytest.mark.parametrize("lack", [MemoryError(), ExceptionGroup("x", [MemoryError()])], ids=repr)
+async def test_a_lack_of_memory_is_no_bug_and_said_once(
+    lack: Exception, caplog: pytest.LogCaptureFixture, expected_warnings: Announce
+) -> None:
+    expected_warnings("riafs.fuse.guard: ERROR: handler: out of memory")
+    counters = Counters()
+    guard = Guard(counters)
+    assert await errno_of(lack, guard) == errno.ENOMEM
+    assert await errno_of(lack, guard) == errno.ENOMEM
+    assert counters.handler_errors == 0
+    assert [record.getMessage() for record in caplog.records] == ["handler: out of memory for one request"]
 
 
 async def test_cancellation_passes_through() -> None:

@@ -396,3 +396,23 @@ async def test_composed_tree_over_a_cluster(cluster: Cluster, tmp_path: Path) ->
         set_manifest(one, manifest_of({b"file": b"later"}, cluster.put))
         await driver.refresh()
         assert await driver.read(b"a") == b"later"
+
+
+async def test_the_cluster_says_what_stands_for_a_slash_in_names(cluster: Cluster) -> None:
+    cluster.api.slash = "%2F"
+    made(cluster, "one/two")
+    async with shown_cluster(cluster) as driver:
+        assert await driver.ls(b"home") == [b"one%2Ftwo"]
+
+
+async def test_what_is_in_the_trash_is_not_there(cluster: Cluster, expected_warnings: Announce) -> None:
+    expected_warnings("not there any more")
+    record, other = made(cluster, "one"), made(cluster, "other", is_trashed=True)
+    async with shown_cluster(cluster) as driver:
+        await driver.ls(b"by_id/" + uuid_of(record))
+        record["is_trashed"] = True
+        await driver.refresh()
+        for trashed in (record, other):
+            with pytest.raises(RiafsError) as caught:
+                await driver.ls(b"by_id/" + uuid_of(trashed))
+            assert caught.value.errno == errno.ENOENT

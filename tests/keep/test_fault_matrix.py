@@ -25,6 +25,7 @@ from tests.keep import blockserver
 from tests.keep.blocks import Setting, keep_blocks, locator_of, no_renewal
 from tests.keep.blockserver import BlockServer, Fault
 from tests.plugins.log_hygiene import Announce
+from tests.small import noise
 
 BLOCK = random.Random(1).randbytes(3_000_000)
 LOCATOR = locator_of(BLOCK)
@@ -54,7 +55,8 @@ async def read_all(blocks: KeepBlocks, locator: Locator = LOCATOR) -> bytes:
 
 # -- one server fails, the other has the block ------------------------------------------------------------------------
 
-DAMAGED = "is damaged|bytes come|ends early"
+PASSED_OVER = "is passed over where another place has what is wanted"
+DAMAGED = f"is damaged|bytes come|the connection was cut|{PASSED_OVER}"
 FAILING = {
     "500": blockserver.status(500),
     "502": blockserver.status(502, b"checksum mismatch in stored data\n"),
@@ -102,10 +104,67 @@ async def test_a_block_without_a_length_is_as_good(first: BlockServer, fault: Fa
         assert await read_all(blocks) == BLOCK
 
 
-async def test_a_server_that_is_not_there_is_passed_over(first: BlockServer, second: BlockServer) -> None:
+async def test_a_server_that_is_not_there_is_passed_over_and_told_of_once(
+    first: BlockServer, second: BlockServer, expected_warnings: Announce, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected_warnings(PASSED_OVER)
+    other = noise(1000, "other")
+    second.add(other)
     first.__exit__(None, None, None)
     async with blocks_of(first, second) as blocks:
         assert await read_all(blocks) == BLOCK
+        assert await read_all(blocks, locator_of(other)) == other
+    assert len([each for each in caplog.records if "is passed over" in each.getMessage()]) == 1
+
+
+async def test_where_no_server_answers_the_message_says_so(
+    first: BlockServer, second: BlockServer, expected_warnings: Announce
+) -> None:
+    expected_warnings(PASSED_OVER, "no place answers")
+    for server in (first, second):
+        server.__exit__(None, None, None)
+    async with blocks_of(first, second, deadline=0.5) as blocks:
+        with pytest.raises(RiafsError, match=f"no place answers: block {LOCATOR.unsigned.decode()[:32]}.*refused"):
+            await read_all(blocks)
+
+
+async def test_a_block_that_is_damaged_everywhere_is_not_fetched_for_each_read(
+    first: BlockServer, second: BlockServer, expected_warnings: Announce
+) -> None:
+    expected_warnings(DAMAGED, "cannot be read: ")
+    first.always = second.always = blockserver.corrupt
+    async with blocks_of(first, second) as blocks:
+        with pytest.raises(CorruptContent):
+            await read_all(blocks)
+        asked = len(first.requests) + len(second.requests)
+        for offset in range(0, 200, 17):
+            with pytest.raises(CorruptContent):
+                await blocks.read(LOCATOR, offset, 17, no_renewal)
+        assert len(first.requests) + len(second.requests) == asked == 4
+
+
+async def test_a_connection_that_is_cut_is_tried_again_and_is_no_damaged_copy(
+    first: BlockServer, expected_warnings: Announce, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected_warnings("the connection was cut.*; trying again")
+    first.faults.append(blockserver.truncated)
+    async with blocks_of(first) as blocks:
+        assert await read_all(blocks) == BLOCK
+        assert (blocks.counters.blocks_corrupt, blocks.counters.blocks_healed) == (0, 0)
+    assert "damaged" not in caplog.text
+    assert len(first.requests) == 2
+
+
+@pytest.mark.parametrize(("status", "text"), [(403, b"Forbidden"), (400, b"invalid signature"), (500, b"I/O timeout")])
+async def test_what_a_server_gives_as_its_reason_is_in_the_message(
+    first: BlockServer, expected_warnings: Announce, status: int, text: bytes
+) -> None:
+    expected_warnings("cannot be read: ")
+    first.always = blockserver.status(status, b"error: " + text + b" +Asecret@5f000000")
+    async with blocks_of(first, deadline=0.3) as blocks:
+        with pytest.raises(RiafsError, match=rf"status {status}: .*(forbidden|invalid signature|timeout)") as caught:
+            await read_all(blocks)
+    assert "secret" not in str(caught.value)
 
 
 async def test_a_damaged_copy_is_counted_and_from_then_on_asked_for_last(
@@ -339,7 +398,7 @@ async def test_only_one_more_is_asked(first: BlockServer, second: BlockServer) -
 async def test_a_server_that_does_not_go_on_is_an_error_at_the_deadline(
     first: BlockServer, fault: Fault, expected_warnings: Announce
 ) -> None:
-    expected_warnings("cannot be read: ")
+    expected_warnings("cannot be read: ", PASSED_OVER)
     first.always = fault
     async with blocks_of(first, deadline=0.7) as blocks:
         with trio.fail_after(5), pytest.raises(StoreTimeout):
@@ -350,7 +409,7 @@ async def test_a_server_that_does_not_go_on_is_an_error_at_the_deadline(
 async def test_who_waits_behind_a_hanging_server_does_not_wait_for_everybodys_deadline(
     first: BlockServer, expected_warnings: Announce, scarce: dict[str, int]
 ) -> None:
-    expected_warnings("cannot be read: ")
+    expected_warnings("cannot be read: ", PASSED_OVER)
     first.always = blockserver.after(20)
     others = [locator_of(bytes([number])) for number in range(8)]
     async with blocks_of(first, deadline=0.5, **scarce) as blocks:

@@ -1,17 +1,20 @@
 """Volumes on this machine: blocks are hashed once and read where they are."""
 
+import hashlib
 import os
 import random
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from riafs.cache.verified import VerifiedMemory
-from riafs.errors import CorruptContent, MissingContent
+from riafs.errors import CorruptContent, MissingContent, SourceNotFound
 from riafs.formats.locators import Locator
 from tests.keep.blocks import Setting, keep_blocks, locator_of, no_renewal, put
 from tests.keep.blockserver import BlockServer
+from tests.keep.shown import shown
 from tests.plugins.log_hygiene import Announce
 
 BLOCK = random.Random(1).randbytes(5_000_000)
@@ -207,3 +210,27 @@ async def test_a_file_that_is_only_touched_is_read_on(volume: Path) -> None:
         path.unlink()
         path.write_bytes(BLOCK)
         assert await blocks.read(LOCATOR, 0, 10, no_renewal) == BLOCK[:10]
+
+
+async def test_a_volume_that_is_missing_is_left_out_with_a_warning(
+    tmp_path: Path, expected_warnings: Announce, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected_warnings("the mount does without it")
+    block = b"content of a block"
+    put(tmp_path / "there", block)
+    (tmp_path / "manifests").mkdir()
+    text = f". {hashlib.md5(block).hexdigest()}+{len(block)} 0:{len(block)}:file\n"
+    (tmp_path / "manifests" / "one.manifest").write_text(text)
+    volumes = f"{tmp_path}/gone,{tmp_path}/there"
+    async with shown(f"keep+file://{volumes}?manifests={tmp_path}/manifests") as driver:
+        assert await driver.read(b"one/file") == block
+    assert str(tmp_path / "gone") in caplog.text
+    with pytest.raises(SourceNotFound):
+        async with shown(f"keep+file://{tmp_path}/gone,{tmp_path}/away?manifests={tmp_path}/manifests"):
+            pass
+
+
+async def test_a_mount_without_any_server_says_so(tmp_path: Path, expected_warnings: Announce) -> None:
+    expected_warnings("no block server can be reached, so no file can be read for now: 127.0.0.1:1, 127.0.0.1:2")
+    async with shown(f"keep+http://127.0.0.1:1,127.0.0.1:2?manifests={tmp_path}"):
+        await trio.testing.wait_all_tasks_blocked(0.2)

@@ -13,7 +13,7 @@ from riafs.overlay.engine import Engine
 from riafs.overlay.naming import EXCHANGE, NOREPLACE
 from riafs.overlay.places import OVERLAY, Ownership
 from riafs.overlay.store import Overlay
-from tests.overlay.disk import TOP, DiskLower
+from tests.overlay.disk import DiskLower
 from tests.overlay.walking import Walker
 
 OWN = Ownership(os.getuid(), os.getgid())
@@ -270,9 +270,9 @@ async def test_refusals(setup: Setup) -> None:
     with pytest.raises(DirectoryNotEmpty):
         await walker.rename(b"a", b"full")
     with pytest.raises(NotPermitted):
-        await walker.engine.link((await walker.stat(b"big")).inode, TOP, b"hard")
-    with pytest.raises(NotPermitted):
-        await walker.engine.mknod(TOP, b"fifo", walker.maker(0o600), regular=False)
+        await walker.link(b"full", b"hard")
+    with pytest.raises(NameExists):
+        await walker.link(b"big", b"a")
     with pytest.raises(NameExists):
         await walker.open(b"big", os.O_CREAT | os.O_EXCL)
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from riafs.errors import (
     CorruptContent,
     EncryptedArchive,
     NotAnArchive,
+    OutsideStore,
     ReadOnly,
     SourceNotFound,
     StoreError,
@@ -24,6 +26,7 @@ from riafs.formats.keys import escape
 from riafs.formats.layout import Layout
 from riafs.formats.riaurl import parse_source
 from riafs.packing.archives import FileMark
+from riafs.packing.archiving import archive_objects
 from riafs.packing.dataset import open_dataset
 from riafs.packing.loose import find_loose
 from riafs.packing.objects import ObjectReader
@@ -432,6 +435,24 @@ async def test_a_file_that_is_no_archive_is_not_replaced(dataset: SmallDataset, 
     with pytest.raises(NotAnArchive):
         await archive(dataset, request(prune=True))
     assert archive_path(dataset).read_bytes() == content
+
+
+async def test_directories_on_another_disk_are_packed_where_that_is_allowed(
+    dataset: SmallDataset, tmp_path: Path
+) -> None:
+    (disk := tmp_path / "disk").mkdir()
+    (dataset.path / "annex" / "objects").rename(disk / "objects")
+    (dataset.path / "annex" / "objects").symlink_to(disk / "objects")
+    (disk / "archives").mkdir()
+    (dataset.path / "archives").symlink_to(disk / "archives")
+    with pytest.raises(OutsideStore):
+        await archive(dataset, request(prune=True))
+    assert list((disk / "archives").iterdir()) == []
+    allowed = replace(means(), allow_links=(os.fsencode(disk),))
+    async with open_dataset(parse_source(source(dataset)), allowed, dry_run=False) as opened:
+        await archive_objects(opened, request(prune=True), Nobody())
+    assert [path.name for path in (disk / "archives").iterdir()] == ["archive.7z"]
+    assert archived(dataset) == MEMBERS
 
 
 async def test_a_link_in_the_archives_place_is_not_replaced(dataset: SmallDataset, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ async def test_an_answer_comes_in_pieces() -> None:
     [
         (blockserver.closed, StoreError, "closed without an answer"),
         (blockserver.garbage, StoreError, "not proper HTTP"),
-        (blockserver.truncated, ShortRead, "ends early"),
+        (blockserver.truncated, ShortRead, "connection was cut in the middle of the answer"),
         (blockserver.of_length(1 << 40), TooLarge, "more than"),
         (blockserver.of_length(-5), StoreError, ""),
     ],

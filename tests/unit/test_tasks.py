@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from riafs.counters import Counters
-from riafs.errors import MissingContent, StoreError, TaskFailed
+from riafs.errors import MissingContent, OutOfMemory, StoreError, TaskFailed
 from riafs.tasks import Background, as_failure, described, guarded, start_detached
 
 Announce = Callable[..., None]
@@ -133,7 +133,7 @@ def test_a_shortage_is_told_in_words_and_without_a_stack(caplog: pytest.LogCaptu
 
 
 def test_users_of_a_task_are_told_with_a_failure_of_ours(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(TaskFailed, match="block x cannot be fetched: there is not enough memory"), as_failure("block x cannot be fetched"):  # fmt: skip # noqa: E501
+    with pytest.raises(OutOfMemory, match="block x: out of memory"), as_failure("block x"):
         raise MemoryError
     with pytest.raises(MissingContent, match="nowhere"), as_failure("y"):
         raise MissingContent("nowhere")

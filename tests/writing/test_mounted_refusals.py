@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import stat
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,35 +165,18 @@ def test_a_store_that_is_full_once_git_writes_leaves_everything_as_it_was(small_
 def test_a_store_that_goes_away_half_way_is_told_and_the_push_run_again(
     dataset: SmallDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, armed = dataset.path.parent.parent, tmp_path / "armed"
-    gone = Path(f"{store}.gone")
-    leave_before_refs_move(tmp_path / "bin", f"test -e {armed} && rm {armed} && mv {store} {gone}")
-    with monkeypatch.context() as patched:
-        patched.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-        with changed(dataset, tmp_path) as mount:
-            armed.touch()
-            done = run_riafs("push", mount.path)
-            assert not armed.exists()
-            assert done.returncode in (2, 32), done.stderr
-            assert done.stderr.count("\n") == 1
-            assert local(mount) == CHANGES
-            assert (mount.path / "one" / "new.dat").read_bytes() == b"new"
-            gone.rename(store)
-            pushed(mount, dataset)
-
-
-def leave_before_refs_move(directory: Path, command: str) -> None:
-    """A git that does `command` before it moves refs."""
-    directory.mkdir()
-    program = directory / "git"
-    program.write_text(
-        textwrap.dedent(f"""\
-        #!/bin/sh
-        case "$*" in *update-ref*) {command} ;; esac
-        exec {shutil.which("git")} "$@"
-        """)
-    )
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    store = dataset.path.parent.parent
+    monkeypatch.setenv("STORE_THAT_GOES", str(store))
+    command = ("-m", "tests.faults.sabotage", "store_gone_before_refs_move")
+    with changed(dataset, tmp_path, command=command) as mount:
+        done = run_riafs("push", mount.path)
+        assert not store.exists()
+        assert done.returncode in (2, 32), done.stderr
+        assert done.stderr.count("\n") == 1
+        assert local(mount) == CHANGES
+        assert (mount.path / "one" / "new.dat").read_bytes() == b"new"
+        Path(f"{store}.gone").rename(store)
+        pushed(mount, dataset)
 
 
 def test_annexed_files_need_a_storage_on_record(dataset: SmallDataset, tmp_path: Path) -> None:
@@ -214,3 +195,21 @@ def test_a_lock_that_was_left_behind_is_named(dataset: SmallDataset, tmp_path: P
         refused(mount, 2, f"{lock} has been there for")
         lock.unlink()
         pushed(mount, dataset)
+
+
+def test_a_mount_says_at_once_what_a_push_will_say(dataset: SmallDataset, tmp_path: Path) -> None:
+    store, mountpoint = dataset.path.parent.parent, tmp_path / "mnt"
+    mountpoint.mkdir()
+
+    def said(source: str) -> str:
+        overlay = str(tmp_path / "over")
+        done = run_riafs("mount", source, mountpoint, "--overlay", overlay, "--log", str(tmp_path / "log"))
+        assert done.returncode == 0
+        assert run_riafs("umount", mountpoint).returncode == 0
+        shutil.rmtree(overlay)
+        return done.stderr
+
+    assert said(f"{store}#~one") == ""
+    dataset.annex_branch({b"uuid.log": b"x y timestamp=1s\n"})
+    assert "no storage on record" in said(f"{store}#~one")
+    assert said(str(store)) == ""

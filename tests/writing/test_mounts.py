@@ -17,6 +17,7 @@ from riafs.overlay.datafiles import failure
 from tests.behaviour import shown_store
 from tests.failing import errno_of
 from tests.fuse.mounting import Mounted, mounted, run_riafs
+from tests.small import SmallStore
 from tests.writing.fsx import Exerciser
 
 OPERATIONS = int(os.environ.get("RIAFS_FSX", "1000"))
@@ -183,3 +184,21 @@ def test_locks_work(mount: Mounted) -> None:
     with open(mount.path / "main" / "version", "r+b") as one, open(mount.path / "main" / "version", "r+b") as other:
         fcntl.flock(one, fcntl.LOCK_EX)
         assert errno_of(lambda: fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)) == errno.EWOULDBLOCK
+
+
+@pytest.mark.parametrize("place", ["new", "of the commit", "renamed"])
+def test_a_removed_working_directory_lists_nothing(place: str, fuse: None, tmp_path: Path) -> None:
+    store = SmallStore.make(tmp_path / "store")
+    store.dataset("one", {b"old/file": b"content"})
+    with mounted(store.path, tmp_path / "mounted", "--overlay", str(tmp_path / "over")) as mount:
+        directory = mount.path / "one" / ("new" if place == "new" else "old")
+        if place == "new":
+            directory.mkdir()
+        elif place == "renamed":
+            directory = directory.rename(directory.with_name("elsewhere"))
+        script = f"rm -rf ../{directory.name}; ls -a | cat; ls; stat -c %h .; cd .. && ls -d {directory.name}"
+        done = subprocess.run(["sh", "-c", script], cwd=directory, capture_output=True, text=True)
+        assert (done.stdout, done.returncode) == ("0\n", 2), done.stderr
+        assert "Stale" not in done.stderr
+        directory.mkdir()
+        assert os.listdir(directory) == []

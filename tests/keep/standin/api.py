@@ -37,6 +37,7 @@ class ApiServer(Server):
         self.tokens = {TOKEN}
         self.most_items = 1000
         self.replication = 2
+        self.slash = ""
         self.lock = threading.Lock()
         super().__init__(port, ApiHandler, tls)
 
@@ -115,7 +116,7 @@ class ApiHandler(Handler):
                 "BlobSigning": signer.enabled,
                 "BlobSigningTTL": f"{signer.ttl}s",
                 "DefaultReplication": self.server.replication,
-                "ForwardSlashNameSubstitution": "",
+                "ForwardSlashNameSubstitution": self.server.slash,
             },
             "StorageClasses": {"default": {"Default": True, "Priority": 0}},
             "Services": {"Controller": {"ExternalURL": self.server.url}},
