@@ -24,7 +24,7 @@ from riafs.overlay.announcing import Announced, Announcements
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
 from riafs.overlay.checksums import Checksums
 from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, has_evidence, keep_copy, read_database
-from riafs.overlay.datafiles import DataFiles
+from riafs.overlay.datafiles import DataFiles, failure
 from riafs.overlay.differences import differences
 from riafs.overlay.inspecting import Findings, Inspector
 from riafs.overlay.journal import Journal, no_failpoint
@@ -52,7 +52,7 @@ class Overlay:
         self.path = private_directory(os.path.abspath(path))
         self.kept = KeptObjects(os.fsencode(self.path) + b"/base")
         """What the commits below the changes consist of."""
-        with contextlib.ExitStack() as undoing:
+        with contextlib.ExitStack() as undoing, _as_failure(self.path):
             self._lock = _locked(self.path)
             undoing.callback(os.close, self._lock)
             examined = examine(self.path)
@@ -342,6 +342,14 @@ def holding(path: str) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def _as_failure(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise failure(error, path) from error
 
 
 def _locked(path: str) -> int:
