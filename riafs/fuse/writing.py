@@ -207,8 +207,12 @@ class WritingOperations(pyfuse3.Operations):
         return self._presenter.status(changed)
 
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        """See WritableFileSystem.attribute, and Operations.getxattr."""
+        """See Operations.getxattr."""
         check_attribute(name)
+        return await self._attribute(inode, name)
+
+    async def _attribute(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT) -> bytes:
+        """See WritableFileSystem.attribute."""
         return await self._filesystem.attribute(inode, name.decode(errors="replace"))
 
     async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
@@ -259,7 +263,7 @@ class WritingOperations(pyfuse3.Operations):
 
 _HANDLERS = (
     "lookup", "getattr", "readlink", "statfs", "opendir", "readdir", "releasedir", "fsyncdir", "create", "mknod",
-    "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "getxattr", "setxattr", "removexattr", "open",
+    "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "_attribute", "setxattr", "removexattr", "open",
     "read", "write", "fsync", "release",
 )  # fmt: skip
 

@@ -14,9 +14,10 @@ import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -42,6 +43,22 @@ Values = tuple[object, ...]
 
 def no_failpoint(_: str) -> None:
     """Nothing fails."""
+
+
+class Statements(Protocol):
+    """What executes statements: the journal, or a snapshot of what it has."""
+
+    def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
+        """See Journal."""
+
+    def run_each(self, sql: str, values: Iterable[Values]) -> None:
+        """See Journal."""
+
+    def one(self, sql: str, values: Values = ()) -> Any:  # noqa: ANN401  # as sqlite3 types it
+        """See Journal."""
+
+    def begin(self) -> None:
+        """See Journal."""
 
 
 class Journal:
@@ -107,18 +124,20 @@ class Journal:
         return self.run(sql, values).fetchone()
 
     def _failure(self, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
-        code = getattr(error, "sqlite_errorcode", None)
-        is_io = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
-        if code == sqlite3.SQLITE_FULL or (is_io and self._is_full()):
-            return OverlayFull(f"no room left for {self.path}")
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return damaged(os.path.dirname(self.path), f"its database is damaged: {error}")
-        return OverlayFailed(f"{self.path} cannot be used: {error}")
+        return _failure(self.path, error)
 
-    def _is_full(self) -> bool:
-        """SQLite does not tell for each of its files that this is why it cannot be written."""
-        figures = os.statvfs(os.path.dirname(self.path))
-        return figures.f_bavail * figures.f_frsize < _ROOM
+    @contextmanager
+    def snapshot(self) -> Iterator["Snapshot"]:
+        """What there is now, whatever is written meanwhile. Raises OverlayFailed.
+
+        As long as it is held, the log is not begun anew.
+        """
+        self.commit()
+        connection = _connect(self.path)
+        try:
+            yield Snapshot(self.path, connection)
+        finally:
+            connection.close()
 
     # -- groups -------------------------------------------------------------------------------------------------------
 
@@ -287,6 +306,49 @@ class Step:
             self._journal.undone()
         self._journal.run("RELEASE step")
         self._journal.end_step()
+
+
+class Snapshot:
+    """Statements that only read, and see what there was when this was made."""
+
+    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._execute = connection.execute
+        self.run("BEGIN")
+        self.run("SELECT 1 FROM setting").fetchone()  # with the first statement that reads a snapshot begins
+
+    def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
+        """Execute one statement. Raises OverlayFailed."""
+        try:
+            return self._execute(sql, values)
+        except sqlite3.Error as error:
+            raise _failure(self._path, error) from error
+
+    def one(self, sql: str, values: Values = ()) -> Any:  # noqa: ANN401  # as sqlite3 types it
+        """The first row, None if there is none."""
+        return self.run(sql, values).fetchone()
+
+    def begin(self) -> None:
+        """Nothing is written."""
+
+    def run_each(self, sql: str, values: Iterable[Values]) -> None:
+        """Nothing is written."""
+
+
+def _failure(path: str, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
+    code = getattr(error, "sqlite_errorcode", None)
+    is_io = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
+    if code == sqlite3.SQLITE_FULL or (is_io and _is_full(os.path.dirname(path))):
+        return OverlayFull(f"no room left for {path}")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return damaged(os.path.dirname(path), f"its database is damaged: {error}")
+    return OverlayFailed(f"{path} cannot be used: {error}")
+
+
+def _is_full(directory: str) -> bool:
+    """SQLite does not tell for each of its files that this is why it cannot be written."""
+    figures = os.statvfs(directory)
+    return figures.f_bavail * figures.f_frsize < _ROOM
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -299,7 +299,7 @@ class OpenFile:
                 await self._overlay.durable()
                 self._must_sync = False
             try:
-                await self._overlay.patience.run(_sync, self._local(), self._overlay.files.directory)
+                await self._overlay.files.sync(self.data, self._local(), self._overlay.patience)
             except OSError as error:
                 raise failure(error, f"{self._overlay.files.path}/{self.data:x}") from error
 
@@ -322,11 +322,6 @@ class OpenFile:
         if self._base is not None:
             self._base.close()
             self._base = None
-
-
-def _sync(descriptor: int, directory: int) -> None:
-    os.fdatasync(descriptor)
-    os.fsync(directory)
 
 
 def _read_all(descriptor: int, buffer: memoryview, offset: int) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from riafs.overlay.changes import Base
-from riafs.overlay.journal import Journal
+from riafs.overlay.journal import Statements
 from riafs.overlay.names import KnownNames
 
 FILE, LINK, DIRECTORY, WHITEOUT, FIFO, SOCKET, CHARACTER, BLOCK = range(1, 9)
@@ -90,12 +90,12 @@ _AREA = 'SELECT id, dataset, store, ref, "commit", entrance, top FROM area'
 class Rows:
     """The tables. Numbers count up from what is in them, so that none is used twice while a kernel may know it."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Statements, *, only_read: bool = False) -> None:
         self._journal = journal
         self._one = journal.one
         self._run = journal.run
-        self._last_id: int = journal.one("SELECT max(id) FROM node")[0] or 0
-        self._last_data = self._last_version = last = self._last_number()
+        self._last_id: int = 0 if only_read else journal.one("SELECT max(id) FROM node")[0] or 0
+        self._last_data = self._last_version = last = 0 if only_read else self._last_number()
         self.numbers = last + NUMBERS
         """No data file and no version gets a larger number before the overlay is opened anew."""
         self.turn = 0
@@ -175,13 +175,17 @@ class Rows:
 
     def children(self, parent: int) -> list[Row]:
         """All rows of a directory, by name."""
-        self.store_new()
-        return [Row._make(row) for row in self._run("SELECT * FROM node WHERE parent = ? ORDER BY name", (parent,))]
+        return list(self.each_child(parent))
 
-    def outlines(self, parent: int) -> list[Outline]:
+    def each_child(self, parent: int) -> Iterator[Row]:
+        """The same, one by one. Nothing may be changed meanwhile."""
+        self.store_new()
+        return map(Row._make, self._run("SELECT * FROM node WHERE parent = ? ORDER BY name", (parent,)))
+
+    def outlines(self, parent: int) -> Iterator[Outline]:
         """The same, of each only what the list of changes needs."""
         self.store_new()
-        return list(map(Outline._make, self._run(_OUTLINES, (parent,))))
+        return map(Outline._make, self._run(_OUTLINES, (parent,)))
 
     def covering(self, parent: int) -> dict[bytes, Row]:
         """The rows of a directory that stand in the place of entries below."""

@@ -127,7 +127,7 @@ async def assemble(
         background.keep_running(memory.keep)
         blocks = BlockCache(kept, plan.blocks, counters)
         background.keep_running(blocks.keep)
-        means = Means(memory, blocks, counters, background, plan.deadline, closing)
+        means = Means(memory, blocks, counters, background, plan.deadline, closing, os.fsencode(scratch.path))
         git: GitPool | None = None
         times = Times()
         if isinstance(plan.source, RiaUrl):

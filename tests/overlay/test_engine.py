@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from riafs.counters import Counters
 from riafs.errors import BadChange, Busy, DirectoryNotEmpty, NameExists, NameTooLong, NoSuchName, NotPermitted
@@ -361,3 +362,32 @@ async def test_a_name_is_there_again_after_its_removal_was_undone(setup: Setup) 
     assert (await walker.stat(b"new/inner")).links == 2
     assert (await walker.stat(b"new")).links == 3
     assert sorted(await walker.names(b"new")) == [b"file", b"inner"]
+
+
+async def test_an_fsync_is_one_sync_of_the_data_and_one_of_the_log(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more of the directory where the data file is new; what comes at once shares syncs of the log."""
+    walker = await setup.open()
+    synced: list[str] = []
+
+    def noted(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def noting(descriptor: int) -> None:
+            synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+            sync(descriptor)
+
+        return noting
+
+    handles = [await walker.open(b"new%d" % number, os.O_CREAT | os.O_WRONLY) for number in range(10)]
+    monkeypatch.setattr(os, "fsync", noted(os.fsync))
+    monkeypatch.setattr(os, "fdatasync", noted(os.fdatasync))
+    for expected in (["1", "data", "overlay.sqlite-wal"], ["1", "overlay.sqlite-wal"]):
+        await walker.engine.write(handles[0], 0, b"saved")
+        await walker.engine.fsync(handles[0])
+        assert sorted(synced) == expected
+        synced.clear()
+    async with trio.open_nursery() as nursery:
+        for handle in handles:
+            await walker.engine.write(handle, 0, b"again")
+            nursery.start_soon(walker.engine.fsync, handle)
+    assert synced.count("overlay.sqlite-wal") <= 3
