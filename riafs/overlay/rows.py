@@ -305,6 +305,10 @@ class Rows:
         self._new_names[row.parent, row.name] = row.id
         self._names.add(row.parent, row.name)
 
+    def is_new(self, node: int) -> bool:
+        """Whether a node is in memory only, so that no change of it can be half done."""
+        return node in self._new
+
     @property
     def is_behind(self) -> bool:
         """Whether there is something that `store` would write."""

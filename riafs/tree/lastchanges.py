@@ -147,7 +147,7 @@ class CommitTimes:
     @property
     def may_be_replaced(self) -> bool:
         """Whether better ones may come."""
-        return bool(self._is_late)
+        return self._is_late is not False
 
     @property
     def is_outdated(self) -> bool:
