@@ -110,6 +110,7 @@ class Session:
                 if isinstance(self._filesystem, WritableFileSystem):
                     self._background.keep_running(self._filesystem.keep)
                     self._background.keep_running(self._filesystem.keep_bases)
+                    self._background.keep_running(self._filesystem.overlay.inspector.keep_up)
                 task_status.started()
                 await pyfuse3.main(max_tasks=_MAX_TASKS)
                 nursery.cancel_scope.cancel()

@@ -270,7 +270,8 @@ class Engine:
 
     def _set(self, inode: int, row: Row, columns: dict[str, int], now: int) -> None:
         opened, ahead = self._handles.at(inode), self._handles.ahead(inode)
-        with self._overlay.journal.step:
+        journal = self._overlay.journal
+        with journal.making if self._rows.is_new(row.id) else journal.step:
             if ahead is not None:
                 ahead.store()
             if row.id in self._rows.touched:

@@ -14,7 +14,7 @@ from riafs.overlay.engine import Engine
 from riafs.overlay.naming import EXCHANGE, NOREPLACE
 from riafs.overlay.places import OVERLAY, Ownership
 from riafs.overlay.store import Overlay
-from tests.overlay.disk import DiskLower
+from tests.overlay.disk import TOP, DiskLower
 from tests.overlay.walking import Walker
 
 OWN = Ownership(os.getuid(), os.getgid())
@@ -391,3 +391,17 @@ async def test_an_fsync_is_one_sync_of_the_data_and_one_of_the_log(
             await walker.engine.write(handle, 0, b"again")
             nursery.start_soon(walker.engine.fsync, handle)
     assert synced.count("overlay.sqlite-wal") <= 3
+
+
+async def test_attributes_of_a_new_file_are_inserted_with_it(setup: Setup) -> None:
+    """As ``cp -a`` sets them on each of many files: no statement, and no savepoint, of their own."""
+    walker = await setup.open()
+    stat, handle = await walker.engine.create(TOP, b"new", walker.maker(0o600))
+    await walker.engine.write(handle, 0, b"new")
+    await walker.engine.setattr(stat.inode, atime_ns=5, mtime_ns=7)
+    await walker.engine.setattr(stat.inode, mode=0o644, uid=11, gid=12)
+    assert setup.overlay.journal.one("SELECT count(*) FROM node WHERE name = ?", (b"new",)) == (0,)
+    walker.engine.release(handle)
+    found = await (await setup.again()).stat(b"new")
+    assert (found.mode, found.uid, found.gid, found.size) == (0o644, 11, 12, 3)
+    assert (found.atime_ns, found.mtime_ns) == (5, 7)
