@@ -7,7 +7,7 @@ commit's times, and is replaced by one with the right ones when they are known.
 """
 
 import logging
-import tempfile
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -17,6 +17,7 @@ from cachetools import LRUCache
 
 from riafs.cache.lastchanges import Apart
 from riafs.cache.lastchanges import LastChanges as KeptChanges
+from riafs.cache.temporary import temporary_file
 from riafs.errors import GitError, RiafsError
 from riafs.formats.namestatus import parse_history
 from riafs.git.repository import Repository
@@ -89,7 +90,7 @@ class LastChanges:
             return
         tips = await trio.to_thread.run_sync(kept.tips)
         for without in (tips, ()) if tips else ((),):
-            with tempfile.TemporaryFile(dir=self._scratch) as file:
+            with temporary_file(os.fsencode(self._scratch)) as file:
                 is_whole = await repository.write_history(commit, without, file.fileno())
                 if is_whole and await trio.to_thread.run_sync(_add, kept, file):
                     return
