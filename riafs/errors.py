@@ -261,6 +261,12 @@ class OutOfMemory(TaskFailed):
     exit_code = 2
 
 
+class CacheFailed(RiafsError):
+    """What is kept in the cache directory cannot be read or written; it is made anew or done without."""
+
+    retryable = True
+
+
 class Overloaded(StoreError):
     """A server has too much to do at the moment."""
 

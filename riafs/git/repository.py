@@ -6,13 +6,22 @@ batch, the objects are asked for again in halves, so that a damaged pack costs o
 
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 
 import trio
 
+from riafs.cache.temporary import temporary_file
 from riafs.children import ATTEMPTS, ended_by_others
-from riafs.errors import CorruptContent, GitError, MalformedObject, MissingObject, NoSuchVersion, StoreTimeout, TooLarge
+from riafs.errors import (
+    CorruptContent,
+    GitError,
+    MalformedObject,
+    MissingObject,
+    NoSuchVersion,
+    StoreError,
+    StoreTimeout,
+    TooLarge,
+)
 from riafs.formats.gitobjects import (
     DIRECTORY,
     SUBMODULE,
@@ -23,6 +32,7 @@ from riafs.formats.gitobjects import (
     parse_tag,
     parse_tree,
 )
+from riafs.formats.namestatus import HISTORY_FORMAT
 from riafs.formats.refs import adjusted_branch, candidates, looks_like_commit
 from riafs.git.catfile import MAX_BATCH, GitObject, blob_name
 from riafs.git.objectdir import object_directory
@@ -34,6 +44,7 @@ from riafs.storage.protocol import Storage
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
 _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
+_HISTORY_SECONDS = 3600.0
 _MAX_TAGS = 5
 _FULL_NAME = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 MAX_OBJECT = 1 << 30
@@ -226,7 +237,11 @@ class Repository:
 
     async def _large_blob(self, oid: bytes, size: int) -> RangedBytes:
         """The blob in an unlinked file, its bytes checked against its name: git does not look (see CatFile)."""
-        with tempfile.TemporaryFile(dir=self._pool.gits.scratch) as file:
+        try:
+            made = temporary_file(self._pool.gits.scratch, size)
+        except OSError as error:
+            raise StoreError(f"no room for git object {oid.decode()} of {self.name}: {error.strerror}") from error
+        with made as file:
             for _ in range(ATTEMPTS):
                 if not ended_by_others(await self._write_blob(oid, size, file.fileno())):
                     break
@@ -245,6 +260,28 @@ class Repository:
             command = [self._pool.gits.program, "cat-file", "blob", oid.decode()]
             return await self._pool.writers.run(command, self._pool.environment(objects, object_format), output)
         raise StoreTimeout(f"git did not deliver blob {oid.decode()} of {self.name} in time")
+
+    async def write_history(self, commit: bytes, without: Sequence[bytes], output: int) -> bool:
+        """Have git write which paths each commit changed, along first parents up to `commit` (hex), into the descriptor
+        `output`: see formats/namestatus. What `without` and the commits before them are is left out.
+
+        Whether all of it could be read. Raises StoreTimeout, and what finding the objects raises.
+        """
+        objects, object_format = await self._object_directory()
+        command = [
+            self._pool.gits.program, "log", "-m", "--first-parent", "--reverse", "--name-status", "-z", "-r", "-t",
+            "--no-renames", f"--format={HISTORY_FORMAT}", commit.decode(), *(f"^{each.decode()}" for each in without),
+            "--",
+        ]  # fmt: skip
+        with within(_HISTORY_SECONDS):
+            for _ in range(ATTEMPTS):
+                os.ftruncate(output, 0)
+                os.lseek(output, 0, os.SEEK_SET)
+                status = await self._pool.writers.run(command, self._pool.environment(objects, object_format), output)
+                if not ended_by_others(status):
+                    break
+            return status == 0
+        raise StoreTimeout(f"git did not go through the history of {self.name} within {_HISTORY_SECONDS:.0f} s")
 
     async def blob_at(self, commit: bytes, path: bytes, limit: int) -> bytes | None:
         """The file `path` in the tree of `commit` (hex), None if the commit has none.

@@ -8,14 +8,16 @@ Invariants: there is no await inside a step, and none between a step's statement
 allocated before the group begins, so that a commit of operations that were answered does not fail on a full disk.
 """
 
+import contextlib
 import errno
 import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -43,6 +45,22 @@ def no_failpoint(_: str) -> None:
     """Nothing fails."""
 
 
+class Statements(Protocol):
+    """What executes statements: the journal, or a snapshot of what it has."""
+
+    def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
+        """See Journal."""
+
+    def run_each(self, sql: str, values: Iterable[Values]) -> None:
+        """See Journal."""
+
+    def one(self, sql: str, values: Values = ()) -> Any:  # noqa: ANN401  # as sqlite3 types it
+        """See Journal."""
+
+    def begin(self) -> None:
+        """See Journal."""
+
+
 class Journal:
     """The database at `path`. `failpoint` is called with the name of each step that a crash may separate."""
 
@@ -63,18 +81,22 @@ class Journal:
         self._failed: str | None = None
         self._in_group = False
         self._steps = 0
-        self._connection = _connect(path)
-        self._execute = self._connection.execute
-        self._checkpointer = _connect(path)
-        try:
-            prepare(self._connection)
-        except sqlite3.Error as error:
-            raise self._failure(error) from error
-        self._log = os.open(path + "-wal", os.O_RDWR | os.O_CLOEXEC)
-        self._index = os.open(path + "-shm", os.O_RDONLY | os.O_CLOEXEC)
-        self._allocated = os.fstat(self._log).st_size
+        with contextlib.ExitStack() as undoing:
+            try:
+                self._connection = undoing.enter_context(contextlib.closing(_connect(path)))
+                self._checkpointer = undoing.enter_context(contextlib.closing(_connect(path)))
+                prepare(self._connection)
+            except sqlite3.Error as error:
+                raise self._failure(error) from error
+            self._execute = self._connection.execute
+            self._log = os.open(path + "-wal", os.O_RDWR | os.O_CLOEXEC)
+            undoing.callback(os.close, self._log)
+            self._index = os.open(path + "-shm", os.O_RDONLY | os.O_CLOEXEC)
+            undoing.callback(os.close, self._index)
+            self._allocated = os.fstat(self._log).st_size
+            self._commits: int = self.one("SELECT value FROM setting WHERE name = 'commits'")[0]
+            undoing.pop_all()
         self._synced = trio.Lock()
-        self._commits: int = self.one("SELECT value FROM setting WHERE name = 'commits'")[0]
         self._durable = 0
         self.step = Step(self, _SPARE)
         self.freeing = Step(self, 0)
@@ -102,11 +124,20 @@ class Journal:
         return self.run(sql, values).fetchone()
 
     def _failure(self, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            return OverlayFull(f"no room left for {self.path}")
-        if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return damaged(os.path.dirname(self.path), f"its database is damaged: {error}")
-        return OverlayFailed(f"{self.path} cannot be used: {error}")
+        return _failure(self.path, error)
+
+    @contextmanager
+    def snapshot(self) -> Iterator["Snapshot"]:
+        """What there is now, whatever is written meanwhile. Raises OverlayFailed.
+
+        As long as it is held, the log is not begun anew.
+        """
+        self.commit()
+        connection = _connect(self.path)
+        try:
+            yield Snapshot(self.path, connection)
+        finally:
+            connection.close()
 
     # -- groups -------------------------------------------------------------------------------------------------------
 
@@ -140,6 +171,11 @@ class Journal:
         self._allocated = length
         return True
 
+    @property
+    def size(self) -> int:
+        """Bytes of the database and of what is in use of its log."""
+        return os.stat(self.path).st_size + self._frames()
+
     def _frames(self) -> int:
         """Bytes of the log in use: the wal-index's header has the number of frames at byte 16 (SQLite's WAL format)."""
         return int.from_bytes(os.pread(self._index, 4, 16), sys.byteorder) * _FRAME
@@ -150,6 +186,10 @@ class Journal:
         if self._steps >= GROUP:
             self.commit()
 
+    def refuse(self, why: str) -> None:
+        """Change nothing any more."""
+        self._failed = why
+
     def commit(self) -> None:
         """Commit what is pending: afterwards it survives the end of this process. Raises OverlayFailed."""
         self.before_commit()
@@ -157,7 +197,7 @@ class Journal:
             return
         self.failpoint("before commit")
         try:
-            self._execute("UPDATE setting SET value = ? WHERE name = 'commits'", (self._commits + 1,))
+            self._execute("UPDATE setting SET value = ? WHERE name IN ('commits', 'seen')", (self._commits + 1,))
             self._execute("COMMIT")
         except sqlite3.Error as error:
             # Operations were answered that are lost now; nothing may be built on them.
@@ -268,9 +308,56 @@ class Step:
         self._journal.end_step()
 
 
+class Snapshot:
+    """Statements that only read, and see what there was when this was made."""
+
+    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._execute = connection.execute
+        self.run("BEGIN")
+        self.run("SELECT 1 FROM setting").fetchone()  # with the first statement that reads a snapshot begins
+
+    def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
+        """Execute one statement. Raises OverlayFailed."""
+        try:
+            return self._execute(sql, values)
+        except sqlite3.Error as error:
+            raise _failure(self._path, error) from error
+
+    def one(self, sql: str, values: Values = ()) -> Any:  # noqa: ANN401  # as sqlite3 types it
+        """The first row, None if there is none."""
+        return self.run(sql, values).fetchone()
+
+    def begin(self) -> None:
+        """Nothing is written."""
+
+    def run_each(self, sql: str, values: Iterable[Values]) -> None:
+        """Nothing is written."""
+
+
+def _failure(path: str, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
+    code = getattr(error, "sqlite_errorcode", None)
+    is_io = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
+    if code == sqlite3.SQLITE_FULL or (is_io and _is_full(os.path.dirname(path))):
+        return OverlayFull(f"no room left for {path}")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return damaged(os.path.dirname(path), f"its database is damaged: {error}")
+    return OverlayFailed(f"{path} cannot be used: {error}")
+
+
+def _is_full(directory: str) -> bool:
+    """SQLite does not tell for each of its files that this is why it cannot be written."""
+    figures = os.statvfs(directory)
+    return figures.f_bavail * figures.f_frsize < _ROOM
+
+
 def _connect(path: str) -> sqlite3.Connection:
     ensure_private_file(path)  # SQLite gives its log and index the same mode
     connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "wal_autocheckpoint = 0", "cache_spill = 0"):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "wal_autocheckpoint = 0", "cache_spill = 0"):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection

@@ -20,6 +20,7 @@ from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.lower import packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, SPECIAL, WHITEOUT, Area, Row, Rows
 from riafs.overlay.times import Pushed
+from riafs.slices import Pauses, Sliced
 from riafs.tree.protocol import Entry, Kind
 
 if TYPE_CHECKING:
@@ -36,18 +37,18 @@ def nobody(_: int) -> bool:
     return False
 
 
-def standing(rows: Rows, area: Area) -> dict[int, Stood]:
-    """Where the rows of an area are."""
+def standing(rows: Rows, area: Area) -> Sliced[dict[int, Stood]]:
+    """Where the rows of an area are. Nothing in `rows` may be changed until it ends."""
     found: dict[int, Stood] = {}
     waiting = [(area.top, b"")]
     while waiting:
         directory, path = waiting.pop()
-        for row in rows.children(directory):
-            assert row.name is not None
+        for row in rows.outlines(directory):
             below = joined(path, row.name)
             found[row.id] = Stood(below, row.covered is None)
             if row.kind == DIRECTORY:
                 waiting.append((row.id, below))
+            yield
     return found
 
 
@@ -191,7 +192,9 @@ class Rebasing:
         assert top is not None
         directories = [_Visited(top, b"", None, {})]
         waiting = await self._enter(directories[0])
+        pauses = Pauses()
         while waiting:
+            await pauses.pause()
             row, place, above = waiting.pop()
             if row.kind == DIRECTORY:
                 visited = await self._subdirectory(row, place, above)

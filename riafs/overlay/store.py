@@ -18,19 +18,22 @@ from urllib.parse import quote
 from riafs.cache.private import private_directory
 from riafs.counters import Counters
 from riafs.errors import Busy, NoSuchName, OverlayFailed
-from riafs.formats.paths import below, is_in, joined, parents_of
+from riafs.formats.paths import below, joined, parents_of
 from riafs.git.kept import KeptObjects
 from riafs.overlay.announcing import Announced, Announcements
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
+from riafs.overlay.checksums import Checksums
 from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, has_evidence, keep_copy, read_database
-from riafs.overlay.datafiles import DataFiles
-from riafs.overlay.differences import differences
+from riafs.overlay.datafiles import DataFiles, failure
+from riafs.overlay.differences import count, differences
+from riafs.overlay.inspecting import Findings, Inspector
 from riafs.overlay.journal import Journal, no_failpoint
 from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody, standing
 from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
 from riafs.overlay.times import PushedTimes
+from riafs.slices import Sliced, at_once, in_slices
 from riafs.storage.failures import lock_holder
 from riafs.storage.patience import Patience
 
@@ -50,7 +53,7 @@ class Overlay:
         self.path = private_directory(os.path.abspath(path))
         self.kept = KeptObjects(os.fsencode(self.path) + b"/base")
         """What the commits below the changes consist of."""
-        with contextlib.ExitStack() as undoing:
+        with contextlib.ExitStack() as undoing, _as_failure(self.path):
             self._lock = _locked(self.path)
             undoing.callback(os.close, self._lock)
             examined = examine(self.path)
@@ -64,6 +67,7 @@ class Overlay:
             undoing.callback(self.journal.close)
             self.journal.committed, self.journal.synced = self._state.committed, self._state.synced
             self.rows = Rows(self.journal)
+            self.checksums = Checksums(self.journal)
             self.times = PushedTimes(self.journal)
             """Of what was pushed from here."""
             self._announcements = Announcements(self.path)
@@ -71,52 +75,52 @@ class Overlay:
             """Whether a row is open, so that it must be kept until it is closed."""
             self.keeps_files = False
             """Whether data files stay though no row names them: somebody reads those of a list of changes."""
-            self._recover(was_closed=examined.closed)
+            self.inspector = Inspector(self, was_closed=examined.closed)
+            undoing.callback(self.inspector.close)
+            self._recover()
             undoing.pop_all()
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
-    def _recover(self, *, was_closed: bool) -> None:
-        """Put right what a crash left: rows of removed files, files without rows, rows that promise lost bytes."""
+    def _recover(self) -> None:
+        """Put right what a crash left: rows of removed files, files without rows, rows that promise lost bytes. Takes
+        no longer the more changes there are, except after a loss of power.
+        """
         layout = self._setting("layout")
         if layout != LAYOUT:
             raise OverlayFailed(f"the overlay {self.path} is of layout {layout}, this riafs knows {LAYOUT}")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         lost_power = self._setting("boot") not in (None, boot)
-        sizes, rows = self.files.sizes(), self.rows.with_data()
-        named = [row for row in rows if row.parent is not None or row.links]
-        unnamed = sizes.keys() - {row.data for row in rows}
-        if was_closed and unnamed:
-            raise damaged(self.path, f"no row names {len(unnamed)} of its data files")
-        self._check_named(named, sizes, lost_power=lost_power, was_closed=was_closed)
+        found = self.inspector.look(lost_power=lost_power)
         is_new = self._setting("identity") is None
         with self.journal.step:
             for row in self.rows.removed():
                 self.rows.delete(row)
-            for row in named if lost_power else ():
-                self._check_data(row, sizes.get(row.data, 0))
-            self.journal.run("INSERT OR REPLACE INTO setting VALUES ('boot', ?)", (boot,))
-            self.journal.run("INSERT OR REPLACE INTO setting VALUES ('identity', ?)", (self._state.identity,))
+                self.files.doom(row.data)
+            if found is not None and lost_power:
+                self._put_right(found)
+            settings = {"boot": boot, "identity": self._state.identity, "numbers": self.rows.numbers}
+            self.journal.run_each("INSERT OR REPLACE INTO setting VALUES (?, ?)", settings.items())
             for area in self.rows.areas():
                 if self.rows.is_pristine(area):
                     self.rows.drop_area(area)
         if is_new:
             self.journal.move_log()  # so that the database is known to be this overlay's without its log, too
         self.journal.commit()
-        self.files.purge(list(sizes.keys() - {row.data for row in named}))
+        if found is not None:
+            self.files.purge(found.unnamed)
         for announced in self._announcements.all():
             self.rows.count_from(announced.last_row, announced.last_version)
             self.announced(announced.dataset)
 
-    def _check_named(
-        self, named: Sequence[Row], sizes: Mapping[int, int], *, lost_power: bool, was_closed: bool
-    ) -> None:
-        """Raise OverlayDamaged where data is missing, other than a loss of power explains."""
-        missing = [row for row in named if row.data not in sizes and (was_closed or not lost_power)]
-        short = [row for row in named if sizes.get(row.data, row.written) < row.written and not lost_power]
-        for rows, how in ((missing, "missing"), (short, "too short")):
-            if rows:
-                raise damaged(self.path, f"of the files that were changed, the data of {len(rows)} is {how}")
+    def _put_right(self, found: Findings) -> None:
+        """After a loss of power: files that nobody synced may be shorter, and what was written to them last is gone."""
+        for node in (*found.missing, *found.short):
+            row = self.rows.get(node)
+            if row is not None:
+                status = self.files.status(row.data)
+                self._check_data(row, 0 if status is None else status.st_size)
+        self.checksums.forget([known.data for known in found.touched.values()])
 
     def _check_data(self, row: Row, length: int) -> None:
         """After a loss of power a file that nobody synced may have fewer bytes than its row says: it ends there."""
@@ -134,22 +138,30 @@ class Overlay:
     def close(self) -> None:
         """Commit, close, and let others in."""
         try:
+            is_whole = self.inspector.is_done and not self.keeps_files
+            if is_whole:
+                self.checksums.forget(self.files.doomed_numbers)
             self.journal.close()
-            self._leave_complete()
+            if is_whole:
+                self._leave_complete()
         finally:
+            self.inspector.close()
             self._state.close()
             self.files.close()
             os.close(self._lock)
 
+    def leave_closed(self) -> None:
+        """Nothing is changed any more, and what is wrong now is to be found again at the next opening."""
+        self._state.closed()
+
     def _leave_complete(self) -> None:
         """Remove what no row names, so that whatever there is the next time without a row tells of a loss."""
-        if not self.keeps_files:
-            try:
-                self.files.purge(self.files.take_doomed())
-            except OSError as error:
-                log.warning("%s: files that are not needed any more stay: %s", self.path, error)
-                return
-            self._state.closed()
+        try:
+            self.files.purge(self.files.take_doomed())
+        except OSError as error:
+            log.warning("%s: files that are not needed any more stay: %s", self.path, error)
+            return
+        self._state.closed()
         keep_copy(self.path)
 
     # -- durability ---------------------------------------------------------------------------------------------------
@@ -163,6 +175,7 @@ class Overlay:
         if self.files.doomed and not self.keeps_files:
             self.journal.commit()
             numbers = self.files.take_doomed()
+            self.checksums.forget(numbers)
             await self.journal.durable()
             await self.patience.run(self.files.purge, numbers)
         await self.journal.checkpoint()
@@ -199,17 +212,22 @@ class Overlay:
         """The commit that the changes of a dataset lie over. Raises NoSuchName."""
         return self.area(dataset).base
 
-    def shown_entrance(self, area: Area) -> bytes:
-        """The path from the root at which an area is seen: a directory above it may be renamed in the superdataset."""
-        areas, path = self.rows.areas(), b""
-        while True:
-            above = [each for each in areas if each.entrance != area.entrance and is_in(area.entrance, each.entrance)]
-            if not above:
-                return joined(area.entrance, path) if path else area.entrance
-            nearest = max(above, key=lambda each: len(each.entrance))
-            inside = self._seen_at(nearest, below(area.entrance, nearest.entrance))
+    def shown_entrances(self) -> Mapping[int, bytes]:
+        """Area → the path from the root at which it is seen: what is above it may be renamed in the superdataset."""
+        areas = self.rows.areas()
+        by_entrance = {area.entrance: area for area in areas}
+        return {area.id: self._shown_entrance(area, by_entrance) for area in areas}
+
+    def _shown_entrance(self, area: Area, areas: Mapping[bytes, Area]) -> bytes:
+        path = b""
+        while area.entrance:
+            above = next((each for each in (*reversed(parents_of(area.entrance)), b"") if each in areas), None)
+            if above is None:
+                break
+            inside = self._seen_at(areas[above], below(area.entrance, above))
             path = joined(inside, path) if path else inside
-            area = nearest
+            area = areas[above]
+        return joined(area.entrance, path) if path else area.entrance
 
     def _seen_at(self, area: Area, path: bytes) -> bytes:
         """Where what the commit has at `path` is seen in its dataset."""
@@ -269,14 +287,50 @@ class Overlay:
         self._announcements.remove(dataset)
 
     def changes(self, dataset: bytes) -> Iterator[Change]:
-        """What differs from that commit, by path. Raises NoSuchName."""
+        """What differs from that commit, by path, for whoever is alone in a process. Raises NoSuchName."""
         self.journal.before_commit()
-        return iter(differences(self.rows, self.files, self.area(dataset)))
+        return iter(at_once(differences(self.rows, self.files, self.area(dataset))))
+
+    def count_changes(self) -> int:
+        """How many changes there are in all datasets, for whoever is alone in a process."""
+        self.journal.before_commit()
+        return sum(at_once(count(self.rows, self.files, area)) for area in self.rows.areas())
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator["Snapshot"]:
+        """The changes as they are now, whatever is done meanwhile. Raises OverlayFailed."""
+        with self.journal.snapshot() as statements:
+            yield Snapshot(Rows(statements, only_read=True), self.files)
 
     def carried(self, dataset: bytes, choose: Callable[[Sequence[Change]], Sequence[Change]] = list) -> Carried:
         """What a push of a dataset carries that begins now: all of `changes`, or what `choose` leaves of them."""
         changes = choose(list(self.changes(dataset)))
-        return Carried(changes, standing(self.rows, self.area(dataset)))
+        return Carried(changes, at_once(standing(self.rows, self.area(dataset))))
+
+
+class Snapshot:
+    """The changes of an overlay as they were at one moment; see Overlay.snapshot. Told in slices."""
+
+    def __init__(self, rows: Rows, files: DataFiles) -> None:
+        self._rows = rows
+        self._files = files
+
+    def areas(self) -> list[Area]:
+        """The datasets with rows."""
+        return self._rows.areas()
+
+    async def changes(self, area: Area) -> list[Change]:
+        """What differs from the commit of `area`, by path."""
+        return await in_slices(differences(self._rows, self._files, area))
+
+    async def count(self, area: Area) -> int:
+        """How many changes `area` has."""
+        return await in_slices(count(self._rows, self._files, area))
+
+    async def carried(self, area: Area, choose: Callable[[Sequence[Change]], Sliced[Sequence[Change]]]) -> Carried:
+        """What a push of a dataset carries: what `choose` leaves of its changes."""
+        changes = await in_slices(choose(await self.changes(area)))
+        return Carried(changes, await in_slices(standing(self._rows, area)) if changes else {})
 
 
 def recorded_source(path: str) -> str | None:
@@ -330,6 +384,14 @@ def holding(path: str) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def _as_failure(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise failure(error, path) from error
 
 
 def _locked(path: str) -> int:

@@ -4,6 +4,7 @@ Everything of a mount is made here and given back here: private GIT_DIRs, git ch
 what was verified, background tasks.
 """
 
+import logging
 import os
 import shutil
 import time
@@ -19,13 +20,14 @@ from riafs.archive.extractor import Extractor
 from riafs.archive.openpgp import Decryptor
 from riafs.archive.saved import INDEX_DIRECTORY, IndexDirectory
 from riafs.cache.blocks import BlockCache, BlockLimits
+from riafs.cache.lastchanges import DIRECTORY as TIMES_DIRECTORY
 from riafs.cache.private import private_directory
 from riafs.cache.scratch import Scratch
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
-from riafs.errors import MissingProgram
+from riafs.errors import MissingProgram, StoreDenied
 from riafs.formats.riaurl import RiaUrl
 from riafs.formats.sevenzip_cursor import Limits
 from riafs.formats.sources import Source
@@ -35,6 +37,7 @@ from riafs.storage.patience import Patience
 from riafs.tasks import Background
 from riafs.tree import versions, virtual
 from riafs.tree.checkout import Checkouts
+from riafs.tree.lastchanges import LastChanges
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory
 from riafs.tree.source import open_source
@@ -42,6 +45,8 @@ from riafs.tree.store import StoreTools
 from riafs.tree.times import Times
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.keepplan import KeepPlan, Means
+
+log = logging.getLogger(__name__)
 
 _DIGESTS = {Verify.AUTO: Digests.BESIDE, Verify.ALWAYS: Digests.BEFORE, Verify.NEVER: Digests.NONE}
 _HASHING_THREADS = 4
@@ -73,6 +78,8 @@ class Plan:
     """Of encrypted archives."""
     checkout: bool = False
     """Whether files that git keeps are shown as a checkout has them."""
+    dated_by_change: bool = False
+    """Whether a file has the time of the commit that changed it last, not of the one that is shown."""
     keep: KeepPlan = field(default_factory=KeepPlan)
     """For sources of Keep."""
     believing: bool = True
@@ -120,7 +127,7 @@ async def assemble(
         background.keep_running(memory.keep)
         blocks = BlockCache(kept, plan.blocks, counters)
         background.keep_running(blocks.keep)
-        means = Means(memory, blocks, counters, background, plan.deadline, closing)
+        means = Means(memory, blocks, counters, background, plan.deadline, closing, os.fsencode(scratch.path))
         git: GitPool | None = None
         times = Times()
         if isinstance(plan.source, RiaUrl):
@@ -158,8 +165,16 @@ async def _open_store(
     tools = StoreTools(
         git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links, times,
         Checkouts(git.gits) if plan.checkout else None,
+        _last_changes(plan, scratch, means) if plan.dated_by_change else None,
     )  # fmt: skip
     return await open_source(source, tools, keys=not plan.believing)
+
+
+def _last_changes(plan: Plan, scratch: Scratch, means: Means) -> LastChanges:
+    place = f"{scratch.cache or scratch.path}/{TIMES_DIRECTORY}"
+    changes = LastChanges(place, scratch.path, means.background, plan.deadline)
+    means.closing.callback(changes.close)
+    return changes
 
 
 @asynccontextmanager
@@ -202,7 +217,10 @@ def _archive_tools(plan: Plan, scratch: Scratch, blocks: BlockCache, counters: C
     search_path = [os.fsencode(directory) for directory in plan.search_path.split(":")]
     indexes = None
     if scratch.cache is not None:
-        indexes = IndexDirectory(os.fsencode(private_directory(f"{scratch.cache}/{INDEX_DIRECTORY}")))
+        try:
+            indexes = IndexDirectory(os.fsencode(private_directory(f"{scratch.cache}/{INDEX_DIRECTORY}")))
+        except StoreDenied as error:
+            log.warning("%s; lists of what is in archives are kept by this mount only", error)
     return ArchiveTools(
         Limits(dictionary=plan.dictionary),
         Extractor(search_path, os.fsencode(scratch.path), _DECODING_SECONDS),
