@@ -168,7 +168,7 @@ class FileTooLarge(RiafsError):
 
 
 class NotPermitted(RiafsError):
-    """What git cannot carry (hard links, device nodes, fifos, sockets, some names), refused where it is made."""
+    """What git cannot carry (some names), refused where it is made."""
 
     errno = _errno.EPERM
 
@@ -259,6 +259,12 @@ class OutOfMemory(TaskFailed):
 
     errno = _errno.ENOMEM
     exit_code = 2
+
+
+class CacheFailed(RiafsError):
+    """What is kept in the cache directory cannot be read or written; it is made anew or done without."""
+
+    retryable = True
 
 
 class Overloaded(StoreError):

@@ -121,6 +121,15 @@ OPTIONS: tuple[Option, ...] = (
         _WHAT,
     ),
     Option(
+        "times",
+        Kind.CHOICE,
+        "commit",
+        "which time the files of a dataset have. commit: that of the commit that is shown; changed: that of the commit "
+        "that changed the file last, as incremental backups and make want it; the history is walked once for this",
+        _WHAT,
+        choices=("commit", "changed"),
+    ),
+    Option(
         "cache-dir",
         Kind.PATH,
         None,

@@ -52,6 +52,7 @@ class Settings:
     refresh: float
     verify: str
     checkout: bool
+    times: str
     cache_dir: str
     cache_size: int
     cache_min_free: float

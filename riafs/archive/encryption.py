@@ -1,7 +1,8 @@
 """7-Zip's encryption: AES-256-CBC with a key made of a password, undone in this process.
 
-The password never leaves the process: 7-Zip itself takes one in its argument list only, where everybody reads it. Needs
-the package ``cryptography``. Layout of the properties and derivation of the key as in 7-Zip's ``7zAes.cpp``.
+The password never leaves the process: 7-Zip itself takes one in its argument list only, where everybody reads it.
+``cryptography`` or ``pycryptodomex`` decrypts. Layout of the properties and derivation of the key as in 7-Zip's
+``7zAes.cpp``.
 """
 
 import hashlib
@@ -103,19 +104,28 @@ class Unlocker:
         return Extent(Decrypted(packed, self._keys[name], properties.vector), 0, size)
 
 
+def _decryption(key: bytes) -> "Callable[[bytes, bytes], bytes]":
+    """(vector, whole blocks) → plain bytes: by ``cryptography``, else by what py7zr brings. Raises MissingProgram."""
+    try:
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+    except ImportError:
+        pass
+    else:
+        return lambda vector, data: Cipher(algorithms.AES(key), modes.CBC(vector)).decryptor().update(data)
+    try:
+        from Cryptodome.Cipher import AES
+    except ImportError as error:
+        raise MissingProgram("encrypted archives need the Python package cryptography or pycryptodomex") from error
+    return lambda vector, data: AES.new(key, AES.MODE_CBC, vector).decrypt(data)
+
+
 class Decrypted:
     """RangedBytes over AES-CBC: any range costs its own bytes and one block before them. Does not own its source."""
 
     def __init__(self, source: RangedBytes, key: bytes, vector: bytes) -> None:
-        try:
-            from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-        except ImportError as error:
-            raise MissingProgram("encrypted archives need the Python package cryptography") from error
         self._source = source
         self._vector = vector
-        self._decrypt: Callable[[bytes, bytes], bytes] = lambda vector, data: (
-            Cipher(algorithms.AES(key), modes.CBC(vector)).decryptor().update(data)
-        )
+        self._decrypt = _decryption(key)
 
     @property
     def size(self) -> int:

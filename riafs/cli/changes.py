@@ -158,11 +158,13 @@ def _datasets(target: Mounted | Kept) -> list[dict[str, Any]]:
     """All datasets with changes, as `daemon.listing` describes them."""
     if isinstance(target, Mounted):
         return list(asked(target.mount, "changes", {}, _LISTING_SECONDS)["datasets"])
-    from riafs.daemon.listing import describe_overlay  # slow to import, and of no use for a mount
+    import trio  # slow to import, and of no use for a mount
+
+    from riafs.daemon.listing import describe_overlay
     from riafs.overlay.store import opened
 
-    with opened(target.directory) as overlay:
-        return list(describe_overlay(overlay)["datasets"])
+    with opened(target.directory) as overlay, overlay.snapshot() as snapshot:
+        return list(trio.run(describe_overlay, overlay, snapshot)["datasets"])
 
 
 def _change(known: Mapping[str, Any], dataset: str, entrance: str) -> LocalChange:

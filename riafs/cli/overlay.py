@@ -74,7 +74,7 @@ def _unmounted(path: str) -> dict[str, Any]:
 def count_changes(directory: str) -> int:
     """How many paths differ. Raises OverlayFailed, Busy."""
     with opened(directory) as overlay:
-        return sum(1 for base in overlay.datasets() for _ in overlay.changes(base.dataset))
+        return overlay.count_changes()
 
 
 def move(directory: str, target: str) -> None:

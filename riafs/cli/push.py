@@ -185,6 +185,8 @@ def pushed_lines(outcomes: Sequence[Mapping[str, Any]], *, dry_run: bool) -> Ite
 def _remarks(name: str, outcome: Mapping[str, Any]) -> Iterator[str]:
     for path in outcome["empty_directories"]:
         yield f"{name}: {path} is empty; git holds no empty directories, so it stays local"
+    for path in outcome["special_files"]:
+        yield f"{name}: {path} is a fifo, a socket or a device, which git cannot have, so it stays local"
     for path in outcome["overruled"]:
         yield f"{name}: {path} was changed in the store as well; one of the two was left out, as you said"
     if converted := outcome["converted"]:

@@ -46,7 +46,7 @@ async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, ba
         assembled.close()
         raise
     session = Session(writable, kernel_options(plan), presentation(plan))
-    return _Mount(session, assembled, Changing(writable, plan.source, means(plan), session.tell))
+    return _Mount(session, assembled, Changing(writable, plan.source, means(plan), session.tell, background))
 
 
 def means(plan: MountPlan) -> Means:
@@ -105,6 +105,6 @@ class _Mount:
         """See Servable."""
         return {} if self._changing is None else self._changing.commands
 
-    def status(self) -> Mapping[str, Any]:
+    async def status(self) -> Mapping[str, Any]:
         """See Servable."""
-        return {} if self._changing is None else self._changing.status()
+        return {} if self._changing is None else await self._changing.status()

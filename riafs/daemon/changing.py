@@ -22,9 +22,12 @@ from riafs.formats.riaurl import RiaUrl
 from riafs.push.merging import Prefer
 from riafs.push.opening import obstacle
 from riafs.push.request import PushRequest
+from riafs.tasks import Background
 from riafs.tree.working import Means
 from riafs.vfs.writable import WritableFileSystem
 from riafs.watching import Step
+
+_COUNTING_SECONDS = 1.0
 
 
 class Progress:
@@ -74,9 +77,13 @@ class Progress:
 
 
 class Changing:
-    """The changes of `filesystem`, which shows `source`; `tell` makes the kernel forget."""
+    """The changes of `filesystem`, which shows `source`; `tell` makes the kernel forget, `background` runs what a
+    request does not wait for.
+    """
 
-    def __init__(self, filesystem: WritableFileSystem, source: RiaUrl, means: Means, tell: Tell) -> None:
+    def __init__(
+        self, filesystem: WritableFileSystem, source: RiaUrl, means: Means, tell: Tell, background: Background
+    ) -> None:
         self._filesystem = filesystem
         self._source = source
         self._means = means
@@ -84,8 +91,10 @@ class Changing:
         self._progress = Progress()
         self._recordings = Recordings(filesystem, source, means)
         self._pushing = trio.Lock()
-        self._counted: tuple[tuple[int, int], int] = (-1, -1), 0
+        self._background = background
+        self._counted: tuple[tuple[int, int], int | None] = (-1, -1), None
         """How many changes there were in which state of the overlay."""
+        self._counting: trio.Event | None = None
 
     @property
     def commands(self) -> Mapping[str, Command]:
@@ -98,18 +107,42 @@ class Changing:
             **self._recordings.commands,
         }
 
-    def status(self) -> Mapping[str, Any]:
-        """Where the overlay is, and how many paths differ from their commits."""
+    async def status(self) -> Mapping[str, Any]:
+        """Where the overlay is, and how many paths differ from their commits: None while that many are being counted
+        for the first time, or again after a change, that nobody would wait for it.
+        """
         overlay = self._filesystem.overlay
         overlay.journal.before_commit()  # what is written counts, stored or not
-        state = overlay.rows.last_version, overlay.rows.turn
-        if state != self._counted[0]:
-            self._counted = state, sum(1 for base in overlay.datasets() for _ in overlay.changes(base.dataset))
-        return {"overlay": overlay.path, "changes": self._counted[1], **self._progress.status()}
+        if self._state() != self._counted[0]:
+            if self._counting is None:
+                self._counting = trio.Event()
+                self._background.start_soon(self._count)
+            with trio.move_on_after(_COUNTING_SECONDS):
+                await self._counting.wait()
+        counted, changes = self._counted
+        known = changes if counted == self._state() else None
+        return {"overlay": overlay.path, "changes": known, **self._progress.status()}
+
+    def _state(self) -> tuple[int, int]:
+        rows = self._filesystem.overlay.rows
+        return rows.last_version, rows.turn
+
+    async def _count(self) -> None:
+        counting = self._counting
+        assert counting is not None
+        try:
+            overlay = self._filesystem.overlay
+            with overlay.snapshot() as snapshot:
+                state = self._state()
+                self._counted = state, sum([await snapshot.count(area) for area in snapshot.areas()])
+        finally:
+            self._counting = None
+            counting.set()
 
     async def _changes(self, _: Request) -> Mapping[str, Any]:
         """``{"command": "changes"}``: see describe_overlay."""
-        return describe_overlay(self._filesystem.overlay)
+        with self._filesystem.overlay.snapshot() as snapshot:
+            return await describe_overlay(self._filesystem.overlay, snapshot)
 
     async def _restore(self, request: Request) -> Mapping[str, Any]:
         """``{"command": "restore", "dataset": ID, "paths": [PATH in the dataset, …]}``; ``""`` is all of it."""

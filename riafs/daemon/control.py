@@ -18,6 +18,7 @@ import trio
 from riafs.cache.private import private_directory
 from riafs.daemon.ask import MAX_REQUEST, socket_path
 from riafs.errors import PushConflict, RiafsError
+from riafs.slices import in_slices, listing
 from riafs.tasks import Background, as_failure
 
 _PART = 1 << 16
@@ -148,12 +149,36 @@ async def _reply(line: bytes, process: int, commands: Mapping[str, Command]) -> 
         return json.dumps({"error": f"unknown request; known: {', '.join(commands)}"}).encode()
     try:
         with as_failure(f"the mount cannot answer {request['command']}"):
-            return json.dumps(await command({**request, ASKED_BY: process})).encode()
+            return "".join(await in_slices(listing(_encoded(await command({**request, ASKED_BY: process}))))).encode()
     except RiafsError as error:
         failure: dict[str, Any] = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
         if isinstance(error, PushConflict):
             failure["paths"] = [os.fsdecode(path) for path in error.paths]
         return json.dumps(failure).encode()
+
+
+def _encoded(value: Any) -> Iterator[str]:  # noqa: ANN401  # whatever JSON has
+    """The JSON of a reply, which may list very many things, piece by piece."""
+    if isinstance(value, Mapping) and not all(map(_is_plain, value.values())):
+        opening = "{"
+        for name, each in value.items():
+            yield f"{opening}{json.dumps(name)}: "
+            yield from _encoded(each)
+            opening = ", "
+        yield "}"
+    elif isinstance(value, list) and not all(map(_is_plain, value[:1])):
+        opening = "["
+        for each in value:
+            yield opening
+            yield from _encoded(each)
+            opening = ", "
+        yield "]"
+    else:
+        yield json.dumps(value)
+
+
+def _is_plain(value: object) -> bool:
+    return not isinstance(value, Mapping | list)
 
 
 def parse_request(line: bytes) -> Request | None:

@@ -211,7 +211,7 @@ class _Life:
         """The control socket. A mount works without it, so a runtime directory that cannot be used is only logged."""
 
         async def status(_: control.Request) -> Mapping[str, Any]:
-            return {**self._status(mount), **servable.status()}
+            return {**self._status(mount), **(await servable.status())}
 
         async def refresh(_: control.Request) -> Mapping[str, Any]:
             return await self._refresh(servable)

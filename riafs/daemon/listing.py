@@ -4,30 +4,39 @@ Paths and names are text as `os.fsdecode` gives it.
 """
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from riafs.errors import PushConflict, RiafsError
 from riafs.overlay.changes import Change
 from riafs.overlay.rows import Area
-from riafs.overlay.store import Overlay
+from riafs.overlay.store import Overlay, Snapshot
+from riafs.slices import in_slices, listing
 
 if TYPE_CHECKING:
     from riafs.daemon.pushing import Failure, Outcome
 
 
-def describe_overlay(overlay: Overlay) -> dict[str, Any]:
+async def describe_overlay(overlay: Overlay, snapshot: Snapshot) -> dict[str, Any]:
     """Every dataset with changes: its id, its path from the root, and each of its changes with the path in it."""
-    return {"overlay": overlay.path, "datasets": [_dataset(overlay, area) for area in overlay.rows.areas()]}
+    areas = snapshot.areas()
+    entrances = overlay.shown_entrances()
+    return {
+        "overlay": overlay.path,
+        "datasets": [
+            await _dataset(area, entrances.get(area.id, area.entrance), await snapshot.changes(area)) for area in areas
+        ],
+    }
 
 
-def _dataset(overlay: Overlay, area: Area) -> dict[str, Any]:
+async def _dataset(area: Area, entrance: bytes, changes: Sequence[Change]) -> dict[str, Any]:
     return {
         "dataset": os.fsdecode(area.base.dataset),
         "store": area.base.store,
-        "path": os.fsdecode(overlay.shown_entrance(area)),
+        "path": os.fsdecode(entrance),
         "ref": None if area.base.ref is None else os.fsdecode(area.base.ref),
         "commit": area.base.commit.decode(),
-        "changes": [_change(change) for change in overlay.changes(area.base.dataset)],
+        "changes": await in_slices(listing(map(_change, changes))),
     }
 
 
@@ -75,6 +84,7 @@ def describe_outcome(outcome: "Outcome") -> dict[str, Any]:
         "objects_written": report.objects_written,
         "bytes_written": report.bytes_written,
         "empty_directories": [os.fsdecode(path) for path in report.empty_directories],
+        "special_files": [os.fsdecode(path) for path in report.special_files],
         "overruled": [os.fsdecode(path) for path in report.overruled],
         "converted": [os.fsdecode(path) for path in report.converted],
         "pointers": {os.fsdecode(path): os.fsdecode(key.serialised) for path, key in report.pointers},

@@ -31,6 +31,7 @@ def opening_plan(
         deadline=settings.deadline,
         verify=Verify(settings.verify),
         checkout=settings.checkout,
+        dated_by_change=settings.times == "changed",
         cache=settings.cache_dir,
         search_path=environment["PATH"],
         blocks=block_limits(settings),

@@ -5,7 +5,7 @@ it has just pushed, every dataset that is shown above a pushed one is pushed as 
 what is registered in it.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,7 +14,7 @@ import trio
 from riafs.daemon.finishing import finish_killed
 from riafs.daemon.places import select
 from riafs.errors import PushConflict, RiafsError
-from riafs.formats.paths import is_in
+from riafs.formats.paths import parents_of
 from riafs.formats.riaurl import RiaUrl
 from riafs.overlay.changes import NOTHING, Base, Carried, Change, ChangeKind
 from riafs.overlay.store import Overlay
@@ -192,8 +192,10 @@ async def _show(
                 parts[part.above].registered.append(part.path)
         shown = [await _shown(filesystem, parts[outcome.entrance], outcome, tell) for outcome in outcomes]
         overlay = filesystem.overlay
-        for base in overlay.datasets():
-            if next(overlay.changes(base.dataset), None) is None:  # looked at to be changed, and then it was not
+        with overlay.snapshot() as snapshot:
+            unchanged = [area.base for area in snapshot.areas() if not await snapshot.count(area)]
+        for base in unchanged:  # looked at to be changed, and then it was not
+            if overlay.rows.area(base.dataset) is not None:
                 await filesystem.pushed(base.dataset, base.commit, NOTHING, tell)
         await filesystem.refresh(tell)
     return shown
@@ -214,24 +216,34 @@ async def _shown(filesystem: WritableFileSystem, part: _Part, outcome: Outcome, 
 async def _find_parts(filesystem: WritableFileSystem, places: Sequence[bytes]) -> dict[bytes, _Part]:
     """Entrance → the datasets with changes at `places`, and those that they are registered in."""
     overlay = filesystem.overlay
-    areas = {area.entrance: area.base for area in overlay.rows.areas()}
-    seen = {area.entrance: overlay.shown_entrance(area) for area in overlay.rows.areas()}
     parts: dict[bytes, _Part] = {}
-    for entrance, base in areas.items():
-        here = seen[entrance]
-        deeper = [other for other in seen.values() if other != here and is_in(other, here)]
-        own = [place for place in places if not any(is_in(place, other) for other in deeper)]
-
-        def choose(changes: Sequence[Change], here: bytes = here, own: Sequence[bytes] = own) -> Sequence[Change]:
-            return select(changes, here, own) if own or not places else []
-
-        carried = overlay.carried(base.dataset, choose)
-        if not carried.changes:
-            continue
-        part = parts.setdefault(entrance, _Part(base, has_rows=True))
-        part.carried = carried
-        part.named = not here or any(is_in(place, here) for place in own)
-        for home in await filesystem.superdatasets(base.dataset):
-            part.above, part.path = home.entrance, home.path
-            part = parts.setdefault(home.entrance, _Part(home.base, has_rows=home.entrance in areas))
+    with overlay.snapshot() as snapshot:
+        areas, seen = snapshot.areas(), overlay.shown_entrances()
+        entrances = {area.entrance for area in areas}
+        inside = _by_dataset(places, set(seen.values()))
+        named = set(places)
+        for area in areas:
+            here = seen[area.id]
+            own = [*inside.get(here, ()), *({*parents_of(here), b""} & named)]
+            if places and not own:
+                continue
+            carried = await snapshot.carried(area, partial(select, entrance=here, places=own))
+            if not carried.changes:
+                continue
+            part = parts.setdefault(area.entrance, _Part(area.base, has_rows=True))
+            part.carried = carried
+            part.named = not here or here in inside
+            for home in await filesystem.superdatasets(area.base.dataset):
+                part.above, part.path = home.entrance, home.path
+                part = parts.setdefault(home.entrance, _Part(home.base, has_rows=home.entrance in entrances))
     return parts
+
+
+def _by_dataset(places: Sequence[bytes], entrances: Set[bytes]) -> Mapping[bytes, Sequence[bytes]]:
+    """Entrance of a dataset → those of `places` that are in it, and in none within it."""
+    found: dict[bytes, list[bytes]] = {}
+    for place in places:
+        nearest = next((each for each in (place, *reversed(parents_of(place)), b"") if each in entrances), None)
+        if nearest is not None:
+            found.setdefault(nearest, []).append(place)
+    return found

@@ -81,12 +81,13 @@ class Recordings:
             pass
 
     def _changes(self, recording: Recording) -> Iterator[tuple[bytes, Change]]:
-        """All but empty directories, which no commit can hold; with paths from the root."""
+        """All but empty directories and special files, which no commit can hold; with paths from the root."""
         overlay = self._filesystem.overlay
         overlay.journal.before_commit()  # what is written counts, stored or not
         for area in overlay.rows.areas():
             for change in overlay.changes(area.base.dataset) if is_in(area.entrance, recording.entrance) else ():
-                if change.kind is not ChangeKind.ADDED or change.content is not None:
+                empty = change.kind is ChangeKind.ADDED and change.content is None
+                if not empty and change.kind is not ChangeKind.SPECIAL:
                     yield joined(area.entrance, change.path), change
 
     # -- the end ------------------------------------------------------------------------------------------------------
@@ -128,10 +129,13 @@ class Recordings:
         return found
 
 
+_WRITTEN = (ChangeKind.ADDED, ChangeKind.CHANGED, ChangeKind.COPIED)
+
+
 def _has_new_bytes(change: Change) -> bool:
     """Whether somebody has written a file. Other changes are the command's, as far as anybody can tell."""
     content = change.content
-    return content is not None and content.target is None and change.kind in (ChangeKind.ADDED, ChangeKind.CHANGED)
+    return content is not None and content.target is None and change.kind in _WRITTEN
 
 
 def _is_patched(change: Change) -> bool:

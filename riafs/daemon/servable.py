@@ -24,7 +24,7 @@ class Servable(Protocol):
     def commands(self) -> Mapping[str, Command]:
         """What it can be asked for over the control socket, beside what every mount can."""
 
-    def status(self) -> Mapping[str, Any]:
+    async def status(self) -> Mapping[str, Any]:
         """What there is to say of it beside what every mount has, for ``riafs status``."""
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Paths in a tree: names with ``/`` between them, from a root whose own path is empty. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 
 def joined(directory: bytes, path: bytes) -> bytes:
@@ -16,6 +16,11 @@ def below(path: bytes, directory: bytes) -> bytes:
 def is_in(path: bytes, directory: bytes) -> bool:
     """Whether `path` is `directory` or in it."""
     return not directory or path == directory or path.startswith(directory + b"/")
+
+
+def is_in_one(path: bytes, directories: Set[bytes]) -> bool:
+    """Whether `path` is one of these paths, or below one."""
+    return path in directories or not directories.isdisjoint(parents_of(path))
 
 
 def parents_of(path: bytes) -> Sequence[bytes]:

@@ -120,8 +120,14 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         """See FileSystem.attribute. Other namespaces than ``user.`` are not supported, rather than merely empty:
         so ``ls -l`` asks for access control lists once, not for every file (seen with coreutils 9.1).
+
+        Programs that copy ask for several of others' names a file: these are answered here, before any guard.
         """
         check_attribute(name)
+        return await self._attribute(inode, name)
+
+    async def _attribute(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT) -> bytes:
+        """See FileSystem.attribute."""
         return await self._filesystem.attribute(inode, name.decode(errors="replace"))
 
     async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
@@ -139,7 +145,7 @@ class Operations(pyfuse3.Operations):
 _PREFIX = ATTRIBUTE_PREFIX.encode()
 _READING = (
     "lookup", "getattr", "readlink", "open", "read", "release", "opendir", "readdir", "releasedir", "statfs",
-    "getxattr",
+    "_attribute",
 )  # fmt: skip
 
 

@@ -17,7 +17,12 @@ from riafs.vfs.writable import Opened
 LASTING_SECONDS = 86_400.0
 _BLOCK = 512
 _LINK = 0o777
-_TYPES = {Kind.FILE: stat.S_IFREG, Kind.LINK: stat.S_IFLNK, Kind.DIRECTORY: stat.S_IFDIR}
+_TYPES = {
+    Kind.FILE: stat.S_IFREG, Kind.LINK: stat.S_IFLNK, Kind.DIRECTORY: stat.S_IFDIR, Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK, Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK,
+}  # fmt: skip
+KINDS = {type_: kind for kind, type_ in _TYPES.items()}
+"""What mknod(2) is asked for → what that is to us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class Presenter:
         shown.st_ino = status.inode
         shown.st_mode = _TYPES[status.kind] | status.mode
         shown.st_nlink = status.links
+        shown.st_rdev = status.device
         shown.st_uid, shown.st_gid = status.uid, status.gid
         size = max(0, status.size)
         shown.st_size = size

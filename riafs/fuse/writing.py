@@ -13,7 +13,7 @@ import pyfuse3
 from riafs.errors import ChangedContent, CorruptContent
 from riafs.fuse.guard import Guard
 from riafs.fuse.operations import NAME_MAX, check_attribute
-from riafs.fuse.presentation import Presenter, file_info
+from riafs.fuse.presentation import KINDS, Presenter, file_info
 from riafs.overlay.naming import Maker
 from riafs.tree.protocol import Kind
 from riafs.vfs.writable import WritableFileSystem
@@ -131,8 +131,8 @@ class WritingOperations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         """See Engine.mknod."""
-        regular = stat.S_ISREG(mode)
-        made = await self._filesystem.mknod(parent_inode, name, _maker(mode, ctx), regular=regular)
+        kind = KINDS.get(stat.S_IFMT(mode), Kind.FILE)
+        made = await self._filesystem.mknod(parent_inode, name, _maker(mode, ctx), kind, rdev)
         return self._presenter.status(made)
 
     async def mkdir(
@@ -160,7 +160,7 @@ class WritingOperations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         """See Engine.link."""
-        return await self._filesystem.link(inode, new_parent_inode, new_name)
+        return self._presenter.status(await self._filesystem.link(inode, new_parent_inode, new_name))
 
     async def unlink(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
         """See Engine.unlink."""
@@ -207,8 +207,12 @@ class WritingOperations(pyfuse3.Operations):
         return self._presenter.status(changed)
 
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        """See WritableFileSystem.attribute, and Operations.getxattr."""
+        """See Operations.getxattr."""
         check_attribute(name)
+        return await self._attribute(inode, name)
+
+    async def _attribute(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT) -> bytes:
+        """See WritableFileSystem.attribute."""
         return await self._filesystem.attribute(inode, name.decode(errors="replace"))
 
     async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
@@ -259,7 +263,7 @@ class WritingOperations(pyfuse3.Operations):
 
 _HANDLERS = (
     "lookup", "getattr", "readlink", "statfs", "opendir", "readdir", "releasedir", "fsyncdir", "create", "mknod",
-    "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "getxattr", "setxattr", "removexattr", "open",
+    "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "_attribute", "setxattr", "removexattr", "open",
     "read", "write", "fsync", "release",
 )  # fmt: skip
 

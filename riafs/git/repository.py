@@ -32,6 +32,7 @@ from riafs.formats.gitobjects import (
     parse_tag,
     parse_tree,
 )
+from riafs.formats.namestatus import HISTORY_FORMAT
 from riafs.formats.refs import adjusted_branch, candidates, looks_like_commit
 from riafs.git.catfile import MAX_BATCH, GitObject, blob_name
 from riafs.git.objectdir import object_directory
@@ -44,6 +45,7 @@ from riafs.storage.protocol import Storage
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
 _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
+_HISTORY_SECONDS = 3600.0
 _MAX_TAGS = 5
 _FULL_NAME = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 _READ_HERE = 256
@@ -299,6 +301,28 @@ class Repository:
             command = [self._pool.gits.program, "cat-file", "blob", oid.decode()]
             return await self._pool.writers.run(command, self._pool.environment(objects, object_format), output)
         raise StoreTimeout(f"git did not deliver blob {oid.decode()} of {self.name} in time")
+
+    async def write_history(self, commit: bytes, without: Sequence[bytes], output: int) -> bool:
+        """Have git write which paths each commit changed, along first parents up to `commit` (hex), into the descriptor
+        `output`: see formats/namestatus. What `without` and the commits before them are is left out.
+
+        Whether all of it could be read. Raises StoreTimeout, and what finding the objects raises.
+        """
+        objects, object_format = await self._object_directory()
+        command = [
+            self._pool.gits.program, "log", "-m", "--first-parent", "--reverse", "--name-status", "-z", "-r", "-t",
+            "--no-renames", f"--format={HISTORY_FORMAT}", commit.decode(), *(f"^{each.decode()}" for each in without),
+            "--",
+        ]  # fmt: skip
+        with within(_HISTORY_SECONDS):
+            for _ in range(ATTEMPTS):
+                os.ftruncate(output, 0)
+                os.lseek(output, 0, os.SEEK_SET)
+                status = await self._pool.writers.run(command, self._pool.environment(objects, object_format), output)
+                if not ended_by_others(status):
+                    break
+            return status == 0
+        raise StoreTimeout(f"git did not go through the history of {self.name} within {_HISTORY_SECONDS:.0f} s")
 
     async def blob_at(self, commit: bytes, path: bytes, limit: int) -> bytes | None:
         """The file `path` in the tree of `commit` (hex), None if the commit has none.

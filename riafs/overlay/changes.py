@@ -29,6 +29,11 @@ class ChangeKind(enum.Enum):
     """What was at `source`: a file, changed as well if there is content, or a directory with everything in it."""
     MODE = "mode"
     """The same content with another executable bit."""
+    COPIED = "copied"
+    """Another name of a file of the commit, which git has as a file of its own: what `base` is, with `content` if it
+    was changed as well. Nothing is taken away from there."""
+    SPECIAL = "special"
+    """A fifo, a socket or a device, which git cannot have: it stays local. What it replaces is told as REMOVED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Change(NamedTuple):
     path: bytes
     kind: ChangeKind
     base: BaseEntry | None
-    """What stood here, or at `source`; None for what is new."""
+    """What stood here, or at `source`, or what is copied; None for what is new."""
     content: LocalContent | None
     """The new content; None where there is none (removed), where it is the base's, and for directories.
 

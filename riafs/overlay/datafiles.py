@@ -1,7 +1,7 @@
 """The overlay's data files: one for each file with local bytes, sparse, called by its number.
 
-Invariants: a file is removed only after the rows that no longer name it are durable (`doom`, then `purge`); what lies
-beyond the end of the data reads as zeros.
+Invariants: numbers grow, so that whichever file has a greater one was made later; a file is removed only after the rows
+that no longer name it are durable (`doom`, then `purge`); what lies beyond the end of the data reads as zeros.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import errno
 import os
 
 from riafs.errors import FileTooLarge, OverlayFailed, OverlayFull, RiafsError
+from riafs.storage.patience import Patience
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -21,6 +22,8 @@ class DataFiles:
         self.directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._prefix = os.fsencode(path)
         self._doomed: list[int] = []
+        self._last = self._named = 0
+        """The file that was made last; up to which file names survive the loss of power."""
 
     def name(self, number: int) -> bytes:
         """Absolute path of a data file."""
@@ -28,7 +31,18 @@ class DataFiles:
 
     def create(self, number: int) -> int:
         """A descriptor of a new data file. Raises OverlayFull, OverlayFailed."""
-        return self._open(number, _FLAGS | os.O_CREAT | os.O_EXCL)
+        descriptor = self._open(number, _FLAGS | os.O_CREAT | os.O_EXCL)
+        self._last = max(self._last, number)
+        return descriptor
+
+    async def sync(self, number: int, descriptor: int, patience: Patience) -> None:
+        """Make a data file survive the loss of power, its name once. Raises OSError, StoreTimeout."""
+        if number > self._named:
+            last = max(self._last, number)
+            await patience.run(_sync, descriptor, self.directory)
+            self._named = max(self._named, last)
+        else:
+            await patience.run(os.fdatasync, descriptor)
 
     def open(self, number: int) -> int:
         """A descriptor of a data file. Raises OverlayFailed."""
@@ -73,6 +87,11 @@ class DataFiles:
     def close(self) -> None:
         """Give back the directory's descriptor."""
         os.close(self.directory)
+
+
+def _sync(descriptor: int, directory: int) -> None:
+    os.fdatasync(descriptor)
+    os.fsync(directory)
 
 
 def failure(error: OSError, path: str) -> RiafsError:

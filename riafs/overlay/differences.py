@@ -1,33 +1,46 @@
 """Rows → changes: how the rows of a dataset differ from its base commit, in the language of `changes`."""
 
 import stat
+from collections.abc import Iterable, Set
 from operator import itemgetter
 
 from riafs.formats.paths import joined
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.lower import Remembered, unpacked
-from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Area, Outline, Rows
+from riafs.overlay.rows import DIRECTORY, FILE, LINK, SPECIAL, WHITEOUT, Area, Outline, Row, Rows
+from riafs.slices import Sliced, sorting
 
 _PATH = itemgetter(0)
+_NO_CONTENT = LocalContent(b"", (), 0, None, executable=False)
 
 
-def differences(rows: Rows, files: DataFiles, area: Area) -> list[Change]:
-    """All changes of `area`, by path."""
-    top = rows.get(area.top)
-    assert top is not None
+def differences(rows: Rows, files: DataFiles, area: Area) -> Sliced[list[Change]]:
+    """All changes of `area`, by path. Nothing in `rows` may be changed until it ends."""
     walk = _Walk(rows, files)
-    walk.run(top.id)
+    yield from walk.run(area.top)
     found = walk.found
-    moved = {change.source for change in found if change.source is not None}
-    if moved:
-        found = [each for each in found if not (_is_removal(each) and each.base and each.base.path in moved)]
-    found.sort(key=_PATH)  # stable: a directory that is removed stays before one that is made in its place
+    if walk.moved:
+        found = yield from _without_sources(found, walk.moved)
+    # Stable: a directory that is removed stays before one that is made in its place.
+    return (yield from sorting(found, key=_PATH))
+
+
+def count(rows: Rows, files: DataFiles, area: Area) -> Sliced[int]:
+    """How many changes `area` has. Nothing in `rows` may be changed until it ends."""
+    walk = _Count(rows, files)
+    yield from walk.run(area.top)
+    return walk.number - len(walk.removed & walk.moved)
+
+
+def _without_sources(changes: Iterable[Change], moved: Set[bytes]) -> Sliced[list[Change]]:
+    """All but the removals of what is somewhere else now."""
+    found = []
+    for each in changes:
+        if each.kind is not ChangeKind.REMOVED or each.base is None or each.base.path not in moved:
+            found.append(each)
+        yield
     return found
-
-
-def _is_removal(change: Change) -> bool:
-    return change.kind is ChangeKind.REMOVED
 
 
 class _Walk:
@@ -36,20 +49,24 @@ class _Walk:
         self._files = files
         self._waiting: list[tuple[int, bytes, bytes | None]] = []
         self.found: list[Change] = []
+        self.moved: set[bytes] = set()
+        """Where the commit has what is renamed."""
 
-    def run(self, top: int) -> None:
+    def run(self, top: int) -> Sliced[None]:
         """Add all changes in and below a directory, however deep it goes."""
         self._waiting.append((top, b"", b""))
         while self._waiting:
-            self._directory(*self._waiting.pop())
+            yield from self._directory(*self._waiting.pop())
 
     def _tell(
         self, row: Outline, path: bytes, kind: ChangeKind, base: BaseEntry | None, content: LocalContent | None = None,
         source: bytes | None = None,
     ) -> None:  # fmt: skip
         self.found.append(Change(path, kind, base, content, source, row.version))
+        if source is not None:
+            self.moved.add(source)
 
-    def _directory(self, node: int, path: bytes, below: bytes | None) -> None:
+    def _directory(self, node: int, path: bytes, below: bytes | None) -> Sliced[None]:
         """Add the changes in the directory at `path` itself. `below`: its path in the base commit, None if it is not
         there.
         """
@@ -60,12 +77,22 @@ class _Walk:
                 assert below is not None
                 base = unpacked(child.covered).base_entry(joined(below, child.name))
             self._child(child, start + child.name, base)
+            yield
 
     def _child(self, row: Outline, path: bytes, covered: BaseEntry | None) -> None:
+        record = None if row.record is None else self._rows.get(row.record)
+        if record is not None:
+            row = _filled(row, record)
         if row.kind == WHITEOUT:
             self._tell(row, path, ChangeKind.REMOVED, covered)
+        elif row.kind in SPECIAL:
+            if covered is not None:
+                self._tell(row, path, ChangeKind.REMOVED, covered)
+            self._tell(row, path, ChangeKind.SPECIAL, None)
         elif row.kind == DIRECTORY:
             self._subdirectory(row, path, covered)
+        elif row.base is None and record is not None and record.base is not None and record.entry is not None:
+            self._second_name(row, path, covered, unpacked(record.entry).base_entry(record.base), record.entry)
         elif row.base is None or row.entry is None:
             kind = ChangeKind.ADDED if covered is None else ChangeKind.CHANGED
             self._tell(row, path, kind, covered, self._content(row))
@@ -95,6 +122,19 @@ class _Walk:
         elif remade:
             self._tell(row, path, ChangeKind.MODE, base, content)
 
+    def _second_name(self, row: Outline, path: bytes, covered: BaseEntry | None, base: BaseEntry, entry: bytes) -> None:
+        """A name of what the base commit has under another one."""
+        was = unpacked(entry)
+        rewritten = row.kind == FILE and (row.data != 0 or row.size != was.size)
+        if rewritten and not row.based:
+            kind = ChangeKind.ADDED if covered is None else ChangeKind.CHANGED
+            self._tell(row, path, kind, covered, self._content(row))
+            return
+        if covered is not None:
+            self._tell(row, path, ChangeKind.REMOVED, covered)
+        changed = rewritten or (row.kind == FILE and _is_executable(row) != was.executable)
+        self._tell(row, path, ChangeKind.COPIED, base, self._content(row) if changed else None)
+
     def _content(self, row: Outline) -> LocalContent:
         if row.kind == LINK:
             return LocalContent(b"", (), row.size, row.target, executable=False)
@@ -110,5 +150,36 @@ class _Walk:
         return tuple(local)
 
 
+class _Count(_Walk):
+    """Counts changes without keeping any but the paths of what is gone."""
+
+    number = 0
+
+    def __init__(self, rows: Rows, files: DataFiles) -> None:
+        super().__init__(rows, files)
+        self.removed: set[bytes] = set()
+
+    def _tell(
+        self, row: Outline, path: bytes, kind: ChangeKind, base: BaseEntry | None, content: LocalContent | None = None,
+        source: bytes | None = None,
+    ) -> None:  # fmt: skip
+        self.number += 1
+        if source is not None:
+            self.moved.add(source)
+        if kind is ChangeKind.REMOVED and base is not None:
+            self.removed.add(base.path)
+
+    def _content(self, row: Outline) -> LocalContent:
+        return _NO_CONTENT
+
+
 def _is_executable(row: Outline) -> bool:
     return bool(row.mode & stat.S_IXUSR)
+
+
+def _filled(row: Outline, record: Row) -> Outline:
+    """A name of several with what its record has."""
+    return row._replace(
+        id=record.id, mode=record.mode, size=record.size, target=record.target, based=record.based, data=record.data,
+        version=max(row.version, record.version),
+    )  # fmt: skip

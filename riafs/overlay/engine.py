@@ -20,25 +20,26 @@ from riafs.errors import (
     BadChange,
     Busy,
     IsADirectoryHere,
-    NotPermitted,
     NotSupported,
     OverlayFailed,
     OverlayFull,
     StaleHandle,
     StoreTimeout,
 )
+from riafs.formats.text import shown
 from riafs.overlay.changes import Carried
 from riafs.overlay.handles import Handles
 from riafs.overlay.listing import Listed, OpenDirectory
 from riafs.overlay.lower import Lower
 from riafs.overlay.naming import Maker, Naming, check_length
 from riafs.overlay.openfiles import OpenFile
-from riafs.overlay.places import OVERLAY, Ownership, Places
+from riafs.overlay.places import KINDS, OVERLAY, Ownership, Places
 from riafs.overlay.rebasing import Find
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.stats import Stat, Stats
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
+from riafs.storage.together import together
 from riafs.tree.protocol import Kind
 
 log = logging.getLogger(__name__)
@@ -128,9 +129,9 @@ class Engine:
         """Whether an inode is the overlay's own, or was copied up."""
         return bool(inode & OVERLAY) or inode in self._places
 
-    def inode_of(self, row: int) -> int:
-        """The inode number of a row."""
-        return self._places.inode(row)
+    def inode_of(self, row: Row) -> int:
+        """The inode number of what has a row's name."""
+        return self._places.inode_of(row)
 
     def stat_of(self, listed: Listed) -> Stat:
         """The attributes of a name in a listing."""
@@ -204,11 +205,9 @@ class Engine:
         row = self._naming.make_at(slot, FILE, maker)
         return self._stats.row(row), self._handles.created(self._places.inode(row.id), row)
 
-    async def mknod(self, parent: int, name: bytes, maker: Maker, *, regular: bool) -> Stat:
-        """An empty file. Raises NotPermitted for what git cannot carry, and as `create`."""
-        if not regular:
-            raise NotPermitted(f"{name!r}: git has no device nodes, fifos and sockets")
-        return self._stats.row(await self._naming.make(parent, name, FILE, maker))
+    async def mknod(self, parent: int, name: bytes, maker: Maker, kind: Kind = Kind.FILE, device: int = 0) -> Stat:
+        """An empty file, a fifo, a socket, or a device with the number `device`. Raises as `mkdir`."""
+        return self._stats.row(await self._naming.make(parent, name, KINDS[kind], maker, device=device))
 
     async def mkdir(self, parent: int, name: bytes, maker: Maker) -> Stat:
         """A directory. Raises NameExists, NameTooLong, NoSuchName, ReadOnly, OverlayFull."""
@@ -218,9 +217,17 @@ class Engine:
         """A symbolic link. Raises as `mkdir`."""
         return self._stats.row(await self._naming.make(parent, name, LINK, maker, target))
 
-    async def link(self, inode: int, parent: int, name: bytes) -> NoReturn:
-        """Raises NotPermitted: git has no hard links."""
-        raise NotPermitted(f"{name!r}: git has no hard links")
+    async def link(self, inode: int, parent: int, name: bytes) -> Stat:
+        """Another name of a file. See Naming.link."""
+        ahead = self._handles.ahead(inode)
+        if ahead is not None:
+            with self._overlay.journal.single:
+                ahead.store()
+        record = await self._naming.link(inode, parent, name)
+        opened = self._handles.at(inode)
+        if opened is not None:
+            opened.linked(record)
+        return await self.getattr(inode)
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """See Naming.unlink."""
@@ -263,7 +270,8 @@ class Engine:
 
     def _set(self, inode: int, row: Row, columns: dict[str, int], now: int) -> None:
         opened, ahead = self._handles.at(inode), self._handles.ahead(inode)
-        with self._overlay.journal.step:
+        journal = self._overlay.journal
+        with journal.making if self._rows.is_new(row.id) else journal.step:
             if ahead is not None:
                 ahead.store()
             if row.id in self._rows.touched:
@@ -350,9 +358,12 @@ class Engine:
         return self._handles.file(handle)
 
     async def fsync(self, handle: int) -> None:
-        """Make an open file's bytes, attributes and name survive the loss of power."""
-        await self._handles.file(handle).sync()
-        await self._overlay.durable()
+        """Make an open file's bytes, attributes and name survive the loss of power.
+
+        Both at once, so that the file system below makes one commit of it. Rows that are durable before their bytes are
+        what a loss of power may leave of any file, and are put right when the overlay is opened.
+        """
+        await together(self._handles.file(handle).sync, self._overlay.durable)
 
     def release(self, handle: int) -> None:
         """Give a handle back. Never fails: what cannot be stored is reported by the next commit."""
@@ -375,15 +386,18 @@ class Engine:
         self._handles.renumber(changed)
         return changed
 
-    def restore(self, dataset: bytes, path: bytes) -> None:
-        """See Overlay.restore. Afterwards `attach` must be called. Raises Busy while something changed is open."""
+    def restore(self, dataset: bytes, path: bytes) -> dict[int, int]:
+        """See Overlay.restore. Afterwards `attach` must be called. Raises Busy while something changed is open.
+
+        Returns the inode numbers of what goes on under other names: before → from now on.
+        """
         area = self._overlay.area(dataset)
         for opened in self._handles:
             row = None if opened.row is None else self._rows.get(opened.row)
-            if row is not None and row.area == area.id and row.parent is not None:
-                raise Busy(f"{row.name!r} is open; nothing was restored")
+            if row is not None and row.area == area.id and (row.parent is not None or row.links):
+                raise Busy(f"{'a file' if row.name is None else shown(row.name)} is open; nothing was restored")
         self._overlay.restore(dataset, path)
-        self._places.dropped()
+        return self._places.dropped()
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 

@@ -13,16 +13,17 @@ import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
 from riafs.cache.private import ensure_private_file
 from riafs.errors import OverlayFailed, OverlayFull
 from riafs.overlay.completeness import damaged
-from riafs.overlay.schema import SCHEMA
+from riafs.overlay.schema import prepare
 from riafs.storage.patience import Patience
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,22 @@ Values = tuple[object, ...]
 
 def no_failpoint(_: str) -> None:
     """Nothing fails."""
+
+
+class Statements(Protocol):
+    """What executes statements: the journal, or a snapshot of what it has."""
+
+    def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
+        """See Journal."""
+
+    def run_each(self, sql: str, values: Iterable[Values]) -> None:
+        """See Journal."""
+
+    def one(self, sql: str, values: Values = ()) -> Any:  # noqa: ANN401  # as sqlite3 types it
+        """See Journal."""
+
+    def begin(self) -> None:
+        """See Journal."""
 
 
 class Journal:
@@ -67,7 +84,7 @@ class Journal:
         self._execute = self._connection.execute
         self._checkpointer = _connect(path)
         try:
-            self._connection.executescript(SCHEMA)
+            prepare(self._connection)
         except sqlite3.Error as error:
             raise self._failure(error) from error
         self._log = os.open(path + "-wal", os.O_RDWR | os.O_CLOEXEC)
@@ -102,11 +119,20 @@ class Journal:
         return self.run(sql, values).fetchone()
 
     def _failure(self, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            return OverlayFull(f"no room left for {self.path}")
-        if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return damaged(os.path.dirname(self.path), f"its database is damaged: {error}")
-        return OverlayFailed(f"{self.path} cannot be used: {error}")
+        return _failure(self.path, error)
+
+    @contextmanager
+    def snapshot(self) -> Iterator["Snapshot"]:
+        """What there is now, whatever is written meanwhile. Raises OverlayFailed.
+
+        As long as it is held, the log is not begun anew.
+        """
+        self.commit()
+        connection = _connect(self.path)
+        try:
+            yield Snapshot(self.path, connection)
+        finally:
+            connection.close()
 
     # -- groups -------------------------------------------------------------------------------------------------------
 
@@ -266,6 +292,41 @@ class Step:
             self._journal.undone()
         self._journal.run("RELEASE step")
         self._journal.end_step()
+
+
+class Snapshot:
+    """Statements that only read, and see what there was when this was made."""
+
+    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._execute = connection.execute
+        self.run("BEGIN")
+        self.run("SELECT 1 FROM setting").fetchone()  # with the first statement that reads a snapshot begins
+
+    def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
+        """Execute one statement. Raises OverlayFailed."""
+        try:
+            return self._execute(sql, values)
+        except sqlite3.Error as error:
+            raise _failure(self._path, error) from error
+
+    def one(self, sql: str, values: Values = ()) -> Any:  # noqa: ANN401  # as sqlite3 types it
+        """The first row, None if there is none."""
+        return self.run(sql, values).fetchone()
+
+    def begin(self) -> None:
+        """Nothing is written."""
+
+    def run_each(self, sql: str, values: Iterable[Values]) -> None:
+        """Nothing is written."""
+
+
+def _failure(path: str, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return OverlayFull(f"no room left for {path}")
+    if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return damaged(os.path.dirname(path), f"its database is damaged: {error}")
+    return OverlayFailed(f"{path} cannot be used: {error}")
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -61,7 +61,7 @@ class OpenDirectory:
             if row is None:
                 listed.append(Listed(entry.name, position, inode, None, entry))
             elif row.kind != WHITEOUT:
-                listed.append(Listed(entry.name, position, self._places.inode(row.id), row, None))
+                listed.append(Listed(entry.name, position, self._places.inode_of(row), row, None))
         return listed
 
     def _covered(self) -> Mapping[bytes, Row]:
@@ -72,8 +72,8 @@ class OpenDirectory:
         return self._covering
 
     def _added(self, row: int, after: int) -> list[Listed]:
-        inode = self._places.inode
+        inode = self._places.inode_of
         return [
-            Listed(each.name or b"", OVERLAY | each.id, inode(each.id), each, None)
+            Listed(each.name or b"", OVERLAY | each.id, inode(each), each, None)
             for each in self._rows.added(row, after, _PAGE)
         ]

@@ -1,4 +1,4 @@
-"""Changes of names: create, mkdir, symlink, unlink, rmdir, rename, as POSIX has them.
+"""Changes of names: create, mkdir, mknod, symlink, link, unlink, rmdir, rename, as POSIX has them.
 
 Each first awaits what it has to know of the tree below, then looks at the rows, checks, and changes them in one step
 without an await in between: so two tasks never see half of each other's work.
@@ -126,19 +126,21 @@ class Naming:
 
     # -- making -------------------------------------------------------------------------------------------------------
 
-    async def make(self, parent: int, name: bytes, kind: int, maker: Maker, target: bytes | None = None) -> Row:
+    async def make(
+        self, parent: int, name: bytes, kind: int, maker: Maker, target: bytes | None = None, device: int = 0
+    ) -> Row:
         """A new entry. Raises NameExists, NoSuchName, NameTooLong, NotADirectoryHere, ReadOnly, OverlayFull."""
         if target is not None and len(target) > TARGET_MAX:
             raise NameTooLong(f"a link's target may have {TARGET_MAX} bytes")
-        return self.make_at(await self.slot(parent, name), kind, maker, target)
+        return self.make_at(await self.slot(parent, name), kind, maker, target, device)
 
-    def make_at(self, slot: Slot, kind: int, maker: Maker, target: bytes | None = None) -> Row:
+    def make_at(self, slot: Slot, kind: int, maker: Maker, target: bytes | None = None, device: int = 0) -> Row:
         """The same where it is known what is there; no await lies between that and this."""
         if not slot.is_free:
             raise NameExists(f"{slot.name!r} exists")
         _check_carried(slot.name, is_link=kind == LINK)
         now = time.time_ns()
-        row = self._new(slot, kind, maker, target, now)
+        row = self._new(slot, kind, maker, target, now)._replace(device=device)
         with self._overlay.journal.making if slot.row is None else self._overlay.journal.step:
             if slot.row is not None:
                 self._rows.delete(slot.row)
@@ -160,6 +162,40 @@ class Naming:
             self._rows.next_id(), slot.parent.id, slot.name, kind, slot.covered, mode, maker.uid, gid, now, now, now,
             len(target or b""), target, slot.parent.area, None, None, 0, 0, 0, self._rows.next_version(),
         )  # fmt: skip
+
+    async def link(self, inode: int, parent: int, name: bytes) -> Row:
+        """Another name of what an inode stands for, which gets a record of its own with its second name. Returns that.
+
+        Raises NameExists, NoSuchName, NotPermitted (a directory), AcrossDatasets, NameTooLong, ReadOnly, OverlayFull.
+        """
+        slot = await self.slot(parent, name)
+        if not slot.is_free:
+            raise NameExists(f"{shown(name)} exists")
+        if await self._places.dataset(inode) != await self._places.dataset(parent):
+            raise AcrossDatasets("a file has names in one dataset only")
+        await self._places.copied_up(inode)
+        slot, row = self._again(slot), self._places.row(inode)
+        if not slot.is_free:
+            raise NameExists(f"{shown(name)} exists")
+        if row is None or (row.parent is None and not row.links):
+            raise NoSuchName("the file was removed")
+        if row.kind == DIRECTORY:
+            raise NotPermitted(f"{shown(name)}: a directory has one name")
+        _check_carried(name, is_link=_is_link(row))
+        now = time.time_ns()
+        with self._overlay.journal.step:
+            if slot.row is not None:
+                self._rows.delete(slot.row)
+            record = row if row.links else self._rows.share(row)
+            self._rows.insert(
+                Row(self._rows.next_id(), slot.parent.id, name, row.kind, slot.covered, 0, 0, 0, now, now, now, 0, None,
+                    slot.parent.area, None, None, 0, 0, 0, self._rows.next_version(), record.id)
+            )  # fmt: skip
+            self._rows.update(record.id, links=record.links + 1, ctime=now)
+        if record.id != row.id:
+            self._places.shared(row.id, record.id)
+        self._rows.touch(slot.parent.id, now)
+        return record._replace(links=record.links + 1, ctime=now)
 
     # -- removing -----------------------------------------------------------------------------------------------------
 
@@ -234,11 +270,12 @@ class Naming:
         """Remove what is at `slot`. `hide`: what is below must not come to light again. Belongs into a step."""
         row, covered = slot.row, slot.covered
         if row is not None:
-            if row.kind != WHITEOUT and self._is_open(self._places.inode(row.id)):
-                self._rows.orphan(row.id, now)
-            else:
-                self._rows.delete(row)
-                self._overlay.files.doom(row.data)
+            nameless = self._rows.unname(row, now)
+            if nameless is not None and row.kind != WHITEOUT and self._is_open(self._places.inode(nameless.id)):
+                self._rows.orphan(nameless.id, now)
+            elif nameless is not None:
+                self._rows.delete(nameless)
+                self._overlay.files.doom(nameless.data)
         if hide and covered is not None:
             self._rows.whiteout(slot.parent, slot.name, covered, now)
 
@@ -267,11 +304,11 @@ class Naming:
         self._check_rename(source, target, flags)
         if source.row is None:
             raise NoSuchName(f"no {name!r}")
-        _check_carried(new_name, is_link=_is_link(source.row))
+        _check_carried(new_name, is_link=_is_link(self._rows.content(source.row)))
         if flags == EXCHANGE and target.row is not None:
-            _check_carried(name, is_link=_is_link(target.row))
-        if target.row is not None and target.row.id == source.row.id:
-            return
+            _check_carried(name, is_link=_is_link(self._rows.content(target.row)))
+        if target.row is not None and self._rows.content(target.row).id == self._rows.content(source.row).id:
+            return  # also where both are names of one file, as POSIX has it
         with self._overlay.journal.step:
             (self._exchange if flags == EXCHANGE else self._move)(source, target, time.time_ns())
 
@@ -314,7 +351,7 @@ class Naming:
         if target.row is not None and target.is_directory and self._rows.is_occupied(target.row.id):
             raise DirectoryNotEmpty(f"{target.name!r} is not empty")
         self._take_away(target, now, hide=False)
-        self._rows.move(moved.id, target.parent.id, target.name, covered, now)
+        self._move_name(moved, target, covered, now)
         if source.covered is not None:
             self._rows.whiteout(source.parent, source.name, source.covered, now)
         self._rows.touch(source.parent.id, now)
@@ -324,10 +361,15 @@ class Naming:
         assert source.row is not None
         assert target.row is not None
         self._rows.move(source.row.id, None, None, None, now)
-        self._rows.move(target.row.id, source.parent.id, source.name, source.covered, now)
-        self._rows.move(source.row.id, target.parent.id, target.name, target.covered, now)
+        self._move_name(target.row, source, source.covered, now)
+        self._move_name(source.row, target, target.covered, now)
         self._rows.touch(source.parent.id, now)
         self._rows.touch(target.parent.id, now)
+
+    def _move_name(self, row: Row, to: Slot, covered: bytes | None, now: int) -> None:
+        self._rows.move(row.id, to.parent.id, to.name, covered, now)
+        if row.record is not None:
+            self._rows.update(row.record, ctime=now)
 
 
 def check_length(name: bytes) -> None:

@@ -64,6 +64,11 @@ class OpenFile:
         self.mtime, self.ctime = row.mtime, row.ctime
         self._extents = Ranges(self._overlay.rows.extents(row.id)) if row.based else Ranges()
 
+    def linked(self, record: Row) -> None:
+        """The file has another name, and `record` in the place of its row."""
+        self.row = record.id
+        self.ctime = max(self.ctime, record.ctime)
+
     # -- the two places of bytes --------------------------------------------------------------------------------------
 
     async def base(self) -> RangedBytes:
@@ -250,7 +255,7 @@ class OpenFile:
         """Make the local bytes survive the loss of power. Raises OverlayFailed, OverlayFull."""
         if self.data:
             try:
-                await self._overlay.patience.run(_sync, self._local(), self._overlay.files.directory)
+                await self._overlay.files.sync(self.data, self._local(), self._overlay.patience)
             except OSError as error:
                 raise failure(error, f"{self._overlay.files.path}/{self.data:x}") from error
 
@@ -262,11 +267,6 @@ class OpenFile:
         if self._base is not None:
             self._base.close()
             self._base = None
-
-
-def _sync(descriptor: int, directory: int) -> None:
-    os.fdatasync(descriptor)
-    os.fsync(directory)
 
 
 def _read_all(descriptor: int, buffer: memoryview, offset: int) -> None:

@@ -21,12 +21,15 @@ from riafs.errors import (
 from riafs.formats.paths import joined
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, Lower, LowerEntry, packed, unpacked
-from riafs.overlay.rows import DIRECTORY, FILE, LINK, Area, Row, Rows
+from riafs.overlay.rows import BLOCK, CHARACTER, DIRECTORY, FIFO, FILE, LINK, SOCKET, Area, Row, Rows
 from riafs.overlay.store import Overlay
 from riafs.tree.protocol import Entry, Kind
 
 OVERLAY = 1 << 62
-KINDS = {Kind.FILE: FILE, Kind.LINK: LINK, Kind.DIRECTORY: DIRECTORY}
+KINDS = {
+    Kind.FILE: FILE, Kind.LINK: LINK, Kind.DIRECTORY: DIRECTORY, Kind.FIFO: FIFO, Kind.SOCKET: SOCKET,
+    Kind.CHARACTER: CHARACTER, Kind.BLOCK: BLOCK,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,17 @@ class Places:
         """The inode number of a row."""
         return self._inode_of.get(row, OVERLAY | row)
 
+    def inode_of(self, row: Row) -> int:
+        """The inode number of what has the name `row`."""
+        return self.inode(row.id if row.record is None else row.record)
+
+    def shared(self, row: int, record: int) -> None:
+        """A record has taken the place of a row, and has its number from now on."""
+        inode = self._inode_of.pop(row, OVERLAY | row)
+        self._row_of[inode], self._inode_of[record] = record, inode
+        if row in self._lower_of:
+            self._lower_of[record] = self._lower_of.pop(row)
+
     def row(self, inode: int) -> Row | None:
         """The row of an inode, None where it is the tree's below. Raises StaleHandle if it had one."""
         number = self.number(inode)
@@ -97,7 +111,7 @@ class Places:
         row = self._rows.get(number)
         if row is None:
             raise StaleHandle(f"inode {inode} is gone")
-        return row
+        return self._rows.content(row)
 
     # -- where something is -------------------------------------------------------------------------------------------
 
@@ -125,7 +139,8 @@ class Places:
 
     def number(self, inode: int) -> int | None:
         """The number of the row of an inode, whether it is still there or not; None where it has none."""
-        return inode ^ OVERLAY if inode & OVERLAY else self._row_of.get(inode)
+        known = self._row_of.get(inode)
+        return inode ^ OVERLAY if known is None and inode & OVERLAY else known
 
     def forget_gone(self) -> None:
         """The rows of a dataset are gone, and nothing else has changed."""
@@ -135,23 +150,31 @@ class Places:
                 self._inode_of.pop(row, None)
                 self._lower_of.pop(row, None)
 
-    def dropped(self) -> None:
-        """Rows are gone: what they were made for is the tree's below again."""
-        for inode, row in list(self._row_of.items()):
-            if self._rows.get(row) is None:
+    def dropped(self) -> dict[int, int]:
+        """Rows are gone: what they were made for is the tree's below again. Returns the numbers of what goes on without
+        the name that it had in the commit: before → after.
+        """
+        changed = {}
+        for inode, number in list(self._row_of.items()):
+            row = self._rows.get(number)
+            if row is None:
                 del self._row_of[inode]
-                self._inode_of.pop(row, None)
+                self._inode_of.pop(number, None)
+            elif row.links and not inode & OVERLAY and not self._rows.has_stood(number):
+                del self._row_of[inode]
+                if self._inode_of.pop(number, None) is not None:
+                    changed[inode] = OVERLAY | number
         self._lower_of.clear()
+        return changed
 
     def moved(self, area: int) -> dict[int, int]:
         """Another commit lies below an area, and rows are gone. What still has a row has a number of its own from now
         on, as the tree below may have the earlier one for something else. Returns those: number before → after.
         """
-        self.dropped()
-        changed = {}
+        changed = self.dropped()
         for inode, number in list(self._row_of.items()):
             row = self._rows.get(number)
-            if row is None or row.area != area or row.base == b"":  # a top stays where it is
+            if row is None or row.area != area or row.base == b"" or inode & OVERLAY:  # a top stays where it is
                 continue
             del self._row_of[inode]
             before = self._inode_of.pop(number, None)
@@ -275,5 +298,6 @@ class Places:
             )
         row = self._rows.by_base(area.id, home.path)
         if row is not None:
+            row = self._rows.content(row)
             self._row_of[inode] = row.id  # its own number stays what it is
         return row

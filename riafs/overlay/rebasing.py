@@ -18,8 +18,9 @@ from riafs.errors import Busy, PushConflict
 from riafs.formats.paths import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.lower import packed, unpacked
-from riafs.overlay.rows import DIRECTORY, FILE, WHITEOUT, Area, Row, Rows
+from riafs.overlay.rows import DIRECTORY, FILE, SPECIAL, WHITEOUT, Area, Row, Rows
 from riafs.overlay.times import Pushed
+from riafs.slices import Sliced
 from riafs.tree.protocol import Entry, Kind
 
 if TYPE_CHECKING:
@@ -36,18 +37,18 @@ def nobody(_: int) -> bool:
     return False
 
 
-def standing(rows: Rows, area: Area) -> dict[int, Stood]:
-    """Where the rows of an area are."""
+def standing(rows: Rows, area: Area) -> Sliced[dict[int, Stood]]:
+    """Where the rows of an area are. Nothing in `rows` may be changed until it ends."""
     found: dict[int, Stood] = {}
     waiting = [(area.top, b"")]
     while waiting:
         directory, path = waiting.pop()
-        for row in rows.children(directory):
-            assert row.name is not None
+        for row in rows.outlines(directory):
             below = joined(path, row.name)
             found[row.id] = Stood(below, row.covered is None)
             if row.kind == DIRECTORY:
                 waiting.append((row.id, below))
+            yield
     return found
 
 
@@ -59,7 +60,8 @@ class _Pushed:
         self._versions: dict[bytes, int] = {}
         for change in carried.changes:
             self._versions[change.path] = max(change.version, self._versions.get(change.path, 0))
-        self.made = {change.path for change in carried.changes if change.kind is not ChangeKind.REMOVED}
+        left_out = (ChangeKind.REMOVED, ChangeKind.SPECIAL)
+        self.made = {change.path for change in carried.changes if change.kind not in left_out}
         self.renamed = {change.source: change.path for change in carried.changes if change.source is not None}
         """Path before → path now."""
         removed = {change.path for change in carried.changes if change.kind is ChangeKind.REMOVED}
@@ -119,6 +121,8 @@ class _Pushed:
 class _Plan:
     gone: list[Row] = field(default_factory=list)
     kept: list[tuple[Row, dict[str, object]]] = field(default_factory=list)
+    records: dict[int, dict[str, object]] = field(default_factory=dict)
+    """Record → its new columns."""
     hidden: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
     """Directory → names that were removed there after they were pushed, and what the commit has there."""
     bases: set[bytes] = field(default_factory=set)
@@ -231,13 +235,15 @@ class Rebasing:
     async def _leaf(self, row: Row, place: bytes | None) -> dict[str, object] | None:
         """The new columns of a row that is no directory, None where it shows what the commit has. `place`: the path
         there."""
+        row = self._rows.whole(row)
         entry = None if place is None else await self._find(place)
         covered = None if entry is None else packed(entry)
         stood = self._pushed.at(row.id)
-        settled = self._pushed.is_settled(row) and stood is not None and stood.path == place
+        settled = row.kind not in SPECIAL and self._pushed.is_settled(row) and stood is not None and stood.path == place
         if row.kind == WHITEOUT and (covered is None or settled):
             return None
-        if row.kind != WHITEOUT and (settled or self._is_as_before(row, place)) and not self._in_use(row.id):
+        in_use = self._in_use(row.record or row.id)
+        if row.kind != WHITEOUT and (settled or self._is_as_before(row, place)) and not in_use:
             if settled or not row.atime == row.mtime == row.ctime:  # as copied up, all are equal
                 self._keep_time(row, place, covered)
             return None
@@ -245,9 +251,13 @@ class Rebasing:
             self._plan.overtaken.add(place)
         if row.kind == WHITEOUT:
             return {"covered": covered}
+        if row.record is not None:
+            await self._record_base(self._rows.content(row), stood)
         return {"covered": covered} | await self._file_base(row)
 
     def _is_as_before(self, row: Row, place: bytes | None) -> bool:
+        if row.links > 1:  # its content is still that of another name
+            return False
         if row.base is None or row.entry is None or row.data or self._pushed.path_of(row.base) != place:
             return False
         was = unpacked(row.entry)
@@ -263,8 +273,27 @@ class Rebasing:
         if row.data and not ours and _content(row.entry) != _content(None if entry is None else packed(entry)):
             self._plan.overtaken.add(path)
         if entry is None or entry.kind is Kind.DIRECTORY or not self._take(path):
-            return {} if row.based else {"base": None, "entry": None}
+            return {} if row.based and row.record is None else {"base": None, "entry": None}
+        if row.record is not None:
+            return {"base": path, "entry": packed(entry)}
         return {"base": path, "entry": packed(entry), "based": min(row.based, max(entry.size, 0))}
+
+    async def _record_base(self, record: Row, stood: Stood | None) -> None:
+        """Where the new commit has what the content of several names is from. `stood`: where one of them was."""
+        carried = stood is not None and stood.path in self._pushed.made
+        if record.base is None or (record.id in self._plan.records and not carried):
+            return
+        path = stood.path if stood is not None and carried else self._pushed.path_of(record.base)
+        entry = await self._find(path)
+        ours = path in self._pushed.made or (entry is None and self._pushed.is_ours(path))
+        if not ours and _content(record.entry) != _content(None if entry is None else packed(entry)):
+            self._plan.overtaken.add(path)
+        if entry is not None and entry.kind is not Kind.DIRECTORY:
+            self._plan.records[record.id] = {
+                "base": path, "entry": packed(entry), "based": min(record.based, max(entry.size, 0))
+            }  # fmt: skip
+        elif not record.based:
+            self._plan.records[record.id] = {"base": None, "entry": None}
 
     async def _subdirectory(self, row: Row, place: bytes | None, above: "_Visited") -> "_Visited":
         """Where a directory comes from in the new commit. Whether it stays is known once all in it is looked at."""
@@ -314,6 +343,9 @@ class Rebasing:
                 rows.update(row.id, base=None)
             for row, columns in plan.kept:
                 rows.update(row.id, **({"base": row.base} | columns))
+            for record, columns in plan.records.items():
+                if rows.get(record) is not None:
+                    rows.update(record, **columns)
             for directory, names in plan.hidden.items():
                 parent = rows.get(directory)
                 for name, covered in names if parent is not None else ():
@@ -339,12 +371,15 @@ class Rebasing:
 
     def _drop(self, row: Row) -> None:
         """Remove a row; who has it open goes on reading it."""
-        if row.kind == FILE and self._overlay.is_open(row.id):
-            self._rows.orphan(row.id, row.ctime)
-            self._rows.superseded.add(row.id)
+        nameless = self._rows.unname(row, row.ctime)
+        if nameless is None:
+            return
+        if row.kind == FILE and self._overlay.is_open(nameless.id):
+            self._rows.orphan(nameless.id, row.ctime)
+            self._rows.superseded.add(nameless.id)
         else:
-            self._rows.delete(row)
-            self._overlay.files.doom(row.data)
+            self._rows.delete(nameless)
+            self._overlay.files.doom(nameless.data)
 
 
 def _version(entry: bytes | None) -> tuple[int, bytes] | None:

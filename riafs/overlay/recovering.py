@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -202,7 +203,17 @@ def _settled(tables: _Tables, files: DataFiles, recovered: Recovered) -> list[Re
         elif data:
             recovered.named.append(path)
         kept.append(node)
-    return kept
+    return _with_records(kept)
+
+
+def _with_records(nodes: Sequence[Record]) -> list[Record]:
+    """Without the names of files whose record is lost; records know how many names they have."""
+    names = Counter(node["record"] for node in nodes if node.get("record") is not None)
+    records = {node["id"] for node in nodes if node["id"] in names}
+    for node in nodes:
+        if node["id"] in names:
+            node["links"] = names[node["id"]]
+    return [node for node in nodes if node.get("record") is None or node["record"] in records]
 
 
 def _cut(node: Record, length: int) -> None:
@@ -219,12 +230,17 @@ def _placed(tables: _Tables) -> Iterator[tuple[Record, bytes]]:
     """The nodes that can be reached from the top of their datasets, and their paths from the root of the source."""
     below: dict[int | None, list[Record]] = {}
     by_id = {node["id"]: node for node in tables.records["node"]}
+    seen = set[int]()
     for node in by_id.values():
         below.setdefault(node["parent"], []).append(node)
     waiting = [(by_id[area["top"]], area["entrance"]) for area in tables.records["area"] if area["top"] in by_id]
     while waiting:
         node, path = waiting.pop()
         yield node, path
+        record = by_id.get(node.get("record"))
+        if record is not None and record["id"] not in seen:
+            seen.add(record["id"])
+            yield record, path
         waiting += [(child, joined(path, child["name"])) for child in below.get(node["id"], ())]
 
 

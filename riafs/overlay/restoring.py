@@ -51,8 +51,10 @@ class Restoring:
                 waiting += [(child, False) for child in reversed(self._rows.children(row.id))]
                 continue
             hidden = self._hidden(row)
-            self._rows.delete(row)
-            self._files.doom(row.data)
+            nameless = self._rows.unname(row, row.ctime)
+            if nameless is not None:
+                self._rows.delete(nameless)
+                self._files.doom(nameless.data)
             if row.base is not None and row.base != hidden:
                 self._uncover(row.base)
             if hidden is not None:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from riafs.overlay.changes import Base
-from riafs.overlay.journal import Journal
+from riafs.overlay.journal import Statements
 from riafs.overlay.names import KnownNames
 
-FILE, LINK, DIRECTORY, WHITEOUT = 1, 2, 3, 4
+FILE, LINK, DIRECTORY, WHITEOUT, FIFO, SOCKET, CHARACTER, BLOCK = range(1, 9)
+SPECIAL = frozenset((FIFO, SOCKET, CHARACTER, BLOCK))
+"""What git has none of."""
 
 
 class Row(NamedTuple):
@@ -41,6 +43,9 @@ class Row(NamedTuple):
     data: int
     written: int
     version: int
+    record: int | None = None
+    links: int = 0
+    device: int = 0
 
 
 class Outline(NamedTuple):
@@ -58,6 +63,7 @@ class Outline(NamedTuple):
     based: int
     data: int
     version: int
+    record: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +80,18 @@ _KEPT = 10_000
 _BY_ID = "SELECT * FROM node WHERE id = ?"
 _CHILD = "SELECT * FROM node WHERE parent = ? AND name = ?"
 _OUTLINES = f"SELECT {', '.join(Outline._fields)} FROM node WHERE parent = ? ORDER BY name"  # noqa: S608  # ours
-_INSERT = "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _AREA = 'SELECT id, dataset, store, ref, "commit", entrance, top FROM area'
 
 
 class Rows:
     """The tables. Numbers count up from what is in them, so that none is used twice while a kernel may know it."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Statements, *, only_read: bool = False) -> None:
         self._journal = journal
         self._one = journal.one
         self._run = journal.run
-        found = journal.one("SELECT max(id), max(data), max(version) FROM node")
+        found = (0, 0, 0) if only_read else journal.one("SELECT max(id), max(data), max(version) FROM node")
         self._last_id, self._last_data, self._last_version = (value or 0 for value in found)
         self.turn = 0
         """Grows whenever a directory's entries change."""
@@ -122,6 +128,21 @@ class Rows:
             self._directories[node] = row
         return row
 
+    def content(self, row: Row) -> Row:
+        """The node that has the content, the attributes and the inode number of what has the name `row`."""
+        found = row if row.record is None else self.get(row.record)
+        assert found is not None
+        return found
+
+    def whole(self, row: Row) -> Row:
+        """A name with what its record has: content, attributes, and the version of whichever changed last."""
+        if row.record is None:
+            return row
+        return self.content(row)._replace(
+            id=row.id, parent=row.parent, name=row.name, covered=row.covered, base=row.base, entry=row.entry,
+            version=max(row.version, self.content(row).version), record=row.record,
+        )  # fmt: skip
+
     def child(self, parent: int, name: bytes) -> Row | None:
         """The row of that name in a directory, which may be a whiteout."""
         if self._names.excludes(parent, name):
@@ -140,13 +161,17 @@ class Rows:
 
     def children(self, parent: int) -> list[Row]:
         """All rows of a directory, by name."""
-        self.store_new()
-        return [Row._make(row) for row in self._run("SELECT * FROM node WHERE parent = ? ORDER BY name", (parent,))]
+        return list(self.each_child(parent))
 
-    def outlines(self, parent: int) -> list[Outline]:
+    def each_child(self, parent: int) -> Iterator[Row]:
+        """The same, one by one. Nothing may be changed meanwhile."""
+        self.store_new()
+        return map(Row._make, self._run("SELECT * FROM node WHERE parent = ? ORDER BY name", (parent,)))
+
+    def outlines(self, parent: int) -> Iterator[Outline]:
         """The same, of each only what the list of changes needs."""
         self.store_new()
-        return list(map(Outline._make, self._run(_OUTLINES, (parent,))))
+        return map(Outline._make, self._run(_OUTLINES, (parent,)))
 
     def covering(self, parent: int) -> dict[bytes, Row]:
         """The rows of a directory that stand in the place of entries below."""
@@ -180,13 +205,16 @@ class Rows:
             self._subdirectories[parent] += more
 
     def by_base(self, area: int, base: bytes) -> Row | None:
-        """The row that was copied up from that path."""
-        found = self._one("SELECT * FROM node WHERE area = ? AND base = ?", (area, base))
+        """The row that was copied up from that path; of several names the one that stood there."""
+        if not base:
+            found = self._one("SELECT node.* FROM node JOIN area ON top = node.id WHERE area.id = ?", (area,))
+        else:
+            found = self._one("SELECT * FROM node WHERE area = ? AND base = ? AND parent IS NOT NULL", (area, base))
         return None if found is None else Row._make(found)
 
     def based_in(self, area: int, base: bytes) -> list[Row]:
         """The rows that were copied up from that path, or from below it."""
-        sql = "SELECT * FROM node WHERE area = ? AND (base = ? OR (base > ? AND base < ?))"
+        sql = "SELECT * FROM node WHERE area = ? AND (base = ? OR (base > ? AND base < ?)) AND parent IS NOT NULL"
         return [Row._make(row) for row in self._run(sql, (area, base, base + b"/", base + b"0"))]
 
     def all(self) -> Iterator[Row]:
@@ -201,7 +229,7 @@ class Rows:
 
     def removed(self) -> list[Row]:
         """What was removed while it was open."""
-        sql = "SELECT * FROM node WHERE parent IS NULL AND id NOT IN (SELECT top FROM area)"
+        sql = "SELECT * FROM node WHERE parent IS NULL AND links = 0 AND id NOT IN (SELECT top FROM area)"
         return [Row._make(row) for row in self._run(sql)]
 
     def orphaned(self, area: int) -> list[Row]:
@@ -257,6 +285,10 @@ class Rows:
         self._new_names[row.parent, row.name] = row.id
         self._names.add(row.parent, row.name)
 
+    def is_new(self, node: int) -> bool:
+        """Whether a node is in memory only, so that no change of it can be half done."""
+        return node in self._new
+
     @property
     def is_behind(self) -> bool:
         """Whether there is something that `store` would write."""
@@ -307,6 +339,27 @@ class Rows:
         """Take away the name of what is open."""
         self.move(node, None, None, None, now)
         self.orphans.add(node)
+
+    def share(self, row: Row) -> Row:
+        """Put all but the name of `row` into a record, which is returned: it has one name then. Belongs into a step."""
+        record = row._replace(id=self.next_id(), parent=None, name=None, covered=None, links=1)
+        self.insert(record)
+        self._run("UPDATE extent SET node = ? WHERE node = ?", (record.id, row.id))
+        self.update(row.id, record=record.id, size=0, target=None, based=0, data=0, written=0)
+        return record
+
+    def unname(self, row: Row, now: int) -> Row | None:
+        """Take a name away. Returns what has none then, and is still to be removed; None where others are left."""
+        if row.record is None:
+            return row
+        record = self.content(row)
+        self.delete(row)
+        self.update(record.id, links=record.links - 1, ctime=max(record.ctime, now))
+        return record if record.links == 1 else None
+
+    def has_stood(self, record: int) -> bool:
+        """Whether one of the names of a record is that of an entry of the commit."""
+        return self._one("SELECT 1 FROM node WHERE record = ? AND base IS NOT NULL LIMIT 1", (record,)) is not None
 
     def forget(self) -> None:
         """Drop what is kept of rows, after changes were undone."""

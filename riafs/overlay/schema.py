@@ -1,9 +1,10 @@
-"""The overlay's tables.
+"""The overlay's tables, and how those of earlier layouts become today's.
 
 node: every entry that differs from the tree below, and every directory on the way to one.
   id         never used twice; the inode number shows it
-  parent     the directory's id; NULL for the top of a dataset and for what was removed while it was open
-  kind       1 file, 2 symbolic link, 3 directory, 4 whiteout: the entry below is gone
+  parent     the directory's id; NULL for the top of a dataset, for what was removed while it was open, and for records
+  kind       1 file, 2 symbolic link, 3 directory, 4 whiteout: the entry below is gone; 5 fifo, 6 socket, 7 character
+             device, 8 block device
   covered    what the tree below has under this name in this directory (see lower.packed); NULL: nothing
   mode       permission bits; uid, gid; atime, mtime, ctime in nanoseconds
   size       bytes of a file or of a link's target
@@ -12,6 +13,11 @@ node: every entry that differs from the tree below, and every directory on the w
   based      a file's first bytes that are the base's unless an extent says otherwise; 0 when all is local
   data       number of the local data file, 0 without one; written: bytes that it has at least
   version    grows with each change of what a push would carry
+  record     of a name of what has, or had, several names: the node that has all but the name (hard links); of such a
+             name only parent, name, kind, covered, base, entry and version count. `base` of a record is where its
+             content is from, that of a name which of the commit's entries it was
+  links      how many names a record has; 0 for any other node
+  device     number of a device (as stat's st_rdev)
 extent: the local ranges of a file below `based`.
 area: a dataset with changes, and the commit they lie over; `top` is its node.
 written, since: see times; `directory` and `name` are a path in `dataset`.
@@ -19,7 +25,10 @@ setting: `layout`; `source` that it was mounted over; `boot` of the machine when
   `identity`: see completeness.
 """
 
-LAYOUT = 1
+import sqlite3
+
+LAYOUT = 2
+"""1 had no `record`, `links` and `device`."""
 
 SCHEMA = """
 BEGIN IMMEDIATE;
@@ -32,9 +41,10 @@ CREATE TABLE IF NOT EXISTS node (
     mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
     atime INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, size INTEGER NOT NULL, target BLOB,
     area INTEGER NOT NULL, base BLOB, entry BLOB, based INTEGER NOT NULL,
-    data INTEGER NOT NULL, written INTEGER NOT NULL, version INTEGER NOT NULL);
+    data INTEGER NOT NULL, written INTEGER NOT NULL, version INTEGER NOT NULL,
+    record INTEGER, links INTEGER NOT NULL DEFAULT 0, device INTEGER NOT NULL DEFAULT 0);
 CREATE UNIQUE INDEX IF NOT EXISTS named ON node (parent, name) WHERE parent IS NOT NULL;
-CREATE UNIQUE INDEX IF NOT EXISTS based ON node (area, base) WHERE base IS NOT NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS based ON node (area, base) WHERE base IS NOT NULL AND parent IS NOT NULL;
 CREATE INDEX IF NOT EXISTS added ON node (parent) WHERE covered IS NULL;
 CREATE INDEX IF NOT EXISTS directories ON node (parent) WHERE kind = 3;
 CREATE INDEX IF NOT EXISTS removed ON node (id) WHERE parent IS NULL;
@@ -43,6 +53,26 @@ CREATE TABLE IF NOT EXISTS written (
     dataset BLOB, directory BLOB, name BLOB, content BLOB NOT NULL, mtime INTEGER NOT NULL,
     PRIMARY KEY (dataset, directory, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS since (dataset BLOB PRIMARY KEY, "commit" BLOB NOT NULL) WITHOUT ROWID;
-INSERT OR IGNORE INTO setting VALUES ('layout', 1), ('checkpoints', 0), ('commits', 0);
+INSERT OR IGNORE INTO setting VALUES ('layout', 2), ('checkpoints', 0), ('commits', 0);
 COMMIT;
 """
+
+_FROM_1 = """
+BEGIN IMMEDIATE;
+ALTER TABLE node ADD COLUMN record INTEGER;
+ALTER TABLE node ADD COLUMN links INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE node ADD COLUMN device INTEGER NOT NULL DEFAULT 0;
+DROP INDEX based;
+CREATE UNIQUE INDEX based ON node (area, base) WHERE base IS NOT NULL AND parent IS NOT NULL;
+UPDATE setting SET value = 2 WHERE name = 'layout';
+COMMIT;
+"""
+_LINKED = "CREATE INDEX IF NOT EXISTS linked ON node (record) WHERE record IS NOT NULL"
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Make the tables, or bring those of an earlier layout up to date. Raises sqlite3.Error."""
+    connection.executescript(SCHEMA)
+    if connection.execute("SELECT value FROM setting WHERE name = 'layout'").fetchone() == (1,):
+        connection.executescript(_FROM_1)
+    connection.execute(_LINKED)

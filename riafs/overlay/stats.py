@@ -28,6 +28,8 @@ class Stat(NamedTuple):
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
+    device: int = 0
+    """Of a device: its number."""
 
 
 class Stats:
@@ -50,6 +52,8 @@ class Stats:
 
     def row(self, row: Row) -> Stat:
         """Of a row that is no whiteout."""
+        if row.record is not None:
+            row = self._rows.content(row)
         inode = self._places.inode(row.id)
         size, mtime, ctime, links = row.size, row.mtime, row.ctime, 1
         if row.kind == DIRECTORY:
@@ -57,11 +61,12 @@ class Stats:
             mtime, ctime = (mtime, ctime) if touched is None else (touched, touched)
             links = 1 if row.base is not None else 2 + self._rows.directories(row.id)
         elif row.parent is None:
-            links = 0
+            links = row.links
         opened = self._handles.ahead(inode)
         if opened is not None:
             size, mtime, ctime = opened.size, opened.mtime, opened.ctime
-        return Stat(inode, _KINDS[row.kind], row.mode, links, row.uid, row.gid, size, row.atime, mtime, ctime)
+        kind = _KINDS[row.kind]
+        return Stat(inode, kind, row.mode, links, row.uid, row.gid, size, row.atime, mtime, ctime, row.device)
 
     def listed(self, listed: Listed) -> Stat:
         """Of a name in a listing."""

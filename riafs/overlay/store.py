@@ -18,19 +18,20 @@ from urllib.parse import quote
 from riafs.cache.private import private_directory
 from riafs.counters import Counters
 from riafs.errors import Busy, NoSuchName, OverlayFailed
-from riafs.formats.paths import below, is_in, joined, parents_of
+from riafs.formats.paths import below, joined, parents_of
 from riafs.git.kept import KeptObjects
 from riafs.overlay.announcing import Announced, Announcements
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
 from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, has_evidence, keep_copy, read_database
 from riafs.overlay.datafiles import DataFiles
-from riafs.overlay.differences import differences
+from riafs.overlay.differences import count, differences
 from riafs.overlay.journal import Journal, no_failpoint
 from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody, standing
 from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
 from riafs.overlay.times import PushedTimes
+from riafs.slices import Sliced, at_once, in_slices
 from riafs.storage.failures import lock_holder
 from riafs.storage.patience import Patience
 
@@ -84,7 +85,7 @@ class Overlay:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         lost_power = self._setting("boot") not in (None, boot)
         sizes, rows = self.files.sizes(), self.rows.with_data()
-        named = [row for row in rows if row.parent is not None]
+        named = [row for row in rows if row.parent is not None or row.links]
         unnamed = sizes.keys() - {row.data for row in rows}
         if was_closed and unnamed:
             raise damaged(self.path, f"no row names {len(unnamed)} of its data files")
@@ -199,17 +200,22 @@ class Overlay:
         """The commit that the changes of a dataset lie over. Raises NoSuchName."""
         return self.area(dataset).base
 
-    def shown_entrance(self, area: Area) -> bytes:
-        """The path from the root at which an area is seen: a directory above it may be renamed in the superdataset."""
-        areas, path = self.rows.areas(), b""
-        while True:
-            above = [each for each in areas if each.entrance != area.entrance and is_in(area.entrance, each.entrance)]
-            if not above:
-                return joined(area.entrance, path) if path else area.entrance
-            nearest = max(above, key=lambda each: len(each.entrance))
-            inside = self._seen_at(nearest, below(area.entrance, nearest.entrance))
+    def shown_entrances(self) -> Mapping[int, bytes]:
+        """Area → the path from the root at which it is seen: what is above it may be renamed in the superdataset."""
+        areas = self.rows.areas()
+        by_entrance = {area.entrance: area for area in areas}
+        return {area.id: self._shown_entrance(area, by_entrance) for area in areas}
+
+    def _shown_entrance(self, area: Area, areas: Mapping[bytes, Area]) -> bytes:
+        path = b""
+        while area.entrance:
+            above = next((each for each in (*reversed(parents_of(area.entrance)), b"") if each in areas), None)
+            if above is None:
+                break
+            inside = self._seen_at(areas[above], below(area.entrance, above))
             path = joined(inside, path) if path else inside
-            area = nearest
+            area = areas[above]
+        return joined(area.entrance, path) if path else area.entrance
 
     def _seen_at(self, area: Area, path: bytes) -> bytes:
         """Where what the commit has at `path` is seen in its dataset."""
@@ -269,14 +275,50 @@ class Overlay:
         self._announcements.remove(dataset)
 
     def changes(self, dataset: bytes) -> Iterator[Change]:
-        """What differs from that commit, by path. Raises NoSuchName."""
+        """What differs from that commit, by path, for whoever is alone in a process. Raises NoSuchName."""
         self.journal.before_commit()
-        return iter(differences(self.rows, self.files, self.area(dataset)))
+        return iter(at_once(differences(self.rows, self.files, self.area(dataset))))
+
+    def count_changes(self) -> int:
+        """How many changes there are in all datasets, for whoever is alone in a process."""
+        self.journal.before_commit()
+        return sum(at_once(count(self.rows, self.files, area)) for area in self.rows.areas())
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator["Snapshot"]:
+        """The changes as they are now, whatever is done meanwhile. Raises OverlayFailed."""
+        with self.journal.snapshot() as statements:
+            yield Snapshot(Rows(statements, only_read=True), self.files)
 
     def carried(self, dataset: bytes, choose: Callable[[Sequence[Change]], Sequence[Change]] = list) -> Carried:
         """What a push of a dataset carries that begins now: all of `changes`, or what `choose` leaves of them."""
         changes = choose(list(self.changes(dataset)))
-        return Carried(changes, standing(self.rows, self.area(dataset)))
+        return Carried(changes, at_once(standing(self.rows, self.area(dataset))))
+
+
+class Snapshot:
+    """The changes of an overlay as they were at one moment; see Overlay.snapshot. Told in slices."""
+
+    def __init__(self, rows: Rows, files: DataFiles) -> None:
+        self._rows = rows
+        self._files = files
+
+    def areas(self) -> list[Area]:
+        """The datasets with rows."""
+        return self._rows.areas()
+
+    async def changes(self, area: Area) -> list[Change]:
+        """What differs from the commit of `area`, by path."""
+        return await in_slices(differences(self._rows, self._files, area))
+
+    async def count(self, area: Area) -> int:
+        """How many changes `area` has."""
+        return await in_slices(count(self._rows, self._files, area))
+
+    async def carried(self, area: Area, choose: Callable[[Sequence[Change]], Sliced[Sequence[Change]]]) -> Carried:
+        """What a push of a dataset carries: what `choose` leaves of its changes."""
+        changes = await in_slices(choose(await self.changes(area)))
+        return Carried(changes, await in_slices(standing(self._rows, area)) if changes else {})
 
 
 def recorded_source(path: str) -> str | None:

@@ -4,8 +4,10 @@ Renames come out as one tree entry taken from one place and put in another. Only
 deep than the source, the links of locked files are written anew, since their text counts the directories above.
 """
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+
+import trio
 
 from riafs.errors import PushRefused
 from riafs.formats.annexlinks import locked_target, pointer_text
@@ -13,15 +15,17 @@ from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK
 from riafs.formats.gitwriting import Item, item
 from riafs.formats.keys import Key
 from riafs.formats.names import git_takes
-from riafs.formats.paths import parents_of
+from riafs.formats.paths import is_in_one, parents_of
 from riafs.formats.pointers import MAX_POINTER, parse_pointer
 from riafs.formats.text import shown
 from riafs.git.repository import Repository
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
 from riafs.push.trees import TreeEditor
+from riafs.slices import Pauses, Sliced, in_slices
 
 _LINK_MODE = b"%o" % LINK
 _SHOWN = 20
+_LINKS_AT_ONCE = 500
 
 
 @dataclass(slots=True)
@@ -40,6 +44,8 @@ class Plan:
     """Locked files whose executable bit changes: git has none for them, their objects do."""
     empty: list[bytes] = field(default_factory=list)
     """Empty directories, which git cannot hold: they stay in the overlay."""
+    special: list[bytes] = field(default_factory=list)
+    """Fifos, sockets and devices, which stay there as well."""
 
 
 class Planner:
@@ -49,25 +55,30 @@ class Planner:
         self._repository = repository
         self._trees = trees
         self._plan = Plan()
-        self._expanded = False
+        self._below: dict[bytes, set[bytes]] = {}
+        """Directory → paths in it that have an edit, or such directories."""
         self._taken: dict[bytes, set[bytes]] = {}
 
     async def plan(self, changes: Sequence[Change]) -> Plan:
         """The plan for changes in their order. Raises PushRefused for a name git cannot hold, MissingObject, …"""
-        _check_names(changes)
+        await in_slices(_check_names(changes))
         for change in changes:
             if change.source is not None:
-                self._plan.edits[change.source] = None
-        self._taken = _taken_out_of_renamed(changes)
+                self._put(change.source, None)
+        self._taken = await in_slices(_taken_out_of_renamed(changes))
+        pauses = Pauses()
         for change in changes:
             await self._add(change)
+            await pauses.pause()
         return self._plan
 
     async def _add(self, change: Change) -> None:
         match change.kind:
             case ChangeKind.REMOVED:
                 self._set(change.path, None)
-            case ChangeKind.RENAMED if change.content is None or _same_content(change):
+            case ChangeKind.SPECIAL:
+                self._plan.special.append(change.path)
+            case ChangeKind.RENAMED | ChangeKind.COPIED if change.content is None or _same_content(change):
                 await self._move(change)
             case ChangeKind.MODE:
                 self._change_mode(change)
@@ -84,11 +95,22 @@ class Planner:
 
     def _set(self, path: bytes, entry: Item | None) -> None:
         """Whatever was to stand below goes."""
-        if self._expanded:
-            below = path + b"/"
-            for each in [each for each in self._plan.edits if each.startswith(below)]:
-                del self._plan.edits[each]
+        waiting = list(self._below.pop(path, ()))
+        while waiting:
+            each = waiting.pop()
+            self._plan.edits.pop(each, None)
+            waiting += self._below.pop(each, ())
+        self._put(path, entry)
+
+    def _put(self, path: bytes, entry: Item | None) -> None:
         self._plan.edits[path] = entry
+        while path:
+            above = path.rpartition(b"/")[0]
+            known = self._below.setdefault(above, set())
+            if path in known:
+                break
+            known.add(path)
+            path = above
 
     def blob(self, mode: int, data: bytes) -> Item:
         """A new blob, and the entry for it."""
@@ -99,12 +121,11 @@ class Planner:
     async def _move(self, change: Change) -> None:
         base = change.base
         assert base is not None
-        assert change.source is not None
         if base.mode == DIRECTORY:
             await self._move_directory(change, base)
             return
         entry = item(base.mode, base.oid)
-        if base.key is not None and base.mode == LINK and _depth(change.source) != _depth(change.path):
+        if base.key is not None and base.mode == LINK and _depth(base.path) != _depth(change.path):
             entry = self.blob(LINK, locked_target(base.key, change.path))
         self._set(change.path, entry)
         if change.content is not None:
@@ -116,24 +137,31 @@ class Planner:
         taken = self._taken.get(change.source, set())
         if _depth(change.source) == _depth(change.path):
             self._set(change.path, entry)
-            self._plan.edits.update(dict.fromkeys(change.path + b"/" + name for name in taken))
+            for name in taken:
+                self._put(change.path + b"/" + name, None)
             return
         self._set(change.path, None)
-        self._expanded = True
-        leaves = {name: each for name, each in (await self._trees.leaves(entry)).items() if not _is_in(name, taken)}
-        links = await self._rewritten(change.path, [(name, each) for name, each in leaves.items() if _is_link(each)])
+        leaves = await self._trees.leaves(entry)
+        links = await self._rewritten(change.path, leaves, taken)
+        pauses = Pauses()
         for name, each in leaves.items():
-            self._plan.edits[change.path + b"/" + name] = links.get(name, each)
+            if not is_in_one(name, taken):
+                self._put(change.path + b"/" + name, links.get(name, each))
+            await pauses.pause()
 
-    async def _rewritten(self, top: bytes, links: Sequence[tuple[bytes, Item]]) -> dict[bytes, Item]:
-        """Name below `top` → new link, of those links that are locked files'."""
-        requests = [b"contents " + each.oid.hex().encode() for _, each in links]
-        found = await self._repository.objects(requests, MAX_POINTER) if requests else []
+    async def _rewritten(self, top: bytes, leaves: Mapping[bytes, Item], but: Set[bytes]) -> Mapping[bytes, Item]:
+        """Name below `top` → new link, of those links that are locked files' and not among, or in, `but`."""
         new: dict[bytes, Item] = {}
-        for (name, _), blob in zip(links, found, strict=True):
-            key = None if blob is None else parse_pointer(blob.data)
-            if key is not None:
-                new[name] = self.blob(LINK, locked_target(key, top + b"/" + name))
+        links = [(name, each) for name, each in leaves.items() if _is_link(each)]
+        for start in range(0, len(links), _LINKS_AT_ONCE):
+            part = [link for link in links[start : start + _LINKS_AT_ONCE] if not is_in_one(link[0], but)]
+            requests = [b"contents " + each.oid.hex().encode() for _, each in part]
+            found = await self._repository.objects(requests, MAX_POINTER) if requests else []
+            for (name, _), blob in zip(part, found, strict=True):
+                key = None if blob is None else parse_pointer(blob.data)
+                if key is not None:
+                    new[name] = self.blob(LINK, locked_target(key, top + b"/" + name))
+            await trio.lowlevel.checkpoint()
         return new
 
     # -- modes --------------------------------------------------------------------------------------------------------
@@ -155,8 +183,14 @@ class Planner:
         return self.blob(EXECUTABLE if change.content.executable else FILE, pointer_text(change.base.key))
 
 
-def _check_names(changes: Sequence[Change]) -> None:
-    refused = sorted({top for change in changes if (top := _refused(change)) is not None})
+def _check_names(changes: Iterable[Change]) -> Sliced[None]:
+    found = set()
+    for change in changes:
+        top = _refused(change)
+        if top is not None:
+            found.add(top)
+        yield
+    refused = sorted(found)
     if refused:
         it = "it" if len(refused) == 1 else "them"
         more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
@@ -186,7 +220,7 @@ def _same_content(change: Change) -> bool:
     return not content.extents and content.size > 0 and content.size == base.key.size
 
 
-def _taken_out_of_renamed(changes: Iterable[Change]) -> dict[bytes, set[bytes]]:
+def _taken_out_of_renamed(changes: Iterable[Change]) -> Sliced[dict[bytes, set[bytes]]]:
     """Source of a renamed directory → what other changes took out of it, by the path in it."""
     sources = {change.source for change in changes if change.source is not None}
     taken: dict[bytes, set[bytes]] = {}
@@ -194,12 +228,8 @@ def _taken_out_of_renamed(changes: Iterable[Change]) -> dict[bytes, set[bytes]]:
         for above in parents_of(source):
             if above in sources:
                 taken.setdefault(above, set()).add(source[len(above) + 1 :])
+        yield
     return taken
-
-
-def _is_in(name: bytes, directories: Set[bytes]) -> bool:
-    """Whether `name` is one of these paths, or below one."""
-    return name in directories or not directories.isdisjoint(parents_of(name))
 
 
 def _is_link(entry: Item) -> bool:

@@ -134,7 +134,7 @@ class Push:
             self._to.dataset.name, ready.ref, published.before, published.commit, published.changed,
             len(plan.keys), len(plan.contents) - len(plan.keys), objects.written, objects.written_bytes,
             tuple(plan.empty), published.overruled, tuple(sorted(ready.placer.converted)),
-            tuple(sorted({**plan.pointers, **ready.placer.pointers}.items())),
+            tuple(sorted({**plan.pointers, **ready.placer.pointers}.items())), tuple(plan.special),
         )  # fmt: skip
 
     # -- before -------------------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ class Push:
         return PushReport(
             self._to.dataset.name, ready.ref, tip, tip, len(plan.edits), len(annexed),
             len(plan.contents) - len(annexed), len(annexed), sum(sizes), tuple(plan.empty), (), (),
-            tuple(sorted({**plan.pointers, **ready.placer.pointers}.items())),
+            tuple(sorted({**plan.pointers, **ready.placer.pointers}.items())), tuple(plan.special),
         )  # fmt: skip
 
     # -- content ------------------------------------------------------------------------------------------------------

@@ -50,3 +50,5 @@ class PushReport:
     """Files that went into git with other bytes than they had, as ``.gitattributes`` asks for it."""
     pointers: tuple[tuple[bytes, Key], ...]
     """Files and links that read like git-annex's own, so that the content of these keys is shown there."""
+    special_files: tuple[bytes, ...] = ()
+    """Not in the commit, as git has no fifos, sockets and devices."""

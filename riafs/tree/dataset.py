@@ -17,6 +17,7 @@ from riafs.git.repository import Repository
 from riafs.storage.protocol import Storage
 from riafs.tree.checkout import Checkouts
 from riafs.tree.delegating import DelegatingDirectory
+from riafs.tree.lastchanges import CommitTimes, LastChanges
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory, Found, Kind
 from riafs.tree.refwatch import RefWatch, Signature
@@ -58,6 +59,8 @@ class Dataset:
     times: Times
     checkouts: Checkouts | None
     """Makes of files what a checkout has, where that is wanted."""
+    changes: LastChanges | None
+    """Finds out when files were changed last, where that is what is shown."""
     counters: Counters
 
     async def snapshot(self, commit: bytes, *, own_times: bool = True) -> Snapshot:
@@ -66,7 +69,11 @@ class Dataset:
         Raises MissingObject, MalformedObject, GitError.
         """
         found = await self.repository.commit(commit)
-        return Snapshot(self, commit, found.tree, found.time * 1_000_000_000, own_times)
+        return Snapshot(self, commit, found.tree, found.time * 1_000_000_000, own_times, self.changed_at(commit))
+
+    def changed_at(self, commit: bytes) -> CommitTimes | None:
+        """When the files of `commit` were changed last, where that is what is shown."""
+        return None if self.changes is None else self.changes.of(self.identifier, self.repository, commit)
 
     async def at(self, version: bytes | None) -> "VersionedDirectory":
         """The top directory at a branch, tag or commit, None for HEAD. Raises NoSuchVersion, GitError, …"""
@@ -116,7 +123,7 @@ class VersionedDirectory(DelegatingDirectory):
     @property
     def renewable(self) -> bool:
         """See Directory."""
-        return self._signature is not None
+        return self._signature is not None or self._top.renewable
 
     @property
     def standing(self) -> Standing:
@@ -157,6 +164,9 @@ class VersionedDirectory(DelegatingDirectory):
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory: compares a few stat results first, so that asking every few seconds is cheap."""
+        if self._top.renewable and await self._top.renewed(turn) is not None:
+            snapshot = self._snapshot.dated_anew()
+            return VersionedDirectory(self.dataset, self._version, snapshot, self._signature, self._resolved)
         if self._signature is None:
             return None
         if await self.dataset.watch.seen(self.dataset.path, self._resolved.refs, turn) == self._signature:

@@ -23,6 +23,11 @@ class Kind(enum.Enum):
     FILE = "file"
     LINK = "link"
     DIRECTORY = "directory"
+    FIFO = "fifo"
+    """This and what follows: only among local changes, as git has none of them."""
+    SOCKET = "socket"
+    CHARACTER = "character device"
+    BLOCK = "block device"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import trio
+
 from riafs.content.copies import BlobPart, KeyPart
 from riafs.content.parts import Part
 from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
@@ -21,9 +23,11 @@ from riafs.git.kept import KeptObjects
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.checkout import NOTHING, Wanted
 from riafs.tree.classifying import MAX_LINK, Item, classify, items
+from riafs.tree.lastchanges import CommitTimes
 from riafs.tree.listing import PIECE, GitEntry, Listing, git_version
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
 from riafs.tree.since import Since, since_of
+from riafs.tree.slots import Slots
 from riafs.tree.standing import Standing
 
 if TYPE_CHECKING:
@@ -34,22 +38,31 @@ log = logging.getLogger(__name__)
 _PREPARED_DIRECTORIES = 16
 _PREPARED_ENTRIES = 1024
 _LOOK_AHEAD = 64
+_MANY = 100_000
+_LATE = b" "
+"""Marks versions of what has other times than it will have."""
 _VERSIONED = re.compile(rb"([^@]+)@(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A commit of a dataset. `time_ns`: when it was committed; `own_times`: see times."""
+    """A commit of a dataset. `time_ns`: when it was committed; `own_times`: see times; `changed`: when its files were
+    changed last, where that is what is shown."""
 
     dataset: "Dataset"
     commit: bytes
     tree: bytes
     time_ns: int
     own_times: bool = True
+    changed: CommitTimes | None = None
 
     def root(self) -> "CommitDirectory":
         """The commit's top directory."""
         return CommitDirectory(self, self.tree, b"")
+
+    def dated_anew(self) -> "Snapshot":
+        """The same once more, with times that may be known by now."""
+        return replace(self, changed=self.dataset.changed_at(self.commit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +83,6 @@ class CommitDirectory:
 
     __slots__ = ("_name", "_since", "_snapshot", "_tree", "path")
 
-    renewable = False
-
     def __init__(self, snapshot: Snapshot, tree: bytes, path: bytes, since: Since | None = None) -> None:
         self._snapshot = snapshot
         self._tree = tree
@@ -83,6 +94,12 @@ class CommitDirectory:
     def mtime_ns(self) -> int:
         """Time of the commit."""
         return self._snapshot.time_ns
+
+    @property
+    def renewable(self) -> bool:
+        """See Directory. The top is, as long as other times may come: see lastchanges."""
+        changed = self._snapshot.changed
+        return not self.path and changed is not None and changed.may_be_replaced
 
     # -- where it stands ----------------------------------------------------------------------------------------------
 
@@ -193,11 +210,24 @@ class CommitDirectory:
         """See Directory."""
         listing = await self._listing()
         tree, mark = listing.tree, (await self._wanted(listing)).mark
+        if self._snapshot.changed is not None and await self._snapshot.changed.is_late():
+            mark += _LATE
         lines = zip(tree.names, tree.modes, tree.oids, strict=True)
         return Versions(
             {name: git_version(mode, oid) + mark for name, mode, oid in lines},
             {name for name, mode in zip(tree.names, tree.modes, strict=True) if mode in (DIRECTORY, SUBMODULE)},
         )
+
+    async def slots(self) -> Slots:
+        """See Numbered."""
+        listing = await self._listing()
+        if listing.slots is None:
+            if len(listing.tree.names) < _MANY:
+                listing.numbered()
+            else:
+                await trio.to_thread.run_sync(listing.numbered)
+            self._snapshot.dataset.listings.keep(self._name, listing)
+        return listing.numbered()
 
     # -- entries ------------------------------------------------------------------------------------------------------
 
@@ -242,6 +272,14 @@ class CommitDirectory:
     async def _dated(self, entries: Sequence[GitEntry]) -> Sequence[GitEntry]:
         """The entries with their own times, where these are not the commit's."""
         snapshot = self._snapshot
+        if snapshot.changed is not None:
+            changed = await snapshot.changed.of(self.path)
+            entries = [
+                replace(each, mtime_ns=changed.get(each.name, each.mtime_ns))
+                if each.mtime_ns == snapshot.time_ns  # else its key has a time
+                else each
+                for each in entries
+            ]
         since = await self._earlier()
         if since is None:
             return entries
@@ -321,8 +359,11 @@ class CommitDirectory:
         return {"dataset": self._snapshot.dataset.identifier, "commit": self._snapshot.commit}
 
     async def renewed(self, turn: int) -> Directory | None:
-        """A commit does not change."""
-        return None
+        """See Directory. A commit does not change, but when its files were changed last may take long to find out."""
+        changed = self._snapshot.changed
+        if self.path or changed is None or not changed.is_outdated:
+            return None
+        return self._snapshot.dated_anew().root()
 
 
 async def prepare_together(snapshot: Snapshot, directories: Sequence[CommitDirectory]) -> None:

@@ -22,6 +22,7 @@ from riafs.git.repository import Repository
 from riafs.storage.protocol import Item, ItemKind, Storage
 from riafs.tree.checkout import Checkouts
 from riafs.tree.dataset import Dataset
+from riafs.tree.lastchanges import LastChanges
 from riafs.tree.listing import ListingCache
 from riafs.tree.refwatch import RefWatch
 from riafs.tree.subdatasets import RegisteredDatasets
@@ -55,6 +56,8 @@ class StoreTools:
     """Those that are not the commits'."""
     checkouts: Checkouts | None = None
     """For files as a checkout has them; None for files as they are in the commit."""
+    changes: LastChanges | None = None
+    """For files with the times of their last changes; None for those of the commit."""
 
 
 class Store:
@@ -238,6 +241,7 @@ class Store:
             listings=self._tools.listings,
             times=self._tools.times,
             checkouts=self._tools.checkouts,
+            changes=self._tools.changes,
             counters=self._tools.counters,
         )
 

@@ -19,6 +19,7 @@ from riafs.archive.extractor import Extractor
 from riafs.archive.openpgp import Decryptor
 from riafs.archive.saved import INDEX_DIRECTORY, IndexDirectory
 from riafs.cache.blocks import BlockCache, BlockLimits
+from riafs.cache.lastchanges import DIRECTORY as TIMES_DIRECTORY
 from riafs.cache.private import private_directory
 from riafs.cache.scratch import Scratch
 from riafs.cache.verified import VerifiedMemory
@@ -35,6 +36,7 @@ from riafs.storage.patience import Patience
 from riafs.tasks import Background
 from riafs.tree import versions, virtual
 from riafs.tree.checkout import Checkouts
+from riafs.tree.lastchanges import LastChanges
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory
 from riafs.tree.source import open_source
@@ -73,6 +75,8 @@ class Plan:
     """Of encrypted archives."""
     checkout: bool = False
     """Whether files that git keeps are shown as a checkout has them."""
+    dated_by_change: bool = False
+    """Whether a file has the time of the commit that changed it last, not of the one that is shown."""
     keep: KeepPlan = field(default_factory=KeepPlan)
     """For sources of Keep."""
     believing: bool = True
@@ -120,7 +124,7 @@ async def assemble(
         background.keep_running(memory.keep)
         blocks = BlockCache(kept, plan.blocks, counters)
         background.keep_running(blocks.keep)
-        means = Means(memory, blocks, counters, background, plan.deadline, closing)
+        means = Means(memory, blocks, counters, background, plan.deadline, closing, os.fsencode(scratch.path))
         git: GitPool | None = None
         times = Times()
         if isinstance(plan.source, RiaUrl):
@@ -158,8 +162,14 @@ async def _open_store(
     tools = StoreTools(
         git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links, times,
         Checkouts(git.gits) if plan.checkout else None,
+        _last_changes(plan, scratch, means.background) if plan.dated_by_change else None,
     )  # fmt: skip
     return await open_source(source, tools, keys=not plan.believing)
+
+
+def _last_changes(plan: Plan, scratch: Scratch, background: Background) -> LastChanges:
+    place = f"{scratch.cache or scratch.path}/{TIMES_DIRECTORY}"
+    return LastChanges(place, scratch.path, background, plan.deadline)
 
 
 @asynccontextmanager

@@ -105,7 +105,7 @@ class Mover:
         known = await self._known(dataset, top)
         try:
             for path in paths:
-                self._engine.restore(dataset, path)
+                self._steps |= self._engine.restore(dataset, path)
         finally:
             await self._settle(dataset)
             for each in known:
@@ -138,11 +138,11 @@ class Mover:
         waiting: list[tuple[Row, bytes]] = [(top, b"")]
         while waiting:
             directory, path = waiting.pop()
-            parent = self._numbers.given(self._engine.inode_of(directory.id))
+            parent = self._numbers.given(self._engine.inode_of(directory))
             for row in rows.children(directory.id):
                 assert row.name is not None
                 below = joined(path, row.name)
-                inode = self._engine.inode_of(row.id)
+                inode = self._engine.inode_of(row)
                 yield _Known(row, below, inode, self._numbers.given(inode), parent, None)
                 if row.kind == DIRECTORY:
                     waiting.append((row, below))
@@ -208,7 +208,10 @@ class Mover:
             if in_place:  # the kernel keeps the name
                 self._staying.setdefault(self._filesystem.parent(below).inode, set()).add(each.name)
         elif row is None or row.parent is None:
-            self._forget(each, gone=row is None and below != each.inode)
+            self._forget(each, gone=row is None and not self._has_other_names(each) and below != each.inode)
+
+    def _has_other_names(self, each: _Known) -> bool:
+        return each.row.record is not None and self._overlay.rows.get(each.row.record) is not None
 
     async def _is_directory(self, inode: int) -> bool:
         return (await self._filesystem.entry(inode)).kind is Kind.DIRECTORY
@@ -242,7 +245,9 @@ class Mover:
             return
         if each.below is not None:
             self._steps[each.inode] = each.below
-        if each.below is None or each.row.base != each.path:
+        if self._has_other_names(each):
+            self._forget(each, gone=False)
+        elif each.below is None or each.row.base != each.path:
             self._forget(each, gone=each.inode != each.kernel and each.below is None)
         else:
             self._told.attributes(each.parent, each.kernel)

@@ -28,6 +28,7 @@ from riafs.overlay.rows import Area
 from riafs.overlay.stats import Stat
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
+from riafs.tree.protocol import Kind
 from riafs.vfs.beneath import Beneath
 from riafs.vfs.cachedpages import CachedPages, SilentReads
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, Tell
@@ -209,10 +210,10 @@ class WritableFileSystem:
         shown = self._given(found)
         return shown, self._opened(shown.inode, handle)
 
-    async def mknod(self, parent: int, name: bytes, maker: Maker, *, regular: bool) -> Stat:
+    async def mknod(self, parent: int, name: bytes, maker: Maker, kind: Kind, device: int) -> Stat:
         """See Engine."""
         now = self._numbers.now
-        return self._given(await self._done(lambda: self._engine.mknod(now(parent), name, maker, regular=regular)))
+        return self._given(await self._done(lambda: self._engine.mknod(now(parent), name, maker, kind, device)))
 
     async def mkdir(self, parent: int, name: bytes, maker: Maker) -> Stat:
         """See Engine."""
@@ -223,9 +224,15 @@ class WritableFileSystem:
         now = self._numbers.now
         return self._given(await self._done(lambda: self._engine.symlink(now(parent), name, target, maker)))
 
-    async def link(self, inode: int, parent: int, name: bytes) -> NoReturn:
+    async def link(self, inode: int, parent: int, name: bytes) -> Stat:
         """See Engine."""
-        await self._engine.link(inode, parent, name)
+
+        async def link() -> Stat:
+            number = self._numbers.now(inode)
+            await self._before_change(number, empties=False)
+            return await self._engine.link(number, self._numbers.now(parent), name)
+
+        return self._given(await self._done(link))
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """See Engine."""

@@ -147,8 +147,8 @@ def test_dictionary_bombs_are_refused_and_the_neighbour_is_served() -> None:
     expected = {
         "good": "400 right bytes",
         "bomb0": "TooLarge",
-        "bomb1": "StoreError: .*memory",
-        "bomb2": "StoreError: .*memory",
+        "bomb1": "OutOfMemory: .*memory",
+        "bomb2": "OutOfMemory: .*memory",
         "bomb3": "OversizedArchive: .*4294967295",
         "bomb4": "OversizedArchive: .*4294967295",
         "bomb5": "OversizedArchive: .*4294967295",
@@ -166,7 +166,7 @@ def test_header_bombs_are_failures_of_ours() -> None:
     assert_matches(size, {"archive": "OversizedArchive: .*the bound is"})
     assert_matches(ratio, {"archive": "OversizedArchive: .*claims to decode from"})
     assert_matches(nonsense, {"archive": "MalformedArchive: .*begins with"})
-    assert_matches(large, {"archive": "StoreError: .*memory"})
+    assert_matches(large, {"archive": "OutOfMemory: .*memory"})
 
 
 async def test_a_packers_reader_of_headers_has_the_same_bounds() -> None:

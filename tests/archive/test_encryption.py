@@ -2,6 +2,7 @@
 
 import errno
 import random
+import sys
 from pathlib import Path
 
 import py7zr
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.archive.encryption import Decrypted, derive_key, parse_properties
-from riafs.errors import EncryptedArchive, MalformedArchive, RiafsError
+from riafs.errors import EncryptedArchive, MalformedArchive, MissingProgram, RiafsError
 from riafs.storage.ranged import MemoryBytes
 from tests.archive.conftest import Announce, Pack, content_of, open_archive, tools_with
 
@@ -71,6 +72,16 @@ def test_any_properties_are_parsed_or_malformed(properties: bytes) -> None:
         return
     assert len(parsed.vector) == 16
     assert parsed.cycles <= 24 or parsed.cycles == 0x3F
+
+
+async def test_the_package_that_py7zr_brings_decrypts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = MemoryBytes(random.Random(3).randbytes(160))
+    expected = await Decrypted(source, b"k" * 32, b"v" * 16).read(3, 150)
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers", None)
+    assert await Decrypted(source, b"k" * 32, b"v" * 16).read(3, 150) == expected
+    monkeypatch.setitem(sys.modules, "Cryptodome.Cipher", None)
+    with pytest.raises(MissingProgram, match="cryptography"):
+        Decrypted(source, b"k" * 32, b"v" * 16)
 
 
 @given(st.integers(0, 20), st.integers(0, 400), st.integers(0, 400))

@@ -46,7 +46,7 @@ class Fake:
 
     commands: dict[str, control.Command] = field(default_factory=dict)
 
-    def status(self) -> dict[str, object]:
+    async def status(self) -> dict[str, object]:
         return {"said": "something"}
 
     def close(self) -> None:

@@ -52,6 +52,7 @@ async def work(base: Path, failpoint: Callable[[str], None], done: Callable[[str
     await fsynced(walker, b"new/two", NEW)
     done("two")
     await walker.write(b"big", b"HERE", 1000)
+    await walker.link(b"big", b"new/big")
     await walker.rename(b"dir", b"moved")
     await walker.write(b"moved/file", b"above", 0, os.O_WRONLY | os.O_TRUNC)
     await fsynced(walker, b"three", NEW)
@@ -61,6 +62,8 @@ async def work(base: Path, failpoint: Callable[[str], None], done: Callable[[str
     await walker.write(b"tmp", b"replaced")
     await walker.rename(b"tmp", b"three")
     await walker.unlink(b"one")
+    await walker.link(b"three", b"four")
+    await walker.unlink(b"new/big")
     await overlay.tidy()
     await overlay.journal.checkpoint(0)
     for number in range(100):
@@ -107,6 +110,8 @@ def check(tree: dict[bytes, tuple[str, int, bytes]], done: list[str]) -> None:
     assert content[b"big"] in (OLD, OLD[:1000] + b"HERE" + OLD[1004:])
     assert (b"dir/file" in content) != (b"moved/file" in content)
     assert content.get(b"moved/file", b"") in (b"", b"below", b"above")
+    assert content.get(b"new/big", content[b"big"]) == content[b"big"]
+    assert content.get(b"four", content.get(b"three")) == content.get(b"three")
     assert content.get(b"one", NEW) in (b"", NEW)
     assert content.get(b"new/two", NEW) in (b"", NEW, NEW[:100])
     assert content.get(b"three", NEW) in (b"", NEW, b"replaced")
@@ -129,6 +134,7 @@ def check(tree: dict[bytes, tuple[str, int, bytes]], done: list[str]) -> None:
 async def looked_at(base: Path, done: list[str]) -> None:
     overlay, engine, walker = await opened(base, lambda _: None)
     check(await walker.tree(), done)
+    await walker.linked()
     list(overlay.changes(b"study") if overlay.datasets() else ())
     named = {row.data for row in overlay.rows.all()}
     assert {int(name, 16) for name in os.listdir(f"{base}/overlay/data")} <= named

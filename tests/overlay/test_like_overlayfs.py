@@ -25,7 +25,7 @@ from riafs.overlay.engine import Engine
 from riafs.overlay.naming import EXCHANGE, NOREPLACE
 from riafs.overlay.places import Ownership
 from riafs.overlay.store import Overlay
-from riafs.tree.protocol import Entry
+from riafs.tree.protocol import Entry, Kind
 from tests.overlay.disk import BASE, DiskLower
 from tests.overlay.walking import Walker
 
@@ -41,6 +41,9 @@ PLACES = st.one_of(PATHS, st.tuples(st.integers(0, 99), st.sampled_from((None, N
 """A path; or the number of one that there is, and perhaps a name in (or beside) it."""
 DATA = st.binary(min_size=1, max_size=40)
 OFFSETS = st.integers(0, 100)
+SPECIAL = {
+    stat.S_IFIFO: Kind.FIFO, stat.S_IFSOCK: Kind.SOCKET, stat.S_IFCHR: Kind.CHARACTER, stat.S_IFBLK: Kind.BLOCK
+}  # fmt: skip
 Answer = tuple[str, Any]
 Place = bytes | tuple[int, bytes | None]
 
@@ -94,10 +97,26 @@ class Kernel:
                 kind, content = "file", Path(os.fsdecode(self.path(below))).read_bytes()
             elif stat.S_ISLNK(status.st_mode):
                 kind, content = "link", os.readlink(self.path(below))
+            elif not stat.S_ISDIR(status.st_mode):
+                kind = SPECIAL[stat.S_IFMT(status.st_mode)].value
             found[below] = (kind, status.st_mode & 0o7777, content)
             if kind == "directory":
                 found |= self.tree(below)
         return found
+
+    def linked(self) -> dict[bytes, tuple[bytes, ...]]:
+        """See Walker.linked."""
+        found: dict[int, list[bytes]] = {}
+        for path, (kind, _, _) in self.tree().items():
+            if kind != "directory":
+                found.setdefault(os.lstat(self.path(path)).st_ino, []).append(path)
+        return {path: tuple(sorted(paths)) for paths in found.values() for path in paths}
+
+    def separate(self, path: bytes) -> None:
+        """Make a file, or link, of its own from one with several names."""
+        aside = self.path(b"aside")
+        shutil.copy2(self.path(path), aside, follow_symlinks=False)
+        os.rename(aside, self.path(path))
 
 
 @contextlib.contextmanager
@@ -192,6 +211,8 @@ class Beside(RuleBasedStateMachine):
     def create(self, place: Place, data: bytes, offset: int, excl: bool, trunc: bool) -> None:
         path = self._path(place)
         flags = os.O_CREAT | os.O_WRONLY | (os.O_EXCL if excl else 0) | (os.O_TRUNC if trunc else 0)
+        if self._is_special(path):
+            return
         if self._is_link(path if not excl else os.path.dirname(path) or b"-"):
             return  # following is the kernel's
         self._both(
@@ -201,7 +222,7 @@ class Beside(RuleBasedStateMachine):
     @rule(place=PLACES, data=DATA, offset=OFFSETS)
     def write(self, place: Place, data: bytes, offset: int) -> None:
         path = self._path(place)
-        if not self._is_link(path):
+        if not self._is_link(path) and not self._is_special(path):
             flags = os.O_WRONLY
             self._both(
                 lambda: self._kernel.write(path, data, offset, flags), lambda: self._write(path, data, offset, flags)
@@ -218,6 +239,12 @@ class Beside(RuleBasedStateMachine):
         if name is None:
             return path
         return os.path.join(path if os.path.isdir(self._kernel.path(path)) else os.path.dirname(path), name)
+
+    def _is_special(self, path: bytes) -> bool:
+        """Whether something is there that a kernel opens by itself."""
+        with contextlib.suppress(OSError):
+            return stat.S_IFMT(os.lstat(self._kernel.path(path)).st_mode) in SPECIAL
+        return False
 
     def _is_link(self, path: bytes) -> bool:
         """Whether a link is on the way, which a kernel would follow before it asks."""
@@ -275,10 +302,28 @@ class Beside(RuleBasedStateMachine):
             return  # the kernel answers that by itself
         self._both(lambda: self._kernel.rename(old, new, flags), lambda: self._walker.rename(old, new, flags))
 
+    @rule(before=PLACES, after=PLACES)
+    def link(self, before: Place, after: Place) -> None:
+        old, new = self._path(before), self._path(after)
+        if not self._is_link(os.path.dirname(old) or b"-") and not self._is_link(os.path.dirname(new) or b"-"):
+            self._both(
+                lambda: os.link(self._kernel.path(old), self._kernel.path(new), follow_symlinks=False),
+                lambda: self._walker.link(old, new),
+            )
+
+    @rule(place=PLACES, type_=st.sampled_from(sorted(SPECIAL)))
+    def mknod(self, place: Place, type_: int) -> None:
+        path, device = self._path(place), os.makedev(1, 3)
+        if not self._is_link(os.path.dirname(path) or b"-"):
+            self._both(
+                lambda: os.mknod(self._kernel.path(path), type_ | 0o666, device),
+                lambda: self._walker.mknod(path, SPECIAL[type_], device),
+            )
+
     @rule(place=PLACES, size=OFFSETS)
     def truncate(self, place: Place, size: int) -> None:
         path = self._path(place)
-        if not self._is_link(path):
+        if not self._is_link(path) and not self._is_special(path):
             self._both(lambda: self._kernel.truncate(path, size), lambda: self._truncate(path, size))
 
     async def _truncate(self, path: bytes, size: int) -> None:
@@ -323,6 +368,9 @@ class Beside(RuleBasedStateMachine):
         trio.run(self._overlay.pushed, b"study", self._shown.commit, carried, find)
         self._close()
         self._open()
+        for path, names in trio.run(self._walker.linked).items():  # the commit has files of their own
+            if self._kernel.linked()[path] != names:
+                self._kernel.separate(path)
         self.compare()
 
     @rule()
@@ -336,6 +384,7 @@ class Beside(RuleBasedStateMachine):
         if self._shown != BASE:  # of modes, a commit has the executable bit only
             found, expected = reduced(found), reduced(expected)
         assert found == expected
+        assert trio.run(self._walker.linked) == self._kernel.linked()
 
     @rule()
     def changes_are_told(self) -> None:

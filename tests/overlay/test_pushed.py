@@ -89,7 +89,7 @@ class Worker:
     async def step(self) -> None:
         """One change, or none."""
         walker, path = self._walker, await self._place()
-        match self._random.randrange(8):
+        match self._random.randrange(12):
             case 0 | 1 | 2:
                 await walker.rename(path, await self._place())
             case 3:
@@ -100,6 +100,10 @@ class Worker:
                 await walker.mkdir(path)
             case 6:
                 await self._remove(path)
+            case 7 | 8 | 9:
+                await walker.link(path, await self._place())
+            case 10:
+                await walker.mknod(path, Kind.FIFO)
             case _:
                 await walker.engine.setattr((await walker.stat(path)).inode, mode=0o755)
 
@@ -112,14 +116,15 @@ class Worker:
 async def in_git(walker: Walker) -> dict[bytes, tuple[str, bytes]]:
     """What git should have of the tree."""
     modes = {("file", False): "100644", ("file", True): "100755", ("link", True): "120000"}
+    tree = await walker.tree()
     return {
         path: (modes[kind, bool(mode & 0o100)], content)
-        for path, (kind, mode, content) in (await walker.tree()).items()
-        if kind != "directory"
+        for path, (kind, mode, content) in tree.items()
+        if kind not in ("directory", "fifo")
     }
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(16))
 async def test_what_is_pushed_is_what_was_shown(tmp_path: Path, seed: int) -> None:
     dataset = SmallStore.make(tmp_path / "store").dataset("one", FILES)
     lower = GitLower(tmp_path / "lower", dataset)

@@ -67,6 +67,24 @@ class Walker:
     async def symlink(self, target: bytes, path: bytes) -> None:
         await self.engine.symlink(*await self.at(path), target, self.maker(0o777))
 
+    async def link(self, old: bytes, new: bytes) -> None:
+        inode = (await self.stat(old)).inode
+        await self.engine.link(inode, *await self.at(new))
+
+    async def mknod(self, path: bytes, kind: Kind, device: int = 0) -> None:
+        await self.engine.mknod(*await self.at(path), self.maker(0o666), kind, device)
+
+    async def linked(self) -> dict[bytes, tuple[bytes, ...]]:
+        """Path → all names of what is there, for all but directories; of links, stat tells how many there are."""
+        found: dict[int, list[bytes]] = {}
+        for path, (kind, _, _) in (await self.tree()).items():
+            if kind != "directory":
+                status = await self.stat(path)
+                found.setdefault(status.inode, []).append(path)
+        for paths in found.values():
+            assert {(await self.stat(path)).links for path in paths} == {len(paths)}
+        return {path: tuple(sorted(paths)) for paths in found.values() for path in paths}
+
     async def unlink(self, path: bytes) -> None:
         await self.engine.unlink(*await self.at(path))
 

@@ -1,7 +1,6 @@
 """Libraries that stand between a program and the C library: LD_PRELOAD names them.
 
-``refusing.c`` makes any file system one without fifos, device nodes, sockets or hard links. ``dying.c`` kills a process
-group at the n-th call that changes a file.
+``dying.c`` kills a process group at the n-th call that changes a file.
 """
 
 import subprocess

@@ -32,6 +32,7 @@ class Status:
     kind: Kind
     mode: int
     size: int
+    links: int = 1
 
 
 class Driver(Protocol):
@@ -93,7 +94,7 @@ class WritableObject:
 
     async def stat(self, path: bytes) -> Status:
         found = await self.status(path)
-        return Status(found.kind, found.mode, found.size)
+        return Status(found.kind, found.mode, found.size, found.links)
 
     async def read(self, path: bytes) -> bytes:
         opened = await self.filesystem.open((await self.status(path)).inode, os.O_RDONLY)
@@ -146,7 +147,7 @@ class WritableObject:
         await self.filesystem.link((await self.status(old)).inode, *await self._at(new))
 
     async def mkfifo(self, path: bytes) -> None:
-        await self.filesystem.mknod(*await self._at(path), self._maker(0o644), regular=False)
+        await self.filesystem.mknod(*await self._at(path), self._maker(0o644), Kind.FIFO, 0)
 
     async def rename(self, old: bytes, new: bytes) -> None:
         await self.filesystem.rename(*await self._at(old), *await self._at(new), 0)
@@ -186,7 +187,7 @@ class WritableMount:
     async def stat(self, path: bytes) -> Status:
         found = await trio.to_thread.run_sync(os.lstat, self.at(path))
         kinds = {stat.S_IFREG: Kind.FILE, stat.S_IFLNK: Kind.LINK, stat.S_IFDIR: Kind.DIRECTORY}
-        return Status(kinds[stat.S_IFMT(found.st_mode)], stat.S_IMODE(found.st_mode), found.st_size)
+        return Status(kinds[stat.S_IFMT(found.st_mode)], stat.S_IMODE(found.st_mode), found.st_size, found.st_nlink)
 
     async def read(self, path: bytes) -> bytes:
         return await trio.to_thread.run_sync(_read, self.at(path))

@@ -161,6 +161,20 @@ class Kernel:
             self.filesystem.release(opened.handle)
 
     @_alone
+    async def link(self, old: bytes, new: bytes) -> None:
+        inode = (await self._existing(old)).inode
+        assert inode is not None
+        parent, into, name = await self._in(new)
+        try:
+            parent.names[name] = self._as_name(await self.filesystem.link(inode, into, name))
+        except StaleHandle:
+            source, above, of = await self._in(old)
+            source.names[of] = self._as_name(await self.filesystem.lookup(above, of))
+            again = source.names[of].inode
+            assert again is not None
+            parent.names[name] = self._as_name(await self.filesystem.link(again, into, name))
+
+    @_alone
     async def unlink(self, path: bytes) -> None:
         parent, inode, name = await self._in(path)
         await self.filesystem.unlink(inode, name)
@@ -199,7 +213,7 @@ class Kernel:
 
     async def check(self) -> None:
         """Every name that is remembered stands for what a new look-up of the path gives."""
-        seen: dict[int, bytes] = {}
+        seen: dict[int, list[bytes]] = {}
         for path, directory in self.directories():
             assert directory.inode is not None
             assert (await self.filesystem.getattr(directory.inode)).inode == directory.inode
@@ -207,7 +221,9 @@ class Kernel:
                 found = await self.filesystem.lookup(directory.inode, name)
                 assert (None if found is None else found.inode) == known.inode, (path, name)
                 if known.inode is not None:
-                    assert seen.setdefault(known.inode, path + b"/" + name) == path + b"/" + name
+                    seen.setdefault(known.inode, []).append(path + b"/" + name)
+                    assert found is not None
+                    assert len(seen[known.inode]) <= max(found.links, 1), seen[known.inode]
             listed = await self.ls(directory.inode)
             assert len(set(listed)) == len(listed)
             for name in listed:

@@ -3,29 +3,19 @@
 ``python -m tests.writing.pjdfstest SUITE DIRECTORY`` runs all of it as root in a directory of a mount that can be
 written and is open to others (``-o allow_other``). SUITE is a checkout of github.com/pjd/pjdfstest with its program
 built in it. Every case that fails must be in the list, and every case in the list must fail.
-
-``--refusing`` is how the list is known to be right: in a directory of one of the kernel's file systems (tmpfs; for ext4
-the suite has more cases), with a library that refuses fifos, device nodes, sockets and hard links there as riafs does,
-the very same cases must fail. ``--refusing fd`` refuses some of them, ``--refusing ''`` nothing, and nothing fails.
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.preload import compiled
-
 LIST = Path(__file__).parent / "pjdfstest_exceptions.txt"
-KINDS = "fdsl"
-"""Fifos, device nodes, sockets, hard links: see tests/preload/refusing.c."""
 JOBS = 4
 _FILE_SECONDS = 600
 _RESULT = re.compile(r"(not )?ok (\d+)(.*)")
@@ -43,12 +33,12 @@ class Outcome:
     failed: Cases
 
 
-def run(suite: Path, directory: Path, environment: Mapping[str, str]) -> Outcome:
+def run(suite: Path, directory: Path) -> Outcome:
     """Run the whole suite in `directory`."""
     names = sorted(str(path.relative_to(suite / "tests")) for path in suite.glob("tests/*/*.t"))
     assert names, f"{suite} is no checkout of pjdfstest"
     with ThreadPoolExecutor(JOBS) as pool:
-        outputs = pool.map(lambda name: _output(suite / "tests" / name, directory, environment), names)
+        outputs = pool.map(lambda name: _output(suite / "tests" / name, directory), names)
         results = {name: _results(output) for name, output in zip(names, outputs, strict=True)}
     failed = {
         name: {number: said for number, (good, said) in each.items() if not good} for name, each in results.items()
@@ -56,9 +46,9 @@ def run(suite: Path, directory: Path, environment: Mapping[str, str]) -> Outcome
     return Outcome(len(names), sum(map(len, results.values())), {name: each for name, each in failed.items() if each})
 
 
-def _output(file: Path, directory: Path, environment: Mapping[str, str]) -> str:
+def _output(file: Path, directory: Path) -> str:
     done = subprocess.run(
-        ["sh", file], cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        ["sh", file], cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, errors="replace", timeout=_FILE_SECONDS,
     )  # fmt: skip
     return done.stdout
@@ -119,27 +109,18 @@ def differences(failed: Cases) -> list[str]:
 # -- running it -------------------------------------------------------------------------------------------------------
 
 
-def environment_refusing(kinds: str, directory: Path) -> dict[str, str]:
-    """What makes the kernel's own file systems refuse these kinds; the library is built in `directory`."""
-    return {**os.environ, "LD_PRELOAD": str(compiled("refusing", directory)), "REFUSED": kinds}
-
-
 def main(words: Sequence[str]) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.writing.pjdfstest", description=__doc__)
     parser.add_argument("suite", type=Path)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--refusing", metavar="KINDS", nargs="?", const=KINDS)
     parser.add_argument("--failed", action="store_true", help="print all cases that fail")
     chosen = parser.parse_args(words)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as made:
-        wanted = chosen.refusing
-        environment = dict(os.environ) if wanted is None else environment_refusing(wanted, Path(made))
-        outcome = run(chosen.suite.absolute(), chosen.directory, environment)
+    outcome = run(chosen.suite.absolute(), chosen.directory)
     for name, cases in outcome.failed.items() if chosen.failed else ():
         print(name, ranges(set(cases)))
-    wrong = differences(outcome.failed) if wanted in (None, KINDS) else []
+    wrong = differences(outcome.failed)
     for line in wrong:
         print(line)
     failures = sum(map(len, outcome.failed.values()))

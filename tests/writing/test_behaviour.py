@@ -79,10 +79,19 @@ async def test_attributes_change(driver: Driver) -> None:
     assert await driver.read(b"main/locked") == shown_store.SMALL
 
 
-async def test_what_git_cannot_carry_is_refused(driver: Driver) -> None:
-    assert await failure(driver.link(b"main/version", b"main/hard")) == errno.EPERM
-    assert await failure(driver.mkfifo(b"main/fifo")) == errno.EPERM
-    assert not {b"hard", b"fifo"} & set(await driver.ls(b"main"))
+async def test_a_file_has_several_names(driver: Driver) -> None:
+    """One of the store, annexed, and one of the overlay, with a fifo, which is no file."""
+    await driver.link(b"main/locked", b"main/deep/hard")
+    await driver.write(b"main/deep/hard", b"HERE", 1)
+    changed = shown_store.SMALL[:1] + b"HERE" + shown_store.SMALL[5:]
+    assert await driver.read(b"main/locked") == changed
+    assert (await driver.stat(b"main/locked")).links == 2
+    await driver.rename(b"main/deep/hard", b"main/moved")
+    await driver.unlink(b"main/locked")
+    assert await driver.read(b"main/moved") == changed
+    await driver.mkfifo(b"main/fifo")
+    assert b"fifo" in await driver.ls(b"main")
+    assert await failure(driver.link(b"main/fifo", b"main/sub/fifo")) == errno.EXDEV
 
 
 @pytest.mark.parametrize("place", [b"", b"by-id", b"nested", b"main@v1", b".riafs", b"main/sub@main", b"unborn"])

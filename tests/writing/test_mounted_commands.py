@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -59,6 +60,58 @@ def test_what_is_changed_is_told_pushed_and_shown(mount: Mounted, dataset: Small
     assert listed(mount.path) == ["added one/empty"]
     assert (top / "new.dat").read_bytes() == b"new"
     sound(dataset)
+
+
+def test_a_push_makes_files_of_hard_links_and_leaves_special_files_out(mount: Mounted, dataset: SmallDataset) -> None:
+    """`locked.dat` is annexed, `script` git's; each has a second name deeper or less deep."""
+    top = mount.path / "one"
+    before = tree(dataset)
+    (top / "new.dat").write_bytes(b"new")
+    os.link(top / "new.dat", top / "data" / "second.dat")
+    os.link(top / "data" / "locked.dat", top / "copy.dat")
+    with open(top / "text", "wb") as file:
+        file.write(b"text")
+    os.mkfifo(top / "fifo")
+    told = ["copied one/copy.dat", "added one/data/second.dat", "special one/fifo", "added one/new.dat"]
+    assert listed(mount.path) == [*told, "added one/text"]
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(str(top / "socket"))
+        server.listen()
+        client.connect(str(top / "socket"))
+    assert riafs("diff", top).splitlines()[2] == "special  one/fifo"
+    said = riafs("push", top, "-m", "names")
+    assert "fifo is a fifo, a socket or a device" in said
+    after = tree(dataset)
+    assert after.keys() - before.keys() == {b"new.dat", b"data/second.dat", b"copy.dat", b"text"}
+    assert content(dataset, b"data/second.dat") == content(dataset, b"new.dat") == b"new"
+    assert content(dataset, b"copy.dat") == content(dataset, b"data/locked.dat")
+    assert listed(mount.path) == ["special one/fifo", "special one/socket"]
+    assert (top / "copy.dat").read_bytes() == (top / "data" / "locked.dat").read_bytes()
+    assert os.stat(top / "new.dat").st_nlink == 1
+    sound(dataset)
+
+
+def test_programs_use_hard_links_as_they_do_anywhere(mount: Mounted, tmp_path: Path) -> None:
+    """An archive with hard links, a tree of links to files of the store, a fifo between two processes."""
+    top = mount.path / "one"
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "a").write_bytes(b"a")
+    os.link(tmp_path / "packed" / "a", tmp_path / "packed" / "b")
+    run(tmp_path, "tar", "cf", tmp_path / "packed.tar", "packed")
+    run(top, "tar", "xf", tmp_path / "packed.tar")
+    assert os.path.samefile(top / "packed" / "a", top / "packed" / "b")
+    run(top, "cp", "-al", "data", "linked")
+    files = [path for path in (top / "data").rglob("*") if path.is_file()]
+    assert len(files) > 1
+    for each in files:
+        assert os.path.samefile(each, top / "linked" / each.relative_to(top / "data"))
+        assert each.stat().st_nlink == 2
+    with subprocess.Popen([sys.executable, "-c", "import os; os.mkfifo('f'); print(open('f').read())"], cwd=top,
+                          stdout=subprocess.PIPE, text=True) as reader:  # fmt: skip
+        while not (top / "f").exists():
+            time.sleep(0.01)
+        (top / "f").write_text("through")
+        assert reader.communicate()[0] == "through\n"
 
 
 def test_a_push_to_an_adjusted_head_goes_to_the_branch_that_was_adjusted(dataset: SmallDataset, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -324,8 +325,9 @@ async def test_what_a_move_comes_into_is_done_after_it(mount: Mount, monkeypatch
 class Doing:
     """Does something somewhere, in a mount and in a directory of the native file system, which have to agree."""
 
-    def __init__(self, kernel: Kernel, native: Path, seed: int) -> None:
+    def __init__(self, kernel: Kernel, native: Path, seed: int, *, links: bool = False) -> None:
         self.chance = random.Random(seed)
+        self._links = links
         self._kernel = kernel
         self._native = os.fsencode(native)
         for path, data in FILES.items():
@@ -364,6 +366,7 @@ class Doing:
                 (lambda: os.rename(at(old), at(new)), lambda: kernel.rename(old, new)),
                 (lambda: self._exchange(old, new), lambda: kernel.rename(old, new, flags=2)),
                 (lambda: os.lstat(at(old)), lambda: kernel.name(old)),
+                *[(lambda: os.link(at(old), at(new)), lambda: kernel.link(old, new))] * (3 if self._links else 0),
                 *[(lambda: self._write(old, data), lambda: kernel.write(old, data))] * 3,
             ]
         )
@@ -377,6 +380,14 @@ class Doing:
             assert not isinstance(caught.value, StaleHandle)
         else:
             await call()
+
+    def separate(self) -> None:
+        """Make files of their own of hard links, as a push does."""
+        for directory, _, files in os.walk(self._native):
+            for path in (os.path.join(directory, name) for name in files):
+                if os.lstat(path).st_nlink > 1:
+                    shutil.copy2(path, path + b".aside")
+                    os.rename(path + b".aside", path)
 
     def content(self) -> dict[bytes, bytes | None]:
         """Path → what is in a file, None for a directory."""
@@ -409,12 +420,14 @@ async def _content(mount: Mount) -> dict[bytes, bytes | None]:
 
 @pytest.mark.parametrize("seed", range(10))
 async def test_whatever_is_done_between_pushes_the_kernel_is_right(mount: Mount, seed: int, tmp_path: Path) -> None:
-    doing = Doing(mount.kernel, tmp_path / "native", seed)
+    doing = Doing(mount.kernel, tmp_path / "native", seed, links=True)
     for _ in range(4):
         for _ in range(doing.chance.randrange(14)):
             await doing.something()
         await mount.kernel.check()
+        assert await _content(mount) == doing.content()
         await mount.push()
+        doing.separate()
         assert await _content(mount) == doing.content()
         await mount.kernel.check()
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from riafs.daemon.listing import describe_overlay
 from riafs.daemon.pushing import Order, Outcome, push_changes
 from riafs.errors import Busy, DirectoryNotEmpty, NoSuchName, PushConflict, PushRefused
 from riafs.formats.riaurl import parse_source
+from riafs.overlay.store import Overlay
 from riafs.push.merging import Prefer
 from riafs.push.watching import Nobody
 from tests.push.conftest import means, request, sound, tree, with_annex
@@ -249,13 +251,18 @@ async def test_a_subdataset_that_others_have_removed_and_that_was_moved_here_is_
         sound(made.top)
 
 
+async def described(overlay: Overlay) -> dict[str, Any]:
+    with overlay.snapshot() as snapshot:
+        return await describe_overlay(overlay, snapshot)
+
+
 async def test_a_subdataset_in_a_renamed_directory_is_named_as_it_is_seen(made: Super, tmp_path: Path) -> None:
     async with writable(made.store, tmp_path / "over") as driver:
         await driver.rename(b"top/in", b"top/inputs")
         await driver.write(b"top/inputs/first/x", b"mine!")
         [dataset] = [
             each
-            for each in describe_overlay(driver.filesystem.overlay)["datasets"]
+            for each in (await described(driver.filesystem.overlay))["datasets"]
             if each["dataset"] == made.subs["first"].id
         ]
         assert dataset["path"] == "top/inputs/first"

@@ -5,7 +5,6 @@ PJDFSTEST names a checkout of github.com/pjd/pjdfstest that is built. The progra
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,19 +31,6 @@ def directory(fuse: None, store: shown_store.ShownStore, tmp_path: Path) -> Iter
 
 
 @pytest.fixture
-def native(tmp_path: Path) -> Iterator[Path]:
-    """In a file system of the kernel's."""
-    if os.getuid():
-        pytest.skip("only root mounts a tmpfs")
-    where = tmp_path / "native"
-    where.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "riafs-test", where], check=True)
-    (where / "suite").mkdir()
-    yield where / "suite"
-    subprocess.run(["umount", "-l", where], check=True)
-
-
-@pytest.fixture
 def suite() -> Path:
     if not SUITE:
         pytest.skip("PJDFSTEST does not say where pjdfstest is")
@@ -53,20 +39,15 @@ def suite() -> Path:
 
 @pytest.mark.timeout(1800)
 def test_the_cases_of_pjdfstest_fail_that_are_listed_and_no_others(suite: Path, directory: Path) -> None:
-    outcome = pjdfstest.run(suite, directory, os.environ)
+    outcome = pjdfstest.run(suite, directory)
+    assert outcome.cases >= 8798
     assert pjdfstest.differences(outcome.failed) == []
-
-
-@pytest.mark.timeout(1800)
-def test_the_same_cases_fail_wherever_the_same_is_refused(suite: Path, native: Path, tmp_path: Path) -> None:
-    environment = pjdfstest.environment_refusing(pjdfstest.KINDS, tmp_path)
-    assert pjdfstest.differences(pjdfstest.run(suite, native, environment).failed) == []
 
 
 def test_the_list_is_read_as_it_is_written() -> None:
     for cases in ("1", "1,3", "2-5,9", "7-8,10-12"):
         assert pjdfstest.ranges(set(pjdfstest.numbers(cases))) == cases
-    assert pjdfstest.listed()["mkfifo/02.t"] == {1, 2, 3}
+    assert pjdfstest.listed() == {}
 
 
 def test_stress_ng_finds_nothing(directory: Path) -> None:

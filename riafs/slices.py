@@ -1,0 +1,74 @@
+"""Long work on the event loop in slices, so that nobody waits for more than one of them whatever there is to do.
+
+Such work is a generator that yields wherever it may be left alone: what it goes by must not change meanwhile, or it
+must find out that it did.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from heapq import merge
+from typing import Any, TypeVar
+
+import trio
+
+T = TypeVar("T")
+Sliced = Generator[None, None, T]
+"""Work that comes to a `T`."""
+
+SLICE_SECONDS = 0.005
+_RUN = 4096
+"""How many things are sorted at once."""
+
+
+async def in_slices(work: Sliced[T]) -> T:
+    """What `work` comes to; others have a turn every SLICE_SECONDS, and one in any case."""
+    while True:
+        until = time.perf_counter() + SLICE_SECONDS
+        try:
+            while time.perf_counter() < until:
+                next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await trio.lowlevel.checkpoint()
+
+
+def at_once(work: Sliced[T]) -> T:
+    """The same, for whoever is alone in a process."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def sorting(items: Sequence[T], key: Callable[[T], Any]) -> Sliced[list[T]]:
+    """`items` in order; those that are equal stay in theirs."""
+    runs = []
+    for start in range(0, len(items), _RUN):
+        runs.append(sorted(items[start : start + _RUN], key=key))
+        yield
+    return runs[0] if len(runs) == 1 else (yield from listing(merge(*runs, key=key)))
+
+
+def listing(items: Iterable[T]) -> Sliced[list[T]]:
+    """All `items`, which are made one by one."""
+    found: list[T] = []
+    for each in items:
+        found.append(each)
+        yield
+    return found
+
+
+class Pauses:
+    """For a task that awaits anyway, but mostly what is there already: `pause` gives others a turn when that is due."""
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + SLICE_SECONDS
+
+    async def pause(self) -> None:
+        """To be called wherever the work may be left alone."""
+        if time.perf_counter() >= self._until:
+            await trio.lowlevel.checkpoint()
+            self._until = time.perf_counter() + SLICE_SECONDS

@@ -1,0 +1,175 @@
+"""Times of files as those of the commits that changed them last (``--times=changed``).
+
+The history of a dataset is walked once, along first parents, by a task beside the readers, and what was found stays in
+the cache. So what a side branch brought has the time of its merge, as that is when it came to be on this branch. Who
+opens a dataset waits for the walk, no longer than a request to the store may take; after that the snapshot has the
+commit's times, and is replaced by one with the right ones when they are known.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import trio
+from cachetools import LRUCache
+
+from riafs.cache.lastchanges import Apart
+from riafs.cache.lastchanges import LastChanges as KeptChanges
+from riafs.errors import GitError, RiafsError
+from riafs.formats.namestatus import parse_history
+from riafs.git.repository import Repository
+from riafs.tasks import Background, as_failure
+
+log = logging.getLogger(__name__)
+
+_PIECE = 1 << 20
+_MAX_NAMES = 200_000
+"""Names whose times are kept in memory; of a larger directory those alone."""
+Times = Mapping[bytes, int]
+
+
+@dataclass(slots=True, eq=False)
+class Walk:
+    """`is_known`: whether the commit was walked to, once it has `ended`."""
+
+    ended: trio.Event = field(default_factory=trio.Event)
+    is_known: bool = False
+
+
+class LastChanges:
+    """Those of all datasets of a mount, kept in `directory`. `scratch`: for temporary files; `seconds`: how long a
+    reader waits.
+    """
+
+    def __init__(self, directory: str, scratch: str, background: Background, seconds: float) -> None:
+        self._directory = directory
+        self._scratch = scratch
+        self._background = background
+        self._seconds = seconds
+        self._walks: dict[tuple[bytes, bytes], Walk] = {}
+        self._turns: dict[bytes, trio.Lock] = {}
+        self._times: LRUCache[object, Times] = LRUCache(_MAX_NAMES, getsizeof=lambda times: 1 + len(times))
+        self._large: tuple[object, Times] | None = None
+
+    def of(self, identifier: bytes, repository: Repository, commit: bytes) -> "CommitTimes":
+        """The times at a commit (hex) of the dataset with that id."""
+        return CommitTimes(self, identifier, repository, commit)
+
+    # -- walking ------------------------------------------------------------------------------------------------------
+
+    def walk(self, identifier: bytes, repository: Repository, commit: bytes) -> Walk:
+        """The walk to a commit, begun now unless it was before."""
+        walk = self._walks.get((identifier, commit))
+        if walk is None:
+            walk = self._walks[identifier, commit] = Walk()
+            self._background.start_soon(self._run, walk, identifier, repository, commit)
+        return walk
+
+    async def _run(self, walk: Walk, identifier: bytes, repository: Repository, commit: bytes) -> None:
+        try:
+            async with self._turns.setdefault(identifier, trio.Lock()):
+                with as_failure(f"the times of dataset {repository.name}"):
+                    await self._walk(KeptChanges(self._directory, identifier), repository, commit)
+            walk.is_known = True
+        except RiafsError as error:
+            log.warning(
+                "dataset %s has the time of commit %s for all files: %s", repository.name, commit.decode()[:12], error
+            )
+        finally:
+            walk.ended.set()
+
+    async def _walk(self, kept: KeptChanges, repository: Repository, commit: bytes) -> None:
+        if await trio.to_thread.run_sync(kept.has, commit):
+            return
+        tips = await trio.to_thread.run_sync(kept.tips)
+        for without in (tips, ()) if tips else ((),):
+            with tempfile.TemporaryFile(dir=self._scratch) as file:
+                is_whole = await repository.write_history(commit, without, file.fileno())
+                if is_whole and await trio.to_thread.run_sync(_add, kept, file):
+                    return
+        raise GitError(f"the history of {repository.name} cannot be read whole")
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    async def wait_for(self, walk: Walk) -> bool:
+        """Whether the walk ended, as far as a reader waits for it."""
+        with trio.move_on_after(self._seconds):
+            await walk.ended.wait()
+        return walk.ended.is_set()
+
+    async def times(self, identifier: bytes, commit: bytes, directory: bytes) -> Times:
+        """Name → nanoseconds since the epoch, for a commit that was walked to. What cannot be read is missing."""
+        name = identifier, commit, directory
+        if self._large is not None and self._large[0] == name:
+            return self._large[1]
+        times: Times | None = self._times.get(name)
+        if times is None:
+            kept = KeptChanges(self._directory, identifier)
+            try:
+                times = await trio.to_thread.run_sync(kept.times, commit, directory)
+            except RiafsError as error:
+                log.warning("times of a directory are not known: %s", error)
+            if times is None:  # removed meanwhile: walked again by who asks next
+                self._walks.pop((identifier, commit), None)
+                return {}
+            if len(times) < _MAX_NAMES:
+                self._times[name] = times
+            else:
+                self._large = name, times
+        return times
+
+
+class CommitTimes:
+    """The times at one commit: once asked for they stay what they are, as a snapshot never changes."""
+
+    __slots__ = ("_commit", "_identifier", "_is_late", "_owner", "_repository", "_walk")
+
+    def __init__(self, owner: LastChanges, identifier: bytes, repository: Repository, commit: bytes) -> None:
+        self._owner = owner
+        self._identifier = identifier
+        self._repository = repository
+        self._commit = commit
+        self._walk: Walk | None = None
+        self._is_late: bool | None = None
+
+    async def is_late(self) -> bool:
+        """Whether the walk took longer than a reader waits, so that these are the commit's times for good."""
+        if self._is_late is None:
+            self._walk = self._owner.walk(self._identifier, self._repository, self._commit)
+            ended = await self._owner.wait_for(self._walk)
+            if self._is_late is None:  # another task may have waited as well
+                self._is_late = not ended
+        return self._is_late
+
+    @property
+    def may_be_replaced(self) -> bool:
+        """Whether better ones may come."""
+        return self._is_late is not False
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether they have come."""
+        return bool(self._is_late) and self._walk is not None and self._walk.is_known
+
+    async def of(self, directory: bytes) -> Times:
+        """Name → nanoseconds since the epoch for what is in a directory; empty where the commit's time counts."""
+        if await self.is_late() or self._walk is None or not self._walk.is_known:
+            return {}
+        return await self._owner.times(self._identifier, self._commit, directory)
+
+
+def _add(kept: KeptChanges, file: BinaryIO) -> bool:
+    """Whether what git wrote follows on what is kept."""
+    file.seek(0)
+    try:
+        kept.add(parse_history(_pieces(file)))
+    except Apart:
+        return False
+    return True
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(_PIECE):
+        yield piece
