@@ -65,7 +65,11 @@ class StateFile:
         self._now = State(identity, this_boot())
         self._file = os.open(f"{path}/{_STATE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if before is None:
-            self._write(self._now)
+            try:
+                self._put(self._now)
+            except OSError:  # no room: a database must not get rows without it
+                os.close(self._file)
+                raise
 
     @property
     def identity(self) -> bytes:
@@ -86,9 +90,12 @@ class StateFile:
 
     def _write(self, state: State) -> None:
         self._now = state
-        packed = _RECORD.pack(_MAGIC, state.identity, state.boot, state.commits, state.durable, state.closed)
         with contextlib.suppress(OSError):  # an earlier record promises less, so it is as true
-            os.pwrite(self._file, packed + zlib.crc32(packed).to_bytes(4, "little"), 0)
+            self._put(state)
+
+    def _put(self, state: State) -> None:
+        packed = _RECORD.pack(_MAGIC, state.identity, state.boot, state.commits, state.durable, state.closed)
+        os.pwrite(self._file, packed + zlib.crc32(packed).to_bytes(4, "little"), 0)
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -96,13 +103,15 @@ class StateFile:
 
 
 def read_state(path: str) -> State | None:
-    """The record in the directory `path`, None where there is none. Raises OverlayDamaged."""
+    """The record in the directory `path`, None where there is none yet. Raises OverlayDamaged."""
     try:
         text = Path(path, _STATE).read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise damaged(path, f"its {_STATE} cannot be read: {error.strerror}") from error
+    if not text:  # made on a full disk; where there are rows, one that is missing is told of
+        return None
     packed, check = text[: _RECORD.size], text[_RECORD.size :]
     if len(text) != _RECORD.size + 4 or check != zlib.crc32(packed).to_bytes(4, "little"):
         raise damaged(path, f"its {_STATE} is damaged")

@@ -7,11 +7,12 @@ that no longer name it are durable (`doom`, then `purge`); what lies beyond the 
 import contextlib
 import errno
 import os
+import stat
 
 from riafs.errors import FileTooLarge, OverlayFailed, OverlayFull, RiafsError
 from riafs.storage.patience import Patience
 
-_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class DataFiles:
@@ -45,8 +46,15 @@ class DataFiles:
             await patience.run(os.fdatasync, descriptor)
 
     def open(self, number: int) -> int:
-        """A descriptor of a data file. Raises OverlayFailed."""
-        return self._open(number, _FLAGS)
+        """A descriptor of a data file. Raises OverlayFailed, also for what was put in the place of one."""
+        descriptor = self._open(number, _FLAGS)
+        if not is_ours(os.fstat(descriptor)):
+            os.close(descriptor)
+            raise OverlayFailed(
+                f"{self.path}/{number:x} cannot be used: it is not a regular file of user {os.geteuid()}, so something "
+                "else was put in its place"
+            )
+        return descriptor
 
     def _open(self, number: int, flags: int) -> int:
         try:
@@ -58,6 +66,11 @@ class DataFiles:
     def doomed(self) -> int:
         """How many files `purge` would remove."""
         return len(self._doomed)
+
+    @property
+    def doomed_numbers(self) -> list[int]:
+        """Those."""
+        return list(self._doomed)
 
     def doom(self, number: int) -> None:
         """No row names this file any more, once what is pending is durable."""
@@ -75,18 +88,31 @@ class DataFiles:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{number:x}", dir_fd=self.directory)
 
-    def sizes(self) -> dict[int, int]:
-        """Number of every data file → its length in bytes."""
-        found = {}
+    def status(self, number: int) -> os.stat_result | None:
+        """Of a data file; None where there is none, or where what is there is not a regular file of this user."""
+        try:
+            found = os.stat(f"{number:x}", dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return found if is_ours(found) else None
+
+    def numbers(self) -> set[int]:
+        """Of all there are, whatever they are."""
+        found = set()
         with os.scandir(self.path) as entries:
             for entry in entries:
                 with contextlib.suppress(ValueError):
-                    found[int(entry.name, 16)] = entry.stat(follow_symlinks=False).st_size
+                    found.add(int(entry.name, 16))
         return found
 
     def close(self) -> None:
         """Give back the directory's descriptor."""
         os.close(self.directory)
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Whether that may be a data file: a regular one of this user."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _sync(descriptor: int, directory: int) -> None:

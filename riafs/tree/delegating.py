@@ -6,7 +6,7 @@ from riafs.content.parts import Part
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.divisible import Divisible
 from riafs.tree.protocol import Directory, Entry, Found, Versions
-from riafs.tree.slots import Numbered, Slots
+from riafs.tree.slots import Slots, own_slots
 
 
 class DelegatingDirectory:
@@ -38,7 +38,7 @@ class DelegatingDirectory:
 
     async def slots(self) -> Slots | None:
         """See Numbered."""
-        return await self._shown.slots() if isinstance(self._shown, Numbered) else None
+        return await own_slots(self._shown)
 
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""

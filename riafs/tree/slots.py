@@ -8,10 +8,11 @@ the listing.
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from functools import cache
+from typing import Protocol, cast, runtime_checkable
 from zlib import crc32
 
-from riafs.tree.protocol import Versions
+from riafs.tree.protocol import Directory, Versions
 
 SLOT_BITS = 32
 LISTED_SLOTS = (1 << SLOT_BITS) - (1 << 20)
@@ -41,6 +42,19 @@ class Numbered(Protocol):
 
     async def slots(self) -> Slots | None:
         """Those of this version; None where a slot is the position."""
+
+
+async def own_slots(directory: Directory) -> Slots | None:
+    """The slots of a version of a directory; None where a slot is the position."""
+    if not _is_numbered(type(directory)):
+        return None
+    return await cast("Numbered", directory).slots()
+
+
+@cache
+def _is_numbered(kind: type[Directory]) -> bool:
+    """Asked once a class: to ask for each directory takes as long as all else that a look-up does."""
+    return issubclass(kind, Numbered)
 
 
 def slots_by_versions(versions: Versions) -> Slots:

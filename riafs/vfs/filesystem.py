@@ -29,8 +29,9 @@ from riafs.errors import (
 )
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
+from riafs.tree.slots import own_slots
 from riafs.vfs.cachedpages import CachedPages, SilentReads
-from riafs.vfs.nodes import Node, own_slots
+from riafs.vfs.nodes import Node
 from riafs.vfs.numbers import ROOT, inode_of, new_number, number_of, slot_of
 from riafs.vfs.refreshing import Change, Refresher
 from riafs.vfs.use import Use, Uses

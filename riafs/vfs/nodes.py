@@ -13,7 +13,7 @@ from zlib import crc32
 
 from riafs.errors import StaleHandle
 from riafs.tree.protocol import Directory, Entry, Versions
-from riafs.tree.slots import Numbered, Slots, another
+from riafs.tree.slots import another, own_slots
 from riafs.vfs.numbers import hidden_slot, inode_of
 
 if TYPE_CHECKING:
@@ -111,11 +111,6 @@ class Node:
             return directory, position
         retired = renumbering.retired.get(slot)
         return (retired.directory, retired.position) if retired else (directory, None)
-
-
-async def own_slots(directory: Directory) -> Slots | None:
-    """The slots that a version of a directory has in every mount; None where a slot is the position."""
-    return await directory.slots() if isinstance(directory, Numbered) else None
 
 
 def renumbered(

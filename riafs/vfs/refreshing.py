@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from riafs.tree.protocol import Directory
-from riafs.vfs.nodes import Node, Renumbering, own_slots, renumbered
+from riafs.tree.slots import own_slots
+from riafs.vfs.nodes import Node, Renumbering, renumbered
 from riafs.vfs.numbers import inode_of
 
 

@@ -105,7 +105,7 @@ def test_restic_reads_only_what_changed(dataset: SmallDataset, tmp_path: Path) -
         assert backup(mount.path / "one") == {"new": total, "changed": 0, "unmodified": 0}
     with shown(dataset, tmp_path) as mount:
         assert backup(mount.path / "one") == {"new": 0, "changed": 0, "unmodified": total}
-        assert mount.counter("reads") == 0
+        assert mount.counter("opens") == 0
     commit(dataset)
     with shown(dataset, tmp_path) as mount:
         assert backup(mount.path / "one") == {"new": 2, "changed": 1, "unmodified": total - 1}

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from riafs.tree.fixed import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Kind, Versions
-from riafs.tree.slots import LISTED_SLOTS, distinct
-from riafs.vfs.nodes import Node, own_slots, renumbered
+from riafs.tree.slots import LISTED_SLOTS, distinct, own_slots
+from riafs.vfs.nodes import Node, renumbered
 from riafs.vfs.numbers import MAX_NUMBER, MAX_SLOT, ROOT, inode_of, new_number, number_of, slot_of
 
 # name → (version, whether it is a directory)
