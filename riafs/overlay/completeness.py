@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from riafs.cache.private import private_opener
+from riafs.cache.private import prompt_opener
 from riafs.errors import OverlayDamaged
 
 DATABASE = "overlay.sqlite"
@@ -105,7 +105,8 @@ class StateFile:
 def read_state(path: str) -> State | None:
     """The record in the directory `path`, None where there is none yet. Raises OverlayDamaged."""
     try:
-        text = Path(path, _STATE).read_bytes()
+        with open(f"{path}/{_STATE}", "rb", opener=prompt_opener) as file:
+            text = file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -129,6 +130,8 @@ def read_database(path: str, name: str = DATABASE) -> Found | None:
     file = f"{path}/{name}"
     if not os.path.lexists(file) or (os.path.isfile(file) and os.path.getsize(file) == 0 and not _has_log(path)):
         return None
+    if not all_files(file):
+        raise damaged(path, f"its {name}, or {name}-wal, is no file")
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(file)}?mode=ro", uri=True)) as database:
             tables = {table for (table,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
@@ -198,7 +201,10 @@ def keep_copy(path: str) -> None:
         return
     unfinished = f"{path}/{COPY}.new"
     try:
-        with open(f"{path}/{DATABASE}", "rb") as source, open(unfinished, "wb", opener=private_opener) as target:
+        with (
+            open(f"{path}/{DATABASE}", "rb", opener=prompt_opener) as source,
+            open(unfinished, "wb", opener=prompt_opener) as target,
+        ):
             shutil.copyfileobj(source, target, _PIECE)
         os.rename(unfinished, f"{path}/{COPY}")
     except OSError:  # no room, perhaps: there only is no copy then
@@ -215,6 +221,12 @@ def damaged(path: str, what: str) -> OverlayDamaged:
         f"the overlay {path} is not complete: {what}; {there}; nothing was changed. "
         f"riafs overlay recover {path} makes it usable again and keeps all data"
     )
+
+
+def all_files(database: str) -> bool:
+    """Whether what there is of a database are files: SQLite would wait for the other end of a fifo."""
+    names = (database, f"{database}-wal", f"{database}-shm", f"{database}-journal")
+    return all(os.path.isfile(name) or not os.path.exists(name) for name in names)
 
 
 def _has_log(path: str) -> bool:

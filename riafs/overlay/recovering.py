@@ -19,7 +19,7 @@ from urllib.parse import quote
 from riafs.counters import Counters
 from riafs.errors import OverlayDamaged, OverlayFailed, UsageError
 from riafs.formats.paths import joined
-from riafs.overlay.completeness import COPY, DATABASE, StateFile, read_state
+from riafs.overlay.completeness import COPY, DATABASE, StateFile, all_files, read_state
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.journal import Journal
 from riafs.overlay.lower import unpacked
@@ -110,7 +110,7 @@ def _nothing() -> _Tables:
 
 def _read(file: str) -> _Tables | None:
     """What can be read of a database, None where that is no overlay's."""
-    if not os.path.isfile(file):
+    if not os.path.isfile(file) or not all_files(file):
         return None
     tables = _Tables({}, whole=True)
     with contextlib.suppress(sqlite3.Error), contextlib.closing(_opened(file)) as database:
