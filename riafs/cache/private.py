@@ -42,8 +42,8 @@ def private_opener(path: str | bytes, flags: int) -> int:
 
 
 def prompt_opener(path: str | bytes, flags: int) -> int:
-    """The same for what is a file and nothing else: a fifo in its place is empty or fails, but is not waited for."""
-    return private_opener(path, flags | os.O_NONBLOCK)
+    """The same for what is a file and nothing else: a link in its place fails, a fifo is empty or fails at once."""
+    return private_opener(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def ensure_private_file(path: str | bytes) -> None:

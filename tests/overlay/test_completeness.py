@@ -103,6 +103,14 @@ def fifo(name: str) -> Callable[[Path], object]:
     return put
 
 
+def link(name: str, target: str) -> Callable[[Path], object]:
+    def put(overlay: Path) -> None:
+        (overlay / name).rename(overlay.parent / "elsewhere")
+        (overlay / name).symlink_to(target)
+
+    return put
+
+
 def data_file(overlay: Path, size: int) -> Path:
     return next(each for each in (overlay / "data").iterdir() if each.stat().st_size == size)
 
@@ -115,6 +123,8 @@ CLOSED: dict[str, Callable[[Path], object]] = {
     "a fifo": fifo("overlay.sqlite"),
     "a fifo as its log": fifo("overlay.sqlite-wal"),
     "a fifo as the state": fifo("state"),
+    "a link as the state": link("state", "../elsewhere"),
+    "a link to nothing as the state": link("state", "nothing"),
     "empty": lambda overlay: (overlay / "overlay.sqlite").write_bytes(b""),
     "no database": lambda overlay: (overlay / "overlay.sqlite").write_bytes(b"no database at all\n" * 400),
     "foreign": foreign,
