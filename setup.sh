@@ -43,7 +43,11 @@ want attr command -v getfattr
 want file command -v file
 want procps command -v ps
 want netbase test -e /etc/protocols # git-annex downloads nothing without it
-if [ "$1" = test ]; then want stress-ng command -v stress-ng; fi
+if [ "$1" = test ]; then
+  want stress-ng command -v stress-ng
+  want restic command -v restic
+  want borgbackup command -v borg
+fi
 if [ ${#missing[@]} -gt 0 ]; then
   echo "installing Debian packages: ${missing[*]}"
   apt update

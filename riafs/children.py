@@ -5,6 +5,8 @@ system) says nothing about what it was reading. It is started again, a few times
 """
 
 import signal
+import subprocess
+from collections.abc import Mapping, Sequence
 
 ATTEMPTS = 5
 """How often a child is started for one request, when others keep ending it."""
@@ -19,3 +21,30 @@ def ended_by_others(status: int) -> bool:
 def cause(status: int) -> str:
     """A return code in words."""
     return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+
+def run_again(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    seconds: float,
+    given: bytes = b"",
+    cwd: str | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program that only answers to its end, with `given` on standard input; once more when others end it.
+
+    Raises OSError where it cannot be started, subprocess.TimeoutExpired.
+    """
+    for _ in range(ATTEMPTS):
+        done = subprocess.run(
+            list(command),
+            input=given,
+            env=dict(environment),
+            cwd=cwd,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+        if not ended_by_others(done.returncode):
+            break
+    return done

@@ -140,9 +140,23 @@ def _added(before: Given, given: Given) -> Given:
 
 def _all_given(environment: Mapping[str, str], given: Iterable[Given]) -> Iterator[Given]:
     yield from read_config(SYSTEM_CONFIG)
-    yield from read_config(user_config(environment))
+    yield from _own_config(environment)
     yield from _in_variables(environment)
     yield from given
+
+
+def _own_config(environment: Mapping[str, str]) -> list[Given]:
+    """What the user's own file says. A mount does not depend on a home that cannot be read: then it is left out."""
+    path = user_config(environment)
+    try:
+        return read_config(path)
+    except UsageError as error:
+        if isinstance(error.__cause__, OSError):
+            import logging  # needed for nothing else: commands that ask a mount start quickly
+
+            logging.getLogger(__name__).warning("%s; it is left out", error)
+            return []
+        raise
 
 
 def _in_variables(environment: Mapping[str, str]) -> Iterator[Given]:

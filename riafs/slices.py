@@ -25,6 +25,7 @@ async def in_slices(work: Sliced[T]) -> T:
     while True:
         until = time.perf_counter() + SLICE_SECONDS
         try:
+            next(work)
             while time.perf_counter() < until:
                 next(work)
         except StopIteration as end:

@@ -1,7 +1,8 @@
 """7-Zip's encryption: AES-256-CBC with a key made of a password, undone in this process.
 
-The password never leaves the process: 7-Zip itself takes one in its argument list only, where everybody reads it. Needs
-the package ``cryptography``. Layout of the properties and derivation of the key as in 7-Zip's ``7zAes.cpp``.
+The password never leaves the process: 7-Zip itself takes one in its argument list only, where everybody reads it.
+``cryptography`` or ``pycryptodomex`` decrypts. Layout of the properties and derivation of the key as in 7-Zip's
+``7zAes.cpp``.
 """
 
 import hashlib

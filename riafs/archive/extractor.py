@@ -17,13 +17,13 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 
 import trio
 
 from riafs.archive import child
+from riafs.cache.temporary import temporary_file
 from riafs.errors import (
     DecodeFailed,
     DecoderDied,
@@ -140,7 +140,7 @@ class Extractor:
         if not isinstance(archive, FileBytes):
             return await self._start(command, (b"", archive, b""), size, Engine.LIBARCHIVE, shown)
         try:
-            with tempfile.TemporaryFile(dir=self.directory, buffering=0) as messages:
+            with temporary_file(self.directory) as messages:
                 started = await trio.to_thread.run_sync(self._open, command, archive.fileno(), messages.fileno())
                 return _decoder(started, messages.fileno(), size, Engine.LIBARCHIVE, shown)
         except OSError as error:
@@ -153,8 +153,8 @@ class Extractor:
         front, packed, back = parts
         try:
             with (
-                tempfile.TemporaryFile(dir=self.directory, buffering=0) as archive,
-                tempfile.TemporaryFile(dir=self.directory, buffering=0) as messages,
+                temporary_file(self.directory, len(front) + packed.size + len(back)) as archive,
+                temporary_file(self.directory) as messages,
             ):
                 _write_all(archive.fileno(), front)
                 for offset in range(0, packed.size, _CHUNK):

@@ -7,10 +7,10 @@ and never asks anybody. Its output goes to an unlinked temporary file of bounded
 import os
 import shutil
 import subprocess
-import tempfile
 
 import trio
 
+from riafs.cache.temporary import temporary_directory, temporary_file
 from riafs.children import ATTEMPTS, cause, ended_by_others
 from riafs.errors import DecodeFailed, MissingProgram, ShortRead, StoreTimeout
 from riafs.storage.files import FileBytes
@@ -34,9 +34,11 @@ class Decryptor:
         program = shutil.which("gpg", path=self._search_path)
         if program is None:
             raise MissingProgram("gpg is needed to read encrypted content; install the package gnupg")
-        home = tempfile.mkdtemp(prefix=b"gpg-", dir=self._scratch)
+        home, _ = temporary_directory(
+            self._scratch, b"gpg-", lambda path: os.mkdir(path + b"/private-keys-v1.d", 0o700)
+        )
         try:
-            with tempfile.TemporaryFile(dir=self._scratch) as plain:
+            with temporary_file(self._scratch, 2 * message.size) as plain:
                 for _ in range(ATTEMPTS):
                     status = await self._run(program, home, message, passphrase, plain.fileno())
                     if not ended_by_others(status):

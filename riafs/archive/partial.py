@@ -7,12 +7,12 @@ ones where too many are being read at once. Invariants:
 """
 
 import os
-import tempfile
 import threading
 
 import trio
 
 from riafs.archive.checks import Checks
+from riafs.cache.temporary import temporary_file
 from riafs.errors import OutOfMemory, RiafsError, StoreError
 from riafs.formats.sevenzip import Member
 
@@ -74,7 +74,7 @@ class Partial:
         self._checked = 0
         self._checking = threading.Lock()
         if self._memory is None:
-            self._descriptor = _unlinked_file(directory)
+            self._descriptor = _unlinked_file(directory, member.size)
 
     @property
     def in_memory(self) -> bool:
@@ -153,9 +153,9 @@ def _memory(size: int) -> bytearray:
         raise OutOfMemory("out of memory for a decoded archive member") from error
 
 
-def _unlinked_file(directory: bytes) -> int:
+def _unlinked_file(directory: bytes, size: int) -> int:
     try:
-        with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        with temporary_file(directory, size) as file:
             return os.dup(file.fileno())
     except OSError as error:
         raise StoreError(f"no room for a decoded archive member: {error.strerror}") from error

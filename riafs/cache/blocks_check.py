@@ -45,7 +45,7 @@ def _check(root: int, found: Found, block: BlockName, checked: Checked) -> None:
 def _is_good(root: int, path: str, block: BlockName) -> bool:
     if block.length > MAX_LENGTH or block.path != path:
         return False
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
     try:
         with unreadable_as_damaged(block):
             content = os.pread(file, HEADER_SIZE + block.length + 1, 0)

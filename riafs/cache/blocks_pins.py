@@ -56,7 +56,7 @@ def pinned_contents(root: int) -> Mapping[bytes, bytes]:
 
 def _content(root: int, name: str) -> bytes:
     try:
-        file = os.open(f"{_DIRECTORY}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+        file = os.open(f"{_DIRECTORY}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
     except OSError:
         return b""
     try:

@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
+from urllib.parse import quote
 
 from riafs.cache.private import ensure_private_file, private_directory
 from riafs.errors import CacheFailed
@@ -32,6 +33,9 @@ create table if not exists changes (
   primary key (directory, line, name, place)
 ) without rowid;
 """
+_TOGETHER = 2000
+"""Names whose times are read together, in up to 32 directories."""
+_NEXT = "select id, path from directories where path >= ? order by path limit 32"
 _TIMES = """
 select name, time, max(place) from changes where directory = ? and line = ? and place <= ? group by name
 """
@@ -47,11 +51,12 @@ class _Place(NamedTuple):
 
 
 class LastChanges:
-    """Those of one dataset, in `directory`. Calls block, and raise CacheFailed."""
+    """Those of one dataset, in `directory`. Calls block, and raise CacheFailed; `times` is called one at a time."""
 
     def __init__(self, directory: str, dataset: bytes) -> None:
         self._directory = directory
         self._path = f"{directory}/{blake2b(dataset, digest_size=16).hexdigest()}.sqlite"
+        self._reader: sqlite3.Connection | None = None
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -72,21 +77,23 @@ class LastChanges:
             )
             return [oid.hex().encode() for (oid,) in rows]
 
-    def times(self, commit: bytes, directory: bytes) -> Mapping[bytes, int] | None:
-        """Name → nanoseconds since the epoch for what is in a directory (a path from the dataset's top); names that are
-        gone by then may be among them. None where the commit is not known any more.
+    def times(self, commit: bytes, directory: bytes) -> Mapping[bytes, Mapping[bytes, int]] | None:
+        """Directory (a path from the dataset's top) → name → nanoseconds since the epoch, for `directory` and some that
+        come next in a walk. Names that are gone by then may be among them. None where the commit is not known any more.
         """
-        with self._open() as connection:
-            place = _find(connection, commit)
-            if place is None:
-                return None
-            number = connection.execute("select id from directories where path = ?", (directory,)).fetchone()
-            found: dict[bytes, int] = {}
-            for line, last in _lines_below(connection, place) if number else ():
-                found.update(
-                    (name, time * 1_000_000_000) for name, time, _ in connection.execute(_TIMES, (*number, line, last))
-                )
-            return found
+        try:
+            if self._reader is None:
+                self._reader = sqlite3.connect(f"file:{quote(self._path)}?mode=ro", uri=True, check_same_thread=False)
+            return _times(self._reader, commit, directory)
+        except sqlite3.Error as error:
+            self.close()
+            raise CacheFailed(f"{self._path} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """Give back what `times` keeps open."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     # -- adding -------------------------------------------------------------------------------------------------------
 
@@ -142,6 +149,26 @@ def _raw(oid: bytes) -> bytes:
 def _find(connection: sqlite3.Connection, oid: bytes) -> _Place | None:
     row = connection.execute("select line, place from commits where oid = ?", (_raw(oid),)).fetchone()
     return None if row is None else _Place(*row)
+
+
+def _times(
+    connection: sqlite3.Connection, commit: bytes, directory: bytes
+) -> Mapping[bytes, Mapping[bytes, int]] | None:
+    place = _find(connection, commit)
+    if place is None:
+        return None
+    lines = _lines_below(connection, place)
+    found: dict[bytes, dict[bytes, int]] = {directory: {}}
+    names = 0
+    for number, path in connection.execute(_NEXT, (directory,)):
+        if names > _TOGETHER:
+            break
+        times = found[path] = {}
+        for line, last in lines:
+            rows = connection.execute(_TIMES, (number, line, last))
+            times.update((name, time * 1_000_000_000) for name, time, _ in rows)
+        names += len(times)
+    return found
 
 
 def _lines_below(connection: sqlite3.Connection, place: _Place) -> Sequence[_Place]:

@@ -41,6 +41,11 @@ def private_opener(path: str | bytes, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
+def prompt_opener(path: str | bytes, flags: int) -> int:
+    """The same for what is a file and nothing else: a fifo in its place is empty or fails, but is not waited for."""
+    return private_opener(path, flags | os.O_NONBLOCK)
+
+
 def ensure_private_file(path: str | bytes) -> None:
     """Make an empty file of this user alone, unless there is one, for a library that makes it with other modes.
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 
 from riafs.cache.private import private_directory
+from riafs.cache.temporary import places_elsewhere, remove_abandoned
 from riafs.errors import StoreDenied
 
 PREFIX = "riafs-"
@@ -34,7 +35,8 @@ class Scratch:
                 _remove_abandoned(self.cache)
         except StoreDenied as error:
             _log.warning("%s; what is verified is remembered by this mount only", error)
-        made = tempfile.mkdtemp(prefix=_NOT_LOCKED_YET, dir=self.cache)
+        remove_abandoned()
+        made = _made(self.cache)
         self._lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
         # Under its final name only when it is locked, so that nobody takes it for an abandoned one in between.
@@ -45,6 +47,22 @@ class Scratch:
         """Remove the temporary files."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _made(cache: str | None) -> str:
+    """A new directory in `cache`, elsewhere where there is no room. Raises StoreDenied where none can be made."""
+    problem: OSError | None = None
+    for place in (*(() if cache is None else (cache,)), *map(os.fsdecode, places_elsewhere())):
+        try:
+            made = tempfile.mkdtemp(prefix=_NOT_LOCKED_YET, dir=place)
+        except OSError as error:
+            problem = problem or error
+            continue
+        if problem is not None and cache is not None:
+            _log.warning("no temporary files can be made in %s: %s; they are in %s", cache, problem.strerror, place)
+        return made
+    assert problem is not None
+    raise StoreDenied(f"no directory for temporary files can be made: {problem.strerror}") from problem
 
 
 def _remove_abandoned(cache: str) -> None:

@@ -1,10 +1,12 @@
-"""``riafs install-helper``: the links by which mount(8) finds riafs.
+"""``riafs install-helper``: the links by which mount(8) finds riafs, and what keeps locate(1) out of mounts.
 
 mount(8) looks for ``mount.TYPE`` in /sbin only, where pip and pipx never write.
 """
 
 import argparse
+import contextlib
 import os
+import re
 import shutil
 import stat
 import sys
@@ -12,13 +14,19 @@ from collections.abc import Iterator
 
 import riafs
 from riafs.cli.main import HELPERS, complain
+from riafs.daemon.mounts import TYPE
 from riafs.errors import MissingProgram, MountpointError, UsageError
 
 DIRECTORY = "/sbin"
+UPDATEDB = "/etc/updatedb.conf"
+_PRUNEFS = re.compile(r"^([ \t]*PRUNEFS[ \t]*=[ \t]*\")([^\"\n]*)(\")", re.MULTILINE)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The subcommand."""
+    if arguments.prunefs:
+        change_prunefs(UPDATEDB, present=not arguments.remove, only_print=arguments.print)
+        return 0
     links = [f"{DIRECTORY}/{name}" for name in HELPERS]
     if arguments.remove:
         for link in links:
@@ -86,3 +94,50 @@ def remove(link: str) -> None:
         os.unlink(link)
     except OSError as error:
         raise MountpointError(f"cannot remove {link}: {error.strerror}; run it as root") from error
+
+
+def change_prunefs(path: str, *, present: bool, only_print: bool = False) -> None:
+    """Have updatedb(8) leave out mounts of riafs, or no longer: PRUNEFS in its configuration, updatedb.conf(5). Nothing
+    where there is none, as then nothing reads it. Raises UsageError, MountpointError without permission.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            before, mode = file.read(), os.fstat(file.fileno()).st_mode
+    except FileNotFoundError:
+        complain(f"there is no {path}: no updatedb goes through mounts here")
+        return
+    except OSError as error:
+        raise MountpointError(f"cannot read {path}: {error.strerror}") from error
+    after = with_prunefs(before, present=present)
+    if only_print or after == before:
+        print(after if only_print else f"{path} is as it should be", end="" if only_print else "\n")
+        return
+    path = os.path.realpath(path)
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        with open(temporary, "x", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(after)
+            os.fchmod(file.fileno(), stat.S_IMODE(mode))
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise MountpointError(f"cannot change {path}: {error.strerror}; run it as root") from error
+    print(f"{path}: PRUNEFS {'has' if present else 'no longer has'} {TYPE}")
+
+
+def with_prunefs(text: str, *, present: bool) -> str:
+    """A configuration of updatedb with or without our type in PRUNEFS; all else stays as it is. Raises UsageError where
+    PRUNEFS is written in a way that updatedb does not take either.
+    """
+    found = _PRUNEFS.search(text)
+    if found is None:
+        if re.search(r"^[ \t]*PRUNEFS", text, re.MULTILINE):
+            raise UsageError('PRUNEFS is not of the form PRUNEFS = "TYPE …"; it is left alone')
+        line_end = "" if not text or text.endswith("\n") else "\n"
+        return f'{text}{line_end}PRUNEFS = "{TYPE}"\n' if present else text
+    types = found[2].split()
+    if (TYPE in types) == present:
+        return text
+    changed = f"{found[2]} {TYPE}".strip() if present else " ".join(each for each in types if each != TYPE)
+    return text[: found.start(2)] + changed + text[found.end(2) :]

@@ -498,7 +498,13 @@ def _add_dry_run(parser: Parser) -> None:
 def _add_install_helper(parser: Parser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--print", action="store_true", help="print the commands instead of running them")
-    what.add_argument("--remove", action="store_true", help="remove the links again")
+    what.add_argument("--remove", action="store_true", help="remove the links again, or the entry in PRUNEFS")
+    parser.add_argument(
+        "--prunefs",
+        action="store_true",
+        help="instead of the links: fuse.riafs in PRUNEFS of /etc/updatedb.conf, so that updatedb, which works for "
+        "locate each day, does not walk through mounts",
+    )
 
 
 def _add_json(parser: Parser) -> None:

@@ -7,7 +7,8 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from riafs.cli.push import push_mounted, pushed_lines, tell_conflict
 from riafs.cli.render import print_json, printable
 from riafs.cli.running import run_command
 from riafs.daemon.pushing import Order
-from riafs.errors import Busy, OverlayFailed, PushConflict, RiafsError, UsageError
+from riafs.errors import Busy, GitError, OverlayFailed, PushConflict, RiafsError, UsageError
 from riafs.formats.gitwriting import Stamp
 from riafs.formats.runrecord import RunRecord, command_line, run_message
 from riafs.git.identity import author, committer
@@ -28,6 +29,8 @@ from riafs.settings import complete_environment
 _SECONDS = 120.0
 _GIT_SECONDS = 30.0
 _MESSAGE_FILE = "run-message"
+_MADE = ("added", "renamed", "copied")
+_NONE_IGNORED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Seen:
     others: Sequence[str]
     """What somebody else wrote meanwhile."""
     removed: Sequence[str]
+    ignored: Sequence[str]
+    """What is new and what ``.gitignore`` says is not to be kept: it stays local, as with git and DataLad."""
     moved: bool
     """Whether somebody pushed meanwhile."""
 
@@ -62,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         status = run_command(arguments.words, here.rstrip("/"), environment)
     finally:
-        seen = _seen(asked(target.mount, "recorded", {"recording": begun["recording"]}, _SECONDS))
+        reply = asked(target.mount, "recorded", {"recording": begun["recording"]}, _SECONDS)
+    seen = _seen(reply, _ignored(top, _made(reply), environment))
     directory = os.path.relpath(here, top)
     record = RunRecord(
         command_line(arguments.words),
@@ -111,14 +117,44 @@ def _datalad_id(top: str, environment: Mapping[str, str]) -> str | None:
     return os.fsdecode(done.stdout).strip() or None
 
 
-def _seen(reply: Mapping[str, Any]) -> Seen:
-    changes = reply["changes"]
+def _made(reply: Mapping[str, Any]) -> list[str]:
+    return [each["path"] for each in reply["changes"] if each["kind"] in _MADE]
+
+
+def _ignored(top: str, paths: Sequence[str], environment: Mapping[str, str]) -> frozenset[str]:
+    """Those of new `paths` that git would not add: git itself decides, by what the files of the mount say, and by what
+    the user's own configuration adds. Raises GitError.
+    """
+    if not paths:
+        return frozenset()
+    with tempfile.TemporaryDirectory() as directory:
+        own = {name: value for name, value in environment.items() if not name.startswith("GIT_")}
+        text = b"".join(os.fsencode(path) + b"\0" for path in paths)
+        for words, given in (
+            (["init", "--quiet", "--bare", "--template=", directory], b""),
+            (["--git-dir", directory, "--work-tree", top, "check-ignore", "-z", "--stdin", "--no-index"], text),
+        ):
+            try:
+                done = subprocess.run(
+                    ["git", *words], env=own, input=given, capture_output=True, check=False, timeout=_SECONDS, cwd=top
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise GitError(f"git cannot tell what {top} ignores: {error}") from error
+            if done.returncode not in (0, _NONE_IGNORED):
+                told = done.stderr.decode(errors="replace").strip()
+                raise GitError(f"git cannot tell what {top} ignores: {told}")
+    return frozenset(os.fsdecode(path) for path in done.stdout.split(b"\0") if path)
+
+
+def _seen(reply: Mapping[str, Any], ignored: Set[str]) -> Seen:
+    changes = [each for each in reply["changes"] if each["path"] not in ignored]
     return Seen(
         inputs=reply["inputs"],
         outputs=[each["path"] for each in changes if each["mine"] and each["kind"] != "removed"],
         elsewhere=reply["elsewhere"],
         others=[each["path"] for each in changes if not each["mine"]],
         removed=[each["path"] for each in changes if each["mine"] and each["kind"] == "removed"],
+        ignored=sorted(ignored),
         moved=reply["moved"],
     )
 
@@ -131,7 +167,7 @@ def _push(
 ) -> list[dict[str, Any]]:
     """Push what the command changed. If that fails, the message is kept with the changes, and where is said."""
     entrance = begun["path"]
-    paths = [*seen.outputs, *seen.removed] if seen.others else [""]
+    paths = [*seen.outputs, *seen.removed] if seen.others or seen.ignored else [""]
     places = [os.fsencode(os.path.join(entrance, path).rstrip("/")) for path in paths]
     try:
         if seen.moved:
@@ -177,6 +213,8 @@ def _tell(
         return
     for path in seen.elsewhere:
         complain(f"{printable(path)} was read too, which the record cannot name: it is outside of the dataset")
+    if seen.ignored:
+        complain(f"{len(seen.ignored)} new files stay local, as .gitignore leaves them out")
     for path in seen.others:
         complain(f"{printable(path)} was written by somebody else meanwhile; it stays local")
     if arguments.dry_run and not status:
@@ -200,6 +238,7 @@ def _described(status: int, seen: Seen, message: str, outcomes: Sequence[Mapping
         "removed": seen.removed,
         "elsewhere": seen.elsewhere,
         "others": seen.others,
+        "ignored": seen.ignored,
         "message": message,
         "pushed": list(outcomes),
     }

@@ -6,7 +6,6 @@ archive's copies the first counts out of which the right bytes come. What has no
 """
 
 import os
-import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import trio
 
 from riafs.archive.archive import ArchiveTools
 from riafs.cache.blocks_file import annex_content
+from riafs.cache.temporary import temporary_file
 from riafs.content.places import Place
 from riafs.content.verifying import Opened
 from riafs.errors import CorruptContent, NotInStore, RiafsError, StoreError, StoreTimeout
@@ -101,7 +101,7 @@ class LinkedMember:
     async def _written(self, decode: Callable[[int], Awaitable[bytes]], size: int) -> FileBytes:
         digest, left = checker(self.key), size
         try:
-            with tempfile.TemporaryFile(dir=self.tools.workshop.extractor.directory, buffering=0) as file:
+            with temporary_file(self.tools.workshop.extractor.directory, size) as file:
                 while left > 0:
                     data = await decode(min(left, _PIECE))
                     left -= len(data)

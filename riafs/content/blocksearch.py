@@ -3,7 +3,8 @@
 A round asks each place until one has the block. Places that said no are not asked again; damaged copies once more, as
 the network may have done it; servers that failed or have too much to do again and again, with growing pauses, until the
 deadline. So a block that nobody has is known to be missing after one round. A place that lets the reader wait for the
-first byte for long gets company once a round: the next place is asked as well, and the first block wins.
+first byte for long gets company once a round: the next place is asked as well, and the first block wins. So does each
+that stands still in its answer or its line, or takes long for what it sends, and it is asked last for a while.
 """
 
 import logging
@@ -49,6 +50,12 @@ Admit = Callable[[FileBlock, Locator, BlockPlace], Awaitable[BlockInVolume]]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _HEDGE_SECONDS, _HEDGE_FACTOR = 1.0, 3
 _LATENCIES = 64
+_STILL_SECONDS = 2.0
+"""How long an answer that has begun may stand still before another place is asked as well."""
+_SLOW = 64 << 10
+"""Bytes a second below which a block takes long."""
+_AT_ONCE = 3
+_ASKED_LAST_SECONDS = 30.0
 _SHORTEST = 0.1
 _TRIES_OF_DAMAGED = 2
 _REFRESH_SECONDS = 0.5
@@ -116,6 +123,22 @@ class Answering:
             log.warning("%s answers again", place.name)
 
 
+class Slow:
+    """Which places stood still a moment ago, and are asked last."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def add(self, place: BlockPlace) -> None:
+        """It stands still."""
+        self._until[place.name] = trio.current_time() + _ASKED_LAST_SECONDS
+
+    def last(self, places: Sequence[BlockPlace]) -> Sequence[BlockPlace]:
+        """`places`, those that are slow at the end."""
+        now = trio.current_time()
+        return sorted(places, key=lambda place: self._until.get(place.name, 0.0) > now) if self._until else places
+
+
 def new_request_id() -> str:
     """A name for what a server is asked, in the form of Arvados' own programs."""
     return "req-" + "".join(random.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=20))  # noqa: S311  # no secret
@@ -130,6 +153,7 @@ class SearchTools:
     latencies: Latencies
     damaged: Damaged
     answering: Answering
+    slow: Slow
     admit: Admit
     counters: Counters
     deadline: float
@@ -167,6 +191,11 @@ class Search:
         self._damages: dict[str, int] = {}
         self._problems: dict[str, RiafsError] = {}
         self._retry_after = 0.0
+        self._taking = trio.Lock()
+        self._room: Room | None = None
+        """For all attempts together: of those that go on at once, all but one have hardly received anything."""
+        self._attempts = 0
+        """Those that use it."""
         self._looked_in_place = False
 
     async def run(self) -> Found:
@@ -196,7 +225,7 @@ class Search:
 
     def _candidates(self) -> Sequence[BlockPlace]:
         places = [each for each in self._tools.places.order(self._locator) if each.name not in self._out]
-        return self._tools.damaged.last(places, self._locator)
+        return self._tools.damaged.last(self._tools.slow.last(places), self._locator)
 
     async def _refresh(self) -> None:
         with trio.move_on_after(_REFRESH_SECONDS):
@@ -222,8 +251,7 @@ class Search:
 
     async def _round(self) -> Found | None:
         waiting = deque(self._candidates())
-        running: list[Attempt] = []
-        may_hedge = True
+        running: dict[Attempt, BlockPlace | None] = {}
         self._retry_after = 0.0
         send, receive = trio.open_memory_channel[_Outcome](len(waiting))
         won: Found | None = None
@@ -231,18 +259,17 @@ class Search:
             async with trio.open_nursery() as nursery:
                 while waiting or running:
                     if not running:
-                        running.append(self._start(nursery, waiting.popleft(), send))
-                    outcome = await self._outcome(receive, running[0], may_hedge=may_hedge and bool(waiting))
+                        self._start(nursery, waiting, send, running)
+                    outcome = await self._outcome(receive, list(running) if waiting else ())
                     if outcome is None:
-                        may_hedge = False
                         self._tools.counters.blocks_hedged += 1
-                        running.append(self._start(nursery, waiting.popleft(), send))
+                        self._start(nursery, waiting, send, running)
                     elif outcome.found is not None:
                         won = outcome.found
                         nursery.cancel_scope.cancel()
                         break
                     else:
-                        running.remove(outcome.attempt)
+                        del running[outcome.attempt]
         except trio.Cancelled:
             _give_back(won)
             raise
@@ -250,55 +277,97 @@ class Search:
             _give_back(*_left_in(receive))
         return won
 
-    def _start(self, nursery: trio.Nursery, place: BlockPlace, send: "trio.MemorySendChannel[_Outcome]") -> Attempt:
+    def _start(
+        self,
+        nursery: trio.Nursery,
+        waiting: deque[BlockPlace],
+        send: "trio.MemorySendChannel[_Outcome]",
+        running: dict[Attempt, BlockPlace | None],
+    ) -> None:
         left = self._end - trio.current_time()
         attempt = Attempt(self._request_id, max(min(left, self._tools.deadline), _SHORTEST), self._tools.line.moves)
-        nursery.start_soon(self._ask, place, attempt, send)
-        return attempt
+        for each, slow in running.items():
+            if slow is not None and (each.begun is not None or each.asked is None):
+                self._tools.slow.add(slow)
+        running[attempt] = None
+        nursery.start_soon(self._ask, waiting, attempt, send, running)
 
     async def _outcome(
-        self, receive: "trio.MemoryReceiveChannel[_Outcome]", attempt: Attempt, *, may_hedge: bool
+        self, receive: "trio.MemoryReceiveChannel[_Outcome]", running: Sequence[Attempt]
     ) -> _Outcome | None:
-        """How an attempt ended; None once `attempt` has waited for its first byte for too long."""
-        while may_hedge and attempt.begun is None:
-            asked = trio.current_time() if attempt.asked is None else attempt.asked
-            with trio.move_on_at(asked + self._tools.latencies.too_long):
+        """How an attempt ended; None once the newest of those that are `running` needs company."""
+        while running and len(running) < _AT_ONCE:
+            newest = running[-1]
+            since = newest.standing_since
+            with trio.move_on_at(min(since + self._patience(newest), self._too_long(newest))):
                 return await receive.receive()
-            if attempt.asked is not None and attempt.begun is None and attempt.asked == asked:
+            alone = len(running) == 1 or newest.begun is not None
+            if alone and (newest.standing_since == since or trio.current_time() >= self._too_long(newest)):
                 return None
+            with trio.move_on_after(_SHORTEST):
+                return await receive.receive()
         return await receive.receive()
+
+    def _patience(self, attempt: Attempt) -> float:
+        return self._tools.latencies.too_long if attempt.begun is None else _STILL_SECONDS
+
+    def _too_long(self, attempt: Attempt) -> float:
+        """When an answer that goes on should have come to its end."""
+        if attempt.begun is None:
+            return float("inf")
+        return attempt.begun + _STILL_SECONDS + self._locator.size / _SLOW
 
     # -- one place ----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, place: BlockPlace, attempt: Attempt, send: "trio.MemorySendChannel[_Outcome]") -> None:
+    async def _ask(
+        self,
+        waiting: deque[BlockPlace],
+        attempt: Attempt,
+        send: "trio.MemorySendChannel[_Outcome]",
+        running: dict[Attempt, BlockPlace | None],
+    ) -> None:
+        """Ask the first that is `waiting`, as of when there is room for what it sends."""
         found = None
+        self._attempts += 1
         try:
-            with as_failure(f"block {self._locator.unsigned.decode()} of {place.name}"):
+            with as_failure(f"block {self._locator.unsigned.decode()} cannot be fetched"):
+                if not waiting[0].in_place:
+                    await self._take_room()
+                place = running[attempt] = self._tools.slow.last(waiting)[0]
+                waiting.remove(place)
                 found = await self._from(place, attempt)
         except RiafsError as problem:
-            self._note(place, problem)
-            if attempt.begun is not None or place.in_place:
-                self._tools.answering.answered(place)
-            elif attempt.asked is not None and not isinstance(problem, TaskFailed):
-                self._tools.answering.failed(place, problem)
+            self._fails(running[attempt] or waiting.popleft(), attempt, problem)
+        finally:
+            self._attempts -= 1
+            if not self._attempts and self._room is not None:
+                self._room.give_back()
+                self._room = None
         self._tools.latencies.add(attempt)
         send.send_nowait(_Outcome(attempt, found))
 
+    def _fails(self, place: BlockPlace, attempt: Attempt, problem: RiafsError) -> None:
+        self._note(place, problem)
+        if attempt.begun is not None or place.in_place:
+            self._tools.answering.answered(place)
+        elif attempt.asked is not None and not isinstance(problem, TaskFailed):
+            self._tools.answering.failed(place, problem)
+
     async def _from(self, place: BlockPlace, attempt: Attempt) -> Found:
-        room = None if place.in_place else await self._room()
-        try:
-            self._end = min(self._end, trio.current_time() + self._tools.deadline)
-            block = await self._fetched(place, attempt)
-            if isinstance(block, FileBlock):
-                return Found(await self._tools.admit(block, self._locator, place), None)
-        except BaseException:
-            if room is not None:
-                room.give_back()
-            raise
+        self._end = min(self._end, trio.current_time() + self._tools.deadline)
+        block = await self._fetched(place, attempt)
+        if isinstance(block, FileBlock):
+            return Found(await self._tools.admit(block, self._locator, place), None)
         self._tools.answering.answered(place)
+        room, self._room = self._room, None
         return Found(block, room)
 
-    async def _room(self) -> Room:
+    async def _take_room(self) -> None:
+        async with self._taking:
+            if self._room is None:
+                self._room = await self._new_room()
+
+    async def _new_room(self) -> Room:
         what = f"block {self._locator.unsigned.decode()}: memory is taken by blocks that do not come"
         try:
             return await self._tools.line.wait(partial(self._tools.memory.room, self._locator.size), what)

@@ -19,7 +19,7 @@ from cachetools import LRUCache
 
 from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.content.blockmemory import BlockMemory
-from riafs.content.blocksearch import Answering, Damaged, Latencies, Renew, Search, SearchTools
+from riafs.content.blocksearch import Answering, Damaged, Latencies, Renew, Search, SearchTools, Slow
 from riafs.content.blockstoring import BlockStorer
 from riafs.content.inplace import rested
 from riafs.content.keepcopies import copies
@@ -97,6 +97,7 @@ class KeepBlocks:
             memory=self._memory,
             latencies=Latencies(),
             damaged=Damaged(tools.counters),
+            slow=Slow(),
             answering=Answering(),
             admit=self._verified,
             counters=tools.counters,

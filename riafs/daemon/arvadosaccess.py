@@ -113,7 +113,10 @@ def _settings_file(environment: Mapping[str, str]) -> dict[str, str]:
             with open(path, encoding="utf-8", errors="replace") as file:
                 mode = os.fstat(file.fileno()).st_mode
                 found = parse_settings(file.read(_MAX_SETTINGS))
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            log.warning("cannot read %s: %s; it is left out", path, error.strerror)
             continue
         if mode & 0o077 and "ARVADOS_API_TOKEN" in found:
             log.warning("%s holds a token and can be read by others: chmod 600 %s", path, path)

@@ -136,6 +136,8 @@ async def _push(
         try:
             for group in _related(parts):
                 try:
+                    for part in group.values():
+                        await overlay.inspector.check(part.carried.changes)
                     members = [
                         Member(
                             at,

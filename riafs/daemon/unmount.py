@@ -9,6 +9,7 @@ import ctypes
 import errno
 import glob
 import os
+import pwd
 import subprocess
 
 from riafs.daemon.bounded import call_in_child
@@ -48,6 +49,10 @@ def unmount(mount: Mount, *, lazy: bool = False, force: bool = False) -> None:
 
     A dead mount that is still in use is detached lazily. Raises MountpointError for one that is busy or not ours.
     """
+    if os.geteuid() not in (0, mount.owner):
+        raise MountpointError(
+            f"{mount.mountpoint} is the mount of {_called(mount.owner)}: only that user and root can unmount it"
+        )
     lazy = lazy or force or is_dead(mount)
     if force:
         abort(mount)
@@ -55,6 +60,13 @@ def unmount(mount: Mount, *, lazy: bool = False, force: bool = False) -> None:
         _umount2(mount.mountpoint, (_MNT_DETACH if lazy else 0) | (_MNT_FORCE if force else 0))
     else:
         _unmount_as_user(mount.mountpoint, lazy=lazy)
+
+
+def _called(uid: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"uid {uid}"
 
 
 def abort(mount: Mount) -> None:

@@ -8,27 +8,38 @@ their streams, no name that is a file and a folder. A Manifest is immutable and 
 asked for.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from riafs.errors import MalformedManifest
+from riafs.formats.columns import Pages
 from riafs.formats.locators import Locator
 from riafs.formats.manifests_blocks import NO_BLOCK, Locators, Segment, Streams
 from riafs.formats.manifests_folder import FOLDER, Folder, read_folder
-from riafs.formats.manifests_reading import Reader, Reading
+from riafs.formats.manifests_large import LARGE, read_large_folder
+from riafs.formats.manifests_reading import Reader
 from riafs.formats.manifests_tree import FolderTree, Runs
 
-__all__ = ["FOLDER", "NO_BLOCK", "Folder", "Manifest", "Segment", "parse_manifest"]
+__all__ = ["FOLDER", "NO_BLOCK", "Folder", "Manifest", "ManifestReader", "Segment", "parse_manifest"]
 
 _CHUNK = 1 << 20
+
+MakePages = Callable[[], Pages]
+"""Makes a place for what is too large to be kept in memory."""
 
 
 class Manifest:
     """What a manifest says. Paths are bytes as they are on disk, ``b""`` for the top."""
 
-    __slots__ = ("_locators", "_runs", "_streams", "_tree", "portable_data_hash")
+    __slots__ = ("_locators", "_pages", "_runs", "_streams", "_tree", "portable_data_hash")
 
     def __init__(
-        self, portable_data_hash: bytes, locators: Locators, streams: Streams, tree: FolderTree, runs: Runs
+        self,
+        portable_data_hash: bytes,
+        locators: Locators,
+        streams: Streams,
+        tree: FolderTree,
+        runs: Runs,
+        pages: MakePages | None = None,
     ) -> None:
         self.portable_data_hash = portable_data_hash
         """``digest+size`` of the text without hints: the collection's name by its content."""
@@ -36,6 +47,7 @@ class Manifest:
         self._streams = streams
         self._tree = tree
         self._runs = runs
+        self._pages = pages
 
     @property
     def block_count(self) -> int:
@@ -59,7 +71,7 @@ class Manifest:
         if other.portable_data_hash != self.portable_data_hash:
             names = f"{other.portable_data_hash.decode()}, not {self.portable_data_hash.decode()}"
             raise MalformedManifest(f"the manifest is that of {names}")
-        return Manifest(self.portable_data_hash, other._locators, self._streams, self._tree, self._runs)
+        return Manifest(self.portable_data_hash, other._locators, self._streams, self._tree, self._runs, self._pages)
 
     def folder_weight(self, path: bytes) -> int:
         """Bytes of the tokens in a folder, 0 if there is none: what it costs to take it apart."""
@@ -69,7 +81,30 @@ class Manifest:
     def folder(self, path: bytes) -> Folder | None:
         """The folder at `path`, taken apart anew at each call; None if there is none."""
         number = self._tree.find(path)
-        return None if number is None else read_folder(self._tree, self._runs, self._streams, number)
+        if number is None:
+            return None
+        if self._pages is not None and self.folder_weight(path) > LARGE:
+            return read_large_folder(self._tree, self._runs, self._streams, number, self._pages)
+        return read_folder(self._tree, self._runs, self._streams, number)
+
+
+class ManifestReader:
+    """Reads a manifest that comes in chunks. `lenient`: see `parse_manifest`; `pages`: None for memory only."""
+
+    def __init__(self, *, lenient: bool = False, pages: MakePages | None = None) -> None:
+        self._pages = pages
+        self._reader = Reader(lenient=lenient, pages=None if pages is None else pages())
+
+    def feed(self, chunk: bytes | bytearray | memoryview) -> None:
+        """The next part of the text, of any size. Raises MalformedManifest: line and reason."""
+        view = memoryview(chunk).cast("B")
+        for start in range(0, len(view), _CHUNK):
+            self._reader.feed(bytes(view[start : start + _CHUNK]))
+
+    def finish(self) -> Manifest:
+        """The manifest, all of which has come. Raises MalformedManifest."""
+        read = self._reader.finish()
+        return Manifest(read.portable_data_hash, read.locators, read.streams, read.tree, read.runs, self._pages)
 
 
 def parse_manifest(text: bytes | bytearray | memoryview | Iterable[bytes], *, lenient: bool = False) -> Manifest:
@@ -79,13 +114,7 @@ def parse_manifest(text: bytes | bytearray | memoryview | Iterable[bytes], *, le
     the length that is written, and segments of NO_BLOCK where there are no bytes. Raises MalformedManifest: line and
     reason.
     """
-    reader = Reader(lenient=lenient)
+    reader = ManifestReader(lenient=lenient)
     for chunk in (text,) if isinstance(text, bytes | bytearray | memoryview) else text:
-        view = memoryview(chunk).cast("B")
-        for start in range(0, len(view), _CHUNK):
-            reader.feed(bytes(view[start : start + _CHUNK]))
-    return _manifest(reader.finish())
-
-
-def _manifest(reading: Reading) -> Manifest:
-    return Manifest(reading.portable_data_hash, reading.locators, reading.streams, reading.tree, reading.runs)
+        reader.feed(chunk)
+    return reader.finish()

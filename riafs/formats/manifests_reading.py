@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from operator import add
 
 from riafs.errors import MalformedManifest
+from riafs.formats.columns import Pages
 from riafs.formats.locators import MAX_SIZE
-from riafs.formats.manifests_blocks import Locators, Streams
+from riafs.formats.manifests_blocks import Locators, LocatorsBuilder, Streams, StreamsBuilder
 from riafs.formats.manifests_folder import file_names
 from riafs.formats.manifests_names import PATH, lightly_escaped, possible, resolved, unescaped
 from riafs.formats.manifests_tokens import TOKEN, Columns, is_utf8, plain_columns
-from riafs.formats.manifests_tree import MAX_FOLDERS, FolderTree, Runs
+from riafs.formats.manifests_tree import MAX_FOLDERS, FolderTree, Runs, RunsBuilder
 from riafs.formats.portablehash import PortableHash
 from riafs.formats.text import shown
 
 _MAX_ITEM = 4 << 20
+_MAX_ROUTED = 8 << 20
 _MAX_BYTES = (1 << 63) - 1
 """What all files of a collection may have together, so that no sum is too long for a column."""
 
@@ -56,16 +58,17 @@ class _Line:
 class Reader:
     """Reads one manifest. `feed` it all chunks, then `finish`; both raise MalformedManifest."""
 
-    def __init__(self, *, lenient: bool) -> None:
+    def __init__(self, *, lenient: bool, pages: Pages | None) -> None:
         self._lenient = lenient
         self._hash = PortableHash()
-        self._locators, self._streams = Locators(), Streams()
-        self._tree, self._runs = FolderTree(), Runs()
+        self._locators, self._streams = LocatorsBuilder(pages), StreamsBuilder(pages)
+        self._tree, self._runs = FolderTree(), RunsBuilder(pages)
         self._rest = b""
         self._bytes = 0
         self._line: _Line | None = None
         self._routed: dict[int, bytearray] = {}
         """Tokens of the line that belong to other folders than its own."""
+        self._routed_bytes = 0
         self._locator = _LENIENT if lenient else _STRICT
 
     def feed(self, chunk: bytes) -> None:
@@ -87,8 +90,11 @@ class Reader:
         """The end of the text."""
         if self._rest or self._line is not None:
             raise self._malformed("no newline at the end")
-        self._check_names()
-        return Reading(self._hash.value(), self._locators, self._streams, self._tree, self._runs)
+        reading = Reading(
+            self._hash.value(), self._locators.build(), self._streams.build(), self._tree, self._runs.build()
+        )
+        _check_names(reading)
+        return reading
 
     def _malformed(self, reason: str) -> MalformedManifest:
         line = len(self._streams) + (self._line is None)
@@ -136,11 +142,15 @@ class Reader:
         """The newline behind a line."""
         if not line.has_tokens:
             raise self._malformed("no file token" if line.has_blocks else "no locator")
+        self._put_routed(line)
+        self._line = None
+
+    def _put_routed(self, line: _Line) -> None:
         for folder, tokens in self._routed.items():
             self._tree.add_run(folder, self._runs.append(line.stream))
             self._runs.extend(tokens)
         self._routed.clear()
-        self._line = None
+        self._routed_bytes = 0
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 
@@ -154,6 +164,9 @@ class Reader:
         else:
             for token in tokens.split(b" "):
                 self._read_token(line, token)
+            if self._routed_bytes > _MAX_ROUTED:
+                self._put_routed(line)
+                self._tree.add_run(line.folder, self._runs.append(line.stream))
 
     def _fits(self, line: _Line, columns: Columns) -> bool:
         end: int = max(map(add, columns.positions, columns.lengths))
@@ -178,8 +191,12 @@ class Reader:
             raise self._malformed(f"invalid file token {shown(token)}")
         folder = self._folder(resolved([*line.parts, *path]), token) if path else line.folder
         if not marker:
-            kept = self._runs if folder == line.folder else self._routed.setdefault(folder, bytearray())
-            kept.extend(b"%d:%d:%b " % (position, length, lightly_escaped(name)))
+            written = b"%d:%d:%b " % (position, length, lightly_escaped(name))
+            if folder == line.folder:
+                self._runs.extend(written)
+            else:
+                self._routed.setdefault(folder, bytearray()).extend(written)
+                self._routed_bytes += len(written)
 
     # -- folders ------------------------------------------------------------------------------------------------------
 
@@ -191,16 +208,17 @@ class Reader:
             raise self._malformed(f"more than {MAX_FOLDERS} folders")
         return folder
 
-    def _check_names(self) -> None:
-        """No name is that of a file and of a folder."""
-        for folder in self._tree.parents():
-            below = self._tree.below(folder).keys()
-            for run in self._tree.runs(folder):
-                for names in file_names(self._runs, run):
-                    if not below.isdisjoint(names):
-                        name = next(name for name in names if name in below)
-                        line = self._runs.stream(run) + 1
-                        raise MalformedManifest(f"line {line}: {shown(name)} is a file here and a folder elsewhere")
+
+def _check_names(reading: Reading) -> None:
+    """No name is that of a file and of a folder."""
+    for folder in reading.tree.parents():
+        below = reading.tree.below(folder).keys()
+        for run in reading.tree.runs(folder):
+            for names in file_names(reading.runs, run):
+                if not below.isdisjoint(names):
+                    name = next(name for name in names if name in below)
+                    line = reading.runs.stream(run) + 1
+                    raise MalformedManifest(f"line {line}: {shown(name)} is a file here and a folder elsewhere")
 
 
 def _is_path(text: bytes) -> bool:

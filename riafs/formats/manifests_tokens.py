@@ -5,7 +5,7 @@ checked and taken apart by a few passes over the whole piece; others token by to
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from riafs.formats.manifests_names import unescaped_names
@@ -74,14 +74,6 @@ def is_utf8(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def pieces(text: bytes | bytearray, start: int, end: int) -> Iterator[bytes]:
-    """Tokens that were found well formed, each with a blank behind it, from `start` to `end` in `text`."""
-    while start < end:
-        stop = end if end - start <= PIECE else text.index(b" ", start + PIECE) + 1
-        yield bytes(text[start : stop - 1])
-        start = stop
 
 
 def columns_of(piece: bytes) -> Columns:

@@ -8,6 +8,10 @@ are taken apart when somebody looks into the folder; until then a file costs the
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 
+from riafs.formats.columns import Growing, Pages
+from riafs.formats.manifests_tokens import PIECE
+from riafs.formats.sevenzip_table import Column
+
 MAX_FOLDERS = 2_000_000
 """Two letters can make a folder, which takes 200 bytes: there may not be more of them than fit into memory."""
 TOP = 0
@@ -19,15 +23,46 @@ class Runs:
 
     __slots__ = ("_starts", "_streams", "_text")
 
-    def __init__(self) -> None:
-        self._text = bytearray()
-        self._starts = array("Q")
-        self._streams = array("I")
+    def __init__(self, text: Column, starts: Column, streams: Column) -> None:
+        self._text = text
+        self._starts = starts
+        self._streams = streams
 
-    @property
-    def text(self) -> bytearray:
-        """Of all runs, one behind the other."""
-        return self._text
+    def stream(self, run: int) -> int:
+        """The stream that the tokens of a run are ranges of."""
+        return self._streams[run]
+
+    def length(self, run: int) -> int:
+        """Bytes in a run."""
+        start, end = self._place(run)
+        return end - start
+
+    def _place(self, run: int) -> tuple[int, int]:
+        """Where a run begins and ends in the text."""
+        following = run + 1
+        return self._starts[run], self._starts[following] if following < len(self._starts) else len(self._text)
+
+    def pieces(self, run: int) -> Iterator[bytes]:
+        """The tokens of a run, one blank between them, about `PIECE` bytes at a time."""
+        start, end = self._place(run)
+        rest = b""
+        for at in range(start, end, PIECE):
+            text = rest + bytes(self._text[at : min(at + PIECE, end)])
+            whole = text.rfind(b" ")
+            rest = text[whole + 1 :]
+            if whole > 0:
+                yield text[:whole]
+
+
+class RunsBuilder:
+    """Runs in the making."""
+
+    __slots__ = ("_starts", "_streams", "_text")
+
+    def __init__(self, pages: Pages | None) -> None:
+        self._text = Growing("B", pages)
+        self._starts = Growing("Q", pages)
+        self._streams = Growing("I", pages)
 
     def append(self, stream: int) -> int:
         """A new run, without text yet. Returns its number."""
@@ -37,21 +72,11 @@ class Runs:
 
     def extend(self, tokens: bytes | bytearray) -> None:
         """More for the newest run."""
-        self._text += tokens
+        self._text.extend(tokens)
 
-    def stream(self, run: int) -> int:
-        """The stream that the tokens of a run are ranges of."""
-        return self._streams[run]
-
-    def length(self, run: int) -> int:
-        """Bytes in a run."""
-        start, end = self.place(run)
-        return end - start
-
-    def place(self, run: int) -> tuple[int, int]:
-        """Where a run begins and ends in the text."""
-        following = run + 1
-        return self._starts[run], self._starts[following] if following < len(self._starts) else len(self._text)
+    def build(self) -> Runs:
+        """All that was added."""
+        return Runs(self._text.settled(), self._starts.settled(), self._streams.settled())
 
 
 class FolderTree:

@@ -7,16 +7,21 @@ different hashes (Arvados' documentation of manifests).
 import hashlib
 import re
 
+from riafs.errors import MalformedManifest
+
+_MAX_ITEM = 4 << 20
 # A locator with hints; no first item of a line, and no token, which has a colon.
 _HINTS = re.compile(rb"( [^ :+\n]*+\+[0-9]++)\+[^ :\n]*+(?=[ \n])")
 
 
 class PortableHash:
-    """The hash of a text that comes in parts, each of which ends behind an item or a newline."""
+    """The hash of a text that comes in parts: with `update` whole items and lines, with `feed` cut anywhere."""
 
     def __init__(self) -> None:
         self._md5 = hashlib.md5()
         self._length = 0
+        self._rest = b""
+        self._in_line = False
 
     def update(self, text: bytes, *, in_line: bool) -> None:
         """The next part; `in_line`: whether it goes on with a line."""
@@ -24,8 +29,21 @@ class PortableHash:
         self._md5.update(stripped)
         self._length += len(stripped)
 
+    def feed(self, chunk: bytes) -> None:
+        """The next part, wherever it ends. Raises MalformedManifest for a text without blanks and lines."""
+        data = self._rest + chunk
+        whole = max(data.rfind(b" "), data.rfind(b"\n")) + 1
+        self._rest = data[whole:]
+        if len(self._rest) > _MAX_ITEM:
+            raise MalformedManifest(f"a name or token of more than {_MAX_ITEM >> 20} MiB")
+        if whole:
+            self.update(data[:whole], in_line=self._in_line)
+            self._in_line = data[whole - 1 : whole] == b" "
+
     def value(self) -> bytes:
         """The hash of all parts."""
+        self.update(self._rest, in_line=self._in_line)
+        self._rest = b""
         return b"%b+%d" % (self._md5.hexdigest().encode(), self._length)
 
 

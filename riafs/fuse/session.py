@@ -1,6 +1,8 @@
 """A mount: the kernel's side of a FileSystem, from mounting to unmounting. One per process, as pyfuse3 has it."""
 
 import logging
+import os
+import pwd
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -64,6 +66,18 @@ def _escaped(fsname: str) -> str:
     return quote(fsname, safe="/:@#~+?&=%[] ").replace("%2C", "%2c")
 
 
+def _nameless() -> str:
+    """Why fusermount3 refuses whoever has no name; root, and who may mount without it, needs none."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return (
+            f"fusermount3 mounts only for users with a name, and uid {os.getuid()} has none: give it an entry in "
+            f"/etc/passwd, or let root mount with -o allow_other,uid={os.getuid()}"
+        )
+    return ""
+
+
 class Session:
     """Serves `filesystem`. `background` is the task that keeps what the filesystem needs running while it is served."""
 
@@ -86,7 +100,8 @@ class Session:
             pyfuse3.init(self._operations(), self._options.mountpoint, self._options.as_libfuse())
         except RuntimeError as error:
             raise MountFailed(
-                f"cannot mount on {self._options.mountpoint}: the kernel or fusermount3 refused (try riafs doctor)"
+                f"cannot mount on {self._options.mountpoint}: the kernel or fusermount3 refused "
+                f"({_nameless() or 'try riafs doctor'})"
             ) from error
         try:
             async with trio.open_nursery() as nursery:
@@ -95,6 +110,7 @@ class Session:
                 if isinstance(self._filesystem, WritableFileSystem):
                     self._background.keep_running(self._filesystem.keep)
                     self._background.keep_running(self._filesystem.keep_bases)
+                    self._background.keep_running(self._filesystem.overlay.inspector.keep_up)
                 task_status.started()
                 await pyfuse3.main(max_tasks=_MAX_TASKS)
                 nursery.cancel_scope.cancel()

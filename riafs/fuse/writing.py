@@ -16,7 +16,7 @@ from riafs.fuse.operations import NAME_MAX, check_attribute
 from riafs.fuse.presentation import KINDS, Presenter, file_info
 from riafs.overlay.naming import Maker
 from riafs.tree.protocol import Kind
-from riafs.vfs.writable import WritableFileSystem
+from riafs.vfs.writable import WRITING, WritableFileSystem
 
 
 class WritingOperations(pyfuse3.Operations):
@@ -39,8 +39,11 @@ class WritingOperations(pyfuse3.Operations):
         self._filesystem = filesystem
         self._presenter = presenter
         self._forget_content = forget_content
+        passes: dict[str, Callable[..., bool]] = dict.fromkeys(_LOOKING, lambda inode, *_: filesystem.is_apart(inode))
+        passes["read"] = lambda handle, *_: filesystem.is_apart_handle(handle)
+        passes["open"] = lambda inode, flags, _: not flags & WRITING and filesystem.is_apart(inode)
         for name in _HANDLERS:
-            setattr(self, name, guard.wrap(filesystem.in_turn(getattr(self, name))))
+            setattr(self, name, guard.wrap(filesystem.in_turn(getattr(self, name), passes.get(name))))
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -261,6 +264,8 @@ class WritingOperations(pyfuse3.Operations):
         self._filesystem.release(fh)
 
 
+_LOOKING = ("lookup", "getattr", "readlink", "getxattr", "opendir")
+"""Handlers that only look at the inode that comes first."""
 _HANDLERS = (
     "lookup", "getattr", "readlink", "statfs", "opendir", "readdir", "releasedir", "fsyncdir", "create", "mknod",
     "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "_attribute", "setxattr", "removexattr", "open",

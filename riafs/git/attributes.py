@@ -6,12 +6,12 @@ attributes count, so that a push does the same for everybody.
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
 
+from riafs.cache.temporary import temporary_directory
 from riafs.errors import GitError, StoreTimeout
 from riafs.git.environment import PrivateGitDirs, run_git
 
@@ -33,7 +33,9 @@ class AttributeFiles:
         """The values of the attributes `names` for each path. Raises GitError, StoreTimeout."""
         if not self.files or not paths:
             return [{} for _ in paths]
-        directory = tempfile.mkdtemp(prefix=b"attributes-", dir=gits.scratch)
+        directory, _ = temporary_directory(
+            gits.scratch, b"attributes-", lambda path: os.mkdir(path + b"/objects", 0o700)
+        )
         try:
             return await self._ask(directory, paths, names, gits)
         finally:
@@ -44,7 +46,6 @@ class AttributeFiles:
     ) -> list[Values]:
         environment = dict(gits.environment(directory + b"/objects", b"sha1"))
         environment["GIT_INDEX_FILE"] = os.fsdecode(directory + b"/index")
-        os.mkdir(directory + b"/objects", 0o700)
         entries = []
         for path, content in self.files.items():
             oid = await _run([gits.program, "hash-object", "-w", "--no-filters", "--stdin"], content, environment)

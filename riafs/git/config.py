@@ -13,6 +13,7 @@ from pathlib import Path
 
 import trio
 
+from riafs.children import run_again
 from riafs.errors import GitError
 from riafs.formats.gitconfig import parse_config_list
 from riafs.git.environment import PrivateGitDirs, run_git
@@ -66,13 +67,8 @@ def instead_of_rules(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     `environment` must hold what git needs to find that configuration (HOME or XDG_CONFIG_HOME, PATH).
     """
     try:
-        done = subprocess.run(
-            ["git", "config", "-z", "--get-regexp", r"^url\..*\.insteadof$"],
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
+        done = run_again(
+            ["git", "config", "-z", "--get-regexp", r"^url\..*\.insteadof$"], environment=environment, seconds=_SECONDS
         )
     except OSError as error:
         log.warning("url.*.insteadOf is not used, since git cannot be started: %s", error.strerror)

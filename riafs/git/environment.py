@@ -13,12 +13,12 @@ out of the store, git gets a directory of links to the store's loose objects and
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
 from riafs.cache.private import private_opener
+from riafs.cache.temporary import temporary_directory
 from riafs.children import ATTEMPTS, ended_by_others
 from riafs.errors import GitError
 
@@ -34,23 +34,30 @@ class PrivateGitDirs:
         self.program = program
         self._search_path = search_path
         self.scratch = scratch
-        self._directory = tempfile.mkdtemp(prefix=b"git-", dir=scratch)
         self._made: dict[bytes, bytes] = {}
-        self._links = 0
+        self._directories: list[bytes] = []
 
     def close(self) -> None:
         """Remove them."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        for path in self._directories:
+            shutil.rmtree(path, ignore_errors=True)
 
     def _git_dir(self, object_format: bytes) -> bytes:
         if object_format not in self._made:
-            path = self._directory + b"/" + object_format
-            for part in (b"", b"/objects", b"/refs"):
-                os.mkdir(path + part, 0o700)
-            _write(path + b"/HEAD", b"ref: refs/heads/none\n")
-            _write(path + b"/config", _CONFIG[object_format])
-            self._made[object_format] = path
+
+            def fill(path: bytes) -> None:
+                for part in (b"/objects", b"/refs"):
+                    os.mkdir(path + part, 0o700)
+                _write(path + b"/HEAD", b"ref: refs/heads/none\n")
+                _write(path + b"/config", _CONFIG[object_format])
+
+            self._made[object_format] = self._directory(fill)
         return self._made[object_format]
+
+    def _directory(self, fill: Callable[[bytes], None]) -> bytes:
+        path, _ = temporary_directory(self.scratch, b"git-", fill)
+        self._directories.append(path)
+        return path
 
     def environment(self, objects: bytes, object_format: bytes) -> Mapping[str, str]:
         """The complete environment for a git that reads the object directory `objects` (``sha1`` or ``sha256``)."""
@@ -75,21 +82,21 @@ class PrivateGitDirs:
     ) -> bytes:
         """A new object directory that holds links to what `objects` has, of each of `parts` only to the given names in
         it, and names only the given `alternates`."""
-        self._links += 1
-        path = self._directory + b"/linked-%d" % self._links
-        for part in (b"", b"/info"):
-            os.mkdir(path + part, 0o700)
-        for part in (*_FAN_OUT, b"pack"):
-            if part not in parts:
-                os.symlink(objects + b"/" + part, path + b"/" + part)
-            elif parts[part]:
-                os.mkdir(path + b"/" + part, 0o700)
-                for name in parts[part]:
-                    if not name.startswith(_INDEX_OF_PACKS):  # it may name packs that are left out
-                        os.symlink(b"/".join((objects, part, name)), b"/".join((path, part, name)))
-        if alternates:
-            _write(path + b"/info/alternates", b"".join(line + b"\n" for line in alternates))
-        return path
+
+        def fill(path: bytes) -> None:
+            os.mkdir(path + b"/info", 0o700)
+            for part in (*_FAN_OUT, b"pack"):
+                if part not in parts:
+                    os.symlink(objects + b"/" + part, path + b"/" + part)
+                elif parts[part]:
+                    os.mkdir(path + b"/" + part, 0o700)
+                    for name in parts[part]:
+                        if not name.startswith(_INDEX_OF_PACKS):  # it may name packs that are left out
+                            os.symlink(b"/".join((objects, part, name)), b"/".join((path, part, name)))
+            if alternates:
+                _write(path + b"/info/alternates", b"".join(line + b"\n" for line in alternates))
+
+        return self._directory(fill)
 
 
 _CORE = b"\tbare = true\n\tcommitGraph = false\n"

@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Mapping
 
+from riafs.children import run_again
 from riafs.errors import NoAuthor
 from riafs.formats.gitwriting import Stamp
 
@@ -34,10 +35,8 @@ def _asked(variable: str, environment: Mapping[str, str]) -> Stamp:
     """git's answer; it is not let to make up an address from the names of user and machine."""
     outside = {name: value for name, value in environment.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
     try:
-        done = subprocess.run(
-            ["git", "-c", "user.useConfigOnly=true", "var", variable],
-            env=outside, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False,
-        )  # fmt: skip
+        command = ["git", "-c", "user.useConfigOnly=true", "var", variable]
+        done = run_again(command, environment=outside, seconds=_SECONDS, cwd="/")
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoAuthor(f"git cannot be asked who you are: {error}") from error
     if done.returncode or not done.stdout.strip():

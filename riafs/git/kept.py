@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from riafs.cache.private import private_opener
+from riafs.cache.private import prompt_opener
 from riafs.errors import OverlayFailed
 from riafs.formats.gitobjects import SUBMODULE
 from riafs.formats.gitwriting import GitBytes, make_pack, read_items
@@ -132,7 +132,7 @@ async def _in_thread(function: Callable[..., None], *arguments: object) -> None:
 
 def _write(path: bytes, data: bytes) -> None:
     """Durably, whole or not there."""
-    with open(path + b".new", "wb", opener=private_opener) as file:
+    with open(path + b".new", "wb", opener=prompt_opener) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

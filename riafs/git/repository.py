@@ -6,13 +6,22 @@ batch, the objects are asked for again in halves, so that a damaged pack costs o
 
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 
 import trio
 
+from riafs.cache.temporary import temporary_file
 from riafs.children import ATTEMPTS, ended_by_others
-from riafs.errors import CorruptContent, GitError, MalformedObject, MissingObject, NoSuchVersion, StoreTimeout, TooLarge
+from riafs.errors import (
+    CorruptContent,
+    GitError,
+    MalformedObject,
+    MissingObject,
+    NoSuchVersion,
+    StoreError,
+    StoreTimeout,
+    TooLarge,
+)
 from riafs.formats.gitobjects import (
     DIRECTORY,
     SUBMODULE,
@@ -228,7 +237,11 @@ class Repository:
 
     async def _large_blob(self, oid: bytes, size: int) -> RangedBytes:
         """The blob in an unlinked file, its bytes checked against its name: git does not look (see CatFile)."""
-        with tempfile.TemporaryFile(dir=self._pool.gits.scratch) as file:
+        try:
+            made = temporary_file(self._pool.gits.scratch, size)
+        except OSError as error:
+            raise StoreError(f"no room for git object {oid.decode()} of {self.name}: {error.strerror}") from error
+        with made as file:
             for _ in range(ATTEMPTS):
                 if not ended_by_others(await self._write_blob(oid, size, file.fileno())):
                     break

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from riafs.cache.private import private_opener
+from riafs.cache.private import prompt_opener
 from riafs.errors import OverlayFailed
 from riafs.overlay.changes import Carried, Change, ChangeKind, Stood
 from riafs.overlay.datafiles import failure
@@ -45,7 +45,7 @@ class Announcements:
         """Keep one, durably, in the place of an earlier one. Raises OverlayFull, OverlayFailed."""
         path = self._file(announced.dataset)
         try:
-            with open(f"{path}.new", "w", encoding="utf-8", opener=private_opener) as file:
+            with open(f"{path}.new", "w", encoding="utf-8", opener=prompt_opener) as file:
                 json.dump(_encoded(announced), file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -67,7 +67,7 @@ class Announcements:
 
     def _read(self, path: str) -> Announced:
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8", opener=prompt_opener) as file:
                 return _decoded(json.load(file))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OverlayFailed(

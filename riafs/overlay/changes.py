@@ -65,6 +65,8 @@ class LocalContent(NamedTuple):
     target: bytes | None
     """Of a symbolic link; None for a file."""
     executable: bool
+    written: int = 0
+    """Bytes that the local file has at least."""
 
     @property
     def is_whole(self) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from riafs.cache.private import private_opener
+from riafs.cache.private import prompt_opener
 from riafs.errors import OverlayDamaged
 
 DATABASE = "overlay.sqlite"
@@ -65,7 +65,11 @@ class StateFile:
         self._now = State(identity, this_boot())
         self._file = os.open(f"{path}/{_STATE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if before is None:
-            self._write(self._now)
+            try:
+                self._put(self._now)
+            except OSError:  # no room: a database must not get rows without it
+                os.close(self._file)
+                raise
 
     @property
     def identity(self) -> bytes:
@@ -86,9 +90,12 @@ class StateFile:
 
     def _write(self, state: State) -> None:
         self._now = state
-        packed = _RECORD.pack(_MAGIC, state.identity, state.boot, state.commits, state.durable, state.closed)
         with contextlib.suppress(OSError):  # an earlier record promises less, so it is as true
-            os.pwrite(self._file, packed + zlib.crc32(packed).to_bytes(4, "little"), 0)
+            self._put(state)
+
+    def _put(self, state: State) -> None:
+        packed = _RECORD.pack(_MAGIC, state.identity, state.boot, state.commits, state.durable, state.closed)
+        os.pwrite(self._file, packed + zlib.crc32(packed).to_bytes(4, "little"), 0)
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -96,13 +103,16 @@ class StateFile:
 
 
 def read_state(path: str) -> State | None:
-    """The record in the directory `path`, None where there is none. Raises OverlayDamaged."""
+    """The record in the directory `path`, None where there is none yet. Raises OverlayDamaged."""
     try:
-        text = Path(path, _STATE).read_bytes()
+        with open(f"{path}/{_STATE}", "rb", opener=prompt_opener) as file:
+            text = file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise damaged(path, f"its {_STATE} cannot be read: {error.strerror}") from error
+    if not text:  # made on a full disk; where there are rows, one that is missing is told of
+        return None
     packed, check = text[: _RECORD.size], text[_RECORD.size :]
     if len(text) != _RECORD.size + 4 or check != zlib.crc32(packed).to_bytes(4, "little"):
         raise damaged(path, f"its {_STATE} is damaged")
@@ -120,6 +130,8 @@ def read_database(path: str, name: str = DATABASE) -> Found | None:
     file = f"{path}/{name}"
     if not os.path.lexists(file) or (os.path.isfile(file) and os.path.getsize(file) == 0 and not _has_log(path)):
         return None
+    if not all_files(file):
+        raise damaged(path, f"its {name}, or {name}-wal, is no file")
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(file)}?mode=ro", uri=True)) as database:
             tables = {table for (table,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
@@ -189,7 +201,10 @@ def keep_copy(path: str) -> None:
         return
     unfinished = f"{path}/{COPY}.new"
     try:
-        with open(f"{path}/{DATABASE}", "rb") as source, open(unfinished, "wb", opener=private_opener) as target:
+        with (
+            open(f"{path}/{DATABASE}", "rb", opener=prompt_opener) as source,
+            open(unfinished, "wb", opener=prompt_opener) as target,
+        ):
             shutil.copyfileobj(source, target, _PIECE)
         os.rename(unfinished, f"{path}/{COPY}")
     except OSError:  # no room, perhaps: there only is no copy then
@@ -206,6 +221,12 @@ def damaged(path: str, what: str) -> OverlayDamaged:
         f"the overlay {path} is not complete: {what}; {there}; nothing was changed. "
         f"riafs overlay recover {path} makes it usable again and keeps all data"
     )
+
+
+def all_files(database: str) -> bool:
+    """Whether what there is of a database are files: SQLite would wait for the other end of a fifo."""
+    names = (database, f"{database}-wal", f"{database}-shm", f"{database}-journal")
+    return all(os.path.isfile(name) or not os.path.exists(name) for name in names)
 
 
 def _has_log(path: str) -> bool:

@@ -1,16 +1,18 @@
 """The overlay's data files: one for each file with local bytes, sparse, called by its number.
 
-Invariants: a file is removed only after the rows that no longer name it are durable (`doom`, then `purge`); what lies
-beyond the end of the data reads as zeros.
+Invariants: numbers grow, so that whichever file has a greater one was made later; a file is removed only after the rows
+that no longer name it are durable (`doom`, then `purge`); what lies beyond the end of the data reads as zeros.
 """
 
 import contextlib
 import errno
 import os
+import stat
 
 from riafs.errors import FileTooLarge, OverlayFailed, OverlayFull, RiafsError
+from riafs.storage.patience import Patience
 
-_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class DataFiles:
@@ -21,6 +23,8 @@ class DataFiles:
         self.directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._prefix = os.fsencode(path)
         self._doomed: list[int] = []
+        self._last = self._named = 0
+        """The file that was made last; up to which file names survive the loss of power."""
 
     def name(self, number: int) -> bytes:
         """Absolute path of a data file."""
@@ -28,11 +32,29 @@ class DataFiles:
 
     def create(self, number: int) -> int:
         """A descriptor of a new data file. Raises OverlayFull, OverlayFailed."""
-        return self._open(number, _FLAGS | os.O_CREAT | os.O_EXCL)
+        descriptor = self._open(number, _FLAGS | os.O_CREAT | os.O_EXCL)
+        self._last = max(self._last, number)
+        return descriptor
+
+    async def sync(self, number: int, descriptor: int, patience: Patience) -> None:
+        """Make a data file survive the loss of power, its name once. Raises OSError, StoreTimeout."""
+        if number > self._named:
+            last = max(self._last, number)
+            await patience.run(_sync, descriptor, self.directory)
+            self._named = max(self._named, last)
+        else:
+            await patience.run(os.fdatasync, descriptor)
 
     def open(self, number: int) -> int:
-        """A descriptor of a data file. Raises OverlayFailed."""
-        return self._open(number, _FLAGS)
+        """A descriptor of a data file. Raises OverlayFailed, also for what was put in the place of one."""
+        descriptor = self._open(number, _FLAGS)
+        if not is_ours(os.fstat(descriptor)):
+            os.close(descriptor)
+            raise OverlayFailed(
+                f"{self.path}/{number:x} cannot be used: it is not a regular file of user {os.geteuid()}, so something "
+                "else was put in its place"
+            )
+        return descriptor
 
     def _open(self, number: int, flags: int) -> int:
         try:
@@ -44,6 +66,11 @@ class DataFiles:
     def doomed(self) -> int:
         """How many files `purge` would remove."""
         return len(self._doomed)
+
+    @property
+    def doomed_numbers(self) -> list[int]:
+        """Those."""
+        return list(self._doomed)
 
     def doom(self, number: int) -> None:
         """No row names this file any more, once what is pending is durable."""
@@ -61,18 +88,36 @@ class DataFiles:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{number:x}", dir_fd=self.directory)
 
-    def sizes(self) -> dict[int, int]:
-        """Number of every data file → its length in bytes."""
-        found = {}
+    def status(self, number: int) -> os.stat_result | None:
+        """Of a data file; None where there is none, or where what is there is not a regular file of this user."""
+        try:
+            found = os.stat(f"{number:x}", dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return found if is_ours(found) else None
+
+    def numbers(self) -> set[int]:
+        """Of all there are, whatever they are."""
+        found = set()
         with os.scandir(self.path) as entries:
             for entry in entries:
                 with contextlib.suppress(ValueError):
-                    found[int(entry.name, 16)] = entry.stat(follow_symlinks=False).st_size
+                    found.add(int(entry.name, 16))
         return found
 
     def close(self) -> None:
         """Give back the directory's descriptor."""
         os.close(self.directory)
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Whether that may be a data file: a regular one of this user."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _sync(descriptor: int, directory: int) -> None:
+    os.fdatasync(descriptor)
+    os.fsync(directory)
 
 
 def failure(error: OSError, path: str) -> RiafsError:

@@ -140,7 +140,7 @@ class _Walk:
             return LocalContent(b"", (), row.size, row.target, executable=False)
         extents = self._extents(row) if row.based else ((0, row.size),) if row.size else ()
         data = self._files.name(row.data) if row.data else b""
-        return LocalContent(data, extents, row.size, None, _is_executable(row))
+        return LocalContent(data, extents, row.size, None, _is_executable(row), row.written)
 
     def _extents(self, row: Outline) -> tuple[tuple[int, int], ...]:
         local = [(start, min(end, row.size)) for start, end in self._rows.extents(row.id)]
@@ -181,5 +181,5 @@ def _filled(row: Outline, record: Row) -> Outline:
     """A name of several with what its record has."""
     return row._replace(
         id=record.id, mode=record.mode, size=record.size, target=record.target, based=record.based, data=record.data,
-        version=max(row.version, record.version),
+        written=record.written, version=max(row.version, record.version),
     )  # fmt: skip

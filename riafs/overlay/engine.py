@@ -39,6 +39,7 @@ from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.stats import Stat, Stats
 from riafs.overlay.store import Overlay
 from riafs.storage.ranged import Buffer
+from riafs.storage.together import together
 from riafs.tree.protocol import Kind
 
 log = logging.getLogger(__name__)
@@ -269,7 +270,8 @@ class Engine:
 
     def _set(self, inode: int, row: Row, columns: dict[str, int], now: int) -> None:
         opened, ahead = self._handles.at(inode), self._handles.ahead(inode)
-        with self._overlay.journal.step:
+        journal = self._overlay.journal
+        with journal.making if self._rows.is_new(row.id) else journal.step:
             if ahead is not None:
                 ahead.store()
             if row.id in self._rows.touched:
@@ -356,9 +358,12 @@ class Engine:
         return self._handles.file(handle)
 
     async def fsync(self, handle: int) -> None:
-        """Make an open file's bytes, attributes and name survive the loss of power."""
-        await self._handles.file(handle).sync()
-        await self._overlay.durable()
+        """Make an open file's bytes, attributes and name survive the loss of power.
+
+        Both at once, so that the file system below makes one commit of it. Rows that are durable before their bytes are
+        what a loss of power may leave of any file, and are put right when the overlay is opened.
+        """
+        await together(self._handles.file(handle).sync, self._overlay.durable)
 
     def release(self, handle: int) -> None:
         """Give a handle back. Never fails: what cannot be stored is reported by the next commit."""

@@ -111,6 +111,7 @@ class Handles:
         opened.handles -= 1
         if opened.handles:
             return
+        opened.conclude()
         opened.close()
         if opened in self._dirty:
             with self._overlay.journal.single:
@@ -134,12 +135,13 @@ class Handles:
 
     def store(self) -> None:
         """Bring all rows up to date, those of new files and of directories included."""
-        rows = self._overlay.rows
-        if self._dirty or rows.is_behind:
+        rows, checksums = self._overlay.rows, self._overlay.checksums
+        if self._dirty or rows.is_behind or checksums.is_behind:
             self._overlay.journal.begin()
             for each in list(self._dirty):
                 each.store()
             rows.store()
+            checksums.store()
 
     def close(self) -> None:
         """Give back all handles; what they wrote is stored."""

@@ -8,6 +8,7 @@ Invariants: there is no await inside a step, and none between a step's statement
 allocated before the group begins, so that a commit of operations that were answered does not fail on a full disk.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -80,18 +81,22 @@ class Journal:
         self._failed: str | None = None
         self._in_group = False
         self._steps = 0
-        self._connection = _connect(path)
-        self._execute = self._connection.execute
-        self._checkpointer = _connect(path)
-        try:
-            prepare(self._connection)
-        except sqlite3.Error as error:
-            raise self._failure(error) from error
-        self._log = os.open(path + "-wal", os.O_RDWR | os.O_CLOEXEC)
-        self._index = os.open(path + "-shm", os.O_RDONLY | os.O_CLOEXEC)
-        self._allocated = os.fstat(self._log).st_size
+        with contextlib.ExitStack() as undoing:
+            try:
+                self._connection = undoing.enter_context(contextlib.closing(_connect(path)))
+                self._checkpointer = undoing.enter_context(contextlib.closing(_connect(path)))
+                prepare(self._connection)
+            except sqlite3.Error as error:
+                raise self._failure(error) from error
+            self._execute = self._connection.execute
+            self._log = os.open(path + "-wal", os.O_RDWR | os.O_CLOEXEC)
+            undoing.callback(os.close, self._log)
+            self._index = os.open(path + "-shm", os.O_RDONLY | os.O_CLOEXEC)
+            undoing.callback(os.close, self._index)
+            self._allocated = os.fstat(self._log).st_size
+            self._commits: int = self.one("SELECT value FROM setting WHERE name = 'commits'")[0]
+            undoing.pop_all()
         self._synced = trio.Lock()
-        self._commits: int = self.one("SELECT value FROM setting WHERE name = 'commits'")[0]
         self._durable = 0
         self.step = Step(self, _SPARE)
         self.freeing = Step(self, 0)
@@ -166,6 +171,11 @@ class Journal:
         self._allocated = length
         return True
 
+    @property
+    def size(self) -> int:
+        """Bytes of the database and of what is in use of its log."""
+        return os.stat(self.path).st_size + self._frames()
+
     def _frames(self) -> int:
         """Bytes of the log in use: the wal-index's header has the number of frames at byte 16 (SQLite's WAL format)."""
         return int.from_bytes(os.pread(self._index, 4, 16), sys.byteorder) * _FRAME
@@ -176,6 +186,10 @@ class Journal:
         if self._steps >= GROUP:
             self.commit()
 
+    def refuse(self, why: str) -> None:
+        """Change nothing any more."""
+        self._failed = why
+
     def commit(self) -> None:
         """Commit what is pending: afterwards it survives the end of this process. Raises OverlayFailed."""
         self.before_commit()
@@ -183,7 +197,7 @@ class Journal:
             return
         self.failpoint("before commit")
         try:
-            self._execute("UPDATE setting SET value = ? WHERE name = 'commits'", (self._commits + 1,))
+            self._execute("UPDATE setting SET value = ? WHERE name IN ('commits', 'seen')", (self._commits + 1,))
             self._execute("COMMIT")
         except sqlite3.Error as error:
             # Operations were answered that are lost now; nothing may be built on them.
@@ -322,16 +336,28 @@ class Snapshot:
 
 
 def _failure(path: str, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+    code = getattr(error, "sqlite_errorcode", None)
+    is_io = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
+    if code == sqlite3.SQLITE_FULL or (is_io and _is_full(os.path.dirname(path))):
         return OverlayFull(f"no room left for {path}")
-    if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return damaged(os.path.dirname(path), f"its database is damaged: {error}")
     return OverlayFailed(f"{path} cannot be used: {error}")
+
+
+def _is_full(directory: str) -> bool:
+    """SQLite does not tell for each of its files that this is why it cannot be written."""
+    figures = os.statvfs(directory)
+    return figures.f_bavail * figures.f_frsize < _ROOM
 
 
 def _connect(path: str) -> sqlite3.Connection:
     ensure_private_file(path)  # SQLite gives its log and index the same mode
     connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "wal_autocheckpoint = 0", "cache_spill = 0"):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "wal_autocheckpoint = 0", "cache_spill = 0"):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection

@@ -15,7 +15,9 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from riafs.errors import FileTooLarge
+from riafs.errors import FileTooLarge, OverlayFailed
+from riafs.formats.crc32 import crc32
+from riafs.overlay.checksums import Checksum
 from riafs.overlay.datafiles import failure
 from riafs.overlay.ranges import Ranges
 from riafs.overlay.rows import Row
@@ -35,8 +37,8 @@ class OpenFile:
     """
 
     __slots__ = (
-        "_base", "_descriptor", "_dirty", "_extents", "_lock", "_open_base", "_overlay", "based", "ctime", "data",
-        "handles", "inode", "mtime", "row", "size", "writers", "written",
+        "_base", "_changes", "_crc", "_descriptor", "_dirty", "_extents", "_front", "_lock", "_must_sync", "_open_base",
+        "_overlay", "based", "ctime", "data", "handles", "inode", "mtime", "row", "size", "writers", "written",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +54,11 @@ class OpenFile:
         self._open_base = open_base
         self._base: RangedBytes | None = None
         self._descriptor = -1
+        self._changes = self._must_sync = False
+        """Whether the local bytes change, so that no checksum of them is recorded; whether that is not durable yet."""
+        self._crc = 0
+        self._front = -1
+        """`_crc` is that of the first `_front` local bytes, as long as they are written one after the other."""
         self._extents = Ranges()
         self._lock = trio.Lock()
         if row is not None:
@@ -99,16 +106,38 @@ class OpenFile:
         """The data file's descriptor."""
         if self._descriptor < 0:
             self._descriptor = self._overlay.files.open(self.data)
-            if os.fstat(self._descriptor).st_size > self.written:
+            size = os.fstat(self._descriptor).st_size
+            if size < self.written:
+                os.close(self._descriptor)
+                self._descriptor = -1
+                raise self._too_short(size)
+            if size > self.written:
                 os.ftruncate(self._descriptor, self.written)  # what a write or a cut that was not finished left
         return self._descriptor
+
+    def _too_short(self, size: int) -> OverlayFailed:
+        place = f"{self._overlay.files.path}/{self.data:x}"
+        return OverlayFailed(f"{place} has {size} bytes instead of {self.written}: the rest was lost")
 
     def _make_local(self) -> int:
         if not self.data:
             number = self._overlay.rows.next_data()
             self._descriptor = self._overlay.files.create(number)
             self.data = number
+            self._changes, self._crc, self._front = True, 0, 0
+        self._begin_changing()
         return self._local()
+
+    def _begin_changing(self) -> None:
+        """No checksum holds any more: before anything is changed, and not in a step, as it is committed."""
+        if self.data and not self._changes:
+            known = self._overlay.checksums.find(self.data)
+            if known is not None:
+                self._overlay.checksums.withdraw(self.data)
+                self._must_sync = True
+                if known.length == self.written:
+                    self._crc, self._front = known.crc, known.length
+            self._changes = True
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -152,7 +181,9 @@ class OpenFile:
         except OSError:  # not in the page cache, or a file system that cannot tell
             got = 0
         if got < len(buffer) and start + got < self.written:
-            await self._overlay.patience.run(_read_all, descriptor, memoryview(buffer)[got:], start + got)
+            filled = await self._overlay.patience.run(_read_all, descriptor, memoryview(buffer)[got:], start + got)
+            if got + filled < min(end, self.written) - start:
+                raise self._too_short(os.fstat(descriptor).st_size)
         return buffer
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -171,12 +202,18 @@ class OpenFile:
 
     def _put(self, descriptor: int, data: Buffer, offset: int) -> int:
         try:
-            return os.pwrite(descriptor, data, offset)
+            count = os.pwrite(descriptor, data, offset)
         except OSError as error:
             with contextlib.suppress(OSError):
                 if os.fstat(descriptor).st_size > self.written:
                     os.ftruncate(descriptor, self.written)
             raise failure(error, f"{self._overlay.files.path}/{self.data:x}") from error
+        if offset == self._front:
+            self._crc = crc32(memoryview(data)[:count], self._crc)
+            self._front += count
+        else:
+            self._front = -1
+        return count
 
     def _written(self, offset: int, count: int, now: int) -> int:
         """Bytes are in the data file: say so."""
@@ -212,6 +249,9 @@ class OpenFile:
     def _truncate(self, size: int, now: int) -> None:
         overlay, row = self._overlay, self.row
         assert row is not None
+        if size:
+            self._begin_changing()
+        self._front = -1
         shrinks = size < self.written
         with overlay.journal.step if size else overlay.journal.freeing:
             if size < self.based:
@@ -238,6 +278,7 @@ class OpenFile:
             self._descriptor = -1
         self._overlay.files.doom(self.data)
         self.data = self.written = 0
+        self._changes = False
 
     # -- attributes ---------------------------------------------------------------------------------------------------
 
@@ -254,10 +295,24 @@ class OpenFile:
     async def sync(self) -> None:
         """Make the local bytes survive the loss of power. Raises OverlayFailed, OverlayFull."""
         if self.data:
+            if self._must_sync:  # or a checksum of other bytes could be there after a loss of power
+                await self._overlay.durable()
+                self._must_sync = False
             try:
-                await self._overlay.patience.run(_sync, self._local(), self._overlay.files.directory)
+                await self._overlay.files.sync(self.data, self._local(), self._overlay.patience)
             except OSError as error:
                 raise failure(error, f"{self._overlay.files.path}/{self.data:x}") from error
+
+    def conclude(self) -> None:
+        """Nobody writes any more: let the checksum of the local bytes be known, which mostly is known already."""
+        if self._changes and self.data and self.row is not None:
+            if self._front == self.written and self._descriptor >= 0:
+                status = os.fstat(self._descriptor)
+                found = Checksum(self.data, self.written, self._crc, status.st_ino, status.st_ctime_ns)
+                self._overlay.checksums.add(found)
+            else:
+                self._overlay.inspector.unknown[self.row] = self.data
+        self._changes = False
 
     def close(self) -> None:
         """Give back descriptors."""
@@ -269,15 +324,12 @@ class OpenFile:
             self._base = None
 
 
-def _sync(descriptor: int, directory: int) -> None:
-    os.fdatasync(descriptor)
-    os.fsync(directory)
-
-
-def _read_all(descriptor: int, buffer: memoryview, offset: int) -> None:
-    """Fill the buffer; what lies beyond the data is zero already."""
+def _read_all(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Fill the buffer, and return how many bytes there were; what lies beyond the data is zero already."""
+    before = offset
     while buffer:
         got = os.preadv(descriptor, [buffer], offset)
         if not got:
-            return
+            break
         buffer, offset = buffer[got:], offset + got
+    return offset - before

@@ -20,7 +20,7 @@ from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.lower import packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, SPECIAL, WHITEOUT, Area, Row, Rows
 from riafs.overlay.times import Pushed
-from riafs.slices import Sliced
+from riafs.slices import Pauses, Sliced
 from riafs.tree.protocol import Entry, Kind
 
 if TYPE_CHECKING:
@@ -192,7 +192,9 @@ class Rebasing:
         assert top is not None
         directories = [_Visited(top, b"", None, {})]
         waiting = await self._enter(directories[0])
+        pauses = Pauses()
         while waiting:
+            await pauses.pause()
             row, place, above = waiting.pop()
             if row.kind == DIRECTORY:
                 visited = await self._subdirectory(row, place, above)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from riafs.counters import Counters
 from riafs.errors import OverlayDamaged, OverlayFailed, UsageError
 from riafs.formats.paths import joined
-from riafs.overlay.completeness import COPY, DATABASE, StateFile, read_state
+from riafs.overlay.completeness import COPY, DATABASE, StateFile, all_files, read_state
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.journal import Journal
 from riafs.overlay.lower import unpacked
@@ -105,18 +105,19 @@ def _best(path: str) -> _Tables:
 
 
 def _nothing() -> _Tables:
-    return _Tables({table: [] for table in _TABLES}, whole=False)
+    return _Tables({table: [] for table in (*_TABLES, "checksum")}, whole=False)
 
 
 def _read(file: str) -> _Tables | None:
     """What can be read of a database, None where that is no overlay's."""
-    if not os.path.isfile(file):
+    if not os.path.isfile(file) or not all_files(file):
         return None
     tables = _Tables({}, whole=True)
     with contextlib.suppress(sqlite3.Error), contextlib.closing(_opened(file)) as database:
         for table, key in _TABLES.items():
             tables.records[table], whole = _read_table(database, table, key)
             tables.whole = tables.whole and whole
+        tables.records["checksum"], _ = _read_table(database, "checksum", "data")  # riafs before had none
         return tables if tables.records["setting"] or tables.records["node"] else None
     return None
 
@@ -158,6 +159,7 @@ def _rebuilt(path: str, target: str, tables: _Tables) -> Recovered:
             _insert(journal, "area", tables.records["area"])
             _insert(journal, "node", nodes)
             kept = {node["id"] for node in nodes if node["based"]}
+            _insert(journal, "checksum", tables.records["checksum"])
             _insert(journal, "extent", [each for each in tables.records["extent"] if each["node"] in kept])
         _clip(journal, nodes)
         journal.close()
@@ -192,7 +194,8 @@ def _clip(journal: Journal, nodes: Sequence[Record]) -> None:
 
 def _settled(tables: _Tables, files: DataFiles, recovered: Recovered) -> list[Record]:
     """The nodes that are still in a dataset, with the data that is there."""
-    sizes, kept = files.sizes(), []
+    known = {number: files.status(number) for number in files.numbers()}
+    sizes, kept = {number: status.st_size for number, status in known.items() if status is not None}, []
     for node, path in _placed(tables):
         data, length = node["data"], sizes.get(node["data"], 0)
         if data and length < node["written"]:
@@ -250,7 +253,7 @@ def _move_unnamed(
     """Data files that no row names any more; of those that a row out of place names, that name is added."""
     named = {node["data"] for node in nodes}
     names = {node["data"]: node["name"] for node in tables.records["node"] if node["kind"] == FILE and node["name"]}
-    for number in sorted(files.sizes().keys() - named):
+    for number in sorted(files.numbers() - named):
         place = f"{target}/{number}" + (f"-{os.fsdecode(names[number])}" if number in names else "")
         shutil.move(os.fsdecode(files.name(number)), place)
         recovered.numbered.append(place)

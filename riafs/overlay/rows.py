@@ -62,6 +62,7 @@ class Outline(NamedTuple):
     entry: bytes | None
     based: int
     data: int
+    written: int
     version: int
     record: int | None
 
@@ -77,6 +78,8 @@ class Area:
 
 
 _KEPT = 10_000
+NUMBERS = 1 << 40
+"""More than are used between two openings, so that nothing is to be looked for: there are 2 ** 63."""
 _BY_ID = "SELECT * FROM node WHERE id = ?"
 _CHILD = "SELECT * FROM node WHERE parent = ? AND name = ?"
 _OUTLINES = f"SELECT {', '.join(Outline._fields)} FROM node WHERE parent = ? ORDER BY name"  # noqa: S608  # ours
@@ -91,8 +94,10 @@ class Rows:
         self._journal = journal
         self._one = journal.one
         self._run = journal.run
-        found = (0, 0, 0) if only_read else journal.one("SELECT max(id), max(data), max(version) FROM node")
-        self._last_id, self._last_data, self._last_version = (value or 0 for value in found)
+        self._last_id: int = 0 if only_read else journal.one("SELECT max(id) FROM node")[0] or 0
+        self._last_data = self._last_version = last = 0 if only_read else self._last_number()
+        self.numbers = last + NUMBERS
+        """No data file and no version gets a larger number before the overlay is opened anew."""
         self.turn = 0
         """Grows whenever a directory's entries change."""
         self.touched: dict[int, int] = {}
@@ -110,6 +115,15 @@ class Rows:
         self._names = KnownNames()
         self._subdirectories: dict[int, int] = {}
         """Directory → how many directories are in it: asked for with the attributes, after each new file."""
+
+    def _last_number(self) -> int:
+        """Not less than that of any data file and version: looking for the last ones takes long in large overlays."""
+        settings = dict(self._run("SELECT name, value FROM setting").fetchall())
+        known = int(settings.get("numbers", 0))
+        if known and settings["seen"] == settings["commits"]:
+            return known
+        data, version = self._one("SELECT max(data), max(version) FROM node")
+        return max(known, data or 0, version or 0)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -222,10 +236,11 @@ class Rows:
         self.store_new()
         return map(Row._make, self._run("SELECT * FROM node").fetchall())
 
-    def with_data(self) -> list[Row]:
-        """Every node with a local data file."""
+    def written(self, data: int) -> int | None:
+        """How many bytes a data file has, None where no row names it. Reads all rows."""
         self.store_new()
-        return [Row._make(row) for row in self._run("SELECT * FROM node WHERE data <> 0")]
+        found = self._one("SELECT written FROM node WHERE data = ?", (data,))
+        return None if found is None else int(found[0])
 
     def removed(self) -> list[Row]:
         """What was removed while it was open."""
@@ -242,6 +257,11 @@ class Rows:
     def last_version(self) -> int:
         """The version that was given last."""
         return self._last_version
+
+    @property
+    def last_data(self) -> int:
+        """No data file has a larger number."""
+        return self._last_data
 
     @property
     def last_id(self) -> int:
@@ -284,6 +304,10 @@ class Rows:
         self._new[row.id] = row
         self._new_names[row.parent, row.name] = row.id
         self._names.add(row.parent, row.name)
+
+    def is_new(self, node: int) -> bool:
+        """Whether a node is in memory only, so that no change of it can be half done."""
+        return node in self._new
 
     @property
     def is_behind(self) -> bool:

@@ -20,9 +20,11 @@ node: every entry that differs from the tree below, and every directory on the w
   device     number of a device (as stat's st_rdev)
 extent: the local ranges of a file below `based`.
 area: a dataset with changes, and the commit they lie over; `top` is its node.
+checksum: see checksums.
 written, since: see times; `directory` and `name` are a path in `dataset`.
 setting: `layout`; `source` that it was mounted over; `boot` of the machine when it was opened last; `commits` and
-  `identity`: see completeness.
+  `identity`: see completeness; `numbers`: no number of a data file and no version is larger; `seen`: `commits` again,
+  which a riafs that knows neither `checksum` nor `numbers` leaves as it was, so that they do not count after it.
 """
 
 import sqlite3
@@ -49,11 +51,14 @@ CREATE INDEX IF NOT EXISTS added ON node (parent) WHERE covered IS NULL;
 CREATE INDEX IF NOT EXISTS directories ON node (parent) WHERE kind = 3;
 CREATE INDEX IF NOT EXISTS removed ON node (id) WHERE parent IS NULL;
 CREATE TABLE IF NOT EXISTS extent (node INTEGER, start INTEGER, "end" INTEGER, PRIMARY KEY (node, start)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checksum (
+    data INTEGER PRIMARY KEY, length INTEGER NOT NULL, crc INTEGER NOT NULL, inode INTEGER NOT NULL,
+    ctime INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS written (
     dataset BLOB, directory BLOB, name BLOB, content BLOB NOT NULL, mtime INTEGER NOT NULL,
     PRIMARY KEY (dataset, directory, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS since (dataset BLOB PRIMARY KEY, "commit" BLOB NOT NULL) WITHOUT ROWID;
-INSERT OR IGNORE INTO setting VALUES ('layout', 2), ('checkpoints', 0), ('commits', 0);
+INSERT OR IGNORE INTO setting VALUES ('layout', 2), ('checkpoints', 0), ('commits', 0), ('seen', 0);
 COMMIT;
 """
 

@@ -22,9 +22,11 @@ from riafs.formats.paths import below, joined, parents_of
 from riafs.git.kept import KeptObjects
 from riafs.overlay.announcing import Announced, Announcements
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
+from riafs.overlay.checksums import Checksums
 from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, has_evidence, keep_copy, read_database
-from riafs.overlay.datafiles import DataFiles
+from riafs.overlay.datafiles import DataFiles, failure
 from riafs.overlay.differences import count, differences
+from riafs.overlay.inspecting import Findings, Inspector
 from riafs.overlay.journal import Journal, no_failpoint
 from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody, standing
 from riafs.overlay.restoring import Restoring
@@ -51,7 +53,7 @@ class Overlay:
         self.path = private_directory(os.path.abspath(path))
         self.kept = KeptObjects(os.fsencode(self.path) + b"/base")
         """What the commits below the changes consist of."""
-        with contextlib.ExitStack() as undoing:
+        with contextlib.ExitStack() as undoing, _as_failure(self.path):
             self._lock = _locked(self.path)
             undoing.callback(os.close, self._lock)
             examined = examine(self.path)
@@ -65,6 +67,7 @@ class Overlay:
             undoing.callback(self.journal.close)
             self.journal.committed, self.journal.synced = self._state.committed, self._state.synced
             self.rows = Rows(self.journal)
+            self.checksums = Checksums(self.journal)
             self.times = PushedTimes(self.journal)
             """Of what was pushed from here."""
             self._announcements = Announcements(self.path)
@@ -72,52 +75,52 @@ class Overlay:
             """Whether a row is open, so that it must be kept until it is closed."""
             self.keeps_files = False
             """Whether data files stay though no row names them: somebody reads those of a list of changes."""
-            self._recover(was_closed=examined.closed)
+            self.inspector = Inspector(self, was_closed=examined.closed)
+            undoing.callback(self.inspector.close)
+            self._recover()
             undoing.pop_all()
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
-    def _recover(self, *, was_closed: bool) -> None:
-        """Put right what a crash left: rows of removed files, files without rows, rows that promise lost bytes."""
+    def _recover(self) -> None:
+        """Put right what a crash left: rows of removed files, files without rows, rows that promise lost bytes. Takes
+        no longer the more changes there are, except after a loss of power.
+        """
         layout = self._setting("layout")
         if layout != LAYOUT:
             raise OverlayFailed(f"the overlay {self.path} is of layout {layout}, this riafs knows {LAYOUT}")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         lost_power = self._setting("boot") not in (None, boot)
-        sizes, rows = self.files.sizes(), self.rows.with_data()
-        named = [row for row in rows if row.parent is not None or row.links]
-        unnamed = sizes.keys() - {row.data for row in rows}
-        if was_closed and unnamed:
-            raise damaged(self.path, f"no row names {len(unnamed)} of its data files")
-        self._check_named(named, sizes, lost_power=lost_power, was_closed=was_closed)
+        found = self.inspector.look(lost_power=lost_power)
         is_new = self._setting("identity") is None
         with self.journal.step:
             for row in self.rows.removed():
                 self.rows.delete(row)
-            for row in named if lost_power else ():
-                self._check_data(row, sizes.get(row.data, 0))
-            self.journal.run("INSERT OR REPLACE INTO setting VALUES ('boot', ?)", (boot,))
-            self.journal.run("INSERT OR REPLACE INTO setting VALUES ('identity', ?)", (self._state.identity,))
+                self.files.doom(row.data)
+            if found is not None and lost_power:
+                self._put_right(found)
+            settings = {"boot": boot, "identity": self._state.identity, "numbers": self.rows.numbers}
+            self.journal.run_each("INSERT OR REPLACE INTO setting VALUES (?, ?)", settings.items())
             for area in self.rows.areas():
                 if self.rows.is_pristine(area):
                     self.rows.drop_area(area)
         if is_new:
             self.journal.move_log()  # so that the database is known to be this overlay's without its log, too
         self.journal.commit()
-        self.files.purge(list(sizes.keys() - {row.data for row in named}))
+        if found is not None:
+            self.files.purge(found.unnamed)
         for announced in self._announcements.all():
             self.rows.count_from(announced.last_row, announced.last_version)
             self.announced(announced.dataset)
 
-    def _check_named(
-        self, named: Sequence[Row], sizes: Mapping[int, int], *, lost_power: bool, was_closed: bool
-    ) -> None:
-        """Raise OverlayDamaged where data is missing, other than a loss of power explains."""
-        missing = [row for row in named if row.data not in sizes and (was_closed or not lost_power)]
-        short = [row for row in named if sizes.get(row.data, row.written) < row.written and not lost_power]
-        for rows, how in ((missing, "missing"), (short, "too short")):
-            if rows:
-                raise damaged(self.path, f"of the files that were changed, the data of {len(rows)} is {how}")
+    def _put_right(self, found: Findings) -> None:
+        """After a loss of power: files that nobody synced may be shorter, and what was written to them last is gone."""
+        for node in (*found.missing, *found.short):
+            row = self.rows.get(node)
+            if row is not None:
+                status = self.files.status(row.data)
+                self._check_data(row, 0 if status is None else status.st_size)
+        self.checksums.forget([known.data for known in found.touched.values()])
 
     def _check_data(self, row: Row, length: int) -> None:
         """After a loss of power a file that nobody synced may have fewer bytes than its row says: it ends there."""
@@ -135,22 +138,30 @@ class Overlay:
     def close(self) -> None:
         """Commit, close, and let others in."""
         try:
+            is_whole = self.inspector.is_done and not self.keeps_files
+            if is_whole:
+                self.checksums.forget(self.files.doomed_numbers)
             self.journal.close()
-            self._leave_complete()
+            if is_whole:
+                self._leave_complete()
         finally:
+            self.inspector.close()
             self._state.close()
             self.files.close()
             os.close(self._lock)
 
+    def leave_closed(self) -> None:
+        """Nothing is changed any more, and what is wrong now is to be found again at the next opening."""
+        self._state.closed()
+
     def _leave_complete(self) -> None:
         """Remove what no row names, so that whatever there is the next time without a row tells of a loss."""
-        if not self.keeps_files:
-            try:
-                self.files.purge(self.files.take_doomed())
-            except OSError as error:
-                log.warning("%s: files that are not needed any more stay: %s", self.path, error)
-                return
-            self._state.closed()
+        try:
+            self.files.purge(self.files.take_doomed())
+        except OSError as error:
+            log.warning("%s: files that are not needed any more stay: %s", self.path, error)
+            return
+        self._state.closed()
         keep_copy(self.path)
 
     # -- durability ---------------------------------------------------------------------------------------------------
@@ -164,6 +175,7 @@ class Overlay:
         if self.files.doomed and not self.keeps_files:
             self.journal.commit()
             numbers = self.files.take_doomed()
+            self.checksums.forget(numbers)
             await self.journal.durable()
             await self.patience.run(self.files.purge, numbers)
         await self.journal.checkpoint()
@@ -372,6 +384,14 @@ def holding(path: str) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def _as_failure(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise failure(error, path) from error
 
 
 def _locked(path: str) -> int:

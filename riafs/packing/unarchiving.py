@@ -25,12 +25,15 @@ from riafs.packing.watching import Step, Watcher
 from riafs.storage import directories
 from riafs.storage.beneath import READ_FLAGS, open_beneath
 from riafs.storage.directories import HeldDirectory
-from riafs.storage.durability import make_durable
+from riafs.storage.durability import make_durable, start_writing
 from riafs.storage.failures import writing
 from riafs.storage.sharing import object_mode
 
 _CHUNK = 1 << 20
-_UNNAMED = b"object"
+_UNNAMED = b"object-%d"
+_MOST_UNNAMED, _MOST_UNNAMED_BYTES = 1000, 256 << 20
+"""So many objects are made durable together."""
+_AGAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _INODES_EACH = 2
 """Inodes for an object at least: a file and its directory."""
@@ -125,6 +128,7 @@ class _Run:
         self._already = 0
         self._expected: list[tuple[_Wanted, Seen]] = []
         self._damaged: list[Damage] = []
+        self._unnamed: list[_Wanted] = []
         self._removed = False
 
     @property
@@ -143,6 +147,7 @@ class _Run:
             except _Damaged as problem:
                 key = wanted.key.serialised
                 self._damaged.append(Damage(key, "archives/archive.7z", str(problem)))
+        self._publish(directory)
         self._make_names_durable()
 
     def _check_room(self) -> None:
@@ -166,8 +171,10 @@ class _Run:
             return
         seen = await self._write(wanted, directory)
         if present is None:
-            self._publish(wanted, directory)
-            self._unpacked.append(wanted)
+            self._unnamed.append(wanted)
+            size = sum(each.member.size for each in self._unnamed)
+            if len(self._unnamed) >= _MOST_UNNAMED or size >= _MOST_UNNAMED_BYTES:
+                self._publish(directory)
         elif present == seen:
             self._already += 1
         else:
@@ -175,21 +182,21 @@ class _Run:
         self._expected.append((wanted, seen))
 
     async def _write(self, wanted: _Wanted, directory: HeldDirectory) -> Seen:
-        """Write the member's bytes to a file, durably. Raises _Damaged where they are not the key's."""
+        """Write the member's bytes to the next file without a name. Raises _Damaged where they are not the key's."""
         check = ContentCheck(wanted.key)
-        temporary = directory.path + b"/" + _UNNAMED
+        unnamed = _UNNAMED % len(self._unnamed)
+        temporary = directory.path + b"/" + unnamed
         with writing(temporary):
             with suppress(FileNotFoundError):
-                os.unlink(_UNNAMED, dir_fd=directory.descriptor)
+                os.unlink(unnamed, dir_fd=directory.descriptor)
             executable = wanted.member.mode is not None and bool(wanted.member.mode & 0o100)
             mode = object_mode(executable=executable)
-            file = os.open(_UNNAMED, _NEW, mode, dir_fd=directory.descriptor)
+            file = os.open(unnamed, _NEW, mode, dir_fd=directory.descriptor)
         try:
             await self._copy(wanted, file, temporary, check)
             with writing(temporary):
                 self._dataset.sharing.settle(file)
-                os.fsync(file)
-                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+                start_writing(file, 0, 0)
         finally:
             os.close(file)
         seen = check.seen()
@@ -217,13 +224,28 @@ class _Run:
         finally:
             content.close()
 
-    def _publish(self, wanted: _Wanted, directory: HeldDirectory) -> None:
+    def _publish(self, directory: HeldDirectory) -> None:
+        """Make the files without names durable, all together, and give them their names."""
+        with writing(directory.path):
+            unnamed = [_UNNAMED % number for number in range(len(self._unnamed))]
+            make_durable(unnamed, lambda name: os.open(name, _AGAIN, dir_fd=directory.descriptor))
+        for name, wanted in zip(unnamed, self._unnamed, strict=True):
+            with writing(self._dataset.objects.path + b"/" + wanted.path):
+                self._name(name, wanted, directory)
+        self._unpacked += self._unnamed
+        self._unnamed.clear()
+
+    def _name(self, unnamed: bytes, wanted: _Wanted, directory: HeldDirectory) -> None:
         root = self._dataset.objects.descriptor
         above, name = os.path.split(wanted.path)
-        with writing(self._dataset.objects.path + b"/" + wanted.path):
-            directories.make(root, above, self._dataset.sharing, set())
-            with directories.opened(root, above) as place:
-                os.rename(_UNNAMED, name, src_dir_fd=directory.descriptor, dst_dir_fd=place)
+        file = os.open(unnamed, _AGAIN, dir_fd=directory.descriptor)
+        try:  # so that it is read back from the disk
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)
+        directories.make(root, above, self._dataset.sharing, set())
+        with directories.opened(root, above) as place:
+            os.rename(unnamed, name, src_dir_fd=directory.descriptor, dst_dir_fd=place)
 
     # -- removing the archive -----------------------------------------------------------------------------------------
 

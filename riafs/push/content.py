@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from riafs.errors import StoreError
 from riafs.overlay.changes import LocalContent
+from riafs.overlay.datafiles import is_ours
 from riafs.storage.files import FileBytes
 from riafs.storage.ranged import Buffer, RangedBytes
 
@@ -16,10 +17,14 @@ def open_local(content: LocalContent) -> FileBytes:
     """The local file, which may be shorter than the content. Raises StoreError."""
     name = os.fsdecode(content.data)
     try:
-        descriptor = os.open(content.data, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(content.data, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise StoreError(f"{name} of the overlay cannot be read: {error.strerror}") from error
-    return FileBytes(descriptor, os.fstat(descriptor).st_size, name)
+    status = os.fstat(descriptor)
+    if not is_ours(status):
+        os.close(descriptor)
+        raise StoreError(f"{name} of the overlay cannot be read: something else was put in its place")
+    return FileBytes(descriptor, status.st_size, name)
 
 
 class PatchedBytes:

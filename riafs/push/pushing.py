@@ -7,7 +7,8 @@ tried again. No lock decides anything.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import trio
@@ -43,6 +44,8 @@ class _Prepared:
     plan: Plan
     placer: Placer
     rules: Rules
+    to_annex: bool
+    """Whether something has to be written below ``annex``."""
 
 
 class Push:
@@ -105,7 +108,8 @@ class Push:
         placer = Placer(self._to, rules, self._trees)
         await placer.check(plan.contents, unfiltered=self._request.unfiltered)
         await self._foresee_conflicts(ref, plan, placer)
-        self._prepared = _Prepared(ref, planner, plan, placer, rules)
+        to_annex = await self._goes_to_annex(plan, placer)
+        self._prepared = _Prepared(ref, planner, plan, placer, rules, to_annex)
 
     async def run(self, gitlinks: Mapping[bytes, bytes] | None = None) -> PushReport:
         """Push, or tell what a push would do. `gitlinks`: path of a subdataset → its new commit (hex).
@@ -121,7 +125,7 @@ class Push:
         plan.edits.update({self._moves.place(path): item(SUBMODULE, oid) for path, oid in (gitlinks or {}).items()})
         if self._request.dry_run:
             return await self._foreseen(ready)
-        async with self._to.writing.workspace(await self._annex_directory()) as workspace:
+        async with self._workspace(ready) as workspace:
             objects = ObjectWriter(self._to, workspace, ready.rules.extensions, self._watcher)
             await self._place(ready, objects)
         request = self._request
@@ -227,10 +231,30 @@ class Push:
         except MissingObject:
             return False
 
-    async def _annex_directory(self) -> bytes:
+    @asynccontextmanager
+    async def _workspace(self, ready: _Prepared) -> AsyncIterator[bytes]:
+        """A directory for objects that are being written; as good as none where none will be: git writes there too,
+        where nobody may write into ``annex``.
+        """
+        if not ready.to_annex:
+            yield b""
+            return
         directory = self._to.dataset.path + b"/annex"
         await self._to.writing.make_directories([directory + b"/objects"], self._to.sharing)
-        return directory
+        async with self._to.writing.workspace(directory) as workspace:
+            yield workspace
+
+    async def _goes_to_annex(self, plan: Plan, placer: Placer) -> bool:
+        """Whether objects are written, or get another mode. Raises what finds out that they cannot be."""
+        for change in () if plan.modes else plan.contents:
+            await trio.lowlevel.checkpoint()
+            if (await placer.verdict(change)).backend is not None:
+                break
+        else:
+            if not plan.modes:
+                return False
+        await self._to.writing.check_writable([self._to.dataset.path + b"/annex/objects"])
+        return True
 
     async def _foresee_conflicts(self, ref: bytes, plan: Plan, placer: Placer) -> None:
         """Find conflicts before anything is sent: only files that were changed in the store too have to be hashed."""

@@ -12,7 +12,7 @@ from riafs.errors import PushRefused
 from riafs.formats.gitconfig import submodule_sections
 from riafs.formats.gitobjects import FILE, SUBMODULE
 from riafs.formats.gitwriting import Item, item
-from riafs.formats.paths import is_in
+from riafs.formats.paths import parents_of
 from riafs.git.config import MAX_CONFIG, change_config, parse_config
 from riafs.overlay.changes import Change, ChangeKind
 from riafs.push.destination import Destination
@@ -38,8 +38,9 @@ class Moves:
 
     def place(self, path: bytes) -> bytes:
         """Where what the base commit has at `path` is now."""
-        for source in sorted((each for each in self._targets if is_in(path, each)), key=len, reverse=True):
-            return self._targets[source] + path[len(source) :]
+        for source in (path, *reversed(parents_of(path))):
+            if source in self._targets:
+                return self._targets[source] + path[len(source) :]
         return path
 
 

@@ -8,11 +8,11 @@ unlocked, a new one is locked unless ``annex.addunlocked`` of the git-annex bran
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from riafs.children import run_again
 from riafs.errors import MissingProgram, PushRefused, RiafsError
 from riafs.formats import conversions
 from riafs.formats.conversions import SET, UNSET, Conversion, conversion_of
@@ -160,9 +160,7 @@ class _File:
         program = shutil.which("file", path=self.search_path)
         if program is None:
             raise MissingProgram("annex.largefiles asks for a mimetype; install the program file")
-        done = subprocess.run(
-            [program, "--brief", "--mime-type", "-"],
-            input=self.head, env={"PATH": self.search_path, "LC_ALL": "C"}, capture_output=True,
-            timeout=_SECONDS, check=False,
-        )  # fmt: skip
+        environment = {"PATH": self.search_path, "LC_ALL": "C"}
+        command = [program, "--brief", "--mime-type", "-"]
+        done = run_again(command, environment=environment, seconds=_SECONDS, given=self.head)
         return done.stdout.strip()

@@ -12,6 +12,7 @@ from riafs.errors import MalformedObject, MissingObject
 from riafs.formats.gitobjects import DIRECTORY
 from riafs.formats.gitwriting import GitBytes, Item, encode_tree, item, object_name, read_items
 from riafs.git.repository import Repository
+from riafs.slices import Pauses, Sliced, in_slices, listing, sorting
 
 Items = Mapping[bytes, Item]
 Edits = Mapping[bytes, Item | None]
@@ -65,12 +66,14 @@ class TreeEditor:
         wanted = [oid for oid in dict.fromkeys(oids) if oid not in self._read]
         names = [oid.hex().encode() for oid in wanted]
         found = await self._repository.objects([b"contents " + name for name in names]) if names else []
+        pauses = Pauses()
         for oid, name, each in zip(wanted, names, found, strict=True):
             if each is None:
                 raise MissingObject(f"tree {name.decode()} is missing in {self._repository.name}")
             if each.kind != b"tree":
                 raise MalformedObject(f"{name.decode()} of {self._repository.name} is no tree")
             self._read[oid] = read_items(each.data, self._digits // 2)
+            await pauses.pause()
 
     async def tree(self, oid: bytes) -> Items:
         """The items of one tree (raw name)."""
@@ -80,18 +83,19 @@ class TreeEditor:
     async def look_up(self, root: bytes, paths: Iterable[bytes]) -> dict[bytes, Item | None]:
         """What stands at each path below the tree `root` (hex)."""
         wanted = dict.fromkeys(paths)
-        top = _trie(wanted, given=False)
+        top = await in_slices(_trie(wanted, given=False))
         await self._descend(top, item(DIRECTORY, root))
-        return {path: _at(top, path) for path in wanted}
+        return dict(await in_slices(listing((path, _at(top, path)) for path in wanted)))
 
     async def leaves(self, tree: Item) -> dict[bytes, Item]:
         """Path below → item of everything in a directory but directories. Raises MalformedObject if it is too much."""
         found: dict[bytes, Item] = {}
-        level = {b"": tree.oid}
+        level, pauses = {b"": tree.oid}, Pauses()
         while level:
             await self.items(level.values())
             below: dict[bytes, bytes] = {}
             for path, oid in level.items():
+                await pauses.pause()
                 for name, each in self._read[oid].items():
                     if each.is_tree:
                         below[path + name + b"/"] = each.oid
@@ -105,7 +109,7 @@ class TreeEditor:
     async def _descend(self, top: _Node, root: Item) -> list[list[_Node]]:
         """Fill in what stands at the nodes; returns those with children, level by level."""
         top.item = root
-        level, levels = [top], []
+        level, levels, pauses = [top], [], Pauses()
         while level:
             levels.append(level)
             trees = [node.item.oid for node in level if node.item is not None and node.item.is_tree]
@@ -114,6 +118,7 @@ class TreeEditor:
                 if node.item is not None and node.item.is_tree:
                     node.items = dict(self._read[node.item.oid])
                 _hand_down(node)
+                await pauses.pause()
             level = [child for node in level for child in node.children.values() if child.children]
         return levels
 
@@ -133,11 +138,13 @@ class TreeEditor:
 
         Unless it is to `keep`, it can be looked at here, but will not be written.
         """
-        top = _trie(edits, given=True)
+        top = await in_slices(_trie(edits, given=True))
         levels = await self._descend(top, item(DIRECTORY, root))
+        pauses = Pauses()
         for level in reversed(levels):
             for node in level:
                 self._finish(node, is_root=node is top, keep=keep)
+                await pauses.pause()
         assert top.item is not None
         return top.item.oid.hex().encode()
 
@@ -158,13 +165,14 @@ class TreeEditor:
         self._read[node.item.oid] = node.items
 
 
-def _trie(edits: Mapping[bytes, Item | None], *, given: bool) -> _Node:
+def _trie(edits: Mapping[bytes, Item | None], *, given: bool) -> Sliced[_Node]:
     top = _Node()
-    for path in sorted(edits):
+    for path in (yield from sorting(list(edits), key=bytes)):
         node = top
         for name in path.split(b"/"):
             node = node.children.setdefault(name, _Node())
         node.given, node.item = given, edits[path]
+        yield
     return top
 
 

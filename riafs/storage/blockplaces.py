@@ -5,7 +5,7 @@ which is read in place and still has to be hashed (`FileBlock`).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -15,6 +15,9 @@ from riafs.formats.probeorder import service_weight
 from riafs.storage.files import FileBytes
 from riafs.storage.http import PIECE
 from riafs.storage.ranged import Buffer
+
+if TYPE_CHECKING:
+    from riafs.storage.lines import Line
 
 _REFRESH_SECONDS = 5.0
 
@@ -92,7 +95,7 @@ class Attempt:
     """One question to one place, as whoever asks sees it. `seconds`: how long to wait for the answer to begin; `moves`
     is called when it does, and now and then while it goes on."""
 
-    __slots__ = ("_moves", "asked", "begun", "request_id", "seconds")
+    __slots__ = ("_moved", "_moves", "asked", "begun", "line", "request_id", "seconds")
 
     def __init__(self, request_id: str, seconds: float, moves: Callable[[], None] = lambda: None) -> None:
         self._moves = moves
@@ -103,6 +106,19 @@ class Attempt:
         """When it was its turn, in trio's time; None before."""
         self.begun: float | None = None
         """When the answer began."""
+        self.line: Line | None = None
+        """Where it waits for its turn, if it does."""
+        self._moved = trio.current_time()
+
+    @property
+    def standing_since(self) -> float:
+        """Since when nothing has come: of the answer, or of those in front in the line. Now, where it is not waited
+        for the place."""
+        if self.begun is not None:
+            return self._moved
+        if self.asked is not None:
+            return self.asked
+        return trio.current_time() if self.line is None else max(self._moved, self.line.moved)
 
     def is_asked(self) -> None:
         """The question is asked now."""
@@ -111,6 +127,7 @@ class Attempt:
     def comes(self) -> None:
         """The answer begins now, or goes on."""
         self._moves()
+        self._moved = trio.current_time()
         if self.begun is None:
             self.begun = trio.current_time()
 

@@ -1,10 +1,11 @@
 """HTTP for block servers and API servers: urllib3 in bounded worker threads.
 
 Deadlines: connecting and each wait for bytes are bounded by the socket's timeouts. Beyond that, the event loop gives up
-an exchange whose answer does not begin in time, or that brings less than a piece (`PIECE` bytes) in a few such times,
-however it trickles. An exchange that is given up or cancelled has its socket shut down, so that its thread ends.
-Redirects are not followed, nothing is tried twice, nothing is unpacked. Messages name what was asked in the caller's
-words and say what happened in ours: never a URL, a header or a server's text, as these hold tokens and signatures.
+an exchange whose answer does not begin in time, or then stands still for as long; what brings less than `FLOOR` bytes a
+second stands still, however it trickles. An exchange that is given up or cancelled has its socket shut down, so that
+its thread ends. Redirects are not followed, nothing is tried twice, nothing is unpacked. Messages name what was asked
+in the caller's words and say what happened in ours: never a URL, a header or a server's text, as these hold tokens and
+signatures.
 """
 
 import logging
@@ -36,7 +37,8 @@ PIECE = 1 << 20
 _THREADS = 32
 _POOLS = 64
 _CONNECT_SECONDS = 10.0
-_TRICKLE = 4  # waits for bytes in which a piece has to come
+FLOOR = 1024
+"""Bytes a second below which an answer does not go on."""
 _TELL_SECONDS = 1.0
 
 logging.getLogger("urllib3").setLevel(logging.WARNING)  # below that it logs URLs
@@ -91,7 +93,7 @@ def bearer(token: str | None) -> Mapping[str, str]:
 class Incoming:
     """An answer whose body is to be received. Belongs to the worker thread."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse, name: str, progress: Callable[[], None]) -> None:
+    def __init__(self, response: urllib3.BaseHTTPResponse, name: str, progress: Callable[[int], None]) -> None:
         self._response = response
         self._name = name
         self._progress = progress
@@ -117,12 +119,15 @@ class Incoming:
 
         Raises ShortRead, StoreError, StoreTimeout.
         """
+        wanted, parts = min(length, PIECE), []
         try:
-            data = self._response.read(min(length, PIECE), decode_content=False)
+            while wanted > 0 and (data := self._response.read1(wanted, decode_content=False)):
+                parts.append(data)
+                wanted -= len(data)
+                self._progress(len(data))
         except (HTTPError, OSError) as error:
             raise translated(error, self._name) from None  # the context would quote what the server sent
-        self._progress()
-        return data
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_all(self, limit: int) -> bytes:
         """The whole body. Raises TooLarge for one of more than `limit` bytes, and what `read` raises."""
@@ -178,6 +183,7 @@ class _Exchange(Generic[T]):
         self._socket: socket.socket | None = None
         self._given_up = False
         self._told = 0.0
+        self._received = 0
         self._first = min(
             options.deadline, options.deadline if request.seconds is None else max(request.seconds, 0.001)
         )
@@ -192,6 +198,7 @@ class _Exchange(Generic[T]):
         except (HTTPError, OSError) as error:
             raise translated(error, self._request.name) from None  # the context would quote what the server sent
         with response:
+            self._told = time.monotonic()
             trio.from_thread.run_sync(self._goes_on)
             return self._take(Incoming(response, self._request.name, self._progress))
 
@@ -215,14 +222,18 @@ class _Exchange(Generic[T]):
         if self._given_up:
             raise ConnectionAbortedError("given up")
 
-    def _progress(self) -> None:
-        now = time.monotonic()
-        if now - self._told > _TELL_SECONDS:
-            self._told = now
+    def _progress(self, count: int) -> None:
+        self._received += count
+        seconds = time.monotonic() - self._told
+        if seconds < min(_TELL_SECONDS, self._options.deadline / 4):
+            return
+        moved = self._received >= FLOOR * seconds
+        self._told, self._received = self._told + seconds, 0
+        if moved:
             trio.from_thread.run_sync(self._goes_on)
 
     def _goes_on(self) -> None:
-        self._extend(_TRICKLE * self._options.deadline)
+        self._extend(self._options.deadline)
         self._comes()
 
     def _extend(self, seconds: float) -> None:

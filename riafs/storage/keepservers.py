@@ -96,6 +96,7 @@ class KeepServer:
             self._line.moves()
             attempt.comes()
 
+        attempt.line = self._line
         await self._line.wait(self._limiter.acquire, f"{name}: the server answers nobody")
         try:
             attempt.is_asked()

@@ -21,6 +21,11 @@ class Line:
         self._seconds = seconds
         self._moved = float("-inf")
 
+    @property
+    def moved(self) -> float:
+        """When one of them last got on, in trio's time."""
+        return self._moved
+
     def moves(self) -> None:
         """One of those in front gets on."""
         self._moved = trio.current_time()

@@ -1,17 +1,17 @@
 """Manifests by name: the files of a directory, one file, or a text that is at hand.
 
 A file NAME, ``NAME.manifest`` or ``NAME.txt`` is the manifest of NAME; hidden files are none. Writers replace files by
-renaming, or write them in place: `read` gives a text that was the same before and after it was read, or None.
+renaming, or write them in place: `read` gives a text that was the same before and after it was read, or says so.
 """
 
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from riafs.errors import NotInStore, RiafsError, ShortRead
+from riafs.errors import ChangedContent, NotInStore, RiafsError, ShortRead
 from riafs.formats.names import valid_name
 from riafs.storage.local import LocalStorage
 from riafs.storage.protocol import FileStatus, ItemKind
@@ -19,6 +19,8 @@ from riafs.storage.protocol import FileStatus, ItemKind
 log = logging.getLogger(__name__)
 
 _SUFFIXES = (b".manifest", b".txt")
+READ = 1 << 20
+"""Bytes that are read at a time."""
 SETTLED_NS = 10**9
 """A file that was changed less than this ago may still be written to."""
 
@@ -61,8 +63,14 @@ class Manifests(Protocol):
         Raises NotInStore, StoreDenied, StoreTimeout, StoreError.
         """
 
-    async def read(self, file: ManifestFile) -> bytes | None:
-        """The text, None if the file has changed. Raises as `files`, OutsideStore."""
+    def read(self, file: ManifestFile) -> AsyncGenerator[bytes, None]:
+        """The text in pieces, of which only the last may have fewer than `READ` bytes.
+
+        Raises ChangedContent at the end of a file that has changed, NotInStore, and as `files`, OutsideStore.
+        """
+
+    async def is_now(self, file: ManifestFile) -> bool:
+        """Whether the file has not changed. Raises as `files`."""
 
     def close(self) -> None:
         """Give back descriptors."""
@@ -82,9 +90,14 @@ class GivenManifest:
         """See Manifests."""
         return self._files
 
-    async def read(self, file: ManifestFile) -> bytes | None:
+    async def read(self, file: ManifestFile) -> AsyncGenerator[bytes, None]:
         """See Manifests."""
-        return self._text
+        for start in range(0, len(self._text), READ):
+            yield self._text[start : start + READ]
+
+    async def is_now(self, file: ManifestFile) -> bool:
+        """See Manifests."""
+        return True
 
     def close(self) -> None:
         """See Manifests."""
@@ -128,18 +141,29 @@ class ManifestDirectory:
             log.debug("%s is left out: %s", os.fsdecode(name), error)
             return None
 
-    async def read(self, file: ManifestFile) -> bytes | None:
+    async def read(self, file: ManifestFile) -> AsyncGenerator[bytes, None]:
         """See Manifests."""
+        changed = ChangedContent(f"{os.fsdecode(file.path)} is being changed")
         try:
             content = await self._storage.open(file.path)
             try:
-                text = bytes(await content.read(0, content.size))
+                if content.size != file.size:
+                    raise changed
+                for start in range(0, file.size, READ):
+                    yield bytes(await content.read(start, min(READ, file.size - start)))
             finally:
                 content.close()
-            after = _file(file.path, await self._storage.stat(file.path))
-        except (NotInStore, ShortRead):
-            return None
-        return text if after == file and len(text) == file.size else None
+        except (NotInStore, ShortRead) as error:
+            raise changed from error
+        if not await self.is_now(file):
+            raise changed
+
+    async def is_now(self, file: ManifestFile) -> bool:
+        """See Manifests."""
+        try:
+            return _file(file.path, await self._storage.stat(file.path)) == file
+        except NotInStore:
+            return False
 
     def close(self) -> None:
         """See Manifests."""

@@ -1,25 +1,34 @@
 """From the text of a manifest to the directory that shows it; a refused one is shown as broken, with the reason."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
+from riafs import memory
 from riafs.content.keepblocks import KeepBlocks
 from riafs.content.segments import CollectionReader
 from riafs.counters import Counters
 from riafs.errors import MalformedManifest, RiafsError
-from riafs.formats.manifests import Manifest, parse_manifest
+from riafs.formats.manifests import Manifest, ManifestReader
+from riafs.storage.spill import SpillFile
 from riafs.tree.collection import BrokenDirectory, Collection, CollectionDirectory
 from riafs.tree.folders import Folders
 from riafs.tree.protocol import Directory
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 FetchText = Callable[[], Awaitable[bytes]]
 _IN_A_THREAD = 1 << 18
 """Bytes of a manifest from which on other readers would notice how long it takes."""
+_PIECE = 1 << 20
+_PER_PIECE = 16 << 20
+"""Bytes of memory that are needed to read a piece; what is kept of it in memory are its folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,8 @@ class CollectionTools:
     lenient: bool
     """Whether manifests that break the rules are shown where it is clear what they mean."""
     folders: Folders
+    spill: bytes
+    """Directory for temporary files: what is too large to be kept in memory."""
     replication: int | None = None
     """How many copies of its blocks a collection gets that asks for no number."""
 
@@ -50,11 +61,12 @@ class Told:
 
 
 async def collection_directory(
-    tools: CollectionTools, text: bytes, told: Told, fetch: FetchText | None = None
+    tools: CollectionTools, text: bytes | AsyncIterable[bytes], told: Told, fetch: FetchText | None = None
 ) -> CollectionDirectory | BrokenDirectory:
-    """The top directory of the collection whose manifest is `text`.
+    """The top directory of the collection whose manifest is `text`, at once or in pieces.
 
-    `fetch`: gets the same manifest with new permissions to read its blocks; None where none are needed.
+    `fetch`: gets the same manifest with new permissions to read its blocks; None where none are needed. Raises
+    OutOfMemory, and what reading the text raises.
     """
     try:
         manifest = await read_manifest(tools, text)
@@ -77,12 +89,31 @@ def broken_directory(told: Told, error: RiafsError) -> BrokenDirectory:
     return BrokenDirectory(type(error)(f"collection {told.name}: {error}"), told.mtime_ns, **told.attributes)
 
 
-async def read_manifest(tools: CollectionTools, text: bytes) -> Manifest:
-    """The manifest that `text` is. Raises MalformedManifest."""
+async def read_manifest(tools: CollectionTools, text: bytes | AsyncIterable[bytes]) -> Manifest:
+    """The manifest that `text` is. Raises MalformedManifest, OutOfMemory, and what reading the text raises."""
     tools.counters.manifests_parsed += 1
-    if len(text) < _IN_A_THREAD:
-        return parse_manifest(text, lenient=tools.lenient)
-    return await trio.to_thread.run_sync(lambda: parse_manifest(text, lenient=tools.lenient))
+    reader = ManifestReader(lenient=tools.lenient, pages=partial(SpillFile, tools.spill, "a collection's manifest"))
+    size = len(text) if isinstance(text, bytes) else 0
+    if isinstance(text, bytes):
+        for start in range(0, size, _PIECE):
+            await _in_a_thread_if_large(size, _feed, reader, text[start : start + _PIECE])
+    else:
+        async for piece in text:
+            size += len(piece)
+            await _in_a_thread_if_large(size, _feed, reader, piece)
+    return await _in_a_thread_if_large(size, reader.finish)
+
+
+def _feed(reader: ManifestReader, piece: bytes) -> None:
+    if len(piece) >= _IN_A_THREAD:
+        memory.ensure(_PER_PIECE, "a collection's manifest")
+    reader.feed(piece)
+
+
+async def _in_a_thread_if_large(size: int, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    if size < _IN_A_THREAD:
+        return function(*arguments)
+    return await trio.to_thread.run_sync(function, *arguments)
 
 
 def same_content(directory: Directory, told: Told) -> CollectionDirectory | None:

@@ -11,6 +11,7 @@ from functools import partial
 
 import trio
 
+from riafs import memory
 from riafs.content.blockparts import BlockPart
 from riafs.content.parts import Part
 from riafs.content.reported import Reported
@@ -29,6 +30,8 @@ __all__ = ["BrokenDirectory", "Collection", "CollectionDirectory"]
 _FEW = 16
 """Entries that are made when somebody asks for one, who may want the next ones too."""
 _SHOWN_LOCATORS = 100
+_PER_VERSION = 600
+"""Bytes of memory for a name while versions are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +85,28 @@ class CollectionDirectory:
         return piece[start - first :] if start > first else piece
 
     def _entries(self, folder: ShownFolder, positions: range) -> tuple[Entry, ...]:
-        return tuple(
-            [self._entry(folder, position) for position in range(len(folder.names))[positions.start : positions.stop]]
-        )
+        if folder.special is not None:
+            shown = range(len(folder.names))[positions.start : positions.stop]
+            return tuple([self._entry(folder, position) for position in shown])
+        glances = folder.folder.glances(positions.start, positions.stop)
+        made = [self._made(folder, index, *each) for index, each in enumerate(glances, positions.start)]
+        return tuple(made)
 
     def _entry(self, folder: ShownFolder, position: int) -> Entry:
-        collection, index = self.collection, folder.indices[position]
-        size, block, offset = folder.folder.glance(index)
+        index = folder.indices[position]
+        return self._made(folder, index, folder.names[position], folder.folder.glance(index))
+
+    def _made(self, folder: ShownFolder, index: int, name: bytes, glance: tuple[int, int, int]) -> Entry:
+        """The entry of the name that has this index in the folder."""
+        collection = self.collection
+        size, block, offset = glance
         if block != NO_BLOCK:
             version = b"%b+%d+%d" % (collection.manifest.digest(block), offset, size)
         elif size == FOLDER:
-            return Entry(folder.names[position], Kind.DIRECTORY, 0, True, collection.mtime_ns, self._version)
+            return Entry(name, Kind.DIRECTORY, 0, True, collection.mtime_ns, self._version)
         else:
             version = file_version(collection.manifest, folder.folder, index)
-        return Entry(folder.names[position], Kind.FILE, size, True, collection.mtime_ns, version)
+        return Entry(name, Kind.FILE, size, True, collection.mtime_ns, version)
 
     @property
     def _version(self) -> bytes:
@@ -127,7 +138,8 @@ class CollectionDirectory:
         return await trio.to_thread.run_sync(self._versions, folder)
 
     def _versions(self, folder: ShownFolder) -> Versions:
-        entries = [self._entry(folder, position) for position in range(len(folder.names))]
+        memory.ensure(_PER_VERSION * len(folder.names), "comparing two versions of a large folder")
+        entries = self._entries(folder, range(len(folder.names)))
         directories = {entry.name for entry in entries if entry.kind is Kind.DIRECTORY}
         return Versions({entry.name: entry.version for entry in entries}, directories)
 

@@ -6,6 +6,7 @@ from riafs.content.parts import Part
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.divisible import Divisible
 from riafs.tree.protocol import Directory, Entry, Found, Versions
+from riafs.tree.slots import Slots, own_slots
 
 
 class DelegatingDirectory:
@@ -34,6 +35,10 @@ class DelegatingDirectory:
     async def versions(self) -> Versions:
         """See Directory."""
         return await self._shown.versions()
+
+    async def slots(self) -> Slots | None:
+        """See Numbered."""
+        return await own_slots(self._shown)
 
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from riafs.errors import IsADirectoryHere, NoSuchName
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.protocol import Directory, Entry, Found, Versions
+from riafs.tree.slots import Slots, slots_by_versions
 
 
 class FixedDirectory:
@@ -16,6 +17,7 @@ class FixedDirectory:
         self._entries = tuple(entries)
         self._positions = {entry.name: position for position, entry in enumerate(self._entries)}
         self._attributes = attributes
+        self._slots: Slots | None = None
         self.mtime_ns = mtime_ns
 
     async def entries(self, start: int) -> Sequence[Entry]:
@@ -36,6 +38,12 @@ class FixedDirectory:
         """See Directory."""
         versions = {entry.name: entry.version for entry in self._entries}
         return Versions(versions, versions.keys())
+
+    async def slots(self) -> Slots | None:
+        """See Numbered."""
+        if self._slots is None:
+            self._slots = slots_by_versions(await self.versions())
+        return self._slots
 
     async def directory(self, entry: Entry) -> Directory:
         """See Directory."""

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import trio
 from cachetools import LRUCache
 
+from riafs import memory
 from riafs.counters import Counters
+from riafs.formats.columns import Names
 from riafs.formats.manifests import NO_BLOCK, Folder, Manifest
 from riafs.formats.names import MAX_NAME
 from riafs.formats.text import shown
@@ -24,12 +26,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CACHED_NAMES = 500_000
-"""Names kept in all, about 100 bytes each."""
+"""Names kept in memory in all, `_PER_NAME` bytes each; fewer where the control group has not so much."""
+_PER_NAME = 100
+_OF_A_LARGE_ONE = 20_000
+"""What a folder in pages counts as."""
 MANY = 4096
 """Names from which on other readers would notice how long it takes to go through all."""
 _MANY_BYTES = 64 << 10
 """The same as bytes of their tokens."""
 _PIECES = 64
+_MEMORY_SHARE = 8
+_SPECIAL = 300
+"""Bytes of memory for a name in a folder of which not all are shown as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +64,9 @@ class ShownFolder:
 def shown_folder(folder: Folder) -> ShownFolder:
     """How a folder is shown."""
     names = folder.names
-    if max(map(len, names), default=0) <= MAX_NAME and b"\0" not in b"/".join(names):
+    if all(map(_possible, (names[start : start + MANY] for start in range(0, len(names), MANY)))):
         return ShownFolder(folder, names, range(len(names)), None)
+    memory.ensure(_SPECIAL * len(names), "the names of a large folder")
     # Those that stay as they are come first, so that none of them loses its name to another one.
     order = sorted(range(len(names)), key=lambda index: b"\0" in names[index])
     taken: dict[bytes, int] = {}
@@ -70,15 +79,19 @@ def shown_folder(folder: Folder) -> ShownFolder:
     )
 
 
+def _possible(names: Sequence[bytes]) -> bool:
+    return max(map(len, names)) <= MAX_NAME and b"\0" not in b"/".join(names)
+
+
 class Folders:
     """The folders that were looked into last, in all collections of a mount. `counters`: those of the mount."""
 
-    def __init__(self, counters: Counters | None = None, limit: int = MAX_CACHED_NAMES) -> None:
+    def __init__(self, counters: Counters | None = None, limit: int | None = None) -> None:
         self.pieces: LRUCache[Hashable, tuple[int, tuple[Entry, ...]]] = LRUCache(_PIECES)
         """The entries that were listed last, for those who list: where they begin, and what they are."""
         self._counters = counters or Counters()
-        self._cache: LRUCache[tuple[bytes, bytes], ShownFolder] = LRUCache(limit, getsizeof=_weight)
-        self._heavy: tuple[tuple[bytes, bytes], ShownFolder] | None = None
+        self._limit = limit = limit or memory.share(MAX_CACHED_NAMES * _PER_NAME, _MEMORY_SHARE) // _PER_NAME
+        self._cache: LRUCache[tuple[bytes, bytes], ShownFolder] = LRUCache(limit, getsizeof=self._weight)
         self._one_at_a_time = trio.Lock()
 
     async def get(self, manifest: Manifest, path: bytes) -> ShownFolder:
@@ -93,8 +106,6 @@ class Folders:
             return self._known(key) or self._keep(key, await trio.to_thread.run_sync(_read, manifest, path))
 
     def _known(self, key: tuple[bytes, bytes]) -> ShownFolder | None:
-        if self._heavy is not None and self._heavy[0] == key:
-            return self._heavy[1]
         known: ShownFolder | None = self._cache.get(key)
         return known
 
@@ -103,15 +114,14 @@ class Folders:
             self._counters.names_dropped += folder.dropped
             where = f"/{key[1].decode(errors='replace')} of collection {key[0].decode()}"
             log.warning("%d impossible names left out in %s, among them %s", folder.dropped, where, _a_dropped(folder))
-        if _weight(folder) <= self._cache.maxsize:
-            self._cache[key] = folder
-        else:
-            self._heavy = key, folder
+        self._cache[key] = folder
         return folder
 
-
-def _weight(folder: ShownFolder) -> int:
-    return 1 + len(folder.folder)
+    def _weight(self, folder: ShownFolder) -> int:
+        count = len(folder.folder)
+        if isinstance(folder.folder.names, Names) and folder.special is None:
+            count = min(count, _OF_A_LARGE_ONE)
+        return min(1 + count, self._limit)
 
 
 def _read(manifest: Manifest, path: bytes) -> ShownFolder:
@@ -127,8 +137,10 @@ def _a_dropped(folder: ShownFolder) -> str:
 
 def file_version(manifest: Manifest, folder: Folder, index: int) -> bytes:
     """What the content of a file depends on that is not in one block: its segments, by the digests of their blocks."""
-    parts = [
-        b"%b+%d+%d" % (b"" if block == NO_BLOCK else manifest.digest(block), offset, length)
-        for block, offset, length in folder.segments(index)
-    ]
-    return hashlib.md5(b" ".join(parts), usedforsecurity=False).digest() if parts else b""
+    digest, between = hashlib.md5(usedforsecurity=False), b""
+    for block, offset, length in folder.all_segments(index):
+        if length:
+            named = b"" if block == NO_BLOCK else manifest.digest(block)
+            digest.update(b"%b%b+%d+%d" % (between, named, offset, length))
+            between = b" "
+    return digest.digest() if between else b""

@@ -8,14 +8,16 @@ looked at again in the next round.
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import aclosing
 
 import trio
 
-from riafs.errors import NotInStore, RiafsError
+from riafs.errors import ChangedContent, NotInStore, RiafsError
 from riafs.formats.identifiers import is_portable_data_hash
-from riafs.formats.portablehash import portable_data_hash
+from riafs.formats.portablehash import PortableHash
 from riafs.formats.text import listed, nearest
 from riafs.storage.manifestfiles import SETTLED_NS, ManifestFile, Manifests
+from riafs.tree.broken import BrokenDirectory
 from riafs.tree.byid import BY_ID, ByIdDirectory, open_named
 from riafs.tree.collecting import CollectionTools, Told, broken_directory, collection_directory
 from riafs.tree.fixed import FixedDirectory
@@ -78,13 +80,20 @@ class KeptCollections:
         return FilePlace(self, name, file, broken_directory(self._told(name, file), problem))
 
     async def load(self, name: bytes, file: ManifestFile) -> Directory | None:
-        """The collection as `file` has it, None where the file has changed."""
+        """The collection as `file` has it, None where the file has changed. Raises what may pass: StoreTimeout,
+        StoreError, OutOfMemory."""
         told = self._told(name, file)
         try:
-            text = await self.manifests.read(file)
+            async with aclosing(self.manifests.read(file)) as text:
+                directory = await collection_directory(self._tools, text, told)
+        except ChangedContent:
+            return None
         except RiafsError as error:
+            if error.retryable:
+                raise type(error)(f"collection {told.name}: {error}") from error
             return broken_directory(told, error)
-        return None if text is None else await collection_directory(self._tools, text, told)
+        broken = isinstance(directory, BrokenDirectory)
+        return None if broken and not await self.manifests.is_now(file) else directory
 
     @staticmethod
     def _told(name: bytes, file: ManifestFile) -> Told:
@@ -113,10 +122,13 @@ class KeptCollections:
     async def _hash(self, file: ManifestFile) -> bytes | None:
         if file not in self._hashes:
             try:
-                text = await self.manifests.read(file)
-                if text is None:
-                    return None
-                self._hashes[file] = await trio.to_thread.run_sync(portable_data_hash, text)
+                whole = PortableHash()
+                async with aclosing(self.manifests.read(file)) as text:
+                    async for piece in text:
+                        await trio.to_thread.run_sync(whole.feed, piece)
+                self._hashes[file] = whole.value()
+            except ChangedContent:
+                return None
             except RiafsError as error:
                 log.info("the manifest %s is passed over: %s", os.fsdecode(file.path), error)
                 return None

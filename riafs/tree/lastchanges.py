@@ -7,7 +7,7 @@ commit's times, and is replaced by one with the right ones when they are known.
 """
 
 import logging
-import tempfile
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -17,6 +17,7 @@ from cachetools import LRUCache
 
 from riafs.cache.lastchanges import Apart
 from riafs.cache.lastchanges import LastChanges as KeptChanges
+from riafs.cache.temporary import temporary_file
 from riafs.errors import GitError, RiafsError
 from riafs.formats.namestatus import parse_history
 from riafs.git.repository import Repository
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 _PIECE = 1 << 20
 _MAX_NAMES = 200_000
 """Names whose times are kept in memory; of a larger directory those alone."""
+_MOST_OPEN = 16
+"""Files of the cache that are kept open, one a dataset."""
 Times = Mapping[bytes, int]
 
 
@@ -52,6 +55,8 @@ class LastChanges:
         self._turns: dict[bytes, trio.Lock] = {}
         self._times: LRUCache[object, Times] = LRUCache(_MAX_NAMES, getsizeof=lambda times: 1 + len(times))
         self._large: tuple[object, Times] | None = None
+        self._read: dict[bytes, KeptChanges] = {}
+        self._one_at_a_time = trio.CapacityLimiter(1)
 
     def of(self, identifier: bytes, repository: Repository, commit: bytes) -> "CommitTimes":
         """The times at a commit (hex) of the dataset with that id."""
@@ -85,7 +90,7 @@ class LastChanges:
             return
         tips = await trio.to_thread.run_sync(kept.tips)
         for without in (tips, ()) if tips else ((),):
-            with tempfile.TemporaryFile(dir=self._scratch) as file:
+            with temporary_file(os.fsencode(self._scratch)) as file:
                 is_whole = await repository.write_history(commit, without, file.fileno())
                 if is_whole and await trio.to_thread.run_sync(_add, kept, file):
                     return
@@ -104,21 +109,41 @@ class LastChanges:
         name = identifier, commit, directory
         if self._large is not None and self._large[0] == name:
             return self._large[1]
-        times: Times | None = self._times.get(name)
-        if times is None:
-            kept = KeptChanges(self._directory, identifier)
-            try:
-                times = await trio.to_thread.run_sync(kept.times, commit, directory)
-            except RiafsError as error:
-                log.warning("times of a directory are not known: %s", error)
-            if times is None:  # removed meanwhile: walked again by who asks next
-                self._walks.pop((identifier, commit), None)
-                return {}
+        known: Times | None = self._times.get(name)
+        if known is not None:
+            return known
+        found: Mapping[bytes, Times] | None = None
+        try:
+            found = await trio.to_thread.run_sync(
+                self._look_up, identifier, commit, directory, limiter=self._one_at_a_time
+            )
+        except RiafsError as error:
+            log.warning("times of a directory are not known: %s", error)
+        if found is None:  # removed meanwhile: walked again by who asks next
+            self._walks.pop((identifier, commit), None)
+            return {}
+        for path, times in found.items():
             if len(times) < _MAX_NAMES:
-                self._times[name] = times
-            else:
+                self._times[identifier, commit, path] = times
+            elif path == directory:
                 self._large = name, times
-        return times
+        return found[directory]
+
+    def _look_up(self, identifier: bytes, commit: bytes, directory: bytes) -> Mapping[bytes, Times] | None:
+        """In a thread, one at a time."""
+        kept = self._read.get(identifier)
+        if kept is None:
+            while len(self._read) >= _MOST_OPEN:
+                self._read.pop(next(iter(self._read))).close()
+            kept = self._read[identifier] = KeptChanges(self._directory, identifier)
+        return kept.times(commit, directory)
+
+    def close(self) -> None:
+        """Give back what is open, when nothing is asked any more."""
+        if not self._one_at_a_time.borrowed_tokens:
+            for kept in self._read.values():
+                kept.close()
+            self._read.clear()
 
 
 class CommitTimes:
@@ -146,7 +171,7 @@ class CommitTimes:
     @property
     def may_be_replaced(self) -> bool:
         """Whether better ones may come."""
-        return bool(self._is_late)
+        return self._is_late is not False
 
     @property
     def is_outdated(self) -> bool:

@@ -15,6 +15,7 @@ from cachetools import LRUCache
 
 from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, SUBMODULE, Tree
 from riafs.tree.protocol import UNKNOWN_SIZE, Entry
+from riafs.tree.slots import Slots, slots_of_tree
 
 PIECE = 256
 FEW = 16
@@ -64,13 +65,24 @@ class Listing:
     positions: dict[bytes, int]
     pieces: dict[int, tuple[GitEntry, ...]] = field(default_factory=dict)
     groups: dict[int, tuple[GitEntry, ...]] = field(default_factory=dict)
+    slots: Slots | None = None
+    """Once asked for."""
     classified: int = 0
     """Entries in `pieces` and `groups`."""
 
     @property
     def weight(self) -> int:
         """Cost in the cache, in entries; at least one, also for an empty directory."""
-        return 1 + (len(self.positions) + self.classified) // 2
+        names = len(self.positions) if self.slots is None else 2 * len(self.positions)
+        return 1 + (names + self.classified) // 2
+
+    def numbered(self) -> Slots:
+        """The slots, computed now if they were not before: 0.1 s for a million."""
+        if self.slots is None:
+            tree = self.tree
+            directories = [position for position, mode in enumerate(tree.modes) if mode in (DIRECTORY, SUBMODULE)]
+            self.slots = slots_of_tree(tree.names, tree.oids, directories)
+        return self.slots
 
     def known(self, position: int) -> Sequence[GitEntry]:
         """Entries from `position` on, as far as they were found out together; none if that one was not."""

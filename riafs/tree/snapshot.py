@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import trio
+
 from riafs.content.copies import BlobPart, KeyPart
 from riafs.content.parts import Part
 from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
@@ -25,6 +27,7 @@ from riafs.tree.lastchanges import CommitTimes
 from riafs.tree.listing import PIECE, GitEntry, Listing, git_version
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
 from riafs.tree.since import Since, since_of
+from riafs.tree.slots import Slots
 from riafs.tree.standing import Standing
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 _PREPARED_DIRECTORIES = 16
 _PREPARED_ENTRIES = 1024
 _LOOK_AHEAD = 64
+_MANY = 100_000
 _LATE = b" "
 """Marks versions of what has other times than it will have."""
 _VERSIONED = re.compile(rb"([^@]+)@(.+)", re.DOTALL)
@@ -213,6 +217,17 @@ class CommitDirectory:
             {name: git_version(mode, oid) + mark for name, mode, oid in lines},
             {name for name, mode in zip(tree.names, tree.modes, strict=True) if mode in (DIRECTORY, SUBMODULE)},
         )
+
+    async def slots(self) -> Slots:
+        """See Numbered."""
+        listing = await self._listing()
+        if listing.slots is None:
+            if len(listing.tree.names) < _MANY:
+                listing.numbered()
+            else:
+                await trio.to_thread.run_sync(listing.numbered)
+            self._snapshot.dataset.listings.keep(self._name, listing)
+        return listing.numbered()
 
     # -- entries ------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ Everything of a mount is made here and given back here: private GIT_DIRs, git ch
 what was verified, background tasks.
 """
 
+import logging
 import os
 import shutil
 import time
@@ -26,7 +27,7 @@ from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
-from riafs.errors import MissingProgram
+from riafs.errors import MissingProgram, StoreDenied
 from riafs.formats.riaurl import RiaUrl
 from riafs.formats.sevenzip_cursor import Limits
 from riafs.formats.sources import Source
@@ -44,6 +45,8 @@ from riafs.tree.store import StoreTools
 from riafs.tree.times import Times
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.keepplan import KeepPlan, Means
+
+log = logging.getLogger(__name__)
 
 _DIGESTS = {Verify.AUTO: Digests.BESIDE, Verify.ALWAYS: Digests.BEFORE, Verify.NEVER: Digests.NONE}
 _HASHING_THREADS = 4
@@ -124,7 +127,7 @@ async def assemble(
         background.keep_running(memory.keep)
         blocks = BlockCache(kept, plan.blocks, counters)
         background.keep_running(blocks.keep)
-        means = Means(memory, blocks, counters, background, plan.deadline, closing)
+        means = Means(memory, blocks, counters, background, plan.deadline, closing, os.fsencode(scratch.path))
         git: GitPool | None = None
         times = Times()
         if isinstance(plan.source, RiaUrl):
@@ -162,14 +165,16 @@ async def _open_store(
     tools = StoreTools(
         git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links, times,
         Checkouts(git.gits) if plan.checkout else None,
-        _last_changes(plan, scratch, means.background) if plan.dated_by_change else None,
+        _last_changes(plan, scratch, means) if plan.dated_by_change else None,
     )  # fmt: skip
     return await open_source(source, tools, keys=not plan.believing)
 
 
-def _last_changes(plan: Plan, scratch: Scratch, background: Background) -> LastChanges:
+def _last_changes(plan: Plan, scratch: Scratch, means: Means) -> LastChanges:
     place = f"{scratch.cache or scratch.path}/{TIMES_DIRECTORY}"
-    return LastChanges(place, scratch.path, background, plan.deadline)
+    changes = LastChanges(place, scratch.path, means.background, plan.deadline)
+    means.closing.callback(changes.close)
+    return changes
 
 
 @asynccontextmanager
@@ -212,7 +217,10 @@ def _archive_tools(plan: Plan, scratch: Scratch, blocks: BlockCache, counters: C
     search_path = [os.fsencode(directory) for directory in plan.search_path.split(":")]
     indexes = None
     if scratch.cache is not None:
-        indexes = IndexDirectory(os.fsencode(private_directory(f"{scratch.cache}/{INDEX_DIRECTORY}")))
+        try:
+            indexes = IndexDirectory(os.fsencode(private_directory(f"{scratch.cache}/{INDEX_DIRECTORY}")))
+        except StoreDenied as error:
+            log.warning("%s; lists of what is in archives are kept by this mount only", error)
     return ArchiveTools(
         Limits(dictionary=plan.dictionary),
         Extractor(search_path, os.fsencode(scratch.path), _DECODING_SECONDS),

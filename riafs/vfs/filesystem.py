@@ -29,9 +29,10 @@ from riafs.errors import (
 )
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
+from riafs.tree.slots import own_slots
 from riafs.vfs.cachedpages import CachedPages, SilentReads
 from riafs.vfs.nodes import Node
-from riafs.vfs.numbers import ROOT, inode_of, number_of, slot_of
+from riafs.vfs.numbers import ROOT, inode_of, new_number, number_of, slot_of
 from riafs.vfs.refreshing import Change, Refresher
 from riafs.vfs.use import Use, Uses
 
@@ -120,7 +121,7 @@ class FileSystem:
         self._untold: list[Change] = []
         """What the kernel has to be told in the next round."""
         self._nodes: dict[int, Node] = {ROOT: self._root}
-        self._by_number: list[Node | None] = [None, self._root]
+        self._by_number = {self._root.number: self._root}
         self._directories: dict[int, _OpenDirectory] = {}
         self._files: dict[int, _OpenFile] = {}
         self._open_inodes: dict[int, set[int]] = {}
@@ -165,11 +166,13 @@ class FileSystem:
                 if directory is node.directory:
                     raise
                 continue  # renewed meanwhile: the kernel was told to forget too early
+            if found.position is None:
+                return node.hide(found.entry), found.entry
+            slots = await node.slots()
             if directory is node.directory:  # else renewed meanwhile: positions may have changed
                 break
-        if found.position is None:
-            return node.hide(found.entry), found.entry
-        return node.inode_at(found.position), found.entry
+        slot = found.position if slots is None else slots[found.position]
+        return inode_of(node.number, slot), found.entry
 
     def _find_virtual(self, name: bytes) -> tuple[int, Entry]:
         directory = self._virtual[name]
@@ -227,8 +230,7 @@ class FileSystem:
         return self._root if inode == ROOT else self._parent(inode)
 
     def _parent(self, inode: int) -> Node:
-        number = number_of(inode)
-        node = self._by_number[number] if number < len(self._by_number) else None
+        node = self._by_number.get(number_of(inode))
         if node is None:
             raise StaleHandle(f"inode {inode} is not in use")
         return node
@@ -249,8 +251,8 @@ class FileSystem:
             ):  # else renewed meanwhile
                 break
         if inode not in self._nodes:  # another task may have entered it meanwhile
-            node = Node(inode, len(self._by_number), entered, parent)
-            self._by_number.append(node)
+            node = Node(inode, new_number(inode, self._by_number), entered, parent)
+            self._by_number[node.number] = node
             self._nodes[inode] = node
             self._note_use(node)
         return self._nodes[inode]
@@ -268,11 +270,15 @@ class FileSystem:
         """A handle on a directory as it is now."""
         node = await self.node(inode)
         await self._prepare_walk(node)
-        await node.directory.entries(0)
+        while True:
+            directory = node.directory
+            await directory.entries(0)
+            slots = await node.slots()
+            if directory is node.directory:
+                break
         self.counters.directories_listed += 1
-        slots = None if node.renumbering is None else node.renumbering.slots
         _use_of(node).opened(1)
-        return self._new_handle(self._directories, _OpenDirectory(node, node.directory, slots))
+        return self._new_handle(self._directories, _OpenDirectory(node, directory, slots))
 
     async def _prepare_walk(self, node: Node) -> None:
         """Programs that walk a tree list the directories in a directory one after the other: tell it where they are.
@@ -280,12 +286,16 @@ class FileSystem:
         Only positions of an unchanged numbering are followed, which is nearly all of them.
         """
         parent, slot = node.parent, slot_of(node.inode)
-        if parent is None or parent.renumbering is not None:
+        if parent is None or parent.renumbering is not None or parent.is_hidden(slot):
             return
-        if parent.listed_last is not None and 0 < slot - parent.listed_last <= _WALKING_STEP:
+        own = await own_slots(parent.directory)
+        position = slot if own is None else own.positions.get(slot)
+        if position is None:
+            return
+        if parent.listed_last is not None and 0 < position - parent.listed_last <= _WALKING_STEP:
             with contextlib.suppress(RiafsError):
-                await parent.directory.prepare(slot)
-        parent.listed_last = slot
+                await parent.directory.prepare(position)
+        parent.listed_last = position
 
     async def readdir(self, handle: int, start: int) -> Page:
         """Some entries from offset `start` on; none at the end. The offset after entry i of a page is start + i + 1."""
@@ -301,9 +311,9 @@ class FileSystem:
         while True:
             directory = node.directory
             entries = await directory.entries(start)
+            slots = await node.slots()
             if directory is node.directory:
                 break
-        slots = None if node.renumbering is None else node.renumbering.slots
         return Page(entries, node.number, slots, current=True)
 
     def releasedir(self, handle: int) -> None:

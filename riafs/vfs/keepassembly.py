@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import trio
 
+from riafs import memory
 from riafs.arvados.api import ApiServer
 from riafs.arvados.services import KeepService, fetch_services, named_services
 from riafs.content.keepblocks import KeepBlocks, KeepTools
@@ -40,6 +41,8 @@ _FIRST_SECONDS = 4.0
 """How long an API server may take to answer anything at all, so that who mounts hears what is wrong with it."""
 _PORTS = {"http": 80, "https": 443}
 _MAX_COMPOSITION = 64 << 20
+_MEMORY_SHARE = 4
+"""Of what the control group allows: for whole blocks."""
 _SERVICES_SECONDS = 300.0
 """How often a cluster is asked for its block servers."""
 
@@ -107,13 +110,14 @@ class _Opening:
                 counters=means.counters,
                 background=means.background,
                 deadline=means.deadline,
-                memory=self._plan.memory,
+                memory=memory.share(self._plan.memory, _MEMORY_SHARE),
             )
         )
 
     def _collection_tools(self, blocks: KeepBlocks, replication: int | None = None) -> CollectionTools:
-        counters = self._means.counters
-        return CollectionTools(blocks, counters, self._plan.lenient, Folders(counters), replication)
+        means = self._means
+        folders = Folders(means.counters)
+        return CollectionTools(blocks, means.counters, self._plan.lenient, folders, means.scratch, replication)
 
     # -- places -------------------------------------------------------------------------------------------------------
 

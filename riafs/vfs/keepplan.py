@@ -46,3 +46,5 @@ class Means:
     background: Background
     deadline: float
     closing: ExitStack
+    scratch: bytes
+    """Directory for temporary files."""

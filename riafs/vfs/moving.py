@@ -17,6 +17,7 @@ from riafs.overlay.engine import Engine
 from riafs.overlay.places import OVERLAY
 from riafs.overlay.rows import DIRECTORY, Row
 from riafs.overlay.store import Overlay
+from riafs.slices import Pauses, Sliced, in_slices
 from riafs.tree.protocol import Directory, Entry, Kind
 from riafs.tree.standing import OfCommit
 from riafs.vfs.beneath import Beneath
@@ -81,11 +82,13 @@ class Mover:
         known = await self._known(dataset, top)
         row = self._overlay.area(dataset).top
         self._steps |= await self._engine.pushed(dataset, commit, carried, _Commit(newer).find)
-        places = self._places(row, known)
+        places = await in_slices(self._places(row, known))
         renamed = self._detached(known, places)
         changed = list(await self._filesystem.move(top, newer))
         inodes: dict[bytes, int | None] = {b"": top.inode}
+        pauses = Pauses()
         for each in known:
+            await pauses.pause()
             place = places[each.row.id] if each.is_directory or not each.inode & OVERLAY else None
             below = None if place is None else await self._below(place, inodes)
             if each.row.id in renamed and below is not None:
@@ -108,8 +111,10 @@ class Mover:
                 self._steps |= self._engine.restore(dataset, path)
         finally:
             await self._settle(dataset)
+            pauses = Pauses()
             for each in known:
                 self._give_back(each)
+                await pauses.pause()
             self._numbers.move(self._steps)
         return self._told.changes()
 
@@ -124,12 +129,14 @@ class Mover:
     async def _known(self, dataset: bytes, top: Node) -> list[_Known]:
         """All rows, directories before what is in them."""
         inodes: dict[bytes, int | None] = {b"": top.inode}
-        return [
-            replace(each, below=await self._below(each.row.base, inodes))
-            if each.is_directory and each.row.base is not None
-            else each
-            for each in self._rows(dataset)
-        ]
+        known, pauses = [], Pauses()
+        for each in self._rows(dataset):
+            if each.is_directory and each.row.base is not None:
+                known.append(replace(each, below=await self._below(each.row.base, inodes)))
+            else:
+                known.append(each)
+            await pauses.pause()
+        return known
 
     def _rows(self, dataset: bytes) -> Iterator[_Known]:
         rows = self._overlay.rows
@@ -168,7 +175,7 @@ class Mover:
 
     # -- after a push -------------------------------------------------------------------------------------------------
 
-    def _places(self, top: int, known: Sequence[_Known]) -> dict[int, bytes | None]:
+    def _places(self, top: int, known: Sequence[_Known]) -> Sliced[dict[int, bytes | None]]:
         """Row → where the new commit has what it is, or was. With what is renamed while a push runs, that may be
         somewhere else than where it is shown.
         """
@@ -180,6 +187,7 @@ class Mover:
                 found[each.row.id] = row.base
             else:
                 found[each.row.id] = None if above is None else joined(above, each.name)
+            yield
         return found
 
     def _detached(self, known: Sequence[_Known], places: Mapping[int, bytes | None]) -> dict[int, Node]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from riafs.tree.protocol import Directory
+from riafs.tree.slots import own_slots
 from riafs.vfs.nodes import Node, Renumbering, renumbered
 from riafs.vfs.numbers import inode_of
 
@@ -74,7 +75,9 @@ class Refresher:
         """Plan the move of one directory. Returns those in it that have to move as well, and where to."""
         below = []
         old, new = await node.directory.versions(), await newer.versions()
-        renumbering, names = renumbered(node, old, new)
+        wanted = await own_slots(newer)
+        before = await node.slots()
+        renumbering, names = renumbered(node, old, new, before, None if wanted is None else wanted.of)
         changed = []
         for position, (name, version) in enumerate(new.of.items()):
             if name not in new.directories or name in names or (old.of[name] == version and not elsewhere):

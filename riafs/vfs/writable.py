@@ -7,7 +7,7 @@ of the FileSystem odd ones.
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -18,6 +18,7 @@ from cachetools import LRUCache
 
 from riafs.counters import Counters
 from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle, StoreTimeout
+from riafs.formats.paths import is_in
 from riafs.overlay.changes import NOTHING, Carried
 from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures
 from riafs.overlay.listing import Listed
@@ -35,6 +36,7 @@ from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, Tell
 from riafs.vfs.keepingbases import BaseKeeper
 from riafs.vfs.kernelnumbers import KernelNumbers
 from riafs.vfs.moving import Mover
+from riafs.vfs.nodes import Node
 from riafs.vfs.opendirectories import OpenDirectories, Revisited, Shown
 from riafs.vfs.recording import Recorder
 from riafs.vfs.refreshing import Change
@@ -46,7 +48,7 @@ T = TypeVar("T")
 
 _ENDING_SECONDS = 1.0
 _MAX_REMOVED = 4096
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _OVERTAKEN = (NoSuchName, NotADirectoryHere, ReadOnly, StaleHandle)
 """What a call may come to that a move came into."""
 
@@ -78,6 +80,8 @@ class WritableFileSystem:
         self._moves = 0
         """Odd while datasets are moved to another commit."""
         self._moving: trio.Event | None = None
+        self._concerned: tuple[Node, Set[int]] | None = None
+        """What a move is about: see _concerns."""
         self._running = 0
         self._one_ended = trio.Event()
         self.overlay = overlay
@@ -130,7 +134,7 @@ class WritableFileSystem:
 
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
         """See Engine."""
-        found = await self._seen(lambda: self._engine.lookup(self._numbers.now(parent), name))
+        found = await self._seen(parent, lambda: self._engine.lookup(self._numbers.now(parent), name))
         if found is None:
             return None
         await self._filesystem.reached(found.inode)
@@ -149,7 +153,7 @@ class WritableFileSystem:
     async def getattr(self, inode: int) -> Stat:
         """See Engine. A removed directory is there, with no links, as long as a program may be in it."""
         try:
-            return self._given(await self._seen(lambda: self._engine.getattr(self._numbers.now(inode))))
+            return self._given(await self._seen(inode, lambda: self._engine.getattr(self._numbers.now(inode))))
         except StaleHandle:
             if inode not in self._removed:
                 raise
@@ -157,12 +161,12 @@ class WritableFileSystem:
 
     async def readlink(self, inode: int) -> bytes:
         """See Engine."""
-        return await self._seen(lambda: self._engine.readlink(self._numbers.now(inode)))
+        return await self._seen(inode, lambda: self._engine.readlink(self._numbers.now(inode)))
 
     async def attribute(self, inode: int, name: str) -> bytes:
         """The value of an extended attribute ``user.riafs.…``. Raises NoSuchAttribute."""
         short = name.removeprefix(ATTRIBUTE_PREFIX)
-        known = await self._seen(lambda: self._attributes(self._numbers.now(inode)))
+        known = await self._seen(inode, lambda: self._attributes(self._numbers.now(inode)))
         if short == name or short not in known:
             raise NoSuchAttribute(f"no attribute {name}")
         return known[short]
@@ -180,7 +184,7 @@ class WritableFileSystem:
     async def opendir(self, inode: int) -> int:
         """A handle to list a directory; one that is removed is empty."""
         try:
-            return await self._seen(lambda: self._directories.open(inode))
+            return await self._seen(inode, lambda: self._directories.open(inode))
         except StaleHandle:
             if inode not in self._removed:
                 raise
@@ -284,7 +288,7 @@ class WritableFileSystem:
 
     async def _open(self, inode: int, flags: int) -> Opened:
         number = self._numbers.now(inode)
-        if flags & _WRITING:
+        if flags & WRITING:
             await self._before_change(number, empties=bool(flags & os.O_TRUNC))
         elif not self._engine.has_row(number) and await self._beneath.has_unknown_size(number):
             found = await self._filesystem.open(number)
@@ -351,11 +355,17 @@ class WritableFileSystem:
 
     # -- moving to another commit -------------------------------------------------------------------------------------
 
-    def in_turn(self, handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-        """`handler`, which does not begin while datasets are moved to another commit."""
+    def in_turn(
+        self, handler: Callable[P, Awaitable[T]], passes: Callable[P, bool] | None = None
+    ) -> Callable[P, Awaitable[T]]:
+        """`handler`, which does not begin while a dataset is moved to another commit, but where it only reads and
+        `passes` says that the move does not concern it.
+        """
 
         @wraps(handler)
         async def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
+            if self._moving is not None and passes is not None and passes(*args, **kwargs):
+                return await handler(*args, **kwargs)
             await self._its_turn()
             self._running += 1
             try:
@@ -372,8 +382,29 @@ class WritableFileSystem:
         while self._moving is not None:
             await self._moving.wait()
 
-    async def _seen(self, look: Callable[[], Awaitable[T]]) -> T:
-        """What `look` finds, as it is after a move that came into it."""
+    def is_apart(self, inode: int) -> bool:
+        """Whether an inode of the kernel's is none of the dataset that is being moved, nor of one in it."""
+        if self._concerned is None:
+            return False
+        top, areas = self._concerned
+        number = self._numbers.now(inode)
+        try:
+            row = self._engine.places.row(number)
+            if row is not None:
+                return row.area not in areas
+            above: Node | None = self._filesystem.parent(number)
+        except StaleHandle:
+            return False
+        while above is not None and above is not top:
+            above = above.parent
+        return above is None and number != top.inode
+
+    def is_apart_handle(self, handle: int) -> bool:
+        """The same for an open file."""
+        return self.is_apart(self.inode_of_handle(handle))
+
+    async def _seen(self, inode: int, look: Callable[[], Awaitable[T]]) -> T:
+        """What `look` finds at an inode of the kernel's, as it is after a move that came into it."""
         while True:
             moves = self._moves
             try:
@@ -382,7 +413,7 @@ class WritableFileSystem:
                 if moves == self._moves:
                     raise
             else:
-                if moves == self._moves:
+                if moves == self._moves or self.is_apart(inode):
                     return found
             await self._moved()
 
@@ -403,8 +434,10 @@ class WritableFileSystem:
             await self._moving.wait()
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
+    async def _alone(self, dataset: bytes) -> AsyncIterator[None]:
+        """Nothing is changed meanwhile, and nobody but the caller looks at a dataset, or at one in it."""
         async with self._filesystem.refreshing:  # first: who tells the kernel may wait for a handler that waits here
+            self._concerned = self._concerns(dataset)
             self._moving = trio.Event()
             try:
                 with trio.move_on_after(_ENDING_SECONDS):  # longer ones wait for content, which stays what it is
@@ -418,14 +451,22 @@ class WritableFileSystem:
                     self._moves += 1
             finally:
                 self._moving.set()
-                self._moving = None
+                self._moving = self._concerned = None
+
+    def _concerns(self, dataset: bytes) -> tuple[Node, Set[int]] | None:
+        """The top of a dataset, and the areas of it and of those in it; None where it is not shown."""
+        if not self._beneath.is_pinned(dataset):
+            return None
+        entrance = self.overlay.area(dataset).entrance
+        areas = {area.id for area in self.overlay.rows.areas() if is_in(area.entrance, entrance)}
+        return self._beneath.pinned(dataset), areas
 
     async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, tell: Tell) -> None:
         """What a push carried is in `commit` now: show it, with what was changed since. Open files go on as they are.
 
         Raises NoSuchName, Busy where changes never pause, and what reading the commit raises.
         """
-        async with self._alone():
+        async with self._alone(dataset):
             if not self._beneath.is_pinned(dataset):
                 self._drop_unshown(dataset, carried)
                 return
@@ -459,7 +500,7 @@ class WritableFileSystem:
 
         Raises NoSuchName where nothing is changed, and Busy while something changed is open.
         """
-        async with self._alone():
+        async with self._alone(dataset):
             if not self._beneath.is_pinned(dataset):
                 for path in paths:
                     self._engine.restore(dataset, path)

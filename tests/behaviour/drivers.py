@@ -132,11 +132,13 @@ async def opened(
     deadline: float = 20,
     instead_of: tuple[tuple[str, str], ...] = (),
     allow_links: Sequence[Path] = (),
+    password: str | None = None,
 ) -> AsyncIterator[ObjectDriver]:
     """The filesystem of a store, or of what `fragment` (``#~alias@version``) names in it."""
     source = parse_source(f"{store}{fragment}")
     kept = None if cache is None else str(cache)
-    plan = Plan(source, deadline, verify, kept, os.environ["PATH"], instead_of, tuple(map(os.fsencode, allow_links)))
+    allowed = tuple(map(os.fsencode, allow_links))
+    plan = Plan(source, deadline, verify, kept, os.environ["PATH"], instead_of, allowed, password=password)
     files = {b"stats": lambda: "lookups 1\n"}
     async with open_filesystem(plan, Counters(), files) as filesystem:
         yield ObjectDriver(filesystem)

@@ -18,6 +18,7 @@ import pytest
 
 from tests.behaviour.drivers import opened
 from tests.cache.blocks import small_file_system
+from tests.damage.mutation import CHANGES, Change
 from tests.small import Locked, SmallStore, key_of, noise
 
 PROJECT = Path(__file__).parents[2]
@@ -56,35 +57,6 @@ async def read_all(store: Path, cache: Path) -> int:
         return shown.counters.bytes_verified
 
 
-def _flip(data: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(len(data))
-    return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
-
-
-def _flip_front(data: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(min(100, len(data)))
-    return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
-
-
-def _zero_part(data: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(len(data))
-    part = data[at : at + 4096]
-    return data[:at] + bytes(len(part)) + data[at + len(part) :]
-
-
-DAMAGES: Mapping[str, Callable[[bytes, random.Random], bytes]] = {
-    "a bit flipped": _flip,
-    "a bit of the front flipped": _flip_front,
-    "cut": lambda data, chance: data[: chance.randrange(len(data))],
-    "empty": lambda _data, _chance: b"",
-    "zeroed": lambda data, _chance: bytes(len(data)),
-    "a page zeroed": _zero_part,
-    "something else": lambda data, chance: chance.randbytes(len(data)),
-    "longer": lambda data, chance: data + chance.randbytes(100),
-    "ends exchanged": lambda data, _chance: data[len(data) // 2 :] + data[: len(data) // 2],
-}
-
-
 def files_of(cache: Path) -> list[Path]:
     """All that a mount left, the memory of what was verified among it."""
     files = sorted(path for path in cache.rglob("*") if path.is_file())
@@ -93,9 +65,9 @@ def files_of(cache: Path) -> list[Path]:
     return files
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+@pytest.mark.parametrize("damage", CHANGES.values(), ids=CHANGES.keys())
 async def test_every_file_damaged_at_once(
-    damage: Callable[[bytes, random.Random], bytes], store: Path, tmp_path: Path, expected_warnings: Announce
+    damage: Change, store: Path, tmp_path: Path, expected_warnings: Announce
 ) -> None:
     expected_warnings(*WARNED)
     cache, chance = tmp_path / "cache", random.Random(1)

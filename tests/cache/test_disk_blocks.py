@@ -386,9 +386,13 @@ def test_a_damaged_pin_still_pins(cache: str) -> None:
     with open_blocks(cache, make=False) as root:
         pin(root, b"content 0")
         pins = Path(cache, "blocks-1", "pins")
-        next(pins.iterdir()).write_bytes(b"rubbish")
+        [kept] = pins.iterdir()
+        kept.write_bytes(b"rubbish")
         (pins / "rubbish").touch()
         assert pinned_digests(root) == {name_of(0).digest}
+        assert pinned_contents(root) == {name_of(0).digest: b""}
+        kept.unlink()
+        os.mkfifo(kept)
         assert pinned_contents(root) == {name_of(0).digest: b""}
 
 

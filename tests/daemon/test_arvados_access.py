@@ -1,9 +1,11 @@
 """Where the token for a cluster comes from, and where it does not go."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from riafs.daemon import arvadosaccess
 from riafs.daemon.arvadosaccess import ArvadosAccess, arvados_access, parse_settings
 from riafs.errors import UsageError
 
@@ -83,3 +85,11 @@ def test_keep_services_may_be_named() -> None:
 
 def test_settings_lines() -> None:
     assert parse_settings("A=1\n#B=2\nno line\nC = x=y  \n") == {"A": "1", "C": " x=y"}
+
+
+def test_a_settings_file_that_cannot_be_read_is_named_and_left_out(
+    tmp_path: Path, expected_warnings: Callable[..., None]
+) -> None:
+    expected_warnings("settings.conf: Is a directory; it is left out")
+    (tmp_path / "arvados" / "settings.conf").mkdir(parents=True)
+    assert arvadosaccess._settings_file({"XDG_CONFIG_HOME": str(tmp_path), "XDG_CONFIG_DIRS": "/nonexistent"}) == {}

@@ -321,4 +321,4 @@ async def test_pool_ends_the_children_least_recently_used(store: SmallStore, tmp
     assert [child._process is None for child in children] == [True, False, False]
     pool.close()
     assert [child._process for child in children] == [None] * 3
-    assert not os.path.exists(gits._directory)
+    assert not list(tmp_path.glob("git-*"))

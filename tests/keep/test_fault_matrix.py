@@ -447,6 +447,46 @@ async def test_a_stall_is_healed_by_another_server(first: BlockServer, second: B
             assert await read_all(blocks) == BLOCK
 
 
+async def test_another_server_is_asked_while_one_trickles(first: BlockServer, second: BlockServer) -> None:
+    first.always = blockserver.trickling(0.05)
+    second.always = blockserver.after(0.3)
+    async with blocks_of(first, second, deadline=20) as blocks:
+        with trio.fail_after(8):
+            assert await read_all(blocks) == BLOCK
+        assert blocks.counters.blocks_hedged == 1
+
+
+@pytest.mark.parametrize("scarce", [{"per_server": 1}, {"memory": 1}], ids=["server", "memory"])
+async def test_a_trickling_server_does_not_take_what_others_need(
+    first: BlockServer, second: BlockServer, scarce: dict[str, int]
+) -> None:
+    first.always = blockserver.trickling(0.05)
+    others = [random.Random(number).randbytes(20_000) for number in range(6)]
+    for block in others:
+        first.add(block)
+        second.add(block)
+    async with blocks_of(first, second, deadline=20, **scarce) as blocks:
+        with trio.fail_after(12):
+            async with trio.open_nursery() as nursery:
+
+                async def read(block: bytes) -> None:
+                    assert await read_all(blocks, locator_of(block)) == block
+
+                for block in others:
+                    nursery.start_soon(read, block)
+        with trio.fail_after(3):
+            assert await read_all(blocks) == BLOCK
+    assert len(first.requests) < len(second.requests)
+
+
+async def test_two_trickling_servers_do_not_hide_a_third(first: BlockServer, second: BlockServer) -> None:
+    first.always = second.always = blockserver.trickling(0.05)
+    with BlockServer([BLOCK]) as third:
+        async with blocks_of(first, second, third, deadline=20) as blocks:
+            with trio.fail_after(12):
+                assert await read_all(blocks) == BLOCK
+
+
 async def test_a_transfer_that_goes_on_is_not_cut_at_the_deadline(first: BlockServer) -> None:
     first.always = blockserver.trickling(0.03, 1 << 16)
     async with blocks_of(first, deadline=0.5) as blocks:

@@ -1,8 +1,10 @@
 """A tree below an overlay: a directory of this machine that nobody changes, as one dataset."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Sequence
+from pathlib import Path
 
 from riafs.errors import StaleHandle
 from riafs.overlay.changes import Base
@@ -45,6 +47,7 @@ class DiskLower:
         self._inodes = {b"": TOP}
         self.bytes_read = self.opened = 0
         self.pinned: list[int] = []
+        self._contents: dict[bytes, bytes] = {}
 
     def _inode(self, path: bytes) -> int:
         if path not in self._inodes:
@@ -63,8 +66,17 @@ class DiskLower:
         kind = KINDS[stat.S_IFMT(found.st_mode)]
         size = 0 if kind is Kind.DIRECTORY else found.st_size
         executable = kind is Kind.DIRECTORY or bool(found.st_mode & 0o100)
-        entry = Entry(os.path.basename(path), kind, size, executable, found.st_mtime_ns, path)
+        version = path if kind is Kind.DIRECTORY else self._content_of(path, kind)
+        entry = Entry(os.path.basename(path), kind, size, executable, found.st_mtime_ns, version)
         return LowerEntry(self._inode(path), entry)
+
+    def _content_of(self, path: bytes, kind: Kind) -> bytes:
+        """As in git: what has the same content has the same, wherever it is."""
+        if path not in self._contents:
+            place = os.path.join(self._root, path)
+            content = os.readlink(place) if kind is Kind.LINK else Path(os.fsdecode(place)).read_bytes()
+            self._contents[path] = hashlib.sha1(content, usedforsecurity=False).digest()
+        return self._contents[path]
 
     def at(self, path: bytes) -> LowerEntry | None:
         """What there is at a path."""

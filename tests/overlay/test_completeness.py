@@ -95,6 +95,14 @@ def cut(name: str) -> Callable[[Path], object]:
     return halve
 
 
+def fifo(name: str) -> Callable[[Path], object]:
+    def put(overlay: Path) -> None:
+        (overlay / name).unlink(missing_ok=True)
+        os.mkfifo(overlay / name)
+
+    return put
+
+
 def data_file(overlay: Path, size: int) -> Path:
     return next(each for each in (overlay / "data").iterdir() if each.stat().st_size == size)
 
@@ -104,6 +112,9 @@ CLOSED: dict[str, Callable[[Path], object]] = {
     "missing": remove(*DATABASE),
     "missing with its copy": remove(*DATABASE, "copy.sqlite"),
     "missing with all but data": remove(*DATABASE, "copy.sqlite", "state"),
+    "a fifo": fifo("overlay.sqlite"),
+    "a fifo as its log": fifo("overlay.sqlite-wal"),
+    "a fifo as the state": fifo("state"),
     "empty": lambda overlay: (overlay / "overlay.sqlite").write_bytes(b""),
     "no database": lambda overlay: (overlay / "overlay.sqlite").write_bytes(b"no database at all\n" * 400),
     "foreign": foreign,

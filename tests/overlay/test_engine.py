@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from riafs.counters import Counters
 from riafs.errors import BadChange, Busy, DirectoryNotEmpty, NameExists, NameTooLong, NoSuchName, NotPermitted
@@ -13,7 +14,7 @@ from riafs.overlay.engine import Engine
 from riafs.overlay.naming import EXCHANGE, NOREPLACE
 from riafs.overlay.places import OVERLAY, Ownership
 from riafs.overlay.store import Overlay
-from tests.overlay.disk import DiskLower
+from tests.overlay.disk import TOP, DiskLower
 from tests.overlay.walking import Walker
 
 OWN = Ownership(os.getuid(), os.getgid())
@@ -361,3 +362,46 @@ async def test_a_name_is_there_again_after_its_removal_was_undone(setup: Setup) 
     assert (await walker.stat(b"new/inner")).links == 2
     assert (await walker.stat(b"new")).links == 3
     assert sorted(await walker.names(b"new")) == [b"file", b"inner"]
+
+
+async def test_an_fsync_is_one_sync_of_the_data_and_one_of_the_log(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more of the directory where the data file is new; what comes at once shares syncs of the log."""
+    walker = await setup.open()
+    synced: list[str] = []
+
+    def noted(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def noting(descriptor: int) -> None:
+            synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+            sync(descriptor)
+
+        return noting
+
+    handles = [await walker.open(b"new%d" % number, os.O_CREAT | os.O_WRONLY) for number in range(10)]
+    monkeypatch.setattr(os, "fsync", noted(os.fsync))
+    monkeypatch.setattr(os, "fdatasync", noted(os.fdatasync))
+    for expected in (["1", "data", "overlay.sqlite-wal"], ["1", "overlay.sqlite-wal"]):
+        await walker.engine.write(handles[0], 0, b"saved")
+        await walker.engine.fsync(handles[0])
+        assert sorted(synced) == expected
+        synced.clear()
+    async with trio.open_nursery() as nursery:
+        for handle in handles:
+            await walker.engine.write(handle, 0, b"again")
+            nursery.start_soon(walker.engine.fsync, handle)
+    assert synced.count("overlay.sqlite-wal") <= 3
+
+
+async def test_attributes_of_a_new_file_are_inserted_with_it(setup: Setup) -> None:
+    """As ``cp -a`` sets them on each of many files: no statement, and no savepoint, of their own."""
+    walker = await setup.open()
+    stat, handle = await walker.engine.create(TOP, b"new", walker.maker(0o600))
+    await walker.engine.write(handle, 0, b"new")
+    await walker.engine.setattr(stat.inode, atime_ns=5, mtime_ns=7)
+    await walker.engine.setattr(stat.inode, mode=0o644, uid=11, gid=12)
+    assert setup.overlay.journal.one("SELECT count(*) FROM node WHERE name = ?", (b"new",)) == (0,)
+    walker.engine.release(handle)
+    found = await (await setup.again()).stat(b"new")
+    assert (found.mode, found.uid, found.gid, found.size) == (0o644, 11, 12, 3)
+    assert (found.atime_ns, found.mtime_ns) == (5, 7)

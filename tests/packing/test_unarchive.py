@@ -1,6 +1,7 @@
 """``riafs unarchive``: archived keys become loose objects, and the archive goes only when all of them are safe."""
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from riafs.errors import Busy, NotInStore, StoreError
 from riafs.formats.hashdirs import hash_lower
 from riafs.formats.sevenzip import Listing, Member
+from riafs.packing import unarchiving
 from riafs.packing.watching import Step
+from riafs.storage import durability
 from tests.packing.conftest import (
     CONTENTS,
     NOISE,
@@ -38,6 +41,24 @@ async def test_every_key_is_loose_again(packed: SmallDataset) -> None:
     assert loose(packed) == MEMBERS
     assert archived(packed) == MEMBERS
     assert (report.keys, report.unpacked, report.already, report.archive_removed) == (12, 12, 0, False)
+    assert nothing_unfinished(packed)
+
+
+async def test_objects_are_made_durable_together_before_they_get_their_names(
+    packed: SmallDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, int]] = []
+
+    def noted(paths: Sequence[bytes], open_path: Callable[[bytes], int]) -> None:
+        synced.append((len(paths), len(loose(packed))))
+        durability.make_durable(paths, open_path)
+
+    monkeypatch.setattr(unarchiving, "make_durable", noted)
+    monkeypatch.setattr(unarchiving, "_MOST_UNNAMED", 5)
+    assert (await unarchive(packed)).unpacked == 12
+    assert synced[:3] == [(5, 0), (5, 5), (2, 10)]
+    assert len(synced) == 4
+    assert loose(packed) == MEMBERS
     assert nothing_unfinished(packed)
 
 

@@ -301,3 +301,15 @@ def test_without_an_author_nobody_commits(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
     with pytest.raises(NoAuthor, match=r"user\.name"):
         committer(environment)
+
+
+async def test_what_goes_into_git_only_needs_no_annex_to_write_to(dataset: SmallDataset, below: Below) -> None:
+    (dataset.path / "annex").rename(dataset.path / "kept")
+    (dataset.path / "annex").write_text("no directory")
+    in_git = [below.write(b".gitattributes", b"* annex.largefiles=nothing\n"), below.write(b"text", b"text\n")]
+    await push(dataset, below, in_git)
+    assert tree(dataset)[b"text"] == ("100644", b"text\n")
+    later = changes_over(dataset, below.area)
+    to_annex = [later.write(b".gitattributes", b"* annex.largefiles=anything\n"), later.write(b"n.dat", NEW)]
+    with pytest.raises(RiafsError):
+        await push(dataset, later, to_annex)

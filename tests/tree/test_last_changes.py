@@ -211,12 +211,17 @@ def test_two_mounts_that_walk_at_once_agree(tmp_path: Path) -> None:
     kept.add(commits[:3])
     kept.add(commits)
     kept.add(commits[3:])
-    assert kept.times(commits[3].oid, b"") == {b"a": 3 * 10**9}
-    assert kept.times(commits[1].oid, b"d") == {b"0": 0, b"1": 10**9}
+    assert kept.times(commits[3].oid, b"") == {
+        b"": {b"a": 3 * 10**9},
+        b"d": {b"%d" % n: n * 10**9 for n in range(4)},
+    }
+    assert kept.times(commits[1].oid, b"d") == {b"d": {b"0": 0, b"1": 10**9}}
+    assert kept.times(commits[1].oid, b"none") == {b"none": {}}
     assert kept.tips() == [commits[3].oid]
     with pytest.raises(Apart):
         kept.add([ChangedCommit(b"f" * 40, b"e" * 40, 1, [])])
     assert kept.times(b"f" * 40, b"") is None
+    kept.close()
 
 
 HISTORY = b"%040d 17 \0\nA\0a\nb\0A\0D\0%040d 18 %040d %040d\0%040d -5 %040d\0\nD\0A\0M\0x" % (1, 2, 1, 9, 3, 2)

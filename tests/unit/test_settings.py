@@ -1,6 +1,7 @@
 """The option table: what each kind of value takes, and which source wins."""
 
 import os
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -182,3 +183,11 @@ def test_a_process_without_path_and_home_gets_both(monkeypatch: pytest.MonkeyPat
     found = settings.complete_environment()
     assert "/usr/bin" in found["PATH"].split(":")
     assert found["HOME"].startswith("/")
+
+
+def test_an_own_file_that_cannot_be_read_is_named_and_left_out(
+    tmp_path: Path, expected_warnings: Callable[..., None]
+) -> None:
+    expected_warnings("config.toml: Is a directory; it is left out")
+    (tmp_path / "riafs" / "config.toml").mkdir(parents=True)
+    assert load({"XDG_CONFIG_HOME": str(tmp_path)}, ()).settings == load({}, ()).settings

@@ -91,6 +91,28 @@ def test_a_push_makes_files_of_hard_links_and_leaves_special_files_out(mount: Mo
     sound(dataset)
 
 
+def test_a_push_of_one_name_leaves_the_others_with_what_they_have(mount: Mounted, dataset: SmallDataset) -> None:
+    top = mount.path / "one"
+    locked = (top / "data" / "locked.dat").read_bytes()
+    (top / "new.dat").write_bytes(b"new")
+    os.link(top / "new.dat", top / "second.dat")
+    os.link(top / "data" / "locked.dat", top / "copy.dat")
+    riafs("push", top / "new.dat", "-m", "one name")
+    assert listed(mount.path) == ["copied one/copy.dat", "added one/second.dat"]
+    assert (os.stat(top / "second.dat").st_nlink, os.stat(top / "copy.dat").st_nlink) == (1, 2)
+    with open(top / "second.dat", "ab") as file:
+        file.write(b"er")
+    assert ((top / "new.dat").read_bytes(), (top / "second.dat").read_bytes()) == (b"new", b"newer")
+    os.unlink(top / "data" / "locked.dat")
+    riafs("push", top / "data" / "locked.dat", "-m", "gone, and what is copied from it")
+    assert b"data/locked.dat" not in tree(dataset)
+    assert content(dataset, b"copy.dat") == (top / "copy.dat").read_bytes() == locked
+    assert listed(mount.path) == ["added one/second.dat"]
+    riafs("push", top, "-m", "the rest")
+    assert content(dataset, b"second.dat") == b"newer"
+    sound(dataset)
+
+
 def test_programs_use_hard_links_as_they_do_anywhere(mount: Mounted, tmp_path: Path) -> None:
     """An archive with hard links, a tree of links to files of the store, a fifo between two processes."""
     top = mount.path / "one"

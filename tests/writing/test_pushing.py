@@ -1,9 +1,10 @@
 """Pushing from a mount: it shows the new commit with nothing changed, and whoever works in it is not disturbed."""
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from riafs.daemon.ask import ask
 from riafs.daemon.mounts import mount_at
+from riafs.errors import OverlayDamaged
 from tests.fuse.mounting import Mounted, mounted, run_riafs
 from tests.push.conftest import LOCKED, STAMP, tree, with_annex
 from tests.push.conftest import dataset as dataset
@@ -272,3 +274,30 @@ def test_an_unmount_says_where_changes_are(fuse: None, dataset: SmallDataset, tm
     done = run_riafs("umount", tmp_path / "mnt")
     assert done.returncode == 0
     assert done.stdout == f"2 changes that are not pushed: kept in {overlay}\n"
+
+
+def fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize("damage", [fifo, lambda file: os.truncate(file, 100)], ids=["fifo", "cut off"])
+def test_what_was_written_and_is_not_there_any_more_is_not_pushed(
+    mount: Mounted, dataset: SmallDataset, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    """And nothing waits for a fifo: neither the push nor whoever reads something else."""
+    top, before = mount.path / "one", dataset.git("rev-parse", "main")
+    (top / "lost.dat").write_bytes(b"lost" * 1000)
+    (top / "good.txt").write_bytes(b"good")
+    tell(mount, "changes")
+    [file] = [each for each in (tmp_path / "over/data").iterdir() if each.stat().st_size == 4000]
+    damage(file)
+    said = push(mount)
+    assert (said["kind"], said["exit_code"]) == (OverlayDamaged.__name__, OverlayDamaged.exit_code)
+    assert re.search(r"was written to lost\.dat \(.*restore", said["error"])
+    assert dataset.git("rev-parse", "main") == before
+    assert (top / "good.txt").read_bytes() == b"good"
+    assert changed(mount) == ["good.txt", "lost.dat"]
+    (top / "lost.dat").unlink()
+    push(mount)
+    assert (changed(mount), (top / "good.txt").read_bytes()) == ([], b"good")

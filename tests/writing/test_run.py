@@ -404,3 +404,25 @@ def test_datalad_reports_the_record_and_runs_it_again(tmp_path: Path) -> None:
     run(clone, "datalad", "rerun", made)
     assert (clone / "sorted {1}.txt").read_bytes() == b"1\n2\n"
     assert run(clone, "git", "diff", "--stat", made, "HEAD") == ""
+
+
+def test_what_gitignore_leaves_out_stays_local(mount: Mounted, dataset: SmallDataset) -> None:
+    top = mount.path / "one"
+    (top / ".gitignore").write_text(".snakemake/\n*.log\n!kept.log\n")
+    riafs("push", top, "-m", "rules")
+    command = "mkdir .snakemake && echo 1 > .snakemake/lock && echo 2 > x.log && echo 3 > kept.log && echo 4 > result"
+    done = recorded(top, "sh", "-c", command)
+    assert done["outputs"] == ["kept.log", "result"]
+    assert done["ignored"] == [".snakemake/lock", "x.log"]
+    assert local(mount) == ["added one/.snakemake/lock", "added one/x.log"]
+    assert content(dataset, b"result") == b"4\n"
+
+
+def test_what_git_has_is_pushed_whatever_gitignore_says(mount: Mounted, dataset: SmallDataset) -> None:
+    top = mount.path / "one"
+    (top / "x.log").write_text("1")
+    riafs("push", top, "-m", "x")
+    (top / ".gitignore").write_text("*.log\n")
+    riafs("push", top, "-m", "rules")
+    assert recorded(top, "sh", "-c", "echo 2 > x.log")["outputs"] == ["x.log"]
+    assert content(dataset, b"x.log") == b"2\n"

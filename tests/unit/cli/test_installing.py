@@ -1,13 +1,18 @@
 """What comes with an installation: the links for mount(8), the unit, and commands of the README that can be read."""
 
+import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from riafs.cli import installhelper, main
-from riafs.cli.installhelper import closed_to_others
+from riafs.cli.installhelper import closed_to_others, with_prunefs
+from riafs.daemon.mounts import Mount
+from riafs.daemon.unmount import unmount
+from riafs.errors import MountpointError, UsageError
 from tests.docs.installing import commands
 from tests.fuse.mounting import PROJECT
 
@@ -60,3 +65,50 @@ def test_the_commands_of_the_readme_are_found() -> None:
     assert "pipx install ." in found
     assert found[0].startswith("sudo apt install")
     assert found[-1].startswith("sudo rm -rf /opt/riafs")
+
+
+@pytest.mark.parametrize(
+    ("without", "having"),
+    [
+        ('PRUNEFS="NFS nfs"\n', 'PRUNEFS="NFS nfs fuse.riafs"\n'),
+        ('# PRUNEFS="x"\n PRUNEFS = "nfs"\nNAME="/tmp"', '# PRUNEFS="x"\n PRUNEFS = "nfs fuse.riafs"\nNAME="/tmp"'),
+        ('PRUNEFS=""\n', 'PRUNEFS="fuse.riafs"\n'),
+    ],
+)  # fmt: skip
+def test_prunefs_gets_the_type_and_loses_it_again(without: str, having: str) -> None:
+    assert with_prunefs(without, present=True) == with_prunefs(having, present=True) == having
+    assert with_prunefs(having, present=False) == with_prunefs(without, present=False) == without
+
+
+def test_prunefs_is_added_where_there_is_none_and_left_alone_where_it_is_odd() -> None:
+    assert with_prunefs('PRUNEPATHS="/tmp"', present=True) == 'PRUNEPATHS="/tmp"\nPRUNEFS = "fuse.riafs"\n'
+    assert with_prunefs("", present=False) == ""
+    with pytest.raises(UsageError, match="left alone"):
+        with_prunefs("PRUNEFS=nfs\n", present=True)
+
+
+def test_install_helper_changes_the_configuration_of_updatedb(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration = tmp_path / "updatedb.conf"
+    monkeypatch.setattr(installhelper, "UPDATEDB", str(configuration))
+    assert main.run("riafs", ["install-helper", "--prunefs"]) == 0
+    assert "there is no" in capsys.readouterr().err
+    assert not configuration.exists()
+    configuration.write_text('PRUNEFS="nfs"\n')
+    configuration.chmod(0o640)
+    assert main.run("riafs", ["install-helper", "--prunefs"]) == 0
+    assert configuration.read_text() == 'PRUNEFS="nfs fuse.riafs"\n'
+    assert configuration.stat().st_mode & 0o777 == 0o640
+    assert main.run("riafs", ["install-helper", "--prunefs", "--remove"]) == 0
+    assert configuration.read_text() == 'PRUNEFS="nfs"\n'
+    assert list(tmp_path.iterdir()) == [configuration]
+
+
+def test_another_user_s_mount_is_said_to_be_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    mount = Mount("/mnt/x", "0:99", "fuse.riafs", "/store", 54321, writable=False)
+    with pytest.raises(MountpointError, match=r"/mnt/x is the mount of uid 54321: only that user and root"):
+        unmount(mount)
+    with pytest.raises(MountpointError, match="the mount of user root"):
+        unmount(replace(mount, owner=0))

@@ -1,0 +1,189 @@
+"""Columns that may grow beyond memory: what a large listing is made of, its older parts in pages elsewhere.
+
+A column is numbers of one type by position. While it grows, its end is an array; once that has `_AT_FIRST` bytes, whole
+groups of pages are handed to `Pages`, and read back one page at a time. What stays small is an array all its life.
+"""
+
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Protocol, overload
+
+from riafs.formats.sevenzip_table import Column
+
+PAGE = 16 << 10
+_GROUP = 16 * PAGE
+_AT_FIRST = 1 << 20
+_NAMES = 512
+
+
+class Pages(Protocol):
+    """Where pages of `PAGE` bytes are kept."""
+
+    def write(self, data: bytes) -> int:
+        """Keep whole pages. Returns the number of the first; the others follow."""
+
+    def page(self, number: int) -> bytes:
+        """A page, in any thread."""
+
+
+class Growing:
+    """A column in the making. `code`: the element's type as in the module `array`; `pages`: None for memory only."""
+
+    __slots__ = ("_code", "_firsts", "_most", "_pages", "_tail")
+
+    def __init__(self, code: str, pages: Pages | None) -> None:
+        self._code = code
+        self._pages = pages
+        self._tail = array(code)
+        self._most = sys.maxsize if pages is None else _AT_FIRST // self._tail.itemsize
+        self._firsts = array("I")
+        """The first page of each group that was written."""
+
+    def __len__(self) -> int:
+        return len(self._firsts) * (_GROUP // self._tail.itemsize) + len(self._tail)
+
+    def append(self, value: int) -> None:
+        """One more."""
+        self._tail.append(value)
+        if len(self._tail) >= self._most:
+            self._spill()
+
+    def extend(self, values: Iterable[int] | bytes | bytearray) -> None:
+        """More; bytes for a column of bytes only."""
+        if isinstance(values, bytes | bytearray):
+            self._tail.frombytes(values)
+        else:
+            self._tail.extend(values)
+        if len(self._tail) >= self._most:
+            self._spill()
+
+    def _spill(self) -> None:
+        assert self._pages is not None
+        count = self._most = _GROUP // self._tail.itemsize
+        whole = len(self._tail) // count * count
+        for start in range(0, whole, count):
+            self._firsts.append(self._pages.write(self._tail[start : start + count].tobytes()))
+        del self._tail[:whole]
+
+    def settled(self) -> Column:
+        """The column, which does not grow any more."""
+        if self._pages is None or not self._firsts:
+            return self._tail
+        return _Paged(self._code, self._pages, self._firsts, self._tail)
+
+
+class _Paged:
+    """A column whose beginning is in pages. See Column."""
+
+    __slots__ = ("_code", "_firsts", "_in_pages", "_pages", "_signed", "_tail", "_width")
+
+    def __init__(self, code: str, pages: Pages, firsts: "array[int]", tail: "array[int]") -> None:
+        self._code = code
+        self._signed = code.islower()
+        self._width = tail.itemsize
+        self._pages = pages
+        self._firsts = firsts
+        self._tail = tail
+        self._in_pages = len(firsts) * (_GROUP // tail.itemsize)
+
+    def __len__(self) -> int:
+        return self._in_pages + len(self._tail)
+
+    @overload
+    def __getitem__(self, position: int, /) -> int: ...
+    @overload
+    def __getitem__(self, position: slice, /) -> Sequence[int]: ...
+    def __getitem__(self, position: int | slice, /) -> int | Sequence[int]:
+        if isinstance(position, slice):
+            start, stop, _ = position.indices(len(self))
+            return self._read(start, max(start, stop))
+        if not -len(self) <= position < len(self):
+            raise IndexError(position)
+        position %= len(self)
+        if position >= self._in_pages:
+            return self._tail[position - self._in_pages]
+        page, at = self._page(position * self._width)
+        return int.from_bytes(page[at : at + self._width], sys.byteorder, signed=self._signed)
+
+    def __iter__(self) -> Iterator[int]:
+        step = PAGE // self._width
+        for start in range(0, len(self), step):
+            yield from self._read(start, min(start + step, len(self)))
+
+    def _page(self, offset: int) -> tuple[bytes, int]:
+        """The page that has the byte at `offset` of the column, and where in it that is."""
+        group, within = divmod(offset, _GROUP)
+        return self._pages.page(self._firsts[group] + within // PAGE), within % PAGE
+
+    def _read(self, start: int, stop: int) -> Sequence[int]:
+        found = array(self._code)
+        offset, end = start * self._width, min(stop, self._in_pages) * self._width
+        while offset < end:
+            page, at = self._page(offset)
+            piece = page[at : at + end - offset]
+            found.frombytes(piece)
+            offset += len(piece)
+        if stop > self._in_pages:
+            found.extend(self._tail[max(start - self._in_pages, 0) : stop - self._in_pages])
+        return found
+
+
+class GrowingNames:
+    """Names in the making: their bytes, one behind the other, and where each ends."""
+
+    __slots__ = ("_block", "_ends")
+
+    def __init__(self, pages: Pages | None) -> None:
+        self._block = Growing("B", pages)
+        self._ends = Growing("Q", pages)
+
+    def extend(self, names: Sequence[bytes]) -> None:
+        """More names."""
+        if names:
+            ends = accumulate(map(len, names), initial=len(self._block))
+            next(ends)
+            self._ends.extend(ends)
+            self._block.extend(b"".join(names))
+
+    def settled(self) -> "Names":
+        """The names, none of which is added any more."""
+        return Names(self._block.settled(), self._ends.settled())
+
+
+class Names(Sequence[bytes]):
+    """Names by position."""
+
+    __slots__ = ("_block", "_ends")
+
+    def __init__(self, block: Column, ends: Column) -> None:
+        self._block = block
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, position: int, /) -> bytes: ...
+    @overload
+    def __getitem__(self, position: slice, /) -> Sequence[bytes]: ...
+    def __getitem__(self, position: int | slice, /) -> bytes | Sequence[bytes]:
+        if isinstance(position, slice):
+            start, stop, _ = position.indices(len(self))
+            return self._several(start, max(start, stop))
+        end = self._ends[position]
+        position %= len(self)
+        return bytes(self._block[self._ends[position - 1] if position else 0 : end])
+
+    def _several(self, start: int, stop: int) -> Sequence[bytes]:
+        if start == stop:
+            return []
+        first = self._ends[start - 1] if start else 0
+        ends = [end - first for end in self._ends[start:stop]]
+        block = bytes(self._block[first : first + ends[-1]])
+        return [block[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    def __iter__(self) -> Iterator[bytes]:
+        for start in range(0, len(self), _NAMES):
+            yield from self._several(start, min(start + _NAMES, len(self)))

@@ -1,0 +1,75 @@
+"""Temporary files for what is too large to be kept in memory: pages, see riafs.formats.columns.
+
+A file has no name, so that it is gone with the process, however that ends. Nothing is mapped: a disk that fails must
+not kill this process. Where there is no room for it, pages are kept in memory as far as that is allowed.
+"""
+
+import logging
+import os
+import tempfile
+
+from riafs import memory
+from riafs.errors import StoreError
+from riafs.formats.columns import PAGE
+
+log = logging.getLogger(__name__)
+
+_IN_MEMORY = 64
+
+
+class SpillFile:
+    """See Pages. Made when the first page comes, in `directory`. Written in one thread at a time, read in any."""
+
+    def __init__(self, directory: bytes, what: str) -> None:
+        self._directory = directory
+        self._what = what
+        self._descriptor = -1
+        self._count = 0
+        self._kept: dict[int, bytes] = {}
+        """Pages for which the disk had no room."""
+        self._read: dict[int, bytes] = {}
+        """Pages that were read last. Each use of it is one step, so that threads do not disturb each other."""
+
+    def write(self, data: bytes) -> int:
+        """See Pages. Raises OutOfMemory."""
+        memory.ensure(len(data), self._what)
+        first = self._count
+        self._count += len(data) // PAGE
+        try:
+            self._write(data, first * PAGE)
+        except OSError as error:
+            if not self._kept:
+                log.warning("%s takes memory, as it cannot be written to disk: %s", self._what, error.strerror)
+            self._kept.update({first + at // PAGE: data[at : at + PAGE] for at in range(0, len(data), PAGE)})
+        return first
+
+    def _write(self, data: bytes, offset: int) -> None:
+        if self._descriptor < 0:
+            with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
+                self._descriptor = os.dup(file.fileno())
+        while data:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
+
+    def page(self, number: int) -> bytes:
+        """See Pages. Raises StoreError."""
+        page = self._read.get(number) or self._kept.get(number)
+        if page is None:
+            page = self._load(number)
+            if len(self._read) >= _IN_MEMORY:
+                self._read.clear()
+            self._read[number] = page
+        return page
+
+    def _load(self, number: int) -> bytes:
+        try:
+            page = os.pread(self._descriptor, PAGE, number * PAGE)
+        except OSError as error:
+            raise StoreError(f"{self._what} cannot be read from its temporary file: {error.strerror}") from error
+        if len(page) != PAGE:
+            raise StoreError(f"{self._what} cannot be read from its temporary file, which was cut short")
+        return page
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
