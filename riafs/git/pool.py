@@ -48,6 +48,14 @@ class GitPool:
         self._children.move_to_end(asked)
         return child
 
+    def has_child(self, objects: bytes) -> bool:
+        """Whether there is a child of that object directory."""
+        return (objects, False) in self._children
+
+    def count_read(self, objects: int) -> None:
+        """So many objects were read without a child."""
+        self._counters.git_objects_read += objects
+
     def read_also(self, kept: "KeptObjects") -> None:
         """From now on objects that a store does not have are read from `kept`."""
         self.kept = kept

@@ -18,6 +18,7 @@ from riafs.errors import (
     MalformedObject,
     MissingObject,
     NoSuchVersion,
+    NotInStore,
     StoreError,
     StoreTimeout,
     TooLarge,
@@ -36,6 +37,7 @@ from riafs.formats.namestatus import HISTORY_FORMAT
 from riafs.formats.refs import adjusted_branch, candidates, looks_like_commit
 from riafs.git.catfile import MAX_BATCH, GitObject, blob_name
 from riafs.git.objectdir import object_directory
+from riafs.git.objectfiles import Wanted, read_objects
 from riafs.git.pool import GitPool
 from riafs.git.references import References, Resolved
 from riafs.storage.files import FileBytes
@@ -47,6 +49,9 @@ _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
 _HISTORY_SECONDS = 3600.0
 _MAX_TAGS = 5
 _FULL_NAME = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
+_READ_HERE = 256
+"""Objects that are read without a child before one is started."""
+_BY_NAME = re.compile(rb"(contents|info) ([0-9a-f]{40}|[0-9a-f]{64})")
 MAX_OBJECT = 1 << 30
 """Bytes of the largest tree, commit or tag that is read; a tree of ten million entries has half of it."""
 _SMALL_TREE = 256 << 10
@@ -65,6 +70,10 @@ class Repository:
         self._pool = pool
         self._seconds = seconds
         self._objects: tuple[bytes, bytes] | None = None
+        self._format: bytes | None = None
+        self._read_so_far = 0
+        self._last_peeled = b"", b""
+        """A commit and its content: whoever asks what a ref leads to asks for that next."""
         self.name = name
         self.references = References(storage, path)
 
@@ -131,6 +140,7 @@ class Repository:
         for _ in range(_MAX_TAGS):
             found = await self._get(oid)
             if found.kind == b"commit":
+                self._last_peeled = oid, found.data
                 return oid
             if found.kind != b"tag":
                 raise NoSuchVersion(f"{oid.decode()} in {self.name} is a {found.kind.decode()}, not a commit")
@@ -141,7 +151,8 @@ class Repository:
 
     async def commit(self, oid: bytes) -> Commit:
         """The commit called `oid` (hex). Raises MissingObject, MalformedObject, GitError."""
-        return parse_commit((await self._get(oid, b"commit")).data)
+        peeled, data = self._last_peeled
+        return parse_commit(data if peeled == oid else (await self._get(oid, b"commit")).data)
 
     async def tree(self, oid: bytes) -> Tree:
         """The tree called `oid` (hex). Raises MissingObject, MalformedObject, GitError."""
@@ -156,10 +167,13 @@ class Repository:
         return [None if each is None or each.kind != b"tree" else _parsed(each.data, each.oid) for each in found]
 
     async def _get(self, oid: bytes, kind: bytes | None = None) -> GitObject:
-        [known] = await self.objects([b"info " + oid]) if kind is None else [None]
-        if known is not None and known.kind not in (b"commit", b"tag"):
-            return known
-        [found] = await self.objects([b"contents " + oid])
+        found: GitObject | None = None
+        if kind is None:  # may be a blob of any size
+            [found] = await self._read_here([b"contents " + oid], MAX_OBJECT)
+            [known] = [found] if found is not None else await self.objects([b"info " + oid])
+            if known is not None and known.kind not in (b"commit", b"tag"):
+                return known
+        [found] = [found] if found is not None else await self.objects([b"contents " + oid])
         if found is None:
             raise MissingObject(f"git object {oid.decode()} is missing in {self.name}")
         if kind is not None and found.kind != kind:
@@ -175,10 +189,37 @@ class Repository:
 
         Raises GitError only where nothing at all can be read, StoreTimeout, and what finding the objects raises.
         """
-        found: list[GitObject | None] = []
-        for start in range(0, len(requests), MAX_BATCH):
-            found += await self._batch(requests[start : start + MAX_BATCH], limit)
+        found = await self._read_here(requests, limit)
+        left = [position for position, answer in enumerate(found) if answer is None]
+        for start in range(0, len(left), MAX_BATCH):
+            some = left[start : start + MAX_BATCH]
+            answers = await self._batch([requests[position] for position in some], limit)
+            for position, answer in zip(some, answers, strict=True):
+                found[position] = answer
         return found
+
+    async def _read_here(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
+        """What is cheaper read without a child (see objectfiles), and None for the rest."""
+        wanted = [Wanted(match[2], match[1] == b"contents") for each in requests if (match := _BY_NAME.fullmatch(each))]
+        if len(wanted) != len(requests) or not self._reads_here(len(wanted)):
+            return [None] * len(requests)
+        if self._format is None:
+            self._format = await self.references.check_format()
+        objects = self._path + b"/objects"
+        found = await self._storage.reading(lambda opener: read_objects(opener, objects, wanted, limit))
+        if found is None:
+            return [None] * len(requests)
+        self._pool.count_read(len(found) - found.count(None))
+        pairs = zip(wanted, found, strict=True)
+        return [None if answer is None else GitObject(each.oid, *answer) for each, answer in pairs]
+
+    def _reads_here(self, count: int) -> bool:
+        """Whether so many objects are read without a child: few, and none has been started for more of them."""
+        if self._objects is not None and self._pool.has_child(self._objects[0]):
+            self._read_so_far = 0
+            return False
+        self._read_so_far += count
+        return self._read_so_far <= _READ_HERE
 
     async def lacking(self, oids: Sequence[bytes]) -> set[bytes]:
         """Those of `oids` (hex) that the store itself does not have, whatever is kept on this machine."""
@@ -224,8 +265,13 @@ class Repository:
 
     async def _object_directory(self) -> tuple[bytes, bytes]:
         if self._objects is None:
-            object_format = await self.references.check_format()
-            path = await object_directory(self._storage, self._path + b"/objects", self._pool.gits)
+            object_format = self._format = await self.references.check_format()
+            try:
+                path = await object_directory(self._storage, self._path + b"/objects", self._pool.gits)
+            except NotInStore as error:
+                if not self._last_peeled[0]:
+                    raise
+                raise MissingObject(f"the git repository of {self.name} is not there any more") from error
             self._objects = (path, object_format)
         return self._objects
 
@@ -289,7 +335,8 @@ class Repository:
         A file that is there but cannot be read is never taken for one that is not, as decisions hang on what it says.
         Raises MissingObject, MalformedObject, GitError, TooLarge for more than `limit` bytes, StoreTimeout.
         """
-        [known] = [None] if b"\n" in path else await self.objects([b"info " + commit + b":" + path])
+        by_path = b"\n" not in path and not self._reads_here(1)  # else it is three small objects, without a child
+        [known] = await self.objects([b"info " + commit + b":" + path]) if by_path else [None]
         if known is None:  # git answers the same for a path that is missing and for an object on the way that is
             oid = await self._blob_in_trees(commit, path)
             if oid is None:

@@ -22,10 +22,13 @@ from riafs.formats.paths import below, is_in
 from riafs.storage.beneath import DIRECTORY_FLAGS, PATH_FLAGS, READ_FLAGS
 from riafs.storage.files import FileBytes, Identity
 from riafs.storage.patience import Patience
-from riafs.storage.protocol import FileStatus, Item, ItemKind
+from riafs.storage.protocol import FileStatus, Item, ItemKind, Opener
 from riafs.storage.roots import Root, Roots
 
 log = logging.getLogger(__name__)
+
+_SMALL = 16 << 10
+"""Bytes of a file that is read on the event loop."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -192,8 +195,27 @@ class LocalStorage:
         return found
 
     async def read_file(self, path: bytes, limit: int) -> bytes:
-        """See Storage."""
-        return await self._run(path, self._read_file_blocking, path, limit)
+        """See Storage. Answers without a thread where the kernel's caches have a file that is small."""
+        known = self._read_file_cached(path, min(limit, _SMALL))
+        return await self._run(path, self._read_file_blocking, path, limit) if known is None else known
+
+    def _read_file_cached(self, path: bytes, limit: int) -> bytes | None:
+        try:
+            descriptor = self._roots.open_cached(path, READ_FLAGS)
+        except OSError:
+            return None
+        if descriptor is None:
+            return None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+                return None
+            buffer = bytearray(status.st_size)
+            return bytes(buffer) if os.preadv(descriptor, (buffer,), 0, os.RWF_NOWAIT) == len(buffer) else None
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
 
     def _read_file_blocking(self, path: bytes, limit: int) -> bytes:
         descriptor = self._roots.open(path, READ_FLAGS)
@@ -205,6 +227,15 @@ class LocalStorage:
         if len(data) > limit:
             raise TooLarge(f"{self._named(path)} is larger than {limit} bytes")
         return data
+
+    async def reading(self, function: Callable[[Opener], T]) -> T | None:
+        """See Storage."""
+        if self._patience.is_busy_apart:
+            return None
+        try:
+            return await self._patience.run_apart(function, self._roots.open)
+        except OSError as error:
+            raise _translated(error, self.name, b"") from error
 
     async def read_link(self, path: bytes) -> bytes:
         """See Storage."""

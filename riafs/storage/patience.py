@@ -24,6 +24,7 @@ Ts = TypeVarTuple("Ts")
 
 # Enough to keep a parallel file system busy, far below the number of requests that the kernel may have in flight.
 THREADS_PER_STORE = 24
+_THREADS_APART = 4
 _SLOWEST = 256 << 10  # bytes a second that a store may take without losing patience
 
 
@@ -121,7 +122,7 @@ class Patience:
     `ours`: a directory of ours rather than a store, with a deadline of its own for each call.
     """
 
-    __slots__ = ("_counters", "_limiter", "_ours", "name", "seconds")
+    __slots__ = ("_apart", "_counters", "_limiter", "_ours", "name", "seconds")
 
     def __init__(
         self, name: str, seconds: float, counters: Counters, threads: int = THREADS_PER_STORE, *, ours: bool = False
@@ -130,7 +131,17 @@ class Patience:
         self.seconds = seconds
         self._counters = counters
         self._limiter = trio.CapacityLimiter(threads)
+        self._apart = trio.CapacityLimiter(_THREADS_APART)
         self._ours = ours
+
+    @property
+    def is_busy_apart(self) -> bool:
+        """Whether `run_apart` would have to wait for a thread."""
+        return self._apart.available_tokens < 1
+
+    async def run_apart(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """As `run`, in one of a few other threads: names can be shown while all others wait for content."""
+        return await self._run(0.0, 0.0, function, *arguments, limiter=self._apart)
 
     async def run(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """``function(*arguments)`` in a worker thread. Raises StoreTimeout after `seconds`, and what it raises."""
@@ -144,19 +155,26 @@ class Patience:
         """The same for what reads `size` bytes: it has no more time, but what it takes for them does not count."""
         return await self._run(0.0, size / _SLOWEST, function, *arguments)
 
-    async def _run(self, longer: float, moving: float, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    async def _run(
+        self,
+        longer: float,
+        moving: float,
+        function: Callable[[*Ts], T],
+        *arguments: *Ts,
+        limiter: trio.CapacityLimiter | None = None,
+    ) -> T:
         if self._ours:
             with trio.move_on_after(self.seconds + longer):
-                return await self._in_thread(function, *arguments)
+                return await self._in_thread(limiter or self._limiter, function, *arguments)
         else:
             with within(self.seconds, longer, moving):
-                return await self._in_thread(function, *arguments)
+                return await self._in_thread(limiter or self._limiter, function, *arguments)
         self._counters.store_timeouts += 1
         raise StoreTimeout(f"{self.name} did not answer within {self.seconds + longer:g} s")
 
-    async def _in_thread(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    async def _in_thread(self, limiter: trio.CapacityLimiter, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         try:
-            return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._limiter)
+            return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=limiter)
         except RuntimeError as error:
             if not is_shortage(error):
                 raise

@@ -6,12 +6,17 @@ links the store holds. Every call has a deadline.
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from riafs.errors import RiafsError
 from riafs.storage.files import FileBytes
+
+T = TypeVar("T")
+
+Opener = Callable[[bytes, int], int]
+"""A new descriptor for a path below the store's root, with flags of open(2)."""
 
 
 class ItemKind(enum.Enum):
@@ -67,6 +72,11 @@ class Storage(Protocol):
 
     async def read_file(self, path: bytes, limit: int) -> bytes:
         """A whole small file. Raises TooLarge beyond `limit` bytes."""
+
+    async def reading(self, function: Callable[[Opener], T]) -> T | None:
+        """``function(opener)`` in one of a few threads that are kept for what reads many small files; None where none
+        of these is free. `opener` raises RiafsError and OSError.
+        """
 
     async def read_link(self, path: bytes) -> bytes:
         """The text of a symbolic link."""

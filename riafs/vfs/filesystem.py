@@ -465,7 +465,9 @@ class FileSystem:
 
     def _noted(self, changes: Sequence[Change]) -> Sequence[Change]:
         for change in changes:
-            self._note_use(self._nodes[change.inode])
+            node = self._nodes.get(change.inode)
+            if node is not None:
+                self._note_use(node)
         return changes
 
     def detach(self, inode: int) -> Node | None:

@@ -63,7 +63,10 @@ def test_pack_that_was_truncated_before(store: SmallStore, one: SmallDataset, mo
 
 
 def test_killed_git_child(store: SmallStore, one: SmallDataset, mount_with: MountWith) -> None:
+    few = {b"d%d/f%d" % (number, number): noise(3000, str(number)) for number in range(5)}
+    one.commit(few | {b"many/%d" % number: b"%d" % number for number in range(300)})
     with mount_with() as mount:
+        assert len(os.listdir(mount.path / "one/many")) == 300  # for so many git is started
         for number in range(5):
             expected = noise(3000, str(number))
             kill_git_children(mount)

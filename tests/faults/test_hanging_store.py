@@ -86,11 +86,11 @@ def test_one_request_has_one_deadline_whatever_is_tried(store: SmallStore, mount
 def test_names_have_one_deadline_too(store: SmallStore, mount_with: MountWith, access: str) -> None:
     """A walk reads what comes next as well, and a look-up first a tree and then what its entries are."""
     files = {b"%d/file" % number: b"%d" % number for number in range(4)}
-    dataset = store.dataset("one", files)
+    dataset = store.dataset("one", files | {b"4/%d" % number: b"%d" % number for number in range(300)})
     with mount_with("hanging_git", "--deadline", str(2 * DEADLINE)) as mount:
         top = mount.path / "one"
-        assert len(os.listdir(top)) == 4
-        assert os.listdir(top / "0") == ["file"]
+        assert len(os.listdir(top)) == 5
+        assert len(os.listdir(top / "4")) == 300  # git is started for so many
         (dataset.path / "hang").touch()
         calls = {
             "look-up": lambda: os.stat(top / "2" / "file"),

@@ -1,0 +1,301 @@
+"""Objects read out of a repository's own files, without a child: who enters a dataset wants its commit, a tree and the
+blobs of some links, and to start git for these costs ten times as much as to read them.
+
+Only what is small and plain is read: loose objects, and packs with an index of version 2 (gitformat-pack(5)). None is
+the answer for everything else, whatever the reason: an object that is not there, large, damaged or in an alternate. git
+is asked then, so that there is one opinion of what is damaged or missing. Files are read, never mapped, so that a
+truncated one cannot kill the process; sizes are bounded before memory is taken; and the bytes of an object count only
+if its name is theirs, whatever a hostile pack says.
+"""
+
+import os
+import stat
+import struct
+import zlib
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from riafs.errors import RiafsError
+from riafs.formats.gitwriting import object_name
+from riafs.storage.beneath import DIRECTORY_FLAGS, READ_FLAGS
+from riafs.storage.protocol import Opener
+
+MOST_BYTES = 256 << 10
+"""Of an object that is read here, and of each object that it is a difference to."""
+_MOST_PACKS = 8
+_MOST_NAMES = 1 << 20  # bytes of the names that begin with one byte: ten million objects in a pack
+_LONGEST_CHAIN = 50  # as git makes them
+_HEADER = 32  # bytes of a loose object's header, at most
+_PACK_HEADER = 64  # bytes before the compressed ones of a packed object, at most
+_MAGIC = b"\xfftOc\0\0\0\x02"
+_FAN_OUT = 256 * 4
+_KINDS = {1: b"commit", 2: b"tree", 3: b"blob", 4: b"tag"}
+_NEAR, _NAMED = 6, 7
+_FAR = 1 << 31
+_WRONG = (OSError, RiafsError, ValueError, IndexError, struct.error, zlib.error)
+"""What reading a damaged, hostile or absent file raises."""
+
+
+class ReadObject(NamedTuple):
+    """Type, size in bytes, and content unless only asked for the others."""
+
+    kind: bytes
+    size: int
+    data: bytes
+
+
+class Wanted(NamedTuple):
+    """An object's name in hex, and whether its content is wanted."""
+
+    oid: bytes
+    content: bool
+
+
+def read_objects(opener: Opener, objects: bytes, wanted: Sequence[Wanted], limit: int) -> list[ReadObject | None]:
+    """Those of `wanted` that can be read out of the object directory at the store's path `objects`; blocking."""
+    most = min(limit, MOST_BYTES)
+    found = [_loose(opener, objects, each, most) for each in wanted]
+    missing = [position for position, answer in enumerate(found) if answer is None]
+    if missing:
+        packs = _packs(opener, objects, len(wanted[0].oid) // 2)
+        try:
+            for position in missing:
+                found[position] = _packed(packs, wanted[position], most)
+        finally:
+            for pack in packs:
+                pack.close()
+    return found
+
+
+def _genuine(oid: bytes, found: ReadObject) -> ReadObject | None:
+    return found if object_name(found.kind, found.data, len(oid)) == oid else None
+
+
+def _loose(opener: Opener, objects: bytes, wanted: Wanted, most: int) -> ReadObject | None:
+    try:
+        data = _file(opener, b"%b/%b/%b" % (objects, wanted.oid[:2], wanted.oid[2:]), most)
+        inflating = zlib.decompressobj()
+        begin = inflating.decompress(data, _HEADER)
+        header, _, begin = begin.partition(b"\0")
+        kind, size = header.split(b" ")
+        found = ReadObject(kind, int(size), b"")
+        if not wanted.content or found.size > most:
+            return None if wanted.content else found
+        rest = inflating.decompress(inflating.unconsumed_tail, found.size + 1)
+        return _genuine(wanted.oid, found._replace(data=begin + rest))
+    except _WRONG:
+        return None
+
+
+def _file(opener: Opener, path: bytes, most: int) -> bytes:
+    descriptor = opener(path, READ_FLAGS)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most + (most >> 8) + _PACK_HEADER:
+            raise ValueError(path)
+        return os.pread(descriptor, status.st_size, 0)
+    finally:
+        os.close(descriptor)
+
+
+# -- packs ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Pack:
+    """An open pack and its open index: descriptors. `begin` of the index is at hand; names have `width` bytes."""
+
+    pack: int
+    index: int
+    begin: bytes
+    width: int
+
+    def close(self) -> None:
+        os.close(self.pack)
+        os.close(self.index)
+
+    def _numbered(self, first: int) -> int:
+        """How many names begin with a byte up to `first`."""
+        return int.from_bytes(self.begin[len(_MAGIC) + first * 4 : len(_MAGIC) + first * 4 + 4])
+
+    def offset(self, name: bytes) -> int | None:
+        """Where in the pack the object with that raw name begins. Raises what is in _WRONG for a damaged index."""
+        low, high, count = self._numbered(name[0] - 1) if name[0] else 0, self._numbered(name[0]), self._numbered(255)
+        width, table = self.width, len(_MAGIC) + _FAN_OUT
+        if not low <= high <= count or (high - low) * width > _MOST_NAMES:
+            raise ValueError("the index of a pack is damaged, or very large")
+        names = os.pread(self.index, (high - low) * width, table + low * width)
+        found = bisect_left(range(high - low), name, key=lambda each: names[each * width : (each + 1) * width])
+        if names[found * width : (found + 1) * width] != name:
+            return None
+        offsets = table + count * (width + 4)
+        [near] = struct.unpack(">I", os.pread(self.index, 4, offsets + (low + found) * 4))
+        if near < _FAR:
+            return int(near)
+        [far] = struct.unpack(">Q", os.pread(self.index, 8, offsets + count * 4 + (near - _FAR) * 8))
+        return int(far)
+
+
+def _packs(opener: Opener, objects: bytes, width: int) -> list[_Pack]:
+    """The packs of a repository that has few of them, opened."""
+    packs: list[_Pack] = []
+    try:
+        directory = opener(objects + b"/pack", DIRECTORY_FLAGS)
+        try:
+            stems = [os.fsencode(name)[:-4] for name in os.listdir(directory) if name.endswith(".idx")]
+        finally:
+            os.close(directory)
+        for stem in stems if len(stems) <= _MOST_PACKS else ():
+            packs.append(_opened(opener, b"%b/pack/%b" % (objects, stem), width))  # noqa: PERF401  # what is open counts
+    except _WRONG:
+        return packs
+    return packs
+
+
+def _opened(opener: Opener, place: bytes, width: int) -> _Pack:
+    """The pack whose name without its ending is `place`. Raises what is in _WRONG."""
+    descriptors: list[int] = []
+    try:
+        for ending in (b".pack", b".idx"):
+            descriptors.append(opener(place + ending, READ_FLAGS))
+            if not stat.S_ISREG(os.fstat(descriptors[-1]).st_mode):
+                raise ValueError(place)
+        begin = os.pread(descriptors[1], len(_MAGIC) + _FAN_OUT, 0)
+        if len(begin) < len(_MAGIC) + _FAN_OUT or not begin.startswith(_MAGIC):
+            raise ValueError(place)
+        pack, index = descriptors
+        return _Pack(pack, index, begin, width)
+    except _WRONG:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+
+
+def _packed(packs: Sequence[_Pack], wanted: Wanted, most: int) -> ReadObject | None:
+    name = bytes.fromhex(wanted.oid.decode())
+    for pack in packs:
+        try:
+            offset = pack.offset(name)
+            if offset is None:
+                continue
+            found = _in_pack(pack, offset, most, content=wanted.content)
+        except _WRONG:
+            return None
+        return _genuine(wanted.oid, found) if wanted.content else found
+    return None
+
+
+class _Begin(NamedTuple):
+    """The begin of a packed object: its type, its size, where the compressed bytes begin, and the base's offset."""
+
+    kind: int
+    size: int
+    at: int
+    base: int
+
+
+def _in_pack(pack: _Pack, offset: int, most: int, *, content: bool) -> ReadObject:
+    """The object at `offset`. Raises what is in _WRONG."""
+    begin = _begin(pack, offset)
+    size = begin.size if begin.kind in _KINDS else _result_size(pack, begin)
+    differences: list[_Begin] = []
+    while begin.kind not in _KINDS:
+        if len(differences) == _LONGEST_CHAIN:
+            raise ValueError("a chain of differences that is too long")
+        differences.append(begin)
+        begin = _begin(pack, begin.base)
+    if not content:
+        return ReadObject(_KINDS[begin.kind], size, b"")
+    data = _inflated(pack, begin, most)
+    for difference in reversed(differences):
+        data = _applied(_inflated(pack, difference, most), data, most)
+    return ReadObject(_KINDS[begin.kind], len(data), data)
+
+
+def _begin(pack: _Pack, offset: int) -> _Begin:
+    data = os.pread(pack.pack, _PACK_HEADER, offset)
+    kind, size, shift, position = data[0] >> 4 & 7, data[0] & 15, 4, 1
+    while data[position - 1] & 0x80:
+        size |= (data[position] & 0x7F) << shift
+        shift += 7
+        position += 1
+    base = 0
+    if kind == _NEAR:
+        back = data[position] & 0x7F
+        while data[position] & 0x80:
+            position += 1
+            back = (back + 1) << 7 | data[position] & 0x7F
+        position += 1
+        base = offset - back
+        if not 0 < base < offset:
+            raise ValueError("a difference to nothing")
+    elif kind == _NAMED:
+        named = pack.offset(data[position : position + pack.width])
+        position += pack.width
+        if named is None:
+            raise ValueError("a difference to an object elsewhere")
+        base = named
+    elif kind not in _KINDS:
+        raise ValueError("no type of an object")
+    return _Begin(kind, size, offset + position, base)
+
+
+def _inflated(pack: _Pack, begin: _Begin, most: int) -> bytes:
+    if begin.size > most:
+        raise ValueError("too large to be read here")
+    data = os.pread(pack.pack, begin.size + (begin.size >> 8) + _PACK_HEADER, begin.at)
+    found = zlib.decompressobj().decompress(data, begin.size + 1)
+    if len(found) != begin.size:
+        raise ValueError("not as long as it says")
+    return found
+
+
+# -- differences ------------------------------------------------------------------------------------------------------
+
+
+def _result_size(pack: _Pack, begin: _Begin) -> int:
+    sizes = zlib.decompressobj().decompress(os.pread(pack.pack, _PACK_HEADER, begin.at), _HEADER)
+    return _varint(sizes, _varint(sizes, 0)[1])[0]
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and where it ends."""
+    number = shift = 0
+    while True:
+        byte = data[position]
+        number |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if not byte & 0x80:
+            return number, position
+
+
+def _applied(difference: bytes, base: bytes, most: int) -> bytes:
+    """What `difference` makes of `base`: pieces of it, and new bytes."""
+    base_size, position = _varint(difference, 0)
+    size, position = _varint(difference, position)
+    if base_size != len(base) or size > most:
+        raise ValueError("a difference to something else")
+    made = bytearray()
+    while position < len(difference) and len(made) <= size:
+        command = difference[position]
+        position += 1
+        if command & 0x80:
+            place, length = 0, 0
+            for bit in range(7):
+                if command >> bit & 1:
+                    if bit < 4:
+                        place |= difference[position] << bit * 8
+                    else:
+                        length |= difference[position] << (bit - 4) * 8
+                    position += 1
+            made += base[place : place + (length or 1 << 16)]
+        elif command:
+            made += difference[position : position + command]
+            position += command
+        else:
+            raise ValueError("a command that is reserved")
+    if len(made) != size:
+        raise ValueError("a difference that makes something else")
+    return bytes(made)
