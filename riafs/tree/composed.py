@@ -178,8 +178,9 @@ class ComposedDirectory:
 
     @property
     def renewable(self) -> bool:
-        """Whether one of the collections that are shown here is."""
-        return any(top.renewable for top in self._tops.values())
+        """Whether one of the collections that are shown here is, as far as they were looked into; any other may be."""
+        sources = {each.collection for each in self._folder.entries.values() if isinstance(each, Source)}
+        return not sources <= self._tops.keys() or any(top.renewable for top in self._tops.values())
 
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""

@@ -32,7 +32,7 @@ FAILURES: dict[str, Callable[[], Exception]] = {
     "system": lambda: OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
 }
 _TASKS = (
-    (VerifiedMemory, "_load"), (VerifiedMemory, "_write"), (BlockCache, "_write"), (DiskBlocks, "write"),
+    (VerifiedMemory, "_open"), (VerifiedMemory, "_write"), (BlockCache, "_write"), (DiskBlocks, "write"),
     (Verifier, "hash_part"), (Driver, "_go_to_goal"), (Driver, "_noted"), (Making, "store"), (Making, "check"),
     (Making, "parts"), (GoingAhead, "_begin_run"), (GoingAhead, "_decode_segments"), (GoingAhead, "_decode_front"),
     (Session, "_refresh_regularly"), (Session, "refresh"), (WritableFileSystem, "keep"), (Overlay, "tidy"),

@@ -223,7 +223,7 @@ async def test_collections_of_one_content_share_their_folders(monkeypatch: pytes
     [
         ("line 1: bad", BrokenCollection, errno.EIO),
         (StoreDenied("not yours"), StoreDenied, errno.EACCES),
-        (NotInStore("gone"), BrokenCollection, errno.EIO),
+        (NotInStore("gone"), NotInStore, errno.ENOENT),
     ],
 )
 async def test_everything_in_a_broken_directory_fails_with_the_reason(
