@@ -63,6 +63,12 @@ class DiskBlocks:
         Raises OSError, ENOSPC where it does not fit into the limits; StoreDenied for a directory that others can
         enter.
         """
+        try:
+            return self._write_once(block, payload)
+        except FileNotFoundError:  # somebody removed the directory of all blocks in between
+            return self._write_once(block, payload)
+
+    def _write_once(self, block: BlockName, payload: bytes) -> bool:
         with open_blocks(self._cache, make=True) as root:
             if _is_kept(root, block):
                 return False
