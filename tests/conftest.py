@@ -31,6 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Move to a private home before anything of the user's is read."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun by a shell in the background; children inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # begun by nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     home = tempfile.mkdtemp(prefix=mounts.PREFIX)
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in [name for name in os.environ if name.startswith(("GIT_", "XDG_", "RIAFS_")) and name not in KEPT]:

@@ -10,6 +10,7 @@ import pytest
 
 from riafs.archive.archive import Archive, ArchiveTools
 from riafs.archive.extractor import Extractor
+from riafs.cache import temporary
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.counters import Counters
 from riafs.formats.sevenzip_cursor import Limits
@@ -27,6 +28,13 @@ def spool(tmp_path: Path) -> Path:
     directory = tmp_path / "spool"
     directory.mkdir()
     return directory
+
+
+def no_room_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no room in its directory has none on another disk or in memory either."""
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(temporary, "_ELSEWHERE", ())
+    monkeypatch.setattr(temporary, "_IN_MEMORY", -1)
 
 
 @pytest.fixture

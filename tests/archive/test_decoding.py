@@ -17,7 +17,7 @@ from riafs.archive.member import DecodedMember
 from riafs.cache.blocks import BlockLimits
 from riafs.errors import CorruptContent, DecodeFailed, RiafsError, StoreError, StoreTimeout, TooLarge
 from riafs.formats.sevenzip import Member, parse_signature
-from tests.archive.conftest import SEARCH_PATH, Announce, Pack, content_of, open_archive, tools_with
+from tests.archive.conftest import SEARCH_PATH, Announce, Pack, content_of, no_room_elsewhere, open_archive, tools_with
 from tests.archive.headers import archive as archive_of
 from tests.conformance.ranged import CHECKS, CONTENT, Check
 
@@ -372,6 +372,7 @@ async def test_no_room_for_a_large_member_is_an_error_of_this_machine(
     pack: Pack, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count_as_large(monkeypatch)
+    no_room_elsewhere(monkeypatch)
     tools = tools_with(None)
     archive = await open_archive(pack({**BIG, b"zz": b"small" * 99}, "-ms=on"), tools)
     opened = await archive.open_member(found(archive, BIG_NAME))

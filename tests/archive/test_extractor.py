@@ -13,7 +13,7 @@ from riafs.errors import DecodeFailed, MissingProgram, StoreError
 from riafs.formats.sevenzip_cursor import Cursor
 from riafs.formats.sevenzip_folder import Folder, parse_shape
 from riafs.storage.ranged import MemoryBytes
-from tests.archive.conftest import SEARCH_PATH
+from tests.archive.conftest import SEARCH_PATH, no_room_elsewhere
 
 PACKED = b"packed bytes of the folder"
 COPY = b"\x01\x01\x00"
@@ -130,8 +130,11 @@ async def test_a_closed_decoder_leaves_no_child_and_no_file(program: Program, sp
     assert os.listdir(spool) == []
 
 
-async def test_no_room_is_an_error_of_this_machine(program: Program, spool: Path) -> None:
-    with pytest.raises(StoreError, match="No such file"):
+async def test_no_room_is_an_error_of_this_machine(
+    program: Program, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_room_elsewhere(monkeypatch)
+    with pytest.raises(StoreError, match="No space left"):
         await extracted(program("printf 123456"), spool / "missing")
 
 

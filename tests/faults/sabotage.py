@@ -48,9 +48,12 @@ def bug_in_each_layer() -> None:
 
 
 def store_gone_before_refs_move() -> None:
-    """The directory in the variable STORE_THAT_GOES is renamed, once, when a push has done all but moving the refs."""
+    """The dataset's directory in the variable THAT_GOES is renamed, once, when a push has done all but moving the refs.
+
+    (A whole store may be renamed: it is held open.)
+    """
     move = RefWriter.move
-    store = os.environ["STORE_THAT_GOES"]
+    store = os.environ["THAT_GOES"]
 
     async def gone(self: RefWriter, updates: Sequence[RefUpdate]) -> None:
         RefWriter.move = move  # type: ignore[method-assign]  # only once

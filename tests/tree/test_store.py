@@ -77,13 +77,15 @@ def descriptors() -> set[str]:
 
 
 async def test_nothing_is_left_behind(store: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.dataset("large", {b"file": noise(300_000)})  # which git has to read
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setenv("TMPDIR", str(scratch))
     gc.collect()
     before = descriptors()
     async with opened(store.path) as shown:
-        await shown.read(b"one/file")
+        await shown.read(b"large/file")
         assert list(scratch.iterdir())
     del shown
     with pytest.raises(SourceNotFound):

@@ -162,20 +162,19 @@ def test_a_store_that_is_full_once_git_writes_leaves_everything_as_it_was(small_
         pushed(mount, dataset, data=large)
 
 
-def test_a_store_that_goes_away_half_way_is_told_and_the_push_run_again(
+def test_a_dataset_that_goes_away_half_way_is_told_and_the_push_run_again(
     dataset: SmallDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = dataset.path.parent.parent
-    monkeypatch.setenv("STORE_THAT_GOES", str(store))
+    monkeypatch.setenv("THAT_GOES", str(dataset.path))
     command = ("-m", "tests.faults.sabotage", "store_gone_before_refs_move")
     with changed(dataset, tmp_path, command=command) as mount:
         done = run_riafs("push", mount.path)
-        assert not store.exists()
+        assert not dataset.path.exists()
         assert done.returncode in (2, 32), done.stderr
         assert done.stderr.count("\n") == 1
         assert local(mount) == CHANGES
         assert (mount.path / "one" / "new.dat").read_bytes() == b"new"
-        Path(f"{store}.gone").rename(store)
+        Path(f"{dataset.path}.gone").rename(dataset.path)
         pushed(mount, dataset)
 
 
