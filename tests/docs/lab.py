@@ -1,4 +1,4 @@
-"""The store that the examples of docs/semantics.md look at: everything in it is the same on every machine."""
+"""The store that the examples of docs/use/semantics.md look at: everything in it is the same on every machine."""
 
 from pathlib import Path
 

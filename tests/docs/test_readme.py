@@ -8,7 +8,7 @@ import pytest
 from riafs.cli.mount import MountRequest, fstab_line
 from tests.fuse.mounting import PROJECT
 
-PAGES = (PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").glob("*.md")))
+PAGES = (PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").rglob("*.md")))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
@@ -18,7 +18,9 @@ def test_links_lead_to_files(page: Path) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("name", re.findall(r"`(\w+/\w+\.py)`", (PROJECT / "docs" / "concurrency.md").read_text()))
+@pytest.mark.parametrize(
+    "name", re.findall(r"`(\w+/\w+\.py)`", (PROJECT / "docs" / "internals" / "concurrency.md").read_text())
+)
 def test_modules_named_in_the_concurrency_page_exist(name: str) -> None:
     assert (PROJECT / "riafs" / name).exists()
 
