@@ -16,7 +16,7 @@ from riafs.content.verifying import Opened
 from riafs.errors import EncryptedContent, NotInStore
 from riafs.formats.encryption import SharedCipher, encrypted_key, shared_cipher
 from riafs.formats.keys import Key
-from riafs.formats.remotelog import SpecialRemote
+from riafs.formats.specialremotes import SpecialRemote
 from riafs.storage.concat import Concatenated
 from riafs.storage.ranged import RangedBytes
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from riafs.errors import MalformedLog
-from riafs.formats.remotelog import parse_size
+from riafs.formats.specialremotes import parse_size
 from riafs.formats.text import shown
 
 MAX_EXPRESSION = 4096

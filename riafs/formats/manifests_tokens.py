@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from riafs.formats.manifests_names import unescaped_names
+from riafs.formats.manifests.text import unescaped_names
 
 _CONTROLS = bytes(range(0x20))
 # A backslash that begins no escape, or one for a dot or a slash.

@@ -12,7 +12,7 @@ from riafs.formats.gitobjects import FILE
 from riafs.formats.gitwriting import Item, item
 from riafs.formats.keys import Key
 from riafs.formats.locationlog import with_chunks, with_presence
-from riafs.formats.remotelog import SpecialRemote
+from riafs.formats.specialremotes import SpecialRemote
 from riafs.git.repository import Repository
 from riafs.push.trees import TreeEditor
 

@@ -12,7 +12,7 @@ from riafs.errors import NotInStore, OutsideStore, PushRefused, UnsupportedRepos
 from riafs.formats.annexbranch import DIFFERENCE_LOG, Tuning, parse_difference_log
 from riafs.formats.annexsettings import dead_repositories, parse_config_log
 from riafs.formats.layout import Layout, parse_dataset_version, parse_store_version
-from riafs.formats.remotelog import SpecialRemote, parse_remote_log, storage_remotes
+from riafs.formats.specialremotes import SpecialRemote, parse_remote_log, storage_remotes
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.objectdir import object_directory

@@ -17,7 +17,7 @@ from riafs.content.parts import Part
 from riafs.content.reported import Reported
 from riafs.content.segments import CollectionReader
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError
-from riafs.formats.manifests import FOLDER, NO_BLOCK, Manifest, Segment
+from riafs.formats.manifests.manifest import FOLDER, NO_BLOCK, Manifest, Segment
 from riafs.formats.paths import joined
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 from riafs.tree.broken import BrokenDirectory

@@ -29,7 +29,7 @@ from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
 from riafs.errors import MissingProgram, StoreDenied
 from riafs.formats.riaurl import RiaUrl
-from riafs.formats.sevenzip_cursor import Limits
+from riafs.formats.sevenzip.cursor import Limits
 from riafs.formats.sources import Source
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool

@@ -16,7 +16,7 @@ from riafs.formats.hashdirs import hash_lower, hash_mixed
 from riafs.formats.keys import parse_key
 from riafs.formats.pointers import parse_pointer
 from riafs.formats.refs import parse_packed_refs, valid_ref_name
-from riafs.formats.remotelog import parse_remote_log
+from riafs.formats.specialremotes import parse_remote_log
 
 KEYS = [
     b"MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt",

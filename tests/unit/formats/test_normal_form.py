@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.formats.locators import Locator
-from riafs.formats.manifests import parse_manifest
-from riafs.formats.manifests_names import escaped, lightly_escaped, unescaped, unescaped_names
-from riafs.formats.normalform import BlockRange, normal_form, stream
+from riafs.formats.manifests.manifest import parse_manifest
+from riafs.formats.manifests.normalform import BlockRange, normal_form, stream
+from riafs.formats.manifests.text import escaped, lightly_escaped, unescaped, unescaped_names
 from riafs.formats.portablehash import PortableHash, portable_data_hash
 from tests.collections import as_bytes, tree_of, vectors
 

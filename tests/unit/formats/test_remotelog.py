@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.formats.remotelog import SpecialRemote, parse_remote_log, parse_size, storage_remotes
+from riafs.formats.specialremotes import SpecialRemote, parse_remote_log, parse_size, storage_remotes
 
 LINE = (
     b"f533e27c archive-id=7fa19776 autoenable=true encryption=none externaltype=ora name=ria-storage type=external "

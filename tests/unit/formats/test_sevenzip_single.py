@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from riafs.formats.sevenzip import parse_header, parse_signature
-from riafs.formats.sevenzip_cursor import Cursor, Limits
-from riafs.formats.sevenzip_folder import Folder, parse_shape, write_shape
-from riafs.formats.sevenzip_single import single_folder_ends
+from riafs.formats.sevenzip.cursor import Cursor, Limits
+from riafs.formats.sevenzip.folder import Folder, parse_shape, write_shape
+from riafs.formats.sevenzip.header import parse_header, parse_signature
+from riafs.formats.sevenzip.single import single_folder_ends
 
 BCJ2 = (
     b"\x04\x14\x03\x03\x01\x1b\x04\x01\x23\x03\x01\x01\x05\x5d\x00\x00\x10\x00\x23\x03\x01\x01\x05\x5d\x00\x00\x10\x00"

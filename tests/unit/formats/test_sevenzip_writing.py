@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import EncryptedArchive, MalformedArchive, RiafsError, UnsupportedArchive
-from riafs.formats.sevenzip import parse_encoded_header, parse_header, parse_signature
-from riafs.formats.sevenzip_columns import (
+from riafs.formats.sevenzip.columns import (
     Columns,
     NewMember,
     encode_name,
@@ -20,9 +19,10 @@ from riafs.formats.sevenzip_columns import (
     shape_of_lzma2,
     shape_of_stored,
 )
-from riafs.formats.sevenzip_cursor import Cursor, Limits, write_number
-from riafs.formats.sevenzip_names import parse_names
-from riafs.formats.sevenzip_writing import encode_header, write_header, write_signature
+from riafs.formats.sevenzip.cursor import Cursor, Limits, write_number
+from riafs.formats.sevenzip.header import parse_encoded_header, parse_header, parse_signature
+from riafs.formats.sevenzip.names import parse_names
+from riafs.formats.sevenzip.writing import encode_header, write_header, write_signature
 
 LIMITS = Limits()
 names = st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in name)

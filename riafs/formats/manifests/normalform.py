@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from riafs.formats.locators import EMPTY_BLOCK, Locator
-from riafs.formats.manifests import NO_BLOCK, Folder, Manifest
-from riafs.formats.manifests_names import escaped
+from riafs.formats.manifests.manifest import NO_BLOCK, Folder, Manifest
+from riafs.formats.manifests.text import escaped
 
 _EMPTY_FOLDER = rb"0:0:\056"
 

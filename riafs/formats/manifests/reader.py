@@ -13,11 +13,11 @@ from operator import add
 from riafs.errors import MalformedManifest
 from riafs.formats.columns import Pages
 from riafs.formats.locators import MAX_SIZE
-from riafs.formats.manifests_blocks import Locators, LocatorsBuilder, Streams, StreamsBuilder
-from riafs.formats.manifests_folder import file_names
-from riafs.formats.manifests_names import PATH, lightly_escaped, possible, resolved, unescaped
+from riafs.formats.manifests.blocks import Locators, LocatorsBuilder, Streams, StreamsBuilder
+from riafs.formats.manifests.folder import file_names
+from riafs.formats.manifests.text import PATH, lightly_escaped, possible, resolved, unescaped
+from riafs.formats.manifests.tree import MAX_FOLDERS, FolderTree, Runs, RunsBuilder
 from riafs.formats.manifests_tokens import TOKEN, Columns, is_utf8, plain_columns
-from riafs.formats.manifests_tree import MAX_FOLDERS, FolderTree, Runs, RunsBuilder
 from riafs.formats.portablehash import PortableHash
 from riafs.formats.text import shown
 

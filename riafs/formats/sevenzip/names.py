@@ -14,7 +14,7 @@ from bisect import bisect_left
 from itertools import accumulate
 
 from riafs.errors import MalformedArchive
-from riafs.formats.sevenzip_cursor import Cursor, Limits
+from riafs.formats.sevenzip.cursor import Cursor, Limits
 from riafs.formats.sevenzip_table import Column, Table
 
 _CHUNK = 1 << 20

@@ -11,9 +11,9 @@ from itertools import chain, groupby, islice, pairwise
 from operator import eq, itemgetter
 
 from riafs.formats.columns import Growing, GrowingNames, Pages
-from riafs.formats.manifests_blocks import NO_BLOCK, Streams
-from riafs.formats.manifests_folder import Columns, Folder, Part
-from riafs.formats.manifests_tree import FolderTree, Runs
+from riafs.formats.manifests.blocks import NO_BLOCK, Streams
+from riafs.formats.manifests.folder import Columns, Folder, Part
+from riafs.formats.manifests.tree import FolderTree, Runs
 
 LARGE = 1 << 20
 """Bytes of its tokens from which on a folder is large."""

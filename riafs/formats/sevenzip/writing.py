@@ -11,8 +11,7 @@ import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 
-from riafs.formats.sevenzip import SIGNATURE
-from riafs.formats.sevenzip_columns import (
+from riafs.formats.sevenzip.columns import (
     ANTI,
     ATTRIBUTES,
     EMPTY_FILE,
@@ -29,8 +28,9 @@ from riafs.formats.sevenzip_columns import (
     Optional,
     shape_of_lzma2,
 )
-from riafs.formats.sevenzip_cursor import write_number
-from riafs.formats.sevenzip_streams import END
+from riafs.formats.sevenzip.cursor import write_number
+from riafs.formats.sevenzip.header import SIGNATURE
+from riafs.formats.sevenzip.streams import END
 
 _PACK_INFO, _UNPACK_INFO, _SUBSTREAMS_INFO = b"\x06", b"\x07", b"\x08"
 _SIZE, _CRC, _FOLDER, _UNPACK_SIZE, _NUM_STREAMS = b"\x09", b"\x0a", b"\x0b", b"\x0c", b"\x0d"

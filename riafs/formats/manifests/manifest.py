@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 from riafs.errors import MalformedManifest
 from riafs.formats.columns import Pages
 from riafs.formats.locators import Locator
-from riafs.formats.manifests_blocks import NO_BLOCK, Locators, Segment, Streams
-from riafs.formats.manifests_folder import FOLDER, Folder, read_folder
-from riafs.formats.manifests_large import LARGE, read_large_folder
-from riafs.formats.manifests_reading import Reader
-from riafs.formats.manifests_tree import FolderTree, Runs
+from riafs.formats.manifests.blocks import NO_BLOCK, Locators, Segment, Streams
+from riafs.formats.manifests.folder import FOLDER, Folder, read_folder
+from riafs.formats.manifests.largefolder import LARGE, read_large_folder
+from riafs.formats.manifests.reader import Reader
+from riafs.formats.manifests.tree import FolderTree, Runs
 
 __all__ = ["FOLDER", "NO_BLOCK", "Folder", "Manifest", "ManifestReader", "Segment", "parse_manifest"]
 

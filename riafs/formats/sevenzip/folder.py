@@ -7,7 +7,7 @@ stream names an existing stream, none twice; exactly one coder's output is not b
 from dataclasses import dataclass, replace
 
 from riafs.errors import MalformedArchive, UnsupportedArchive
-from riafs.formats.sevenzip_cursor import Cursor, write_number
+from riafs.formats.sevenzip.cursor import Cursor, write_number
 
 COPY = b"\x00"
 LZMA = b"\x03\x01\x01"

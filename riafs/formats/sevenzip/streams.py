@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from riafs.errors import MalformedArchive
-from riafs.formats.sevenzip_cursor import MAX_SIZE, Cursor, Digests, Limits
-from riafs.formats.sevenzip_folder import Folder, Shape, parse_shape
+from riafs.formats.sevenzip.cursor import MAX_SIZE, Cursor, Digests, Limits
+from riafs.formats.sevenzip.folder import Folder, Shape, parse_shape
 from riafs.formats.sevenzip_table import Column, Table
 
 SIGNATURE_HEADER_SIZE = 32

@@ -8,10 +8,10 @@ import struct
 from collections.abc import Callable
 
 from riafs.errors import MalformedArchive
-from riafs.formats.sevenzip_cursor import Cursor, write_number
-from riafs.formats.sevenzip_folder import Folder, parse_shape, write_shape
-from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
-from riafs.formats.sevenzip_writing import write_signature
+from riafs.formats.sevenzip.cursor import Cursor, write_number
+from riafs.formats.sevenzip.folder import Folder, parse_shape, write_shape
+from riafs.formats.sevenzip.streams import SIGNATURE_HEADER_SIZE
+from riafs.formats.sevenzip.writing import write_signature
 
 _FRONT = b"\x01\x04\x06\x00"
 _FOLDER_FRONT = b"\x07\x0b\x01\x00"

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from riafs.errors import EncryptedArchive, MalformedArchive, UnsupportedArchive
-from riafs.formats.sevenzip_cursor import Cursor, Digests, Limits
-from riafs.formats.sevenzip_folder import parse_shape
-from riafs.formats.sevenzip_streams import END, SIGNATURE_HEADER_SIZE, Streams, parse_streams
+from riafs.formats.sevenzip.cursor import Cursor, Digests, Limits
+from riafs.formats.sevenzip.folder import parse_shape
+from riafs.formats.sevenzip.streams import END, SIGNATURE_HEADER_SIZE, Streams, parse_streams
 
 HEADER = 0x01
 MAIN_STREAMS_INFO = 0x04
