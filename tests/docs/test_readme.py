@@ -13,7 +13,7 @@ from tests.docs import installing, lab
 from tests.docs.examples import examples, transcript
 from tests.fuse.mounting import PROJECT
 from tests.plugins import mounts
-from tests.small import noise
+from tests.small import EPOCH, noise
 
 README = (PROJECT / "README.md").read_text()
 PAGES = (PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").rglob("*.md")))
@@ -59,8 +59,8 @@ def test_session_prints_what_the_readme_shows(fuse: None, tmp_path: Path) -> Non
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
         "TIME_STYLE": "long-iso",
-        "GIT_AUTHOR_DATE": f"{lab.EPOCH + 172800} +0000",
-        "GIT_COMMITTER_DATE": f"{lab.EPOCH + 172800} +0000",
+        "GIT_AUTHOR_DATE": f"{EPOCH + 172800} +0000",
+        "GIT_COMMITTER_DATE": f"{EPOCH + 172800} +0000",
     }
     places = {"/srv/store": str(store.path), "/mnt/lab": str(mountpoint)}
     try:
