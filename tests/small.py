@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from riafs.formats.hashdirs import hash_mixed
+from riafs.formats.annex import hash_mixed
 from riafs.formats.keys import escape
 
 EPOCH = 1_700_000_000

@@ -29,8 +29,7 @@ from riafs.errors import IsADirectoryHere, MalformedArchive, OversizedArchive, S
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.header import Listing, Member
-from riafs.formats.sevenzip.streams import SIGNATURE_HEADER_SIZE
-from riafs.formats.sevenzip_table import ELEMENTS
+from riafs.formats.sevenzip.streams import ELEMENTS, SIGNATURE_HEADER_SIZE
 from riafs.storage.extents import Extent
 from riafs.storage.files import FileBytes
 from riafs.storage.ranged import MemoryBytes, RangedBytes

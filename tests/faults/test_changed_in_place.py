@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.formats.hashdirs import hash_lower, hash_mixed
+from riafs.formats.annex import hash_lower, hash_mixed
 from riafs.formats.keys import escape
 from tests.failing import errno_of
 from tests.fuse.mounting import Mounted, mounted

@@ -8,9 +8,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from riafs.formats.columns import Growing, Pages
+from riafs.formats.columns import Column, Growing, Pages
 from riafs.formats.locators import Locator, parse_locator
-from riafs.formats.sevenzip_table import Column
 
 NO_BLOCK = -1
 """In place of a block: bytes that a file has by its length, but that lie beyond the end of its stream."""

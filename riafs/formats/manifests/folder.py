@@ -8,10 +8,10 @@ from operator import lt
 from typing import NamedTuple, Protocol
 
 from riafs import memory
+from riafs.formats.columns import Column
 from riafs.formats.manifests.blocks import NO_BLOCK, Segment, Streams
+from riafs.formats.manifests.text import columns_of
 from riafs.formats.manifests.tree import FolderTree, Runs
-from riafs.formats.manifests_tokens import columns_of
-from riafs.formats.sevenzip_table import Column
 
 _MANY_SEGMENTS = 100_000
 _PER_SEGMENT = 300

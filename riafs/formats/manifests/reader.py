@@ -12,13 +12,21 @@ from operator import add
 
 from riafs.errors import MalformedManifest
 from riafs.formats.columns import Pages
-from riafs.formats.locators import MAX_SIZE
+from riafs.formats.locators import MAX_SIZE, PortableHash
 from riafs.formats.manifests.blocks import Locators, LocatorsBuilder, Streams, StreamsBuilder
 from riafs.formats.manifests.folder import file_names
-from riafs.formats.manifests.text import PATH, lightly_escaped, possible, resolved, unescaped
+from riafs.formats.manifests.text import (
+    PATH,
+    TOKEN,
+    Columns,
+    is_utf8,
+    lightly_escaped,
+    plain_columns,
+    possible,
+    resolved,
+    unescaped,
+)
 from riafs.formats.manifests.tree import MAX_FOLDERS, FolderTree, Runs, RunsBuilder
-from riafs.formats.manifests_tokens import TOKEN, Columns, is_utf8, plain_columns
-from riafs.formats.portablehash import PortableHash
 from riafs.formats.text import shown
 
 _MAX_ITEM = 4 << 20

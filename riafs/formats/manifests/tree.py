@@ -8,9 +8,8 @@ are taken apart when somebody looks into the folder; until then a file costs the
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 
-from riafs.formats.columns import Growing, Pages
-from riafs.formats.manifests_tokens import PIECE
-from riafs.formats.sevenzip_table import Column
+from riafs.formats.columns import Column, Growing, Pages
+from riafs.formats.manifests.text import PIECE
 
 MAX_FOLDERS = 2_000_000
 """Two letters can make a folder, which takes 200 bytes: there may not be more of them than fit into memory."""

@@ -10,7 +10,7 @@ from array import array
 from dataclasses import dataclass
 
 from riafs.errors import MalformedArchive, OversizedArchive, UnsupportedArchive
-from riafs.formats.sevenzip_table import Column
+from riafs.formats.columns import Column
 
 # Sizes, offsets and their sums stay inside signed 64-bit arithmetic, as in 7-Zip itself.
 MAX_SIZE = (1 << 63) - 1

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from itertools import accumulate, compress
 
 from riafs.errors import MalformedArchive, NotAnArchive, UnsupportedArchive
+from riafs.formats.columns import Column, Table
 from riafs.formats.sevenzip.cursor import MAX_SIZE, Cursor, Limits
 from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.names import Names, no_names, parse_names
 from riafs.formats.sevenzip.streams import END, SIGNATURE_HEADER_SIZE, Streams, no_streams, parse_streams, skip_property
-from riafs.formats.sevenzip_table import Column, Table
 
 SIGNATURE = b"7z\xbc\xaf\x27\x1c"
 

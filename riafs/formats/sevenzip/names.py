@@ -14,8 +14,8 @@ from bisect import bisect_left
 from itertools import accumulate
 
 from riafs.errors import MalformedArchive
+from riafs.formats.columns import Column, Table
 from riafs.formats.sevenzip.cursor import Cursor, Limits
-from riafs.formats.sevenzip_table import Column, Table
 
 _CHUNK = 1 << 20
 _RUN = 1 << 20  # sorting more at once would need much memory for a moment

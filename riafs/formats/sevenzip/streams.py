@@ -7,14 +7,14 @@ exist; a stream lies inside its folder's bytes. Property numbers are those of ``
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from riafs.errors import MalformedArchive
+from riafs.formats.columns import Column, Table
 from riafs.formats.sevenzip.cursor import MAX_SIZE, Cursor, Digests, Limits
 from riafs.formats.sevenzip.folder import Folder, Shape, parse_shape
-from riafs.formats.sevenzip_table import Column, Table
 
 SIGNATURE_HEADER_SIZE = 32
 
@@ -30,6 +30,32 @@ _NUM_UNPACK_STREAM = 0x0D
 
 _MOST_DESCRIPTIONS = 1 << 20
 """Different descriptions of folders, which take time and memory; encrypted folders have one each, others few."""
+
+
+ELEMENTS: Mapping[str, str] = {
+    "names": "B",
+    "name_starts": "I",
+    "name_order": "Q",
+    "kinds": "B",
+    "attributes": "I",
+    "first_streams": "I",
+    "pack_offsets": "Q",
+    "descriptions": "B",
+    "description_starts": "I",
+    "description_of": "I",
+    "first_packs": "I",
+    "first_sizes": "I",
+    "sizes": "Q",
+    "main_sizes": "Q",
+    "folder_crcs": "I",
+    "folder_has_crc": "B",
+    "stream_folders": "I",
+    "stream_offsets": "Q",
+    "stream_sizes": "Q",
+    "stream_crcs": "I",
+    "stream_has_crc": "B",
+}
+"""Name of each column → its element's type as in the module `array`: B one byte, I four, Q eight."""
 
 
 @dataclass(frozen=True, slots=True)

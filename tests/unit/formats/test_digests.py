@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.formats import digests
-from riafs.formats.digests import checker, verifiable
+from riafs.formats.digests import Blake2bp, Blake2sp, checker, verifiable
 from riafs.formats.keys import parse_key
-from riafs.formats.treehashes import Blake2bp, Blake2sp
 
 CONTENT = random.Random(1).randbytes(100_003)
 # Digests of CONTENT, as git-annex 10.20261026 computed them.

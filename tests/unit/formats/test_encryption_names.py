@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedLog
-from riafs.formats.encryption import encrypted_key, shared_cipher
 from riafs.formats.keys import parse_key
+from riafs.formats.specialremotes import encrypted_key, shared_cipher
 
 KEY = parse_key(b"MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt")
 SECRET = base64.b64encode(bytes(range(256)) * 2) + b"\n"

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.formats.gitconfig import Submodule, parse_config_list, submodules
+from riafs.formats.gitrepository import Submodule, parse_config_list, submodules
 from riafs.formats.names import valid_name
 
 

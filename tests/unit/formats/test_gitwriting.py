@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedObject
-from riafs.formats.gitobjects import parse_commit
-from riafs.formats.gitwriting import (
+from riafs.formats.gitobjects import (
     GitBytes,
     Item,
     NewCommit,
@@ -21,6 +20,7 @@ from riafs.formats.gitwriting import (
     make_pack,
     object_name,
     pack_stream,
+    parse_commit,
     read_items,
 )
 

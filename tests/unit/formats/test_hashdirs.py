@@ -2,10 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.formats.annexbranch import CHUNKS, LOCATION, WEB, Tuning, parse_difference_log
-from riafs.formats.hashdirs import hash_lower, hash_mixed, object_directories
+from riafs.formats.annex import Layout, hash_lower, hash_mixed, object_directories
+from riafs.formats.annexlogs import CHUNKS, LOCATION, WEB, Tuning, parse_difference_log
 from riafs.formats.keys import escape, parse_key
-from riafs.formats.layout import Layout
 
 PLAIN = [
     (b"MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt", b"e43/794", b"F4/53"),

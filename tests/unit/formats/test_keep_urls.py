@@ -5,9 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from riafs.errors import BadSource, RiafsError
-from riafs.formats.keepurl import ArvadosUrl, KeepUrl, parse_arvados_url, parse_keep_url
-from riafs.formats.riaurl import RiaUrl
-from riafs.formats.sources import parse_source
+from riafs.formats.sources import ArvadosUrl, KeepUrl, RiaUrl, parse_arvados_url, parse_keep_url, parse_source
 
 UUID = b"zzzzz-4zz18-0123456789abcde"
 HASH = b"d41d8cd98f00b204e9800998ecf8427e+0"

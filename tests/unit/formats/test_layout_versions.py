@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.formats.layout import Layout, parse_dataset_version, parse_store_version
+from riafs.formats.annex import Layout, parse_dataset_version, parse_store_version
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.formats.annexsettings import dead_repositories, parse_config_log
-from riafs.formats.locationlog import union_of, with_chunks, with_presence
-from riafs.formats.presence import parse_chunk_log, parse_presence
+from riafs.formats.annexlogs import (
+    dead_repositories,
+    parse_chunk_log,
+    parse_config_log,
+    parse_presence,
+    union_of,
+    with_chunks,
+    with_presence,
+)
 
 UUID, OTHER = b"11111111-1111", b"22222222-2222"
 

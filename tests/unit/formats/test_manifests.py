@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedLocator, MalformedManifest
-from riafs.formats.locators import MAX_BLOCK
+from riafs.formats.locators import MAX_BLOCK, portable_data_hash
 from riafs.formats.manifests.manifest import NO_BLOCK, parse_manifest
-from riafs.formats.portablehash import portable_data_hash
 from tests.collections import EMPTY, as_bytes, locator, tree_of, vectors
 
 ACCEPTED = [vector for vector in vectors()["manifests"] if vector["accept"]]

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.formats.digests import checker
-from riafs.formats.keys import parse_key
-from riafs.formats.newkeys import ExtensionRules, KeyMaker, file_extension, supported
+from riafs.formats.digests import KeyMaker, checker, supported
+from riafs.formats.keys import ExtensionRules, file_extension, parse_key
 
 RULES = ExtensionRules()
 

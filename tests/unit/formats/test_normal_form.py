@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.formats.locators import Locator
+from riafs.formats.locators import Locator, PortableHash, portable_data_hash
 from riafs.formats.manifests.manifest import parse_manifest
 from riafs.formats.manifests.normalform import BlockRange, normal_form, stream
 from riafs.formats.manifests.text import escaped, lightly_escaped, unescaped, unescaped_names
-from riafs.formats.portablehash import PortableHash, portable_data_hash
 from tests.collections import as_bytes, tree_of, vectors
 
 ACCEPTED = [vector for vector in vectors()["manifests"] if vector["accept"]]

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from riafs.formats.annex import MAX_POINTER, parse_pointer
 from riafs.formats.keys import parse_key
-from riafs.formats.pointers import MAX_POINTER, parse_pointer
 
 K = b"MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt"
 POINTER = b"/annex/objects/" + K

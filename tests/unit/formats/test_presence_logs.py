@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from riafs.formats.annexlogs import ChunkedCopy, equivalent_keys, live_infos, parse_chunk_log, parse_presence
 from riafs.formats.keys import parse_key
-from riafs.formats.presence import ChunkedCopy, equivalent_keys, live_infos, parse_chunk_log, parse_presence
 
 clocks = st.decimals(0, 10**12, places=3).map(lambda clock: f"{clock}s".encode())
 

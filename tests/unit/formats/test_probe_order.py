@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from riafs.formats.probeorder import service_weight, volume_weight
+from riafs.formats.locators import service_weight, volume_weight
 from tests.collections import vectors
 
 

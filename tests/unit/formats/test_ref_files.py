@@ -3,12 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedObject
-from riafs.formats.alternates import MAX_ALTERNATES, parse_alternates
-from riafs.formats.refs import (
+from riafs.formats.gitrepository import (
+    MAX_ALTERNATES,
     Oid,
     SymbolicRef,
     candidates,
     looks_like_commit,
+    parse_alternates,
     parse_packed_refs,
     parse_ref,
     valid_ref_name,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import BadSource
-from riafs.formats.riaurl import RiaUrl, parse_ria_url, parse_source, redact, rewrite
+from riafs.formats.sources import RiaUrl, parse_ria_source, parse_ria_url, redact, rewrite
 
 ID = "7fa19776-105c-4961-a2d4-101794e20a9f"
 
@@ -36,7 +36,7 @@ ID = "7fa19776-105c-4961-a2d4-101794e20a9f"
 )
 def test_ria_urls_are_read_as_datalad_reads_them(text: str, expected: RiaUrl) -> None:
     assert parse_ria_url(text) == expected
-    assert parse_source(text) == expected
+    assert parse_ria_source(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_ria_urls_are_read_as_datalad_reads_them(text: str, expected: RiaUrl) ->
     ],
 )
 def test_plain_paths_are_sources_too(text: str, expected: RiaUrl) -> None:
-    assert parse_source(text) == expected
+    assert parse_ria_source(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_plain_paths_are_sources_too(text: str, expected: RiaUrl) -> None:
 )
 def test_impossible_sources_are_refused_with_what_is_wrong(text: str, complaint: str) -> None:
     with pytest.raises(BadSource, match=complaint):
-        parse_source(text)
+        parse_ria_source(text)
 
 
 def test_only_ria_urls_are_ria_urls() -> None:
@@ -117,14 +117,14 @@ def test_only_ria_urls_are_ria_urls() -> None:
 )
 def test_passwords_do_not_show_in_messages(text: str) -> None:
     with pytest.raises(BadSource) as caught:
-        parse_source(text)
+        parse_ria_source(text)
     assert "***" in str(caught.value)
     assert "cret" not in str(caught.value)
 
 
 def test_a_source_prints_as_its_url_without_password() -> None:
-    assert str(parse_source("ria+https://u:pw@h:1/s#~x@v")) == "ria+https://u:***@h:1/s#~x@v"
-    assert str(parse_source(f"/s#{ID}")) == f"ria+file:///s#{ID}"
+    assert str(parse_ria_source("ria+https://u:pw@h:1/s#~x@v")) == "ria+https://u:***@h:1/s#~x@v"
+    assert str(parse_ria_source(f"/s#{ID}")) == f"ria+file:///s#{ID}"
     assert redact("ria+ssh://h:22/s#~x@v") == "ria+ssh://h:22/s#~x@v"
 
 
@@ -146,13 +146,13 @@ def test_one_prefix_of_two_bases_changes_nothing_and_says_why() -> None:
 @given(st.binary(max_size=40).filter(lambda path: b"\0" not in path))
 def test_any_path_can_be_given_quoted(path: bytes) -> None:
     quoted = "".join(f"%{byte:02X}" for byte in path)
-    assert parse_source("ria+file:///" + quoted).path == (b"/" + path).rstrip(b"/") or b"/"
+    assert parse_ria_source("ria+file:///" + quoted).path == (b"/" + path).rstrip(b"/") or b"/"
 
 
 @given(st.text() | st.from_regex(r"(ria\+(file|ssh|http)://)?[a-z@:/%0-9-]{0,12}(#[~@a-z./0-9]{0,12})?"))
 def test_any_text_is_a_source_or_a_bad_one(text: str) -> None:
     try:
-        source = parse_source(text)
+        source = parse_ria_source(text)
     except BadSource:
         return
     assert source.path
