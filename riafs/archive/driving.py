@@ -30,7 +30,7 @@ from riafs.errors import (
     StoreTimeout,
     UnsupportedArchive,
 )
-from riafs.formats.lzma2 import Segment
+from riafs.formats.sevenzip.lzma2 import Segment
 from riafs.storage.patience import Turns
 from riafs.tasks import as_failure, start_detached
 

@@ -35,8 +35,8 @@ from riafs.errors import (
     StoreError,
     UnsupportedArchive,
 )
-from riafs.formats.sevenzip_folder import Folder
-from riafs.formats.sevenzip_single import single_folder_ends
+from riafs.formats.sevenzip.folder import Folder
+from riafs.formats.sevenzip.single import single_folder_ends
 from riafs.storage.files import FileBytes
 from riafs.storage.ranged import RangedBytes
 

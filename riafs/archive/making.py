@@ -21,8 +21,8 @@ from riafs.archive.folders import DecodableFolder
 from riafs.archive.partial import Partial
 from riafs.archive.workshop import Workshop
 from riafs.errors import EncryptedArchive, ProgramKilled, RiafsError, StoreError, TooLarge
-from riafs.formats.lzma2 import Segment
-from riafs.formats.sevenzip import Listing, Member
+from riafs.formats.sevenzip.header import Listing, Member
+from riafs.formats.sevenzip.lzma2 import Segment
 
 log = logging.getLogger(__name__)
 

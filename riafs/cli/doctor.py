@@ -19,7 +19,7 @@ from riafs.cli.mount import absolute_source
 from riafs.cli.render import print_json, printable
 from riafs.daemon.version import version
 from riafs.errors import ProgramKilled, RiafsError
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.sources import RiaUrl
 from riafs.git.config import instead_of_rules
 from riafs.settings import complete_environment, load
 

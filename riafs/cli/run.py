@@ -22,7 +22,7 @@ from riafs.cli.render import print_json, printable
 from riafs.cli.running import run_command
 from riafs.daemon.pushing import Order
 from riafs.errors import Busy, GitError, OverlayFailed, PushConflict, RiafsError, UsageError
-from riafs.formats.gitwriting import Stamp
+from riafs.formats.gitobjects import Stamp
 from riafs.formats.runrecord import RunRecord, command_line, run_message
 from riafs.git.identity import author, committer
 from riafs.push.request import PushRequest

@@ -19,7 +19,7 @@ from riafs.children import ATTEMPTS
 from riafs.content.places import Place
 from riafs.content.verifying import Opened
 from riafs.errors import CorruptContent, NotInStore, ProgramKilled, RiafsError, StoreError, StoreTimeout
-from riafs.formats.archivelinks import ArchiveLink
+from riafs.formats.annexlogs import ArchiveLink
 from riafs.formats.digests import checker
 from riafs.formats.keys import Key
 from riafs.storage.files import FileBytes

@@ -1,4 +1,9 @@
-"""Columns that may grow beyond memory: what a large listing is made of, its older parts in pages elsewhere.
+"""Columns: what a listing of many members is kept in, in memory as it was parsed or on disk as it was saved.
+
+Owns the names and element types of all columns of a listing. An archive of a whole keystore has millions of members, so
+nothing is an object per member, and a saved listing is used where it lies, without being read as a whole.
+
+Columns that may grow beyond memory: what a large listing is made of, its older parts in pages elsewhere.
 
 A column is numbers of one type by position. While it grows, its end is an array; once that has `_AT_FIRST` bytes, whole
 groups of pages are handed to `Pages`, and read back one page at a time. What stays small is an array all its life.
@@ -6,11 +11,26 @@ groups of pages are handed to `Pages`, and read back one page at a time. What st
 
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Protocol, overload
 
-from riafs.formats.sevenzip_table import Column
+
+class Column(Protocol):
+    """Unsigned numbers by position: an array, bytes, or a part of a file."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    @overload
+    def __getitem__(self, position: int, /) -> int: ...
+    @overload
+    def __getitem__(self, position: slice, /) -> Sequence[int]: ...
+    def __iter__(self) -> Iterator[int]:
+        """All of them in order."""
+
+
+Table = Mapping[str, Column]
 
 PAGE = 16 << 10
 _GROUP = 16 * PAGE

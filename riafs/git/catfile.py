@@ -21,7 +21,7 @@ import trio
 from riafs.children import ATTEMPTS, cause, ended_by_others, killed
 from riafs.counters import Counters
 from riafs.errors import GitError, ProgramKilled, RiafsError, StoreTimeout
-from riafs.formats.gitwriting import SHA1_DIGITS, object_name
+from riafs.formats.gitobjects import SHA1_DIGITS, object_name
 from riafs.storage.patience import within
 
 log = logging.getLogger(__name__)

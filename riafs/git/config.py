@@ -15,7 +15,7 @@ import trio
 
 from riafs.children import run_again
 from riafs.errors import GitError, ProgramKilled
-from riafs.formats.gitconfig import parse_config_list
+from riafs.formats.gitrepository import parse_config_list
 from riafs.git.environment import PrivateGitDirs, run_git
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from riafs.children import run_again
 from riafs.errors import NoAuthor
-from riafs.formats.gitwriting import Stamp
+from riafs.formats.gitobjects import Stamp
 
 _SECONDS = 10.0
 

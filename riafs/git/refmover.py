@@ -22,8 +22,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 from riafs.errors import MalformedObject
-from riafs.formats.paths import parents_of
-from riafs.formats.refs import Oid, parse_packed_refs, parse_ref
+from riafs.formats.gitrepository import Oid, parse_packed_refs, parse_ref
+from riafs.formats.names import parents_of
 from riafs.storage.beneath import DIRECTORY_FLAGS, PATH_FLAGS, open_plain, open_resolved
 from riafs.storage.sharing import DIRECTORY_MODE, FILE_MODE, Sharing
 

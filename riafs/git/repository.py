@@ -33,8 +33,7 @@ from riafs.formats.gitobjects import (
     parse_tag,
     parse_tree,
 )
-from riafs.formats.namestatus import HISTORY_FORMAT
-from riafs.formats.refs import adjusted_branch, candidates, looks_like_commit
+from riafs.formats.gitrepository import HISTORY_FORMAT, adjusted_branch, candidates, looks_like_commit
 from riafs.git.catfile import MAX_BATCH, GitObject, blob_name
 from riafs.git.objectdir import object_directory
 from riafs.git.objectfiles import Wanted, read_objects
@@ -312,7 +311,7 @@ class Repository:
 
     async def write_history(self, commit: bytes, without: Sequence[bytes], output: int) -> bool:
         """Have git write which paths each commit changed, along first parents up to `commit` (hex), into the descriptor
-        `output`: see formats/namestatus. What `without` and the commits before them are is left out.
+        `output`: see formats/gitrepository. What `without` and the commits before them are is left out.
 
         Whether all of it could be read. Raises StoreTimeout, ProgramKilled, and what finding the objects raises.
         """

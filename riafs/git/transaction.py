@@ -18,7 +18,7 @@ import trio
 import riafs
 from riafs.children import ATTEMPTS, ended_by_others, killed
 from riafs.errors import Busy, GitError, NotInStore, OutsideStore, StoreTimeout
-from riafs.formats.refs import valid_ref_name
+from riafs.formats.gitrepository import valid_ref_name
 from riafs.git.refmover import Order
 from riafs.git.repository import Repository
 from riafs.storage.protocol import ItemKind, Storage

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from riafs.archive.archive import Archive
 from riafs.archive.header import read_plain_header
 from riafs.errors import Busy, StoreError
-from riafs.formats.sevenzip_columns import Columns, parse_columns
-from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
+from riafs.formats.sevenzip.columns import Columns, parse_columns
+from riafs.formats.sevenzip.streams import SIGNATURE_HEADER_SIZE
 from riafs.packing.archives import NAME, FileMark, file_bytes, mark_at, open_file, path_in
 from riafs.packing.checking import check_kept, check_members, check_packed, look_at_already
 from riafs.packing.compressing import Compressor

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from riafs.errors import StoreError
-from riafs.formats.sevenzip_columns import Columns, NewMember, shape_of_lzma2, shape_of_stored
-from riafs.formats.sevenzip_writing import encode_header, write_header, write_signature
+from riafs.formats.sevenzip.columns import Columns, NewMember, shape_of_lzma2, shape_of_stored
+from riafs.formats.sevenzip.writing import encode_header, write_header, write_signature
 from riafs.packing.archives import NAME, path_in
 from riafs.packing.compressing import DICTIONARY_CODE, END, PIECE, Compressor
 from riafs.packing.content import ContentCheck, Seen

@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from riafs import memory
 from riafs.counters import Counters
 from riafs.formats.columns import Names
-from riafs.formats.manifests import NO_BLOCK, Folder, Manifest
+from riafs.formats.manifests.manifest import NO_BLOCK, Folder, Manifest
 from riafs.formats.names import MAX_NAME
 from riafs.formats.text import shown
 

@@ -19,7 +19,7 @@ from riafs.cache.lastchanges import Apart
 from riafs.cache.lastchanges import LastChanges as KeptChanges
 from riafs.cache.temporary import temporary_file
 from riafs.errors import GitError, ProgramKilled, RiafsError
-from riafs.formats.namestatus import parse_history
+from riafs.formats.gitrepository import parse_history
 from riafs.git.repository import Repository
 from riafs.tasks import Background, as_failure
 

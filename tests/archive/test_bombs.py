@@ -20,10 +20,10 @@ import pytest
 from riafs.archive.archive import Archive
 from riafs.archive.header import read_plain_header
 from riafs.errors import MalformedArchive, RiafsError
-from riafs.formats.sevenzip import Member, parse_header
-from riafs.formats.sevenzip_columns import Columns, NewMember, shape_of_lzma2, shape_of_stored
-from riafs.formats.sevenzip_cursor import Limits, write_number
-from riafs.formats.sevenzip_writing import write_header
+from riafs.formats.sevenzip.columns import Columns, NewMember, shape_of_lzma2, shape_of_stored
+from riafs.formats.sevenzip.cursor import Limits, write_number
+from riafs.formats.sevenzip.header import Member, parse_header
+from riafs.formats.sevenzip.writing import write_header
 from riafs.storage.ranged import MemoryBytes
 from tests.archive.conftest import tools_with
 from tests.archive.headers import File, archive, copy_streams, header, sized
@@ -206,7 +206,7 @@ def test_records_that_say_nothing_are_counted(start: bytes) -> None:
 
 
 def test_many_kinds_of_folders_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("riafs.formats.sevenzip_streams._MOST_DESCRIPTIONS", 100)
+    monkeypatch.setattr("riafs.formats.sevenzip.streams._MOST_DESCRIPTIONS", 100)
     kinds = b"".join(b"\x01\x24\x06\xf1\x07\x01\x04" + position.to_bytes(4, "little") for position in range(101))
     plain = b"\x01\x04\x07\x0b" + write_number(101) + b"\x00" + kinds + b"\x0c" + b"\x01" * 101 + b"\x00\x00"
     with pytest.raises(MalformedArchive, match="100 different"):

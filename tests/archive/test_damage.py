@@ -14,8 +14,8 @@ from riafs.archive.archive import Archive
 from riafs.archive.extractor import ChildDecoder
 from riafs.children import ATTEMPTS
 from riafs.errors import CorruptContent, DecoderDied, ProgramKilled, RiafsError
-from riafs.formats.sevenzip import parse_signature
-from riafs.formats.sevenzip_writing import write_signature
+from riafs.formats.sevenzip.header import parse_signature
+from riafs.formats.sevenzip.writing import write_signature
 from tests.archive.conftest import SEARCH_PATH, Announce, Pack, content_of, open_archive, tools_with
 from tests.small import key_of
 

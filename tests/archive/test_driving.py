@@ -19,11 +19,11 @@ from riafs.archive.partial import Partial
 from riafs.archive.saved import IndexDirectory
 from riafs.counters import Counters
 from riafs.errors import StoreError, StoreTimeout
-from riafs.formats.sevenzip import Listing, Member
-from riafs.formats.sevenzip_columns import Columns, NewMember, shape_of_lzma2
-from riafs.formats.sevenzip_cursor import Cursor
-from riafs.formats.sevenzip_folder import Folder, parse_shape
-from riafs.formats.sevenzip_writing import write_header
+from riafs.formats.sevenzip.columns import Columns, NewMember, shape_of_lzma2
+from riafs.formats.sevenzip.cursor import Cursor
+from riafs.formats.sevenzip.folder import Folder, parse_shape
+from riafs.formats.sevenzip.header import Listing, Member
+from riafs.formats.sevenzip.writing import write_header
 from riafs.storage.files import FileBytes
 from riafs.storage.patience import Patience
 from riafs.storage.ranged import MemoryBytes

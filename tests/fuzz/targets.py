@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from riafs.archive.saved import read_columns
 from riafs.cache.blocks_file import HEADER_SIZE, check_block
 from riafs.errors import RiafsError
-from riafs.formats.lzma2 import Resets
-from riafs.formats.sevenzip import Listing, parse_encoded_header, parse_header, parse_signature
-from riafs.formats.sevenzip_columns import parse_columns
-from riafs.formats.sevenzip_cursor import Limits
-from riafs.formats.sevenzip_folder import Folder
-from riafs.formats.sevenzip_writing import write_header
+from riafs.formats.sevenzip.columns import parse_columns
+from riafs.formats.sevenzip.cursor import Limits
+from riafs.formats.sevenzip.folder import Folder
+from riafs.formats.sevenzip.header import Listing, parse_encoded_header, parse_header, parse_signature
+from riafs.formats.sevenzip.lzma2 import Resets
+from riafs.formats.sevenzip.writing import write_header
 from tests.fuzz import seeds
 
 SECONDS = 1.0

@@ -1,5 +1,6 @@
 """What is written of a 7z header is what was put into it, for our own reader and for py7zr."""
 
+import dataclasses
 import io
 import lzma
 import time
@@ -11,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import EncryptedArchive, MalformedArchive, RiafsError, UnsupportedArchive
-from riafs.formats.sevenzip import parse_encoded_header, parse_header, parse_signature
-from riafs.formats.sevenzip_columns import (
+from riafs.formats.sevenzip.columns import (
     Columns,
     NewMember,
     encode_name,
@@ -20,9 +20,12 @@ from riafs.formats.sevenzip_columns import (
     shape_of_lzma2,
     shape_of_stored,
 )
-from riafs.formats.sevenzip_cursor import Cursor, Limits, write_number
-from riafs.formats.sevenzip_names import parse_names
-from riafs.formats.sevenzip_writing import encode_header, write_header, write_signature
+from riafs.formats.sevenzip.cursor import Cursor, Limits, write_number
+from riafs.formats.sevenzip.folder import Folder, parse_shape, write_shape
+from riafs.formats.sevenzip.header import parse_encoded_header, parse_header, parse_signature
+from riafs.formats.sevenzip.names import parse_names
+from riafs.formats.sevenzip.single import single_folder_ends
+from riafs.formats.sevenzip.writing import encode_header, write_header, write_signature
 
 LIMITS = Limits()
 names = st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in name)
@@ -189,3 +192,31 @@ def test_a_hundred_thousand_members_take_time_that_grows_with_their_number() -> 
         return time.process_time() - began
 
     assert seconds(100_000) < 40 * max(seconds(10_000), 0.01)  # ten times is linear, a hundred quadratic
+
+
+BCJ2 = (
+    b"\x04\x14\x03\x03\x01\x1b\x04\x01\x23\x03\x01\x01\x05\x5d\x00\x00\x10\x00\x23\x03\x01\x01\x05\x5d\x00\x00\x10\x00"
+    b"\x23\x03\x01\x01\x05\x5d\x00\x00\x10\x00\x00\x01\x01\x02\x02\x03\x03\x04\x05\x06"
+)
+
+
+@pytest.mark.parametrize(
+    ("description", "packs", "sizes"),
+    [(b"\x01\x01\x00", (5,), (5,)), (b"\x01\x21\x21\x01\x18", (300,), (1 << 40,)), (BCJ2, (9, 8, 7, 6), (5, 4, 3, 2))],
+    ids=["Copy", "LZMA2", "BCJ2"],
+)
+def test_the_folder_is_read_back(description: bytes, packs: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+    shape = parse_shape(Cursor(description))
+    if len(shape.coders) != len(sizes):
+        sizes = sizes[: len(shape.coders)]
+    folder = Folder(shape, 1234, packs, sizes, None)
+    front, header = single_folder_ends(folder)
+    place = parse_signature(front)
+    assert (place.offset, place.size) == (32 + folder.pack_size, len(header))
+    listing = parse_header(header, Limits())
+    read = listing.folder(0)
+    assert read == dataclasses.replace(folder, pack_offset=32)
+    assert write_shape(read.shape) == description
+    member = listing.find(b"folder")
+    assert member is not None
+    assert (member.size, member.offset) == (folder.size, 0)
