@@ -261,6 +261,13 @@ class OutOfMemory(TaskFailed):
     exit_code = 2
 
 
+class ProgramKilled(TaskFailed):
+    """A program that riafs started was ended by others again and again (SIGKILL, SIGTERM, the kernel short of memory),
+    which says nothing about what it was working on."""
+
+    exit_code = 2
+
+
 class CacheFailed(RiafsError):
     """A file of the cache cannot be read or written; it is made again, or reading continues without it."""
 
@@ -397,7 +404,7 @@ class DecodeFailed(RiafsError):
 
 
 class DecoderDied(RiafsError):
-    """A decoder's process was ended by a signal, which does not mean that its input is damaged."""
+    """A decoder was ended by a signal that damaged data or a fault of the decoder may cause (SIGSEGV, …)."""
 
     retryable = True
 
