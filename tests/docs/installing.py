@@ -1,4 +1,4 @@
-"""``python -m tests.docs.installing``: run the commands of docs/use/installing.md on this machine.
+"""``python -m tests.docs.installing``: run the commands of docs/use/installing.md and boot.md on this machine.
 
 Needs root on a bare Debian 12 that may be thrown away, and a checkout as working directory. Lines that begin with
 ``sudo`` are run by root without it, the others by an ordinary user, who is made. What an installation has to do is
@@ -22,7 +22,8 @@ def main() -> int:
     if os.getuid() != 0:
         sys.exit("needs root on a machine that may be thrown away")
     prepare()
-    for command in commands(Path("docs/use/installing.md").read_text(encoding="utf-8")):
+    pages = (Path(f"docs/use/{name}.md").read_text(encoding="utf-8") for name in ("installing", "boot"))
+    for command in commands("".join(pages)):
         if _SYSTEMD in command and not Path("/run/systemd/system").exists():
             print(f"-- not run, as there is no systemd here: {command}", flush=True)
             continue
