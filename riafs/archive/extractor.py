@@ -36,7 +36,7 @@ from riafs.errors import (
     UnsupportedArchive,
 )
 from riafs.formats.sevenzip.folder import Folder
-from riafs.formats.sevenzip.single import single_folder_ends
+from riafs.formats.sevenzip.writing import single_folder_ends
 from riafs.storage.files import FileBytes
 from riafs.storage.ranged import RangedBytes
 

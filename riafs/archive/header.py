@@ -26,7 +26,7 @@ from riafs.errors import (
     ShortRead,
     UnsupportedArchive,
 )
-from riafs.formats.sevenzip.cursor import Limits
+from riafs.formats.sevenzip.cursor import SIGNATURE_HEADER_SIZE, Limits
 from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.header import (
     SIGNATURE,
@@ -36,7 +36,6 @@ from riafs.formats.sevenzip.header import (
     parse_header,
     parse_signature,
 )
-from riafs.formats.sevenzip.streams import SIGNATURE_HEADER_SIZE
 from riafs.storage.extents import Extent
 from riafs.storage.ranged import RangedBytes
 

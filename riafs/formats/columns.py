@@ -30,7 +30,7 @@ class Column(Protocol):
         """All of them in order."""
 
 
-Table = Mapping[str, Column]
+NamedColumns = Mapping[str, Column]
 
 PAGE = 16 << 10
 _GROUP = 16 * PAGE
@@ -48,7 +48,7 @@ class Pages(Protocol):
         """A page, in any thread."""
 
 
-class Growing:
+class GrowingColumn:
     """A column in the making. `code`: the element's type as in the module `array`; `pages`: None for memory only."""
 
     __slots__ = ("_code", "_firsts", "_most", "_pages", "_tail")
@@ -156,8 +156,8 @@ class GrowingNames:
     __slots__ = ("_block", "_ends")
 
     def __init__(self, pages: Pages | None) -> None:
-        self._block = Growing("B", pages)
-        self._ends = Growing("Q", pages)
+        self._block = GrowingColumn("B", pages)
+        self._ends = GrowingColumn("Q", pages)
 
     def extend(self, names: Sequence[bytes]) -> None:
         """More names."""
@@ -167,12 +167,12 @@ class GrowingNames:
             self._ends.extend(ends)
             self._block.extend(b"".join(names))
 
-    def settled(self) -> "Names":
+    def settled(self) -> "PagedNames":
         """The names, none of which is added any more."""
-        return Names(self._block.settled(), self._ends.settled())
+        return PagedNames(self._block.settled(), self._ends.settled())
 
 
-class Names(Sequence[bytes]):
+class PagedNames(Sequence[bytes]):
     """Names by position."""
 
     __slots__ = ("_block", "_ends")

@@ -283,7 +283,7 @@ import trio
 from riafs.archive.encryption import Unlocker
 from riafs.archive.header import read_listing
 from riafs.errors import RiafsError
-from riafs.formats.sevenzip_cursor import Limits
+from riafs.formats.sevenzip.cursor import Limits
 from riafs.storage.ranged import MemoryBytes
 from tests.archive.test_bad_archives import claiming_headers, large_dictionary
 

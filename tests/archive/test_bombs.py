@@ -20,8 +20,8 @@ import pytest
 from riafs.archive.archive import Archive
 from riafs.archive.header import read_plain_header
 from riafs.errors import MalformedArchive, RiafsError
-from riafs.formats.sevenzip.columns import Columns, NewMember, shape_of_lzma2, shape_of_stored
 from riafs.formats.sevenzip.cursor import Limits, write_number
+from riafs.formats.sevenzip.fullheader import FullHeader, NewMember, shape_of_lzma2, shape_of_stored
 from riafs.formats.sevenzip.header import Member, parse_header
 from riafs.formats.sevenzip.writing import write_header
 from riafs.storage.ranged import MemoryBytes
@@ -38,7 +38,7 @@ Folder = tuple[bytes, bytes, int]
 
 def beside_good(*folders: Folder) -> bytes:
     """An archive of a stored member ``good`` and one member, ``bomb`` and its number, for each folder."""
-    columns = Columns(pack_position=0)
+    columns = FullHeader(pack_position=0)
     columns.add_folder(shape_of_stored(), len(GOOD), [NewMember(b"good", len(GOOD), zlib.crc32(GOOD), 0o444, 0)])
     packed, crc = [GOOD], zlib.crc32(bytes(ZEROS))
     for position, (description, data, size) in enumerate(folders):

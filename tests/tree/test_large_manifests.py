@@ -12,7 +12,7 @@ from riafs import memory
 from riafs.counters import Counters
 from riafs.errors import OutOfMemory
 from riafs.formats import columns
-from riafs.formats.columns import PAGE, Growing, GrowingNames
+from riafs.formats.columns import PAGE, GrowingColumn, GrowingNames
 from riafs.formats.manifests import largefolder
 from riafs.formats.manifests import manifest as manifests
 from riafs.formats.manifests import reader as manifests_reading
@@ -107,7 +107,7 @@ async def test_a_large_collection_is_listed_and_read_from_disk(tmp_path: Path) -
 @pytest.mark.usefixtures("small_bounds")
 def test_a_column_in_pages_is_an_array(code: str, tmp_path: Path) -> None:
     values = [number * 37 % 251 - (3 if code == "q" else 0) for number in range(50_000)]
-    growing = Growing(code, SpillFile(os.fsencode(tmp_path), "x"))
+    growing = GrowingColumn(code, SpillFile(os.fsencode(tmp_path), "x"))
     growing.extend(values[:20_000])
     for value in values[20_000:21_000]:
         growing.append(value)

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from riafs.formats.columns import Column, Growing, Pages
+from riafs.formats.columns import Column, GrowingColumn, Pages
 from riafs.formats.locators import Locator, parse_locator
 
 NO_BLOCK = -1
@@ -52,8 +52,8 @@ class LocatorsBuilder:
     __slots__ = ("_starts", "_text")
 
     def __init__(self, pages: Pages | None) -> None:
-        self._text = Growing("B", pages)
-        self._starts = Growing("Q", pages)
+        self._text = GrowingColumn("B", pages)
+        self._starts = GrowingColumn("Q", pages)
         self._starts.append(0)
 
     def append(self, text: bytes) -> None:
@@ -105,8 +105,8 @@ class StreamsBuilder:
     __slots__ = ("_ends", "_firsts")
 
     def __init__(self, pages: Pages | None) -> None:
-        self._firsts = Growing("Q", pages)
-        self._ends = Growing("Q", pages)
+        self._firsts = GrowingColumn("Q", pages)
+        self._ends = GrowingColumn("Q", pages)
 
     def __len__(self) -> int:
         return len(self._firsts)

@@ -10,7 +10,7 @@ from heapq import merge
 from itertools import chain, groupby, islice, pairwise
 from operator import eq, itemgetter
 
-from riafs.formats.columns import Growing, GrowingNames, Pages
+from riafs.formats.columns import GrowingColumn, GrowingNames, Pages
 from riafs.formats.manifests.blocks import NO_BLOCK, Streams
 from riafs.formats.manifests.folder import Columns, Folder, Part
 from riafs.formats.manifests.tree import FolderTree, Runs
@@ -33,7 +33,11 @@ class _Rows:
 
     def __init__(self, pages: Pages) -> None:
         self._names = GrowingNames(pages)
-        self._positions, self._lengths, self._streams = Growing("Q", pages), Growing("q", pages), Growing("I", pages)
+        self._positions, self._lengths, self._streams = (
+            GrowingColumn("Q", pages),
+            GrowingColumn("q", pages),
+            GrowingColumn("I", pages),
+        )
         self._batch: list[_Row] = []
 
     def __len__(self) -> int:

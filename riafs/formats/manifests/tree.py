@@ -8,7 +8,7 @@ are taken apart when somebody looks into the folder; until then a file costs the
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 
-from riafs.formats.columns import Column, Growing, Pages
+from riafs.formats.columns import Column, GrowingColumn, Pages
 from riafs.formats.manifests.text import PIECE
 
 MAX_FOLDERS = 2_000_000
@@ -59,9 +59,9 @@ class RunsBuilder:
     __slots__ = ("_starts", "_streams", "_text")
 
     def __init__(self, pages: Pages | None) -> None:
-        self._text = Growing("B", pages)
-        self._starts = Growing("Q", pages)
-        self._streams = Growing("I", pages)
+        self._text = GrowingColumn("B", pages)
+        self._starts = GrowingColumn("Q", pages)
+        self._streams = GrowingColumn("I", pages)
 
     def append(self, stream: int) -> int:
         """A new run, without text yet. Returns its number."""

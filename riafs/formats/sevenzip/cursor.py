@@ -2,9 +2,10 @@
 
 Owns the encoding of single values; knows nothing of what they mean. Invariant: no count read from a header leads to an
 allocation before it was checked against the bytes that are left and against `Limits`. Whatever the bytes are, the only
-exceptions are MalformedArchive and UnsupportedArchive. Formats are as in the file ``7zFormat.txt`` of 7-Zip's sources.
+exceptions are MalformedArchive and UnsupportedArchive. The format is that of ``7zFormat.txt`` in 7-Zip's sources.
 """
 
+import enum
 import sys
 from array import array
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from riafs.formats.columns import Column
 
 # Sizes, offsets and their sums stay inside signed 64-bit arithmetic, as in 7-Zip itself.
 MAX_SIZE = (1 << 63) - 1
+SIGNATURE_HEADER_SIZE = 32
+"""Bytes at an archive's front that say where its header is; packed streams come behind them."""
 
 _EXTRA_BYTES = bytes(8 - (0xFF ^ first).bit_length() for first in range(256))
 _MOST_REPEATS_AT_ONCE = 4096
@@ -21,9 +24,44 @@ _MOST_RECORDS = 256  # 7-Zip writes about 20; each may take as long as all membe
 _DIGIT_TO_FLAG = bytes(digit & 1 for digit in range(256))
 
 
+class Record(enum.IntEnum):
+    """The kinds of records and properties (``7zFormat.txt``: property IDs)."""
+
+    END = 0x00
+    HEADER = 0x01
+    ARCHIVE_PROPERTIES = 0x02
+    ADDITIONAL_STREAMS = 0x03
+    MAIN_STREAMS = 0x04
+    FILES = 0x05
+    PACK_INFO = 0x06
+    UNPACK_INFO = 0x07
+    SUBSTREAMS_INFO = 0x08
+    SIZE = 0x09
+    CRC = 0x0A
+    FOLDER = 0x0B
+    CODERS_UNPACK_SIZE = 0x0C
+    NUM_UNPACK_STREAM = 0x0D
+    EMPTY_STREAM = 0x0E
+    EMPTY_FILE = 0x0F
+    ANTI = 0x10
+    NAMES = 0x11
+    CREATED = 0x12
+    ACCESSED = 0x13
+    MODIFIED = 0x14
+    ATTRIBUTES = 0x15
+    ENCODED_HEADER = 0x17
+    START_POSITION = 0x18
+    DUMMY = 0x19
+
+    @property
+    def byte(self) -> bytes:
+        """The byte that stands for it in a header."""
+        return bytes([self])
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an archive may claim before it is refused. Sizes in bytes."""
+    """The most that an archive may claim. Sizes in bytes."""
 
     header: int = 512 << 20
     """Of the header, packed and decoded."""
@@ -92,6 +130,10 @@ class Cursor:
         if count > self.left:
             raise MalformedArchive(f"7z header ends at byte {self._end}, {count - self.left} bytes too early")
         self._position += count
+
+    def skip_property(self) -> None:
+        """Pass over a property whose meaning is not needed: its size, then that many bytes."""
+        self.skip(self.number())
 
     def skip_repeats(self, expected: bytes, most: int) -> int:
         """Pass over `expected` as often as it comes next, at most `most` times. Returns how often it came."""

@@ -15,33 +15,20 @@ from dataclasses import dataclass
 from itertools import accumulate, compress
 
 from riafs.errors import MalformedArchive, NotAnArchive, UnsupportedArchive
-from riafs.formats.columns import Column, Table
-from riafs.formats.sevenzip.cursor import MAX_SIZE, Cursor, Limits
+from riafs.formats.columns import Column, NamedColumns
+from riafs.formats.sevenzip.cursor import MAX_SIZE, SIGNATURE_HEADER_SIZE, Cursor, Limits, Record
 from riafs.formats.sevenzip.folder import Folder
-from riafs.formats.sevenzip.names import Names, no_names, parse_names
-from riafs.formats.sevenzip.streams import END, SIGNATURE_HEADER_SIZE, Streams, no_streams, parse_streams, skip_property
+from riafs.formats.sevenzip.names import MemberNames, no_names, parse_names
+from riafs.formats.sevenzip.streams import Streams, no_streams, parse_streams
 
 SIGNATURE = b"7z\xbc\xaf\x27\x1c"
 
-_HEADER = 0x01
-_ARCHIVE_PROPERTIES = 0x02
-_ADDITIONAL_STREAMS_INFO = 0x03
-_MAIN_STREAMS_INFO = 0x04
-_FILES_INFO = 0x05
-_EMPTY_STREAM = 0x0E
-_EMPTY_FILE = 0x0F
-_ANTI = 0x10
-_NAMES = 0x11
-_ATTRIBUTES = 0x15
-_ENCODED_HEADER = 0x17
-
-_HAS_STREAM = 0
-_IS_EMPTY_FILE = 1
-_IS_DIRECTORY = 2
-_IS_ANTI = 3
+HAS_STREAM, IS_EMPTY_FILE, IS_DIRECTORY, IS_ANTI_FILE, IS_ANTI_DIRECTORY = range(5)
+"""The kinds of members; an anti item says that what is there is to be deleted."""
+_ANTI_FILES_ONLY = bytes.maketrans(bytes([IS_ANTI_DIRECTORY]), bytes([IS_ANTI_FILE]))
 
 # 7-Zip and p7zip put the Unix mode into the upper half of the Windows attributes and set this bit.
-_UNIX_MODE_PRESENT = 0x8000
+UNIX_MODE_PRESENT = 0x8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +65,7 @@ class Listing:
     __slots__ = ("_attributes", "_first_streams", "_kinds", "_names", "_streams")
 
     def __init__(
-        self, streams: Streams, names: Names, kinds: Column, attributes: Column, first_streams: Column
+        self, streams: Streams, names: MemberNames, kinds: Column, attributes: Column, first_streams: Column
     ) -> None:
         """See `make` and `from_columns`."""
         self._streams = streams
@@ -88,20 +75,20 @@ class Listing:
         self._first_streams = first_streams
 
     @classmethod
-    def make(cls, streams: Streams, names: Names, kinds: bytes, attributes: Column) -> "Listing":
+    def make(cls, streams: Streams, names: MemberNames, kinds: bytes, attributes: Column) -> "Listing":
         """The listing of members whose columns are equally long. Raises MalformedArchive where the streams differ."""
-        first_streams = array("I", accumulate([kind == _HAS_STREAM for kind in kinds], initial=0))
+        first_streams = array("I", accumulate([kind == HAS_STREAM for kind in kinds], initial=0))
         if first_streams[-1] != len(streams):
             raise MalformedArchive(f"7z header has {len(streams)} streams for {first_streams[-1]} files")
         return cls(streams, names, kinds, attributes, first_streams)
 
     @classmethod
-    def from_columns(cls, columns: Table) -> "Listing":
+    def from_columns(cls, columns: NamedColumns) -> "Listing":
         """The listing that `columns` hold: all of `ELEMENTS`, as `columns` gave them."""
-        streams, names = Streams.from_columns(columns), Names.from_columns(columns)
+        streams, names = Streams.from_columns(columns), MemberNames.from_columns(columns)
         return cls(streams, names, columns["kinds"], columns["attributes"], columns["first_streams"])
 
-    def columns(self) -> Table:
+    def columns(self) -> NamedColumns:
         """All columns of the listing, to be saved."""
         own = {"kinds": self._kinds, "attributes": self._attributes, "first_streams": self._first_streams}
         return {**self._names.columns(), **own, **self._streams.columns()}
@@ -111,21 +98,21 @@ class Listing:
 
     def __iter__(self) -> Iterator[Member]:
         """All members in the archive's order, also those that `find` hides behind later ones."""
-        return (self.member(position) for position in range(len(self)) if self._kinds[position] != _IS_ANTI)
+        return (self.member(position) for position in range(len(self)) if self._kinds[position] != IS_ANTI_FILE)
 
     def find(self, name: bytes) -> Member | None:
         """The last member of that name; None also where the archive says that it is to be deleted."""
         position = self._names.find(name)
-        if position is None or self._kinds[position] == _IS_ANTI:
+        if position is None or self._kinds[position] == IS_ANTI_FILE:
             return None
         return self.member(position)
 
     def member(self, position: int) -> Member:
         """The member at `position`."""
         name, kind, attributes = self._names[position], self._kinds[position], self._attributes[position]
-        mode = attributes >> 16 if attributes & _UNIX_MODE_PRESENT else None
-        if kind != _HAS_STREAM:
-            return Member(name, 0, None, 0, None, kind == _IS_DIRECTORY, mode)
+        mode = attributes >> 16 if attributes & UNIX_MODE_PRESENT else None
+        if kind != HAS_STREAM:
+            return Member(name, 0, None, 0, None, kind == IS_DIRECTORY, mode)
         number = self._first_streams[position]
         stream = self._streams.stream(number)
         return Member(
@@ -175,13 +162,13 @@ def parse_signature(start: bytes) -> HeaderPlace:
 
 def is_encoded(header: bytes) -> bool:
     """Whether these bytes describe how the header is packed, and are not yet the header."""
-    return header[:1] == bytes([_ENCODED_HEADER])
+    return header[:1] == bytes([Record.ENCODED_HEADER])
 
 
 def parse_encoded_header(header: bytes, limits: Limits) -> Folder:
     """The folder whose decoded bytes are the header (again encoded, or plain). Raises MalformedArchive, …"""
     cursor = Cursor(header)
-    if cursor.record() != _ENCODED_HEADER:
+    if cursor.record() != Record.ENCODED_HEADER:
         raise MalformedArchive("7z header is not an encoded one")
     streams = parse_streams(cursor, limits)
     if streams.folder_count != 1:
@@ -195,26 +182,22 @@ def parse_header(header: bytes, limits: Limits) -> Listing:
     if not header:
         return Listing.make(streams, no_names(), b"", array("I"))
     cursor = Cursor(header)
-    if cursor.record() != _HEADER:
+    if cursor.record() != Record.HEADER:
         raise MalformedArchive(f"7z header begins with {header[0]:#x}")
     listing = None
-    while (record := cursor.record()) != END:
-        if record == _ARCHIVE_PROPERTIES:
-            _skip_archive_properties(cursor)
-        elif record == _ADDITIONAL_STREAMS_INFO:
+    while (record := cursor.record()) != Record.END:
+        if record == Record.ARCHIVE_PROPERTIES:
+            while cursor.record() != Record.END:
+                cursor.skip_property()
+        elif record == Record.ADDITIONAL_STREAMS:
             parse_streams(cursor, limits)
-        elif record == _MAIN_STREAMS_INFO:
+        elif record == Record.MAIN_STREAMS:
             streams = parse_streams(cursor, limits)
-        elif record == _FILES_INFO and listing is None:
+        elif record == Record.FILES and listing is None:
             listing = _parse_files(cursor, streams, limits)
         else:
             raise MalformedArchive(f"7z header has an unknown record {record:#x}")
     return listing or Listing.make(streams, no_names(), b"", array("I"))
-
-
-def _skip_archive_properties(cursor: Cursor) -> None:
-    while cursor.record() != END:
-        skip_property(cursor)
 
 
 def _parse_files(cursor: Cursor, streams: Streams, limits: Limits) -> Listing:
@@ -223,32 +206,32 @@ def _parse_files(cursor: Cursor, streams: Streams, limits: Limits) -> Listing:
     names = no_names()
     empty, empty_file, anti = bytes(count), b"", b""
     attributes = array("I", bytes(4 * count))
-    while (record := cursor.record()) != END:
+    while (record := cursor.record()) != Record.END:
         part = cursor.part(cursor.number())
-        if record == _NAMES:
+        if record == Record.NAMES:
             part.refuse_external()
             names = parse_names(part, count, limits)
-        elif record == _EMPTY_STREAM:
+        elif record == Record.EMPTY_STREAM:
             empty = part.bits(count)
-        elif record == _EMPTY_FILE:
+        elif record == Record.EMPTY_FILE:
             empty_file = part.bits(empty.count(1))
-        elif record == _ANTI:
+        elif record == Record.ANTI:
             anti = part.bits(empty.count(1))
-        elif record == _ATTRIBUTES:
+        elif record == Record.ATTRIBUTES:
             defined = part.optional_bits(count)
             part.refuse_external()
             attributes = part.words(defined)
     if len(names) != count:
         raise MalformedArchive(f"7z header has {len(names)} names for {count} members")
-    return Listing.make(streams, names, _kinds(empty, empty_file, anti), attributes)
+    kinds = member_kinds(empty, empty_file, anti).translate(_ANTI_FILES_ONLY)
+    return Listing.make(streams, names, kinds, attributes)
 
 
-def _kinds(empty: bytes, empty_file: bytes, anti: bytes) -> bytes:
-    """For each member one of the four kinds. The last two have a flag for each member that `empty` marks."""
+def member_kinds(empty: bytes, empty_file: bytes, anti: bytes) -> bytes:
+    """The kind of each member. `empty` has a flag for each; the others have one for each member that it marks."""
     kinds = bytearray(len(empty))
-    number_empty = empty.count(1)
-    empty_file = empty_file.ljust(number_empty, b"\0")[:number_empty]
-    anti = anti.ljust(number_empty, b"\0")[:number_empty]
+    count = empty.count(1)
+    empty_file, anti = empty_file.ljust(count, b"\0")[:count], anti.ljust(count, b"\0")[:count]
     for position, is_file, is_anti in zip(compress(range(len(empty)), empty), empty_file, anti, strict=True):
-        kinds[position] = _IS_ANTI if is_anti else _IS_EMPTY_FILE if is_file else _IS_DIRECTORY
+        kinds[position] = (IS_EMPTY_FILE if is_file else IS_DIRECTORY) + (2 if is_anti else 0)
     return bytes(kinds)

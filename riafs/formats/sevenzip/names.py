@@ -1,9 +1,9 @@
 """The names of a 7z archive's members, and the way from a name to its member.
 
-Owns how names are written: UTF-16LE, each ended by a zero. A byte that is no part of valid UTF-8 is written by 7-Zip as
-U+EF00 + byte (0xFF as U+EFFF); so are the three bytes of characters in that range and of lone surrogates, so nothing is
-ambiguous (seen with 7-Zip 26.02). Kept as one block of bytes and sorted checksums: 12 bytes a name besides its own,
-since archives of whole keystores have millions. Of equal names the last one counts.
+In a header names are UTF-16LE, each ended by a zero. 7-Zip writes a byte that is no part of valid UTF-8 as U+EF00 +
+byte (0xFF as U+EFFF), and so the three bytes of characters in that range and of lone surrogates: nothing is ambiguous
+(seen with 7-Zip 26.02). Archives of whole keystores have millions of names, so they are kept as one block of bytes and
+sorted checksums, 12 bytes a name besides its own. Of equal names the last one counts.
 """
 
 import codecs
@@ -14,7 +14,7 @@ from bisect import bisect_left
 from itertools import accumulate
 
 from riafs.errors import MalformedArchive
-from riafs.formats.columns import Column, Table
+from riafs.formats.columns import Column, NamedColumns
 from riafs.formats.sevenzip.cursor import Cursor, Limits
 
 _CHUNK = 1 << 20
@@ -24,13 +24,13 @@ _MOST_COLLISIONS = 4096  # equal CRC32 of different names: chance gives two or t
 _ESCAPED_BYTE = re.compile(rb"\xee([\xbe\xbf])([\x80-\xbf])")
 
 
-class Names:
+class MemberNames:
     """Names by position, and positions by name. Names are bytes as in a file system, ``/`` between parts."""
 
     __slots__ = ("_block", "_order", "_starts")
 
     def __init__(self, block: Column, starts: Column, order: Column) -> None:
-        """See `NamesBuilder` for what the columns hold."""
+        """See `MemberNamesBuilder` for what the columns hold."""
         self._block = block
         self._starts = starts
         self._order = order
@@ -41,12 +41,12 @@ class Names:
     def __getitem__(self, position: int) -> bytes:
         return bytes(self._block[self._starts[position] : self._starts[position + 1] - 1])
 
-    def columns(self) -> Table:
+    def columns(self) -> NamedColumns:
         """What `from_columns` makes the same names of."""
         return {"names": self._block, "name_starts": self._starts, "name_order": self._order}
 
     @classmethod
-    def from_columns(cls, columns: Table) -> "Names":
+    def from_columns(cls, columns: NamedColumns) -> "MemberNames":
         """The names that `columns` hold."""
         return cls(columns["names"], columns["name_starts"], columns["name_order"])
 
@@ -73,7 +73,7 @@ class Names:
         return None
 
 
-class NamesBuilder:
+class MemberNamesBuilder:
     """Names in the making.
 
     The block has each name with a zero after it; `_starts` has one element more than there are names. To find a name,
@@ -105,20 +105,20 @@ class NamesBuilder:
         self._order.extend(sorted(self._run[:count]))
         del self._run[:count]
 
-    def build(self) -> Names:
+    def build(self) -> MemberNames:
         """All that was added."""
         self._sort(len(self._run))
-        return Names(memoryview(self._block), self._starts, self._order)
+        return MemberNames(memoryview(self._block), self._starts, self._order)
 
 
-def no_names() -> Names:
+def no_names() -> MemberNames:
     """None at all."""
-    return NamesBuilder().build()
+    return MemberNamesBuilder().build()
 
 
-def parse_names(cursor: Cursor, count: int, limits: Limits) -> Names:
+def parse_names(cursor: Cursor, count: int, limits: Limits) -> MemberNames:
     """The `count` names that fill `cursor`. Raises MalformedArchive."""
-    names = NamesBuilder()
+    names = MemberNamesBuilder()
     decoder = codecs.getincrementaldecoder("utf-16-le")("surrogatepass")
     rest = b""
     while cursor.left:
@@ -145,3 +145,23 @@ def _encoded(text: str) -> bytes:
 
 def _escaped_byte(match: "re.Match[bytes]") -> bytes:
     return bytes([0x80 | (match[1][0] & 1) << 6 | match[2][0] & 0x3F])
+
+
+def encode_name(name: bytes) -> bytes:
+    """A name as 7-Zip stores it, with its ending zero: UTF-16LE, bytes that are no UTF-8 as U+EF00 + byte.
+
+    So are the bytes of the characters U+EF80 to U+EFFF, which would else stand for such bytes (seen with 7-Zip 26.02).
+    """
+    if name.isascii():
+        return (name + b"\0").decode().encode("utf-16-le")
+    text = name.decode("utf-8", "surrogateescape")
+    return ("".join(map(_encode_character, text)) + "\0").encode("utf-16-le")
+
+
+def _encode_character(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # what surrogateescape makes of a byte
+        return chr(code - 0xDC00 + 0xEF00)
+    if 0xEF80 <= code <= 0xEFFF:
+        return "".join(chr(0xEF00 + byte) for byte in character.encode())
+    return character

@@ -12,21 +12,9 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from riafs.errors import MalformedArchive
-from riafs.formats.columns import Column, Table
-from riafs.formats.sevenzip.cursor import MAX_SIZE, Cursor, Digests, Limits
+from riafs.formats.columns import Column, NamedColumns
+from riafs.formats.sevenzip.cursor import MAX_SIZE, SIGNATURE_HEADER_SIZE, Cursor, Digests, Limits, Record
 from riafs.formats.sevenzip.folder import Folder, Shape, parse_shape
-
-SIGNATURE_HEADER_SIZE = 32
-
-END = 0x00
-_PACK_INFO = 0x06
-_UNPACK_INFO = 0x07
-_SUBSTREAMS_INFO = 0x08
-_SIZE = 0x09
-_CRC = 0x0A
-_FOLDER = 0x0B
-_CODERS_UNPACK_SIZE = 0x0C
-_NUM_UNPACK_STREAM = 0x0D
 
 _MOST_DESCRIPTIONS = 1 << 20
 """Different descriptions of folders, which take time and memory; encrypted folders have one each, others few."""
@@ -163,7 +151,7 @@ class Streams:
             found += 1
         return found
 
-    def columns(self) -> Table:
+    def columns(self) -> NamedColumns:
         """What `from_columns` makes the same streams of."""
         folders, streams = self.folders, self.substreams
         return {
@@ -185,7 +173,7 @@ class Streams:
         }
 
     @classmethod
-    def from_columns(cls, columns: Table) -> "Streams":
+    def from_columns(cls, columns: NamedColumns) -> "Streams":
         """The streams that `columns` hold."""
         folders = _Folders(
             _Descriptions(columns["descriptions"], columns["description_starts"]),
@@ -219,26 +207,21 @@ def parse_streams(cursor: Cursor, limits: Limits) -> Streams:
     found = no_streams()
     pack_offsets, folders, substreams = found.pack_offsets, found.folders, found.substreams
     record = cursor.record()
-    if record == _PACK_INFO:
+    if record == Record.PACK_INFO:
         pack_offsets = _parse_pack_info(cursor, limits)
         record = cursor.record()
-    if record == _UNPACK_INFO:
+    if record == Record.UNPACK_INFO:
         folders = _parse_unpack_info(cursor, limits)
         substreams = _one_stream_each(folders)
         record = cursor.record()
-    if record == _SUBSTREAMS_INFO:
+    if record == Record.SUBSTREAMS_INFO:
         substreams = _parse_substreams_info(cursor, folders, limits)
         record = cursor.record()
-    if record != END:
+    if record != Record.END:
         raise MalformedArchive(f"7z streams record has a part {record:#x} where its end should be")
     if folders.first_pack[-1] > len(pack_offsets) - 1:
         raise MalformedArchive(f"7z folders need {folders.first_pack[-1]} packed streams of {len(pack_offsets) - 1}")
     return Streams(pack_offsets, folders, substreams)
-
-
-def skip_property(cursor: Cursor) -> None:
-    """Pass over a property whose meaning is not needed: its size, then that many bytes."""
-    cursor.skip(cursor.number())
 
 
 def _parse_pack_info(cursor: Cursor, limits: Limits) -> "array[int]":
@@ -246,13 +229,13 @@ def _parse_pack_info(cursor: Cursor, limits: Limits) -> "array[int]":
     start = SIGNATURE_HEADER_SIZE + cursor.number()
     count = cursor.count("packed streams", 4 * limits.entries)
     sizes = array("Q")
-    while (record := cursor.record()) != END:
-        if record == _SIZE:
+    while (record := cursor.record()) != Record.END:
+        if record == Record.SIZE:
             sizes = cursor.sizes(count)
-        elif record == _CRC:
+        elif record == Record.CRC:
             cursor.digests(count)
         else:
-            skip_property(cursor)
+            cursor.skip_property()
     if len(sizes) != count:
         raise MalformedArchive(f"7z header has no sizes for {count} packed streams")
     if start + sum(sizes) > MAX_SIZE:
@@ -261,13 +244,13 @@ def _parse_pack_info(cursor: Cursor, limits: Limits) -> "array[int]":
 
 
 def _parse_unpack_info(cursor: Cursor, limits: Limits) -> _Folders:
-    _expect(cursor, _FOLDER)
+    _expect(cursor, Record.FOLDER)
     count = cursor.count("folders", limits.entries, bytes_each=2)
     cursor.refuse_external()
     shapes, shape_of = _parse_shapes(cursor, count)
     first_pack = _starts(shapes.packs, shape_of)
     first_size = _starts(shapes.coders, shape_of)
-    _expect(cursor, _CODERS_UNPACK_SIZE)
+    _expect(cursor, Record.CODERS_UNPACK_SIZE)
     sizes = cursor.sizes(first_size[-1])
     main_sizes = sizes
     if len(sizes) > count:
@@ -328,26 +311,26 @@ def _one_stream_each(folders: _Folders) -> _Substreams:
 def _parse_substreams_info(cursor: Cursor, folders: _Folders, limits: Limits) -> _Substreams:
     record = cursor.record()
     counts = array("Q")
-    if record == _NUM_UNPACK_STREAM:
+    if record == Record.NUM_UNPACK_STREAM:
         counts = cursor.numbers(len(folders))
         record = cursor.record()
-    while record not in (_SIZE, _CRC, END):
-        skip_property(cursor)
+    while record not in (Record.SIZE, Record.CRC, Record.END):
+        cursor.skip_property()
         record = cursor.record()
     if set(counts) <= {1}:
         substreams = _one_stream_each(folders)
     else:
-        substreams = _parse_shared_folders(cursor, folders, counts, limits, sizes_written=record == _SIZE)
-    if record == _SIZE:
+        substreams = _parse_shared_folders(cursor, folders, counts, limits, sizes_written=record == Record.SIZE)
+    if record == Record.SIZE:
         record = cursor.record()
     digests_came = False
-    while record != END:
-        if record == _CRC and digests_came:
+    while record != Record.END:
+        if record == Record.CRC and digests_came:
             raise MalformedArchive("7z header has the checksums of its streams twice")
-        if record == _CRC:
+        if record == Record.CRC:
             substreams, digests_came = _with_written_digests(cursor, substreams), True
         else:
-            skip_property(cursor)
+            cursor.skip_property()
         record = cursor.record()
     return substreams
 
@@ -404,17 +387,17 @@ def _with_written_digests(cursor: Cursor, substreams: _Substreams) -> _Substream
 def _parse_optional_digests(cursor: Cursor, count: int) -> Digests:
     """The properties up to the end mark, of which only the CRC32 values matter."""
     digests = Digests.none(count)
-    while (record := cursor.record()) != END:
-        if record == _CRC:
+    while (record := cursor.record()) != Record.END:
+        if record == Record.CRC:
             digests = cursor.digests(count)
         else:
-            skip_property(cursor)
+            cursor.skip_property()
     return digests
 
 
-def _expect(cursor: Cursor, record: int) -> None:
+def _expect(cursor: Cursor, record: Record) -> None:
     """Pass over properties up to the one that has to come."""
     while (found := cursor.record()) != record:
-        if found == END:
+        if found == Record.END:
             raise MalformedArchive(f"7z header lacks record {record:#x}")
-        skip_property(cursor)
+        cursor.skip_property()

@@ -2,7 +2,7 @@
 
 Owns reading a plain header without losing anything: packed streams, folders, streams, and each property of each member,
 also those that readers have no use for (times, start positions). What cannot be kept is refused, so that nothing is
-ever dropped silently. Invariants of `Columns`: a member for every flag in `kinds`; as many streams as members with
+ever dropped silently. Invariants of `FullHeader`: a member for every flag in `kinds`; as many streams as members with
 content; as many packed streams as the folders need, one after the other. Formats as in ``7zFormat.txt`` of 7-Zip's
 sources, checked with archives of 7-Zip 26.02.
 """
@@ -14,40 +14,29 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from riafs.errors import EncryptedArchive, MalformedArchive, UnsupportedArchive
-from riafs.formats.sevenzip.cursor import Cursor, Digests, Limits
+from riafs.formats.sevenzip.cursor import SIGNATURE_HEADER_SIZE, Cursor, Digests, Limits, Record
 from riafs.formats.sevenzip.folder import parse_shape
-from riafs.formats.sevenzip.streams import END, SIGNATURE_HEADER_SIZE, Streams, parse_streams
+from riafs.formats.sevenzip.header import HAS_STREAM, IS_EMPTY_FILE, UNIX_MODE_PRESENT, member_kinds
+from riafs.formats.sevenzip.names import encode_name
+from riafs.formats.sevenzip.streams import Streams, parse_streams
 
-HEADER = 0x01
-MAIN_STREAMS_INFO = 0x04
-FILES_INFO = 0x05
-EMPTY_STREAM = 0x0E
-EMPTY_FILE = 0x0F
-ANTI = 0x10
-NAMES = 0x11
-ATTRIBUTES = 0x15
-DUMMY = 0x19
-MODIFIED = 0x14
-LONG_PROPERTIES = (0x12, 0x13, MODIFIED, 0x18)
-"""Created, accessed and modified times (100 ns since 1601), and start positions: 64 bits for some of the members."""
-
-HAS_STREAM, IS_EMPTY_FILE, IS_DIRECTORY, IS_ANTI_FILE, IS_ANTI_DIRECTORY = range(5)
+LONG_PROPERTIES = (Record.CREATED, Record.ACCESSED, Record.MODIFIED, Record.START_POSITION)
+"""Times (100 ns since 1601) and start positions: 64 bits for some of the members."""
 
 _EPOCH = 116_444_736_000_000_000  # 1970 in 100 ns since 1601
 _FILE_TYPE = 0o100000
-_UNIX_MODE_PRESENT = 0x8000
 _ARCHIVE_ATTRIBUTE, _READ_ONLY_ATTRIBUTE = 0x20, 0x01  # what 7-Zip sets for files of Unix
 
 
 @dataclass(slots=True)
-class Optional:
+class OptionalNumbers:
     """Numbers of which some may be undefined; `defined` has a byte 0 or 1 for each."""
 
     values: "array[int]"
     defined: bytearray
 
     @classmethod
-    def none(cls, code: str, count: int = 0) -> "Optional":
+    def none(cls, code: str, count: int = 0) -> "OptionalNumbers":
         """`count` undefined numbers of the array type `code`."""
         return cls(array(code, bytes(array(code).itemsize * count)), bytearray(count))
 
@@ -69,7 +58,7 @@ class NewMember:
 
 
 @dataclass(slots=True)
-class Columns:
+class FullHeader:
     """An archive's header. An empty one describes an archive without members."""
 
     pack_position: int = 0
@@ -78,16 +67,16 @@ class Columns:
     descriptions: list[bytes] = field(default_factory=list)
     """One per folder."""
     unpack_sizes: "array[int]" = field(default_factory=lambda: array("Q"))
-    folder_crcs: Optional = field(default_factory=lambda: Optional.none("I"))
+    folder_crcs: OptionalNumbers = field(default_factory=lambda: OptionalNumbers.none("I"))
     """Of folders with several members, or none; where there is one, its stream has the CRC32."""
     stream_counts: "array[int]" = field(default_factory=lambda: array("I"))
     stream_sizes: "array[int]" = field(default_factory=lambda: array("Q"))
-    stream_crcs: Optional = field(default_factory=lambda: Optional.none("I"))
+    stream_crcs: OptionalNumbers = field(default_factory=lambda: OptionalNumbers.none("I"))
     names: bytearray = field(default_factory=bytearray)
     """UTF-16LE, each ended by a zero."""
     kinds: bytearray = field(default_factory=bytearray)
-    attributes: Optional = field(default_factory=lambda: Optional.none("I"))
-    longs: dict[int, Optional] = field(default_factory=dict)
+    attributes: OptionalNumbers = field(default_factory=lambda: OptionalNumbers.none("I"))
+    longs: dict[int, OptionalNumbers] = field(default_factory=dict)
     """Property number → values."""
 
     @property
@@ -112,65 +101,45 @@ class Columns:
         self._add_member(member, IS_EMPTY_FILE)
 
     def _add_member(self, member: NewMember, kind: int) -> None:
-        if MODIFIED not in self.longs:
-            self.longs[MODIFIED] = Optional.none("Q", len(self.kinds))
+        if Record.MODIFIED not in self.longs:
+            self.longs[Record.MODIFIED] = OptionalNumbers.none("Q", len(self.kinds))
         for number, values in self.longs.items():
-            if number != MODIFIED:
+            if number != Record.MODIFIED:
                 values.append(None)
-        self.longs[MODIFIED].append(max(0, _EPOCH + member.mtime_ns // 100))
+        self.longs[Record.MODIFIED].append(max(0, _EPOCH + member.mtime_ns // 100))
         self.names += encode_name(member.name)
         self.kinds.append(kind)
         read_only = 0 if member.mode & 0o200 else _READ_ONLY_ATTRIBUTE
-        unix = (_FILE_TYPE | member.mode & 0o7777) << 16 | _UNIX_MODE_PRESENT
+        unix = (_FILE_TYPE | member.mode & 0o7777) << 16 | UNIX_MODE_PRESENT
         self.attributes.append(unix | _ARCHIVE_ATTRIBUTE | read_only)
 
 
-def encode_name(name: bytes) -> bytes:
-    """A name as 7-Zip stores it, with its ending zero: UTF-16LE, bytes that are no UTF-8 as U+EF00 + byte.
-
-    So are the bytes of the characters U+EF80 to U+EFFF, which would else stand for such bytes (seen with 7-Zip 26.02).
-    """
-    if name.isascii():
-        return (name + b"\0").decode().encode("utf-16-le")
-    text = name.decode("utf-8", "surrogateescape")
-    return ("".join(map(_encode_character, text)) + "\0").encode("utf-16-le")
-
-
-def _encode_character(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # what surrogateescape makes of a byte
-        return chr(code - 0xDC00 + 0xEF00)
-    if 0xEF80 <= code <= 0xEFFF:
-        return "".join(chr(0xEF00 + byte) for byte in character.encode())
-    return character
-
-
-def parse_columns(header: bytes, limits: Limits) -> Columns:
+def parse_full_header(header: bytes, limits: Limits) -> FullHeader:
     """All that a plain header says; empty bytes say nothing.
 
     Raises MalformedArchive, and UnsupportedArchive for what could not be written again.
     """
-    columns = Columns()
+    columns = FullHeader()
     if not header:
         return columns
     cursor = Cursor(header)
-    if cursor.record() != HEADER:
+    if cursor.record() != Record.HEADER:
         raise MalformedArchive(f"7z header begins with {header[0]:#x}")
     record = cursor.record()
-    if record == MAIN_STREAMS_INFO:
+    if record == Record.MAIN_STREAMS:
         _take_streams(columns, parse_streams(cursor, limits))
         record = cursor.record()
-    if record == FILES_INFO:
+    if record == Record.FILES:
         _take_members(columns, cursor, limits)
         record = cursor.record()
-    if record != END:
+    if record != Record.END:
         raise UnsupportedArchive(f"7z header has a record {record:#x} that cannot be kept")
     if columns.kinds.count(HAS_STREAM) != len(columns.stream_sizes):
         raise MalformedArchive("7z header has not as many streams as files with content")
     return columns
 
 
-def _take_streams(columns: Columns, streams: Streams) -> None:
+def _take_streams(columns: FullHeader, streams: Streams) -> None:
     folders, substreams = streams.folders, streams.substreams
     shapes = [parse_shape(Cursor(description)) for description in folders.descriptions]
     if any(coder.method.startswith(b"\x06\xf1") for shape in shapes for coder in shape.coders):
@@ -193,38 +162,38 @@ def _take_streams(columns: Columns, streams: Streams) -> None:
             columns.folder_crcs.values[number] = 0
 
 
-def _optional(digests: Digests) -> Optional:
-    return Optional(array("I", digests.values), bytearray(digests.defined))
+def _optional(digests: Digests) -> OptionalNumbers:
+    return OptionalNumbers(array("I", digests.values), bytearray(digests.defined))
 
 
-def _take_members(columns: Columns, cursor: Cursor, limits: Limits) -> None:
+def _take_members(columns: FullHeader, cursor: Cursor, limits: Limits) -> None:
     count = cursor.count("members", limits.entries, bytes_each=2)
     empty, empty_file, anti = bytes(count), b"", b""
-    columns.attributes = Optional.none("I", count)
-    while (record := cursor.record()) != END:
+    columns.attributes = OptionalNumbers.none("I", count)
+    while (record := cursor.record()) != Record.END:
         part = cursor.part(cursor.number())
-        if record == NAMES:
+        if record == Record.NAMES:
             part.refuse_external()
             columns.names = bytearray(part.take(part.left))
-        elif record == EMPTY_STREAM:
+        elif record == Record.EMPTY_STREAM:
             empty = part.bits(count)
-        elif record == EMPTY_FILE:
+        elif record == Record.EMPTY_FILE:
             empty_file = part.bits(empty.count(1))
-        elif record == ANTI:
+        elif record == Record.ANTI:
             anti = part.bits(empty.count(1))
-        elif record in (ATTRIBUTES, *LONG_PROPERTIES):
-            values = _read_optional(part, count, "I" if record == ATTRIBUTES else "Q")
-            if record == ATTRIBUTES:
+        elif record in (Record.ATTRIBUTES, *LONG_PROPERTIES):
+            values = _read_optional(part, count, "I" if record == Record.ATTRIBUTES else "Q")
+            if record == Record.ATTRIBUTES:
                 columns.attributes = values
             else:
                 columns.longs[record] = values
-        elif record != DUMMY:
+        elif record != Record.DUMMY:
             raise UnsupportedArchive(f"7z members have a property {record:#x} that cannot be kept")
-    columns.kinds = _kinds(empty, empty_file, anti)
+    columns.kinds = bytearray(member_kinds(empty, empty_file, anti))
     _check_names(columns.names, count)
 
 
-def _read_optional(part: Cursor, count: int, code: str) -> Optional:
+def _read_optional(part: Cursor, count: int, code: str) -> OptionalNumbers:
     defined = part.optional_bits(count)
     part.refuse_external()
     found = array(code)
@@ -232,19 +201,7 @@ def _read_optional(part: Cursor, count: int, code: str) -> Optional:
     if sys.byteorder == "big":
         found.byteswap()
     values = iter(found)
-    return Optional(array(code, (next(values) if flag else 0 for flag in defined)), bytearray(defined))
-
-
-def _kinds(empty: bytes, empty_file: bytes, anti: bytes) -> bytearray:
-    """For each member one of the five kinds; the last two arguments have a flag for each that `empty` marks."""
-    kinds = bytearray(len(empty))
-    number = 0
-    for position, flag in enumerate(empty):
-        if flag:
-            is_file, is_anti = empty_file[number : number + 1] == b"\1", anti[number : number + 1] == b"\1"
-            kinds[position] = (IS_EMPTY_FILE if is_file else IS_DIRECTORY) + (2 if is_anti else 0)
-            number += 1
-    return kinds
+    return OptionalNumbers(array(code, (next(values) if flag else 0 for flag in defined)), bytearray(defined))
 
 
 def _check_names(names: bytearray, count: int) -> None:
