@@ -12,7 +12,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "use" / "errors.md"
 _HEAD = """\
 # Errors
 
-What to do about the common ones: [troubleshooting](troubleshooting.md). This table is made from `riafs/errors.py` by `python -m tests.docs.errortable`.
+What to do about the common ones: [troubleshooting](troubleshooting.md). This table is made from `riafs/errors.py` by
+`python -m tests.docs.errortable`.
 
 A program that uses a mount gets the errno. A command ends with the exit status, whose values are mount(8)'s: 1 usage or
 permission, 2 system, 4 a bug in riafs, 8 interrupted, 16 a conflict, 32 mount failed. `riafs umount` of several
