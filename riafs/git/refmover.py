@@ -82,7 +82,10 @@ def move(repository: int, updates: Sequence[tuple[bytes, bytes, bytes | None]], 
         unnamed = [_unnamed(ref, sharing, stack) for ref in refs]
         for ref, content in zip(refs, unnamed, strict=True):
             _lock(ref, content, sharing, stack)
-        packed = parse_packed_refs(_read(repository, _PACKED, _PACKED, _MAX_PACKED_REFS) or b"")
+        try:
+            packed = parse_packed_refs(_read(repository, _PACKED, _PACKED, _MAX_PACKED_REFS) or b"")
+        except MalformedObject as error:
+            raise Ended("refused", str(error)) from error
         for ref in refs:
             _verify(ref, packed)
         logs: list[tuple[int, int]] = []
