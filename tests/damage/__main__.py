@@ -89,6 +89,7 @@ def work(kind: str, seed: str, first: int, count: int, area: Path) -> None:
     told = trio.run(subject.read, Verify.AUTO, random.Random(0))
     assert told["right"], told
     assert not told["errors"], told
+    print("told right", told["right"], flush=True)
     for number in range(first, first + count):
         chance = random.Random(f"{kind} {seed} {number}")
         for part in subject.parts:
