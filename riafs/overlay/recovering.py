@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from riafs.counters import Counters
 from riafs.errors import OverlayDamaged, OverlayFailed, UsageError
-from riafs.formats.paths import joined
+from riafs.formats.names import joined
 from riafs.overlay.completeness import (
     COPY,
     DATA,
