@@ -261,6 +261,13 @@ class OutOfMemory(TaskFailed):
     exit_code = 2
 
 
+class ProgramKilled(TaskFailed):
+    """A program that riafs started was ended by others again and again (SIGKILL, SIGTERM, the kernel short of memory),
+    which says nothing about what it was working on."""
+
+    exit_code = 2
+
+
 class CacheFailed(RiafsError):
     """What is kept in the cache directory cannot be read or written; it is made anew or done without."""
 
@@ -397,7 +404,7 @@ class DecodeFailed(RiafsError):
 
 
 class DecoderDied(RiafsError):
-    """A decoder's process was ended by a signal, which says nothing about what it was decoding."""
+    """A decoder's process died of a signal that damaged data may raise, or a fault of the decoder (SIGSEGV, …)."""
 
     retryable = True
 

@@ -19,7 +19,7 @@ from riafs.content.unread import Unread
 from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.keys import parse_key
-from riafs.formats.paths import joined
+from riafs.formats.names import joined
 from riafs.git.kept import KeptObjects
 from riafs.git.repository import IN_MEMORY
 from riafs.storage.ranged import RangedBytes

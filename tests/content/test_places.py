@@ -19,7 +19,7 @@ from riafs.errors import (
     ShortRead,
     StoreError,
 )
-from riafs.formats.hashdirs import hash_lower, hash_mixed
+from riafs.formats.annex import hash_lower, hash_mixed
 from riafs.formats.keys import escape
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.small import Locked, Pointer, SmallDataset, SmallStore, key_of, mixed_path, noise, sha256_key_of

@@ -1,4 +1,4 @@
-"""The table of failures in docs/errors.md, made from riafs/errors.py: ``python -m tests.docs.errortable``."""
+"""The table of failures in docs/use/errors.md, made from riafs/errors.py: ``python -m tests.docs.errortable``."""
 
 import errno
 import inspect
@@ -8,7 +8,7 @@ from pathlib import Path
 from riafs import errors
 from riafs.errors import RiafsError
 
-PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+PAGE = Path(__file__).parents[2] / "docs" / "use" / "errors.md"
 _HEAD = """\
 # Failures
 
