@@ -209,6 +209,10 @@ class NotInStore(RiafsError):
     exit_code = 32
 
 
+class NotAFile(NotInStore):
+    """A path below the store's root is not a regular file but a directory, a fifo or a device."""
+
+
 class OutsideStore(RiafsError):
     """A path in the store leads out of it (by a symbolic link or ``..``) and is not followed."""
 

@@ -74,7 +74,7 @@ class KeysDirectory:
     async def open(self, entry: Entry) -> RangedBytes:
         """See Directory."""
         shown = f"{os.fsdecode(entry.name)!r} in {os.fsdecode(KEYS)} of dataset {os.fsdecode(self._identifier)}"
-        return await self._contents.open(parse_file_name(entry.name), lambda: shown)
+        return await self._contents.find(parse_file_name(entry.name), lambda: shown)
 
     async def target(self, entry: Entry) -> bytes:
         """See Directory."""
