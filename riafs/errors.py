@@ -173,12 +173,6 @@ class NotPermitted(RiafsError):
     errno = _errno.EPERM
 
 
-class NotSupported(RiafsError):
-    """A file system operation that riafs does not have (extended attributes of one's own)."""
-
-    errno = _errno.ENOTSUP
-
-
 class AcrossDatasets(RiafsError):
     """A move from one dataset to another; mv copies then."""
 

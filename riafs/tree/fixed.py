@@ -57,7 +57,7 @@ class FixedDirectory:
         """See Directory."""
         raise IsADirectoryHere(f"{entry.name!r} is a directory")
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:  # part of the protocol
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:  # part of the protocol
         """See Directory."""
         return {}
 

@@ -98,7 +98,7 @@ class StoreDirectory(FixedDirectory):
             return await AliasDirectory.load(self._store, entry.path)
         return await dataset_directory(self._store, entry.path, entry.mtime_ns)
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         if isinstance(entry, VersionedEntry):
             return await entry.directory.own_attributes()
