@@ -19,10 +19,7 @@ from riafs.daemon.mounts import mount_at, resolve
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.unmount import find_mount
 from riafs.errors import BadSource, MountFailed, NotMounted, RiafsError, StoreTimeout, TooLarge, UsageError
-from riafs.formats.keepurl import STANDARD_INPUT, KeepUrl
-from riafs.formats.riaurl import RiaUrl, rewrite
-from riafs.formats.riaurl import parse_source as parse_ria_source
-from riafs.formats.sources import Source, parse_source
+from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source, parse_source, rewrite
 from riafs.git.config import instead_of_rules
 from riafs.settings import AUTO, Given, Settings, complete_environment, directories, load, overlay_directory
 

@@ -35,12 +35,11 @@ from riafs.errors import (
     StoreDenied,
     StoreTimeout,
 )
-from riafs.formats.archivelinks import archive_links
+from riafs.formats.annex import Layout, likely_path, object_directories
+from riafs.formats.annexlogs import archive_links
 from riafs.formats.digests import checker
-from riafs.formats.hashdirs import likely_path, object_directories
 from riafs.formats.keys import Key
-from riafs.formats.layout import Layout
-from riafs.formats.remotelog import SpecialRemote, configured_uuid
+from riafs.formats.specialremotes import SpecialRemote, configured_uuid
 from riafs.storage.patience import waited_enough
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes

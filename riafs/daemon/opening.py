@@ -8,9 +8,7 @@ from riafs.cache.blocks_eviction import DiskLimits
 from riafs.content.verifying import Verify
 from riafs.daemon.archivepassword import archive_password
 from riafs.daemon.arvadosaccess import arvados_access, proxies
-from riafs.formats.keepurl import ArvadosUrl, KeepUrl
-from riafs.formats.riaurl import RiaUrl
-from riafs.formats.sources import Source
+from riafs.formats.sources import ArvadosUrl, KeepUrl, RiaUrl, Source
 from riafs.settings import Settings
 from riafs.vfs import assembly
 from riafs.vfs.keepplan import KeepPlan

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from riafs.errors import MalformedObject, NotInStore, UnsupportedRepository
-from riafs.formats.refs import Oid, SymbolicRef, parse_packed_refs, parse_ref, valid_ref_name
+from riafs.formats.gitrepository import Oid, SymbolicRef, parse_packed_refs, parse_ref, valid_ref_name
 from riafs.storage.protocol import FileStatus, ItemKind, Storage
 
 _MAX_REF = 4096

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from riafs.counters import Counters
 from riafs.errors import OverlayDamaged, OverlayFailed, UsageError
-from riafs.formats.paths import joined
+from riafs.formats.names import joined
 from riafs.overlay.completeness import COPY, DATABASE, StateFile, all_files, read_state
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.journal import Journal

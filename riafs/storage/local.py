@@ -18,7 +18,7 @@ from riafs.errors import (
     StoreTimeout,
     TooLarge,
 )
-from riafs.formats.paths import below, is_in
+from riafs.formats.names import below, is_in
 from riafs.storage.beneath import DIRECTORY_FLAGS, PATH_FLAGS, READ_FLAGS
 from riafs.storage.files import FileBytes, Identity
 from riafs.storage.patience import Patience

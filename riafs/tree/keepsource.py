@@ -13,8 +13,7 @@ from contextlib import aclosing
 import trio
 
 from riafs.errors import ChangedContent, NotInStore, RiafsError
-from riafs.formats.identifiers import is_portable_data_hash
-from riafs.formats.portablehash import PortableHash
+from riafs.formats.locators import PortableHash, is_portable_data_hash
 from riafs.formats.text import listed, nearest
 from riafs.storage.manifestfiles import SETTLED_NS, ManifestFile, Manifests
 from riafs.tree.broken import BrokenDirectory

@@ -17,8 +17,8 @@ from urllib.parse import unquote_to_bytes
 from cachetools import LRUCache
 
 from riafs.errors import BadSource, NotThereYet, RiafsError, SourceNotFound
-from riafs.formats.gitconfig import Submodule, submodules
-from riafs.formats.riaurl import RiaUrl, parse_ria_url, redact, rewrite
+from riafs.formats.gitrepository import Submodule, submodules
+from riafs.formats.sources import RiaUrl, parse_ria_url, redact, rewrite
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.tree.fixed import FixedDirectory

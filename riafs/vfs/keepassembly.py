@@ -15,8 +15,8 @@ from riafs.content.keepblocks import KeepBlocks, KeepTools
 from riafs.content.keptparts import KeptParts
 from riafs.errors import RiafsError, UsageError
 from riafs.formats.composed import parse_composition
-from riafs.formats.keepurl import STANDARD_INPUT, ArvadosUrl, KeepUrl
 from riafs.formats.locators import Locator
+from riafs.formats.sources import STANDARD_INPUT, ArvadosUrl, KeepUrl
 from riafs.storage.blockplaces import BlockPlace, BlockPlaces, Places
 from riafs.storage.http import Http, HttpOptions
 from riafs.storage.keephints import HintedPlaces

@@ -18,7 +18,7 @@ from cachetools import LRUCache
 
 from riafs.counters import Counters
 from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle, StoreTimeout
-from riafs.formats.paths import is_in
+from riafs.formats.names import is_in
 from riafs.overlay.changes import NOTHING, Carried
 from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures
 from riafs.overlay.listing import Listed

@@ -20,7 +20,7 @@ from riafs.errors import (
     ShortRead,
     StoreError,
 )
-from riafs.formats.hashdirs import hash_lower, hash_mixed
+from riafs.formats.annex import hash_lower, hash_mixed
 from riafs.formats.keys import escape
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.faults.opens import watched

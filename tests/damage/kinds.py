@@ -18,7 +18,7 @@ import trio
 from riafs.cli import main
 from riafs.content.verifying import Verify
 from riafs.errors import RiafsError
-from riafs.formats.hashdirs import hash_lower
+from riafs.formats.annex import hash_lower
 from riafs.formats.keys import escape
 from riafs.tree.protocol import Kind as EntryKind
 from tests.archive.test_methods import METHODS
