@@ -203,6 +203,10 @@ class NotInStore(RiafsError):
     exit_code = 32
 
 
+class NotAFile(NotInStore):
+    """What lies at a path below the store's root is no regular file: a directory, a fifo, a device."""
+
+
 class OutsideStore(RiafsError):
     """A path in the store leads out of it (by a symbolic link or ``..``) and is not followed."""
 

@@ -15,11 +15,13 @@ import trio
 
 from riafs.content.copies import BlobPart, KeyPart
 from riafs.content.parts import Part
+from riafs.content.unread import Unread
 from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.keys import parse_key
 from riafs.formats.names import joined
 from riafs.git.kept import KeptObjects
+from riafs.git.repository import IN_MEMORY
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.checkout import NOTHING, Wanted
 from riafs.tree.classifying import MAX_LINK, Item, classify, items
@@ -303,7 +305,7 @@ class CommitDirectory:
         assert isinstance(entry, GitEntry)
         dataset = self._snapshot.dataset
         if entry.key is not None:
-            return await dataset.contents.open(parse_key(entry.key), lambda: self._described(entry))
+            return await dataset.contents.find(parse_key(entry.key), lambda: self._described(entry))
         if entry.size == UNKNOWN_SIZE:
             raise MissingObject(f"git object {entry.oid.decode()} of {self._described(entry)} cannot be read")
         if dataset.checkouts is not None:
@@ -311,7 +313,10 @@ class CommitDirectory:
             opened = conversion and await dataset.checkouts.open(dataset, entry.oid, conversion)
             if opened:
                 return opened
-        return await dataset.repository.open_blob(entry.oid, entry.size)
+        # That git has it is known from its size. A large one is written to a file, which may find no room: at open.
+        if entry.size > IN_MEMORY:
+            return await dataset.repository.open_blob(entry.oid, entry.size)
+        return Unread(entry.size, lambda: dataset.repository.open_blob(entry.oid, entry.size))
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
         """See Divisible."""
