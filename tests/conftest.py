@@ -27,6 +27,15 @@ KEPT = {"RIAFS_TEST_STORES", "RIAFS_TEST_ROUNDS", "RIAFS_TEST_DEPTH", "RIAFS_KEE
 """Variables that keep their values though their like are taken away."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the suite takes too long for."""
+    parser.addoption(
+        "--snakemake",
+        action="store_true",
+        help="install snakemake from PyPI into an environment of its own for tests/programs, if it is not in PATH",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Move to a private home before anything of the user's is read."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun by a shell in the background; children inherit it
