@@ -173,12 +173,6 @@ class NotPermitted(RiafsError):
     errno = _errno.EPERM
 
 
-class NotSupported(RiafsError):
-    """A file system operation that riafs does not have, such as setting extended attributes."""
-
-    errno = _errno.ENOTSUP
-
-
 class AcrossDatasets(RiafsError):
     """A move or hard link from one dataset to another; mv then copies."""
 

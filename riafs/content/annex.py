@@ -271,8 +271,13 @@ class AnnexContents:
         except (OutsideStore, StoreDenied):  # whoever reads from there hears of it
             return [False] * len(paths)
 
-    async def attributes(self, key: Key) -> Mapping[str, bytes]:
-        """``where`` (place that would be read), ``verified`` (``yes``, ``no``), ``error`` (what went wrong last)."""
+    async def attributes(self, key: Key, name: str | None = None) -> Mapping[str, bytes]:
+        """``where`` (place that would be read), ``verified`` (``yes``, ``no``), ``error`` (what went wrong last).
+
+        `name`: the only attribute that is wanted; for another one nothing is looked for.
+        """
+        if name not in (None, "where", "verified", "error"):
+            return {}
         known: dict[str, bytes] = {}
         problem = self._problems.get(key.serialised)
         if problem is not None:
@@ -282,9 +287,12 @@ class AnnexContents:
             opened = await attempt.opened(place)
             if opened is not None:
                 opened.source.close()
-                remembered = opened.evidence is not None and await memory.is_good(opened.evidence, key.serialised)
-                good = remembered or opened.checked_as == key.serialised
-                return known | {"where": opened.place.encode(), "verified": b"yes" if good else b"no"}
+                known["where"] = opened.place.encode()
+                if name in (None, "verified"):
+                    remembered = opened.evidence is not None and await memory.is_good(opened.evidence, key.serialised)
+                    good = remembered or opened.checked_as == key.serialised
+                    known["verified"] = b"yes" if good else b"no"
+                return known
         try:
             special = await self.special_places(key)
         except RiafsError as unreadable:  # the git-annex branch

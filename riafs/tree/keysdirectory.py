@@ -86,11 +86,11 @@ class KeysDirectory:
         """See Directory."""
         raise NoSuchName(f"{os.fsdecode(entry.name)} is no link")
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         key = parse_file_name(entry.name)
         known = {**await self.own_attributes(), "kind": b"annex", "key": key.serialised}
-        return {**known, **await self._contents.attributes(key)}
+        return known if name in known else {**known, **await self._contents.attributes(key, name)}
 
     async def own_attributes(self) -> Mapping[str, bytes]:
         """See Directory."""

@@ -339,22 +339,22 @@ class CommitDirectory:
         path = self._below(entry.name).decode(errors="replace")
         return f"{path!r} in dataset {self._snapshot.dataset.name} at {self._snapshot.commit.decode()[:12]}"
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         if not isinstance(entry, GitEntry):
             return await versioned(entry).own_attributes()
         known = dict(await self.own_attributes())
         known["path"] = self._below(entry.name)
         if entry.registered:
-            return {
-                **known,
-                **await self._snapshot.dataset.subdatasets.attributes(self._snapshot, known["path"], entry.oid),
-            }
+            known |= {"kind": b"subdataset", "commit": entry.oid}
+            if name not in ("path", "kind", "commit"):
+                known |= await self._snapshot.dataset.subdatasets.attributes(self._snapshot, known["path"], entry.oid)
+            return known
         if entry.kind is not Kind.DIRECTORY:
             known["kind"] = b"git" if entry.key is None else b"annex"
         if entry.key is not None:
             known["key"] = entry.key
-            known.update(await self._snapshot.dataset.contents.attributes(parse_key(entry.key)))
+            known |= await self._snapshot.dataset.contents.attributes(parse_key(entry.key), name)
         else:
             known["object"] = entry.oid
         return known

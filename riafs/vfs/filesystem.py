@@ -207,19 +207,19 @@ class FileSystem:
         """The value of an extended attribute ``user.riafs.…``. Raises NoSuchAttribute."""
         short = name.removeprefix(ATTRIBUTE_PREFIX)
         if short != name:
-            known = await self.attributes(inode)
+            known = await self.attributes(inode, short)
             if short in known:
                 return known[short]
         raise NoSuchAttribute(f"no attribute {name}")
 
-    async def attributes(self, inode: int) -> Mapping[str, bytes]:
-        """All ``user.riafs.`` attributes of an inode, by their short names."""
+    async def attributes(self, inode: int, name: str | None = None) -> Mapping[str, bytes]:
+        """The ``user.riafs.`` attributes of an inode, by their short names; `name`: see Directory."""
         if inode == ROOT:
             return await self._root.directory.own_attributes()
         directory, entry = await self._entry(inode)
         if self._parent(inode) is self._root and entry.name in self._virtual:
             return await self._virtual[entry.name].own_attributes()
-        return await directory.attributes(entry)
+        return await directory.attributes(entry, name)
 
     # -- inodes -------------------------------------------------------------------------------------------------------
 
