@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar, TypeVarTuple
@@ -93,6 +94,13 @@ def broken_directory(told: Told, error: RiafsError) -> BrokenDirectory:
 
 async def read_manifest(tools: CollectionTools, text: ManifestText) -> Manifest:
     """The manifest that `text` is. Raises MalformedManifest, OutOfMemory, and what reading the text raises."""
+    if not isinstance(text, SpilledText):
+        return await _read(tools, text)
+    async with aclosing(text.pieces()) as pieces:
+        return await _read(tools, pieces)
+
+
+async def _read(tools: CollectionTools, text: bytes | AsyncIterable[bytes]) -> Manifest:
     tools.counters.manifests_parsed += 1
     reader = ManifestReader(lenient=tools.lenient, pages=partial(SpillFile, tools.spill, "a collection's manifest"))
     size = len(text) if isinstance(text, bytes) else 0
@@ -100,7 +108,7 @@ async def read_manifest(tools: CollectionTools, text: ManifestText) -> Manifest:
         for start in range(0, size, _PIECE):
             await _in_a_thread_if_large(size, _feed, reader, text[start : start + _PIECE])
     else:
-        async for piece in text.pieces() if isinstance(text, SpilledText) else text:
+        async for piece in text:
             size += len(piece)
             await _in_a_thread_if_large(size, _feed, reader, piece)
     return await _in_a_thread_if_large(size, reader.finish)
