@@ -2,8 +2,8 @@
 
 Archives of whole keystores and large manifests have millions of members, so nothing is an object per member, and what
 is on disk is used where it lies, without being read as a whole. While a column grows, its end is an array; once it
-has `_AT_FIRST` bytes, whole groups of pages are handed to `Pages`, and read back one page at a time. What stays small is
-an array all its life.
+has `_AT_FIRST` bytes, whole groups of pages are handed to `Pages`, and read back one page at a time. What stays small
+is an array all its life.
 """
 
 import sys
