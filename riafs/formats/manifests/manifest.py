@@ -11,8 +11,8 @@ from collections.abc import Callable
 from riafs.errors import MalformedManifest
 from riafs.formats.columns import Pages
 from riafs.formats.locators import Locator
-from riafs.formats.manifests.blocks import NO_BLOCK, Locators, Segment, Streams
-from riafs.formats.manifests.folder import FOLDER, Folder, read_folder
+from riafs.formats.manifests.blocks import Locators, Streams
+from riafs.formats.manifests.folder import ManifestFolder, read_folder
 from riafs.formats.manifests.largefolder import LARGE, read_large_folder
 from riafs.formats.manifests.tree import FolderTree, Runs
 
@@ -71,7 +71,7 @@ class Manifest:
         number = self._tree.find(path)
         return 0 if number is None else sum(self._runs.length(run) for run in self._tree.runs(number))
 
-    def folder(self, path: bytes) -> Folder | None:
+    def folder(self, path: bytes) -> ManifestFolder | None:
         """The folder at `path`, taken apart anew at each call; None if there is none."""
         number = self._tree.find(path)
         if number is None:

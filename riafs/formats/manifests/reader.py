@@ -1,9 +1,9 @@
 """Reading a manifest: chunks of text in, columns out, in one pass whatever the length of its lines.
 
 Checked meanwhile: the grammar that Arvados' servers and its Go programs agree on, ranges within their streams, no name
-that is a file and a folder. Only whole items (names, locators, tokens) are looked at; what a chunk cuts in two waits for the next one. The text of
-file tokens is kept; those that name a path are put where the others of their folder are, and those that are no files
-left out.
+that is a file and a folder. Only whole items (names, locators, tokens) are looked at; an item that a chunk cuts in two
+waits for the next chunk. The text of file tokens is kept; tokens that name a path are put where the others of their
+folder are, and those that are no files are left out.
 """
 
 import re
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from operator import add
 
 from riafs.errors import MalformedManifest
-from riafs.formats.locators import MAX_SIZE, PortableHash
+from riafs.formats.locators import MAX_LOCATOR_SIZE, PortableHash
 from riafs.formats.manifests.blocks import LocatorsBuilder, StreamsBuilder
 from riafs.formats.manifests.folder import file_names
 from riafs.formats.manifests.manifest import MakePages, Manifest
 from riafs.formats.manifests.text import (
     PATH,
     TOKEN,
-    Columns,
+    TokenColumns,
     is_utf8,
     lightly_escaped,
     plain_columns,
@@ -132,8 +132,8 @@ class ManifestReader:
         """Add the locators that stand at `at`. Returns where they end."""
         while match := self._locator.match(text, at):
             size = int(match[1])
-            if size > MAX_SIZE:
-                raise self._malformed(f"locator {shown(match[0][:-1])} is for more than {MAX_SIZE} bytes")
+            if size > MAX_LOCATOR_SIZE:
+                raise self._malformed(f"locator {shown(match[0][:-1])} is for more than {MAX_LOCATOR_SIZE} bytes")
             at = match.end()
             line.has_blocks = True
             line.size += size
@@ -171,7 +171,7 @@ class ManifestReader:
                 self._put_routed(line)
                 self._tree.add_run(line.folder, self._runs.append(line.stream))
 
-    def _fits(self, line: _Line, columns: Columns) -> bool:
+    def _fits(self, line: _Line, columns: TokenColumns) -> bool:
         end: int = max(map(add, columns.positions, columns.lengths))
         return end <= (_MAX_BYTES if self._lenient else line.size)
 
