@@ -10,15 +10,18 @@ import errno
 import glob
 import os
 import pwd
+import shlex
 import subprocess
 
 from riafs.children import run_again
 from riafs.daemon.bounded import call_in_child
-from riafs.daemon.mounts import TYPE, Mount, all_mounts, is_at_or_below, mount_at, resolve
+from riafs.daemon.mounts import TYPE, Mount, all_mounts, copies_of, is_at_or_below, mount_at, resolve
 from riafs.errors import MissingProgram, MountpointError, NotMounted, StoreTimeout
 
 _MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
 _SECONDS = 20.0
+LEAVING_SECONDS = 1.0
+"""In which a daemon has left after the unmount, where nothing keeps it."""
 _PROBE_SECONDS = 2.0
 _NAMED = 5
 
@@ -137,6 +140,15 @@ def users_of(mountpoint: str) -> list[str]:
             if is_at_or_below(file.read().strip(), mountpoint):
                 found.append(f"/dev/{path.split('/')[3]} is a file of it")
     return found
+
+
+def kept_by(device: str) -> str:
+    """Why an unmounted file system is still served, with the way out: copies in other mount namespaces. "" for none."""
+    return "; ".join(
+        f"{_name_of(str(process))} (process {process}) has a copy of the mount at {place} in a mount namespace of its "
+        f"own: it ends with that process, or by nsenter -m -t {process} umount {shlex.quote(place)}"
+        for process, place in copies_of(device)
+    )
 
 
 def _how_it_uses(process: str, mountpoint: str) -> str:

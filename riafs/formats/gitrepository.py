@@ -24,8 +24,9 @@ from riafs.formats.text import shown
 MAX_REF_NAME = 1024
 _MAX_COMPONENT = 255
 _MAX_REF_FILE = 4096
+_SHOWN = 80
 _OID = rb"[0-9a-f]{40}(?:[0-9a-f]{24})?"
-_PACKED_LINE = re.compile(rb"^(" + _OID + rb") ([^\n]+)$", re.MULTILINE)
+_PACKED_LINE = re.compile(rb"(?:(" + _OID + rb") ([^\n]+)|\^" + _OID + rb"|#[^\n]*|)\n")
 _LOOSE_OID = re.compile(rb"(" + _OID + rb")(?:\s|\Z)")
 _SYMBOLIC = re.compile(rb"ref:\s*(\S.*?)\s*\Z", re.DOTALL)
 _FORBIDDEN = re.compile(rb"[\0-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|[./]\Z").search
@@ -58,13 +59,20 @@ def valid_ref_name(name: bytes) -> bool:
 def parse_packed_refs(text: bytes) -> Mapping[bytes, bytes]:
     """Name → object name (hex) of a ``packed-refs`` file.
 
-    Lines that are no reference (comments, peeled tags, anything malformed) are skipped; of two lines with one name the
-    first counts.
+    Names that git refuses are left out; of two lines with one name the first counts. Raises MalformedObject where a
+    line is anything but a ref, a peeled tag or a comment, or has no end, as git does: a ref that is left out for that
+    would be taken for one that does not exist.
     """
     refs: dict[bytes, bytes] = {}
+    end = 0
     for match in _PACKED_LINE.finditer(text):
-        if valid_ref_name(match[2]):
+        if match.start() != end:
+            break
+        end = match.end()
+        if match[2] is not None and valid_ref_name(match[2]):
             refs.setdefault(match[2], match[1])
+    if end != len(text):
+        raise MalformedObject(f"packed-refs is damaged at byte {end}: {shown(text[end : end + _SHOWN])}")
     return refs
 
 

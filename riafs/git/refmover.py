@@ -103,7 +103,10 @@ def move(
             if before is not None:
                 _take_away(ref, before)
             _lock(ref, content, sharing, tell, stack)
-        packed = parse_packed_refs(_read(repository, _PACKED, _PACKED, _MAX_PACKED_REFS) or b"")
+        try:
+            packed = parse_packed_refs(_read(repository, _PACKED, _PACKED, _MAX_PACKED_REFS) or b"")
+        except MalformedObject as error:
+            raise Ended("refused", str(error)) from error
         for ref in refs:
             _verify(ref, packed, moved_before=before is not None)
         logs: list[tuple[int, int]] = []

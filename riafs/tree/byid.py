@@ -70,7 +70,7 @@ class ByIdDirectory:
         """See Directory."""
         raise IsADirectoryHere(f"{entry.name!r} is a directory")
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         return await self._seen[entry.name].own_attributes()
 

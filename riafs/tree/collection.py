@@ -205,11 +205,11 @@ class CollectionDirectory:
         """See Directory."""
         raise NoSuchName(f"{entry.name!r} is no link")
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory. `locators` are those of a file's first blocks, without hints; `blocks` counts all."""
         folder, index = await self._index(entry)
         known = {**self._attributes(), "path": self._below(entry.name)}
-        if index is None or folder.folder.is_folder(index):
+        if index is None or name in known or folder.folder.is_folder(index):
             return known
         segments = folder.folder.segments(index)
         known["blocks"] = b"%d" % len({segment.block for segment in segments})

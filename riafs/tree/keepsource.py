@@ -179,7 +179,7 @@ class KeptRoot(FixedDirectory):
         """See Directory."""
         return self._by_id if entry.name == BY_ID else await self._kept.by_name(entry.name)
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         return await (await self.directory(entry)).own_attributes()
 

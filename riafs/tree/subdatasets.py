@@ -72,8 +72,8 @@ class RegisteredDatasets:
         """See Subdatasets."""
         found, reason = await self._resolve(snapshot, path, commit)
         if found is None:
-            return {"kind": b"subdataset", "commit": commit, "error": os.fsencode(reason)}
-        return {"kind": b"subdataset", "dataset": found.identifier, "commit": commit}
+            return {"error": os.fsencode(reason)}
+        return {"dataset": found.identifier}
 
     async def _resolve(self, snapshot: "Snapshot", path: bytes, commit: bytes) -> tuple["Dataset | None", str]:
         """The dataset that has the registered commit, or why there is none."""
