@@ -1,7 +1,7 @@
 """The one rule for names that stores, trees and archives offer as directory entries."""
 
 import re
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection
 from itertools import product
 
 MAX_NAME = 255
@@ -18,7 +18,7 @@ def valid_name(name: bytes) -> bool:
     return name not in _REFUSED and len(name) <= MAX_NAME and _SLASH not in name and 0 not in name
 
 
-def valid_names(names: AbstractSet[bytes]) -> bool:
+def valid_names(names: Collection[bytes]) -> bool:
     """Whether every name is valid; for many names much faster than one by one."""
     if not _REFUSED.isdisjoint(names) or max(map(len, names), default=0) > MAX_NAME:
         return False

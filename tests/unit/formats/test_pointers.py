@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.formats.keys import parse_key
-from riafs.formats.pointers import MAX_POINTER, parse_pointer
+from riafs.formats.pointers import MAX_POINTER, parse_pointer, pointed
 
 K = b"MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt"
 POINTER = b"/annex/objects/" + K
@@ -77,6 +77,22 @@ def test_escapes_in_a_pointer_are_undone() -> None:
     key = parse_pointer(b"/annex/objects/URL--http&c%%example.org%a&s20b&ac\n")
     assert key is not None
     assert key.serialised == b"URL--http://example.org/a%20b&c"
+
+
+KEYS = st.from_regex(
+    rb"(MD5E|SHA1|GITBUNDLE|a)(-s0?[0-9]{1,19})?(-m5)?--[a&%:. /-]{0,3}(\.[ab.]{0,70})?\r?", fullmatch=True
+)
+
+
+@given(
+    KEYS, st.sampled_from([b"", b"\n", b"x\n", b"/", b".git/annex/objects/a/b/"]), st.sampled_from([b"", b"\n", b"\nx"])
+)
+def test_a_listing_reads_the_same_key(key: bytes, before: bytes, after: bytes) -> None:
+    for blob in (before + b"/annex/objects/" + key + after, before + key + after, before + key + b"/" + key + after):
+        expected, found = parse_pointer(blob), pointed(blob)
+        assert (found is None) == (expected is None)
+        if found is not None and expected is not None:
+            assert found == (expected.serialised, expected.file_name, expected.size, expected.mtime)
 
 
 @given(st.binary(), st.binary())
