@@ -30,7 +30,7 @@ class AttributeFiles:
     files: Mapping[bytes, bytes]
 
     async def of(self, paths: Sequence[bytes], names: Sequence[str], gits: PrivateGitDirs) -> list[Values]:
-        """The values of the attributes `names` for each path. Raises GitError, StoreTimeout."""
+        """The values of the attributes `names` for each path. Raises GitError, StoreTimeout, ProgramKilled."""
         if not self.files or not paths:
             return [{} for _ in paths]
         directory, _ = temporary_directory(
@@ -50,15 +50,16 @@ class AttributeFiles:
         for path, content in self.files.items():
             oid = await _run([gits.program, "hash-object", "-w", "--no-filters", "--stdin"], content, environment)
             entries.append(b"100644 %b\t%b\0" % (oid.strip(), path))
-        await _run([gits.program, "update-index", "-z", "--index-info"], b"".join(entries), environment)
+        lock = directory + b"/index.lock"
+        await _run([gits.program, "update-index", "-z", "--index-info"], b"".join(entries), environment, lock)
         given = b"".join(path + b"\0" for path in paths)
         said = await _run([gits.program, "check-attr", "--cached", "-z", "--stdin", *names], given, environment)
         return _values(said, len(paths), len(names))
 
 
-async def _run(command: list[str], given: bytes, environment: Mapping[str, str]) -> bytes:
+async def _run(command: list[str], given: bytes, environment: Mapping[str, str], lock: bytes | None = None) -> bytes:
     with trio.move_on_after(_SECONDS):
-        done = await run_git(command, environment, given)
+        done = await run_git(command, environment, given, lock)
         if done.returncode:
             raise GitError(f"git cannot read attributes: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from riafs.errors import Busy, PushConflict
-from riafs.formats.paths import below, is_in, joined, parents_of
+from riafs.formats.names import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.lower import packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, SPECIAL, WHITEOUT, Area, Row, Rows

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from riafs.errors import MalformedObject, MissingObject
-from riafs.formats.gitobjects import DIRECTORY
-from riafs.formats.gitwriting import GitBytes, Item, encode_tree, item, object_name, read_items
+from riafs.formats.gitobjects import DIRECTORY, GitBytes, Item, encode_tree, item, object_name, read_items
 from riafs.git.repository import Repository
 from riafs.slices import Pauses, Sliced, in_slices, listing, sorting
 

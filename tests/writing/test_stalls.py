@@ -9,7 +9,7 @@ import trio
 
 from riafs import slices
 from riafs.formats.gitobjects import DIRECTORY
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
 from riafs.push.opening import open_for_pushing
 from riafs.push.planning import Planner
@@ -101,7 +101,7 @@ async def test_planning_is_linear_after_a_move_to_another_depth(tmp_path: Path) 
     moved, made = 6000, 3000
     files = PLAIN | {b"old/%d" % number: b"" for number in range(moved)}
     dataset = with_annex(SmallStore.make(tmp_path / "store").dataset("one", files))
-    source = parse_source(f"{dataset.path.parent.parent}#{dataset.id}")
+    source = parse_ria_source(f"{dataset.path.parent.parent}#{dataset.id}")
     async with open_for_pushing(source, means()) as destination:
         trees = TreeEditor(destination.dataset.repository, 40)
         base = BaseEntry(b"old", DIRECTORY, dataset.git("rev-parse", "main:old").encode(), None)
