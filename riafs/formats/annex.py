@@ -1,20 +1,17 @@
-"""Which git blobs stand for annexed content: targets of locked links, and pointer files of unlocked ones.
+"""git-annex in a tree and in a RIA store: pointers, hash directories, layout versions.
 
-Both are recognised by the blob's bytes alone, by git-annex's rules (each row of the tests was tried with git-annex 10).
-The hash directories in a link are not looked at: they may be those of another layout, or lies.
+A pointer is a git blob that stands for annexed content: the target of a locked link, or the pointer file of an unlocked
+one. It is recognised by its bytes alone, by git-annex's rules (each row of the tests was tried with git-annex 10). The
+hash directories in a link are not looked at: they may be those of another layout, or lies.
 
-How a tree says that a file is annexed, as git-annex writes it: the text of a locked link and of a pointer file.
+The two kinds of hash directories below ``annex/objects`` are made from the MD5 of a serialised key without its chunk
+fields. git-annex hashes the key itself, DataLad's ORA hashes its escaped form; they differ for keys with ``/ : % &``
+(URL, VURL, WORM), so that both have to be tried.
 
-The two hash directories under which git-annex and ORA keep an object, and the order in which to try them.
-
-Both are made from the MD5 of a serialised key without its chunk fields. git-annex hashes the key itself, DataLad's ORA
-hashes its escaped form; they differ for keys with ``/ : % &`` (URL, VURL, WORM), so that both have to be tried.
-
-The two ``ria-layout-version`` files: one of the store, one of each dataset.
-
-Each is one line, ``VERSION`` or ``VERSION|FLAGS``, around which white space does not count (DataLad's ORA). A file that
-is missing or says something unknown never fails here: it gives a value with `known` false, a reason to log, and the
-layout that ORA would read with, for a store shown read-only is better than none.
+The two ``ria-layout-version`` files, one of the store and one of each dataset, have one line, ``VERSION`` or
+``VERSION|FLAGS``; white space around it does not count (DataLad's ORA). A file that is missing or unknown never fails
+here: it gives a value with `known` false, a reason to log, and the layout that ORA would read with, since a store shown
+read-only is better than none.
 """
 
 import enum

@@ -1,15 +1,10 @@
-"""git's tree, commit and tag objects, from the raw bytes that ``git cat-file`` gives.
+"""git's objects: trees, commits and tags as ``git cat-file`` gives them, and trees, commits and packs to be written.
 
-A tree becomes a `Tree`: three sequences of one length, in git's order, that only hold names a directory may show.
-Commits and tags are read as far as riafs needs them; what is odd in them (an impossible time) is not fatal, what makes
-them useless (no tree) is. Object names are raw bytes (20 or 32) in trees, hex digits in commits and tags, as git has
-them.
-
-git's objects and packs as bytes to be written: trees, commits, loose objects, packs with their index.
-
-A tree that is changed keeps every other entry as it was, odd modes and names that no directory shows included: for
-this it is read by `read_items`, which loses nothing, and not by gitobjects.parse_tree. Object names are raw bytes in
-trees and hex digits elsewhere, as git has them.
+To be shown, a tree becomes a `Tree`: three sequences of one length, in git's order, that only hold names a directory
+may show. To be changed, it is read by `read_tree_entries`, which loses nothing: every other entry stays as it was, odd
+modes and names that no directory shows included. Commits and tags are read as far as riafs needs them; an impossible
+time in them is not fatal, a commit without a tree is. Object names are raw bytes (20 or 32) in trees and hex digits
+elsewhere, as git has them.
 """
 
 import hashlib
@@ -82,7 +77,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """What a list of commits says of one. Text from strangers: anything may be in it."""
+    """A commit as a list of commits shows it. The text is from strangers: anything may be in it."""
 
     author: str
     """The name without the address."""
@@ -96,7 +91,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """What an annotated tag points at."""
+    """The object that an annotated tag points at."""
 
     object: bytes
     """Hex digits."""
@@ -166,7 +161,7 @@ def parse_commit(raw: bytes) -> Commit:
 
 
 def parse_heading(raw: bytes) -> Heading:
-    """What a raw commit object says to people; nothing in it is fatal."""
+    """Author, time and subject of a raw commit object; nothing in it is fatal."""
     header, _, message = raw.partition(b"\n\n")
     declared = _ENCODING.search(header)
     encoding = "utf-8" if declared is None else declared[1].decode("ascii", "replace")
@@ -234,11 +229,11 @@ _FAR = 1 << 31
 _FASTEST = 1  # links, logs and trees: small, and half of a tree is digests
 
 
-class Item(NamedTuple):
-    """What a tree says about a name."""
+class TreeEntry(NamedTuple):
+    """A mode and an object, as a tree has them for a name."""
 
     mode: bytes
-    """Octal digits, as they stand there."""
+    """Octal digits, as the tree has them."""
     oid: bytes
     """Raw object name."""
 
@@ -248,31 +243,26 @@ class Item(NamedTuple):
         return self.mode.lstrip(b"0") == _TREE_MODE
 
 
-def item(mode: int, oid: bytes) -> Item:
-    """The item with one of git's modes and an object name in hex."""
-    return Item(b"%o" % mode, bytes.fromhex(oid.decode()))
+def tree_entry(mode: int, oid: bytes) -> TreeEntry:
+    """The entry with one of git's modes and an object name in hex."""
+    return TreeEntry(b"%o" % mode, bytes.fromhex(oid.decode()))
 
 
-def read_items(raw: bytes, oid_length: int = 20) -> dict[bytes, Item]:
-    """Name → item of a raw tree. Raises MalformedObject where it is damaged, or has a name twice: no change of it
+def read_tree_entries(raw: bytes, oid_length: int = 20) -> dict[bytes, TreeEntry]:
+    """Name → entry of a raw tree. Raises MalformedObject where it is damaged, or has a name twice: no change of it
     could be told from damage.
     """
     found = _ITEM[oid_length](raw)
-    items = {name: Item(mode, oid) for mode, name, oid in found}
+    items = {name: TreeEntry(mode, oid) for mode, name, oid in found}
     if found and (not found[-1][0] or len(items) != len(found)):
         raise MalformedObject(f"a tree object of {len(raw)} bytes that is damaged or has a name twice")
     return items
 
 
-def encode_tree(items: Mapping[bytes, Item]) -> bytes:
+def encode_tree(items: Mapping[bytes, TreeEntry]) -> bytes:
     """The raw tree, in git's order: directories as if their names ended in a slash."""
-    ordered = sorted(items.items(), key=_place)
+    ordered = sorted(items.items(), key=lambda entry: entry[0] + b"/" if entry[1].is_tree else entry[0])
     return b"".join([b"%b %b\0%b" % (value.mode, name, value.oid) for name, value in ordered])
-
-
-def _place(entry: tuple[bytes, Item]) -> bytes:
-    name, value = entry
-    return name + b"/" if value.is_tree else name
 
 
 def object_name(kind: bytes, data: bytes, digits: int) -> bytes:
@@ -286,7 +276,7 @@ def object_name(kind: bytes, data: bytes, digits: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Who made a commit, and when."""
+    """The author or committer of a commit, and the time."""
 
     ident: bytes
     """``Name <address> <seconds since the epoch> <zone>``, as ``git var GIT_AUTHOR_IDENT`` prints it."""
@@ -314,7 +304,7 @@ def encode_commit(commit: NewCommit) -> bytes:
 # -- packs ------------------------------------------------------------------------------------------------------------
 
 
-class GitBytes(NamedTuple):
+class NewObject(NamedTuple):
     """An object to be written."""
 
     kind: bytes
@@ -330,17 +320,17 @@ class Pack:
     index: bytes
 
 
-def loose_object(each: GitBytes) -> bytes:
+def loose_object(each: NewObject) -> bytes:
     """The bytes of a loose object's file."""
     return zlib.compress(object_header(each.kind, len(each.data)) + each.data, _FASTEST)
 
 
 def object_header(kind: bytes, size: int) -> bytes:
-    """What comes before an object's bytes, in its file and in what is hashed for its name."""
+    """The header before an object's bytes, in its file and in what is hashed for its name."""
     return b"%b %d\0" % (kind, size)
 
 
-def pack_stream(objects: Sequence[GitBytes], digits: int) -> Iterator[bytes]:
+def pack_stream(objects: Sequence[NewObject], digits: int) -> Iterator[bytes]:
     """The pieces of a pack (version 2) with whole objects, none as a delta (gitformat-pack(5)): its header, a piece for
     each object, its digest.
     """
@@ -353,7 +343,7 @@ def pack_stream(objects: Sequence[GitBytes], digits: int) -> Iterator[bytes]:
     yield total.digest()
 
 
-def make_pack(objects: Sequence[GitBytes], digits: int) -> Pack:
+def make_pack(objects: Sequence[NewObject], digits: int) -> Pack:
     """A pack of `objects`, each once, and its index (version 2)."""
     header, *entries, total = pack_stream(objects, digits)
     found: list[tuple[bytes, int, int]] = []

@@ -1,6 +1,6 @@
-"""The one rule for names that stores, trees and archives offer as directory entries.
+"""Names that stores, trees and archives offer as directory entries, and paths made of them.
 
-Paths in a tree: names with ``/`` between them, from a root whose own path is empty. Pure.
+A path has ``/`` between its names and begins at a root whose own path is empty.
 """
 
 import re

@@ -8,7 +8,7 @@ in different ways; nothing is merged inside of files.
 import enum
 from dataclasses import dataclass, field
 
-from riafs.formats.gitobjects import Item
+from riafs.formats.gitobjects import TreeEntry
 from riafs.formats.names import parents_of
 from riafs.push.trees import Edits, TreeEditor
 
@@ -28,7 +28,7 @@ class Prefer(enum.Enum):
 class Merged:
     """Local changes as they apply to the later commit, and the paths that both sides changed."""
 
-    edits: dict[bytes, Item | None] = field(default_factory=dict)
+    edits: dict[bytes, TreeEntry | None] = field(default_factory=dict)
     conflicts: set[bytes] = field(default_factory=set)
 
 
@@ -49,7 +49,7 @@ async def merge(trees: TreeEditor, base: bytes, tip: bytes, edits: Edits, prefer
 
 def _together(edits: Edits) -> dict[bytes, Edits]:
     """Path of an edit → that edit, and those of what comes to stand below it: only together they say what is there."""
-    found: dict[bytes, dict[bytes, Item | None]] = {}
+    found: dict[bytes, dict[bytes, TreeEntry | None]] = {}
     for path, one in edits.items():
         top = next((parent for parent in parents_of(path) if parent in edits), path)
         found.setdefault(top, {})[path] = one
@@ -60,9 +60,9 @@ def _together(edits: Edits) -> dict[bytes, Edits]:
 class _Sides:
     """What stands at a path: in the common version, in the store, and here, where `edits` make it."""
 
-    base: Item | None
-    theirs: Item | None
-    ours: Item | None
+    base: TreeEntry | None
+    theirs: TreeEntry | None
+    ours: TreeEntry | None
     edits: Edits
 
     @property
@@ -121,5 +121,5 @@ async def _look_above(trees: TreeEditor, merged: Merged, base: bytes, tip: bytes
                     merged.edits.pop(path, None)
 
 
-def _is_file(one: Item | None) -> bool:
+def _is_file(one: TreeEntry | None) -> bool:
     return one is not None and not one.is_tree
