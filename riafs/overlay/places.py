@@ -23,6 +23,7 @@ from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, Lower, LowerEntry, packed, unpacked
 from riafs.overlay.rows import BLOCK, CHARACTER, DIRECTORY, FIFO, FILE, LINK, SOCKET, Area, Row, Rows
 from riafs.overlay.store import Overlay
+from riafs.slices import Sliced
 from riafs.tree.protocol import Entry, Kind
 
 OVERLAY = 1 << 62
@@ -150,12 +151,13 @@ class Places:
                 self._inode_of.pop(row, None)
                 self._lower_of.pop(row, None)
 
-    def dropped(self) -> dict[int, int]:
+    def dropped(self) -> Sliced[dict[int, int]]:
         """Rows are gone: what they were made for is the tree's below again. Returns the numbers of what goes on without
         the name that it had in the commit: before → after.
         """
         changed = {}
         for inode, number in list(self._row_of.items()):
+            yield
             row = self._rows.get(number)
             if row is None:
                 del self._row_of[inode]
@@ -167,12 +169,13 @@ class Places:
         self._lower_of.clear()
         return changed
 
-    def moved(self, area: int) -> dict[int, int]:
+    def moved(self, area: int) -> Sliced[dict[int, int]]:
         """Another commit lies below an area, and rows are gone. What still has a row has a number of its own from now
         on, as the tree below may have the earlier one for something else. Returns those: number before → after.
         """
-        changed = self.dropped()
+        changed = yield from self.dropped()
         for inode, number in list(self._row_of.items()):
+            yield
             row = self._rows.get(number)
             if row is None or row.area != area or row.base == b"" or inode & OVERLAY:  # a top stays where it is
                 continue

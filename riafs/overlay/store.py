@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from riafs.cache.private import private_directory
@@ -27,7 +28,7 @@ from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, ha
 from riafs.overlay.datafiles import DataFiles, failure
 from riafs.overlay.differences import count, differences
 from riafs.overlay.inspecting import Findings, Inspector
-from riafs.overlay.journal import Journal, no_failpoint
+from riafs.overlay.journal import Journal, Statements, no_failpoint
 from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody, standing
 from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import FILE, Area, Row, Rows
@@ -38,6 +39,8 @@ from riafs.storage.failures import lock_holder
 from riafs.storage.patience import Patience
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _SYNC_SECONDS = 300.0
 _THREADS = 8
@@ -172,7 +175,7 @@ class Overlay:
 
     async def tidy(self) -> None:
         """Remove the data files that are not needed any more, move the log into the database if it is long."""
-        if self.files.doomed and not self.keeps_files:
+        if self.files.doomed and not self.keeps_files and not self.journal.is_apart:
             self.journal.commit()
             numbers = self.files.take_doomed()
             self.checksums.forget(numbers)
@@ -241,14 +244,48 @@ class Overlay:
                 return b"/".join(names)
         return path
 
-    def restore(self, dataset: bytes, path: bytes) -> None:
-        """Drop the changes of a path and of what is in it; ``""`` is the whole dataset. Nothing of it may be open.
+    async def apart(self, change: Callable[[Rows, Statements, Callable[[int], None]], T]) -> T:
+        """What `change` comes to, which is given the rows in a thread, and what hears of data files that are not needed
+        any more. All it does is one step; see Journal.apart.
+        """
 
-        Raises NoSuchName where nothing is changed, OverlayFailed.
+        def work(statements: Statements) -> tuple[T, Rows]:
+            rows = self.rows.beside(statements)
+            return change(rows, statements, doomed.append), rows
+
+        doomed: list[int] = []
+        result, rows = await self.journal.apart(work)
+        self.rows.adopt(rows)
+        self.times.read_again()
+        for data in doomed:
+            self.files.doom(data)
+        return result
+
+    def restore(self, dataset: bytes, path: bytes) -> None:
+        """Drop the changes of a path and of what is in it; ``""`` is the whole dataset. Nothing of it may be open. For
+        whoever is alone in a process. Raises NoSuchName where nothing is changed, OverlayFailed.
         """
         area = self.area(dataset)
         with self.journal.freeing:
-            Restoring(self.rows, self.files, area).restore(path)
+            Restoring(self.rows, self.files.doom, area).restore(path)
+
+    async def restore_all(self, dataset: bytes, paths: Sequence[bytes]) -> None:
+        """The same of several paths beside others, who cannot change anything meanwhile. Raises as `restore`; what came
+        before the path that is not changed is restored then.
+        """
+        area = self.area(dataset)
+
+        def restore(rows: Rows, _: Statements, doom: Callable[[int], None]) -> NoSuchName | None:
+            try:
+                for path in paths:
+                    Restoring(rows, doom, area).restore(path)
+            except NoSuchName as error:
+                return error
+            return None
+
+        problem = await self.apart(restore)
+        if problem is not None:
+            raise problem
 
     async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, find: Find, in_use: InUse = nobody) -> None:
         """What a push carried is in `commit` now, which lies below from here on: drop them, durably. What was changed

@@ -107,8 +107,7 @@ class Mover:
         top = self._beneath.pinned(dataset)
         known = await self._known(dataset, top)
         try:
-            for path in paths:
-                self._steps |= self._engine.restore(dataset, path)
+            self._steps |= await self._engine.restore(dataset, paths)
         finally:
             await self._settle(dataset)
             pauses = Pauses()

@@ -318,7 +318,7 @@ class WritableFileSystem:
 
     async def write(self, handle: int, offset: int, data: Buffer) -> int:
         """See Engine."""
-        return await self._engine.write(handle >> 1, offset, data)
+        return await self._done(lambda: self._engine.write(handle >> 1, offset, data))
 
     async def fsync(self, handle: int) -> None:
         """See Engine."""
@@ -468,17 +468,17 @@ class WritableFileSystem:
         """
         async with self._alone(dataset):
             if not self._beneath.is_pinned(dataset):
-                self._drop_unshown(dataset, carried)
+                await self._drop_unshown(dataset, carried)
                 return
             told = await self._mover().pushed(dataset, commit, carried)
         await tell(told)
 
-    def _drop_unshown(self, dataset: bytes, carried: Carried) -> None:
+    async def _drop_unshown(self, dataset: bytes, carried: Carried) -> None:
         """What is not shown is not moved either: its rows go when there is nothing else than what was pushed."""
         pushed = {(change.path, change.kind) for change in carried.changes}
         is_there = any(area.base.dataset == dataset for area in self.overlay.rows.areas())
         if is_there and all((change.path, change.kind) in pushed for change in self.overlay.changes(dataset)):
-            self._engine.restore(dataset, b"")
+            await self._engine.restore(dataset, [b""])
 
     def _mover(self) -> Mover:
         return Mover(self._filesystem, self._beneath, self._engine, self.overlay, self._numbers)
@@ -502,9 +502,8 @@ class WritableFileSystem:
         """
         async with self._alone(dataset):
             if not self._beneath.is_pinned(dataset):
-                for path in paths:
-                    self._engine.restore(dataset, path)
-                self._drop_unshown(dataset, NOTHING)
+                await self._engine.restore(dataset, paths)
+                await self._drop_unshown(dataset, NOTHING)
                 await self.overlay.durable()
                 return
             told = await self._mover().restore(dataset, paths)
