@@ -57,11 +57,17 @@ def read_items(raw: bytes, oid_length: int = 20) -> dict[bytes, Item]:
 
 def encode_tree(items: Mapping[bytes, Item]) -> bytes:
     """The raw tree, in git's order: directories as if their names ended in a slash."""
-    ordered = sorted(items.items(), key=_place)
-    return b"".join([b"%b %b\0%b" % (value.mode, name, value.oid) for name, value in ordered])
+    return b"".join(map(encode_item, sorted(items.items(), key=place)))
 
 
-def _place(entry: tuple[bytes, Item]) -> bytes:
+def encode_item(entry: tuple[bytes, Item]) -> bytes:
+    """A name of a raw tree."""
+    name, value = entry
+    return b"%b %b\0%b" % (value.mode, name, value.oid)
+
+
+def place(entry: tuple[bytes, Item]) -> bytes:
+    """What items of a tree are sorted by."""
     name, value = entry
     return name + b"/" if value.is_tree else name
 

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import trio
+
 from riafs.errors import Busy, PushConflict
 from riafs.formats.paths import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, Stood
@@ -158,11 +160,12 @@ class Rebasing:
         self._commit = commit
         self._find = find
         self._in_use = in_use
-        self._pushed = _Pushed(carried)
+        self._carried = carried
         self._plan = _Plan()
 
     async def run(self) -> None:
         """Plan and apply, and make that durable."""
+        self._pushed = await trio.to_thread.run_sync(_Pushed, self._carried)
         for _ in range(_ATTEMPTS):
             self._overlay.journal.before_commit()
             seen = self._rows.last_version, self._rows.turn

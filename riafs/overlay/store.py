@@ -44,6 +44,8 @@ T = TypeVar("T")
 
 _SYNC_SECONDS = 300.0
 _THREADS = 8
+_REMOVED_AT_ONCE = 1000
+"""Data files: each has a statement on the event loop."""
 _ENDING_SECONDS, _STEP_SECONDS = 2.0, 0.02
 
 
@@ -175,9 +177,9 @@ class Overlay:
 
     async def tidy(self) -> None:
         """Remove the data files that are not needed any more, move the log into the database if it is long."""
-        if self.files.doomed and not self.keeps_files and not self.journal.is_apart:
+        while self.files.doomed and not self.keeps_files and not self.journal.is_apart:
             self.journal.commit()
-            numbers = self.files.take_doomed()
+            numbers = self.files.take_doomed(_REMOVED_AT_ONCE)
             self.checksums.forget(numbers)
             await self.journal.durable()
             await self.patience.run(self.files.purge, numbers)
