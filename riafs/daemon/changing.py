@@ -112,8 +112,8 @@ class Changing:
         }
 
     def _with_many_objects(self, command: Command) -> Command:
-        """Now and then Python looks through all objects for cycles, which takes a second for a million changes: as long as
-        a command has them, only through those made last.
+        """Now and then Python looks through all objects for cycles, a second for a million changes: as long as a
+        command has them, only through those made last.
         """
 
         async def run(request: Request) -> Mapping[str, Any]:
