@@ -25,6 +25,7 @@ from riafs.formats.riaurl import parse_source as parse_ria_source
 from riafs.formats.sources import Source, parse_source
 from riafs.git.config import instead_of_rules
 from riafs.settings import AUTO, Given, Settings, complete_environment, directories, load, overlay_directory
+from riafs.watching import Doing, untold
 
 MAX_MANIFEST = 1 << 30
 """Bytes of a manifest on standard input."""
@@ -73,7 +74,7 @@ def mount(request: MountRequest, *, fake: bool = False) -> int:
         return 0
     plan = replace(plan, mountpoint=mountpoint.prepare(plan.mountpoint), manifest=manifest_on_input(plan.source))
     if plan.settings.foreground:
-        _live(plan, lambda: None)
+        _live(plan, lambda: None, untold)
     else:
         _start(plan)
         if plan.settings.overlay:
@@ -194,7 +195,7 @@ def manifest_on_input(source: Source) -> bytes | None:
 
 def _start(plan: MountPlan) -> None:
     try:
-        background.start(lambda announce: _live(plan, announce), keep=_passed_descriptor(plan))
+        background.start(lambda announce: _live(plan, announce, announce.doing), keep=_passed_descriptor(plan))
     except (MountFailed, StoreTimeout):
         if not mountpoint.is_passed_device(plan.mountpoint):
             mountpoint.heal(plan.mountpoint)  # the kernel keeps the mount of a process that was killed
@@ -205,13 +206,13 @@ def _passed_descriptor(plan: MountPlan) -> int | None:
     return int(os.path.basename(plan.mountpoint)) if mountpoint.is_passed_device(plan.mountpoint) else None
 
 
-def _live(plan: MountPlan, announce: Callable[[], None]) -> None:
+def _live(plan: MountPlan, announce: Callable[[], None], doing: Doing) -> None:
     """The mount's own process. The event loop and pyfuse3 take most of the start-up time, so only it imports them."""
     process.settle()
     from riafs.daemon import life
     from riafs.daemon.assemble import assemble
 
-    life.run(plan, assemble, announce)
+    life.run(plan, assemble, announce, doing)
 
 
 # -- /etc/fstab -------------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from riafs.slices import in_slices
 from riafs.storage.ranged import Buffer
 from riafs.storage.together import together
 from riafs.tree.protocol import Kind
+from riafs.watching import Doing, untold
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +79,9 @@ class Engine:
         overlay.journal.before_commit = self._handles.store
         overlay.journal.before_step = self._rows.store_new
 
-    async def attach(self) -> None:
+    async def attach(self, doing: Doing = untold) -> None:
         """To be called once, before anything else: finds the datasets with changes again."""
-        await self._places.attach()
+        await self._places.attach(doing)
 
     @property
     def places(self) -> Places:

@@ -25,6 +25,7 @@ from riafs.overlay.rows import BLOCK, CHARACTER, DIRECTORY, FIFO, FILE, LINK, SO
 from riafs.overlay.store import Overlay
 from riafs.slices import Sliced
 from riafs.tree.protocol import Entry, Kind
+from riafs.watching import Doing, untold
 
 OVERLAY = 1 << 62
 KINDS = {
@@ -66,12 +67,14 @@ class Places:
         self.troubled: dict[bytes, str] = {}
         """Dataset with changes whose base commit cannot be shown → why."""
 
-    async def attach(self) -> None:
+    async def attach(self, doing: Doing = untold) -> None:
         """Find the tops of the datasets with changes, and keep them at their base commits. Those that are not shown any
         more, or cannot be, only keep their changes. Raises OverlayFailed where something else is shown.
         """
         self.troubled.clear()
-        for area in self._rows.areas():
+        areas = self._rows.areas()
+        for number, area in enumerate(areas):
+            doing(f"dataset {number + 1} of {len(areas)} with changes is being opened")
             try:
                 top = await self._lower.top(area.base, area.entrance)
             except (GitError, NoSuchVersion, NotInStore, StoreError) as error:

@@ -37,6 +37,7 @@ from riafs.overlay.times import PushedTimes
 from riafs.slices import Sliced, at_once, in_slices
 from riafs.storage.failures import lock_holder
 from riafs.storage.patience import Patience
+from riafs.watching import Doing, untold
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,15 @@ class Overlay:
     where others could write to it, OverlayDamaged where a part of it is missing, OverlayFailed, OverlayFull.
     """
 
-    def __init__(self, path: str, counters: Counters, failpoint: Callable[[str], None] = no_failpoint) -> None:
+    def __init__(
+        self,
+        path: str,
+        counters: Counters,
+        failpoint: Callable[[str], None] = no_failpoint,
+        doing: Doing = untold,
+    ) -> None:
+        self.doing = doing
+        """Hears how opening gets on, where that takes long."""
         self.path = private_directory(os.path.abspath(path))
         self.kept = KeptObjects(os.fsencode(self.path) + b"/base")
         """What the commits below the changes consist of."""
@@ -114,6 +123,7 @@ class Overlay:
         self.journal.commit()
         if found is not None:
             self.files.purge(found.unnamed)
+        self.doing(f"the pushes that {self.path} announces are being read")
         for announced in self._announcements.all():
             self.rows.count_from(announced.last_row, announced.last_version)
             self.announced(announced.dataset)
@@ -121,6 +131,7 @@ class Overlay:
     def _put_right(self, found: Findings) -> None:
         """After a loss of power: files that nobody synced may be shorter, and what was written to them last is gone."""
         for node in (*found.missing, *found.short):
+            self.doing(f"what a loss of power left of {self.path} is being put right")
             row = self.rows.get(node)
             if row is not None:
                 status = self.files.status(row.data)
@@ -390,14 +401,14 @@ def recorded_source(path: str) -> str | None:
     return None if found is None else str(found[0])
 
 
-def open_when_free(path: str, counters: Counters) -> Overlay:
+def open_when_free(path: str, counters: Counters, doing: Doing = untold) -> Overlay:
     """The overlay in `path`, waited for while the process of a mount that has just been unmounted ends. Raises Busy
     where it is used for longer than that, and as Overlay.
     """
     until = time.monotonic() + _ENDING_SECONDS
     while True:
         try:
-            return Overlay(path, counters)
+            return Overlay(path, counters, doing=doing)
         except Busy:
             if time.monotonic() > until:
                 raise

@@ -40,6 +40,7 @@ from riafs.vfs.nodes import Node
 from riafs.vfs.opendirectories import OpenDirectories, Revisited, Shown
 from riafs.vfs.recording import Recorder
 from riafs.vfs.refreshing import Change
+from riafs.watching import Doing, untold
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +88,11 @@ class WritableFileSystem:
         self.overlay = overlay
         self.recorder = Recorder(self._engine, self._beneath, self._numbers)
 
-    async def attach(self) -> None:
+    async def attach(self, doing: Doing = untold) -> None:
         """To be called once, before anything else: finds the datasets with changes again. Raises OverlayFailed where
         something else is shown, NoSuchVersion, GitError, …
         """
-        await self._engine.attach()
+        await self._engine.attach(doing)
 
     def unshown(self) -> list[Area]:
         """Datasets with changes that the tree below does not show any more: a superdataset has dropped them."""
