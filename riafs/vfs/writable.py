@@ -478,7 +478,11 @@ class WritableFileSystem:
         """What is not shown is not moved either: its rows go when there is nothing else than what was pushed."""
         pushed = {(change.path, change.kind) for change in carried.changes}
         is_there = any(area.base.dataset == dataset for area in self.overlay.rows.areas())
-        if is_there and all((change.path, change.kind) in pushed for change in self.overlay.changes(dataset)):
+        if not is_there:
+            return
+        with self.overlay.snapshot() as snapshot:
+            changes = await snapshot.changes(self.overlay.area(dataset))
+        if all((change.path, change.kind) in pushed for change in changes):
             await self._engine.restore(dataset, [b""])
 
     def _mover(self) -> Mover:
