@@ -13,7 +13,19 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from benchmarks import archives, keep, large_object, listing, memory, pushing, small_files, starting, writing
+from benchmarks import (
+    archives,
+    attributes,
+    datasets,
+    keep,
+    large_object,
+    listing,
+    memory,
+    pushing,
+    small_files,
+    starting,
+    writing,
+)
 from benchmarks.bench import Bench
 from benchmarks.report import Row, print_table, save
 
@@ -22,6 +34,8 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "listing": listing.rows,
     "small": small_files.rows,
     "starting": starting.rows,
+    "datasets": datasets.rows,
+    "attributes": attributes.rows,
     "memory": memory.rows,
     "archives": archives.rows,
     "keep": keep.rows,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import mounts, stores
 from benchmarks.stores import Annexed
-from riafs.formats.hashdirs import hash_mixed
+from riafs.formats.annex import hash_mixed
 
 SMALL_SIZE = 1000
 _PHRASES = 5_000

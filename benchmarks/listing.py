@@ -28,12 +28,21 @@ class _Data:
 
 def rows(bench: Bench) -> Iterator[Row]:
     """The measurements; "cold" is the kernel's cache of the mount, unless the machine's caches are mentioned."""
-    directories = bench.sized(2000, 400)
+    directories = _directories(bench)
     data = _data(bench.data, directories)
     yield from _spread(bench, data, directories)
     if measure.can_drop_caches():
         yield from _machine_cold(bench, data)
     yield from _one_directory(bench, data.store, directories * _EACH)
+
+
+def spread(bench: Bench) -> Path:
+    """The store with these files."""
+    return _data(bench.data, _directories(bench)).store
+
+
+def _directories(bench: Bench) -> int:
+    return bench.sized(2000, 400)
 
 
 def _data(data: Path, directories: int) -> _Data:

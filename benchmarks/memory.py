@@ -17,11 +17,11 @@ def rows(bench: Bench) -> Iterator[Row]:
     stores.build_once(store, lambda root: _build(root, store, directories))
     with mounts.riafs_mount(bench.data, f"{store}#~huge") as mount:
         process = mounts.daemon(mount)
-        before = _resident(process)
+        before = resident(process)
         after = []
         for _ in range(bench.sized(10, 3)):
             measure.seconds("find", mount, "-ls")
-            after.append(_resident(process))
+            after.append(resident(process))
             if measure.can_drop_caches():
                 measure.drop_caches(2)  # so that the next round asks for every entry again
     kind = f"daemon after find over {directories * _EACH} files"
@@ -31,7 +31,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield Row(name, "MB", after[-1:], Target(at_most=1.05), "after the first", after[:1])
 
 
-def _resident(process: int) -> float:
+def resident(process: int) -> float:
     """VmRSS in MB (10**6 bytes)."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):

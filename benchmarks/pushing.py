@@ -14,8 +14,8 @@ import trio
 from benchmarks import measure
 from benchmarks.bench import Bench
 from benchmarks.report import Row, Target
-from riafs.formats.gitwriting import Stamp
-from riafs.formats.riaurl import parse_source
+from riafs.formats.gitobjects import Stamp
+from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import Base, Change, ChangeKind, LocalContent
 from riafs.push.opening import open_for_pushing
 from riafs.push.pushing import Push
@@ -70,7 +70,7 @@ class _Lab:
         stamp = Stamp(b"benchmark <benchmark@riafs.invalid> %d +0000" % time.time())
         search_path = os.environ["PATH"]
         means = Means(shutil.which("git") or "git", search_path, 300.0, None)
-        async with open_for_pushing(parse_source(f"{self.path / 'store'}#{self.identifier}"), means) as destination:
+        async with open_for_pushing(parse_ria_source(f"{self.path / 'store'}#{self.identifier}"), means) as destination:
             await Push(destination, base, changes, PushRequest(b"push", stamp, stamp, search_path), Nobody()).run()
 
 

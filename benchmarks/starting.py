@@ -12,24 +12,29 @@ from benchmarks.measure import Times
 from benchmarks.report import Row, Target
 from benchmarks.stores import Annexed
 
-_DATASETS = 10_000
+DATASETS = 10_000
 _SECOND = Target(at_most=1, of_ratio=False)
 _IMPORTS = "import riafs.cli.main, riafs.cli.parser, riafs.cli.mount, riafs.daemon.life, riafs.daemon.assemble"
 
 
+def store(bench: Bench) -> Path:
+    """A store of many datasets of one file each."""
+    return stores.build_once(bench.data / f"datasets-{DATASETS}", _build)
+
+
 def rows(bench: Bench) -> Iterator[Row]:
     """The measurements."""
-    store = stores.build_once(bench.data / f"datasets-{_DATASETS}", _build)
+    place = store(bench)
 
     def mounting() -> Times:
         began = time.perf_counter()
-        with mounts.riafs_mount(bench.data, str(store)) as directory:
+        with mounts.riafs_mount(bench.data, str(place)) as directory:
             mounted = time.perf_counter()
             with os.scandir(directory) as entries:
                 found = sum(1 for _ in entries)
             listed = time.perf_counter()
-            if found < _DATASETS:
-                raise AssertionError(f"{found} entries in the root instead of {_DATASETS} or more")
+            if found < DATASETS:
+                raise AssertionError(f"{found} entries in the root instead of {DATASETS} or more")
             by_id = measure.seconds("ls", "-l", directory / "by-id")
         return {"mount": mounted - began, "root": listed - mounted, "ids": by_id}
 
@@ -41,7 +46,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         }
 
     samples = measure.in_turns(bench.rounds, mounting, importing)
-    kind = f"store of {_DATASETS} datasets with aliases"
+    kind = f"store of {DATASETS} datasets with aliases"
     yield Row(f"{kind}, riafs mount", "s", samples["mount"], _SECOND)
     yield Row(f"{kind}, listing the root", "s", samples["root"], _SECOND)
     yield Row(f"{kind}, ls -l by-id", "s", samples["ids"])
@@ -55,7 +60,7 @@ def _build(root: Path) -> None:
     with stores.new_dataset(root, root, 0, "ds00000") as dataset:
         dataset.commit("main", [Annexed("file.dat", b"the only file")])
     template = root / stores.dataset_path(0)
-    for number in range(1, _DATASETS):
+    for number in range(1, DATASETS):
         place = root / stores.dataset_path(number)
         place.parent.mkdir(exist_ok=True)
         _copy_linked(template, place)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from riafs.formats.hashdirs import hash_lower, hash_mixed
+from riafs.formats.annex import hash_lower, hash_mixed
 
 _TIME = 1_700_000_000
 _REMOTE = "1f1f1f1f-0000-4000-8000-00000000000a"

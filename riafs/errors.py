@@ -1,8 +1,8 @@
 """Every failure riafs knows, one class each.
 
-A class carries what the two edges need and nothing else decides: the ``errno`` a program gets through the kernel, the
-exit status a command ends with (mount(8)'s bits: 1 usage or permission, 2 system, 4 bug, 16 conflict, 32 mount failed),
-and whether trying again later can help. Messages name the thing, the place and the way out.
+A class has the ``errno`` that a program gets through the kernel, the exit status that a command ends with (mount(8)'s
+bits: 1 usage or permission, 2 system, 4 bug, 16 conflict, 32 mount failed), and whether trying again later can help.
+Messages name the thing, the place and the way out.
 """
 
 import errno as _errno
@@ -34,7 +34,7 @@ class UsageError(RiafsError):
 
 
 class BadSource(RiafsError):
-    """A source that is no RIA URL, no path, or has a fragment that names nothing possible."""
+    """A source that is neither a RIA URL nor a path, or whose part after ``#`` is not a possible name."""
 
     errno = _errno.EINVAL
     exit_code = 1
@@ -48,14 +48,14 @@ class SourceNotFound(RiafsError):
 
 
 class MountpointError(RiafsError):
-    """The mountpoint is missing, not a directory, busy, or not ours."""
+    """The mountpoint is missing, not a directory, in use, or another user's mount."""
 
     errno = _errno.EBUSY
     exit_code = 32
 
 
 class MountFailed(RiafsError):
-    """The kernel or fusermount3 refused, or the new mount did not answer."""
+    """The kernel or fusermount3 refused the mount, or the new mount did not answer."""
 
     exit_code = 32
 
@@ -68,7 +68,7 @@ class Interrupted(RiafsError):
 
 
 class NotMounted(RiafsError):
-    """A command that needs a riafs mount was given a directory that is none."""
+    """A command that needs a riafs mount was given another directory."""
 
     errno = _errno.EINVAL
     exit_code = 1
@@ -90,7 +90,7 @@ class NoSuchName(RiafsError):
 
 
 class NotThereYet(NoSuchName):
-    """A name that is looked up but never listed (``hcp@v1``) stands for nothing now, and may at any time."""
+    """A name that can be looked up but is not listed (``hcp@v1``) does not exist now, but may later."""
 
 
 class NoSuchAttribute(RiafsError):
@@ -107,7 +107,7 @@ class NoSuchVersion(RiafsError):
 
 
 class NotADirectoryHere(RiafsError):
-    """A directory operation on something that is no directory."""
+    """A directory operation on a file."""
 
     errno = _errno.ENOTDIR
 
@@ -119,17 +119,17 @@ class IsADirectoryHere(RiafsError):
 
 
 class ReadOnly(RiafsError):
-    """Any change asked of a mount that shows a store as it is."""
+    """A change in a read-only mount, or in a read-only part of a writable one."""
 
     errno = _errno.EROFS
 
 
 class ChangedElsewhere(ReadOnly):
-    """A dataset is changed by another of its names in the same mount; the log names both."""
+    """The dataset has changes under another of its names in the same mount; the log has both names."""
 
 
 class StaleHandle(RiafsError):
-    """What an inode number or handle stood for is gone."""
+    """The file or directory of an inode number or handle no longer exists."""
 
     errno = _errno.ESTALE
 
@@ -138,13 +138,13 @@ class StaleHandle(RiafsError):
 
 
 class NameExists(RiafsError):
-    """A name that is to be made is there already."""
+    """The name exists already."""
 
     errno = _errno.EEXIST
 
 
 class DirectoryNotEmpty(RiafsError):
-    """A directory that is to be removed or replaced still has entries."""
+    """A directory that is to be removed or replaced is not empty."""
 
     errno = _errno.ENOTEMPTY
 
@@ -156,37 +156,31 @@ class NameTooLong(RiafsError):
 
 
 class BadChange(RiafsError):
-    """A change that cannot be made anywhere: a directory moved into itself, a name that is none, a negative size."""
+    """An impossible change: a directory moved into itself, an invalid name, a negative size."""
 
     errno = _errno.EINVAL
 
 
 class FileTooLarge(RiafsError):
-    """A size or an offset beyond what a file can have."""
+    """A size or an offset beyond the largest possible file."""
 
     errno = _errno.EFBIG
 
 
 class NotPermitted(RiafsError):
-    """What git cannot carry (some names), refused where it is made."""
+    """A name that git cannot check out on every system."""
 
     errno = _errno.EPERM
 
 
-class NotSupported(RiafsError):
-    """A file system operation that riafs does not have (extended attributes of one's own)."""
-
-    errno = _errno.ENOTSUP
-
-
 class AcrossDatasets(RiafsError):
-    """A move from one dataset to another; mv copies then."""
+    """A move or hard link from one dataset to another; mv then copies."""
 
     errno = _errno.EXDEV
 
 
 class OverlayFull(RiafsError):
-    """There is no room left where the overlay lies; nothing was changed."""
+    """The disk of the overlay is full; nothing was changed."""
 
     errno = _errno.ENOSPC
 
@@ -196,46 +190,50 @@ class OverlayFailed(RiafsError):
 
 
 class OverlayDamaged(OverlayFailed):
-    """A part of an overlay is missing, cut off, another's or older than the rest; nothing was changed in it."""
+    """A part of an overlay is missing, cut off, exchanged or older than the rest; nothing was changed in it."""
 
 
 # -- stores -----------------------------------------------------------------------------------------------------------
 
 
 class NotInStore(RiafsError):
-    """A path below the store's root does not exist; whoever asked decides what that means."""
+    """A path below the store's root does not exist."""
 
     errno = _errno.ENOENT
     exit_code = 32
 
 
+class NotAFile(NotInStore):
+    """What lies at a path below the store's root is no regular file: a directory, a fifo, a device."""
+
+
 class OutsideStore(RiafsError):
-    """A path below the store's root leads out of it (symbolic link or ``..``): never followed."""
+    """A path in the store leads out of it (by a symbolic link or ``..``) and is not followed."""
 
     errno = _errno.EACCES
 
 
 class LinkLoop(OutsideStore):
-    """A link in the store that leads to itself, or through too many others."""
+    """A link in the store leads to itself, or through too many others."""
 
     errno = _errno.ELOOP
 
 
 class NotOurs(RiafsError):
-    """In the place of a working directory of riafs in a store there is a link, a file, or somebody else's directory."""
+    """There is a link, a file, or another user's directory in the place of a working directory of riafs in a store."""
 
     errno = _errno.EACCES
 
 
 class StoreDenied(RiafsError):
-    """The store's files may not be read by this user."""
+    """This user may not read the store's files."""
 
     errno = _errno.EACCES
     exit_code = 32
 
 
 class StoreError(RiafsError):
-    """The store answered with a failure that is not this key's fault (I/O error, stale handle)."""
+    """The store's file system failed (I/O error, stale handle)."""
 
     retryable = True
 
@@ -249,57 +247,64 @@ class StoreTimeout(RiafsError):
 
 
 class TaskFailed(StoreError):
-    """A part of riafs could not do its work: no thread or descriptor was left, or it has a bug."""
+    """A background task of riafs failed: no thread or descriptor was left, or there is a bug."""
 
     exit_code = 4
 
 
 class OutOfMemory(TaskFailed):
-    """There is not enough memory here for one request: this process or its control group has no more."""
+    """This process or its control group has not enough memory for the request."""
 
     errno = _errno.ENOMEM
     exit_code = 2
 
 
+class ProgramKilled(TaskFailed):
+    """A program that riafs started was ended by others again and again (SIGKILL, SIGTERM, the kernel short of memory),
+    which says nothing about what it was working on."""
+
+    exit_code = 2
+
+
 class CacheFailed(RiafsError):
-    """What is kept in the cache directory cannot be read or written; it is made anew or done without."""
+    """A file of the cache cannot be read or written; it is made again, or reading continues without it."""
 
     retryable = True
 
 
 class Overloaded(StoreError):
-    """A server has too much to do at the moment."""
+    """A server is overloaded at the moment."""
 
     retry_after: float = 0.0
-    """Seconds that it asks for."""
+    """Seconds to wait, as the server says."""
 
 
 class BadAnswer(RiafsError):
-    """A server refused a request, or answered in a way that asking again does not change."""
+    """A server refused a request, or gave an invalid answer; asking again does not help."""
 
 
 class AccessExpired(RiafsError):
-    """A server no longer takes the signature in a block's locator; a new manifest has a new one."""
+    """A server no longer accepts the signature in a block's locator; the manifest is fetched again for a new one."""
 
     errno = _errno.EACCES
 
 
 class ShortRead(RiafsError):
-    """A file, archive or block holds fewer bytes than it says."""
+    """A file, archive or block has fewer bytes than it should."""
 
 
 class CutOff(ShortRead):
-    """A connection ended in the middle of an answer: the network's trouble, or a server that met damage."""
+    """A connection ended in the middle of an answer: a network failure, or a server with a damaged block."""
 
     retryable = True
 
 
 class TooLarge(RiafsError):
-    """A file that is read whole (ref, version file, configuration, manifest) is over its bound."""
+    """A file that is read whole (ref, version file, configuration, manifest) is too large."""
 
 
 class Busy(RiafsError):
-    """Somebody else is at work where only one may be; or changed what this command was working on."""
+    """Another process is using the overlay or dataset, or changed it while this command was running."""
 
     errno = _errno.EBUSY
     retryable = True
@@ -309,14 +314,14 @@ class Busy(RiafsError):
 
 
 class PushRefused(RiafsError):
-    """A dataset that cannot be pushed to as it is, found out before anything was written."""
+    """The dataset cannot be pushed to in its present state; nothing was written."""
 
     errno = _errno.EROFS
     exit_code = 1
 
 
 class PushConflict(RiafsError):
-    """The same paths were changed in the store since; nothing was pushed, and the local changes are as they were."""
+    """The same paths were changed here and in the store; nothing was pushed, and the local changes are kept."""
 
     errno = _errno.EBUSY
     exit_code = 16
@@ -327,7 +332,7 @@ class PushConflict(RiafsError):
 
 
 class NoAuthor(RiafsError):
-    """git does not know who makes a commit."""
+    """git has no name and address for the author of a commit."""
 
     errno = _errno.EINVAL
     exit_code = 1
@@ -345,11 +350,11 @@ class MissingObject(GitError):
 
 
 class MalformedObject(GitError):
-    """A git object or ref file that does not follow git's format."""
+    """A git object or ref file that is not in git's format."""
 
 
 class UnsupportedRepository(GitError):
-    """A repository in a form riafs cannot read (reftable, unknown object names)."""
+    """A repository in a format that riafs cannot read (reftable, unknown object names)."""
 
 
 # -- content ----------------------------------------------------------------------------------------------------------
@@ -366,38 +371,38 @@ class MalformedLog(RiafsError):
 
 
 class MalformedText(RiafsError):
-    """A file that is not in the encoding that ``.gitattributes`` asks for."""
+    """A file is not in the encoding that ``.gitattributes`` gives for it."""
 
     errno = _errno.EINVAL
     exit_code = 1
 
 
 class MissingContent(RiafsError):
-    """A key or block that is in none of the places where it may be."""
+    """There is no copy of a key or block in any place where it may be."""
 
 
 class CorruptContent(RiafsError):
-    """Bytes that are not the key's or block's: wrong size or wrong digest."""
+    """Content does not have the size or digest of its key or block."""
 
 
 class ChangedContent(RiafsError):
-    """Stored content that was changed while it was being read; opened again, it is looked at anew."""
+    """Stored content was changed while it was being read; open it again."""
 
     retryable = True
 
 
 class EncryptedContent(RiafsError):
-    """Content that needs a password or secret key riafs does not have."""
+    """Content needs a password or secret key that riafs does not have."""
 
     errno = _errno.EACCES
 
 
 class DecodeFailed(RiafsError):
-    """A decoder (7z, gpg) failed on what the store holds."""
+    """A decoder (7z, gpg) failed on content of the store."""
 
 
 class DecoderDied(RiafsError):
-    """A decoder's process was ended by a signal, which says nothing about what it was decoding."""
+    """A decoder was ended by a signal that damaged data or a fault of the decoder may cause (SIGSEGV, …)."""
 
     retryable = True
 
@@ -414,11 +419,11 @@ class NotAnArchive(ArchiveError):
 
 
 class MalformedArchive(ArchiveError):
-    """A 7z archive whose header is truncated, damaged, contradicts itself, or is over the bounds."""
+    """A 7z archive whose header is truncated, damaged, contradictory, or too large."""
 
 
 class OversizedArchive(MalformedArchive):
-    """A 7z archive that claims more than the bounds allow: nobody looked further, and it may be good."""
+    """A 7z archive that is larger than the limits of riafs allow; it may be undamaged."""
 
 
 class EncryptedArchive(ArchiveError):
@@ -428,7 +433,7 @@ class EncryptedArchive(ArchiveError):
 
 
 class DamagedIndex(ArchiveError):
-    """A saved index that is not as it was written; it is made again."""
+    """A saved index is damaged; it is made again."""
 
     retryable = True
 
@@ -438,7 +443,7 @@ class UnsupportedArchive(ArchiveError):
 
 
 class NoSuchMember(ArchiveError):
-    """A name that the archive does not hold."""
+    """The archive has no member of that name."""
 
     errno = _errno.ENOENT
 
@@ -451,14 +456,14 @@ class MalformedLocator(RiafsError):
 
 
 class BrokenCollection(RiafsError):
-    """A collection that cannot be shown, because its manifest is refused or cannot be had."""
+    """A collection cannot be shown because its manifest is invalid or cannot be fetched."""
 
 
 class MalformedComposition(RiafsError):
-    """A file of a composed tree that cannot be used: the line and the reason."""
+    """An invalid file of a composed tree; the message has the line and the reason."""
 
     exit_code = 1
 
 
 class MalformedManifest(RiafsError):
-    """A manifest that does not follow the grammar, or contradicts itself: the line and the reason."""
+    """A manifest breaks the grammar or contradicts itself; the message has the line and the reason."""

@@ -12,7 +12,7 @@ LOG_WORDS = ("auto", "syslog", "none")
 
 
 class Kind(enum.Enum):
-    """How the text of an option is read, and how its value is called in help."""
+    """How the text of an option is read, and the placeholder for its value in help."""
 
     FLAG = "yes|no"
     SIZE = "SIZE"
@@ -32,7 +32,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One row of the table. `default` is text in the form a user would write; None: found out from who mounts."""
+    """One row of the table. `default` is text in the form a user would write; None: depends on the user who mounts."""
 
     name: str
     kind: Kind
@@ -49,7 +49,7 @@ class Option:
 
     @property
     def placeholder(self) -> str:
-        """What stands for the value in help."""
+        """The placeholder for the value in help."""
         return "|".join(self.choices) if self.choices else self.kind.value
 
     @property
@@ -64,16 +64,20 @@ _KEEP = "Keep"
 _HOW = "Running"
 
 OPTIONS: tuple[Option, ...] = (
-    Option("allow-other", Kind.FLAG, "no", "let all users in; the modes below then decide", _WHO),
-    Option("allow-root", Kind.FLAG, "no", "let root in beside the user who mounts", _WHO),
-    Option("uid", Kind.ID, None, "number of the user who owns everything (default: who mounts)", _WHO),
-    Option("gid", Kind.ID, None, "number of the group that owns everything (default: of who mounts)", _WHO),
+    Option(
+        "allow-other", Kind.FLAG, "no", "admit all users of the machine; the kernel then checks owner and modes", _WHO
+    ),
+    Option("allow-root", Kind.FLAG, "no", "admit root as well as the user who mounts", _WHO),
+    Option("uid", Kind.ID, None, "number of the user who owns all files (default: the user who mounts)", _WHO),
+    Option(
+        "gid", Kind.ID, None, "number of the group that owns all files (default: that of the user who mounts)", _WHO
+    ),
     Option(
         "file-mode",
         Kind.MODE,
         "644",
-        "octal mode of files; whoever may read an executable one may run it. A read-only mount refuses writing "
-        "whatever the modes are",
+        "octal mode of files; executable files get x wherever this has r. A read-only mount refuses writing whatever "
+        "the modes are",
         _WHO,
     ),
     Option("dir-mode", Kind.MODE, "755", "octal mode of directories", _WHO),
@@ -81,25 +85,25 @@ OPTIONS: tuple[Option, ...] = (
         "overlay",
         Kind.OVERLAY,
         "",
-        "let programs change the files of datasets, and keep the changes in this directory of the user's alone until "
-        "they are pushed; auto: below the user's data directory, one for each source (the same as -o rw)",
+        "let programs change the files of datasets, and keep the changes in this private directory until they are "
+        "pushed; auto: a directory for each source below the user's data directory (the same as -o rw)",
         _WHO,
     ),
     Option(
         "allow-links",
         Kind.PATHS,
         "",
-        "follow links of a store into this directory too, for stores that are spread over disks by links; may be "
-        "repeated (in a variable or on one line: with : between). Whoever may write to the store can show all that is "
-        "in there to whoever may use the mount",
+        "also follow links of a store into this directory, for stores whose parts are on several disks; may be "
+        "repeated (in a variable or a configuration file: separated by :). Users who may write to the store can then "
+        "show all files of this directory to users of the mount",
         _WHO,
     ),
-    Option("noexec", Kind.FLAG, "no", "let no program be started from the mount", _WHO),
+    Option("noexec", Kind.FLAG, "no", "programs in the mount cannot be run", _WHO),
     Option(
         "refresh",
         Kind.SECONDS,
         "5",
-        "how soon a branch that has moved in the store is seen",
+        "how often the mount looks for changed branches in the store",
         _WHAT,
         bounds=(0.1, 86400.0),
     ),
@@ -107,8 +111,9 @@ OPTIONS: tuple[Option, ...] = (
         "verify",
         Kind.CHOICE,
         "auto",
-        "auto: up to 16 MiB before the first byte is served, larger keys beside a reader that goes through in order; "
-        "always: the whole key before its first byte; never: sizes only",
+        "when content is compared with its checksum. auto: up to 16 MiB before the first byte is served, larger "
+        "content while it is read from front to back; always: all of it before the first byte, and each later read; "
+        "never: only sizes are compared",
         _WHAT,
         choices=("auto", "always", "never"),
     ),
@@ -116,16 +121,16 @@ OPTIONS: tuple[Option, ...] = (
         "checkout",
         Kind.FLAG,
         "no",
-        "show the files that git keeps as a checkout has them, with line ends, encodings and $Id$ as .gitattributes "
-        "asks for them, instead of as they are in the commit; only for mounts that are only read",
+        "show files in git as a checkout has them, with the line ends, encodings and $Id$ that .gitattributes asks "
+        "for, instead of as they are in the commit; only for read-only mounts",
         _WHAT,
     ),
     Option(
         "times",
         Kind.CHOICE,
         "commit",
-        "which time the files of a dataset have. commit: that of the commit that is shown; changed: that of the commit "
-        "that changed the file last, as incremental backups and make want it; the history is walked once for this",
+        "the time of the files of a dataset. commit: that of the commit that is shown; changed: that of the commit "
+        "that changed the file last, for incremental backups and make; the history is read once for this",
         _WHAT,
         choices=("commit", "changed"),
     ),
@@ -133,25 +138,25 @@ OPTIONS: tuple[Option, ...] = (
         "cache-dir",
         Kind.PATH,
         None,
-        "where blocks are kept and what was verified is remembered, for all mounts of a user (default: the user's "
-        "cache)",
+        "directory of the block cache and of the record of verified content, shared by all mounts of a user (default: "
+        "riafs in the user's cache directory)",
         _WHAT,
     ),
-    Option("cache-size", Kind.SIZE, "10G", "how much the blocks on the disk may take; 0 keeps none there", _WHAT),
+    Option("cache-size", Kind.SIZE, "10G", "how much disk space the block cache may take; 0: no blocks on disk", _WHAT),
     Option(
         "cache-min-free",
         Kind.PERCENT,
         "5%",
-        "how much of the cache directory's file system stays free",
+        "how much of the cache directory's file system the block cache leaves free",
         _WHAT,
         bounds=(0.0, 90.0),
     ),
-    Option("cache-memory", Kind.SIZE, "64M", "how much the blocks in the mount's memory may take", _WHAT),
+    Option("cache-memory", Kind.SIZE, "64M", "how much memory decoded blocks may take", _WHAT),
     Option(
         "block-size",
         Kind.SIZE,
         "1M",
-        "size of the blocks in which decoded content is kept",
+        "size of the blocks of the block cache",
         _WHAT,
         bounds=(4 << 10, 64 << 20),
     ),
@@ -159,7 +164,7 @@ OPTIONS: tuple[Option, ...] = (
         "archive-dictionary",
         Kind.SIZE,
         "1G",
-        "how much memory the decoder of an archive's member may ask for",
+        "how much memory the decoder of an archive's member may need; members that need more are refused",
         _WHAT,
         bounds=(1 << 20, 4 << 30),
     ),
@@ -179,44 +184,62 @@ OPTIONS: tuple[Option, ...] = (
         "variable ARVADOS_API_TOKEN, the systemd credential arvados-api-token, or arvados/settings.conf)",
         _KEEP,
     ),
-    Option("per-server", Kind.COUNT, "4", "how many requests one block server gets at a time", _KEEP, bounds=(1, 64)),
+    Option(
+        "per-server", Kind.COUNT, "4", "how many requests are sent to one block server at a time", _KEEP, bounds=(1, 64)
+    ),
     Option(
         "per-volume",
         Kind.COUNT,
         "0",
-        "how many blocks are read from one volume at a time: 1 for a rotating disk, 0 for as many as there are readers",
+        "how many blocks are read from one volume at a time: 1 for a rotating disk, 0 for no limit",
         _KEEP,
         bounds=(0, 64),
     ),
-    Option("keep-memory", Kind.SIZE, "256M", "how much whole Keep blocks in the mount's memory may take", _KEEP),
+    Option("keep-memory", Kind.SIZE, "256M", "how much memory whole Keep blocks may take", _KEEP),
     Option(
         "lenient-manifests",
         Kind.FLAG,
         "no",
-        "show manifests that break the rules where it is clear what they mean; what is missing gives errors when read",
+        "show manifests that break the rules, as far as their meaning is clear; reading missing parts gives errors",
         _KEEP,
     ),
     Option(
         "follow-k-hints",
         Kind.FLAG,
         "no",
-        "look for a block first in the cluster or gateway that a +K hint in its locator names",
+        "ask the cluster or gateway in a block's +K hint first; it then receives the token",
         _KEEP,
     ),
-    Option("readahead", Kind.SIZE, "1M", "how far the kernel reads ahead in a file, where riafs may set it", _WHAT),
+    Option("readahead", Kind.SIZE, "1M", "how far the kernel reads ahead in a file, if riafs may set it", _WHAT),
     Option(
         "deadline",
         Kind.SECONDS,
         "30",
-        "how long one request to the store may take before programs get an error",
+        "how long one request of a program waits for the store before it fails",
         _WHAT,
         bounds=(0.1, 3600.0),
     ),
-    Option("foreground", Kind.FLAG, "no", "stay in front instead of returning when the mount answers", _HOW),
-    Option("auto-unmount", Kind.FLAG, "no", "let fusermount3 clean up should the mount's process be killed", _HOW),
     Option(
-        "log", Kind.LOG, "auto", "auto (standard error in front, else a file per mount), syslog, none, or FILE", _HOW
+        "foreground", Kind.FLAG, "no", "stay in the foreground instead of returning when the mount can be used", _HOW
     ),
-    Option("log-level", Kind.CHOICE, "info", "how much is logged", _HOW, choices=("debug", "info", "warning", "error")),
-    Option("log-format", Kind.CHOICE, "text", "form of the log's lines", _HOW, choices=("text", "json")),
+    Option(
+        "auto-unmount", Kind.FLAG, "no", "have fusermount3 unmount the directory if the mount's process is killed", _HOW
+    ),
+    Option(
+        "log",
+        Kind.LOG,
+        "auto",
+        "where the log goes: auto (standard error in the foreground, else a file for each mount), syslog, none, or "
+        "FILE",
+        _HOW,
+    ),
+    Option(
+        "log-level",
+        Kind.CHOICE,
+        "info",
+        "the lowest level that is logged",
+        _HOW,
+        choices=("debug", "info", "warning", "error"),
+    ),
+    Option("log-format", Kind.CHOICE, "text", "format of the log's lines", _HOW, choices=("text", "json")),
 )

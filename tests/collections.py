@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from riafs.errors import MissingContent
-from riafs.formats.manifests import NO_BLOCK, Manifest, Segment, parse_manifest
+from riafs.formats.manifests.manifest import NO_BLOCK, Manifest, Segment, parse_manifest
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 from riafs.tree.collection import Collection, CollectionDirectory
 

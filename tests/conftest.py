@@ -27,6 +27,15 @@ KEPT = {"RIAFS_TEST_STORES", "RIAFS_TEST_ROUNDS", "RIAFS_TEST_DEPTH", "RIAFS_KEE
 """Variables that keep their values though their like are taken away."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the suite takes too long for."""
+    parser.addoption(
+        "--snakemake",
+        action="store_true",
+        help="install snakemake from PyPI into an environment of its own for tests/programs, if it is not in PATH",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Move to a private home before anything of the user's is read."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun by a shell in the background; children inherit it
@@ -41,7 +50,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def private_environment(home: Path) -> dict[str, str]:
-    """HOME and the XDG directories below it, an identity for git, this Python's programs first in PATH."""
+    """HOME and the XDG directories below it, an identity for git, this Python's programs first in PATH.
+
+    Root's mounts keep things below /var, and killed programs leave temporary files: here all of that is below `home`.
+    """
     (home / ".gitconfig").write_text("[user]\n\tname = riafs tests\n\temail = tests@riafs.invalid\n")
     kinds = {
         "XDG_CONFIG_HOME": "config",
@@ -49,11 +61,12 @@ def private_environment(home: Path) -> dict[str, str]:
         "XDG_STATE_HOME": "state",
         "XDG_RUNTIME_DIR": "run",
     }
-    for name in kinds.values():
+    for name in (*kinds.values(), "tmp"):
         (home / name).mkdir(mode=0o700)
+    own = {"TMPDIR": "tmp", "RIAFS_CACHE_DIR": "cache/riafs", "RIAFS_LOG": "riafs.log"}
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     return {"HOME": str(home), "PATH": path, "GIT_CONFIG_NOSYSTEM": "1"} | {
-        name: str(home / kind) for name, kind in kinds.items()
+        name: str(home / place) for name, place in (kinds | own).items()
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from riafs.formats.hashdirs import hash_mixed
+from riafs.formats.annex import hash_mixed
 from riafs.formats.keys import escape
 
 EPOCH = 1_700_000_000
@@ -101,10 +101,18 @@ class SmallDataset:
         command = ["git", "--git-dir", self.path, *arguments]
         return os.fsdecode(subprocess.run(command, input=stdin, stdout=subprocess.PIPE, check=True).stdout).strip()
 
-    def commit(self, files: Files, ref: str = "refs/heads/main", time: int = EPOCH) -> str:
+    def commit(
+        self,
+        files: Files,
+        ref: str = "refs/heads/main",
+        time: int = EPOCH,
+        *,
+        message: str = "x",
+        author: str = "riafs tests <tests@riafs.invalid>",
+    ) -> str:
         """Make a commit of exactly `files` on `ref`, on top of what is there; returns its name in hex."""
         exists = (self.path / ref).exists()
-        head = [f"commit {ref}", "mark :1", f"committer riafs tests <tests@riafs.invalid> {time} +0000", "data 1", "x"]
+        head = [f"commit {ref}", "mark :1", f"committer {author} {time} +0000", f"data {len(message)}", message]
         if exists:
             head.append(f"from {ref}^0")
         lines = "\n".join([*head, "deleteall", ""]).encode()

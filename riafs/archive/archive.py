@@ -26,11 +26,10 @@ from riafs.archive.workshop import Workshop
 from riafs.cache.blocks import BlockCache
 from riafs.counters import Counters
 from riafs.errors import IsADirectoryHere, MalformedArchive, OversizedArchive, ShortRead, StoreTimeout
-from riafs.formats.sevenzip import Listing, Member
-from riafs.formats.sevenzip_cursor import Limits
-from riafs.formats.sevenzip_folder import Folder
-from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
-from riafs.formats.sevenzip_table import ELEMENTS
+from riafs.formats.sevenzip.cursor import SIGNATURE_HEADER_SIZE, Limits
+from riafs.formats.sevenzip.folder import Folder
+from riafs.formats.sevenzip.header import Listing, Member
+from riafs.formats.sevenzip.streams import ELEMENTS
 from riafs.storage.extents import Extent
 from riafs.storage.files import FileBytes
 from riafs.storage.ranged import MemoryBytes, RangedBytes

@@ -10,10 +10,9 @@ from typing import Protocol
 
 from riafs.cache.blocks_file import annex_content
 from riafs.errors import CorruptContent, MalformedKey
-from riafs.formats.crc32 import crc32
-from riafs.formats.digests import checker
+from riafs.formats.digests import checker, crc32
 from riafs.formats.keys import parse_file_name
-from riafs.formats.sevenzip import Member
+from riafs.formats.sevenzip.header import Member
 from riafs.storage.ranged import Buffer
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from riafs.archive.chains import Chain
 from riafs.archive.coders import Step, step_of
 from riafs.errors import MalformedArchive, MissingProgram, RiafsError, UnsupportedArchive
-from riafs.formats.sevenzip_single import parse_single_folder
+from riafs.formats.sevenzip.writing import parse_single_folder
 
 DAMAGED = 3
 """What it was given cannot be decoded, nor could it another time."""

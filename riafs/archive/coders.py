@@ -14,7 +14,7 @@ from typing import Protocol
 
 from riafs.archive.conversions import Convert, arm64, riscv, swap
 from riafs.errors import DecodeFailed, MalformedArchive, MissingProgram, UnsupportedArchive
-from riafs.formats.sevenzip_folder import COPY, DELTA, LZMA, LZMA2, PPMD, Coder, Folder
+from riafs.formats.sevenzip.folder import COPY, DELTA, LZMA, LZMA2, PPMD, Coder, Folder
 
 Filter = dict[str, int]
 

@@ -18,7 +18,7 @@ from riafs.archive.planning import AHEAD, Planner
 from riafs.archive.walks import SavedWalks
 from riafs.archive.workshop import Workshop
 from riafs.errors import StoreError, StoreTimeout
-from riafs.formats.sevenzip import Listing, Member
+from riafs.formats.sevenzip.header import Listing, Member
 from riafs.storage.ranged import RangedBytes
 
 

@@ -7,7 +7,7 @@ import trio
 
 from riafs.archive.walks import SavedWalks
 from riafs.errors import MalformedArchive, StoreTimeout
-from riafs.formats.lzma2 import HEADER_SIZE, Resets, Segment
+from riafs.formats.sevenzip.lzma2 import HEADER_SIZE, Resets, Segment
 from riafs.storage.blocking import BlockingRead, blocking_read, patience_with
 from riafs.storage.patience import Turns
 from riafs.storage.ranged import RangedBytes

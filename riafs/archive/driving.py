@@ -7,6 +7,7 @@ as it belongs to no reader; every failure that it meets is the decoder's, and to
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,16 +19,18 @@ from riafs.archive.making import Making, Part, again
 from riafs.archive.partial import Partial
 from riafs.archive.passes import Pass
 from riafs.archive.workshop import Workshop
+from riafs.children import ATTEMPTS
 from riafs.errors import (
     DecodeFailed,
     DecoderDied,
     MalformedArchive,
     MissingProgram,
+    ProgramKilled,
     RiafsError,
     StoreTimeout,
     UnsupportedArchive,
 )
-from riafs.formats.lzma2 import Segment
+from riafs.formats.sevenzip.lzma2 import Segment
 from riafs.storage.patience import Turns
 from riafs.tasks import as_failure, start_detached
 
@@ -37,17 +40,22 @@ _STEP = 2 << 20
 _LEAST_STEP = 64 << 10
 _LASTING = (DecodeFailed, MalformedArchive, UnsupportedArchive, MissingProgram)
 """What an engine cannot decode it will not decode tomorrow; other failures are the store's, or this machine's."""
+_DEATHS = {DecoderDied: 2, ProgramKilled: ATTEMPTS}
+"""How often a child may end so in one segment, without having come any further, until that is an answer."""
+_KILLED_SECONDS = 5.0
+"""How long that is the answer where others ended it: they may leave the next one alone."""
 
 
 @dataclass(slots=True)
 class _Failures:
-    """How far each engine came in one segment that it could not decode; `problem` once none is left."""
+    """How far each engine came in one segment that it could not decode; `problem` once none is left, `until` then."""
 
     reached: dict[Engine | None, int] = field(default_factory=dict)
     problems: dict[Engine | None, RiafsError] = field(default_factory=dict)
-    died: set[Engine | None] = field(default_factory=set)
-    """Engines whose child was ended by a signal, once."""
+    deaths: dict[Engine | None, tuple[int, int]] = field(default_factory=dict)
+    """How often an engine's child was ended by a signal in a row, and how far it had come then at most."""
     problem: RiafsError | None = None
+    until: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +128,7 @@ class Driver:
             if used.problem is None or job.start() is None:
                 continue
             joined_run = used.segment.is_run and not job.segment.is_run
-            others_may_do = isinstance(used.problem, (*_LASTING, DecoderDied)) and not job.segment.is_run
+            others_may_do = isinstance(used.problem, (*_LASTING, *_DEATHS)) and not job.segment.is_run
             if not (joined_run or others_may_do):
                 raise again(used.problem)
 
@@ -191,6 +199,8 @@ class Driver:
     def _engine(self, folder: DecodableFolder, segment: Segment, start: int) -> Engine | None:
         """The first engine that may still come to the byte at `start` of a folder. Raises what is wrong otherwise."""
         failures = self._failures.get((folder.number, segment.start), _Failures())
+        if trio.current_time() > failures.until:
+            failures = self._failures[folder.number, segment.start] = _Failures()
         engines = (Engine.SEVENZIP,) if segment.is_run else self._engines(folder, segment)
         for engine in engines:
             if start < failures.reached.get(engine, segment.end):
@@ -232,7 +242,7 @@ class Driver:
             used.problem = self._noted(problem, folder, used)
         await used.idle.wait()
         if used.position >= used.segment.end and (failures := self._failures.get((folder.number, used.segment.start))):
-            failures.died.discard(used.engine)
+            failures.deaths.pop(used.engine, None)
 
     async def _go_to_goal(self, folder: DecodableFolder, used: Pass) -> None:
         while used.position < used.goal and used.problem is None and not used.closed and self._is_wanted(used):
@@ -289,7 +299,7 @@ class Driver:
             return problem
         if used.segment.is_run:
             self.give_up_runs(folder)
-        elif isinstance(problem, (*_LASTING, DecoderDied)):
+        elif isinstance(problem, (*_LASTING, *_DEATHS)):
             return self._note(problem, folder, used.segment, used.engine, used.position)
         return problem
 
@@ -298,10 +308,15 @@ class Driver:
     ) -> RiafsError:
         """Remember how far an engine came; a child that was killed gets another chance. Returns what to tell."""
         failures = self._failures.setdefault((folder.number, segment.start), _Failures())
-        if isinstance(problem, DecoderDied) and engine not in failures.died:
-            failures.died.add(engine)
-            log.warning("%s: %s; it is tried again", self._making.shown, problem)
-            return problem
+        if type(problem) in _DEATHS:
+            before, furthest = failures.deaths.get(engine, (0, reached))
+            times = 1 if reached > furthest else before + 1
+            failures.deaths[engine] = times, max(reached, furthest)
+            if times < _DEATHS[type(problem)]:
+                log.warning("%s: %s; it is tried again", self._making.shown, problem)
+                return problem
+        if isinstance(problem, ProgramKilled):
+            failures.until = trio.current_time() + _KILLED_SECONDS
         failures.reached[engine], failures.problems[engine] = reached, problem
         engines = self._engines(folder, segment)
         if failures.problem is None and all(each in failures.reached for each in engines):

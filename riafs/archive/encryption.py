@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from riafs.errors import EncryptedArchive, MalformedArchive, MissingProgram
-from riafs.formats.sevenzip_folder import Coder, Folder, without_encryption
+from riafs.formats.sevenzip.folder import Coder, Folder, without_encryption
 from riafs.storage.concat import Concatenated
 from riafs.storage.extents import Extent
 from riafs.storage.ranged import Buffer, RangedBytes

@@ -24,17 +24,19 @@ import trio
 
 from riafs.archive import child
 from riafs.cache.temporary import temporary_file
+from riafs.children import cause, ended_by_others
 from riafs.errors import (
     DecodeFailed,
     DecoderDied,
     MissingProgram,
     OutOfMemory,
+    ProgramKilled,
     RiafsError,
     StoreError,
     UnsupportedArchive,
 )
-from riafs.formats.sevenzip_folder import Folder
-from riafs.formats.sevenzip_single import single_folder_ends
+from riafs.formats.sevenzip.folder import Folder
+from riafs.formats.sevenzip.writing import single_folder_ends
 from riafs.storage.files import FileBytes
 from riafs.storage.ranged import RangedBytes
 
@@ -273,7 +275,8 @@ class ChildDecoder:
     def _failure(self, status: int) -> RiafsError:
         """What the end of a child means."""
         if status < 0 and -status not in _OF_LIMITS:
-            return DecoderDied(f"{self._shown} is not decoded: {self._engine.value} was ended by {_signal(-status)}")
+            kind = ProgramKilled if ended_by_others(status) else DecoderDied
+            return kind(f"{self._shown} is not decoded: {self._engine.value} was ended by {cause(status)}")
         if self._engine is not Engine.SEVENZIP and status == child.UNABLE:
             return MissingProgram(f"{self._shown} cannot be decoded: {self._text()}")
         if self._engine is not Engine.SEVENZIP and status == child.LACKS_MEMORY:
@@ -297,10 +300,3 @@ class ChildDecoder:
         self._messages = -1
         _end(self._child)
         self._output.close()
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

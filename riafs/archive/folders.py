@@ -14,9 +14,9 @@ from riafs.archive.divisions import Anywhere, AtResets, Division, Undivided
 from riafs.archive.encryption import Unlocker
 from riafs.archive.extractor import Engine, Extractor
 from riafs.archive.walks import SavedWalks
-from riafs.formats.lzma2 import Segment
-from riafs.formats.sevenzip import Listing, Member
-from riafs.formats.sevenzip_folder import COPY, LZMA2, Folder
+from riafs.formats.sevenzip.folder import COPY, LZMA2, Folder
+from riafs.formats.sevenzip.header import Listing, Member
+from riafs.formats.sevenzip.lzma2 import Segment
 from riafs.storage.concat import Concatenated
 from riafs.storage.extents import Extent
 from riafs.storage.patience import Turns

@@ -17,7 +17,7 @@ from riafs.archive.partial import Partial
 from riafs.archive.planning import AHEAD, Planner, Wanted
 from riafs.archive.workshop import Workshop
 from riafs.errors import RiafsError
-from riafs.formats.sevenzip import Listing, Member
+from riafs.formats.sevenzip.header import Listing, Member
 from riafs.tasks import start_detached
 
 _MOST_MEMBERS = 256

@@ -26,7 +26,9 @@ from riafs.errors import (
     ShortRead,
     UnsupportedArchive,
 )
-from riafs.formats.sevenzip import (
+from riafs.formats.sevenzip.cursor import SIGNATURE_HEADER_SIZE, Limits
+from riafs.formats.sevenzip.folder import Folder
+from riafs.formats.sevenzip.header import (
     SIGNATURE,
     Listing,
     is_encoded,
@@ -34,9 +36,6 @@ from riafs.formats.sevenzip import (
     parse_header,
     parse_signature,
 )
-from riafs.formats.sevenzip_cursor import Limits
-from riafs.formats.sevenzip_folder import Folder
-from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
 from riafs.storage.extents import Extent
 from riafs.storage.ranged import RangedBytes
 

@@ -20,9 +20,9 @@ from riafs.archive.checks import Naming
 from riafs.archive.folders import DecodableFolder
 from riafs.archive.partial import Partial
 from riafs.archive.workshop import Workshop
-from riafs.errors import EncryptedArchive, RiafsError, StoreError, TooLarge
-from riafs.formats.lzma2 import Segment
-from riafs.formats.sevenzip import Listing, Member
+from riafs.errors import EncryptedArchive, ProgramKilled, RiafsError, StoreError, TooLarge
+from riafs.formats.sevenzip.header import Listing, Member
+from riafs.formats.sevenzip.lzma2 import Segment
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class Making:
 
     def explained(self, problem: RiafsError, *, encrypted: bool) -> RiafsError:
         """What to tell of bytes that are wrong; logged."""
-        if encrypted and not self.any_good:
+        if encrypted and not self.any_good and not isinstance(problem, ProgramKilled):
             problem = EncryptedArchive("the password of the archive is wrong, or the archive is damaged")
         log.error("%s: %s; this copy is not used", self.shown, problem)
         return problem

@@ -5,7 +5,7 @@ import trio
 from riafs.archive.checks import Digests
 from riafs.archive.decoding import Decoding
 from riafs.archive.partial import IN_MEMORY, Partial
-from riafs.formats.sevenzip import Member
+from riafs.formats.sevenzip.header import Member
 from riafs.storage.ranged import PROVEN, Buffer
 
 _TINY = 128 << 10

@@ -11,7 +11,7 @@ import subprocess
 import trio
 
 from riafs.cache.temporary import temporary_directory, temporary_file
-from riafs.children import ATTEMPTS, cause, ended_by_others
+from riafs.children import ATTEMPTS, cause, ended_by_others, killed
 from riafs.errors import DecodeFailed, MissingProgram, ShortRead, StoreTimeout
 from riafs.storage.files import FileBytes
 from riafs.storage.ranged import RangedBytes
@@ -30,7 +30,7 @@ class Decryptor:
         self._seconds = seconds
 
     async def decrypt(self, message: RangedBytes, passphrase: bytes) -> RangedBytes:
-        """The plain bytes of `message`. Raises DecodeFailed, MissingProgram, StoreTimeout, and what reading raises."""
+        """The plain bytes of `message`. Raises DecodeFailed, MissingProgram, StoreTimeout, ProgramKilled, …"""
         program = shutil.which("gpg", path=self._search_path)
         if program is None:
             raise MissingProgram("gpg is needed to read encrypted content; install the package gnupg")
@@ -45,6 +45,8 @@ class Decryptor:
                         break
                     plain.seek(0)
                     plain.truncate()
+                else:
+                    raise killed("gpg, decrypting content,", status)
                 if status:
                     raise DecodeFailed(f"gpg cannot decrypt the content ({cause(status)}); it may be damaged")
                 size = os.fstat(plain.fileno()).st_size

@@ -14,7 +14,7 @@ import trio
 from riafs.archive.checks import Checks
 from riafs.cache.temporary import temporary_file
 from riafs.errors import OutOfMemory, RiafsError, StoreError
-from riafs.formats.sevenzip import Member
+from riafs.formats.sevenzip.header import Member
 
 IN_MEMORY = 16 << 20
 """Members up to this many bytes are decoded wholly before their first byte is served, and kept in memory meanwhile."""

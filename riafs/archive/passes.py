@@ -12,7 +12,7 @@ import trio
 from riafs.archive.decoders import Decoder
 from riafs.archive.extractor import Engine
 from riafs.errors import RiafsError, StoreError
-from riafs.formats.lzma2 import Segment
+from riafs.formats.sevenzip.lzma2 import Segment
 
 _MOST = 8
 _OWN_MEMORY = 4 << 20

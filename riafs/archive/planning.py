@@ -18,8 +18,8 @@ from riafs.archive.folders import LONG, DecodableFolder
 from riafs.archive.making import Making, stream_of
 from riafs.archive.partial import Partial
 from riafs.archive.workshop import Workshop
-from riafs.formats.lzma2 import Segment
-from riafs.formats.sevenzip import Listing
+from riafs.formats.sevenzip.header import Listing
+from riafs.formats.sevenzip.lzma2 import Segment
 
 AHEAD = 16 << 20
 """Bytes decoded beyond what a reader in order has taken."""

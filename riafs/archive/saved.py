@@ -23,7 +23,7 @@ from cachetools import LRUCache
 
 from riafs.counters import Counters
 from riafs.errors import DamagedIndex, StoreTimeout
-from riafs.formats.sevenzip_table import Column
+from riafs.formats.columns import Column
 from riafs.storage.patience import Patience
 
 INDEX_DIRECTORY = "archives-1"

@@ -4,7 +4,7 @@ from array import array
 
 from riafs.archive.saved import IndexDirectory
 from riafs.errors import DamagedIndex, StoreTimeout
-from riafs.formats.lzma2 import Resets
+from riafs.formats.sevenzip.lzma2 import Resets
 
 _ELEMENTS = {"starts": "Q", "packed": "Q", "walked": "Q"}
 

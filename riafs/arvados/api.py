@@ -9,24 +9,39 @@ import json
 import logging
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import trio
 
+from riafs import memory
 from riafs.counters import Counters
-from riafs.errors import BadAnswer, NotInStore, RiafsError, ShortRead, StoreDenied, StoreError, StoreTimeout
-from riafs.storage.http import Answer, Http, Request, bearer
+from riafs.errors import (
+    BadAnswer,
+    NotInStore,
+    OutOfMemory,
+    RiafsError,
+    ShortRead,
+    StoreDenied,
+    StoreError,
+    StoreTimeout,
+    TooLarge,
+)
+from riafs.formats.recordtext import RecordReader
+from riafs.storage.http import PIECE, Answer, Http, Incoming, Request, bearer
 from riafs.storage.patience import time_left, waited_enough
+from riafs.storage.spill import SpilledText
 
 log = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 
-_MAX_ANSWER = 1 << 30
-"""Bytes: a manifest has no bound of its own."""
+_MAX_ANSWER = 64 << 20
+"""Bytes of an answer that are kept in memory; a manifest, which has no bound, is kept on disk."""
+_PARSED = 8
+"""How much more memory a list takes than its JSON, at most but for lists of nothing."""
 _LONG_QUERY = 2000
 _PAGE = 1000
 _MAX_PAGES = 10_000
@@ -91,16 +106,47 @@ class ApiServer:
         """
         return await self._json(f"arvados/v1/{quote(path, safe='/+')}", parameters, path.partition("?")[0])
 
+    async def get_with(self, path: str, name: str, spill: bytes) -> tuple[Record, SpilledText | None]:
+        """The same, and apart from it the text of its member `name`, which may be large: it is kept in the directory
+        `spill`. None where it has no such text. Raises as `get`, OutOfMemory."""
+        kept: list[SpilledText] = []
+
+        def take(incoming: Incoming) -> Answer:
+            text = SpilledText(spill, f"an answer of {self.host}")
+            reader = RecordReader(name, text.append)
+            if incoming.status != _OK:
+                return _whole(incoming)
+            try:
+                while part := incoming.read(PIECE):
+                    reader.feed(part)
+                    if reader.size > _MAX_ANSWER:
+                        raise TooLarge(f"{path} of {self.host}: the answer has more than {_MAX_ANSWER} bytes")
+                reader.finish()
+            except ValueError:
+                return Answer(incoming.status, incoming.headers, b"")
+            kept[:] = [text] if reader.found else []
+            return Answer(incoming.status, incoming.headers, bytes(reader.rest))
+
+        url = f"arvados/v1/{quote(path, safe='/+')}"
+        return await self._json(url, {}, path, take), kept[0] if kept else None
+
     async def all(self, path: str, filters: Sequence[Any], select: Sequence[str]) -> list[Record]:
         """Every record of the list at `path` that `filters` let through, in the order of their uuids.
 
         Raises as `get`.
         """
         found: list[Record] = []
+        limit = _PAGE
         for _ in range(_MAX_PAGES):
             after = [["uuid", ">", found[-1]["uuid"]]] if found else []
             named = {"select": list(select)} if select else {}
-            answer = await self.get(path, filters=[*filters, *after], order=["uuid asc"], limit=_PAGE, **named)
+            try:
+                answer = await self.get(path, filters=[*filters, *after], order=["uuid asc"], limit=limit, **named)
+            except TooLarge:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 8)
+                continue
             page = self.items(path, answer)
             found += page
             if not page or answer.get("items_available") == len(page):
@@ -125,11 +171,11 @@ class ApiServer:
 
     # -- one request --------------------------------------------------------------------------------------------------
 
-    async def _json(self, path: str, parameters: Mapping[str, object], name: str) -> Record:
-        answer = await self._patiently(self._request(path, parameters, name))
+    async def _json(self, path: str, parameters: Mapping[str, object], name: str, take: "Take | None" = None) -> Record:
+        answer = await self._patiently(self._request(path, parameters, name), take or _whole)
         good = answer.status == _OK
         try:
-            found = await _parsed(answer.body) if good else None
+            found = await _parsed(answer.body, f"{name} of {self.host}") if good else None
         except (ValueError, RecursionError) as error:
             raise StoreError(f"{name} of {self.host}: the answer is not JSON") from error
         if good and isinstance(found, dict):
@@ -148,7 +194,7 @@ class ApiServer:
         headers["Content-Type"] = "application/x-www-form-urlencoded"
         return Request(named, url, "POST", headers, f"_method=GET&{query}".encode())
 
-    async def _patiently(self, request: Request) -> Answer:
+    async def _patiently(self, request: Request, take: "Take") -> Answer:
         """The first answer that is worth looking at, or the last one. Raises what went wrong last.
 
         The deadline is for answers to begin; one that goes on coming is not cut.
@@ -160,7 +206,7 @@ class ApiServer:
         wait = _FIRST_WAIT
         for _ in range(_MOST_TRIES):
             delay = wait
-            answer, problem = await self._asked(request, max(end - trio.current_time(), _FIRST_WAIT))
+            answer, problem = await self._asked(request, take, max(end - trio.current_time(), _FIRST_WAIT))
             if answer is not None:
                 if answer.status not in _TRY_AGAIN:
                     return answer
@@ -175,11 +221,13 @@ class ApiServer:
         waited_enough()
         raise StoreTimeout(f"{problem} (tried for {self.seconds:g} s)")
 
-    async def _asked(self, request: Request, seconds: float) -> tuple[Answer | None, RiafsError | None]:
+    async def _asked(self, request: Request, take: "Take", seconds: float) -> tuple[Answer | None, RiafsError | None]:
         """An answer, or what may pass. Raises what does not."""
         self.counters.api_requests += 1
         try:
-            return await self.http.ask(replace(request, seconds=seconds), _MAX_ANSWER), None
+            return await self.http.exchange(replace(request, seconds=seconds), take), None
+        except OutOfMemory:
+            raise
         except RiafsError as error:
             if not (error.retryable or isinstance(error, ShortRead)):
                 raise
@@ -204,7 +252,18 @@ class ApiServer:
         return BadAnswer(said("the server refuses the request"))
 
 
-async def _parsed(text: bytes) -> object:
+Take = Callable[[Incoming], Answer]
+
+
+def _whole(incoming: Incoming) -> Answer:
+    """In a worker thread: all of an answer. Raises TooLarge, OutOfMemory, and as Incoming.read."""
+    memory.ensure(min(incoming.length or 0, _MAX_ANSWER), "an answer of an API server")
+    return Answer(incoming.status, incoming.headers, incoming.read_all(_MAX_ANSWER))
+
+
+async def _parsed(text: bytes, name: str) -> object:
+    if len(text) >= _LARGE_ANSWER:
+        memory.ensure(_PARSED * len(text), name)
     return json.loads(text) if len(text) < _LARGE_ANSWER else await trio.to_thread.run_sync(json.loads, text)
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from riafs.arvados.api import ApiServer, Record
 from riafs.errors import NotInStore, StoreError
+from riafs.storage.spill import SpilledText
 
 _BATCH = 1000
 _STATE = ("uuid", "portable_data_hash", "modified_at")
@@ -36,7 +37,7 @@ class CollectionRecord:
     identifier: bytes
     """Its uuid, or where it was asked for by its portable data hash, that."""
     state: CollectionState
-    manifest: bytes
+    manifest: bytes | SpilledText
     """The text, with permissions for this user."""
     shown: bytes
     """The record as JSON, without the manifest."""
@@ -49,12 +50,15 @@ class CollectionRecord:
         return nanoseconds(self.state.modified_at)
 
 
-async def fetch_collection(api: ApiServer, identifier: bytes) -> CollectionRecord:
-    """The collection with that uuid or portable data hash. Raises NotInStore, StoreDenied, StoreError, StoreTimeout."""
-    record = await api.get(f"collections/{identifier.decode('ascii')}")
+async def fetch_collection(api: ApiServer, identifier: bytes, spill: bytes) -> CollectionRecord:
+    """The collection with that uuid or portable data hash. Its manifest is kept in the directory `spill`.
+
+    Raises NotInStore, StoreDenied, StoreError, StoreTimeout, OutOfMemory.
+    """
+    record, text = await api.get_with(f"collections/{identifier.decode('ascii')}", _MANIFEST, spill)
     if record.get("is_trashed") is True:
         raise NotInStore(f"collection {identifier.decode()} of {api.host} is in the trash")
-    return _record(identifier, record)
+    return _record(identifier, record, text)
 
 
 async def fetch_shown(api: ApiServer, uuid: bytes) -> bytes:
@@ -109,7 +113,7 @@ def nanoseconds(text: str) -> int:
         return 0
 
 
-def _record(identifier: bytes, record: Record) -> CollectionRecord:
+def _record(identifier: bytes, record: Record, text: SpilledText | None = None) -> CollectionRecord:
     manifest = record.get(_MANIFEST)
     if not isinstance(manifest, str):
         raise StoreError(f"the record of collection {identifier.decode()} has no manifest")
@@ -117,7 +121,7 @@ def _record(identifier: bytes, record: Record) -> CollectionRecord:
     return CollectionRecord(
         identifier,
         state_of(record),
-        manifest.encode("utf-8", "surrogatepass"),
+        manifest.encode("utf-8", "surrogatepass") if text is None else text,
         _shown(record),
         copies if isinstance(copies, int) else None,
     )

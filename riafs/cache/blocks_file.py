@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from riafs.errors import CorruptContent
-from riafs.formats.crc32 import crc32
+from riafs.formats.digests import crc32
 
 VERSION = 1
 """Of the header and of the directory's layout; another version has a directory of its own."""

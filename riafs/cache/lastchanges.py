@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from riafs.cache.private import ensure_private_file, private_directory
 from riafs.errors import CacheFailed
-from riafs.formats.namestatus import ChangedCommit
+from riafs.formats.gitrepository import ChangedCommit
 
 DIRECTORY = "times-1"
 MAX_BYTES = 1 << 30

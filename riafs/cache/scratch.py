@@ -1,7 +1,7 @@
-"""A mount's directory for temporary files, in the cache directory.
+"""A mount's directory for temporary files: in the cache directory, or where temporary files of all programs lie.
 
 Invariant: a directory is locked as long as its mount's process lives, whatever ends it; so the next mount can tell and
-remove what a killed one left.
+remove what a killed one left, wherever it is.
 """
 
 import contextlib
@@ -10,14 +10,17 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 
 from riafs.cache.private import private_directory
-from riafs.cache.temporary import places_elsewhere, remove_abandoned
+from riafs.cache.temporary import own_directories, places_elsewhere, remove_abandoned
 from riafs.errors import StoreDenied
 
-PREFIX = "riafs-"
-_NOT_LOCKED_YET = "new-riafs-"
+PREFIX = "riafs-scratch-"
+_NOT_LOCKED_YET = "new-riafs-scratch-"
+_LOCKING_SECONDS = 3600.0
+"""After which an empty directory that is not locked yet never will be: its process was killed in between."""
 _log = logging.getLogger(__name__)
 
 
@@ -32,9 +35,10 @@ class Scratch:
         try:
             if cache_dir is not None:
                 self.cache = private_directory(cache_dir)
-                _remove_abandoned(self.cache)
         except StoreDenied as error:
             _log.warning("%s; what is verified is remembered by this mount only", error)
+        for place in (*(() if self.cache is None else (os.fsencode(self.cache),)), *places_elsewhere()):
+            _remove_abandoned(place)
         remove_abandoned()
         made = _made(self.cache)
         self._lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
@@ -65,16 +69,18 @@ def _made(cache: str | None) -> str:
     raise StoreDenied(f"no directory for temporary files can be made: {problem.strerror}") from problem
 
 
-def _remove_abandoned(cache: str) -> None:
-    with os.scandir(cache) as entries:
-        candidates = [entry.path for entry in entries if entry.name.startswith(PREFIX)]
-    for path in candidates:
-        with contextlib.suppress(OSError), _locked_alone(path):
-            shutil.rmtree(path, ignore_errors=True)
+def _remove_abandoned(place: bytes) -> None:
+    for entry in own_directories(place, PREFIX.encode()):
+        with contextlib.suppress(OSError), _locked_alone(entry.path):
+            shutil.rmtree(entry.path, ignore_errors=True)
+    for entry in own_directories(place, _NOT_LOCKED_YET.encode()):
+        with contextlib.suppress(OSError):
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime > _LOCKING_SECONDS:
+                os.rmdir(entry.path)
 
 
 @contextlib.contextmanager
-def _locked_alone(path: str) -> Iterator[None]:
+def _locked_alone(path: bytes) -> Iterator[None]:
     """Raises BlockingIOError where a living process has the directory."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

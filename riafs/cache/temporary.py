@@ -73,18 +73,23 @@ def temporary_directory(scratch: bytes, prefix: bytes, fill: Callable[[bytes], T
 def remove_abandoned() -> None:
     """Remove directories of this user elsewhere whose scratch directory is gone."""
     for place in places_elsewhere():
-        with suppress(OSError), os.scandir(place) as entries:
-            for entry in entries:
-                if entry.name.startswith(_SPARE) and _is_abandoned(entry):
+        for entry in own_directories(place, _SPARE):
+            with suppress(OSError):
+                if not os.path.lexists(os.readlink(entry.path + b"/" + _OF)):
                     shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def _is_abandoned(entry: os.DirEntry[bytes]) -> bool:
-    with suppress(OSError):
-        status = entry.stat(follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-            return not os.path.lexists(os.readlink(entry.path + b"/" + _OF))
-    return False
+def own_directories(place: bytes, prefix: bytes) -> list[os.DirEntry[bytes]]:
+    """This user's directories in `place` with such names; none where it cannot be read. Others may write there too."""
+    found = []
+    with suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix):
+                with suppress(OSError):
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+                        found.append(entry)
+    return found
 
 
 def places_elsewhere() -> Iterator[bytes]:

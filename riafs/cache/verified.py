@@ -122,6 +122,9 @@ class _Recent:
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, None] = OrderedDict()
 
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
     def __contains__(self, digest: bytes) -> bool:
         if digest not in self._known:
             return False
@@ -169,7 +172,7 @@ class VerifiedMemory:
 
     def is_bad(self, evidence: Evidence, key: bytes) -> bool:
         """Whether these bytes were found not to be the content of `key`."""
-        return _digest(evidence, key) in self._bad
+        return bool(self._bad) and _digest(evidence, key) in self._bad
 
     def remember_good(self, evidence: Evidence, key: bytes) -> None:
         """Note that these bytes are the content of `key`."""

@@ -17,7 +17,7 @@ from riafs.checking.report import Finding, Report, Verdict, judge
 from riafs.content.copies import KeyPart
 from riafs.content.parts import Copy, CopyState, Part
 from riafs.errors import RiafsError
-from riafs.formats.paths import joined
+from riafs.formats.names import joined
 from riafs.tree.divisible import Divisible, Holding
 from riafs.tree.protocol import Directory, Entry, Kind
 from riafs.watching import Reading, Watcher

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 
+from riafs.children import cause, run_again
 from riafs.cli.finding import Finding
 from riafs.cli.mount import absolute_source
 from riafs.cli.render import print_json, printable
 from riafs.daemon.version import version
-from riafs.errors import RiafsError
-from riafs.formats.riaurl import RiaUrl
+from riafs.errors import ProgramKilled, RiafsError
+from riafs.formats.sources import RiaUrl
 from riafs.git.config import instead_of_rules
 from riafs.settings import complete_environment, load
 
@@ -101,23 +102,26 @@ def user_allow_other(path: str = "/etc/fuse.conf") -> bool:
 
 
 def _check_git() -> Finding:
-    said = _version_line("git", "--version")
-    found = re.search(r"(\d+)\.(\d+)", said or "")
-    if said is None or found is None:
+    try:
+        done = run_again(["git", "--version"], seconds=_PROGRAM_SECONDS)
+    except FileNotFoundError:
         return Finding("fail", "git is not installed", "apt install git")
+    except OSError as error:
+        return Finding("fail", f"git cannot be started: {error.strerror}", "see that git --version works here")
+    except subprocess.TimeoutExpired:
+        return Finding(
+            "fail", f"git did not tell its version in {_PROGRAM_SECONDS:g} s", "try again; is its disk dead?"
+        )
+    except ProgramKilled as error:
+        return Finding("fail", str(error), "something here ends it: too little memory, or a guard of this machine")
+    said = done.stdout.decode(errors="replace").partition("\n")[0]
+    found = re.search(r"(\d+)\.(\d+)", said)
+    if done.returncode or found is None:
+        told = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+        return Finding("fail", f"git does not tell its version: {told or cause(done.returncode)}", "apt install git")
     if (int(found[1]), int(found[2])) < _OLDEST_GIT:
         return Finding("fail", said, f"riafs needs git {_OLDEST_GIT[0]}.{_OLDEST_GIT[1]} or newer")
     return Finding("ok", said)
-
-
-def _version_line(*command: str) -> str | None:
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROGRAM_SECONDS, check=False, text=True
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.partition("\n")[0] if done.returncode == 0 else None
 
 
 def _check_program(*names: str, needed_for: str, package: str) -> Finding:

@@ -15,7 +15,7 @@ from riafs.counters import Counters
 from riafs.daemon.arvadosaccess import ArvadosAccess, arvados_access, proxies
 from riafs.daemon.bounded import call_in_child
 from riafs.errors import RiafsError
-from riafs.formats.keepurl import STANDARD_INPUT, ArvadosUrl, KeepUrl
+from riafs.formats.sources import STANDARD_INPUT, ArvadosUrl, KeepUrl
 from riafs.settings import load
 from riafs.storage.http import Http, HttpOptions, Request
 

@@ -1,7 +1,7 @@
 """The manual pages ``man/riafs.1`` and ``man/mount.riafs.8``, from the parsers.
 
 ``python -m riafs.cli.manpages DIR`` writes them, with ``--check`` it only says whether they are up to date. What the
-parsers do not know (files, exit status, examples) stands here. The text is the same on every machine and day.
+parsers do not know (files, exit status, examples) is in this module. The text is the same on every machine and day.
 """
 
 import argparse
@@ -20,16 +20,19 @@ _EXIT_STATUS = (
     ("8", "interrupted"),
     ("16", "the same paths were changed here and in the store: nothing was pushed"),
     ("32", "the mount failed, or a store, dataset, version or mountpoint was not found"),
-    ("64", "of several unmounts some succeeded; of several keys some were damaged and left out"),
+    ("64", "some of several unmounts succeeded; some of several keys were damaged and left out"),
 )
 _FILES = (
     ("/etc/riafs/config.toml, $XDG_CONFIG_HOME/riafs/config.toml", "settings; each option's name is a key"),
-    ("RIAFS_OPTION", "environment variables, such as RIAFS_CACHE_DIR; they win over files, flags win over them"),
+    ("RIAFS_OPTION", "environment variables, such as RIAFS_CACHE_DIR; they override files and are overridden by flags"),
     ("ARVADOS_API_TOKEN, arvados/settings.conf", "the token for an Arvados cluster, as the Arvados clients find it"),
-    ("/var/log/riafs, or log below the user's state or cache directory", "a log for each mount"),
-    ("/var/lib/riafs/overlays, or riafs/overlays below the user's data directory", "local changes, see riafs overlay"),
-    ("/var/cache/riafs, or the user's cache directory", "the block cache and what was verified"),
-    ("DIR/.riafs/stats, errors, config", "counters, last errors and settings of a mount; not listed"),
+    ("/var/log/riafs, or log below the user's state or cache directory", "one log for each mount"),
+    (
+        "/var/lib/riafs/overlays, or riafs/overlays below the user's data directory",
+        "overlays: local changes, see riafs overlay",
+    ),
+    ("/var/cache/riafs, or the user's cache directory", "the block cache and the record of verified content"),
+    ("DIR/.riafs/stats, errors, config", "counters, last errors and settings of a mount; .riafs is not listed by ls"),
     ("DIR/.riafs/versions", "the branches, tags and newest commits of datasets, as directories"),
 )
 _MOUNT_EXAMPLES = (
@@ -98,10 +101,11 @@ def _riafs() -> Iterator[str]:
         yield from _synopsis(f"riafs {name}", command)
     yield ".SH DESCRIPTION"
     yield _text(
-        "riafs shows a RIA store, DataLad's store of git-annex datasets, as a read-only directory tree. Nothing is "
-        "cloned or copied: bytes are read from the store when a program reads them, and checked against the checksum "
-        "of their key. Collections of Keep are shown in the same way: from manifests, with the blocks in volumes or on "
-        "block servers, or from an Arvados cluster."
+        "riafs shows a RIA store, DataLad's store of git-annex datasets, as a directory tree. Nothing is cloned or "
+        "copied: bytes are read from the store when a program reads them, and checked against the checksum of their "
+        "key. A mount is read-only unless it is made with -o rw or --overlay: then programs can change files, the "
+        "changes are kept on this machine, and riafs push makes a commit of them in the store. Collections of Keep are "
+        "shown read-only: from manifests, with the blocks in volumes or on block servers, or from an Arvados cluster."
     )
     for name, command in commands.items():
         yield f'.SH "RIAFS {_text(name.upper())}"'
@@ -130,9 +134,10 @@ def _mount_riafs() -> Iterator[str]:
     yield from _synopsis("mount.riafs", parser)
     yield ".SH DESCRIPTION"
     yield _text(
-        "mount(8) runs this program for the type riafs. 'riafs install-helper' puts it where mount(8) looks. "
-        "A mount is always read-only, nosuid and nodev. Commas and quotes in a value are written with a backslash "
-        "before them, or the value in double quotes. A SOURCE in /etc/fstab should be a URL."
+        "mount(8) runs this program for the type riafs. 'riafs install-helper' puts it where mount(8) looks. A mount "
+        "is read-only unless rw or overlay=DIR is given, and always nosuid and nodev. Commas and quotes in a value are "
+        "written with a backslash before them, or the value in double quotes. A SOURCE in /etc/fstab should be a URL "
+        "or an absolute path."
     )
     yield from _arguments(parser)
     mount_options = ((_mount_option(option.field, option.kind, option.placeholder), option.help) for option in OPTIONS)

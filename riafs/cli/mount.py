@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import quote
@@ -19,12 +20,10 @@ from riafs.daemon.mounts import mount_at, resolve
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.unmount import find_mount
 from riafs.errors import BadSource, MountFailed, NotMounted, RiafsError, StoreTimeout, TooLarge, UsageError
-from riafs.formats.keepurl import STANDARD_INPUT, KeepUrl
-from riafs.formats.riaurl import RiaUrl, rewrite
-from riafs.formats.riaurl import parse_source as parse_ria_source
-from riafs.formats.sources import Source, parse_source
+from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source, parse_source, rewrite
 from riafs.git.config import instead_of_rules
 from riafs.settings import AUTO, Given, Settings, complete_environment, directories, load, overlay_directory
+from riafs.storage.spill import TEXT_PIECE, SpilledText
 from riafs.watching import Doing, untold
 
 MAX_MANIFEST = 1 << 30
@@ -178,7 +177,7 @@ def absolute_source(text: str, rules: Iterable[tuple[str, str]]) -> Source:
     return source
 
 
-def manifest_on_input(source: Source) -> bytes | None:
+def manifest_on_input(source: Source) -> SpilledText | None:
     """The manifest that comes on standard input, read whole while there still is one; None where none does.
 
     Raises UsageError for a terminal, TooLarge.
@@ -187,23 +186,26 @@ def manifest_on_input(source: Source) -> bytes | None:
         return None
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("manifests=- takes a manifest from standard input: riafs mount … < FILE")
-    text = sys.stdin.buffer.read(MAX_MANIFEST + 1)
-    if len(text) > MAX_MANIFEST:
-        raise TooLarge(f"the manifest on standard input has more than {MAX_MANIFEST} bytes; give it as a file")
+    text = SpilledText(os.fsencode(tempfile.gettempdir()), "the manifest on standard input")
+    while piece := sys.stdin.buffer.read(TEXT_PIECE):
+        text.append(piece)
+        if len(text) > MAX_MANIFEST:
+            raise TooLarge(f"the manifest on standard input has more than {MAX_MANIFEST} bytes; give it as a file")
     return text
 
 
 def _start(plan: MountPlan) -> None:
     try:
-        background.start(lambda announce: _live(plan, announce, announce.doing), keep=_passed_descriptor(plan))
+        background.start(lambda announce: _live(plan, announce, announce.doing), keep=_kept_descriptors(plan))
     except (MountFailed, StoreTimeout):
         if not mountpoint.is_passed_device(plan.mountpoint):
             mountpoint.heal(plan.mountpoint)  # the kernel keeps the mount of a process that was killed
         raise
 
 
-def _passed_descriptor(plan: MountPlan) -> int | None:
-    return int(os.path.basename(plan.mountpoint)) if mountpoint.is_passed_device(plan.mountpoint) else None
+def _kept_descriptors(plan: MountPlan) -> list[int]:
+    passed = [int(os.path.basename(plan.mountpoint))] if mountpoint.is_passed_device(plan.mountpoint) else []
+    return passed if plan.manifest is None else [*passed, *plan.manifest.descriptors]
 
 
 def _live(plan: MountPlan, announce: Callable[[], None], doing: Doing) -> None:

@@ -14,7 +14,7 @@ from riafs.cli.mount import absolute_source
 from riafs.cli.progress import progress
 from riafs.cli.render import print_json, printable
 from riafs.errors import BadSource, MissingProgram
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.sources import RiaUrl
 from riafs.git.config import instead_of_rules
 from riafs.packing.archiving import ArchiveReport
 from riafs.packing.dataset import PackedDataset, open_dataset

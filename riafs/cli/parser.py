@@ -18,8 +18,8 @@ from riafs.options import LOG_WORDS, OPTIONS, Kind, Option
 from riafs.settings import Given
 
 SOURCE_HELP = (
-    "ria+file:///path/to/store or a plain path to a store, optionally with #ID or #~ALIAS for one dataset "
-    "and @BRANCH, @TAG or @COMMIT for a version of it; keep+file:///volume[,/volume]?manifests=DIR or "
+    "ria+file:///path/to/store or a plain path to a store, optionally with #ID or #~ALIAS for one dataset and @BRANCH, "
+    "@TAG or @COMMIT for a version of it; keep+file:///volume[,/volume]?manifests=DIR or "
     "keep+https://server[,server]?manifests=DIR for Keep collections, optionally with #NAME for one of them; "
     "arvados://host for a cluster, optionally with #UUID or #HASH for a collection or project of it"
 )
@@ -129,16 +129,16 @@ class _Version(argparse.Action):
 TASKS = (
     ("Look at data", ("mount", "umount", "status", "versions")),
     ("Change data", ("diff", "push", "run", "restore", "overlay")),
-    ("Have data near", ("prefetch", "cache")),
+    ("Prepare data", ("prefetch", "cache")),
     ("Look after a store", ("verify", "archive", "unarchive")),
-    ("Set up, and find faults", ("doctor", "config", "install-helper")),
+    ("Set up and diagnose", ("doctor", "config", "install-helper")),
 )
 _EXAMPLES = """\
-  riafs mount /srv/store /mnt/lab          show a store; then ls, cp, … as anywhere
-  riafs versions '/srv/store#~study'       which versions there are
+  riafs mount /srv/store /mnt/lab          show a store; then use ls, cp, …
+  riafs versions '/srv/store#~study'       list its versions
   riafs umount /mnt/lab
 
-riafs COMMAND --help tells more of each, and so does the manual page riafs(1)."""
+riafs COMMAND --help and the manual page riafs(1) describe each command."""
 
 
 class _Whole(Parser):
@@ -162,24 +162,32 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_mount(_command(commands, "mount", "Mount a store, a dataset, collections, or a cluster."))
-    _add_umount(_command(commands, "umount", "Unmount riafs mounts, also dead ones."))
-    _add_status(_command(commands, "status", "Show what is mounted, and how each mount is doing."))
+    _add_umount(_command(commands, "umount", "Unmount riafs mounts, also those whose process was killed."))
+    _add_status(_command(commands, "status", "Show all mounts, their state and counters."))
     _add_versions(_command(commands, "versions", "List the branches, tags and newest commits of a dataset."))
     _add_push(_command(commands, "push", "Turn local changes into a commit in the store."))
-    _add_run(_command(commands, "run", "Run a command in a mount, and push what it changed with a record of it."))
-    _add_diff(_command(commands, "diff", "List local changes."))
-    _add_restore(_command(commands, "restore", "Drop local changes, so that what the store has is shown again."))
-    _add_overlay(
-        _command(commands, "overlay", "List, move, remove and recover the directories that local changes are kept in.")
+    _add_run(
+        _command(commands, "run", "Run a command in a mount, and push the files that it changed, with a run record.")
     )
-    _add_prefetch(_command(commands, "prefetch", "Read files and trees of mounts, so that they are in the caches."))
-    _add_cache(_command(commands, "cache", "Show, check, pin and evict what the block cache of this user holds."))
+    _add_diff(_command(commands, "diff", "List local changes."))
+    _add_restore(_command(commands, "restore", "Drop local changes: the mount shows the version in the store again."))
+    _add_overlay(
+        _command(commands, "overlay", "List, move, remove and recover overlays: the directories with local changes.")
+    )
+    _add_prefetch(
+        _command(
+            commands, "prefetch", "Read files and trees of mounts ahead, so that they are verified and in the cache."
+        )
+    )
+    _add_cache(_command(commands, "cache", "Show, check, pin and evict the contents of this user's block cache."))
     _add_verify(_command(commands, "verify", "Read everything a source holds; report what is damaged or missing."))
-    _add_doctor(_command(commands, "doctor", "Check this machine and, if given, a source; say what to do."))
-    _add_config(_command(commands, "config", "Show the settings a mount would have, and where each comes from."))
+    _add_doctor(
+        _command(commands, "doctor", "Check this machine and, if given, a source; give advice for each problem.")
+    )
+    _add_config(_command(commands, "config", "Show the settings of a mount, and the origin of each."))
     _add_archive(_command(commands, "archive", "Pack a dataset's loose objects into its 7z archive."))
     _add_unarchive(_command(commands, "unarchive", "Turn a dataset's archived keys into loose objects again."))
-    _add_install_helper(_command(commands, "install-helper", "Let mount(8) and /etc/fstab know the type riafs."))
+    _add_install_helper(_command(commands, "install-helper", "Make the type riafs known to mount(8) and /etc/fstab."))
     return parser
 
 
@@ -192,7 +200,7 @@ def _command(commands: "argparse._SubParsersAction[Parser]", name: str, what: st
         action="store_const",
         const=-1,
         default=argparse.SUPPRESS,
-        help="no progress and no remarks: failures, and what was asked for",
+        help="print only results and failures, no progress and no remarks",
     )
     parser.add_argument(
         "-v",
@@ -200,7 +208,7 @@ def _command(commands: "argparse._SubParsersAction[Parser]", name: str, what: st
         dest="verbosity",
         action=_Louder,
         default=argparse.SUPPRESS,
-        help="tell each step, and what is worth a line in a log; twice: everything, for finding faults",
+        help="print each step; twice: also everything that is logged, for finding faults",
     )
     return parser
 
@@ -235,8 +243,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="OPTION,…",
         action=_MountOptions,
         default=(),
-        help="the same options as below as mount(8) writes them: name=value, dashes as underscores; ro, nofail, "
-        "_netdev, x-systemd.… and mount(8)'s other words are accepted",
+        help="the options below in the form of mount(8): name=value, with underscores for dashes; ro, rw, nofail, "
+        "_netdev, x-systemd.… and other options of mount(8) are accepted",
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in OPTIONS:
@@ -255,14 +263,16 @@ def _add_flag(group: "argparse._ActionsContainer", option: Option) -> None:
 
 
 def _add_umount(parser: Parser) -> None:
-    parser.add_argument("directories", metavar="DIR", nargs="*", help="where something is mounted")
-    parser.add_argument("--all", action="store_true", help="everything of type riafs that this user may unmount")
-    parser.add_argument("--lazy", action="store_true", help="take it out of sight now, and end it with the last file")
-    parser.add_argument("--force", action="store_true", help="fail every request that is waiting, then unmount")
+    parser.add_argument("directories", metavar="DIR", nargs="*", help="the mountpoint (default: list the mounts)")
+    parser.add_argument("--all", action="store_true", help="all riafs mounts that this user may unmount")
+    parser.add_argument(
+        "--lazy", action="store_true", help="detach the directory now; the mount ends when its last file is closed"
+    )
+    parser.add_argument("--force", action="store_true", help="make all waiting requests fail, then unmount")
 
 
 def _add_status(parser: Parser) -> None:
-    parser.add_argument("directory", metavar="DIR", nargs="?", help="only what is mounted here")
+    parser.add_argument("directory", metavar="DIR", nargs="?", help="only the mount at this directory")
     _add_json(parser)
 
 
@@ -270,14 +280,14 @@ def _add_versions(parser: Parser) -> None:
     parser.add_argument(
         "source",
         metavar="PATH|SOURCE",
-        help="a file or directory in a mount, of which the commits that changed it are listed; or a dataset or a store "
-        "as for riafs mount. A NAME of the list can stand behind the @ of a source, and of a directory's name in "
-        "the mount of a store",
+        help="a file or directory in a mount, to list the commits that changed it; or a dataset or a store as for "
+        "riafs mount. Each NAME in the list can be used after the @ of a source, or after the @ of a dataset's "
+        "directory in a mount",
     )
     parser.add_argument(
         "-n", "--number", metavar="NUMBER", type=_number, default=10, help="how many commits are listed (default: 10)"
     )
-    parser.add_argument("--all", action="store_true", help="also the branches that git-annex has for itself")
+    parser.add_argument("--all", action="store_true", help="also list the internal branches of git-annex")
     _add_json(parser)
 
 
@@ -288,48 +298,50 @@ def _number(text: str) -> int:
 
 
 def _add_push(parser: Parser) -> None:
-    what = "only what is changed here: a file, a directory, or a dataset, also as ID or STORE#ID (default: everything)"
+    what = "push only the changes in this file, directory or dataset (also ID or STORE#ID; default: all changes)"
     _add_places(parser, what)
     message = parser.add_mutually_exclusive_group()
     message.add_argument(
-        "-m", "--message", metavar="TEXT", default="Changes made in a riafs mount", help="of the commit"
+        "-m", "--message", metavar="TEXT", default="Changes made in a riafs mount", help="message of the commit"
     )
-    message.add_argument("-F", "--message-file", metavar="FILE", help="take the message from a file")
+    message.add_argument("-F", "--message-file", metavar="FILE", help="read the message from a file")
     _add_author(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--branch", metavar="NAME", help="an existing branch to push to (default: the one that is shown)"
     )
-    where.add_argument("--as-branch", metavar="NAME", help="make a new branch of the changes")
+    where.add_argument("--as-branch", metavar="NAME", help="make a new branch with the changes")
     conflict = parser.add_mutually_exclusive_group()
+    conflict.add_argument("--ours", action="store_true", help="in a conflict, keep the local version of the files")
     conflict.add_argument(
-        "--ours", action="store_true", help="what was changed both here and in the store becomes what it is here"
-    )
-    conflict.add_argument(
-        "--theirs", action="store_true", help="… stays what it is in the store, and the change here is given up"
+        "--theirs", action="store_true", help="in a conflict, keep the version in the store, and drop the local change"
     )
     parser.add_argument(
         "--unfiltered",
         action="store_true",
-        help="push files as they are for which .gitattributes asks for a filter (filter=lfs, …), which is not run",
+        help="push files with a filter attribute (filter=lfs, …) unchanged; riafs runs no filters",
     )
     _add_dry_run(parser)
     _add_json(parser)
 
 
 def _add_author(parser: Parser) -> None:
-    parser.add_argument("--author", metavar="'NAME <ADDRESS>'", help="whose changes these are (default: as git has it)")
+    parser.add_argument(
+        "--author", metavar="'NAME <ADDRESS>'", help="author of the commit (default: git's user.name and user.email)"
+    )
 
 
 def _add_run(parser: Parser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="a directory in a dataset, in which the command is run")
+    parser.add_argument("directory", metavar="DIR", help="the directory in a dataset in which the command is run")
     parser.add_argument(
         "words",
         metavar="COMMAND",
         nargs="+",
-        help="a program and its arguments, behind --; or one word, which a shell is given",
+        help="a program and its arguments, after --; or a single word, which is run by a shell",
     )
-    parser.add_argument("-m", "--message", metavar="TEXT", help="of the commit (default: the beginning of the command)")
+    parser.add_argument(
+        "-m", "--message", metavar="TEXT", help="message of the commit (default: the beginning of the command)"
+    )
     _add_author(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="run the command, push nothing, and print the commit's message"
@@ -342,41 +354,43 @@ def _add_places(parser: Parser, what: str, number: str = "*") -> None:
     parser.add_argument(
         "--overlay",
         metavar="DIR",
-        help="the changes in this directory, which is not mounted; each PATH is one from the root of the source",
+        help="use this overlay, which is not mounted; each PATH is then relative to the root of the source",
     )
 
 
 def _add_diff(parser: Parser) -> None:
-    _add_places(parser, "only what is changed here (default: everything in the mount of the working directory)")
+    _add_places(
+        parser, "list only changes in this file or directory (default: all in the mount of the working directory)"
+    )
     _add_json(parser)
 
 
 def _add_restore(parser: Parser) -> None:
-    _add_places(parser, "a file, a directory or a dataset with everything in it", "+")
+    _add_places(parser, "a file, a directory or a dataset with all its files", "+")
 
 
 def _add_overlay(parser: Parser) -> None:
     _add_json(parser)
     parser.set_defaults(action="list")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=False, parser_class=Parser)
-    listing = _command(actions, "list", "what is kept where, the same as no action")
+    listing = _command(actions, "list", "list the overlays of this user; the same as no action")
     listing.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
-    move = _command(actions, "move", "give one that is not mounted another place")
-    remove = _command(actions, "remove", "remove one that is not mounted")
-    recover = _command(actions, "recover", "make one usable again of which a part was lost, and keep all of its data")
+    move = _command(actions, "move", "move an overlay that is not mounted")
+    remove = _command(actions, "remove", "remove an overlay that is not mounted")
+    recover = _command(actions, "recover", "make a damaged overlay usable again, keeping all of its data")
     for action in (move, remove, recover):
-        action.add_argument("directory", metavar="DIR", help="an overlay, as the list has it")
-    move.add_argument("target", metavar="NEW", help="where nothing is yet")
+        action.add_argument("directory", metavar="DIR", help="an overlay in the list")
+    move.add_argument("target", metavar="NEW", help="a path that does not exist yet")
     recover.add_argument(
-        "target", metavar="NEW", nargs="?", help="where data goes whose name is lost (default: DIR.recovered)"
+        "target", metavar="NEW", nargs="?", help="directory for data whose name is lost (default: DIR.recovered)"
     )
-    remove.add_argument("--force", action="store_true", help="even if there are changes, which are lost")
+    remove.add_argument("--force", action="store_true", help="remove it even if it has changes, which are lost")
 
 
 def _add_prefetch(parser: Parser) -> None:
     parser.add_argument("paths", metavar="PATH", nargs="+", help="a file or directory in a riafs mount")
     parser.add_argument(
-        "--jobs", metavar="NUMBER", type=_jobs, default=4, help="how many files are read at once (default: 4)"
+        "--jobs", metavar="NUMBER", type=_jobs, default=4, help="how many files are read at the same time (default: 4)"
     )
     _add_json(parser)
 
@@ -388,11 +402,11 @@ def _jobs(text: str) -> int:
 
 
 _CACHE_ACTIONS = (
-    ("status", "what is kept, the limits and the pins; the same as no action"),
+    ("status", "show size, limits and pins; the same as no action"),
     ("verify", "read all blocks and remove damaged ones; exit status 2 if there were any"),
-    ("evict", "remove the blocks of files and trees, with --all all of them, with neither what is over the limits"),
-    ("pin", "never evict the blocks of files and trees, also those to come; riafs prefetch reads them"),
-    ("unpin", "the blocks of files and trees, with --all those of everything, may be evicted again"),
+    ("evict", "remove the blocks of files and trees; with --all all blocks; with neither, blocks over the limits"),
+    ("pin", "never evict the blocks of files and trees, present and future ones; pinning reads nothing"),
+    ("unpin", "allow the blocks of files and trees, with --all of all of them, to be evicted again"),
 )
 
 
@@ -409,7 +423,7 @@ def _add_cache(parser: Parser) -> None:
             number = "+" if name == "pin" else "*"
             action.add_argument("paths", metavar="PATH", nargs=number, help="a file or directory in a riafs mount")
         if name in ("evict", "unpin"):
-            action.add_argument("--all", action="store_true", help="everything; what is pinned is not evicted")
+            action.add_argument("--all", action="store_true", help="all blocks; pinned blocks are not evicted")
     parser.set_defaults(given=(), action="status", paths=[], all=False)
 
 
@@ -431,17 +445,21 @@ def _add_verify(parser: Parser) -> None:
     parser.add_argument(
         "--all-replicas",
         action="store_true",
-        help="read every copy, and count the good ones, not only the first good one",
+        help="read all copies and count the good ones, instead of stopping at the first good one",
     )
     parser.add_argument(
         "--copies",
         metavar="NUMBER",
         type=_jobs,
-        help="how many good copies there should be, which implies --all-replicas (default: as many as the source asks "
-        "for, if it does)",
+        help="how many good copies there should be; implies --all-replicas (default: the number that a collection or "
+        "its cluster asks for)",
     )
     parser.add_argument(
-        "--jobs", metavar="NUMBER", type=_jobs, default=4, help="how many keys or blocks are read at once (default: 4)"
+        "--jobs",
+        metavar="NUMBER",
+        type=_jobs,
+        default=4,
+        help="how many keys or blocks are read at the same time (default: 4)",
     )
     _add_json(parser)
     parser.set_defaults(given=())
@@ -462,17 +480,17 @@ def _add_config(parser: Parser) -> None:
 
 def _add_archive(parser: Parser) -> None:
     _add_dataset(parser)
-    parser.add_argument("--older", metavar="DAYS", help="only objects whose files are older than so many days")
-    parser.add_argument("--larger", metavar="SIZE", help="only objects of more bytes than that (K, M, G, T are known)")
-    parser.add_argument("--smaller", metavar="SIZE", help="only objects of fewer bytes than that")
+    parser.add_argument("--older", metavar="DAYS", help="only objects whose files are older than this many days")
+    parser.add_argument("--larger", metavar="SIZE", help="only objects larger than this (units: K, M, G, T)")
+    parser.add_argument("--smaller", metavar="SIZE", help="only objects smaller than this")
     parser.add_argument(
         "--solid-block",
         metavar="SIZE",
         default="16M",
-        help="how much compressible content is compressed together (default: 16M); the rest is stored as it is",
+        help="how much content is compressed together (default: 16M); incompressible content is stored unchanged",
     )
     parser.add_argument(
-        "--prune", action="store_true", help="remove the loose objects that were read back out of the archive"
+        "--prune", action="store_true", help="remove loose objects after they were read back from the archive"
     )
     _add_dry_run(parser)
     _add_json(parser)
@@ -481,7 +499,9 @@ def _add_archive(parser: Parser) -> None:
 def _add_unarchive(parser: Parser) -> None:
     _add_dataset(parser)
     parser.add_argument(
-        "--remove-archive", action="store_true", help="remove the archive once all its keys are loose and read back"
+        "--remove-archive",
+        action="store_true",
+        help="remove the archive after all its keys were read back from loose objects",
     )
     _add_dry_run(parser)
     _add_json(parser)
@@ -492,18 +512,18 @@ def _add_dataset(parser: Parser) -> None:
 
 
 def _add_dry_run(parser: Parser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, say what would be done and saved")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing; show what would be done")
 
 
 def _add_install_helper(parser: Parser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--print", action="store_true", help="print the commands instead of running them")
-    what.add_argument("--remove", action="store_true", help="remove the links again, or the entry in PRUNEFS")
+    what.add_argument("--remove", action="store_true", help="remove the links, or the entry in PRUNEFS")
     parser.add_argument(
         "--prunefs",
         action="store_true",
-        help="instead of the links: fuse.riafs in PRUNEFS of /etc/updatedb.conf, so that updatedb, which works for "
-        "locate each day, does not walk through mounts",
+        help="instead of the links, add fuse.riafs to PRUNEFS in /etc/updatedb.conf, so that the daily updatedb of "
+        "locate does not walk through mounts",
     )
 
 
@@ -525,7 +545,7 @@ def build_helper_parser() -> Parser:
     parser.add_argument("-s", dest="sloppy", action="store_true", help="ignore unknown options")
     parser.add_argument("-f", dest="fake", action="store_true", help="check the arguments and do nothing")
     parser.add_argument("-n", action="store_true", help="accepted: riafs never writes /etc/mtab")
-    parser.add_argument("-v", action="store_true", help="tell where it was mounted")
+    parser.add_argument("-v", action="store_true", help="print where it was mounted")
     parser.add_argument("-r", dest="options", action="append_const", const="ro", help="the same as -o ro")
     parser.add_argument("-w", dest="options", action="append_const", const="rw", help="the same as -o rw")
     parser.add_argument("-N", metavar="NAMESPACE", help="accepted: mount(8) has entered the namespace already")

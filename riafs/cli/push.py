@@ -17,7 +17,7 @@ from riafs.daemon.listing import describe_outcome
 from riafs.daemon.pushing import Failure, Order, push_changes
 from riafs.daemon.unmounted import open_unmounted, overlay_source
 from riafs.errors import PushConflict, RiafsError, UsageError
-from riafs.formats.refs import valid_ref_name
+from riafs.formats.gitrepository import valid_ref_name
 from riafs.git.config import instead_of_rules
 from riafs.git.identity import author, committer
 from riafs.push.merging import Prefer

@@ -10,9 +10,11 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from riafs.cache.private import private_opener
+from riafs.children import run_again
 from riafs.cli.changes import Mounted, asked, locate
 from riafs.cli.main import complain
 from riafs.cli.push import push_mounted, pushed_lines, tell_conflict
@@ -20,7 +22,7 @@ from riafs.cli.render import print_json, printable
 from riafs.cli.running import run_command
 from riafs.daemon.pushing import Order
 from riafs.errors import Busy, GitError, OverlayFailed, PushConflict, RiafsError, UsageError
-from riafs.formats.gitwriting import Stamp
+from riafs.formats.gitobjects import Stamp
 from riafs.formats.runrecord import RunRecord, command_line, run_message
 from riafs.git.identity import author, committer
 from riafs.push.request import PushRequest
@@ -106,12 +108,10 @@ def _only(target: Mounted) -> bytes:
 
 
 def _datalad_id(top: str, environment: Mapping[str, str]) -> str | None:
-    """What DataLad calls the dataset; None where it has given it no id."""
+    """What DataLad calls the dataset; None where it has given it no id. Raises ProgramKilled."""
     command = ["git", "config", "--file", f"{top}/.datalad/config", "--get", "datalad.dataset.id"]
     try:
-        done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_GIT_SECONDS, check=False
-        )
+        done = run_again(command, environment=environment, seconds=_GIT_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return os.fsdecode(done.stdout).strip() or None
@@ -123,26 +123,24 @@ def _made(reply: Mapping[str, Any]) -> list[str]:
 
 def _ignored(top: str, paths: Sequence[str], environment: Mapping[str, str]) -> frozenset[str]:
     """Those of new `paths` that git would not add: git itself decides, by what the files of the mount say, and by what
-    the user's own configuration adds. Raises GitError.
+    the user's own configuration adds. Raises GitError, ProgramKilled.
     """
     if not paths:
         return frozenset()
     with tempfile.TemporaryDirectory() as directory:
+        for part in ("objects", "refs"):
+            os.mkdir(f"{directory}/{part}")
+        Path(directory, "HEAD").write_text("ref: refs/heads/none\n")  # a repository without anything, for git to run in
+        words = ["--git-dir", directory, "--work-tree", top, "check-ignore", "-z", "--stdin", "--no-index"]
         own = {name: value for name, value in environment.items() if not name.startswith("GIT_")}
         text = b"".join(os.fsencode(path) + b"\0" for path in paths)
-        for words, given in (
-            (["init", "--quiet", "--bare", "--template=", directory], b""),
-            (["--git-dir", directory, "--work-tree", top, "check-ignore", "-z", "--stdin", "--no-index"], text),
-        ):
-            try:
-                done = subprocess.run(
-                    ["git", *words], env=own, input=given, capture_output=True, check=False, timeout=_SECONDS, cwd=top
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise GitError(f"git cannot tell what {top} ignores: {error}") from error
-            if done.returncode not in (0, _NONE_IGNORED):
-                told = done.stderr.decode(errors="replace").strip()
-                raise GitError(f"git cannot tell what {top} ignores: {told}")
+        try:
+            done = run_again(["git", *words], environment=own, given=text, seconds=_SECONDS, cwd=top)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise GitError(f"git cannot tell what {top} ignores: {error}") from error
+        if done.returncode not in (0, _NONE_IGNORED):
+            told = done.stderr.decode(errors="replace").strip()
+            raise GitError(f"git cannot tell what {top} ignores: {told}")
     return frozenset(os.fsdecode(path) for path in done.stdout.split(b"\0") if path)
 
 

@@ -12,7 +12,7 @@ from riafs.cli.main import complain
 from riafs.cli.render import print_table
 from riafs.daemon.ask import ask
 from riafs.daemon.mounts import Mount, riafs_mounts
-from riafs.daemon.unmount import find_mount, unmount
+from riafs.daemon.unmount import LEAVING_SECONDS, find_mount, kept_by, unmount
 from riafs.errors import NotMounted, RiafsError, StoreTimeout, UsageError
 from riafs.settings import complete_environment
 
@@ -51,7 +51,7 @@ def _unmount(directory: str, arguments: argparse.Namespace) -> int:
         daemon = -1 if arguments.lazy or arguments.force else _daemon(status)
         try:
             unmount(mount, lazy=arguments.lazy, force=arguments.force)
-            _wait_for(daemon)
+            _wait_for(daemon, mount)
         finally:
             if daemon >= 0:
                 os.close(daemon)
@@ -82,9 +82,16 @@ def _daemon(status: Mapping[str, Any]) -> int:
     return -1
 
 
-def _wait_for(daemon: int) -> None:
-    """Wait until it has ended: until then it has the overlay, and what lies below may be in use."""
-    if daemon >= 0 and not select.select([daemon], [], [], _END_SECONDS)[0]:
+def _wait_for(daemon: int, mount: Mount) -> None:
+    """Wait until it has ended: until then it has the overlay, and what lies below may be in use. Where another mount
+    namespace keeps it, that may be for ever, so it is told instead.
+    """
+    if daemon < 0 or select.select([daemon], [], [], LEAVING_SECONDS)[0]:
+        return
+    reason = kept_by(mount.device)
+    if reason:
+        complain(f"{mount.mountpoint} is unmounted here, but its daemon goes on: {reason}")
+    elif not select.select([daemon], [], [], _END_SECONDS)[0]:
         complain(f"it is unmounted, but its daemon is still at work after {_END_SECONDS:g} s")
 
 

@@ -18,7 +18,7 @@ from riafs.counters import Counters
 from riafs.daemon.mounts import Mount, riafs_mounts
 from riafs.daemon.opening import opening_plan
 from riafs.errors import BadSource, NoSuchVersion, NotInStore, UsageError
-from riafs.formats.riaurl import RiaUrl, parse_source
+from riafs.formats.sources import RiaUrl, parse_ria_source
 from riafs.git.config import instead_of_rules
 from riafs.git.history import Version, VersionKind, abbreviated, named, newest
 from riafs.settings import complete_environment, load
@@ -95,7 +95,7 @@ def _in_mount(path: str, mount: Mount) -> tuple[RiaUrl, bytes]:
     """The dataset that a path is in at the commit that is shown there, or the store; and the path in the dataset."""
     if not mount.source.startswith(_OF_URL):
         raise UsageError(f"{path} is in a mount of {mount.source}: only datasets have versions")
-    store = parse_source(mount.source.removeprefix(_OF_URL))  # nothing is percent-encoded there
+    store = parse_ria_source(mount.source.removeprefix(_OF_URL))  # nothing is percent-encoded there
     dataset, commit = _attribute(path, "dataset"), _attribute(path, "commit")
     return replace(store, alias=None, dataset=dataset, version=commit), _attribute(path, "path") or b""
 

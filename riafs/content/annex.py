@@ -5,6 +5,7 @@ that is damaged, unreadable or of the wrong size is passed over, and the next on
 reader gets an error, which says what was tried.
 """
 
+import itertools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from riafs.content.shelf import PLACES, ArchiveShelf
 from riafs.content.specialforms import SpecialPlace
 from riafs.content.storages import Storages, StoredElsewhere
 from riafs.content.stored import stored_keys
+from riafs.content.unread import Unread
 from riafs.content.verifying import Checker, Claim, Opened, Verifier
 from riafs.errors import (
     CorruptContent,
@@ -35,12 +37,11 @@ from riafs.errors import (
     StoreDenied,
     StoreTimeout,
 )
-from riafs.formats.archivelinks import archive_links
+from riafs.formats.annex import Layout, likely_path, object_directories
+from riafs.formats.annexlogs import archive_links
 from riafs.formats.digests import checker
-from riafs.formats.hashdirs import likely_path, object_directories
 from riafs.formats.keys import Key
-from riafs.formats.layout import Layout
-from riafs.formats.remotelog import SpecialRemote, configured_uuid
+from riafs.formats.specialremotes import SpecialRemote, configured_uuid
 from riafs.storage.patience import waited_enough
 from riafs.storage.protocol import Storage
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
@@ -160,17 +161,62 @@ class AnnexContents:
         places tried.
         """
         attempt = _Attempt(key, self.verifier)
+        return self._watched(await self._verified(attempt, self.stored_places(key), user), key, user)
+
+    async def find(self, key: Key, user: Callable[[], str]) -> RangedBytes:
+        """The same, but an object that lies in the store as a file, and is served only after the whole of it was
+        verified, is found now and verified at the first read: see content/unread.
+        """
+        attempt = _Attempt(key, self.verifier)
+        places = self.stored_places(key)
+        for place in places:
+            if not isinstance(place, LoosePlace):
+                places = itertools.chain((place,), places)
+                break
+            found = await attempt.opened(place)
+            if found is not None:
+                if self.verifier.proves_whole(key, found.source.size):
+                    return self._unread(attempt, found, places, user)
+                return self._watched(await self._verified(attempt, places, user, found), key, user)
+        return self._watched(await self._verified(attempt, places, user), key, user)
+
+    def _unread(
+        self, attempt: "_Attempt", found: Opened, places: Iterator[Place], user: Callable[[], str]
+    ) -> RangedBytes:
+        left: list[Opened] = [found]
+
+        async def begin() -> RangedBytes:
+            if left:
+                content = await self._verified(attempt, places, user, left.pop())
+            else:  # that has failed; another copy may have come since
+                again = _Attempt(attempt.key, self.verifier)
+                content = await self._verified(again, self.stored_places(attempt.key), user)
+            return self._watched(content, attempt.key, user)
+
+        def leave() -> None:
+            for opened in left:
+                opened.source.close()
+
+        return Unread(found.source.size, begin, leave)
+
+    async def _verified(
+        self, attempt: "_Attempt", places: Iterator[Place], user: Callable[[], str], found: Opened | None = None
+    ) -> RangedBytes:
+        """Content from what was `found`, from one of `places`, or from elsewhere in the store. Raises as `open`."""
+        content, key = None, attempt.key
         try:
             claim = await self.claim(key)
-            content = await attempt.at_any(self.stored_places(key), claim)
+            if found is not None:
+                content = await attempt.admitted(found, claim)
+            if content is None:
+                content = await attempt.at_any(places, claim)
             if content is None:
                 content = await attempt.at_any(await self.special_places(key), claim)
         except RiafsError as problem:  # the git-annex branch cannot be read
             attempt.problems.append(problem)
-            content = None
         if content is None:
             raise self._report(key, attempt.failure(user()))
-        return self._watched(content, key, user)
+        return content
 
     def _watched(self, content: RangedBytes, key: Key, user: Callable[[], str]) -> RangedBytes:
         if isinstance(content, MemoryBytes):
@@ -225,8 +271,13 @@ class AnnexContents:
         except (OutsideStore, StoreDenied):  # whoever reads from there hears of it
             return [False] * len(paths)
 
-    async def attributes(self, key: Key) -> Mapping[str, bytes]:
-        """``where`` (place that would be read), ``verified`` (``yes``, ``no``), ``error`` (what went wrong last)."""
+    async def attributes(self, key: Key, name: str | None = None) -> Mapping[str, bytes]:
+        """``where`` (place that would be read), ``verified`` (``yes``, ``no``), ``error`` (what went wrong last).
+
+        `name`: the only attribute that is wanted; for another one nothing is looked for.
+        """
+        if name not in (None, "where", "verified", "error"):
+            return {}
         known: dict[str, bytes] = {}
         problem = self._problems.get(key.serialised)
         if problem is not None:
@@ -236,9 +287,12 @@ class AnnexContents:
             opened = await attempt.opened(place)
             if opened is not None:
                 opened.source.close()
-                remembered = opened.evidence is not None and await memory.is_good(opened.evidence, key.serialised)
-                good = remembered or opened.checked_as == key.serialised
-                return known | {"where": opened.place.encode(), "verified": b"yes" if good else b"no"}
+                known["where"] = opened.place.encode()
+                if name in (None, "verified"):
+                    remembered = opened.evidence is not None and await memory.is_good(opened.evidence, key.serialised)
+                    good = remembered or opened.checked_as == key.serialised
+                    known["verified"] = b"yes" if good else b"no"
+                return known
         try:
             special = await self.special_places(key)
         except RiafsError as unreadable:  # the git-annex branch
@@ -263,7 +317,7 @@ class _Attempt:
     """One reader's way through the places of a key."""
 
     def __init__(self, key: Key, verifier: Verifier) -> None:
-        self._key = key
+        self.key = key
         self.verifier = verifier
         self.problems: list[RiafsError] = []
         self._probed: list[Place] = []
@@ -291,9 +345,9 @@ class _Attempt:
             waited_enough()
 
     def _known_bad(self, opened: Opened) -> CorruptContent | None:
-        key, size = self._key.serialised, opened.source.size
+        key, size = self.key.serialised, opened.source.size
         shown = key.decode(errors="replace")
-        if self._key.size not in (None, size):
+        if self.key.size not in (None, size):
             problem = f"the copy of key {shown} in {opened.place} has {size} bytes"
             if opened.evidence is None or not self.verifier.memory.is_bad(opened.evidence, key):
                 self.verifier.counters.keys_corrupt += 1
@@ -308,8 +362,10 @@ class _Attempt:
     async def at(self, place: Place, claim: Claim) -> RangedBytes | None:
         """Content from `place`, None if another place has to be tried."""
         opened = await self.opened(place)
-        if opened is None:
-            return None
+        return None if opened is None else await self.admitted(opened, claim)
+
+    async def admitted(self, opened: Opened, claim: Claim) -> RangedBytes | None:
+        """Content from what was opened, None if another place has to be tried."""
         try:
             content = await self.verifier.admit(opened, claim)
         except RiafsError as problem:
@@ -328,7 +384,7 @@ class _Attempt:
 
     def failure(self, user: str) -> RiafsError:
         """Why nothing could be read, as the most telling of the problems met."""
-        key = self._key.serialised.decode(errors="replace")
+        key = self.key.serialised.decode(errors="replace")
         kinds = (EncryptedContent, StoreTimeout, StoreDenied, CorruptContent, RiafsError)
         for kind in kinds:
             for problem in self.problems:

@@ -7,6 +7,7 @@ archive's copies the first counts out of which the right bytes come. What has no
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -14,10 +15,11 @@ import trio
 from riafs.archive.archive import ArchiveTools
 from riafs.cache.blocks_file import annex_content
 from riafs.cache.temporary import temporary_file
+from riafs.children import ATTEMPTS
 from riafs.content.places import Place
 from riafs.content.verifying import Opened
-from riafs.errors import CorruptContent, NotInStore, RiafsError, StoreError, StoreTimeout
-from riafs.formats.archivelinks import ArchiveLink
+from riafs.errors import CorruptContent, NotInStore, ProgramKilled, RiafsError, StoreError, StoreTimeout
+from riafs.formats.annexlogs import ArchiveLink
 from riafs.formats.digests import checker
 from riafs.formats.keys import Key
 from riafs.storage.files import FileBytes
@@ -91,12 +93,18 @@ class LinkedMember:
         extractor = self.tools.workshop.extractor
         with trio.move_on_after(extractor.deadline):
             async with self.tools.members:
-                decoder = await extractor.start_member(archive, self.link.path, size, self.name)
-                try:
-                    return await self._written(decoder.decode, size)
-                finally:
-                    decoder.close()
+                for _ in range(ATTEMPTS - 1):
+                    with suppress(ProgramKilled):
+                        return await self._decoded(archive, size)
+                return await self._decoded(archive, size)
         raise StoreTimeout(f"{self.name} took more than {extractor.deadline:g} s to read")
+
+    async def _decoded(self, archive: RangedBytes, size: int) -> FileBytes:
+        decoder = await self.tools.workshop.extractor.start_member(archive, self.link.path, size, self.name)
+        try:
+            return await self._written(decoder.decode, size)
+        finally:
+            decoder.close()
 
     async def _written(self, decode: Callable[[int], Awaitable[bytes]], size: int) -> FileBytes:
         digest, left = checker(self.key), size

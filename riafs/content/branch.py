@@ -5,10 +5,20 @@ is not on the branch says nothing; one that is there and cannot be read is an er
 """
 
 from riafs.errors import NoSuchVersion
-from riafs.formats.annexbranch import CHUNKS, DIFFERENCE_LOG, EQUIVALENT_KEYS, WEB, Tuning, parse_difference_log
+from riafs.formats.annexlogs import (
+    CHUNKS,
+    DIFFERENCE_LOG,
+    EQUIVALENT_KEYS,
+    WEB,
+    ChunkedCopy,
+    Tuning,
+    equivalent_keys,
+    live_infos,
+    parse_chunk_log,
+    parse_difference_log,
+)
 from riafs.formats.keys import Key
-from riafs.formats.presence import ChunkedCopy, equivalent_keys, live_infos, parse_chunk_log
-from riafs.formats.remotelog import SpecialRemote, parse_remote_log
+from riafs.formats.specialremotes import SpecialRemote, parse_remote_log
 from riafs.git.repository import Repository
 
 _MAX_LOG = 4 << 20

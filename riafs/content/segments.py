@@ -17,7 +17,7 @@ from riafs.content.parts import Copy
 from riafs.content.readingahead import ReadAhead
 from riafs.errors import MalformedLocator, ShortRead
 from riafs.formats.locators import Locator
-from riafs.formats.manifests import NO_BLOCK, Manifest, Segment
+from riafs.formats.manifests.manifest import NO_BLOCK, Manifest, Segment
 from riafs.storage.patience import Turns
 from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 

@@ -14,9 +14,8 @@ from riafs.archive.openpgp import Decryptor
 from riafs.content.chunks import Chunks
 from riafs.content.verifying import Opened
 from riafs.errors import EncryptedContent, NotInStore
-from riafs.formats.encryption import SharedCipher, encrypted_key, shared_cipher
 from riafs.formats.keys import Key
-from riafs.formats.remotelog import SpecialRemote
+from riafs.formats.specialremotes import SharedCipher, SpecialRemote, encrypted_key, shared_cipher
 from riafs.storage.concat import Concatenated
 from riafs.storage.ranged import RangedBytes
 

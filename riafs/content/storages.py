@@ -19,7 +19,7 @@ from riafs.content.verifying import Opened
 from riafs.errors import NotInStore
 from riafs.formats.keys import Key
 from riafs.formats.names import valid_name
-from riafs.formats.remotelog import SpecialRemote, is_ora, storage_remotes
+from riafs.formats.specialremotes import SpecialRemote, is_ora, storage_remotes
 from riafs.storage.ranged import RangedBytes
 
 StoredPlaces = Callable[[Key], Iterator[Place]]

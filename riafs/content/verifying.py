@@ -21,6 +21,8 @@ from riafs.content.beside import HashedBeside, Hashing
 from riafs.content.inplace import InPlace, Seal, Sealed, identity_of, is_fresh, is_only_touched, rested, versioned
 from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent
+from riafs.formats.digests import verifiable
+from riafs.formats.keys import Key
 from riafs.storage.blocking import BlockingRead, blocking_read
 from riafs.storage.files import Identity
 from riafs.storage.patience import Patience, of_no_request
@@ -134,6 +136,11 @@ class Verifier:
         assert evidence is not None
         await rested(opened.source)
         return self._hashed_beside(opened, evidence, claim, checker)
+
+    def proves_whole(self, key: Key, size: int) -> bool:
+        """Whether a loose object of `key` with `size` bytes is served only after the whole of it was proven right."""
+        whole = self._policy is Verify.ALWAYS or (self._policy is Verify.AUTO and size <= WHOLE_BEFORE_FIRST_BYTE)
+        return whole and key.backend != b"VURL" and verifiable(key)
 
     @staticmethod
     def _is_whole_first(opened: Opened) -> bool:

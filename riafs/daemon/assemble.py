@@ -17,7 +17,7 @@ from riafs.daemon.mounts import shown_source
 from riafs.daemon.opening import opening_plan
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.servable import Servable
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.sources import RiaUrl
 from riafs.fuse.presentation import Presentation
 from riafs.fuse.session import KernelOptions, Session
 from riafs.settings import show_settings

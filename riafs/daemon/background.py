@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
@@ -37,10 +37,10 @@ class Announce(Protocol):
         """It gets on with `what`, which takes long ("the overlay /x is being opened")."""
 
 
-def start(work: Callable[[Announce], None], *, keep: int | None = None, seconds: float = START_SECONDS) -> int:
+def start(work: Callable[[Announce], None], *, keep: Sequence[int] = (), seconds: float = START_SECONDS) -> int:
     """Run `work` in a new session; return its process id once it has called what it is given.
 
-    `keep`: a descriptor that the child needs besides its pipe. Raises the RiafsError that `work` raised, StoreTimeout
+    `keep`: descriptors that the child needs besides its pipe. Raises the RiafsError that `work` raised, StoreTimeout
     when nothing was heard of it for `seconds`, MountFailed if the child dies without a word. The child never returns
     from here.
     """
@@ -129,7 +129,7 @@ class _Announcement:
 class _Child:
     """The child's side. What libfuse and fusermount3 write to standard error is kept until the mount is ready."""
 
-    def __init__(self, writer: int, keep: int | None) -> None:
+    def __init__(self, writer: int, keep: Sequence[int]) -> None:
         self._writer = writer
         self._quiet_until = 0.0
         os.setsid()
@@ -137,7 +137,7 @@ class _Child:
         self._said = os.memfd_create("stderr")
         for number, target in ((0, self._null), (1, self._null), (2, self._said)):
             os.dup2(target, number)
-        _close_all_but({0, 1, 2, writer, self._null, self._said, keep})
+        _close_all_but({0, 1, 2, writer, self._null, self._said, *keep})
 
     def run(self, work: Callable[[Announce], None]) -> NoReturn:
         """Run `work` to its end, report, and exit without the starter's clean-ups."""
@@ -180,7 +180,7 @@ class _Child:
         return f" ({last})" if last else ""
 
 
-def _close_all_but(kept: set[int | None]) -> None:
+def _close_all_but(kept: set[int]) -> None:
     """Close what the starter had open, so that no pipe of its caller waits for the mount's end."""
     for number in [int(name) for name in os.listdir("/proc/self/fd")]:
         if number not in kept:

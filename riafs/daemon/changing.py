@@ -18,8 +18,8 @@ from riafs.daemon.pushing import Failure, Order, Tell, push_changes
 from riafs.daemon.recording import Recordings
 from riafs.daemon.requests import text, texts
 from riafs.errors import Busy, UsageError
-from riafs.formats.gitwriting import Stamp
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.gitobjects import Stamp
+from riafs.formats.sources import RiaUrl
 from riafs.push.merging import Prefer
 from riafs.push.opening import obstacle
 from riafs.push.request import PushRequest

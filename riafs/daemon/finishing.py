@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from riafs.errors import MissingObject, PushConflict, SourceNotFound
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.sources import RiaUrl
 from riafs.git.repository import Repository
 from riafs.overlay.announcing import Announced
 from riafs.overlay.changes import Base

@@ -7,6 +7,7 @@ time, out of sight.
 
 import logging
 import os
+import select
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,13 +19,13 @@ import trio
 from riafs.counters import Counters
 from riafs.daemon import control, logs
 from riafs.daemon.mountpoint import is_passed_device
-from riafs.daemon.mounts import Mount, mount_at
+from riafs.daemon.mounts import Mount, all_mounts, mount_at
 from riafs.daemon.notify import Notifier
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.readahead import set_readahead
 from riafs.daemon.servable import Servable
 from riafs.daemon.stacks import describe_stacks
-from riafs.daemon.unmount import unmount
+from riafs.daemon.unmount import LEAVING_SECONDS, kept_by, unmount
 from riafs.daemon.version import version
 from riafs.errors import Interrupted, MountFailed, RiafsError, StoreTimeout
 from riafs.settings import typed_settings
@@ -148,6 +149,7 @@ class _Life:
             self._state.mount = await self._answering_mount()
             set_readahead(self._state.mount.device, self._plan.settings.readahead)
             await nursery.start(self._control, self._state.mount, servable)
+            Background(nursery, self._counters).start_soon(self._tell_who_keeps, self._state.mount)
         if self._notifier.watchdog_seconds:
             Background(nursery, self._counters).keep_running(self._feed_watchdog)
         self._announce()
@@ -251,6 +253,18 @@ class _Life:
             "counters": self._counters.as_dict(),
             "recent_errors": len(self._recent.lines()),
         }
+
+    async def _tell_who_keeps(self, mount: Mount) -> None:
+        """Log what keeps this process after the unmount: copies of the mount in other mount namespaces."""
+        with open("/proc/self/mountinfo", "rb") as table, select.epoll() as changes:  # noqa: ASYNC230  # the kernel's
+            changes.register(table, select.EPOLLPRI)  # proc_pid_mounts(5); plain readable it is always
+            while any(each.device == mount.device for each in all_mounts()):
+                await trio.lowlevel.wait_readable(changes.fileno())
+                changes.poll(0)
+                await trio.sleep(LEAVING_SECONDS)  # by then this process is gone mostly, or others have mounted more
+        reason = await trio.to_thread.run_sync(kept_by, mount.device, abandon_on_cancel=True)
+        if reason:
+            _log.warning("%s is unmounted, but has to be served further: %s", mount.mountpoint, reason)
 
     async def _feed_watchdog(self) -> None:
         """Twice in each interval; that this task runs is what shows that the event loop does."""

@@ -73,6 +73,27 @@ def riafs_mounts() -> tuple[Mount, ...]:
     return tuple(mount for mount in all_mounts() if mount.type == TYPE)
 
 
+def copies_of(device: str) -> list[tuple[int, str]]:
+    """Processes in whose mount namespaces a device is mounted, with where; one a namespace, as far as one may look.
+
+    Such copies are made by unshare(1), containers and services with ``PrivateMounts=``; an unmount here leaves them.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            namespace = os.readlink(f"/proc/{process}/ns/mnt")
+            if namespace in found:
+                continue
+            with open(f"/proc/{process}/mountinfo", "rb") as file:
+                mounts = parse_mountinfo(file.read())
+        except OSError:  # it has ended, or is another user's
+            continue
+        places = [mount.mountpoint for mount in mounts if mount.device == device and mount.type == TYPE]
+        if places:
+            found[namespace] = int(process), places[0]
+    return list(found.values())
+
+
 def mount_at(path: str) -> Mount | None:
     """What is mounted at exactly this absolute path without symbolic links, or None."""
     found = [mount for mount in all_mounts() if mount.mountpoint == path]

@@ -8,10 +8,9 @@ from riafs.cache.blocks_eviction import DiskLimits
 from riafs.content.verifying import Verify
 from riafs.daemon.archivepassword import archive_password
 from riafs.daemon.arvadosaccess import arvados_access, proxies
-from riafs.formats.keepurl import ArvadosUrl, KeepUrl
-from riafs.formats.riaurl import RiaUrl
-from riafs.formats.sources import Source
+from riafs.formats.sources import ArvadosUrl, KeepUrl, RiaUrl, Source
 from riafs.settings import Settings
+from riafs.storage.spill import SpilledText
 from riafs.vfs import assembly
 from riafs.vfs.keepplan import KeepPlan
 
@@ -21,7 +20,7 @@ def opening_plan(
     settings: Settings,
     environment: Mapping[str, str],
     rules: tuple[tuple[str, str], ...],
-    manifest: bytes | None,
+    manifest: SpilledText | None,
 ) -> assembly.Plan:
     """What `assembly` has to know. `rules`: the user's insteadOf rules, (base, prefix) each. `manifest`: what came on
     standard input, if the source asks for it. Raises UsageError for a file with a secret that others may read, …
@@ -44,7 +43,7 @@ def opening_plan(
 
 
 def _keep_plan(
-    source: KeepUrl | ArvadosUrl, settings: Settings, environment: Mapping[str, str], manifest: bytes | None
+    source: KeepUrl | ArvadosUrl, settings: Settings, environment: Mapping[str, str], manifest: SpilledText | None
 ) -> KeepPlan:
     host = source.host if isinstance(source, ArvadosUrl) else None
     access = arvados_access(environment, settings.token_file, host)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence, Set
 
 from riafs.errors import UsageError
-from riafs.formats.paths import below, is_in, is_in_one, parents_of
+from riafs.formats.names import below, is_in, is_in_one, parents_of
 from riafs.overlay.changes import Change, ChangeKind
 from riafs.slices import Sliced
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from riafs.formats.sources import Source
 from riafs.settings import Directories, Settings
+from riafs.storage.spill import SpilledText
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,5 +23,5 @@ class MountPlan:
     """(base, prefix) of the user's ``url.<base>.insteadOf`` rules; already applied to `source`."""
     by_mount: bool = False
     """Whether mount(8) asks, for a line of /etc/fstab or a person."""
-    manifest: bytes | None = field(default=None, repr=False)
+    manifest: SpilledText | None = field(default=None, repr=False)
     """The manifest that came on standard input, where `source` has its manifest from there."""

@@ -14,8 +14,8 @@ import trio
 from riafs.daemon.finishing import finish_killed
 from riafs.daemon.places import select
 from riafs.errors import PushConflict, RiafsError
-from riafs.formats.paths import parents_of
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.names import parents_of
+from riafs.formats.sources import RiaUrl
 from riafs.overlay.changes import NOTHING, Base, Carried, Change, ChangeKind
 from riafs.overlay.store import Overlay
 from riafs.push.destination import open_destination

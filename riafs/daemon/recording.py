@@ -13,8 +13,8 @@ from typing import Any
 from riafs.daemon.control import ASKED_BY, Command, Request
 from riafs.daemon.requests import number, text
 from riafs.errors import UsageError
-from riafs.formats.paths import below, is_in, joined
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.names import below, is_in, joined
+from riafs.formats.sources import RiaUrl
 from riafs.overlay.changes import Change, ChangeKind
 from riafs.push.opening import open_for_pushing
 from riafs.slices import Pauses, Sliced, in_slices

@@ -10,14 +10,18 @@ import errno
 import glob
 import os
 import pwd
+import shlex
 import subprocess
 
+from riafs.children import run_again
 from riafs.daemon.bounded import call_in_child
-from riafs.daemon.mounts import TYPE, Mount, all_mounts, is_at_or_below, mount_at, resolve
+from riafs.daemon.mounts import TYPE, Mount, all_mounts, copies_of, is_at_or_below, mount_at, resolve
 from riafs.errors import MissingProgram, MountpointError, NotMounted, StoreTimeout
 
 _MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
 _SECONDS = 20.0
+LEAVING_SECONDS = 1.0
+"""In which a daemon has left after the unmount, where nothing keeps it."""
 _PROBE_SECONDS = 2.0
 _NAMED = 5
 
@@ -47,7 +51,8 @@ def is_dead(mount: Mount) -> bool:
 def unmount(mount: Mount, *, lazy: bool = False, force: bool = False) -> None:
     """Unmount. `lazy`: out of sight at once, ended with its last open file; `force`: waiting requests fail first.
 
-    A dead mount that is still in use is detached lazily. Raises MountpointError for one that is busy or not ours.
+    A dead mount that is still in use is detached lazily. Raises MountpointError for one that is busy or not
+    ours, ProgramKilled where others end fusermount3 again and again.
     """
     if os.geteuid() not in (0, mount.owner):
         raise MountpointError(
@@ -59,7 +64,7 @@ def unmount(mount: Mount, *, lazy: bool = False, force: bool = False) -> None:
     if os.geteuid() == 0:
         _umount2(mount.mountpoint, (_MNT_DETACH if lazy else 0) | (_MNT_FORCE if force else 0))
     else:
-        _unmount_as_user(mount.mountpoint, lazy=lazy)
+        _unmount_as_user(mount, lazy=lazy)
 
 
 def _called(uid: int) -> str:
@@ -90,22 +95,22 @@ def _umount2(mountpoint: str, flags: int) -> None:
     raise MountpointError(f"cannot unmount {mountpoint}: {os.strerror(code)}")
 
 
-def _unmount_as_user(mountpoint: str, *, lazy: bool) -> None:
+def _unmount_as_user(mount: Mount, *, lazy: bool) -> None:
+    mountpoint = mount.mountpoint
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_SECONDS, text=True
-        )
+        done = run_again(command, seconds=_SECONDS)
     except FileNotFoundError as error:
         raise MissingProgram("fusermount3 is not installed (Debian: apt install fuse3)") from error
     except subprocess.TimeoutExpired as error:
         raise MountpointError(f"fusermount3 did not unmount {mountpoint} in {_SECONDS:g} s") from error
-    if done.returncode == 0:
+    if done.returncode == 0 or mount not in all_mounts():  # one that was killed may have done it
         return
-    if "busy" in done.stderr:
+    said = done.stderr.decode(errors="replace").strip()
+    if "busy" in said:
         raise _busy(mountpoint)
-    hint = "; root can make it: ln -s ../proc/self/mounts /etc/mtab" if "/etc/mtab" in done.stderr else ""
-    raise MountpointError(f"cannot unmount {mountpoint}: {done.stderr.strip() or 'fusermount3 failed'}{hint}")
+    hint = "; root can make it: ln -s ../proc/self/mounts /etc/mtab" if "/etc/mtab" in said else ""
+    raise MountpointError(f"cannot unmount {mountpoint}: {said or 'fusermount3 failed'}{hint}")
 
 
 def _busy(mountpoint: str) -> MountpointError:
@@ -135,6 +140,15 @@ def users_of(mountpoint: str) -> list[str]:
             if is_at_or_below(file.read().strip(), mountpoint):
                 found.append(f"/dev/{path.split('/')[3]} is a file of it")
     return found
+
+
+def kept_by(device: str) -> str:
+    """Why an unmounted file system is still served, with the way out: copies in other mount namespaces. "" for none."""
+    return "; ".join(
+        f"{_name_of(str(process))} (process {process}) has a copy of the mount at {place} in a mount namespace of its "
+        f"own: it ends with that process, or by nsenter -m -t {process} umount {shlex.quote(place)}"
+        for process, place in copies_of(device)
+    )
 
 
 def _how_it_uses(process: str, mountpoint: str) -> str:

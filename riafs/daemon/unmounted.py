@@ -8,8 +8,7 @@ from dataclasses import replace
 from riafs.counters import Counters
 from riafs.daemon.opening import opening_plan
 from riafs.errors import OverlayFailed
-from riafs.formats.riaurl import RiaUrl
-from riafs.formats.sources import parse_source
+from riafs.formats.sources import RiaUrl, parse_source
 from riafs.overlay.places import Ownership
 from riafs.overlay.store import recorded_source
 from riafs.settings import Settings

@@ -1,4 +1,9 @@
-"""Columns that may grow beyond memory: what a large listing is made of, its older parts in pages elsewhere.
+"""Columns: what a listing of many members is kept in, in memory as it was parsed or on disk as it was saved.
+
+Owns the names and element types of all columns of a listing. An archive of a whole keystore has millions of members, so
+nothing is an object per member, and a saved listing is used where it lies, without being read as a whole.
+
+Columns that may grow beyond memory: what a large listing is made of, its older parts in pages elsewhere.
 
 A column is numbers of one type by position. While it grows, its end is an array; once that has `_AT_FIRST` bytes, whole
 groups of pages are handed to `Pages`, and read back one page at a time. What stays small is an array all its life.
@@ -6,11 +11,26 @@ groups of pages are handed to `Pages`, and read back one page at a time. What st
 
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Protocol, overload
 
-from riafs.formats.sevenzip_table import Column
+
+class Column(Protocol):
+    """Unsigned numbers by position: an array, bytes, or a part of a file."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    @overload
+    def __getitem__(self, position: int, /) -> int: ...
+    @overload
+    def __getitem__(self, position: slice, /) -> Sequence[int]: ...
+    def __iter__(self) -> Iterator[int]:
+        """All of them in order."""
+
+
+NamedColumns = Mapping[str, Column]
 
 PAGE = 16 << 10
 _GROUP = 16 * PAGE
@@ -28,7 +48,7 @@ class Pages(Protocol):
         """A page, in any thread."""
 
 
-class Growing:
+class GrowingColumn:
     """A column in the making. `code`: the element's type as in the module `array`; `pages`: None for memory only."""
 
     __slots__ = ("_code", "_firsts", "_most", "_pages", "_tail")
@@ -136,8 +156,8 @@ class GrowingNames:
     __slots__ = ("_block", "_ends")
 
     def __init__(self, pages: Pages | None) -> None:
-        self._block = Growing("B", pages)
-        self._ends = Growing("Q", pages)
+        self._block = GrowingColumn("B", pages)
+        self._ends = GrowingColumn("Q", pages)
 
     def extend(self, names: Sequence[bytes]) -> None:
         """More names."""
@@ -147,12 +167,12 @@ class GrowingNames:
             self._ends.extend(ends)
             self._block.extend(b"".join(names))
 
-    def settled(self) -> "Names":
+    def settled(self) -> "PagedNames":
         """The names, none of which is added any more."""
-        return Names(self._block.settled(), self._ends.settled())
+        return PagedNames(self._block.settled(), self._ends.settled())
 
 
-class Names(Sequence[bytes]):
+class PagedNames(Sequence[bytes]):
     """Names by position."""
 
     __slots__ = ("_block", "_ends")

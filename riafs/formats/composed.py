@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from riafs.errors import MalformedComposition
-from riafs.formats.manifests_names import PATH, possible, unescaped
+from riafs.formats.manifests.text import PATH, possible, unescaped
 from riafs.formats.names import MAX_NAME
 from riafs.formats.text import shown
 

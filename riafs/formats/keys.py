@@ -8,11 +8,15 @@ file name can be (255 bytes): such a key is parsed like any other and is simply 
 """
 
 import re
+from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from riafs.errors import MalformedKey
 from riafs.formats.text import shown
 
+DEFAULT_BACKEND = b"SHA256E"
+"""git-annex's, where a dataset says nothing."""
 MAX_KEY = 4096
 MAX_NUMBER = 2**63 - 1
 MAX_EXTENSION = 64
@@ -135,3 +139,25 @@ def valid_extension(backend: bytes, name: bytes) -> bool:
         return True
     dot = name.find(b".")
     return dot < 0 or len(name) - dot <= MAX_EXTENSION
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionRules:
+    """How much of a name counts as extension: ``annex.maxextensionlength``, ``annex.maxextensions``."""
+
+    length: int = 4
+    """Bytes of one component."""
+    count: int = 2
+    """Components."""
+
+
+def file_extension(name: bytes, rules: ExtensionRules) -> bytes:
+    """What a key of an ``E`` backend keeps of a file's name, its dot included: ``.nii.gz`` of ``a.nii.gz``."""
+    components = name.rpartition(b"/")[2].lstrip(b".").split(b".")[1:]
+    short = takewhile(lambda component: len(component) <= rules.length, reversed(components))
+    kept = list(islice((component for component in short if all(map(_allowed, component))), rules.count))
+    return b"".join(b"." + component for component in reversed(kept) if component)
+
+
+def _allowed(byte: int) -> bool:
+    return byte >= 0x80 or bytes((byte,)).isalnum()

@@ -3,12 +3,24 @@
 A hint is a capital letter and what belongs to it: ``+A…@…`` is the permission to read the block until a time, ``+R…``
 the same for a block of another cluster, ``+K…`` a place to look at. Hints belong to a reader and a time, not to the
 content.
+
+What Arvados calls its records and their content: uuids and portable data hashes (Arvados' API documentation).
+
+Portable data hashes: ``md5+length`` of a manifest's text without the hints of its locators.
+
+Nothing else is changed before hashing, neither the order nor how names are written, so that equal trees may have
+different hashes (Arvados' documentation of manifests).
+
+In which order the places of a block are tried: rendezvous hashing, so that all look first where it was written.
+
+Clients order services one way, keepstore its volumes another (both as in Arvados' sources).
 """
 
+import hashlib
 import re
 from typing import NamedTuple
 
-from riafs.errors import MalformedLocator
+from riafs.errors import MalformedLocator, MalformedManifest
 from riafs.formats.text import shown
 
 MAX_BLOCK = 1 << 26
@@ -70,3 +82,96 @@ def parse_locator(text: bytes) -> Locator:
     if size > MAX_SIZE:
         raise MalformedLocator(f"locator {shown(text)} is for more than {MAX_SIZE} bytes")
     return Locator(match[1], size, tuple(match[3][1:].split(b"+")) if match[3] else ())
+
+
+_UUID = re.compile(rb"[0-9a-z]{5}-([0-9a-z]{5})-[0-9a-z]{15}")
+_HASH = re.compile(rb"[0-9a-f]{32}\+(?:0|[1-9][0-9]{0,18})")
+_COLLECTION, _PROJECT = b"4zz18", (b"j7d0g", b"tpzed")
+
+
+def is_portable_data_hash(text: bytes) -> bool:
+    """Whether `text` is the name of a collection by its content.
+
+    >>> is_portable_data_hash(b"d41d8cd98f00b204e9800998ecf8427e+0")
+    True
+    """
+    return _HASH.fullmatch(text) is not None
+
+
+def is_collection_uuid(text: bytes) -> bool:
+    """Whether `text` is the uuid of a collection."""
+    return _kind(text) == _COLLECTION
+
+
+def is_project_uuid(text: bytes) -> bool:
+    """Whether `text` is the uuid of a project, or of a user, who has a home project."""
+    return _kind(text) in _PROJECT
+
+
+def is_identifier(text: bytes) -> bool:
+    """Whether `text` can be looked up where collections and projects are found by uuid or portable data hash."""
+    return is_portable_data_hash(text) or is_collection_uuid(text) or is_project_uuid(text)
+
+
+def _kind(text: bytes) -> bytes:
+    match = _UUID.fullmatch(text)
+    return b"" if match is None else match[1]
+
+
+_MAX_ITEM = 4 << 20
+# A locator with hints; no first item of a line, and no token, which has a colon.
+_HINTS = re.compile(rb"( [^ :+\n]*+\+[0-9]++)\+[^ :\n]*+(?=[ \n])")
+
+
+class PortableHash:
+    """The hash of a text that comes in parts: with `update` whole items and lines, with `feed` cut anywhere."""
+
+    def __init__(self) -> None:
+        self._md5 = hashlib.md5()
+        self._length = 0
+        self._rest = b""
+        self._in_line = False
+
+    def update(self, text: bytes, *, in_line: bool) -> None:
+        """The next part; `in_line`: whether it goes on with a line."""
+        stripped = _HINTS.sub(rb"\1", b" " + text)[1:] if in_line else _HINTS.sub(rb"\1", text)
+        self._md5.update(stripped)
+        self._length += len(stripped)
+
+    def feed(self, chunk: bytes) -> None:
+        """The next part, wherever it ends. Raises MalformedManifest for a text without blanks and lines."""
+        data = self._rest + chunk
+        whole = max(data.rfind(b" "), data.rfind(b"\n")) + 1
+        self._rest = data[whole:]
+        if len(self._rest) > _MAX_ITEM:
+            raise MalformedManifest(f"a name or token of more than {_MAX_ITEM >> 20} MiB")
+        if whole:
+            self.update(data[:whole], in_line=self._in_line)
+            self._in_line = data[whole - 1 : whole] == b" "
+
+    def value(self) -> bytes:
+        """The hash of all parts."""
+        self.update(self._rest, in_line=self._in_line)
+        self._rest = b""
+        return b"%b+%d" % (self._md5.hexdigest().encode(), self._length)
+
+
+def portable_data_hash(text: bytes) -> bytes:
+    """The hash of a whole manifest; its grammar is not checked.
+
+    >>> portable_data_hash(b"")
+    b'd41d8cd98f00b204e9800998ecf8427e+0'
+    """
+    whole = PortableHash()
+    whole.update(text, in_line=False)
+    return whole.value()
+
+
+def service_weight(digest: bytes, uuid: bytes) -> bytes:
+    """How much a client prefers the service with that uuid for a block: the greatest weight is asked first."""
+    return hashlib.md5(digest + uuid[-15:], usedforsecurity=False).digest()
+
+
+def volume_weight(digest: bytes, uuid: bytes) -> bytes:
+    """How much keepstore avoids a volume for a new block: of volumes of one priority the least weight gets it."""
+    return hashlib.md5(digest + uuid[12:], usedforsecurity=False).digest()

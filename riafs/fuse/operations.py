@@ -19,6 +19,9 @@ from riafs.tree.protocol import Kind
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
 
 NAME_MAX = 255
+_LOOKED_AT = 0
+"""Flags of an `open` that the kernel makes by itself, where a program asks for a file's flags (FS_IOC_GETFLAGS, as borg
+and lsattr do). What a program opens has O_LARGEFILE at least (fs/fuse/ioctl.c and fs/open.c of Linux 6.18)."""
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
 
@@ -64,7 +67,7 @@ class Operations(pyfuse3.Operations):
         """See FileSystem.open. Files whose size is only known when they are open bypass the kernel's cache."""
         if flags & _WRITING:
             _refuse()
-        opened = await self._filesystem.open(inode)
+        opened = await self._filesystem.open(inode, to_be_read=flags != _LOOKED_AT)
         if opened.whole:
             _store(inode, opened.whole)
         return file_info(opened)

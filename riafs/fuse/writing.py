@@ -22,7 +22,8 @@ from riafs.vfs.writable import WRITING, WritableFileSystem
 class WritingOperations(pyfuse3.Operations):
     """The handlers of one mount. `forget_content` makes the kernel drop the cached pages of an inode.
 
-    Not implemented on purpose: access and flush, which the kernel then stops asking for.
+    Not implemented on purpose: access, flush, setxattr and removexattr, which the kernel then stops asking for; of the
+    last two it says by itself that they are not supported.
     """
 
     supports_dot_lookup = False
@@ -222,16 +223,6 @@ class WritingOperations(pyfuse3.Operations):
         """Nothing: the attributes can be asked for, but ``cp -a`` should not copy them."""
         return ()
 
-    async def setxattr(
-        self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, value: bytes, ctx: pyfuse3.RequestContext
-    ) -> None:
-        """See Engine.setxattr."""
-        await self._filesystem.setxattr(inode, name)
-
-    async def removexattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> None:
-        """See Engine.setxattr."""
-        await self._filesystem.setxattr(inode, name)
-
     # -- files --------------------------------------------------------------------------------------------------------
 
     async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
@@ -268,8 +259,8 @@ _LOOKING = ("lookup", "getattr", "readlink", "getxattr", "opendir")
 """Handlers that only look at the inode that comes first."""
 _HANDLERS = (
     "lookup", "getattr", "readlink", "statfs", "opendir", "readdir", "releasedir", "fsyncdir", "create", "mknod",
-    "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "_attribute", "setxattr", "removexattr", "open",
-    "read", "write", "fsync", "release",
+    "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "_attribute", "open", "read",
+    "write", "fsync", "release",
 )  # fmt: skip
 
 

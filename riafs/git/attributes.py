@@ -32,7 +32,7 @@ class AttributeFiles:
     files: Mapping[bytes, bytes]
 
     async def of(self, paths: Sequence[bytes], names: Sequence[str], gits: PrivateGitDirs) -> list[Values]:
-        """The values of the attributes `names` for each path. Raises GitError, StoreTimeout."""
+        """The values of the attributes `names` for each path. Raises GitError, StoreTimeout, ProgramKilled."""
         if not self.files or not paths:
             return [{} for _ in paths]
         directory, _ = temporary_directory(
@@ -52,7 +52,8 @@ class AttributeFiles:
         for path, content in self.files.items():
             oid = await _run([gits.program, "hash-object", "-w", "--no-filters", "--stdin"], content, environment)
             entries.append(b"100644 %b\t%b\0" % (oid.strip(), path))
-        await _run([gits.program, "update-index", "-z", "--index-info"], b"".join(entries), environment)
+        lock = directory + b"/index.lock"
+        await _run([gits.program, "update-index", "-z", "--index-info"], b"".join(entries), environment, lock)
         command = [gits.program, "check-attr", "--cached", "-z", "--stdin", *names]
         found: list[Values] = []
         for start in range(0, len(paths), _AT_ONCE):
@@ -62,9 +63,9 @@ class AttributeFiles:
         return found
 
 
-async def _run(command: list[str], given: bytes, environment: Mapping[str, str]) -> bytes:
+async def _run(command: list[str], given: bytes, environment: Mapping[str, str], lock: bytes | None = None) -> bytes:
     with trio.move_on_after(_SECONDS):
-        done = await run_git(command, environment, given)
+        done = await run_git(command, environment, given, lock)
         if done.returncode:
             raise GitError(f"git cannot read attributes: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout

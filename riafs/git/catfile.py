@@ -18,10 +18,10 @@ from typing import BinaryIO, NamedTuple
 
 import trio
 
-from riafs.children import ATTEMPTS, cause, ended_by_others
+from riafs.children import ATTEMPTS, cause, ended_by_others, killed
 from riafs.counters import Counters
-from riafs.errors import GitError, StoreTimeout
-from riafs.formats.gitwriting import SHA1_DIGITS, object_name
+from riafs.errors import GitError, ProgramKilled, RiafsError, StoreTimeout
+from riafs.formats.gitobjects import SHA1_DIGITS, object_name
 from riafs.storage.patience import within
 
 log = logging.getLogger(__name__)
@@ -54,10 +54,6 @@ def blob_name(file: BinaryIO, size: int, digits: int) -> bytes:
     return digest.hexdigest().encode()
 
 
-class _EndedByOthers(GitError):
-    """The child was killed, which says nothing about the repository."""
-
-
 class CatFile:
     """The child of one object directory. Starts at the first batch; after a death, again with growing pauses."""
 
@@ -86,12 +82,12 @@ class CatFile:
 
         A request is ``contents NAME`` or ``info NAME``; a name is hex digits or any revision without a newline.
         Raises GitError when the child dies, cannot be started, or delivers an object of more than `limit` bytes,
-        StoreTimeout when it does not answer in time.
+        StoreTimeout when it does not answer in time, ProgramKilled when others end it again and again.
         """
         with within(self._seconds):  # waiting for one's turn included: deadlines must not add up
             async with self._lock:
                 for _ in range(ATTEMPTS - 1):
-                    with contextlib.suppress(_EndedByOthers):
+                    with contextlib.suppress(ProgramKilled):
                         return await self._owned_batch(requests, limit)
                 return await self._owned_batch(requests, limit)
         raise StoreTimeout(f"git did not read objects of {self._name} within {self._seconds:g} s")
@@ -206,11 +202,11 @@ class CatFile:
         self._process = process
         return process
 
-    async def _died(self) -> GitError:
+    async def _died(self) -> RiafsError:
         self._counters.git_restarts += 1
         status = await self._return_code()
         if status is not None and ended_by_others(status):
-            return _EndedByOthers(f"git was ended by {cause(status)} while reading objects of {self._name}, repeatedly")
+            return killed(f"git, reading objects of {self._name},", status)
         self._deaths += 1
         if self.hopeless:
             pause = min(_RESTART_SECONDS * 2 ** min(self._deaths - _DEATHS_IN_A_ROW, 10), _MAX_RESTART_SECONDS)

@@ -14,8 +14,8 @@ from pathlib import Path
 import trio
 
 from riafs.children import run_again
-from riafs.errors import GitError
-from riafs.formats.gitconfig import parse_config_list
+from riafs.errors import GitError, ProgramKilled
+from riafs.formats.gitrepository import parse_config_list
 from riafs.git.environment import PrivateGitDirs, run_git
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,8 @@ MAX_CONFIG = 8 << 20
 
 
 async def parse_config(gits: PrivateGitDirs, text: bytes) -> tuple[tuple[bytes, bytes | None], ...]:
-    """(key in lower case but for the subsection, value) for each line of `text`. Raises GitError for malformed text."""
+    """(key in lower case but for the subsection, value) for each line of `text`. Raises GitError for malformed text,
+    ProgramKilled."""
     with trio.move_on_after(_SECONDS):
         command = [gits.program, "config", "--file", "-", "--no-includes", "-z", "--list"]
         done = await run_git(command, gits.environment(b"/nonexistent", b"sha1"), text)
@@ -39,21 +40,21 @@ async def parse_config(gits: PrivateGitDirs, text: bytes) -> tuple[tuple[bytes, 
 
 
 async def change_config(gits: PrivateGitDirs, text: bytes, commands: Sequence[Sequence[bytes]]) -> bytes:
-    """A configuration after ``git config`` with each of `commands`, which leaves the rest as it is. Raises GitError."""
+    """A configuration after ``git config`` with each of `commands`, which leaves the rest as it is.
+
+    Raises GitError, ProgramKilled.
+    """
     with tempfile.NamedTemporaryFile(dir=gits.scratch) as file:
         file.write(text)
         file.flush()
+        path = os.fsdecode(file.name)
         for command in commands:
-            done = await trio.run_process(
-                [os.fsencode(gits.program), b"config", b"--file", os.fsencode(file.name), *command],
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                env=dict(gits.environment(b"/nonexistent", b"sha1")),
-            )
+            words = [gits.program, "config", "--file", path, *map(os.fsdecode, command)]
+            environment = gits.environment(b"/nonexistent", b"sha1")
+            done = await run_git(words, environment, b"", lock=os.fsencode(path) + b".lock")
             if done.returncode:
                 raise GitError(f"git cannot change the configuration: {_first_line(done.stderr)}")
-        return Path(os.fsdecode(file.name)).read_bytes()
+        return Path(path).read_bytes()
 
 
 def _first_line(text: bytes) -> str:
@@ -75,6 +76,9 @@ def instead_of_rules(environment: Mapping[str, str]) -> list[tuple[str, str]]:
         return []
     except subprocess.TimeoutExpired:
         log.warning("url.*.insteadOf is not used, since git did not read its configuration within %g s", _SECONDS)
+        return []
+    except ProgramKilled as error:
+        log.warning("url.*.insteadOf is not used: %s", error)
         return []
     if done.returncode not in (0, _NOT_SET):
         log.warning(

@@ -19,7 +19,7 @@ import trio
 
 from riafs.cache.private import private_opener
 from riafs.cache.temporary import temporary_directory
-from riafs.children import ATTEMPTS, ended_by_others
+from riafs.children import ATTEMPTS, ended_by_others, killed, remove_lock
 from riafs.errors import GitError
 
 # fan-out directories of loose objects
@@ -112,19 +112,21 @@ def _write(path: bytes, text: bytes) -> None:
 
 
 async def run_git(
-    command: Sequence[str], environment: Mapping[str, str], given: bytes
+    command: Sequence[str], environment: Mapping[str, str], given: bytes, lock: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run git to its end, with `given` on standard input. Started again when others end it.
+    """Run git to its end, with `given` on standard input. Started again when others end it, without the file `lock`
+    that it may have left then.
 
-    Raises GitError where it cannot be started.
+    Raises GitError where it cannot be started, ProgramKilled.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for _ in range(ATTEMPTS):
         try:
             done = await trio.run_process(
                 list(command), stdin=given, capture_stdout=True, capture_stderr=True, check=False, env=dict(environment)
             )
         except OSError as error:
             raise GitError(f"git cannot be started: {error.strerror}") from error
-        if attempt == ATTEMPTS or not ended_by_others(done.returncode):
-            break
-    return done
+        if not ended_by_others(done.returncode):
+            return done
+        remove_lock(lock)
+    raise killed(f"git {next(word for word in command[1:] if not word.startswith('-'))}", done.returncode)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from riafs.children import run_again
 from riafs.errors import NoAuthor
-from riafs.formats.gitwriting import Stamp
+from riafs.formats.gitobjects import Stamp
 
 _SECONDS = 10.0
 
@@ -32,7 +32,10 @@ def _parts(given: str) -> Mapping[str, str]:
 
 
 def _asked(variable: str, environment: Mapping[str, str]) -> Stamp:
-    """git's answer; it is not let to make up an address from the names of user and machine."""
+    """git's answer; it is not let to make up an address from the names of user and machine.
+
+    Raises NoAuthor, ProgramKilled.
+    """
     outside = {name: value for name, value in environment.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
     try:
         command = ["git", "-c", "user.useConfigOnly=true", "var", variable]

@@ -14,8 +14,7 @@ import trio
 
 from riafs.cache.private import prompt_opener
 from riafs.errors import OverlayFailed
-from riafs.formats.gitobjects import SUBMODULE
-from riafs.formats.gitwriting import GitBytes, make_pack, read_items
+from riafs.formats.gitobjects import SUBMODULE, GitBytes, make_pack, read_items
 
 if TYPE_CHECKING:
     from riafs.git.repository import Repository

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from riafs.errors import NotInStore, OutsideStore, RiafsError
-from riafs.formats.alternates import parse_alternates
+from riafs.formats.gitrepository import parse_alternates
 from riafs.git.environment import PrivateGitDirs
 from riafs.storage.protocol import ItemKind, Storage
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from riafs.errors import RiafsError
-from riafs.formats.gitwriting import object_name
+from riafs.formats.gitobjects import object_name
 from riafs.storage.beneath import DIRECTORY_FLAGS, READ_FLAGS
 from riafs.storage.protocol import Opener
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from riafs.errors import MalformedObject, NotInStore, UnsupportedRepository
-from riafs.formats.refs import Oid, SymbolicRef, parse_packed_refs, parse_ref, valid_ref_name
+from riafs.errors import MalformedObject, NotAFile, NotInStore, UnsupportedRepository
+from riafs.formats.gitrepository import Oid, SymbolicRef, parse_packed_refs, parse_ref, valid_ref_name
 from riafs.storage.protocol import FileStatus, ItemKind, Storage
 
 _MAX_REF = 4096
@@ -62,13 +62,23 @@ class References:
             raise MalformedObject(f"{name!r} is no name of a ref")
         try:
             return parse_ref(await self._storage.read_file(self._repository + b"/" + name, _MAX_REF))
-        except NotInStore:
-            packed = (await self._packed()).get(name)
+        except NotInStore as error:
+            if isinstance(error, NotAFile) and not await self._is_directory(name):
+                raise MalformedObject(str(error)) from error
+            packed = (await self._packed()).get(name)  # a directory may be left of refs that were below it
             return None if packed is None else Oid(packed)
+
+    async def _is_directory(self, name: bytes) -> bool:
+        with suppress(NotInStore):
+            await self._storage.list(self._repository + b"/" + name)
+            return True
+        return False
 
     async def _packed(self) -> dict[bytes, bytes]:
         try:
             text = await self._storage.read_file(self._repository + b"/packed-refs", _MAX_PACKED_REFS)
+        except NotAFile as error:
+            raise MalformedObject(str(error)) from error
         except NotInStore:
             return {}
         return dict(parse_packed_refs(text))
@@ -80,7 +90,7 @@ class References:
     async def below(self, prefix: bytes) -> dict[bytes, bytes]:
         """Full ref name → object name of every ref whose name begins with `prefix` (``refs/tags/``), packed ones first.
 
-        Damaged ones are left out.
+        Damaged ones are left out. Raises MalformedObject where ``packed-refs`` is damaged.
         """
         found = {name: oid for name, oid in (await self._packed()).items() if name.startswith(prefix)}
         async for name in self._loose(prefix.rstrip(b"/")):
@@ -127,6 +137,8 @@ class References:
         """The repository's object format, ``sha1`` or ``sha256``. Raises UnsupportedRepository for reftable."""
         try:
             text = await self._storage.read_file(self._repository + b"/config", _MAX_CONFIG)
+        except NotAFile as error:
+            raise UnsupportedRepository(str(error)) from error
         except NotInStore:
             return b"sha1"
         # Two settings of one word each; a git process per dataset just for them would cost 3 ms.

@@ -17,13 +17,13 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from riafs.errors import MalformedObject
-from riafs.formats.paths import parents_of
-from riafs.formats.refs import Oid, parse_packed_refs, parse_ref
+from riafs.formats.gitrepository import Oid, parse_packed_refs, parse_ref
+from riafs.formats.names import parents_of
 from riafs.storage.beneath import DIRECTORY_FLAGS, PATH_FLAGS, open_plain, open_resolved
 from riafs.storage.sharing import DIRECTORY_MODE, FILE_MODE, Sharing
 
@@ -36,6 +36,9 @@ _MAX_REF = 4096
 _MAX_PACKED_REFS = 64 << 20
 _MOST_EMPTY = 1000
 """Directories that are removed where a ref is to be."""
+
+File = tuple[int, int]
+"""A file by its device and inode number."""
 
 
 class Ended(Exception):
@@ -72,19 +75,40 @@ class _Ref:
         return self.leaf + b".lock"
 
 
-def move(repository: int, updates: Sequence[tuple[bytes, bytes, bytes | None]], ident: bytes, sharing: Sharing) -> None:
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """What another such process left that was killed at the same work: some of the refs moved, some locks taken."""
+
+    locks: Set[File] = frozenset()
+    """The files that it had for locks, whatever they are called now; no other program has made them."""
+
+
+def move(
+    repository: int,
+    updates: Sequence[tuple[bytes, bytes, bytes | None]],
+    ident: bytes,
+    sharing: Sharing,
+    before: Killed | None = None,
+    tell: Callable[[File], None] = lambda _: None,
+) -> None:
     """Move refs: (name, new, old) in hex, in this order; `old` None is for one that must not exist. When it returns,
-    all of it is durable. `ident` is who did it and when, for reflogs. Raises Ended, OSError.
+    all of it is durable. `ident` is who did it and when, for reflogs. `before`: go on after another one; `tell` is
+    called with each file that is to be a lock, if possible before it is one. Raises Ended, OSError.
     """
     with ExitStack() as stack:
         changed: list[int] = []
         refs = [_opened(repository, *update, sharing, changed, stack) for update in updates]
-        unnamed = [_unnamed(ref, sharing, stack) for ref in refs]
+        unnamed = [_unnamed(ref, sharing, tell, stack) for ref in refs]
         for ref, content in zip(refs, unnamed, strict=True):
-            _lock(ref, content, sharing, stack)
-        packed = parse_packed_refs(_read(repository, _PACKED, _PACKED, _MAX_PACKED_REFS) or b"")
+            if before is not None:
+                _take_away(ref, before)
+            _lock(ref, content, sharing, tell, stack)
+        try:
+            packed = parse_packed_refs(_read(repository, _PACKED, _PACKED, _MAX_PACKED_REFS) or b"")
+        except MalformedObject as error:
+            raise Ended("refused", str(error)) from error
         for ref in refs:
-            _verify(ref, packed)
+            _verify(ref, packed, moved_before=before is not None)
         logs: list[tuple[int, int]] = []
         try:
             _write_logs(repository, refs, ident, logs, stack)
@@ -163,10 +187,13 @@ def _read(directory: int, name: bytes, path: bytes, limit: int) -> bytes | None:
         return file.read()
 
 
-def _verify(ref: _Ref, packed: Mapping[bytes, bytes]) -> None:
-    """Under its lock a ref is what it should be, and its name is free where it is new."""
+def _verify(ref: _Ref, packed: Mapping[bytes, bytes], *, moved_before: bool) -> None:
+    """Under its lock a ref is what it should be, and its name is free where it is new. `moved_before`: it may also be
+    where it is to go."""
     if (value := _value(ref)) is None:
         value = packed.get(ref.name)
+    if moved_before and value == ref.new:
+        ref.old = value
     if value != ref.old:
         is_now = "does not exist" if value is None else f"is at {value.decode()}"
         raise Ended("changed", f"{os.fsdecode(ref.name)} {is_now}")
@@ -221,7 +248,27 @@ def _remove_empty(ref: _Ref) -> None:
 # -- moving -----------------------------------------------------------------------------------------------------------
 
 
-def _unnamed(ref: _Ref, sharing: Sharing, stack: ExitStack) -> bytes | None:
+def _file(descriptor: int) -> File:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def _take_away(ref: _Ref, before: Killed) -> None:
+    """Remove the lock of a ref if it is one that the process before has made: it is dead, and nobody waits for it.
+
+    Its number alone does not tell, as a file that never got a name leaves it to the next one.
+    """
+    with suppress(OSError, Ended):
+        descriptor = _regular(ref.directory, ref.lock, ref.lock, os.O_RDONLY, _MAX_REF)
+        if descriptor is None:
+            return
+        with os.fdopen(descriptor, "rb") as file:
+            ours = _file(descriptor) in before.locks and file.read() == ref.new + b"\n"
+        if ours:
+            os.unlink(ref.lock, dir_fd=ref.directory)
+
+
+def _unnamed(ref: _Ref, sharing: Sharing, tell: Callable[[File], None], stack: ExitStack) -> bytes | None:
     """A path to a durable file with the new value that has no name yet, so that the lock is held for some microseconds
     only; None where the file system has no such files.
     """
@@ -230,11 +277,12 @@ def _unnamed(ref: _Ref, sharing: Sharing, stack: ExitStack) -> bytes | None:
     except OSError:
         return None
     stack.callback(os.close, descriptor)
+    tell(_file(descriptor))
     _fill(descriptor, ref.new, sharing)
     return b"/proc/self/fd/%d" % descriptor
 
 
-def _lock(ref: _Ref, content: bytes | None, sharing: Sharing, stack: ExitStack) -> None:
+def _lock(ref: _Ref, content: bytes | None, sharing: Sharing, tell: Callable[[File], None], stack: ExitStack) -> None:
     """Take the lock, with the new value in it; it goes with `stack` unless it was renamed."""
     until = time.monotonic() + LOCK_SECONDS
     while True:
@@ -253,6 +301,7 @@ def _lock(ref: _Ref, content: bytes | None, sharing: Sharing, stack: ExitStack) 
             raise Ended("changed", f"the directory of {os.fsdecode(ref.name)} was removed meanwhile") from error
     stack.callback(_unlock, ref)
     stack.callback(os.close, descriptor)
+    tell(_file(descriptor))
     _fill(descriptor, ref.new, sharing)
 
 
@@ -305,7 +354,7 @@ def _write_logs(
 ) -> None:
     """One line for each ref in its log, and in that of HEAD if that stands for the ref. `logs` gets descriptors, and
     the sizes to cut them off at again."""
-    for path, ref in _logs(repository, refs):
+    for path, ref in _logs(repository, [ref for ref in refs if ref.old != ref.new]):
         descriptor = _log(repository, path)
         if descriptor is None:
             continue
@@ -351,19 +400,31 @@ class Order:
     updates: Sequence[tuple[bytes, bytes, bytes | None]]
     ident: bytes
     sharing: Sharing
+    before: Killed | None = None
 
     def encode(self) -> bytes:
         """As the process reads it."""
         updates = [[_text(name), _text(new), None if old is None else _text(old)] for name, new, old in self.updates]
         shared = [self.sharing.shared, self.sharing.exact]
-        return json.dumps([_text(self.repository), updates, _text(self.ident), shared]).encode()
+        left = None if self.before is None else list(self.before.locks)
+        return json.dumps([_text(self.repository), updates, _text(self.ident), shared, left]).encode()
 
     @classmethod
     def decode(cls, text: bytes) -> "Order":
         """Raises ValueError for a text that was cut off: whoever wrote it was killed."""
-        repository, updates, ident, (shared, exact) = json.loads(text)
+        repository, updates, ident, (shared, exact), left = json.loads(text)
         moved = [(os.fsencode(name), os.fsencode(new), old and os.fsencode(old)) for name, new, old in updates]
-        return cls(os.fsencode(repository), moved, os.fsencode(ident), Sharing(shared, exact=exact))
+        before = None if left is None else Killed(frozenset((device, inode) for device, inode in left))
+        return cls(os.fsencode(repository), moved, os.fsencode(ident), Sharing(shared, exact=exact), before)
+
+    def again(self, told: bytes) -> "Order":
+        """The order after a process was killed at this one; `told`: what that has printed."""
+        locks = set() if self.before is None else set(self.before.locks)
+        for line in told.splitlines():
+            with suppress(ValueError):  # the last one may be cut off
+                what, detail = json.loads(line)
+                locks |= {tuple(detail)} if what == "lock" else set()
+        return replace(self, before=Killed(frozenset(locks)))
 
 
 def _text(value: bytes) -> str:
@@ -371,12 +432,16 @@ def _text(value: bytes) -> str:
 
 
 def main() -> None:
-    """Move what standard input orders, and print what came of it as ``[outcome, detail]``."""
+    """Move what standard input orders, and print what came of it as ``[outcome, detail]`` in the last line.
+
+    A line ``["lock", [device, inode]]`` before that is for the one that goes on if this one is killed.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     order = Order.decode(sys.stdin.buffer.read())
     try:
-        move(open_resolved(order.repository, DIRECTORY_FLAGS), order.updates, order.ident, order.sharing)
+        repository = open_resolved(order.repository, DIRECTORY_FLAGS)
+        move(repository, order.updates, order.ident, order.sharing, order.before, _tell)
         answer = ["moved", ""]
     except Ended as ended:
         answer = [ended.outcome, ended.detail]
@@ -384,3 +449,7 @@ def main() -> None:
         name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         answer = ["failed", f"{name}{error.strerror}"]
     print(json.dumps(answer))
+
+
+def _tell(file: File) -> None:
+    print(json.dumps(["lock", file]), flush=True)

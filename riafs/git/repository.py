@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import trio
 
 from riafs.cache.temporary import temporary_file
-from riafs.children import ATTEMPTS, ended_by_others
+from riafs.children import ATTEMPTS, ended_by_others, killed
 from riafs.errors import (
     CorruptContent,
     GitError,
@@ -33,8 +33,7 @@ from riafs.formats.gitobjects import (
     parse_tag,
     parse_tree,
 )
-from riafs.formats.namestatus import HISTORY_FORMAT
-from riafs.formats.refs import adjusted_branch, candidates, looks_like_commit
+from riafs.formats.gitrepository import HISTORY_FORMAT, adjusted_branch, candidates, looks_like_commit
 from riafs.git.catfile import MAX_BATCH, GitObject, blob_name
 from riafs.git.objectdir import object_directory
 from riafs.git.objectfiles import Wanted, read_objects
@@ -276,7 +275,7 @@ class Repository:
         return self._objects
 
     async def open_blob(self, oid: bytes, size: int) -> RangedBytes:
-        """The content of the blob `oid`, which is `size` bytes long. Raises MissingObject, GitError, StoreTimeout."""
+        """The content of the blob `oid`, which is `size` bytes long. Raises MissingObject, GitError, StoreTimeout, …"""
         if size > IN_MEMORY:
             return await self._large_blob(oid, size)
         return MemoryBytes((await self._get(oid, b"blob")).data)
@@ -289,10 +288,13 @@ class Repository:
             raise StoreError(f"no room for git object {oid.decode()} of {self.name}: {error.strerror}") from error
         with made as file:
             for _ in range(ATTEMPTS):
-                if not ended_by_others(await self._write_blob(oid, size, file.fileno())):
+                status = await self._write_blob(oid, size, file.fileno())
+                if not ended_by_others(status):
                     break
                 file.seek(0)
                 file.truncate()
+            else:
+                raise killed(f"git, reading blob {oid.decode()} of {self.name},", status)
             if os.fstat(file.fileno()).st_size != size:
                 raise GitError(f"git object {oid.decode()} of {self.name} cannot be read whole; it may be damaged")
             if await trio.to_thread.run_sync(blob_name, file, size, len(oid)) != oid:
@@ -309,9 +311,9 @@ class Repository:
 
     async def write_history(self, commit: bytes, without: Sequence[bytes], output: int) -> bool:
         """Have git write which paths each commit changed, along first parents up to `commit` (hex), into the descriptor
-        `output`: see formats/namestatus. What `without` and the commits before them are is left out.
+        `output`: see formats/gitrepository. What `without` and the commits before them are is left out.
 
-        Whether all of it could be read. Raises StoreTimeout, and what finding the objects raises.
+        Whether all of it could be read. Raises StoreTimeout, ProgramKilled, and what finding the objects raises.
         """
         objects, object_format = await self._object_directory()
         command = [
@@ -325,8 +327,8 @@ class Repository:
                 os.lseek(output, 0, os.SEEK_SET)
                 status = await self._pool.writers.run(command, self._pool.environment(objects, object_format), output)
                 if not ended_by_others(status):
-                    break
-            return status == 0
+                    return status == 0
+            raise killed(f"git, going through the history of {self.name},", status)
         raise StoreTimeout(f"git did not go through the history of {self.name} within {_HISTORY_SECONDS:.0f} s")
 
     async def blob_at(self, commit: bytes, path: bytes, limit: int) -> bytes | None:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import trio
 
 import riafs
+from riafs.children import ATTEMPTS, ended_by_others, killed
 from riafs.errors import Busy, GitError, NotInStore, OutsideStore, StoreTimeout
-from riafs.formats.refs import valid_ref_name
+from riafs.formats.gitrepository import valid_ref_name
 from riafs.git.refmover import Order
 from riafs.git.repository import Repository
 from riafs.storage.protocol import ItemKind, Storage
@@ -60,19 +61,19 @@ class RefWriter:
     seconds: float
 
     async def move(self, updates: Sequence[RefUpdate]) -> None:
-        """Move all or none, durably. Raises RefsMoved, OutsideStore, Busy (locks that stay), GitError, StoreTimeout."""
+        """Move all or none, durably. Raises RefsMoved, OutsideStore, Busy (locks that stay), GitError, …"""
         moves = [(update.name, update.new, update.old) for update in updates]
         order = Order(await self.storage.local_path(self.path), moves, updates[0].ident, self.sharing)
         with trio.move_on_after(self.seconds):
             # Given up, it goes on by itself: killed, it would leave locks.
-            done = await trio.to_thread.run_sync(_run, order.encode(), abandon_on_cancel=True)
+            done = await trio.to_thread.run_sync(_run, order, abandon_on_cancel=True)
             return await self._heed(done)
         raise StoreTimeout(f"refs of {self.repository.name} were not moved within {self.seconds:g} s")
 
     async def _heed(self, done: subprocess.CompletedProcess[bytes]) -> None:
         """Turn what the process says into what is raised."""
         try:
-            outcome, detail = json.loads(done.stdout)
+            outcome, detail = json.loads(done.stdout.rstrip(b"\n").rpartition(b"\n")[2])
         except ValueError as error:
             said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
             raise GitError(f"refs of {self.repository.name} cannot be moved: {said or 'no answer'}") from error
@@ -182,8 +183,14 @@ class RefWriter:
         return b"".join(b"P %b\n" % name for name in packs) + b"\n"
 
 
-def _run(order: bytes) -> subprocess.CompletedProcess[bytes]:
+def _run(order: Order) -> subprocess.CompletedProcess[bytes]:
+    """Let the process do it; where others end it, the next one goes on with what it left. Raises ProgramKilled."""
     command = [sys.executable, "-I", "-S", "-c", _START, _ROOT]
-    return subprocess.run(
-        command, input=order, capture_output=True, check=False, env={}, cwd="/", start_new_session=True
-    )
+    for _ in range(ATTEMPTS):
+        done = subprocess.run(
+            command, input=order.encode(), capture_output=True, check=False, env={}, cwd="/", start_new_session=True
+        )
+        if not ended_by_others(done.returncode):
+            return done
+        order = order.again(done.stdout)
+    raise killed("the process that moves refs", done.returncode)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import trio
 
 from riafs.errors import RiafsError
-from riafs.formats.gitwriting import SHA1_DIGITS, GitBytes, loose_object, make_pack, object_header, object_name
+from riafs.formats.gitobjects import SHA1_DIGITS, GitBytes, loose_object, make_pack, object_header, object_name
 from riafs.storage.ranged import RangedBytes
 from riafs.storage.sharing import Sharing, object_mode
 from riafs.storage.writing import NewFile, Upload, WritableStorage

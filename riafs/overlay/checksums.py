@@ -15,7 +15,7 @@ import errno
 import os
 from typing import NamedTuple
 
-from riafs.formats.crc32 import crc32
+from riafs.formats.digests import crc32
 from riafs.overlay.journal import Journal
 
 _PIECE = 1 << 20

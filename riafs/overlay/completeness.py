@@ -12,6 +12,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import stat
 import struct
 import uuid
 import zlib
@@ -26,6 +27,9 @@ DATABASE = "overlay.sqlite"
 COPY = "copy.sqlite"
 """The database as it was when the overlay was closed last."""
 _STATE = "state"
+DATA = "data"
+DIRECTORIES = (DATA, "base", *(f"base/{name}" for name in ("sha1", "sha256", "sha1/pack", "sha256/pack")))
+"""Of this user alone, made when they are wanted; a link in the place of one would lead elsewhere."""
 _PIECE = 1 << 20
 _MAGIC = b"riafsov1"
 _RECORD = struct.Struct("<8s16s16sQQB")
@@ -160,6 +164,9 @@ def examine(path: str) -> Examined:
 
     Raises OverlayDamaged where not all of it is there.
     """
+    for name in DIRECTORIES:
+        if is_replaced(path, name):
+            raise damaged(path, f"its {name} is no directory of this user")
     state, found = read_state(path), read_database(path)
     if found is None:
         _check_new(path, state)
@@ -170,6 +177,15 @@ def examine(path: str) -> Examined:
     elif state.commits or found.identity is not None:
         _check_same(path, state, found)
     return Examined(state, closed=state is not None and state.closed)
+
+
+def is_replaced(path: str, name: str) -> bool:
+    """Whether something that is no directory of this user lies where one of DIRECTORIES should. Raises OSError."""
+    try:
+        status = os.lstat(f"{path}/{name}")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid()
 
 
 def _check_new(path: str, state: State | None) -> None:
@@ -237,11 +253,11 @@ def _has_log(path: str) -> bool:
 
 
 def _data_files(path: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(f"{path}/data") as entries:
-            return list(entries)
-    except OSError:
-        return []
+    with contextlib.suppress(OSError):
+        if not is_replaced(path, DATA):
+            with os.scandir(f"{path}/{DATA}") as entries:
+                return list(entries)
+    return []
 
 
 def _announced(path: str) -> bool:

@@ -4,7 +4,7 @@ import stat
 from collections.abc import Iterable, Set
 from operator import itemgetter
 
-from riafs.formats.paths import joined
+from riafs.formats.names import joined
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.lower import Remembered, unpacked

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import trio
 
@@ -20,7 +20,6 @@ from riafs.errors import (
     BadChange,
     Busy,
     IsADirectoryHere,
-    NotSupported,
     OverlayFailed,
     OverlayFull,
     StaleHandle,
@@ -305,10 +304,6 @@ class Engine:
         if opened is not None and opened.row is None:
             opened.copied_up(row)
         return row
-
-    async def setxattr(self, inode: int, name: bytes) -> NoReturn:
-        """Raises NotSupported: git has no extended attributes."""
-        raise NotSupported(f"{name!r}: git has no extended attributes")
 
     # -- files --------------------------------------------------------------------------------------------------------
 

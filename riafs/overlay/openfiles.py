@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from riafs.errors import FileTooLarge, OverlayFailed
-from riafs.formats.crc32 import crc32
+from riafs.formats.digests import crc32
 from riafs.overlay.checksums import Checksum
 from riafs.overlay.datafiles import failure
 from riafs.overlay.ranges import Ranges

@@ -18,7 +18,7 @@ from riafs.errors import (
     StaleHandle,
     StoreError,
 )
-from riafs.formats.paths import joined
+from riafs.formats.names import joined
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, Lower, LowerEntry, packed, unpacked
 from riafs.overlay.rows import BLOCK, CHARACTER, DIRECTORY, FIFO, FILE, LINK, SOCKET, Area, Row, Rows

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from riafs.errors import Busy, PushConflict
-from riafs.formats.paths import below, is_in, joined, parents_of
+from riafs.formats.names import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.journal import Statements
 from riafs.overlay.lower import packed, unpacked

@@ -18,8 +18,17 @@ from urllib.parse import quote
 
 from riafs.counters import Counters
 from riafs.errors import OverlayDamaged, OverlayFailed, UsageError
-from riafs.formats.paths import joined
-from riafs.overlay.completeness import COPY, DATABASE, StateFile, all_files, read_state
+from riafs.formats.names import joined
+from riafs.overlay.completeness import (
+    COPY,
+    DATA,
+    DATABASE,
+    DIRECTORIES,
+    StateFile,
+    all_files,
+    is_replaced,
+    read_state,
+)
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.journal import Journal
 from riafs.overlay.lower import unpacked
@@ -73,9 +82,12 @@ def recover(path: str, target: str) -> Recovered:
             for name in _OLD:
                 if os.path.lexists(f"{path}/{name}"):
                     shutil.move(f"{path}/{name}", f"{target}/{name}")
+            for name in DIRECTORIES:
+                if is_replaced(path, name):
+                    os.rename(f"{path}/{name}", f"{target}/{name.replace('/', '-')}")
             if not tables.whole:
                 _move_announcements(path, target)
-            os.makedirs(f"{path}/data", mode=0o700, exist_ok=True)
+            os.makedirs(f"{path}/{DATA}", mode=0o700, exist_ok=True)
             return _rebuilt(path, target, tables)
         except OSError as error:
             raise OverlayFailed(f"{path} cannot be recovered: {error}") from error

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from riafs.cache.private import private_directory
 from riafs.counters import Counters
 from riafs.errors import Busy, NoSuchName, OverlayFailed
-from riafs.formats.paths import below, joined, parents_of
+from riafs.formats.names import below, joined, parents_of
 from riafs.git.kept import KeptObjects
 from riafs.overlay.announcing import Announced, Announcements
 from riafs.overlay.changes import NOTHING, Base, Carried, Change

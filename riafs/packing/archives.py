@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from riafs.archive.archive import Archive
 from riafs.errors import StoreError
 from riafs.formats.keys import Key
-from riafs.formats.sevenzip import Member
+from riafs.formats.sevenzip.header import Member
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.watching import Watcher
 from riafs.storage.beneath import open_regular

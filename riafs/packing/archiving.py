@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from riafs.archive.archive import Archive
 from riafs.archive.header import read_plain_header
 from riafs.errors import Busy, StoreError
-from riafs.formats.sevenzip_columns import Columns, parse_columns
-from riafs.formats.sevenzip_streams import SIGNATURE_HEADER_SIZE
+from riafs.formats.sevenzip.cursor import SIGNATURE_HEADER_SIZE
+from riafs.formats.sevenzip.fullheader import FullHeader, parse_full_header
 from riafs.packing.archives import NAME, FileMark, file_bytes, mark_at, open_file, path_in
 from riafs.packing.checking import check_kept, check_members, check_packed, look_at_already
 from riafs.packing.compressing import Compressor
@@ -209,11 +209,11 @@ class _Run:
             writer.close()
         self._packed, self._damaged = writer.packed, writer.damaged
 
-    async def _columns(self) -> Columns:
+    async def _columns(self) -> FullHeader:
         if self._old is None:
-            return Columns()
+            return FullHeader()
         limits = self._dataset.tools.limits
-        return parse_columns(await read_plain_header(self._old.source, limits), limits)
+        return parse_full_header(await read_plain_header(self._old.source, limits), limits)
 
     def _add(self, writer: ArchiveWriter, candidates: Sequence[Candidate], compressor: Compressor) -> None:
         for batch in in_batches(candidates, self._request.solid_block):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from riafs.archive.archive import Archive
 from riafs.errors import CorruptContent, RiafsError
-from riafs.formats.sevenzip import Member
+from riafs.formats.sevenzip.header import Member
 from riafs.packing.archives import in_reading_order, look_at_member
 from riafs.packing.loose import LooseObject
 from riafs.packing.objects import ObjectReader, read_object

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from riafs.archive.archive import ArchiveTools
 from riafs.errors import BadSource, NotInStore, ReadOnly
-from riafs.formats.layout import Layout, parse_dataset_version
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.annex import Layout, parse_dataset_version
+from riafs.formats.sources import RiaUrl
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.repository import Repository

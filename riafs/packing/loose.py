@@ -13,9 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from riafs.errors import MalformedKey
-from riafs.formats.hashdirs import likely_path, object_directories
+from riafs.formats.annex import Layout, likely_path, object_directories
 from riafs.formats.keys import Key, parse_file_name
-from riafs.formats.layout import Layout
 from riafs.storage.beneath import DIRECTORY_FLAGS, open_plain
 from riafs.storage.directories import ABSENT, HeldDirectory
 from riafs.storage.failures import writing

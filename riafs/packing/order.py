@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from riafs.errors import RiafsError
+from riafs.formats.annex import MAX_POINTER, parse_pointer
 from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, Tree
-from riafs.formats.pointers import MAX_POINTER, parse_pointer
 from riafs.git.repository import Repository
 from riafs.packing.loose import LooseObject
 

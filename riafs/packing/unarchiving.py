@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from riafs.archive.archive import Archive
 from riafs.errors import Busy, MalformedKey, NotInStore, RiafsError, StoreError
-from riafs.formats.hashdirs import likely_path
+from riafs.formats.annex import likely_path
 from riafs.formats.keys import Key, parse_file_name
-from riafs.formats.paths import parents_of
-from riafs.formats.sevenzip import Member
+from riafs.formats.names import parents_of
+from riafs.formats.sevenzip.header import Member
 from riafs.packing.archives import NAME, FileMark, file_bytes, in_reading_order, mark_at, open_file, path_in
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.dataset import PackedDataset

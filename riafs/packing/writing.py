@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from riafs.errors import StoreError
-from riafs.formats.sevenzip_columns import Columns, NewMember, shape_of_lzma2, shape_of_stored
-from riafs.formats.sevenzip_writing import encode_header, write_header, write_signature
+from riafs.formats.sevenzip.fullheader import FullHeader, NewMember, shape_of_lzma2, shape_of_stored
+from riafs.formats.sevenzip.writing import encode_header, write_header, write_signature
 from riafs.packing.archives import NAME, path_in
 from riafs.packing.compressing import DICTIONARY_CODE, END, PIECE, Compressor
 from riafs.packing.content import ContentCheck, Seen
@@ -41,7 +41,7 @@ class Packed:
 class ArchiveWriter:
     """Writes the new archive into `directory`, which must have none. For one thread; `close` gives its file back."""
 
-    def __init__(self, directory: HeldDirectory, columns: Columns, reader: ObjectReader, watcher: Watcher) -> None:
+    def __init__(self, directory: HeldDirectory, columns: FullHeader, reader: ObjectReader, watcher: Watcher) -> None:
         path = self._path = path_in(directory)
         self._columns = columns
         self._reader = reader

@@ -7,12 +7,10 @@ is there then, which is the same as a union merge, for a log is a set of lines; 
 from collections.abc import Mapping, Sequence
 
 from riafs.errors import GitError
-from riafs.formats.annexbranch import CHUNKS, LOCATION, Tuning
-from riafs.formats.gitobjects import FILE
-from riafs.formats.gitwriting import Item, item
+from riafs.formats.annexlogs import CHUNKS, LOCATION, Tuning, with_chunks, with_presence
+from riafs.formats.gitobjects import FILE, Item, item
 from riafs.formats.keys import Key
-from riafs.formats.locationlog import with_chunks, with_presence
-from riafs.formats.remotelog import SpecialRemote
+from riafs.formats.specialremotes import SpecialRemote
 from riafs.git.repository import Repository
 from riafs.push.trees import TreeEditor
 

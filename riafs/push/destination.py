@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from riafs.errors import NotInStore, OutsideStore, PushRefused, UnsupportedRepository
-from riafs.formats.annexbranch import DIFFERENCE_LOG, Tuning, parse_difference_log
-from riafs.formats.annexsettings import dead_repositories, parse_config_log
-from riafs.formats.layout import Layout, parse_dataset_version, parse_store_version
-from riafs.formats.remotelog import SpecialRemote, parse_remote_log, storage_remotes
+from riafs.formats.annex import Layout, parse_dataset_version, parse_store_version
+from riafs.formats.annexlogs import DIFFERENCE_LOG, Tuning, dead_repositories, parse_config_log, parse_difference_log
+from riafs.formats.specialremotes import SpecialRemote, parse_remote_log, storage_remotes
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.objectdir import object_directory

@@ -8,8 +8,8 @@ in different ways; nothing is merged inside of files.
 import enum
 from dataclasses import dataclass, field
 
-from riafs.formats.gitwriting import Item
-from riafs.formats.paths import parents_of
+from riafs.formats.gitobjects import Item
+from riafs.formats.names import parents_of
 from riafs.push.trees import Edits, TreeEditor
 from riafs.slices import Pauses, Sliced, in_slices, sorting
 

@@ -17,9 +17,9 @@ import trio
 from riafs.content.copies import look_at
 from riafs.content.places import ArchivePlace, LoosePlace, Place
 from riafs.content.shelf import PLACES
-from riafs.formats.hashdirs import likely_path, object_directories
-from riafs.formats.keys import Key
-from riafs.formats.newkeys import ExtensionRules, KeyMaker
+from riafs.formats.annex import likely_path, object_directories
+from riafs.formats.digests import KeyMaker
+from riafs.formats.keys import ExtensionRules, Key
 from riafs.push.content import PIECE
 from riafs.push.destination import Destination
 from riafs.push.watching import Watcher

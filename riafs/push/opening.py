@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from riafs.errors import BadSource, RiafsError
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.sources import RiaUrl
 from riafs.push.destination import Destination, open_destination
 from riafs.storage.localwriting import LocalWriting
 from riafs.storage.patience import Patience

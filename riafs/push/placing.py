@@ -8,15 +8,13 @@ from functools import partial
 import trio
 
 from riafs.errors import MalformedText, PushRefused, StoreError
-from riafs.formats.annexlinks import locked_target, pointer_text
+from riafs.formats.annex import MAX_POINTER, locked_target, parse_pointer, pointer_text
 from riafs.formats.conversions import Ends
-from riafs.formats.gitobjects import EXECUTABLE, FILE, LINK
-from riafs.formats.gitwriting import Item, item, object_name
+from riafs.formats.digests import KeyMaker
+from riafs.formats.gitobjects import EXECUTABLE, FILE, LINK, Item, item, object_name
 from riafs.formats.keys import Key
-from riafs.formats.newkeys import KeyMaker
-from riafs.formats.paths import parents_of
-from riafs.formats.pointers import MAX_POINTER, parse_pointer
-from riafs.formats.textencoding import LOOKED_AT
+from riafs.formats.largefiles import LOOKED_AT
+from riafs.formats.names import parents_of
 from riafs.git.attributes import NAME, AttributeFiles, Values
 from riafs.overlay.changes import BaseEntry, Change, LocalContent
 from riafs.push.content import PIECE, PatchedBytes, open_local

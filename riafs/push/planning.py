@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 import trio
 
 from riafs.errors import PushRefused
-from riafs.formats.annexlinks import locked_target, pointer_text
-from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK
-from riafs.formats.gitwriting import Item, item
+from riafs.formats.annex import MAX_POINTER, locked_target, parse_pointer, pointer_text
+from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, Item, item
 from riafs.formats.keys import Key
-from riafs.formats.names import git_takes
-from riafs.formats.paths import is_in_one, parents_of
-from riafs.formats.pointers import MAX_POINTER, parse_pointer
+from riafs.formats.names import git_takes, is_in_one, parents_of
 from riafs.formats.text import shown
 from riafs.git.repository import Repository
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from riafs.errors import Busy, PushConflict, PushRefused, StoreError
-from riafs.formats.gitobjects import SUBMODULE
-from riafs.formats.gitwriting import NewCommit, encode_commit, read_items
+from riafs.formats.gitobjects import SUBMODULE, NewCommit, encode_commit, read_items
 from riafs.formats.keys import Key
 from riafs.git.transaction import RefsMoved, RefUpdate
 from riafs.overlay.changes import Base

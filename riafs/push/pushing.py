@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 import trio
 
 from riafs.errors import MissingObject, PushRefused
-from riafs.formats.gitobjects import FILE, SUBMODULE
-from riafs.formats.gitwriting import item, object_name
-from riafs.formats.refs import adjusted_branch
+from riafs.formats.gitobjects import FILE, SUBMODULE, item, object_name
+from riafs.formats.gitrepository import adjusted_branch
 from riafs.git.config import MAX_CONFIG
 from riafs.overlay.changes import Base, Change
 from riafs.push.destination import ANNEX_BRANCH, Destination

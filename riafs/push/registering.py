@@ -9,10 +9,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 from riafs.errors import PushRefused
-from riafs.formats.gitconfig import submodule_sections
-from riafs.formats.gitobjects import FILE, SUBMODULE
-from riafs.formats.gitwriting import Item, item
-from riafs.formats.paths import parents_of
+from riafs.formats.gitobjects import FILE, SUBMODULE, Item, item
+from riafs.formats.gitrepository import submodule_sections
+from riafs.formats.names import parents_of
 from riafs.git.config import MAX_CONFIG, change_config, parse_config
 from riafs.overlay.changes import Change, ChangeKind
 from riafs.push.destination import Destination

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from riafs.formats.gitwriting import Stamp
+from riafs.formats.gitobjects import Stamp
 from riafs.formats.keys import Key
 from riafs.push.merging import Prefer
 

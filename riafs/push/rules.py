@@ -16,10 +16,10 @@ from riafs.children import run_again
 from riafs.errors import MissingProgram, PushRefused, RiafsError
 from riafs.formats import conversions
 from riafs.formats.conversions import SET, UNSET, Conversion, conversion_of
+from riafs.formats.digests import supported
 from riafs.formats.gitobjects import LINK
-from riafs.formats.largefiles import LargeFiles, parse_large_files
-from riafs.formats.newkeys import DEFAULT_BACKEND, ExtensionRules, supported
-from riafs.formats.textencoding import encoding_of
+from riafs.formats.keys import DEFAULT_BACKEND, ExtensionRules
+from riafs.formats.largefiles import LargeFiles, encoding_of, parse_large_files
 from riafs.overlay.changes import Change
 
 ATTRIBUTES = ("annex.largefiles", "annex.backend", *conversions.ATTRIBUTES)

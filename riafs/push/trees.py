@@ -12,8 +12,7 @@ from functools import partial
 import trio
 
 from riafs.errors import MalformedObject, MissingObject
-from riafs.formats.gitobjects import DIRECTORY
-from riafs.formats.gitwriting import GitBytes, Item, encode_item, item, object_name, place, read_items
+from riafs.formats.gitobjects import DIRECTORY, GitBytes, Item, encode_item, item, object_name, place, read_items
 from riafs.git.repository import Repository
 from riafs.slices import Pauses, Sliced, in_slices, listing, sorting
 

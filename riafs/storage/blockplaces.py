@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from riafs.errors import ChangedContent
-from riafs.formats.locators import Locator
-from riafs.formats.probeorder import service_weight
+from riafs.formats.locators import Locator, service_weight
 from riafs.storage.files import FileBytes
 from riafs.storage.http import PIECE
 from riafs.storage.ranged import Buffer

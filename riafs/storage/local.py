@@ -9,6 +9,7 @@ from typing import TypeVar, TypeVarTuple
 
 from riafs.errors import (
     LinkLoop,
+    NotAFile,
     NotInStore,
     OutsideStore,
     RiafsError,
@@ -18,7 +19,7 @@ from riafs.errors import (
     StoreTimeout,
     TooLarge,
 )
-from riafs.formats.paths import below, is_in
+from riafs.formats.names import below, is_in
 from riafs.storage.beneath import DIRECTORY_FLAGS, PATH_FLAGS, READ_FLAGS
 from riafs.storage.files import FileBytes, Identity
 from riafs.storage.patience import Patience
@@ -221,7 +222,7 @@ class LocalStorage:
         descriptor = self._roots.open(path, READ_FLAGS)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise NotInStore(f"{self._named(path)} is not a regular file")
+            raise NotAFile(f"{self._named(path)} is not a regular file")
         with os.fdopen(descriptor, "rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:

@@ -15,7 +15,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from riafs.errors import OutsideStore, RiafsError, StoreTimeout
-from riafs.formats.paths import joined, parents_of
+from riafs.formats.names import joined, parents_of
 from riafs.storage import directories
 from riafs.storage.beneath import DIRECTORY_FLAGS, READ_FLAGS, open_beneath, open_regular
 from riafs.storage.directories import HeldDirectory, opened

@@ -15,6 +15,7 @@ from riafs.errors import ChangedContent, NotInStore, RiafsError, ShortRead
 from riafs.formats.names import valid_name
 from riafs.storage.local import LocalStorage
 from riafs.storage.protocol import FileStatus, ItemKind
+from riafs.storage.spill import SpilledText
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class GivenManifest:
 
     changing = False
 
-    def __init__(self, name: bytes, text: bytes) -> None:
+    def __init__(self, name: bytes, text: SpilledText) -> None:
         self._files = {name: ManifestFile(b"", len(text), time.time_ns(), (0, 0))}
         self._text = text
         self.name = os.fsdecode(name)
@@ -90,10 +91,9 @@ class GivenManifest:
         """See Manifests."""
         return self._files
 
-    async def read(self, file: ManifestFile) -> AsyncGenerator[bytes, None]:
+    def read(self, file: ManifestFile) -> AsyncGenerator[bytes, None]:
         """See Manifests."""
-        for start in range(0, len(self._text), READ):
-            yield self._text[start : start + READ]
+        return self._text.pieces()
 
     async def is_now(self, file: ManifestFile) -> bool:
         """See Manifests."""

@@ -71,7 +71,7 @@ class Storage(Protocol):
         """The items of each of many directories, in one go; none for those that cannot be listed."""
 
     async def read_file(self, path: bytes, limit: int) -> bytes:
-        """A whole small file. Raises TooLarge beyond `limit` bytes."""
+        """A whole small file. Raises TooLarge beyond `limit` bytes, NotAFile where something else is there."""
 
     async def reading(self, function: Callable[[Opener], T]) -> T | None:
         """``function(opener)`` in one of a few threads that are kept for what reads many small files; None where none

@@ -7,14 +7,18 @@ not kill this process. Where there is no room for it, pages are kept in memory a
 import logging
 import os
 import tempfile
+from collections.abc import AsyncGenerator, Sequence
+
+import trio
 
 from riafs import memory
 from riafs.errors import StoreError
-from riafs.formats.columns import PAGE
+from riafs.formats.columns import PAGE, GrowingColumn
 
 log = logging.getLogger(__name__)
 
 _IN_MEMORY = 64
+TEXT_PIECE = 1 << 20
 
 
 class SpillFile:
@@ -51,6 +55,11 @@ class SpillFile:
             written = os.pwrite(self._descriptor, data, offset)
             data, offset = data[written:], offset + written
 
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """What has to stay open in a process that goes on with it."""
+        return [self._descriptor] if self._descriptor >= 0 else []
+
     def page(self, number: int) -> bytes:
         """See Pages. Raises StoreError."""
         page = self._read.get(number) or self._kept.get(number)
@@ -73,3 +82,36 @@ class SpillFile:
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
+
+
+class SpilledText:
+    """A text that may be large, as it comes: its beginning in memory, the rest in a `SpillFile`. Belongs to one thread
+    at a time."""
+
+    def __init__(self, directory: bytes, what: str) -> None:
+        self._file = SpillFile(directory, what)
+        self._growing = GrowingColumn("B", self._file)
+
+    def __len__(self) -> int:
+        return len(self._growing)
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """See SpillFile."""
+        return self._file.descriptors
+
+    def append(self, data: bytes) -> None:
+        """More of it. Raises OutOfMemory."""
+        self._growing.extend(data)
+
+    def piece(self, start: int, length: int) -> bytes:
+        """A part of what there is. Raises StoreError."""
+        return bytes(self._growing.settled()[start : start + length])
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """All of it, `TEXT_PIECE` bytes at a time, read in a thread where it is on disk. Raises StoreError."""
+        for start in range(0, len(self), TEXT_PIECE):
+            if len(self) <= TEXT_PIECE:
+                yield self.piece(start, TEXT_PIECE)
+            else:
+                yield await trio.to_thread.run_sync(self.piece, start, TEXT_PIECE)

@@ -56,7 +56,7 @@ class BrokenDirectory:
         """See Directory."""
         raise self._failure()
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         raise self._failure()
 

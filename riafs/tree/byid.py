@@ -6,7 +6,7 @@ It only grows, at its end: no position, and no inode number with it, ever comes 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from riafs.errors import IsADirectoryHere, NoSuchName, NotInStore, NotThereYet, SourceNotFound
-from riafs.formats.identifiers import is_identifier
+from riafs.formats.locators import is_identifier
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
 
@@ -70,7 +70,7 @@ class ByIdDirectory:
         """See Directory."""
         raise IsADirectoryHere(f"{entry.name!r} is a directory")
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         return await self._seen[entry.name].own_attributes()
 

@@ -13,7 +13,7 @@ from cachetools import LRUCache
 
 from riafs.formats.conversions import ATTRIBUTES, Conversion, conversion_of
 from riafs.formats.gitobjects import EXECUTABLE, FILE, Tree
-from riafs.formats.paths import joined, parents_of
+from riafs.formats.names import joined, parents_of
 from riafs.git.attributes import NAME, AttributeFiles
 from riafs.git.environment import PrivateGitDirs
 from riafs.storage.ranged import MemoryBytes, RangedBytes

@@ -8,9 +8,9 @@ classified together where it is known that they will be wanted.
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from riafs.formats.annex import MAX_POINTER, parse_pointer
 from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, LINK, SUBMODULE, Tree
 from riafs.formats.keys import Key, escape
-from riafs.formats.pointers import MAX_POINTER, parse_pointer
 from riafs.git.catfile import GitObject
 from riafs.tree.listing import GitEntry, git_version
 from riafs.tree.protocol import UNKNOWN_SIZE, Kind

@@ -21,7 +21,14 @@ from riafs.arvados.collections import (
 )
 from riafs.errors import NotInStore, StoreDenied
 from riafs.storage.patience import Turns
-from riafs.tree.collecting import CollectionTools, Told, broken_directory, collection_directory, same_content
+from riafs.tree.collecting import (
+    CollectionTools,
+    ManifestText,
+    Told,
+    broken_directory,
+    collection_directory,
+    same_content,
+)
 from riafs.tree.protocol import Directory
 from riafs.tree.renewable import PlacedDirectory
 
@@ -37,7 +44,7 @@ class ClusterCollections:
     def __init__(self, api: ApiServer, tools: CollectionTools, slash: str = "") -> None:
         self.api = api
         self.slash = slash
-        self._tools = tools
+        self.tools = tools
         self._by_hash: dict[bytes, Directory] = {}
         self._by_uuid: dict[bytes, UuidPlace] = {}
         self._turn = 0
@@ -51,7 +58,7 @@ class ClusterCollections:
         async with self._lock(data_hash).one():
             known = self._by_hash.get(data_hash)
             if known is None:
-                record = await fetch_collection(self.api, data_hash)
+                record = await fetch_collection(self.api, data_hash, self.tools.spill)
                 known = self._by_hash[data_hash] = await self.directory(record)
             return known
 
@@ -59,7 +66,7 @@ class ClusterCollections:
         """The collection with that uuid as it is now, renewable. Raises as `by_hash`."""
         async with self._lock(uuid).one():
             if uuid not in self._by_uuid:
-                await self._enter(await fetch_collection(self.api, uuid))
+                await self._enter(await fetch_collection(self.api, uuid, self.tools.spill))
             return PlacedDirectory(self._by_uuid[uuid])
 
     async def by_uuid_or_broken(self, uuid: bytes, name: str) -> Directory:
@@ -95,10 +102,10 @@ class ClusterCollections:
         """The top directory of a collection that has been fetched."""
         data_hash = record.state.hash
 
-        async def fetch() -> bytes:
-            return (await fetch_collection(self.api, data_hash)).manifest
+        async def fetch() -> ManifestText:
+            return (await fetch_collection(self.api, data_hash, self.tools.spill)).manifest
 
-        return await collection_directory(self._tools, record.manifest, told(record), fetch)
+        return await collection_directory(self.tools, record.manifest, told(record), fetch)
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
@@ -147,7 +154,8 @@ class UuidPlace:
             kept = same_content(self.current, told_of(self._uuid, state, shown))
             if kept is not None:
                 return kept
-        return await self._cluster.directory(await fetch_collection(self._cluster.api, self._uuid))
+        cluster = self._cluster
+        return await cluster.directory(await fetch_collection(cluster.api, self._uuid, cluster.tools.spill))
 
 
 def told(record: CollectionRecord) -> Told:

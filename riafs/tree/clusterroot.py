@@ -4,7 +4,7 @@ import time
 
 from riafs.arvados.projects import fetch_home
 from riafs.errors import NotInStore
-from riafs.formats.identifiers import is_collection_uuid, is_portable_data_hash, is_project_uuid
+from riafs.formats.locators import is_collection_uuid, is_portable_data_hash, is_project_uuid
 from riafs.tree.byid import BY_ID, ByIdDirectory, open_named
 from riafs.tree.cluster import ClusterCollections
 from riafs.tree.fixed import FixedDirectory

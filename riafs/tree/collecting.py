@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar, TypeVarTuple
@@ -13,8 +14,8 @@ from riafs.content.keepblocks import KeepBlocks
 from riafs.content.segments import CollectionReader
 from riafs.counters import Counters
 from riafs.errors import MalformedManifest, RiafsError
-from riafs.formats.manifests import Manifest, ManifestReader
-from riafs.storage.spill import SpillFile
+from riafs.formats.manifests.manifest import Manifest, ManifestReader
+from riafs.storage.spill import SpilledText, SpillFile
 from riafs.tree.collection import BrokenDirectory, Collection, CollectionDirectory
 from riafs.tree.folders import Folders
 from riafs.tree.protocol import Directory
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-FetchText = Callable[[], Awaitable[bytes]]
+ManifestText = bytes | SpilledText | AsyncIterable[bytes]
+"""A manifest at once, or in pieces."""
+FetchText = Callable[[], Awaitable[ManifestText]]
 _IN_A_THREAD = 1 << 18
 """Bytes of a manifest from which on other readers would notice how long it takes."""
 _PIECE = 1 << 20
@@ -61,7 +64,7 @@ class Told:
 
 
 async def collection_directory(
-    tools: CollectionTools, text: bytes | AsyncIterable[bytes], told: Told, fetch: FetchText | None = None
+    tools: CollectionTools, text: ManifestText, told: Told, fetch: FetchText | None = None
 ) -> CollectionDirectory | BrokenDirectory:
     """The top directory of the collection whose manifest is `text`, at once or in pieces.
 
@@ -89,8 +92,15 @@ def broken_directory(told: Told, error: RiafsError) -> BrokenDirectory:
     return BrokenDirectory(type(error)(f"collection {told.name}: {error}"), told.mtime_ns, **told.attributes)
 
 
-async def read_manifest(tools: CollectionTools, text: bytes | AsyncIterable[bytes]) -> Manifest:
+async def read_manifest(tools: CollectionTools, text: ManifestText) -> Manifest:
     """The manifest that `text` is. Raises MalformedManifest, OutOfMemory, and what reading the text raises."""
+    if not isinstance(text, SpilledText):
+        return await _read(tools, text)
+    async with aclosing(text.pieces()) as pieces:
+        return await _read(tools, pieces)
+
+
+async def _read(tools: CollectionTools, text: bytes | AsyncIterable[bytes]) -> Manifest:
     tools.counters.manifests_parsed += 1
     reader = ManifestReader(lenient=tools.lenient, pages=partial(SpillFile, tools.spill, "a collection's manifest"))
     size = len(text) if isinstance(text, bytes) else 0

@@ -17,8 +17,8 @@ from riafs.content.parts import Part
 from riafs.content.reported import Reported
 from riafs.content.segments import CollectionReader
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError
-from riafs.formats.manifests import FOLDER, NO_BLOCK, Manifest, Segment
-from riafs.formats.paths import joined
+from riafs.formats.manifests.manifest import FOLDER, NO_BLOCK, Manifest, Segment
+from riafs.formats.names import joined
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 from riafs.tree.broken import BrokenDirectory
 from riafs.tree.folders import MANY, Folders, ShownFolder, file_version
@@ -203,11 +203,11 @@ class CollectionDirectory:
         """See Directory."""
         raise NoSuchName(f"{entry.name!r} is no link")
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory. `locators` are those of a file's first blocks, without hints; `blocks` counts all."""
         folder, index = await self._index(entry)
         known = {**self._attributes(), "path": self._below(entry.name)}
-        if index is None or folder.folder.is_folder(index):
+        if index is None or name in known or folder.folder.is_folder(index):
             return known
         segments = folder.folder.segments(index)
         known["blocks"] = b"%d" % len({segment.block for segment in segments})

@@ -165,12 +165,12 @@ class ComposedDirectory:
         """See Directory."""
         raise NoSuchName(f"{entry.name!r} is no link")
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory: those of what stands there, where it comes from."""
         place = await self._place(entry.name)
         if place.original is None:
             return await place.directory.own_attributes()
-        return await place.directory.attributes(place.original)
+        return await place.directory.attributes(place.original, name)
 
     async def own_attributes(self) -> Mapping[str, bytes]:
         """See Directory."""

@@ -10,7 +10,7 @@ from riafs.content.copies import KeyPart
 from riafs.content.parts import Part
 from riafs.counters import Counters
 from riafs.errors import NoSuchVersion, NotThereYet
-from riafs.formats.refs import looks_like_commit
+from riafs.formats.gitrepository import looks_like_commit
 from riafs.git.kept import KeptObjects
 from riafs.git.references import Resolved
 from riafs.git.repository import Repository
@@ -38,7 +38,7 @@ class Subdatasets(Protocol):
         """The directory shown at `path`: the dataset at `commit`, or an empty one with the reason."""
 
     async def attributes(self, snapshot: Snapshot, path: bytes, commit: bytes) -> Mapping[str, bytes]:
-        """``user.riafs.`` attributes of the directory shown at `path`."""
+        """Of its ``user.riafs.`` attributes the dataset's id, or the reason why it is empty."""
 
 
 @dataclass(slots=True, eq=False)

@@ -56,9 +56,9 @@ class DelegatingDirectory:
         """See Directory."""
         return await self._shown.target(entry)
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
-        return await self._shown.attributes(entry)
+        return await self._shown.attributes(entry, name)
 
     async def own_attributes(self) -> Mapping[str, bytes]:
         """See Directory."""

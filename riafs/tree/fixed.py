@@ -7,6 +7,8 @@ from riafs.storage.ranged import RangedBytes
 from riafs.tree.protocol import Directory, Entry, Found, Versions
 from riafs.tree.slots import Slots, slots_by_versions
 
+_PIECE = 256
+
 
 class FixedDirectory:
     """A directory whose entries are known from the start and are all directories: see the Directory protocol."""
@@ -21,8 +23,8 @@ class FixedDirectory:
         self.mtime_ns = mtime_ns
 
     async def entries(self, start: int) -> Sequence[Entry]:
-        """See Directory."""
-        return self._entries[start:]
+        """See Directory. Who asks for one of many is not made a copy of all that follow."""
+        return self._entries[start : start + _PIECE] if start else self._entries
 
     async def prepare(self, start: int) -> None:
         """See Directory."""
@@ -57,7 +59,7 @@ class FixedDirectory:
         """See Directory."""
         raise IsADirectoryHere(f"{entry.name!r} is a directory")
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:  # part of the protocol
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:  # part of the protocol
         """See Directory."""
         return {}
 

@@ -15,8 +15,8 @@ from cachetools import LRUCache
 
 from riafs import memory
 from riafs.counters import Counters
-from riafs.formats.columns import Names
-from riafs.formats.manifests import NO_BLOCK, Folder, Manifest
+from riafs.formats.columns import PagedNames
+from riafs.formats.manifests.manifest import NO_BLOCK, Folder, Manifest
 from riafs.formats.names import MAX_NAME
 from riafs.formats.text import shown
 
@@ -119,7 +119,7 @@ class Folders:
 
     def _weight(self, folder: ShownFolder) -> int:
         count = len(folder.folder)
-        if isinstance(folder.folder.names, Names) and folder.special is None:
+        if isinstance(folder.folder.names, PagedNames) and folder.special is None:
             count = min(count, _OF_A_LARGE_ONE)
         return min(1 + count, self._limit)
 

@@ -13,8 +13,7 @@ from contextlib import aclosing
 import trio
 
 from riafs.errors import ChangedContent, NotInStore, RiafsError
-from riafs.formats.identifiers import is_portable_data_hash
-from riafs.formats.portablehash import PortableHash
+from riafs.formats.locators import PortableHash, is_portable_data_hash
 from riafs.formats.text import listed, nearest
 from riafs.storage.manifestfiles import SETTLED_NS, ManifestFile, Manifests
 from riafs.tree.broken import BrokenDirectory
@@ -180,7 +179,7 @@ class KeptRoot(FixedDirectory):
         """See Directory."""
         return self._by_id if entry.name == BY_ID else await self._kept.by_name(entry.name)
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         return await (await self.directory(entry)).own_attributes()
 

@@ -8,6 +8,7 @@ it, ever comes to stand for something else.
 import os
 from collections.abc import Mapping, Sequence
 
+from riafs import memory
 from riafs.content.annex import AnnexContents
 from riafs.errors import MalformedKey, NoSuchName, NotADirectoryHere, NotThereYet
 from riafs.formats.keys import Key, parse_file_name
@@ -16,6 +17,9 @@ from riafs.storage.ranged import RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
 
 KEYS = b".keys"
+_AT_ONCE = 4096
+_PER_KEY = 900
+"""Bytes of memory that a key takes here and in its listing."""
 
 
 class KeysDirectory:
@@ -31,9 +35,11 @@ class KeysDirectory:
         self.mtime_ns = mtime_ns
 
     async def entries(self, start: int) -> Sequence[Entry]:
-        """See Directory. From the start on, what the storage has now is looked for."""
+        """See Directory. From the start on, what the storage has now is looked for. Raises OutOfMemory."""
         if start == 0:
             async for key in self._contents.stored_keys():
+                if len(self._entries) % _AT_ONCE == 0:
+                    memory.ensure(_AT_ONCE * _PER_KEY, f"the list of more than {len(self._entries)} keys")
                 if valid_name(key.file_name) and key.file_name not in self._positions:
                     self._add(key, await self._size(key))
         return self._entries[start:]
@@ -74,17 +80,17 @@ class KeysDirectory:
     async def open(self, entry: Entry) -> RangedBytes:
         """See Directory."""
         shown = f"{os.fsdecode(entry.name)!r} in {os.fsdecode(KEYS)} of dataset {os.fsdecode(self._identifier)}"
-        return await self._contents.open(parse_file_name(entry.name), lambda: shown)
+        return await self._contents.find(parse_file_name(entry.name), lambda: shown)
 
     async def target(self, entry: Entry) -> bytes:
         """See Directory."""
         raise NoSuchName(f"{os.fsdecode(entry.name)} is no link")
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         key = parse_file_name(entry.name)
         known = {**await self.own_attributes(), "kind": b"annex", "key": key.serialised}
-        return {**known, **await self._contents.attributes(key)}
+        return known if name in known else {**known, **await self._contents.attributes(key, name)}
 
     async def own_attributes(self) -> Mapping[str, bytes]:
         """See Directory."""

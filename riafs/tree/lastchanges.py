@@ -18,8 +18,8 @@ from cachetools import LRUCache
 from riafs.cache.lastchanges import Apart
 from riafs.cache.lastchanges import LastChanges as KeptChanges
 from riafs.cache.temporary import temporary_file
-from riafs.errors import GitError, RiafsError
-from riafs.formats.namestatus import parse_history
+from riafs.errors import GitError, ProgramKilled, RiafsError
+from riafs.formats.gitrepository import parse_history
 from riafs.git.repository import Repository
 from riafs.tasks import Background, as_failure
 
@@ -79,6 +79,8 @@ class LastChanges:
                     await self._walk(KeptChanges(self._directory, identifier), repository, commit)
             walk.is_known = True
         except RiafsError as error:
+            if isinstance(error, ProgramKilled):
+                del self._walks[identifier, commit]  # whoever asks next has it tried again
             log.warning(
                 "dataset %s has the time of commit %s for all files: %s", repository.name, commit.decode()[:12], error
             )

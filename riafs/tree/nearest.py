@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from riafs.errors import NotInStore, RiafsError
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.sources import RiaUrl
 from riafs.formats.text import listed, nearest
 from riafs.git.history import VersionKind
 from riafs.git.repository import HIDDEN_BRANCHES, Repository

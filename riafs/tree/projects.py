@@ -155,7 +155,7 @@ class ProjectDirectory(FixedDirectory):
             return await self._projects.directory(entry.item.uuid)
         return await self._projects.collections.by_uuid_or_broken(entry.item.uuid, entry.item.uuid.decode())
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         if not isinstance(entry, ItemEntry):
             return {}

@@ -96,8 +96,11 @@ class Directory(Protocol):
     async def target(self, entry: Entry) -> bytes:
         """The text of `entry` (of kind LINK)."""
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
-        """``user.riafs.`` attributes of `entry`: short name (``key``, ``commit``) → value."""
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
+        """``user.riafs.`` attributes of `entry`: short name (``key``, ``commit``) → value.
+
+        `name`: the only one that is wanted, so that what costs more than a look-up may be left out.
+        """
 
     async def own_attributes(self) -> Mapping[str, bytes]:
         """``user.riafs.`` attributes of this directory where it is a mount's root."""

@@ -15,11 +15,13 @@ import trio
 
 from riafs.content.copies import BlobPart, KeyPart
 from riafs.content.parts import Part
+from riafs.content.unread import Unread
 from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.keys import parse_key
-from riafs.formats.paths import joined
+from riafs.formats.names import joined
 from riafs.git.kept import KeptObjects
+from riafs.git.repository import IN_MEMORY
 from riafs.storage.ranged import RangedBytes
 from riafs.tree.checkout import NOTHING, Wanted
 from riafs.tree.classifying import MAX_LINK, Item, classify, items
@@ -303,7 +305,7 @@ class CommitDirectory:
         assert isinstance(entry, GitEntry)
         dataset = self._snapshot.dataset
         if entry.key is not None:
-            return await dataset.contents.open(parse_key(entry.key), lambda: self._described(entry))
+            return await dataset.contents.find(parse_key(entry.key), lambda: self._described(entry))
         if entry.size == UNKNOWN_SIZE:
             raise MissingObject(f"git object {entry.oid.decode()} of {self._described(entry)} cannot be read")
         if dataset.checkouts is not None:
@@ -311,7 +313,10 @@ class CommitDirectory:
             opened = conversion and await dataset.checkouts.open(dataset, entry.oid, conversion)
             if opened:
                 return opened
-        return await dataset.repository.open_blob(entry.oid, entry.size)
+        # That git has it is known from its size. A large one is written to a file, which may find no room: at open.
+        if entry.size > IN_MEMORY:
+            return await dataset.repository.open_blob(entry.oid, entry.size)
+        return Unread(entry.size, lambda: dataset.repository.open_blob(entry.oid, entry.size))
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
         """See Divisible."""
@@ -334,22 +339,22 @@ class CommitDirectory:
         path = self._below(entry.name).decode(errors="replace")
         return f"{path!r} in dataset {self._snapshot.dataset.name} at {self._snapshot.commit.decode()[:12]}"
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         if not isinstance(entry, GitEntry):
             return await versioned(entry).own_attributes()
         known = dict(await self.own_attributes())
         known["path"] = self._below(entry.name)
         if entry.registered:
-            return {
-                **known,
-                **await self._snapshot.dataset.subdatasets.attributes(self._snapshot, known["path"], entry.oid),
-            }
+            known |= {"kind": b"subdataset", "commit": entry.oid}
+            if name not in ("path", "kind", "commit"):
+                known |= await self._snapshot.dataset.subdatasets.attributes(self._snapshot, known["path"], entry.oid)
+            return known
         if entry.kind is not Kind.DIRECTORY:
             known["kind"] = b"git" if entry.key is None else b"annex"
         if entry.key is not None:
             known["key"] = entry.key
-            known.update(await self._snapshot.dataset.contents.attributes(parse_key(entry.key)))
+            known |= await self._snapshot.dataset.contents.attributes(parse_key(entry.key), name)
         else:
             known["object"] = entry.oid
         return known

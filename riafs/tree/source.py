@@ -3,7 +3,7 @@
 import os
 
 from riafs.errors import BadSource, MissingObject, NoSuchVersion, NotInStore, RiafsError, SourceNotFound
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.sources import RiaUrl
 from riafs.storage.local import LocalStorage
 from riafs.storage.patience import Patience
 from riafs.tree.nearest import datasets_near, stores_near, versions_near

@@ -15,7 +15,7 @@ from riafs.content.branch import AnnexBranch
 from riafs.content.storages import StoredPlaces
 from riafs.counters import Counters
 from riafs.errors import NotInStore, RiafsError, SourceNotFound, TooLarge
-from riafs.formats.layout import parse_dataset_version, parse_store_version
+from riafs.formats.annex import parse_dataset_version, parse_store_version
 from riafs.formats.names import valid_name
 from riafs.git.pool import GitPool
 from riafs.git.repository import Repository

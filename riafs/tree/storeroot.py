@@ -98,7 +98,7 @@ class StoreDirectory(FixedDirectory):
             return await AliasDirectory.load(self._store, entry.path)
         return await dataset_directory(self._store, entry.path, entry.mtime_ns)
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         if isinstance(entry, VersionedEntry):
             return await entry.directory.own_attributes()
@@ -111,16 +111,18 @@ class StoreDirectory(FixedDirectory):
 async def dataset_directory(store: Store, path: bytes, mtime_ns: int) -> Directory:
     """The dataset at `path` at its HEAD; if it has no commit to show, an empty directory that says why."""
     dataset = await store.dataset(path)
-    signature = await dataset.watch.look(path, ())  # before HEAD is read, so that no move is missed
-    try:
-        return await dataset.at(None)
-    except (NoSuchVersion, NotInStore) as error:
-        return PendingDirectory(
-            dataset, store, str(error), mtime_ns, signature, has_keys=await dataset.contents.has_any()
-        )
-    except GitError as error:
-        log.warning("dataset %s cannot be shown: %s", dataset.name, error)
-        raise
+    signature: Signature | None = None
+    while True:
+        try:
+            return await dataset.at(None)
+        except (NoSuchVersion, NotInStore) as error:
+            if signature is not None:
+                has_keys = await dataset.contents.has_any()
+                return PendingDirectory(dataset, store, str(error), mtime_ns, signature, has_keys=has_keys)
+        except GitError as error:
+            log.warning("dataset %s cannot be shown: %s", dataset.name, error)
+            raise
+        signature = await dataset.watch.look(path, ())  # before HEAD is read once more, so that no move is missed
 
 
 class PendingDirectory(FixedDirectory):

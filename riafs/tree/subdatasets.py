@@ -17,8 +17,8 @@ from urllib.parse import unquote_to_bytes
 from cachetools import LRUCache
 
 from riafs.errors import BadSource, NotThereYet, RiafsError, SourceNotFound
-from riafs.formats.gitconfig import Submodule, submodules
-from riafs.formats.riaurl import RiaUrl, parse_ria_url, redact, rewrite
+from riafs.formats.gitrepository import Submodule, submodules
+from riafs.formats.sources import RiaUrl, parse_ria_url, redact, rewrite
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.tree.fixed import FixedDirectory
@@ -72,8 +72,8 @@ class RegisteredDatasets:
         """See Subdatasets."""
         found, reason = await self._resolve(snapshot, path, commit)
         if found is None:
-            return {"kind": b"subdataset", "commit": commit, "error": os.fsencode(reason)}
-        return {"kind": b"subdataset", "dataset": found.identifier, "commit": commit}
+            return {"error": os.fsencode(reason)}
+        return {"dataset": found.identifier}
 
     async def _resolve(self, snapshot: "Snapshot", path: bytes, commit: bytes) -> tuple["Dataset | None", str]:
         """The dataset that has the registered commit, or why there is none."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from riafs.arvados.names import file_names
 from riafs.arvados.projects import fetch_tags, tags_signature
-from riafs.formats.identifiers import is_identifier, is_portable_data_hash
+from riafs.formats.locators import is_identifier, is_portable_data_hash
 from riafs.tree.cluster import ClusterCollections
 from riafs.tree.fixed import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Kind

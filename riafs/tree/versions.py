@@ -108,7 +108,7 @@ class ListedVersions(FixedDirectory):
         assert isinstance(entry, _VersionEntry)
         return await self._dataset.at(entry.meaning)
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         """See Directory."""
         assert isinstance(entry, _VersionEntry)
         version = entry.described

@@ -64,7 +64,7 @@ class VirtualDirectory:
         """See Directory."""
         raise NoSuchName(f"{entry.name!r} is no link")
 
-    async def attributes(self, entry: Entry) -> Mapping[str, bytes]:  # part of the protocol
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:  # part of the protocol
         """See Directory."""
         return {}
 

@@ -20,7 +20,7 @@ from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
-from riafs.formats.sevenzip_cursor import Limits
+from riafs.formats.sevenzip.cursor import Limits
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
 from riafs.storage.patience import Patience

@@ -28,9 +28,8 @@ from riafs.content.annex import ContentTools
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
 from riafs.errors import MissingProgram, StoreDenied
-from riafs.formats.riaurl import RiaUrl
-from riafs.formats.sevenzip_cursor import Limits
-from riafs.formats.sources import Source
+from riafs.formats.sevenzip.cursor import Limits
+from riafs.formats.sources import RiaUrl, Source
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
 from riafs.storage.patience import Patience

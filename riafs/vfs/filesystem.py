@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import trio
 
+from riafs.content.unread import Unread
 from riafs.counters import Counters
 from riafs.errors import (
     IsADirectoryHere,
@@ -33,6 +34,7 @@ from riafs.tree.slots import own_slots
 from riafs.vfs.cachedpages import CachedPages, SilentReads
 from riafs.vfs.nodes import Node
 from riafs.vfs.numbers import ROOT, inode_of, new_number, number_of, slot_of
+from riafs.vfs.readers import Readers
 from riafs.vfs.refreshing import Change, Refresher
 from riafs.vfs.use import Use, Uses
 
@@ -127,6 +129,7 @@ class FileSystem:
         self._open_inodes: dict[int, set[int]] = {}
         self._pages = CachedPages()
         self._silent = SilentReads()
+        self._readers = Readers()
         self._last_handle = 0
         self._turn = 0
         self._woken = 0
@@ -204,19 +207,19 @@ class FileSystem:
         """The value of an extended attribute ``user.riafs.…``. Raises NoSuchAttribute."""
         short = name.removeprefix(ATTRIBUTE_PREFIX)
         if short != name:
-            known = await self.attributes(inode)
+            known = await self.attributes(inode, short)
             if short in known:
                 return known[short]
         raise NoSuchAttribute(f"no attribute {name}")
 
-    async def attributes(self, inode: int) -> Mapping[str, bytes]:
-        """All ``user.riafs.`` attributes of an inode, by their short names."""
+    async def attributes(self, inode: int, name: str | None = None) -> Mapping[str, bytes]:
+        """The ``user.riafs.`` attributes of an inode, by their short names; `name`: see Directory."""
         if inode == ROOT:
             return await self._root.directory.own_attributes()
         directory, entry = await self._entry(inode)
         if self._parent(inode) is self._root and entry.name in self._virtual:
             return await self._virtual[entry.name].own_attributes()
-        return await directory.attributes(entry)
+        return await directory.attributes(entry, name)
 
     # -- inodes -------------------------------------------------------------------------------------------------------
 
@@ -324,13 +327,17 @@ class FileSystem:
 
     # -- files --------------------------------------------------------------------------------------------------------
 
-    async def open(self, inode: int) -> OpenedFile:
-        """A handle on a file's content as it is now; it stays the same until released."""
-        entry, content = await self.content(inode)
+    async def open(self, inode: int, *, to_be_read: bool = True) -> OpenedFile:
+        """A handle on a file's content as it is now; it stays the same until released.
+
+        Where there is none, this fails. Damage is found at the first read, if not earlier: see vfs/readers.
+        """
+        entry, content = await self.content(inode, to_be_read=to_be_read)
         sized = entry.size != UNKNOWN_SIZE
         handles = self._open_inodes.setdefault(inode, set())
         pages = self._pages.opened(inode, content, [self._files[each].content for each in handles])
-        whole = content.data if not handles and sized and isinstance(content, MemoryBytes) else None
+        held = content.content if isinstance(content, Unread) else content
+        whole = held.data if not handles and sized and isinstance(held, MemoryBytes) else None
         if whole is not None:
             self.counters.bytes_read += len(whole)
         use = _use_of(self._parent(inode))
@@ -339,12 +346,20 @@ class FileSystem:
         handles.add(handle)
         return OpenedFile(handle, sized and not pages.past, pages.kept, whole)
 
-    async def content(self, inode: int) -> tuple[Entry, RangedBytes]:
+    async def content(self, inode: int, *, to_be_read: bool = True) -> tuple[Entry, RangedBytes]:
         """What a file holds now; the caller closes it."""
         directory, entry = await self._entry(inode)
         if entry.kind is Kind.DIRECTORY:
             raise IsADirectoryHere(f"{entry.name!r} is a directory")
-        content = await directory.open(entry)
+        content: RangedBytes
+        if not to_be_read and inode in self._open_inodes and entry.size != UNKNOWN_SIZE:
+            content = Unread(
+                entry.size, lambda: directory.open(entry)
+            )  # the one who has it open knows that it is there
+        else:
+            content = await directory.open(entry)
+        if to_be_read:
+            await self._readers.prepare(content)
         self.counters.opens += 1
         return entry, content
 

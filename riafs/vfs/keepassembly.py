@@ -15,8 +15,8 @@ from riafs.content.keepblocks import KeepBlocks, KeepTools
 from riafs.content.keptparts import KeptParts
 from riafs.errors import RiafsError, UsageError
 from riafs.formats.composed import parse_composition
-from riafs.formats.keepurl import STANDARD_INPUT, ArvadosUrl, KeepUrl
 from riafs.formats.locators import Locator
+from riafs.formats.sources import STANDARD_INPUT, ArvadosUrl, KeepUrl
 from riafs.storage.blockplaces import BlockPlace, BlockPlaces, Places
 from riafs.storage.http import Http, HttpOptions
 from riafs.storage.keephints import HintedPlaces
@@ -25,6 +25,7 @@ from riafs.storage.keepvolumes import KeepVolume
 from riafs.storage.local import LocalStorage
 from riafs.storage.manifestfiles import GivenManifest, ManifestDirectory, Manifests
 from riafs.storage.patience import THREADS_PER_STORE, Patience
+from riafs.storage.spill import TEXT_PIECE, SpilledText
 from riafs.tree.byid import Resolve
 from riafs.tree.cluster import ClusterCollections
 from riafs.tree.clusterroot import ClusterRoot, open_cluster
@@ -180,8 +181,10 @@ class _Opening:
     async def _manifests(self, source: KeepUrl, blocks: KeepBlocks) -> Manifests:
         locator = source.manifest_locator
         if locator is not None:
-            text = await blocks.read(locator, 0, locator.size, _no_renewal)
-            return GivenManifest(locator.unsigned, bytes(text))
+            text = SpilledText(self._means.scratch, "a manifest of Keep")
+            for start in range(0, locator.size, TEXT_PIECE):
+                text.append(bytes(await blocks.read(locator, start, TEXT_PIECE, _no_renewal)))
+            return GivenManifest(locator.unsigned, text)
         if source.manifests == STANDARD_INPUT:
             if self._plan.manifest is None:
                 raise UsageError("manifests=- takes a manifest from standard input, and there is none here")

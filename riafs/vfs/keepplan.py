@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from riafs.cache.blocks import BlockCache
 from riafs.cache.verified import VerifiedMemory
 from riafs.counters import Counters
+from riafs.storage.spill import SpilledText
 from riafs.tasks import Background
 
 
@@ -32,7 +33,7 @@ class KeepPlan:
     memory: int = 256 << 20
     lenient: bool = False
     follow_hints: bool = False
-    manifest: bytes | None = field(default=None, repr=False)
+    manifest: SpilledText | None = field(default=None, repr=False)
     """The text that came on standard input."""
 
 

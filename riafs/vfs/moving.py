@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from riafs.errors import NoSuchName, NotADirectoryHere
-from riafs.formats.paths import joined
+from riafs.formats.names import joined
 from riafs.overlay.changes import Carried, ChangeKind
 from riafs.overlay.changes import Change as LocalChange
 from riafs.overlay.engine import Engine

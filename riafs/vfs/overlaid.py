@@ -4,7 +4,7 @@ import logging
 import os
 from dataclasses import dataclass, replace
 
-from riafs.formats.riaurl import RiaUrl
+from riafs.formats.sources import RiaUrl
 from riafs.overlay.places import Ownership
 from riafs.overlay.store import open_when_free
 from riafs.vfs.assembly import Assembled

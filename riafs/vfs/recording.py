@@ -13,7 +13,7 @@ import select
 from dataclasses import dataclass, field
 
 from riafs.errors import Busy, NoSuchName, RiafsError, StaleHandle, UsageError
-from riafs.formats.paths import is_in
+from riafs.formats.names import is_in
 from riafs.overlay.changes import Base
 from riafs.overlay.engine import Engine
 from riafs.vfs.beneath import Beneath

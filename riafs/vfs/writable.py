@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import trio
 from cachetools import LRUCache
 
 from riafs.counters import Counters
 from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle, StoreTimeout
-from riafs.formats.paths import is_in
+from riafs.formats.names import is_in
 from riafs.overlay.changes import NOTHING, Carried
 from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures
 from riafs.overlay.listing import Listed
@@ -167,14 +167,14 @@ class WritableFileSystem:
     async def attribute(self, inode: int, name: str) -> bytes:
         """The value of an extended attribute ``user.riafs.…``. Raises NoSuchAttribute."""
         short = name.removeprefix(ATTRIBUTE_PREFIX)
-        known = await self._seen(inode, lambda: self._attributes(self._numbers.now(inode)))
+        known = await self._seen(inode, lambda: self._attributes(self._numbers.now(inode), short))
         if short == name or short not in known:
             raise NoSuchAttribute(f"no attribute {name}")
         return known[short]
 
-    async def _attributes(self, inode: int) -> Mapping[str, bytes]:
+    async def _attributes(self, inode: int, name: str) -> Mapping[str, bytes]:
         own = await self._engine.attributes(inode)
-        return own or await self._filesystem.attributes(inode)
+        return own or await self._filesystem.attributes(inode, name)
 
     def statfs(self) -> Figures:
         """See Engine."""
@@ -276,10 +276,6 @@ class WritableFileSystem:
     async def _before_change(self, inode: int, *, empties: bool) -> None:
         if not empties and not self._engine.has_row(inode):
             await self._beneath.learn_size(inode)
-
-    async def setxattr(self, inode: int, name: bytes) -> NoReturn:
-        """See Engine."""
-        await self._engine.setxattr(inode, name)
 
     # -- files --------------------------------------------------------------------------------------------------------
 

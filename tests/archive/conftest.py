@@ -13,7 +13,7 @@ from riafs.archive.extractor import Extractor
 from riafs.cache import temporary
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.counters import Counters
-from riafs.formats.sevenzip_cursor import Limits
+from riafs.formats.sevenzip.cursor import Limits
 from riafs.storage.files import FileBytes, Identity
 
 SEARCH_PATH = tuple(map(os.fsencode, os.get_exec_path()))

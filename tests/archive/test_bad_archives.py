@@ -26,8 +26,8 @@ from riafs.errors import (
     RiafsError,
     ShortRead,
 )
-from riafs.formats.sevenzip import parse_encoded_header, parse_signature
-from riafs.formats.sevenzip_cursor import Limits
+from riafs.formats.sevenzip.cursor import Limits
+from riafs.formats.sevenzip.header import parse_encoded_header, parse_signature
 from riafs.storage.ranged import MemoryBytes
 from tests.archive.conftest import Announce, Pack, content_of, open_archive, tools_with
 from tests.archive.headers import File, archive, copy_streams, files_record, header, number, stored_archive
@@ -283,7 +283,7 @@ import trio
 from riafs.archive.encryption import Unlocker
 from riafs.archive.header import read_listing
 from riafs.errors import RiafsError
-from riafs.formats.sevenzip_cursor import Limits
+from riafs.formats.sevenzip.cursor import Limits
 from riafs.storage.ranged import MemoryBytes
 from tests.archive.test_bad_archives import claiming_headers, large_dictionary
 

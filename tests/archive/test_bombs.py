@@ -20,10 +20,10 @@ import pytest
 from riafs.archive.archive import Archive
 from riafs.archive.header import read_plain_header
 from riafs.errors import MalformedArchive, RiafsError
-from riafs.formats.sevenzip import Member, parse_header
-from riafs.formats.sevenzip_columns import Columns, NewMember, shape_of_lzma2, shape_of_stored
-from riafs.formats.sevenzip_cursor import Limits, write_number
-from riafs.formats.sevenzip_writing import write_header
+from riafs.formats.sevenzip.cursor import Limits, write_number
+from riafs.formats.sevenzip.fullheader import FullHeader, NewMember, shape_of_lzma2, shape_of_stored
+from riafs.formats.sevenzip.header import Member, parse_header
+from riafs.formats.sevenzip.writing import write_header
 from riafs.storage.ranged import MemoryBytes
 from tests.archive.conftest import tools_with
 from tests.archive.headers import File, archive, copy_streams, header, sized
@@ -38,7 +38,7 @@ Folder = tuple[bytes, bytes, int]
 
 def beside_good(*folders: Folder) -> bytes:
     """An archive of a stored member ``good`` and one member, ``bomb`` and its number, for each folder."""
-    columns = Columns(pack_position=0)
+    columns = FullHeader(pack_position=0)
     columns.add_folder(shape_of_stored(), len(GOOD), [NewMember(b"good", len(GOOD), zlib.crc32(GOOD), 0o444, 0)])
     packed, crc = [GOOD], zlib.crc32(bytes(ZEROS))
     for position, (description, data, size) in enumerate(folders):
@@ -206,7 +206,7 @@ def test_records_that_say_nothing_are_counted(start: bytes) -> None:
 
 
 def test_many_kinds_of_folders_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("riafs.formats.sevenzip_streams._MOST_DESCRIPTIONS", 100)
+    monkeypatch.setattr("riafs.formats.sevenzip.streams._MOST_DESCRIPTIONS", 100)
     kinds = b"".join(b"\x01\x24\x06\xf1\x07\x01\x04" + position.to_bytes(4, "little") for position in range(101))
     plain = b"\x01\x04\x07\x0b" + write_number(101) + b"\x00" + kinds + b"\x0c" + b"\x01" * 101 + b"\x00\x00"
     with pytest.raises(MalformedArchive, match="100 different"):

@@ -12,9 +12,9 @@ from riafs.archive import chains
 from riafs.archive.chains import Chain
 from riafs.archive.coders import Step, step_of
 from riafs.errors import DecodeFailed
-from riafs.formats.sevenzip import parse_header, parse_signature
-from riafs.formats.sevenzip_cursor import Limits
-from riafs.formats.sevenzip_folder import Folder
+from riafs.formats.sevenzip.cursor import Limits
+from riafs.formats.sevenzip.folder import Folder
+from riafs.formats.sevenzip.header import parse_header, parse_signature
 
 ROWS = {
     "PPMd": ("-m0=PPMd:mem=64k",),

@@ -2,17 +2,20 @@
 
 import contextlib
 import random
+import signal
 import zlib
 from pathlib import Path
 
 import pytest
 import trio
 
+from riafs.archive import driving
 from riafs.archive.archive import Archive
 from riafs.archive.extractor import ChildDecoder
-from riafs.errors import CorruptContent, DecodeFailed, DecoderDied, RiafsError
-from riafs.formats.sevenzip import parse_signature
-from riafs.formats.sevenzip_writing import write_signature
+from riafs.children import ATTEMPTS
+from riafs.errors import CorruptContent, DecoderDied, ProgramKilled, RiafsError
+from riafs.formats.sevenzip.header import parse_signature
+from riafs.formats.sevenzip.writing import write_signature
 from tests.archive.conftest import SEARCH_PATH, Announce, Pack, content_of, open_archive, tools_with
 from tests.small import key_of
 
@@ -116,13 +119,39 @@ async def test_a_decoder_that_is_killed_again_is_a_failure_that_says_so(
         archive = await open_archive(pack(CONTENTS, "-m0=PPMd"), tools)
         started = kill(monkeypatch, times=100)
         for _ in range(3):
-            with pytest.raises(DecoderDied, match="SIGKILL") as failure:
+            with pytest.raises(ProgramKilled, match="SIGKILL"):
                 await content_of(archive, b"399")
-            assert not isinstance(failure.value, DecodeFailed)
+        assert len(started) == ATTEMPTS
+
+
+async def test_what_was_killed_too_often_is_tried_again_after_a_while(
+    pack: Pack, spool: Path, monkeypatch: pytest.MonkeyPatch, expected_warnings: Announce
+) -> None:
+    expected_warnings("it is tried again", "SIGKILL")
+    monkeypatch.setattr(driving, "_KILLED_SECONDS", 0.5)
+    with contextlib.closing(tools_with(spool, search_path=())) as tools:
+        archive = await open_archive(pack(CONTENTS, "-m0=PPMd"), tools)
+        kill(monkeypatch, times=ATTEMPTS)
+        with pytest.raises(ProgramKilled):
+            await content_of(archive, b"399")
+        await trio.sleep(0.5)
+        assert await content_of(archive, b"399") == CONTENTS[b"399"]
+
+
+async def test_a_decoder_that_crashes_is_started_again_once(
+    pack: Pack, spool: Path, monkeypatch: pytest.MonkeyPatch, expected_warnings: Announce
+) -> None:
+    expected_warnings("it is tried again", "SIGSEGV")
+    with contextlib.closing(tools_with(spool, search_path=())) as tools:
+        archive = await open_archive(pack(CONTENTS, "-m0=PPMd"), tools)
+        started = kill(monkeypatch, times=100, by=signal.SIGSEGV)
+        for _ in range(3):
+            with pytest.raises(DecoderDied, match="SIGSEGV"):
+                await content_of(archive, b"399")
         assert len(started) == 2
 
 
-def kill(monkeypatch: pytest.MonkeyPatch, times: int) -> list[ChildDecoder]:
+def kill(monkeypatch: pytest.MonkeyPatch, times: int, by: signal.Signals = signal.SIGKILL) -> list[ChildDecoder]:
     """Let the first children be killed before they write anything."""
     real, started = ChildDecoder.decode, list[ChildDecoder]()
 
@@ -130,7 +159,7 @@ def kill(monkeypatch: pytest.MonkeyPatch, times: int) -> list[ChildDecoder]:
         if self not in started:
             started.append(self)
             if len(started) <= times:
-                self._child.kill()
+                self._child.send_signal(by)
                 await trio.to_thread.run_sync(self._child.wait)
         return await real(self, most)
 

@@ -16,7 +16,7 @@ from riafs.archive.decoders import ThreadDecoder
 from riafs.archive.member import DecodedMember
 from riafs.cache.blocks import BlockLimits
 from riafs.errors import CorruptContent, DecodeFailed, RiafsError, StoreError, StoreTimeout, TooLarge
-from riafs.formats.sevenzip import Member, parse_signature
+from riafs.formats.sevenzip.header import Member, parse_signature
 from tests.archive.conftest import SEARCH_PATH, Announce, Pack, content_of, no_room_elsewhere, open_archive, tools_with
 from tests.archive.headers import archive as archive_of
 from tests.conformance.ranged import CHECKS, CONTENT, Check

@@ -19,11 +19,11 @@ from riafs.archive.partial import Partial
 from riafs.archive.saved import IndexDirectory
 from riafs.counters import Counters
 from riafs.errors import StoreError, StoreTimeout
-from riafs.formats.sevenzip import Listing, Member
-from riafs.formats.sevenzip_columns import Columns, NewMember, shape_of_lzma2
-from riafs.formats.sevenzip_cursor import Cursor
-from riafs.formats.sevenzip_folder import Folder, parse_shape
-from riafs.formats.sevenzip_writing import write_header
+from riafs.formats.sevenzip.cursor import Cursor
+from riafs.formats.sevenzip.folder import Folder, parse_shape
+from riafs.formats.sevenzip.fullheader import FullHeader, NewMember, shape_of_lzma2
+from riafs.formats.sevenzip.header import Listing, Member
+from riafs.formats.sevenzip.writing import write_header
 from riafs.storage.files import FileBytes
 from riafs.storage.patience import Patience
 from riafs.storage.ranged import MemoryBytes
@@ -36,7 +36,7 @@ CONTENTS = keys_of([text(seed, 300_000) for seed in range(5)])
 
 def solid(contents: list[bytes]) -> bytes:
     """An archive whose members ``0``, ``1``, … are one folder."""
-    columns, data = Columns(), b"".join(contents)
+    columns, data = FullHeader(), b"".join(contents)
     packed = lzma.compress(data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0}])
     members = [
         NewMember(b"%d" % number, len(content), zlib.crc32(content), 0o444, 0)

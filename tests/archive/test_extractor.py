@@ -10,8 +10,8 @@ import trio
 
 from riafs.archive.extractor import ChildDecoder, Engine, Extractor, find_program
 from riafs.errors import DecodeFailed, MissingProgram, StoreError
-from riafs.formats.sevenzip_cursor import Cursor
-from riafs.formats.sevenzip_folder import Folder, parse_shape
+from riafs.formats.sevenzip.cursor import Cursor
+from riafs.formats.sevenzip.folder import Folder, parse_shape
 from riafs.storage.ranged import MemoryBytes
 from tests.archive.conftest import SEARCH_PATH, no_room_elsewhere
 

@@ -9,7 +9,7 @@ import pytest
 from riafs.archive.archive import Archive
 from riafs.cache.blocks import BlockLimits
 from riafs.errors import RiafsError
-from riafs.formats.sevenzip import parse_signature
+from riafs.formats.sevenzip.header import parse_signature
 from riafs.storage.extents import Extent
 from riafs.storage.ranged import MemoryBytes
 from tests.archive.conftest import Announce, Pack, tools_with

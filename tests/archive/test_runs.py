@@ -14,8 +14,8 @@ from riafs.archive.decoders import ThreadDecoder
 from riafs.archive.extractor import ChildDecoder, Engine, Extractor
 from riafs.cache.blocks import BlockLimits
 from riafs.errors import CorruptContent, DecodeFailed, RiafsError
-from riafs.formats.sevenzip import Member
-from riafs.formats.sevenzip_folder import Folder
+from riafs.formats.sevenzip.folder import Folder
+from riafs.formats.sevenzip.header import Member
 from riafs.storage.ranged import RangedBytes
 from tests.archive.conftest import Announce, Pack, content_of, open_archive, tools_with
 from tests.archive.test_decoding import DIVIDED, count_as_large, found, keys_of, text
@@ -288,7 +288,7 @@ async def test_an_archive_that_lies_about_its_resets_is_read_or_refused(
 
 def _claim_resets(data: bytearray, folder: Folder) -> None:
     """Every twentieth packed chunk with new properties says that it resets the dictionary."""
-    from riafs.formats.lzma2 import parse_chunk
+    from riafs.formats.sevenzip.lzma2 import parse_chunk
 
     at, number = folder.pack_offset, 0
     while (chunk := parse_chunk(bytes(data[at : at + 6]))) is not None:

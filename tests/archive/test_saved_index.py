@@ -5,6 +5,7 @@ import shutil
 from array import array
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,12 @@ from riafs.archive import saved
 from riafs.archive.archive import Archive, ArchiveTools
 from riafs.archive.saved import PAGE, IndexDirectory, read_columns, write_columns
 from riafs.errors import DamagedIndex
-from riafs.formats.sevenzip_table import ELEMENTS, Column
+from riafs.formats.sevenzip.streams import ELEMENTS
 from tests.archive.conftest import Pack, content_of, file_bytes, open_archive, tools_with
 from tests.archive.headers import File, stored_archive
+
+if TYPE_CHECKING:
+    from riafs.formats.columns import Column
 
 FILES = [File(b"%03x/%d" % (number % 256, number), b"content %d" % number) for number in range(3000)]
 

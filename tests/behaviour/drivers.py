@@ -12,7 +12,7 @@ import trio
 
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.tree.protocol import Kind
 from riafs.vfs.assembly import Plan, open_filesystem
 from riafs.vfs.filesystem import Attributes, FileSystem
@@ -135,7 +135,7 @@ async def opened(
     password: str | None = None,
 ) -> AsyncIterator[ObjectDriver]:
     """The filesystem of a store, or of what `fragment` (``#~alias@version``) names in it."""
-    source = parse_source(f"{store}{fragment}")
+    source = parse_ria_source(f"{store}{fragment}")
     kept = None if cache is None else str(cache)
     allowed = tuple(map(os.fsencode, allow_links))
     plan = Plan(source, deadline, verify, kept, os.environ["PATH"], instead_of, allowed, password=password)

@@ -15,7 +15,7 @@ from riafs.tree.storeroot import AliasDirectory, IdDirectory, PendingDirectory
 from riafs.tree.subdatasets import AbsentSubdataset
 from riafs.tree.virtual import VirtualDirectory
 from tests.behaviour.drivers import ObjectDriver, opened
-from tests.conformance.directory import CHECKS, Check
+from tests.conformance.directory import CHECKS, Check, all_entries
 from tests.small import Executable, Files, Link, Locked, Pointer, Registered, SmallStore, key_of
 
 CONTENT = b"content of an annexed file"
@@ -118,3 +118,10 @@ async def test_fixed_directory_shows_what_it_was_given() -> None:
     entries = [Entry(b"x", Kind.DIRECTORY, 0, executable=True, mtime_ns=1, version=b"v")]
     directory = FixedDirectory(entries, 1, {})
     assert await directory.entries(0) == tuple(entries)
+
+
+async def test_who_asks_a_large_fixed_directory_for_one_entry_is_not_given_all_that_follow() -> None:
+    entries = [Entry(b"%d" % n, Kind.DIRECTORY, 0, executable=True, mtime_ns=1, version=b"v") for n in range(5000)]
+    directory = FixedDirectory(entries, 1, {})
+    assert 0 < len(await directory.entries(1)) < 1000
+    assert await all_entries(directory) == entries

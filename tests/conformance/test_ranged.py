@@ -21,7 +21,7 @@ from riafs.content.beside import HashedBeside
 from riafs.content.shelf import ArchiveShelf
 from riafs.content.verifying import Claim, Opened, Verifier, Verify
 from riafs.counters import Counters
-from riafs.formats.sevenzip_cursor import Limits
+from riafs.formats.sevenzip.cursor import Limits
 from riafs.push.content import PatchedBytes
 from riafs.storage.concat import Concatenated
 from riafs.storage.extents import Extent

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from riafs.errors import CorruptContent, DecodeFailed, MissingContent, RiafsError
-from riafs.formats.archivelinks import ArchiveLink, archive_links
-from riafs.formats.hashdirs import hash_lower
+from riafs.formats.annex import hash_lower
+from riafs.formats.annexlogs import ArchiveLink, archive_links
 from riafs.formats.keys import escape, parse_key
 from tests.behaviour.drivers import opened
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise

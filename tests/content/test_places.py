@@ -14,14 +14,16 @@ from riafs.errors import (
     EncryptedContent,
     GitError,
     MissingContent,
+    NoSuchAttribute,
     OutsideStore,
     RiafsError,
     ShortRead,
     StoreError,
 )
-from riafs.formats.hashdirs import hash_lower, hash_mixed
+from riafs.formats.annex import hash_lower, hash_mixed
 from riafs.formats.keys import escape
 from tests.behaviour.drivers import ObjectDriver, opened
+from tests.faults.opens import watched
 from tests.small import Locked, Pointer, SmallDataset, SmallStore, key_of, mixed_path, noise, sha256_key_of
 
 Announce = Callable[..., None]
@@ -202,6 +204,25 @@ async def test_replaced_archive_is_opened_anew_and_old_readers_keep_theirs(store
         assert await shown.read(b"one/file") == CONTENT
         assert await shown.read_handle(file.handle) == big
         shown.filesystem.release(file.handle)
+
+
+# -- attributes -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_attribute_that_is_not_of_the_content_does_not_look_for_it(store: SmallStore) -> None:
+    dataset = with_key(store)
+    dataset.put(KEY, CONTENT)
+    async with opened(store.path) as shown:
+        await shown.stat(b"one/file")
+        with watched(dataset.path) as opens:
+            for name in ("key", "kind", "path", "dataset", "commit"):
+                assert await shown.getxattr(b"one/file", f"user.riafs.{name}")
+            for name in ("no-such", "object", "ref"):
+                with pytest.raises(NoSuchAttribute):
+                    await shown.getxattr(b"one/file", f"user.riafs.{name}")
+            assert opens.paths() == []
+            assert await where(shown) != b""
+            assert opens.paths() != []
 
 
 # -- nothing to serve -------------------------------------------------------------------------------------------------

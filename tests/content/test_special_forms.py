@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from riafs.errors import CorruptContent, EncryptedContent, MissingContent, RiafsError
-from riafs.formats.hashdirs import hash_lower, hash_mixed
+from riafs.formats.annex import hash_lower, hash_mixed
 from riafs.formats.keys import escape
 from tests.behaviour.drivers import opened
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise

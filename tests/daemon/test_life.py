@@ -19,7 +19,7 @@ from riafs.daemon.logs import RecentErrors
 from riafs.daemon.mounts import Mount
 from riafs.daemon.plan import MountPlan
 from riafs.errors import Busy, Interrupted, MountFailed, OutOfMemory, SourceNotFound, StoreTimeout, TaskFailed
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.settings import Directories, Given, load
 from riafs.tasks import Background
 
@@ -62,7 +62,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountPlan:
     monkeypatch.setattr("riafs.daemon.ask.runtime_directory", lambda *_: str(tmp_path / "run"))
     given = [Given("log", str(tmp_path / "log"), "test"), Given("cache-dir", str(tmp_path / "c"), "test")]
     directories = Directories(str(tmp_path / "c"), str(tmp_path / "run"), str(tmp_path / "l"))
-    source = parse_source("ria+file:///store")
+    source = parse_ria_source("ria+file:///store")
     return MountPlan(source, mountpoint, load({}, given).settings, directories, {}, ())
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -192,6 +193,47 @@ def test_a_mount_whose_daemon_was_killed_is_healed_by_mount_and_umount(
         assert report["state"] == "dead"
         assert riafs(*heal).returncode == 0
     assert mount_at(str(mountpoint)) is None
+
+
+def test_what_keeps_a_daemon_after_the_unmount_is_told(
+    riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path
+) -> None:
+    assert riafs("mount", small_store, mountpoint).returncode == 0
+    daemon = os.pidfd_open(pid_of(riafs, mountpoint))
+    command = ["unshare", *(["-r"] if os.getuid() else []), "-m", "sh", "-c", "echo; exec cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        if not other.stdout.readline():
+            pytest.skip("this user may not make mount namespaces")
+        done = riafs("umount", mountpoint)
+        assert done.returncode == 0
+        told = f"cat (process {other.pid}) has a copy of the mount at {mountpoint} in a mount namespace of its own"
+        assert f"{mountpoint} is unmounted here, but its daemon goes on: {told}" in done.stderr
+        assert f"nsenter -m -t {other.pid} umount {mountpoint}" in done.stderr
+        until = time.monotonic() + 10
+        while told not in (tmp_path / "log").read_text():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert not select.select([daemon], [], [], 0)[0]
+        other.communicate()
+    assert select.select([daemon], [], [], 5)[0]
+    os.close(daemon)
+
+
+@pytest.mark.parametrize("words", [(), ("--times", "changed"), ("--verify", "always"), ("--overlay", "{overlay}")])
+def test_a_daemon_leaves_soon_after_the_unmount(
+    riafs: Run, small_store: Path, mountpoint: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    given = [word.format(overlay=tmp_path / "overlay") for word in words]
+    assert riafs("mount", small_store, mountpoint, *given).returncode == 0
+    daemon = os.pidfd_open(pid_of(riafs, mountpoint))
+    assert (mountpoint / "demo" / "a.txt").read_text() == "hello\n"
+    os.lstat(mountpoint / "demo" / "run")
+    if given[:1] == ["--overlay"]:
+        (mountpoint / "demo" / "new").write_text("new")
+    subprocess.run(["umount" if os.getuid() == 0 else "fusermount3", *([] if os.getuid() == 0 else ["-u"]), mountpoint])
+    assert select.select([daemon], [], [], 1)[0]
+    os.close(daemon)
 
 
 def test_a_stuck_daemon_is_reported_and_force_takes_it_away(riafs: Run, small_store: Path, mountpoint: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import trio
 
+from riafs.content.verifying import Verify
 from tests.damage.kinds import KINDS, POLICIES, Subject
 
 DEADLINE = 60.0
@@ -85,6 +86,10 @@ def work(kind: str, seed: str, first: int, count: int, area: Path) -> None:
     subject = KINDS[kind](area / "work")
     for part in subject.parts:
         shutil.copytree(area / "work" / part, area / "built" / part, symlinks=True)
+    told = trio.run(subject.read, Verify.AUTO, random.Random(0))
+    assert told["right"], told
+    assert not told["errors"], told
+    print("told right", told["right"], flush=True)
     for number in range(first, first + count):
         chance = random.Random(f"{kind} {seed} {number}")
         for part in subject.parts:

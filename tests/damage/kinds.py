@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import random
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ import trio
 from riafs.cli import main
 from riafs.content.verifying import Verify
 from riafs.errors import RiafsError
-from riafs.formats.hashdirs import hash_lower
+from riafs.formats.annex import hash_lower, hash_mixed
 from riafs.formats.keys import escape
 from riafs.tree.protocol import Kind as EntryKind
 from tests.archive.test_methods import METHODS
@@ -73,6 +74,11 @@ def files_below(*tops: Path) -> list[Path]:
     return sorted(path for top in tops for path in top.rglob("*") if path.is_file() and not path.is_symlink())
 
 
+def directories_below(top: Path) -> list[Path]:
+    """All directories, in an order that is always the same."""
+    return sorted(path for path in top.rglob("*") if path.is_dir() and not path.is_symlink())
+
+
 _METHODS = {
     "stored", "stored, plain header", "default", "LZMA2, solid", "LZMA", "not solid", "PPMd", "BZip2", "Deflate",
     "BCJ2", "ARM64", "Delta",
@@ -101,7 +107,7 @@ class Archives:
             alias = name.replace(", ", "-").replace(" ", "-")
             dataset = self._store.dataset(alias, {path: Locked(key_of(each)) for path, each in self._files.items()})
             self._archives[alias] = dataset.archive(keys, *switches)
-        self._alias = ""
+        self._alias = min(self._archives)
 
     def damage(self, chance: random.Random) -> str:
         """See Subject."""
@@ -143,7 +149,7 @@ class Repository:
         for version in range(VERSIONS):
             for path, content in tree_of(self._content(version)).items():
                 expected.setdefault(path, []).append(content)
-        expected[b""].append(frozenset())  # where no commit is found
+        expected[b""] += [frozenset(), frozenset({b".keys"})]  # where no commit is found, and where there is no ref
         self._expected: Expected = expected
 
     def _plain(self, version: int) -> dict[bytes, bytes]:
@@ -173,7 +179,7 @@ class Repository:
         key = key_of(self._chunked)
         for number in range(3):
             chunk = key.replace(b"-s250000-", b"-s250000-S100000-C%d-" % (number + 1))
-            self._dataset.put(chunk, self._chunked[number * 100_000 :][:100_000])
+            self._dataset.put(chunk, self._chunked[number * 100_000 :][:100_000], hash_mixed(escape(key)))
         self.logs = {
             b"uuid.log": STORAGE + b" store timestamp=1s\n",
             b"remote.log": remote_log(self._dataset, "encryption=none chunk=100000"),
@@ -185,10 +191,13 @@ class Repository:
 
     def _pack(self) -> None:
         self._dataset.git("repack", "-adq", "--depth=20", "--window=20")
-        self._dataset.git("multi-pack-index", "write")
-        self._dataset.git("commit-graph", "write", "--reachable")
+        self._write_accelerators()
         self._dataset.git("pack-refs", "--all")
         self._packed = set((self._dataset.path / "objects/pack").iterdir())
+
+    def _write_accelerators(self) -> None:
+        self._dataset.git("multi-pack-index", "write")
+        self._dataset.git("commit-graph", "write", "--reachable")
 
     def _make_loose(self) -> None:
         for pack in set((self._dataset.path / "objects/pack").glob("*.pack")) - self._packed:
@@ -230,11 +239,69 @@ class LooseObjects(Repository):
 
 
 class Packs(Repository):
-    """Packs, their indexes, the index of several packs, the graph of commits."""
+    """Packs and their indexes."""
 
     def wanted(self) -> list[Path]:
         """See Repository."""
-        return files_below(self._dataset.path / "objects/pack", self._dataset.path / "objects/info")
+        files = files_below(self._dataset.path / "objects/pack")
+        return [path for path in files if path.suffix in (".pack", ".idx")]
+
+
+class Accelerators(Repository):
+    """What git has for speed alone: the index of several packs, graphs of commits, bitmaps, reverse indexes. Whatever
+    becomes of it, everything is read.
+    """
+
+    def _write_accelerators(self) -> None:
+        self._dataset.git("config", "pack.writeReverseIndex", "true")
+        self._dataset.commit({b"more": b"in another pack\n" * 50}, "refs/heads/more")
+        self._dataset.git("repack", "-dq")
+        self._dataset.git("multi-pack-index", "write", "--bitmap")
+        self._dataset.git("repack", "-abq")
+        self._dataset.git("multi-pack-index", "write")
+        self._dataset.git("commit-graph", "write", "--reachable", "--split", "--changed-paths")
+        self._dataset.git("update-server-info")
+
+    def wanted(self) -> list[Path]:
+        """See Repository."""
+        files = files_below(self._dataset.path / "objects/pack", self._dataset.path / "objects/info")
+        return [path for path in files if path.suffix not in (".pack", ".idx")]
+
+    async def read(self, verify: Verify, chance: random.Random) -> Counter[str]:
+        """See Subject."""
+        told = await super().read(verify, chance)
+        assert not told["errors"], told
+        return told
+
+
+class Alternates(Repository):
+    """The file that says where else objects are, as a clone within a store has it: here all of them."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        other = self._store.dataset("other")
+        shutil.rmtree(other.path / "objects")
+        os.rename(self._dataset.path / "objects", other.path / "objects")
+        (self._dataset.path / "objects/info").mkdir(parents=True)
+        (self._dataset.path / "objects/pack").mkdir()
+        relative = os.path.relpath(other.path / "objects", self._dataset.path / "objects")
+        (self._dataset.path / "objects/info/alternates").write_text(f"# a comment\n{relative}\n")
+
+    def wanted(self) -> list[Path]:
+        """See Repository."""
+        return [self._dataset.path / "objects/info/alternates"]
+
+
+class PackedRefs(Repository):
+    """All refs in one file."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._dataset.git("pack-refs", "--all", "--prune")
+
+    def wanted(self) -> list[Path]:
+        """See Repository."""
+        return [self._dataset.path / "packed-refs"]
 
 
 class Refs(Repository):
@@ -330,6 +397,24 @@ class Indexes(Cache):
     """Saved lists of members."""
 
     pattern = "**/*.7zi"
+
+
+class CacheDirectories(Cache):
+    """The directories of a cache."""
+
+    def __init__(self, directory: Path) -> None:
+        self._outside = mutation.outside(directory)
+        super().__init__(directory)
+
+    def damage(self, chance: random.Random) -> str:
+        """See Subject."""
+        return mutation.replace_directory(chance.choice(directories_below(self._cache)), self._outside, chance)
+
+    async def read(self, verify: Verify, chance: random.Random) -> Counter[str]:
+        """See Subject."""
+        told = await super().read(verify, chance)
+        mutation.check_outside(self._outside)
+        return told
 
 
 # -- overlays ---------------------------------------------------------------------------------------------------------
@@ -430,6 +515,24 @@ class OverlayDatabase(Changes):
         return sorted(path for path in self._overlay.iterdir() if path.is_file())
 
 
+class OverlayDirectories(Changes):
+    """The directories of an overlay: data files, and what the commits below consist of."""
+
+    def __init__(self, directory: Path) -> None:
+        self._outside = mutation.outside(directory)
+        super().__init__(directory)
+
+    def damage(self, chance: random.Random) -> str:
+        """See Subject."""
+        return mutation.replace_directory(chance.choice(directories_below(self._overlay)), self._outside, chance)
+
+    async def read(self, verify: Verify, chance: random.Random) -> Counter[str]:
+        """See Subject."""
+        told = await super().read(verify, chance)
+        mutation.check_outside(self._outside)
+        return told
+
+
 class OverlayData(Changes):
     """The data files of an overlay."""
 
@@ -442,12 +545,17 @@ KINDS: Mapping[str, type] = {
     "archives": Archives,
     "objects": LooseObjects,
     "packs": Packs,
+    "accelerators": Accelerators,
+    "alternates": Alternates,
     "refs": Refs,
+    "packed-refs": PackedRefs,
     "keys": Keys,
     "logs": Logs,
     "blocks": Blocks,
     "verified": Verified,
     "indexes": Indexes,
+    "cache-directories": CacheDirectories,
     "overlay": OverlayDatabase,
     "overlay-data": OverlayData,
+    "overlay-directories": OverlayDirectories,
 }

@@ -100,3 +100,48 @@ def replace(path: Path, others: Sequence[Path], chance: random.Random) -> str:
         targets = {"a link out": "/etc/passwd", "a link to nothing": "nothing", "a neighbour's link": "neighbour"}
         path.symlink_to(targets[name])
     return name
+
+
+DIRECTORY_REPLACEMENTS = (
+    "missing",
+    "empty",
+    "a file",
+    "a fifo",
+    "a link out",
+    "a link to nothing",
+    "a link to itself",
+)
+
+
+def outside(directory: Path) -> Path:
+    """A directory that links may lead to, and nobody may change."""
+    made = directory / "outside"
+    made.mkdir(parents=True)
+    (made / "1").write_bytes(b"not ours")
+    return made
+
+
+def check_outside(made: Path) -> None:
+    """Raises AssertionError where somebody has."""
+    found = sorted(path.relative_to(made) for path in made.rglob("*"))
+    assert [str(path) for path in found] == ["1"], found
+    assert (made / "1").read_bytes() == b"not ours"
+
+
+def replace_directory(path: Path, elsewhere: Path, chance: random.Random) -> str:
+    """Put something else into the place of a directory; says what. `elsewhere`: see `outside`."""
+    name = chance.choice(DIRECTORY_REPLACEMENTS)
+    if name == "a link to itself":
+        os.rename(path, path.with_name("moved"))
+        path.symlink_to("moved")
+        return f"{path}: {name}, moved"
+    shutil.rmtree(path)
+    if name == "empty":
+        path.mkdir(mode=0o700)
+    elif name == "a file":
+        path.write_bytes(chance.randbytes(100))
+    elif name == "a fifo":
+        os.mkfifo(path)
+    elif name != "missing":
+        path.symlink_to(elsewhere if name == "a link out" else "nothing")
+    return f"{path}: {name}"

@@ -9,7 +9,7 @@ from typing import Protocol
 import trio
 
 from riafs.errors import RiafsError
-from riafs.formats.paths import parents_of
+from riafs.formats.names import parents_of
 from riafs.tree.protocol import Kind
 
 Shown = bytes | frozenset[bytes]

@@ -1,4 +1,4 @@
-"""The table of failures in docs/errors.md, made from riafs/errors.py: ``python -m tests.docs.errortable``."""
+"""The table of failures in docs/use/errors.md, made from riafs/errors.py: ``python -m tests.docs.errortable``."""
 
 import errno
 import inspect
@@ -8,18 +8,19 @@ from pathlib import Path
 from riafs import errors
 from riafs.errors import RiafsError
 
-PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+PAGE = Path(__file__).parents[2] / "docs" / "use" / "errors.md"
 _HEAD = """\
-# Failures
+# Errors
 
-Made from `riafs/errors.py` by `python -m tests.docs.errortable`.
+What to do about the common ones: [troubleshooting](troubleshooting.md). This table is made from `riafs/errors.py` by
+`python -m tests.docs.errortable`.
 
-A program that uses a mount gets the errno. A command ends with the exit status, which has mount(8)'s bits: 1 usage or
-permission, 2 system, 4 a bug of riafs, 8 interrupted, 16 a conflict, 32 mount failed. `riafs umount` of several
-directories adds 64 if some succeeded; `riafs doctor` ends with 1 if a check failed. A failure that can pass is marked
-in the last column.
+A program that uses a mount gets the errno. A command ends with the exit status, whose values are mount(8)'s: 1 usage or
+permission, 2 system, 4 a bug in riafs, 8 interrupted, 16 a conflict, 32 mount failed. `riafs umount` of several
+directories adds 64 if some succeeded; `riafs doctor` ends with 1 if a check failed. The last column marks failures that
+may be gone when the operation is repeated.
 
-| class | meaning | errno | exit | can pass |
+| class | meaning | errno | exit | temporary |
 |---|---|---|---|---|
 """
 

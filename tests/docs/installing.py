@@ -1,4 +1,4 @@
-"""``python -m tests.docs.installing``: run the commands of the README's chapter "Installing" on this machine.
+"""``python -m tests.docs.installing``: run the commands of docs/use/installing.md and boot.md on this machine.
 
 Needs root on a bare Debian 12 that may be thrown away, and a checkout as working directory. Lines that begin with
 ``sudo`` are run by root without it, the others by an ordinary user, who is made. What an installation has to do is
@@ -22,7 +22,8 @@ def main() -> int:
     if os.getuid() != 0:
         sys.exit("needs root on a machine that may be thrown away")
     prepare()
-    for command in commands(Path("README.md").read_text(encoding="utf-8")):
+    pages = (Path(f"docs/use/{name}.md").read_text(encoding="utf-8") for name in ("installing", "boot"))
+    for command in commands("".join(pages)):
         if _SYSTEMD in command and not Path("/run/systemd/system").exists():
             print(f"-- not run, as there is no systemd here: {command}", flush=True)
             continue
@@ -36,10 +37,9 @@ def main() -> int:
     return int(bool(left))
 
 
-def commands(readme: str) -> list[str]:
-    """The lines of the chapter's ``sh`` blocks, those that need an installation before those that remove it."""
-    chapter = readme.partition("\n## Installing\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```sh\n(.*?)^```$", chapter, re.DOTALL | re.MULTILINE)
+def commands(page: str) -> list[str]:
+    """The lines of the page's ``sh`` blocks, those that need an installation before those that remove it."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     ordered = sorted(blocks, key=lambda block: "--remove" in block)
     return [re.sub(r"\s{2,}#.*", "", line) for block in ordered for line in block.splitlines() if line]
 
@@ -64,7 +64,7 @@ def prepare() -> None:
 
 
 def run(command: str) -> None:
-    """One line of the README, in the checkout."""
+    """One line of the page, in the checkout."""
     print(f"$ {command}", flush=True)
     if command.startswith("sudo "):
         shell(f"cd /home/{USER}/riafs && {command.removeprefix('sudo ')}")

@@ -1,8 +1,21 @@
-"""The store that the examples of docs/semantics.md look at: everything in it is the same on every machine."""
+"""The stores of the documents' examples: everything in them is the same on every machine."""
 
 from pathlib import Path
 
-from tests.small import EPOCH, Executable, Files, Link, Locked, Pointer, Registered, SmallDataset, SmallStore, key_of
+from tests.push.conftest import with_annex
+from tests.small import (
+    EPOCH,
+    Executable,
+    Files,
+    Link,
+    Locked,
+    Pointer,
+    Registered,
+    SmallDataset,
+    SmallStore,
+    key_of,
+    noise,
+)
 
 TABLE = b"subject,age\n01,34\n02,29\n"
 ARCHIVED = b"kept in the archive\n"
@@ -11,8 +24,29 @@ DAMAGED = b"the only copy is damaged\n"
 MISSING = b"in no place\n"
 
 
+def build_for_readme(path: Path) -> SmallStore:
+    """The store of the README's session: one dataset with a git-annex branch, a tag, and two commits."""
+    store = SmallStore.make(path)
+    study = store.dataset("study")
+    author = "Ada Lovelace <ada@example.org>"
+    first, second = (b"participant\tage\nsub-01\t34\nsub-02\t%d\n" % age for age in (92, 29))
+    scan = noise(3_100_000)
+    files: Files = {
+        b".gitattributes": b"*.tsv annex.largefiles=nothing\n",
+        b"participants.tsv": first,
+        b"sub-01/t1.nii.gz": Locked(key_of(scan, b".nii.gz")),
+    }
+    tagged = study.commit(files, message="First scans", author=author)
+    study.git("tag", "v1.0", tagged)
+    corrected = {**files, b"participants.tsv": second}
+    study.commit(corrected, time=EPOCH + 86400, message="Age of sub-02 corrected", author=author)
+    study.put(key_of(scan, b".nii.gz"), scan)
+    with_annex(study)
+    return store
+
+
 def build(path: Path) -> SmallStore:
-    """Make it."""
+    """The store that docs/use/semantics.md describes."""
     store = SmallStore.make(path)
     scans = store.dataset("scans", {b"t1.txt": b"first scan\n"})
     registered = scans.git("rev-parse", "main")

@@ -1,4 +1,4 @@
-"""docs/errors.md says what riafs/errors.py says."""
+"""docs/use/errors.md says what riafs/errors.py says."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""Every example of docs/semantics.md prints what stands there."""
+"""Every example of docs/use/semantics.md prints what stands there."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from tests.docs import lab
 from tests.docs.examples import Example, examples, transcript
 from tests.fuse.mounting import PROJECT, mounted
 
-EXAMPLES = examples((PROJECT / "docs" / "semantics.md").read_text())
+EXAMPLES = examples((PROJECT / "docs" / "use" / "semantics.md").read_text())
 STORE = "/srv/store"
 
 

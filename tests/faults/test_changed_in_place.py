@@ -1,4 +1,4 @@
-"""Stored objects that are written to while they are open: what each ``verify`` mode promises in docs/security.md.
+"""Stored objects that are written to while they are open: what each ``verify`` mode promises in docs/use/security.md.
 
 Two readers, one after the other, go through the kernel while somebody changes a page of what is stored before one of
 their steps, and changes it back before a later one. No byte is served that is not the key's, but where a mode does not
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.formats.hashdirs import hash_lower, hash_mixed
+from riafs.formats.annex import hash_lower, hash_mixed
 from riafs.formats.keys import escape
 from tests.failing import errno_of
 from tests.fuse.mounting import Mounted, mounted
@@ -295,7 +295,7 @@ def test_object_that_is_only_touched_is_read_on(found: Callable[[str], Object], 
 def test_always_notices_a_write_that_moves_no_time(found: Callable[[str], Object], mode: str, name: str) -> None:
     """Through a mapping whose pages are dirty already: neither mtime nor ctime tell of the second write."""
     if mode != "always":
-        pytest.skip("stands in docs/security.md as not noticed")
+        pytest.skip("stands in docs/use/security.md as not noticed")
     target = found(name)
     with target.stored.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
         place = slice(target.offset, target.offset + PAGE)

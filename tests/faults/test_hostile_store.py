@@ -22,8 +22,8 @@ from tests.stores.hostile import CANARY, GOOD, GOOD_CONTENT, TRAPS, HostileStore
 Announce = Callable[..., None]
 
 UNREADABLE = {
-    "alternates-absolute", "alternates-relative", "objects-link", "head-garbage", "head-huge", "head-up", "head-link",
-    "ref-loop", "truncated-pack", "alternates-loop",
+    "alternates-absolute", "alternates-relative", "objects-link", "head-fifo", "head-garbage", "head-huge", "head-up",
+    "head-link", "ref-loop", "truncated-pack", "alternates-loop",
 }  # fmt: skip
 """Datasets whose own repository is broken; all others serve ``good.txt``."""
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from riafs.archive.header import decode_header
 from riafs.archive.saved import write_columns
 from riafs.cache.blocks_file import BlockName, make_header
-from riafs.formats.sevenzip import is_encoded, parse_encoded_header, parse_signature
-from riafs.formats.sevenzip_cursor import Limits
+from riafs.formats.sevenzip.cursor import Limits
+from riafs.formats.sevenzip.header import is_encoded, parse_encoded_header, parse_signature
 from tests.archive.headers import File, copy_streams, files_record, header, number, optional, sized
 from tests.archive.test_methods import METHODS
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from riafs.archive.saved import read_columns
 from riafs.cache.blocks_file import HEADER_SIZE, check_block
 from riafs.errors import RiafsError
-from riafs.formats.lzma2 import Resets
-from riafs.formats.sevenzip import Listing, parse_encoded_header, parse_header, parse_signature
-from riafs.formats.sevenzip_columns import parse_columns
-from riafs.formats.sevenzip_cursor import Limits
-from riafs.formats.sevenzip_folder import Folder
-from riafs.formats.sevenzip_writing import write_header
+from riafs.formats.sevenzip.cursor import Limits
+from riafs.formats.sevenzip.folder import Folder
+from riafs.formats.sevenzip.fullheader import parse_full_header
+from riafs.formats.sevenzip.header import Listing, parse_encoded_header, parse_header, parse_signature
+from riafs.formats.sevenzip.lzma2 import Resets
+from riafs.formats.sevenzip.writing import write_header
 from tests.fuzz import seeds
 
 SECONDS = 1.0
@@ -80,9 +80,9 @@ def _encoded(data: bytes) -> None:
 
 
 def _columns(data: bytes) -> None:
-    columns = parse_columns(data, _LIMITS)
+    columns = parse_full_header(data, _LIMITS)
     written = write_header(columns)
-    assert write_header(parse_columns(written, _LIMITS)) == written
+    assert write_header(parse_full_header(written, _LIMITS)) == written
 
 
 def _signature(data: bytes) -> None:

@@ -1,16 +1,21 @@
 """Refs move together or not at all, as git itself would see it, and nothing but plain files is ever opened for it."""
 
+import itertools
+import json
 import os
+import shutil
 import stat
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from riafs.git import refmover
-from riafs.git.refmover import Ended, Order, move
+from riafs.git import refmover, transaction
+from riafs.git.refmover import Ended, Killed, Order, move
 from riafs.storage.sharing import UNSHARED, Sharing
 
 IDENT = b"riafs tests <tests@riafs.invalid> 1700000000 +0000"
@@ -270,10 +275,95 @@ def test_reflogs_are_written_to_plain_files_only(repository: Repository, tmp_pat
     assert state(tmp_path / "outside") == before
 
 
+# -- killed -----------------------------------------------------------------------------------------------------------
+
+EVERY = 1 if "RIAFS_TEST_ROUNDS" in os.environ else 4
+STEPS = ("open", "link", "rename", "unlink", "fsync", "write", "ftruncate", "mkdir")
+
+
+def killed_at(step: int) -> str:
+    """The program of a process that is killed before its call number `step` of those that change something."""
+    return f"""
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import riafs.git.refmover
+left = [{step}]
+def counted(call):
+    def counting(*arguments, **named):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **named)
+    return counting
+for name in {STEPS}:
+    setattr(os, name, counted(getattr(os, name)))
+riafs.git.refmover.main()
+"""
+
+
+def in_turn(programs: list[str], started: list[str], command: list[str], **named: Any) -> Any:
+    """Run the programs one after the other, then the real one, as subprocess.run does."""
+    started.append(programs.pop(0) if programs else command[-2])
+    return run([*command[:-2], started[-1], command[-1]], **named)
+
+
+run = subprocess.run
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_killed_at_any_step_the_next_process_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    repository = Repository(tmp_path / "built")
+    (repository.path / "logs/refs/heads").mkdir(parents=True, exist_ok=True)
+    (repository.path / "logs/refs/heads/main").touch()
+    if packed:
+        repository.git("pack-refs", "--all", "--prune")
+    wanted = [*repository.commits[1:], repository.commits[0]]
+    for step in itertools.count(1 + packed, EVERY):
+        repository.path = tmp_path / str(step)
+        shutil.copytree(tmp_path / "built", repository.path)
+        started: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(transaction.subprocess, "run", partial(in_turn, [killed_at(step)], started))
+            done = transaction._run(Order(os.fsencode(repository.path), repository.both(), IDENT, UNSHARED))
+        assert json.loads(done.stdout.splitlines()[-1]) == ["moved", ""], (step, done)
+        found = repository.git("rev-parse", "git-annex", "main", "main@{1}").encode().split()
+        assert (found, list(repository.path.rglob("*.lock"))) == (wanted, []), step
+        if len(started) == 1:
+            break
+    assert step > 10
+
+
+def test_a_lock_of_somebody_else_stays_where_a_process_was_killed(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refmover, "LOCK_SECONDS", 0.05)
+    lock = repository.path / "refs/heads/main.lock"
+    lock.write_bytes(repository.commits[1] + b"\n")
+    status = lock.stat()
+    before = Killed(frozenset([(status.st_dev, status.st_ino)]))  # its number was another file's before
+    descriptor = os.open(repository.path, os.O_RDONLY | os.O_DIRECTORY)
+    detail = fails("locked", lambda: move(descriptor, repository.both(), IDENT, UNSHARED, before))
+    os.close(descriptor)
+    assert (detail, lock.exists()) == ("refs/heads/main.lock", True)
+
+
+def test_what_was_not_moved_by_us_is_no_work_to_go_on_with(repository: Repository) -> None:
+    repository.git("update-ref", "refs/heads/main", repository.commits[1].decode())
+    descriptor = os.open(repository.path, os.O_RDONLY | os.O_DIRECTORY)
+    fails("changed", lambda: move(descriptor, repository.both(), IDENT, UNSHARED, Killed()))
+    os.close(descriptor)
+    assert repository.at(ANNEX) == repository.commits[0]
+
+
 def test_an_order_is_heard_whole_or_not_at_all() -> None:
     order = Order(
         b"/a\xff", [(MAIN, b"1" * 40, None), (ANNEX, b"2" * 40, b"3" * 40)], IDENT, Sharing(0o664, exact=True)
     )
+    again = order.again(b'["lock", [1, 2]]\n["lock", [1, 3]]\n["lo')
+    assert again.before == Killed(frozenset([(1, 2), (1, 3)]))
+    assert Order.decode(again.encode()) == again
     text = order.encode()
     assert Order.decode(text) == order
     for end in range(len(text)):

@@ -124,6 +124,35 @@ async def test_ref_names_a_commit(store: SmallStore, versions: SmallDataset, ver
     assert await shown_at(store, version) == b"first"
 
 
+async def test_a_damaged_line_of_packed_refs_is_not_a_ref_that_does_not_exist(
+    store: SmallStore, versions: SmallDataset
+) -> None:
+    versions.git("pack-refs", "--all")
+    place = versions.path / "packed-refs"
+    place.write_bytes(place.read_bytes().replace(b" refs/heads/branch", b"\0refs/heads/branch"))
+    with pytest.raises(MalformedObject, match="packed-refs is damaged at byte"):
+        await shown_at(store, "branch")
+    with pytest.raises(MalformedObject, match="packed-refs is damaged at byte"):
+        await shown_at(store, "both")
+
+
+@pytest.mark.parametrize("place", ["packed-refs", "refs/heads/branch"])
+async def test_what_is_no_file_in_the_place_of_a_ref_is_told(
+    store: SmallStore, versions: SmallDataset, place: str
+) -> None:
+    versions.git("pack-refs", "--all")
+    (versions.path / place).unlink(missing_ok=True)
+    os.mkfifo(versions.path / place)
+    with pytest.raises(MalformedObject, match="is not a regular file"):
+        await shown_at(store, "branch")
+
+
+async def test_a_directory_that_is_left_where_a_ref_was_is_no_ref(store: SmallStore, versions: SmallDataset) -> None:
+    versions.git("pack-refs", "--all")
+    (versions.path / "refs/heads/branch").mkdir()
+    assert await shown_at(store, "branch") == b"first"
+
+
 async def test_branch_goes_before_tag(store: SmallStore, versions: SmallDataset) -> None:
     assert await shown_at(store, "both") == b"second"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from riafs.vfs.readers import PROBE
 from tests.fuse.mounting import Mounted, mounted
 from tests.small import EPOCH, Files, Locked, SmallDataset, SmallStore, key_of, noise
 
@@ -131,6 +132,8 @@ def test_borg_reads_only_what_changed(dataset: SmallDataset, tmp_path: Path) -> 
         assert len(backup("1", mount.path / "one")) == len(FILES) + 1
     with shown(dataset, tmp_path) as mount:
         assert backup("2", mount.path / "one") == {"newest"}  # borg never trusts the newest time it has seen
+        assert mount.counter("opens") >= 2 * len(FILES)  # one of them to ask for flags
+        assert mount.counter("keys_verified") < PROBE
     dataset.commit({**MORE, b"newest": b"1"}, time=EPOCH + DAY)
     with shown(dataset, tmp_path) as mount:
         assert backup("3", mount.path / "one") == {"README", "added", "0", "newest"}

@@ -1,6 +1,8 @@
 """Requests to an API server: errors, tries, long lists, long questions."""
 
 import json
+import os
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -8,19 +10,22 @@ from functools import partial
 
 import pytest
 
+from riafs.arvados import api as api_module
 from riafs.arvados.api import ApiServer
 from riafs.arvados.collections import fetch_collection, fetch_several, fetch_states, nanoseconds
 from riafs.arvados.names import file_names
 from riafs.arvados.projects import contents_signature, fetch_contents, fetch_home, fetch_tags, signature_of
 from riafs.arvados.services import KeepService, fetch_services, named_services
 from riafs.counters import Counters
-from riafs.errors import BadAnswer, NotInStore, RiafsError, StoreDenied, StoreError, StoreTimeout
+from riafs.errors import BadAnswer, NotInStore, RiafsError, StoreDenied, StoreError, StoreTimeout, TooLarge
 from riafs.storage.http import Http, HttpOptions
+from riafs.storage.spill import SpilledText
 from tests.keep.standin.api import TOKEN
 from tests.keep.standin.cluster import Cluster
 from tests.keep.standin.records import USER
 from tests.keep.standin.serving import Fault
 
+SPILL = os.fsencode(tempfile.gettempdir())
 FOO = ". acbd18db4cc2f85cedef654fccc4a4d8+3 0:3:foo\n"
 
 
@@ -58,16 +63,28 @@ async def test_certificate_is_checked_unless_told_not_to(cluster: Cluster) -> No
 async def test_collection_by_uuid_and_by_hash(cluster: Cluster, api: ApiServer) -> None:
     made = cluster.collection("one", FOO)
     for identifier in (made["uuid"], made["portable_data_hash"]):
-        record = await fetch_collection(api, identifier.encode())
+        record = await fetch_collection(api, identifier.encode(), SPILL)
         assert record.state.hash == b"1f4b0bc7583c2a7f9102c395f4ffc5e3+45"
-        assert record.manifest.startswith(b". acbd18db4cc2f85cedef654fccc4a4d8+3+A")
+        assert isinstance(record.manifest, SpilledText)
+        assert record.manifest.piece(0, 99).startswith(b". acbd18db4cc2f85cedef654fccc4a4d8+3+A")
         assert b"manifest_text" not in record.shown
     assert cluster.api.shape.requests == {"GET collections/UUID": 1, "GET collections/HASH": 1}
 
 
+async def test_pages_that_are_too_large_are_asked_for_in_parts(
+    cluster: Cluster, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {cluster.collection(f"c{number}", FOO)["uuid"].encode() for number in range(30)}
+    monkeypatch.setattr(api_module, "_MAX_ANSWER", 3000)
+    assert {item.uuid for item in await fetch_contents(api, {USER.encode()})} == made
+    monkeypatch.setattr(api_module, "_MAX_ANSWER", 100)
+    with pytest.raises(TooLarge, match="the answer has more than 100 bytes"):
+        await fetch_contents(api, {USER.encode()})
+
+
 async def test_what_is_not_there(api: ApiServer) -> None:
     with pytest.raises(NotInStore, match="no such collection, or this token may not see it; status 404"):
-        await fetch_collection(api, b"zzzzz-4zz18-000000000000000")
+        await fetch_collection(api, b"zzzzz-4zz18-000000000000000", SPILL)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +146,7 @@ async def test_slow_answer_is_not_cut_while_it_comes(cluster: Cluster) -> None:
     cluster.signer.enabled = False
     cluster.api.shape.bandwidth = 1 << 20
     async with asking(cluster, seconds=2.5) as api:
-        record = await fetch_collection(api, made["uuid"].encode())
+        record = await fetch_collection(api, made["uuid"].encode(), SPILL)
     assert len(record.manifest) == len(text) > 4_000_000
 
 
@@ -140,7 +157,7 @@ async def test_answers_that_make_no_sense(cluster: Cluster, api: ApiServer, body
         partial(fetch_home, api),
         lambda: fetch_states(api, [b"zzzzz-4zz18-000000000000000"]),
         lambda: fetch_services(api),
-        lambda: fetch_collection(api, b"zzzzz-4zz18-000000000000000"),
+        lambda: fetch_collection(api, b"zzzzz-4zz18-000000000000000", SPILL),
     ]
     for ask in asks:
         with pytest.raises(RiafsError):

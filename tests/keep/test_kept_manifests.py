@@ -9,6 +9,7 @@ import pytest
 
 from riafs.errors import NoSuchName, RiafsError, SourceNotFound, StoreError
 from riafs.storage.manifestfiles import collection_names
+from riafs.storage.spill import SpilledText
 from tests.collections import as_bytes, vectors
 from tests.keep.making import KeptStore, manifest_of, settle
 from tests.keep.shown import shown
@@ -162,7 +163,9 @@ async def test_one_manifest_file(kept: KeptStore) -> None:
 async def test_manifest_from_standard_input(kept: KeptStore) -> None:
     text = manifest_of(ONE, kept.put).encode()
     source = kept.source.replace(str(kept.manifests), "-")
-    async with shown(source, manifest=text) as driver:
+    kept_text = SpilledText(os.fsencode(kept.manifests), "a manifest")
+    kept_text.append(text)
+    async with shown(source, manifest=kept_text) as driver:
         assert await driver.ls(b"") == [b"by_id", b"stdin"]
         assert await driver.read(b"stdin/file") == b"first content"
         assert not driver.filesystem._root.directory.renewable

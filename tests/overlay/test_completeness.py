@@ -13,6 +13,7 @@ import trio
 
 from riafs.counters import Counters
 from riafs.errors import OverlayDamaged, OverlayFailed, UsageError
+from riafs.overlay.completeness import DIRECTORIES
 from riafs.overlay.engine import Engine
 from riafs.overlay.places import Ownership
 from riafs.overlay.recovering import recover
@@ -175,6 +176,34 @@ def test_a_loss_is_refused_told_and_recovered_with_all_data(tmp_path: Path, name
     assert {Path(place).read_bytes() for place in recovered.numbered} <= kept
     assert shown[b"big"] in (OLD, WHOLE[b"big"])
     assert shown == content(tmp_path)  # and opened once more
+
+
+PUT: dict[str, Callable[[Path], object]] = {
+    "a file": lambda place: place.write_bytes(b"a file"),
+    "a fifo": os.mkfifo,
+    "a link out": lambda place: place.symlink_to("../outside"),
+    "a link to nothing": lambda place: place.symlink_to("nothing"),
+}
+
+
+@pytest.mark.parametrize("put", PUT)
+@pytest.mark.parametrize("name", DIRECTORIES)
+def test_what_is_no_directory_of_the_overlay_is_told_and_moved_away(tmp_path: Path, name: str, put: str) -> None:
+    overlay, place = make(tmp_path, closes=True), tmp_path / "overlay" / name
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/1").write_bytes(b"not ours")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        place.rename(tmp_path / "moved")
+    PUT[put](place)
+    for _ in range(2):
+        with pytest.raises(OverlayDamaged, match=rf"not complete: its {name} is no directory of this user; "):
+            Overlay(str(overlay), Counters())
+    recovered = recover(str(overlay), str(tmp_path / "recovered"))
+    assert os.path.lexists(tmp_path / "recovered" / name.replace("/", "-"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "outside").iterdir()} == {"1": b"not ours"}
+    assert content(tmp_path) == ({b"big": OLD} if name == "data" else WHOLE)
+    assert sorted(recovered.lost) == ([b"study/" + path for path in sorted(WHOLE)] if name == "data" else [])
 
 
 @pytest.mark.parametrize("name", ["missing", "empty", "no database", "foreign", "cut off", "of another overlay"])

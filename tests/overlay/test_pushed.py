@@ -9,7 +9,7 @@ import pytest
 
 from riafs.counters import Counters
 from riafs.errors import RiafsError
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import Base
 from riafs.overlay.engine import Engine
 from riafs.overlay.lower import LowerEntry
@@ -139,7 +139,7 @@ async def test_what_is_pushed_is_what_was_shown(tmp_path: Path, seed: int) -> No
         except RiafsError:
             continue  # cannot be done there
     changes = list(overlay.changes(lower.base.dataset))
-    source = parse_source(f"{tmp_path}/store#{dataset.id}")
+    source = parse_ria_source(f"{tmp_path}/store#{dataset.id}")
     async with open_for_pushing(source, means()) as destination:
         await Push(destination, lower.base, changes, request(), Nobody()).run()
     assert tree(dataset) == await in_git(walker)

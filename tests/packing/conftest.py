@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.packing.archiving import ArchiveReport, ArchiveRequest, archive_objects
 from riafs.packing.dataset import PackedDataset, open_dataset
 from riafs.packing.loose import Selection
@@ -59,7 +59,7 @@ def request(
 
 async def archive(dataset: SmallDataset, wanted: ArchiveRequest, watcher: Watcher | None = None) -> ArchiveReport:
     """``riafs archive``."""
-    async with open_dataset(parse_source(source(dataset)), means(), dry_run=wanted.dry_run) as opened:
+    async with open_dataset(parse_ria_source(source(dataset)), means(), dry_run=wanted.dry_run) as opened:
         return await archive_objects(opened, wanted, watcher or Nobody())
 
 
@@ -67,12 +67,12 @@ async def unarchive(
     dataset: SmallDataset, *, remove: bool = False, dry_run: bool = False, watcher: Watcher | None = None
 ) -> UnarchiveReport:
     """``riafs unarchive``."""
-    async with open_dataset(parse_source(source(dataset)), means(), dry_run=dry_run) as opened:
+    async with open_dataset(parse_ria_source(source(dataset)), means(), dry_run=dry_run) as opened:
         return await unarchive_objects(opened, UnarchiveRequest(remove, dry_run), watcher or Nobody())
 
 
 async def with_dataset(dataset: SmallDataset, job: Callable[[PackedDataset], Awaitable[None]]) -> None:
-    async with open_dataset(parse_source(source(dataset)), means(), dry_run=False) as opened:
+    async with open_dataset(parse_ria_source(source(dataset)), means(), dry_run=False) as opened:
         await job(opened)
 
 

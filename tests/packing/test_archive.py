@@ -21,10 +21,9 @@ from riafs.errors import (
     SourceNotFound,
     StoreError,
 )
-from riafs.formats.hashdirs import hash_lower, hash_mixed
+from riafs.formats.annex import Layout, hash_lower, hash_mixed
 from riafs.formats.keys import escape
-from riafs.formats.layout import Layout
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.packing.archives import FileMark
 from riafs.packing.archiving import archive_objects
 from riafs.packing.dataset import open_dataset
@@ -415,7 +414,7 @@ async def test_a_source_must_name_a_dataset_and_no_version(dataset: SmallDataset
     store = str(dataset.path.parent.parent)
     for text, failure in ((store, BadSource), (f"{store}#~one@main", BadSource), (f"{store}#~two", SourceNotFound)):
         with pytest.raises(failure):
-            async with open_dataset(parse_source(text), means(), dry_run=True):
+            async with open_dataset(parse_ria_source(text), means(), dry_run=True):
                 pass
 
 
@@ -449,7 +448,7 @@ async def test_directories_on_another_disk_are_packed_where_that_is_allowed(
         await archive(dataset, request(prune=True))
     assert list((disk / "archives").iterdir()) == []
     allowed = replace(means(), allow_links=(os.fsencode(disk),))
-    async with open_dataset(parse_source(source(dataset)), allowed, dry_run=False) as opened:
+    async with open_dataset(parse_ria_source(source(dataset)), allowed, dry_run=False) as opened:
         await archive_objects(opened, request(prune=True), Nobody())
     assert [path.name for path in (disk / "archives").iterdir()] == ["archive.7z"]
     assert archived(dataset) == MEMBERS

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from riafs.errors import Busy, NotInStore, StoreError
-from riafs.formats.hashdirs import hash_lower
-from riafs.formats.sevenzip import Listing, Member
+from riafs.formats.annex import hash_lower
+from riafs.formats.sevenzip.header import Listing, Member
 from riafs.packing import unarchiving
 from riafs.packing.watching import Step
 from riafs.storage import durability

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,3 +99,75 @@ def test_a_backup_program_backs_up_a_mount_into_a_mount_and_restores(name: str, 
             assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"
         found = {path.name: path.read_bytes() for path in target.rglob("*") if path.is_file()}
     assert found == {Path(path).name: content for path, content in BACKED_UP.items()} | {"readme": b"readme\n"}
+
+
+MADE = {"a.count": b"0\n", "b.count": b"4\n", "c.count": b"7\n", "sum": b"0\n4\n7\n"}
+WORKFLOW = """
+PARTS = ["a", "b", "c"]
+rule all:
+    input: "out/sum"
+rule count:
+    input: "in/{part}"
+    output: "out/{part}.count"
+    shell: "sort -u {input} | wc -l > {output}"
+rule sum:
+    input: expand("out/{part}.count", part=PARTS)
+    output: "out/sum"
+    shell: "cat {input} > {output}"
+"""
+
+
+@pytest.fixture(scope="session")
+def snakemake(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The program: that in PATH, or with ``--snakemake`` one that is installed for this run (20 s, 55 packages)."""
+    found = shutil.which("snakemake")
+    if found is not None:
+        yield found
+        return
+    if not request.config.getoption("--snakemake"):
+        pytest.skip("snakemake is not installed; --snakemake installs it for this run")
+    with tempfile.TemporaryDirectory(prefix="riafs-public-") as directory:
+        Path(directory).chmod(0o755)
+        python = f"{directory}/venv/bin/python"
+        subprocess.run([sys.executable, "-m", "venv", f"{directory}/venv"], check=True)
+        install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "snakemake>=8")
+        subprocess.run(install, check=True, timeout=240)
+        yield f"{directory}/venv/bin/snakemake"
+
+
+def test_a_workflow_runs_on_a_mount_as_in_a_local_directory(snakemake: str, public: Path) -> None:
+    store, home = stored(public, None), open_to_all(public / "home")
+    words = ("--overlay", str(public / "overlay"), *FOR_ALL)
+    with mounted(store, public / "rw", *words) as mount:
+        places = [open_to_all(top / "work") for top in (public, mount.path / "one")]
+        told = [worked(snakemake, place, home) for place in places]
+    assert told[0] == told[1]
+    ran_first, ran_again, made, ran_for_change, *_ = told[0]
+    assert (ran_again, made) == (["Nothing to be done (all requested files are present and up to date)."], MADE)
+    assert len(ran_first) == 5 > len(ran_for_change) > 0
+
+
+def worked(snakemake: str, place: Path, home: Path) -> list[object]:
+    """What a workflow makes, what it does when it is run again, and after one of its inputs was changed."""
+    open_to_all(place / "in")
+    (place / "Snakefile").write_text(WORKFLOW)
+    for number, name in enumerate("abc"):
+        (place / "in" / name).write_text("".join(f"{each % 7}\n" for each in range(number * 4)))
+        (place / "in" / name).chmod(0o644)
+    found: list[object] = []
+    for _ in range(2):
+        found += [run_workflow(snakemake, place, home), run_workflow(snakemake, place, home)]
+        made = {path.name: path.read_bytes() for path in (place / "out").iterdir()}
+        found.append(made)
+        (place / "in" / "a").write_text("another\n")
+    return found
+
+
+def run_workflow(snakemake: str, place: Path, home: Path) -> list[str]:
+    """The rules that it ran, sorted."""
+    environment = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home), "TMPDIR": str(home)}
+    command = [*NOBODY, snakemake, "--cores", "2", "--nocolor", "--latency-wait", "0"]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (done.stdout + done.stderr).splitlines()
+    return sorted(line.strip() for line in lines if line.startswith(("rule ", "localrule ", "Nothing to be done")))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from riafs.formats.annex import parse_pointer
 from riafs.formats.gitobjects import DIRECTORY
-from riafs.formats.pointers import parse_pointer
 from riafs.overlay.changes import Base, BaseEntry, Change, ChangeKind, LocalContent
 
 

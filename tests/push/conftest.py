@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from riafs.formats.gitwriting import Stamp
-from riafs.formats.riaurl import parse_source
+from riafs.formats.gitobjects import Stamp
+from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import Change
 from riafs.push.destination import Destination
 from riafs.push.merging import Prefer
@@ -101,7 +101,7 @@ async def push(
 ) -> PushReport:
     """``riafs push`` of one dataset."""
     ordered = sorted(changes, key=lambda change: change.path)
-    source = parse_source(f"{dataset.path.parent.parent}#{dataset.id}")
+    source = parse_ria_source(f"{dataset.path.parent.parent}#{dataset.id}")
     async with open_for_pushing(source, means()) as destination:
         base = below.base(dataset.id, ref)
         return await Push(destination, base, ordered, wanted or request(), watcher or Nobody()).run(gitlinks)
@@ -109,7 +109,7 @@ async def push(
 
 async def opened(dataset: SmallDataset) -> Destination:
     """What opening for a push says."""
-    async with open_for_pushing(parse_source(f"{dataset.path.parent.parent}#{dataset.id}"), means()) as destination:
+    async with open_for_pushing(parse_ria_source(f"{dataset.path.parent.parent}#{dataset.id}"), means()) as destination:
         return destination
 
 

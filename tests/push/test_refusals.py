@@ -21,7 +21,7 @@ from riafs.errors import (
     StoreDenied,
     StoreError,
 )
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.git.identity import author, committer
 from riafs.push.opening import open_for_pushing
 from riafs.push.request import PushRequest
@@ -110,7 +110,7 @@ async def test_annexed_files_need_a_storage_on_record(tmp_path: Path) -> None:
 
 async def test_a_store_is_no_dataset(dataset: SmallDataset) -> None:
     with pytest.raises(BadSource, match="names no dataset"):
-        async with open_for_pushing(parse_source(str(dataset.path.parent.parent)), means()):
+        async with open_for_pushing(parse_ria_source(str(dataset.path.parent.parent)), means()):
             pass
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from riafs.errors import PushConflict, PushRefused
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.push.opening import open_for_pushing
 from riafs.push.pushing import Push
 from riafs.push.superdatasets import Member, push_all, subdatasets_first
@@ -37,7 +37,7 @@ async def push_members(
         members = []
         for name, dataset in datasets.items():
             below = changes_over(dataset, area / os.fsdecode(name))
-            source = parse_source(f"{dataset.path.parent.parent}#{dataset.id}")
+            source = parse_ria_source(f"{dataset.path.parent.parent}#{dataset.id}")
             destination = await stack.enter_async_context(open_for_pushing(source, means()))
             changes = [below.write(path, data) for path, data in sorted(written.get(name, {}).items())]
             push = Push(destination, below.base(dataset.id), changes, request(), Nobody())

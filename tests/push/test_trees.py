@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedObject, MissingObject
-from riafs.formats.gitobjects import FILE
-from riafs.formats.gitwriting import Item, encode_tree, item, read_items
-from riafs.formats.riaurl import parse_source
+from riafs.formats.gitobjects import FILE, Item, encode_tree, item, read_items
+from riafs.formats.sources import parse_ria_source
 from riafs.push.opening import open_for_pushing
 from riafs.push.trees import TreeEditor
 from tests.push.conftest import means
@@ -24,7 +23,7 @@ def edited(dataset: SmallDataset, root: str, edits: dict[bytes, Item | None]) ->
     """The tree after an edit, written into the repository."""
 
     async def run() -> bytes:
-        source = parse_source(f"{dataset.path.parent.parent}#{dataset.id}")
+        source = parse_ria_source(f"{dataset.path.parent.parent}#{dataset.id}")
         async with open_for_pushing(source, means()) as destination:
             trees = TreeEditor(destination.dataset.repository, 40)
             name = await trees.edit(root.encode(), edits)

@@ -14,7 +14,7 @@ from riafs.cli.mount import MountRequest, make_plan
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.errors import UsageError
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.settings import Given
 from riafs.vfs import assembly
 from tests.behaviour.drivers import ObjectDriver
@@ -47,7 +47,7 @@ def dataset(tmp_path: Path) -> SmallDataset:
 
 @asynccontextmanager
 async def opened(dataset: SmallDataset) -> AsyncIterator[ObjectDriver]:
-    source = parse_source(f"{dataset.path.parents[1]}#~one")
+    source = parse_ria_source(f"{dataset.path.parents[1]}#~one")
     search_path = str(Path(shutil.which("git") or "").parent)
     plan = assembly.Plan(source, 30, Verify.AUTO, None, search_path, checkout=True)
     async with assembly.open_filesystem(plan, Counters()) as filesystem:

@@ -11,9 +11,12 @@ import pytest
 from riafs import memory
 from riafs.counters import Counters
 from riafs.errors import OutOfMemory
-from riafs.formats import columns, manifests, manifests_large, manifests_reading
-from riafs.formats.columns import PAGE, Growing, GrowingNames
-from riafs.formats.manifests import Manifest, ManifestReader, parse_manifest
+from riafs.formats import columns
+from riafs.formats.columns import PAGE, GrowingColumn, GrowingNames
+from riafs.formats.manifests import largefolder
+from riafs.formats.manifests import manifest as manifests
+from riafs.formats.manifests import reader as manifests_reading
+from riafs.formats.manifests.manifest import Manifest, ManifestReader, parse_manifest
 from riafs.memory import Group, group_of
 from riafs.storage import spill
 from riafs.storage.spill import SpillFile
@@ -30,8 +33,8 @@ def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "_AT_FIRST", PAGE)
     monkeypatch.setattr(columns, "_GROUP", PAGE)
     monkeypatch.setattr(manifests, "LARGE", 1000)
-    monkeypatch.setattr(manifests_large, "_AT_ONCE", 700)
-    monkeypatch.setattr(manifests_large, "_ROWS", 64)
+    monkeypatch.setattr(largefolder, "_AT_ONCE", 700)
+    monkeypatch.setattr(largefolder, "_ROWS", 64)
     monkeypatch.setattr(manifests_reading, "_MAX_ROUTED", 10_000)
 
 
@@ -104,7 +107,7 @@ async def test_a_large_collection_is_listed_and_read_from_disk(tmp_path: Path) -
 @pytest.mark.usefixtures("small_bounds")
 def test_a_column_in_pages_is_an_array(code: str, tmp_path: Path) -> None:
     values = [number * 37 % 251 - (3 if code == "q" else 0) for number in range(50_000)]
-    growing = Growing(code, SpillFile(os.fsencode(tmp_path), "x"))
+    growing = GrowingColumn(code, SpillFile(os.fsencode(tmp_path), "x"))
     growing.extend(values[:20_000])
     for value in values[20_000:21_000]:
         growing.append(value)

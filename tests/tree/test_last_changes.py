@@ -14,8 +14,8 @@ from riafs.cache.lastchanges import Apart, LastChanges
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.errors import CacheFailed, MalformedObject
-from riafs.formats.namestatus import ChangedCommit, parse_history
-from riafs.formats.riaurl import parse_source
+from riafs.formats.gitrepository import ChangedCommit, parse_history
+from riafs.formats.sources import parse_ria_source
 from riafs.git.repository import Repository
 from riafs.tasks import Background
 from riafs.tree.lastchanges import LastChanges as LastChangesOfMount
@@ -55,7 +55,7 @@ def dataset(tmp_path: Path) -> SmallDataset:
 
 @asynccontextmanager
 async def opened(dataset: SmallDataset, version: str = "", deadline: float = 30) -> AsyncIterator[ObjectDriver]:
-    source = parse_source(f"{dataset.path.parents[1]}#~one{version}")
+    source = parse_ria_source(f"{dataset.path.parents[1]}#~one{version}")
     search_path = str(Path(shutil.which("git") or "").parent)
     cache = str(dataset.path.parents[2] / "cache")
     plan = assembly.Plan(source, deadline, Verify.AUTO, cache, search_path, dated_by_change=True)

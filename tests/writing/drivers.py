@@ -13,7 +13,7 @@ import trio
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.errors import NoSuchName
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.overlay.naming import Maker
 from riafs.overlay.places import Ownership
 from riafs.overlay.stats import Stat
@@ -165,7 +165,7 @@ class WritableObject:
 @asynccontextmanager
 async def writable(store: Path | str, overlay: Path, fragment: str = "") -> AsyncIterator[WritableObject]:
     """The store, or what `fragment` names in it, with the changes in `overlay`."""
-    source = parse_source(f"{store}{fragment}")
+    source = parse_ria_source(f"{store}{fragment}")
     plan = Plan(source, 20, Verify.AUTO, None, os.environ["PATH"])
     async with open_assembled(plan, Counters(), {b"stats": lambda: "lookups 1\n"}) as assembled:
         place = OverlayPlace(str(overlay), Ownership(os.getuid(), os.getgid()))

@@ -177,10 +177,12 @@ def test_a_subdataset_that_is_pushed_alone_is_registered_and_stays_in_view(tmp_p
 def test_overlays_are_listed_moved_and_removed(
     dataset: SmallDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Output
 ) -> None:
+    monkeypatch.setattr("riafs.cli.overlay.riafs_mounts", tuple)
     monkeypatch.setattr("riafs.cli.overlay.overlays_directory", lambda _: str(tmp_path / "overlays"))
     overlay = changed(store_of(dataset), tmp_path / "overlays" / "first", {b"one/new": b"new"})
     assert riafs("overlay", "--json") == 0
-    [known] = [each for each in json.loads(capfd.readouterr().out) if each["directory"] == str(overlay)]
+    [known] = json.loads(capfd.readouterr().out)
+    assert known["directory"] == str(overlay)
     assert (known["source"], known["changes"], known["mountpoint"]) == (f"ria+file://{store_of(dataset)}", 1, None)
     assert riafs("overlay", "list") == 0
     assert str(overlay) in capfd.readouterr().out

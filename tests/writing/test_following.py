@@ -11,7 +11,7 @@ import trio
 
 from riafs.daemon.pushing import Order, push_changes
 from riafs.errors import Busy, OverlayFailed, RiafsError, StaleHandle, UsageError
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.push.watching import Nobody
 from tests.plugins.log_hygiene import Announce
 from tests.push.conftest import means, request, tree, with_annex
@@ -112,7 +112,7 @@ async def test_changes_of_a_subdataset_that_its_superdataset_has_dropped_are_kep
     one.commit({b".gitmodules": modules, b"sub": Registered(two.git("rev-parse", "main"))}, time=LATER)
 
     async def push(driver: WritableObject) -> None:
-        source = parse_source(f"{store_of(one)}#~one")
+        source = parse_ria_source(f"{store_of(one)}#~one")
         await push_changes(driver.filesystem, source, means(), Order(request()), Nobody(), driver.tell)
         assert not driver.filesystem.overlay.datasets()
         assert b"new" in tree(two)
@@ -155,7 +155,7 @@ async def test_an_overlay_for_something_else_is_refused(
             pass
     other = SmallStore.make(tmp_path / "other")
     other.dataset("one", {b"a": b"1"})
-    with pytest.raises(OverlayFailed, match=re.escape(str(parse_source(str(store_of(one)))))):
+    with pytest.raises(OverlayFailed, match=re.escape(str(parse_ria_source(str(store_of(one)))))):
         async with writable(other.path, tmp_path / "over"):
             pass
 

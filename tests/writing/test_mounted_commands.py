@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from riafs.cli.overlay import overlays
+from riafs.daemon.mounts import riafs_mounts
 from tests.fuse.mounting import COMMAND, PROJECT, Mounted, mounted, run_riafs
 from tests.plugins import mounts
 from tests.push.conftest import content, run, sound, tree, with_annex
@@ -236,10 +238,16 @@ def test_a_mount_that_is_only_read_has_nothing_to_push(dataset: SmallDataset, tm
         assert "is mounted to be read only" in riafs("push", mount.path, status=1)
 
 
-def test_overlays_in_use_are_listed_with_their_mount(mount: Mounted, tmp_path: Path) -> None:
+def test_overlays_in_use_are_listed_with_their_mount(
+    mount: Mounted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (mount.path / "one" / "new").write_bytes(b"x")
-    [known] = [each for each in json.loads(riafs("overlay", "--json")) if each["directory"] == str(tmp_path / "over")]
+    own = [each for each in riafs_mounts() if each.mountpoint == str(mount.path)]
+    monkeypatch.setattr("riafs.cli.overlay.riafs_mounts", lambda: own)
+    monkeypatch.setattr("riafs.cli.overlay.overlays_directory", lambda _: str(tmp_path / "overlays"))
+    [known] = overlays(os.environ)
     assert (known["changes"], known["mountpoint"]) == (1, str(mount.path))
+    assert known["directory"] == str(tmp_path / "over")
     assert "in use" in riafs("overlay", "remove", tmp_path / "over", "--force", status=2)
 
 

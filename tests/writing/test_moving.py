@@ -13,7 +13,7 @@ import trio.lowlevel
 
 from riafs.daemon.pushing import Order, Outcome, push_changes
 from riafs.errors import NoSuchName, PushConflict, RiafsError, StaleHandle
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.push.merging import Prefer
 from riafs.push.watching import Nobody
 from riafs.tree.protocol import Kind
@@ -41,7 +41,7 @@ class Mount:
         self._time = LATER
 
     async def push(self, prefer: Prefer = Prefer.OURS, places: tuple[bytes, ...] = ()) -> list[Outcome]:
-        source = parse_source(f"{self.dataset.path.parent.parent}#{self.dataset.id}")
+        source = parse_ria_source(f"{self.dataset.path.parent.parent}#{self.dataset.id}")
         order = Order(request(prefer=prefer), places)
         return await push_changes(self.kernel.filesystem, source, means(), order, Nobody(), self.kernel.tell)
 

@@ -9,7 +9,7 @@ import pytest
 
 from riafs.daemon.pushing import Failure, Order, Outcome, push_changes
 from riafs.errors import ChangedElsewhere, GitError, PushConflict
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.push.merging import Prefer
 from riafs.push.watching import Nobody
 from tests.plugins.log_hygiene import Announce
@@ -57,7 +57,7 @@ async def work(driver: WritableObject) -> None:
 
 async def push(driver: WritableObject, source: Path, **how: object) -> list[Outcome]:
     order = Order(request(**how))
-    return await push_changes(driver.filesystem, parse_source(str(source)), means(), order, Nobody(), driver.tell)
+    return await push_changes(driver.filesystem, parse_ria_source(str(source)), means(), order, Nobody(), driver.tell)
 
 
 CHANGED = TREE[b"a"][:10] + b"HERE" + TREE[b"a"][14:]
@@ -163,7 +163,7 @@ async def test_a_dataset_whose_commit_cannot_be_read_blocks_no_other(
         failed: list[Failure] = []
         order = Order(request())
         [outcome] = await push_changes(
-            driver.filesystem, parse_source(str(source)), means(), order, Nobody(), driver.tell, failed
+            driver.filesystem, parse_ria_source(str(source)), means(), order, Nobody(), driver.tell, failed
         )
         assert (outcome.entrance, [each.entrances for each in failed]) == (b"two", [(b"one",)])
         assert content(two, b"new") == b"n"
@@ -192,7 +192,7 @@ async def test_a_dataset_whose_branch_is_gone_blocks_no_other_and_shows_its_chan
         failed: list[Failure] = []
         order = Order(request())
         [outcome] = await push_changes(
-            driver.filesystem, parse_source(str(source)), means(), order, Nobody(), driver.tell, failed
+            driver.filesystem, parse_ria_source(str(source)), means(), order, Nobody(), driver.tell, failed
         )
         assert (outcome.entrance, [each.entrances for each in failed]) == (b"two", [(b"one",)])
         assert "--as-branch" in str(failed[0].error)

@@ -7,7 +7,7 @@ import pytest
 
 from riafs.daemon.pushing import Order, push_changes
 from riafs.errors import NotPermitted, PushRefused
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.overlay import naming
 from riafs.push.watching import Nobody
 from tests.push.conftest import dataset as dataset
@@ -48,7 +48,7 @@ async def test_gitmodules_is_no_link(dataset: SmallDataset, tmp_path: Path) -> N
 
 
 async def push(driver: WritableObject, dataset: SmallDataset, *places: bytes) -> None:
-    source = parse_source(str(dataset.path.parent.parent))
+    source = parse_ria_source(str(dataset.path.parent.parent))
     await push_changes(driver.filesystem, source, means(), Order(request(), places), Nobody(), driver.tell)
 
 

@@ -10,7 +10,7 @@ import pytest
 from riafs.daemon.listing import describe_overlay
 from riafs.daemon.pushing import Order, Outcome, push_changes
 from riafs.errors import Busy, DirectoryNotEmpty, NoSuchName, PushConflict, PushRefused
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.overlay.store import Overlay
 from riafs.push.merging import Prefer
 from riafs.push.watching import Nobody
@@ -62,7 +62,9 @@ def made(tmp_path: Path) -> Super:
 
 async def push(driver: WritableObject, made: Super, *places: bytes, prefer: Prefer = Prefer.NEITHER) -> list[Outcome]:
     order = Order(request(prefer=prefer), places)
-    return await push_changes(driver.filesystem, parse_source(str(made.store)), means(), order, Nobody(), driver.tell)
+    return await push_changes(
+        driver.filesystem, parse_ria_source(str(made.store)), means(), order, Nobody(), driver.tell
+    )
 
 
 async def remove_all(driver: WritableObject, path: bytes) -> None:

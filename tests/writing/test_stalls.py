@@ -12,7 +12,7 @@ import trio
 from riafs import slices
 from riafs.errors import StaleHandle
 from riafs.formats.gitobjects import DIRECTORY
-from riafs.formats.riaurl import parse_source
+from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
 from riafs.overlay.journal import Statements, _Connected
 from riafs.overlay.restoring import Restoring
@@ -229,7 +229,7 @@ async def test_planning_is_linear_after_a_move_to_another_depth(tmp_path: Path) 
     moved, made = 6000, 3000
     files = PLAIN | {b"old/%d" % number: b"" for number in range(moved)}
     dataset = with_annex(SmallStore.make(tmp_path / "store").dataset("one", files))
-    source = parse_source(f"{dataset.path.parent.parent}#{dataset.id}")
+    source = parse_ria_source(f"{dataset.path.parent.parent}#{dataset.id}")
     async with open_for_pushing(source, means()) as destination:
         trees = TreeEditor(destination.dataset.repository, 40)
         base = BaseEntry(b"old", DIRECTORY, dataset.git("rev-parse", "main:old").encode(), None)

@@ -60,8 +60,8 @@ def test_the_unit_passes_systemd_analyze(tmp_path: Path, name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_commands_of_the_readme_are_found() -> None:
-    found = commands((PROJECT / "README.md").read_text())
+def test_the_commands_of_the_page_on_installing_are_found() -> None:
+    found = commands((PROJECT / "docs/use/installing.md").read_text())
     assert "pipx install ." in found
     assert found[0].startswith("sudo apt install")
     assert found[-1].startswith("sudo rm -rf /opt/riafs")

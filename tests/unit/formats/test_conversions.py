@@ -10,7 +10,7 @@ import pytest
 
 from riafs.errors import MalformedText
 from riafs.formats.conversions import AS_IT_IS, Conversion, Ends, conversion_of
-from riafs.formats.gitwriting import object_name
+from riafs.formats.gitobjects import object_name
 
 SPECIFIED = {
     "text": ["", "text", "-text", "text=auto", "text=input", "text=odd", "crlf", "-crlf", "crlf=input", "binary"],

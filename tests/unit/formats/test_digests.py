@@ -1,14 +1,17 @@
+"""Digests are those that git-annex computes, checksums those of zlib, whichever library makes them."""
+
 import hashlib
 import random
+import sys
+import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.formats import digests
-from riafs.formats.digests import checker, verifiable
+from riafs.formats.digests import Blake2bp, Blake2sp, checker, verifiable
 from riafs.formats.keys import parse_key
-from riafs.formats.treehashes import Blake2bp, Blake2sp
 
 CONTENT = random.Random(1).randbytes(100_003)
 # Digests of CONTENT, as git-annex 10.20261026 computed them.
@@ -143,3 +146,16 @@ def test_tree_hashes_do_not_depend_on_the_pieces(content: bytes, lengths: list[i
             position += length
         pieces.update(content[position:])
         assert whole.hexdigest() == pieces.hexdigest()
+
+
+@given(st.lists(st.binary(max_size=100)))
+def test_checksum_of_pieces_is_that_of_zlib(pieces: list[bytes]) -> None:
+    checksum = 0
+    for piece in pieces:
+        checksum = digests.crc32(memoryview(piece), checksum)
+    assert checksum == zlib.crc32(b"".join(pieces))
+
+
+def test_zlib_serves_where_the_faster_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "isal.isal_zlib", None)
+    assert digests._fastest() is zlib.crc32

@@ -9,14 +9,11 @@ from pathlib import Path
 import pytest
 
 from riafs.errors import MalformedKey
-from riafs.formats.encryption import encrypted_key, shared_cipher
-from riafs.formats.gitconfig import parse_config_list, submodules
+from riafs.formats.annex import hash_lower, hash_mixed, parse_pointer
 from riafs.formats.gitobjects import parse_commit, parse_tag, parse_tree
-from riafs.formats.hashdirs import hash_lower, hash_mixed
+from riafs.formats.gitrepository import parse_config_list, parse_packed_refs, submodules, valid_ref_name
 from riafs.formats.keys import parse_key
-from riafs.formats.pointers import parse_pointer
-from riafs.formats.refs import parse_packed_refs, valid_ref_name
-from riafs.formats.remotelog import parse_remote_log
+from riafs.formats.specialremotes import encrypted_key, parse_remote_log, shared_cipher
 
 KEYS = [
     b"MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt",

@@ -1,9 +1,23 @@
+"""Keys as they are parsed and made: escapes, extensions (by git-annex 10's rules), sizes."""
+
+import hashlib
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedKey
-from riafs.formats.keys import MAX_KEY, Key, escape, parse_file_name, parse_key, unescape
+from riafs.formats.digests import KeyMaker, checker, supported
+from riafs.formats.keys import (
+    MAX_KEY,
+    ExtensionRules,
+    Key,
+    escape,
+    file_extension,
+    parse_file_name,
+    parse_key,
+    unescape,
+)
 from riafs.formats.names import valid_name
 
 numbers = st.none() | st.integers(0, 2**63 - 1)
@@ -160,3 +174,65 @@ def test_chunks_make_up_the_whole(size: int, chunk_size: int) -> None:
 
 def test_a_key_without_size_does_not_tell_the_length_of_chunks() -> None:
     assert parse_key(b"URL--x").chunk_length(10, 1) is None
+
+
+RULES = ExtensionRules()
+
+
+@pytest.mark.parametrize(
+    ("name", "extension"),
+    [
+        (b"a.txt", b".txt"),
+        (b"a.tar.gz", b".tar.gz"),
+        (b"dir.d/a.nii.gz", b".nii.gz"),
+        (b"a.b.c.d", b".c.d"),
+        (b"a.jpegs", b""),
+        (b"a.toolong.x", b".x"),
+        (b"a.x.toolong", b""),
+        (b".hidden", b""),
+        (b".hidden.txt", b".txt"),
+        (b"a.TXT", b".TXT"),
+        (b"a.tar..gz", b".gz"),
+        (b"a.b c.gz", b".gz"),
+        (b"a.t-x", b""),
+        ("a.ä".encode(), ".ä".encode()),
+        ("a.日本".encode(), b""),
+        (b"a.\xff\xfe", b".\xff\xfe"),
+        (b"a", b""),
+        (b"a.", b""),
+    ],
+)
+def test_extensions(name: bytes, extension: bytes) -> None:
+    assert file_extension(name, RULES) == extension
+
+
+def test_a_dataset_may_have_other_rules() -> None:
+    assert file_extension(b"a.b.jpegs", ExtensionRules(length=5, count=1)) == b".jpegs"
+    assert file_extension(b"a.b.c.d", ExtensionRules(length=4, count=3)) == b".b.c.d"
+
+
+@given(st.binary(max_size=40), st.sampled_from([b"MD5E", b"SHA256E", b"SHA1", b"BLAKE2B256E"]), st.binary(max_size=30))
+def test_a_key_is_one_and_its_own_content_verifies(content: bytes, backend: bytes, name: bytes) -> None:
+    maker = KeyMaker(backend)
+    maker.update(content[:7])
+    maker.update(content[7:])
+    key = maker.key(name, RULES)
+    assert parse_key(key.serialised) == key
+    assert key.size == len(content)
+    verifier = checker(key)
+    assert verifier is not None
+    verifier.update(content)
+    assert verifier.matches()
+
+
+def test_the_digest_is_that_of_the_content() -> None:
+    maker = KeyMaker(b"MD5E")
+    maker.update(b"x")
+    assert maker.key(b"a.dat", RULES).serialised == b"MD5E-s1--" + hashlib.md5(b"x").hexdigest().encode() + b".dat"
+
+
+def test_keys_that_are_no_digest_cannot_be_made() -> None:
+    assert [name for name in (b"MD5", b"MD5E", b"WORM", b"URL", b"GITBUNDLE", b"?") if supported(name)] == [
+        b"MD5",
+        b"MD5E",
+    ]

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedLog, RiafsError
-from riafs.formats.largefiles import parse_large_files
-from riafs.formats.textencoding import encoding_of
+from riafs.formats.largefiles import encoding_of, parse_large_files
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedLocator
-from riafs.formats.locators import EMPTY_BLOCK, MAX_BLOCK, MAX_SIZE, ZERO_BLOCK, Locator, parse_locator
+from riafs.formats.locators import (
+    EMPTY_BLOCK,
+    MAX_BLOCK,
+    MAX_SIZE,
+    ZERO_BLOCK,
+    Locator,
+    parse_locator,
+    service_weight,
+    volume_weight,
+)
 from tests.collections import vectors
 
 FOO = b"acbd18db4cc2f85cedef654fccc4a4d8"
@@ -62,3 +71,18 @@ def test_any_bytes_are_a_locator_or_refused(text: bytes) -> None:
     except MalformedLocator:
         return
     assert parse_locator(found.text) == found
+
+
+@pytest.mark.parametrize("vector", vectors()["probe_orders"], ids=range(len(vectors()["probe_orders"])))
+def test_services_are_asked_in_the_order_of_all_clients(vector: dict[str, Any]) -> None:
+    for digest, order in vector["order"].items():
+        found = sorted(
+            vector["services"], key=lambda uuid: service_weight(digest.encode(), uuid.encode()), reverse=True
+        )
+        assert found == order
+
+
+@pytest.mark.parametrize("vector", vectors()["volume_orders"], ids=lambda vector: vector["hash"])
+def test_volumes_are_written_in_the_order_of_keepstore(vector: dict[str, Any]) -> None:
+    digest = vector["hash"].encode()
+    assert sorted(vector["mounts"], key=lambda uuid: volume_weight(digest, uuid.encode())) == vector["write_order"]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedArchive
-from riafs.formats import lzma2
-from riafs.formats.lzma2 import NEAREST_RESETS, Chunk, Resets, parse_chunk
+from riafs.formats.sevenzip import lzma2
+from riafs.formats.sevenzip.lzma2 import NEAREST_RESETS, Chunk, Resets, parse_chunk
 
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 16}]
 

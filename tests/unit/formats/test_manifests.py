@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedLocator, MalformedManifest
-from riafs.formats.locators import MAX_BLOCK
-from riafs.formats.manifests import NO_BLOCK, parse_manifest
-from riafs.formats.portablehash import portable_data_hash
+from riafs.formats.locators import MAX_BLOCK, portable_data_hash
+from riafs.formats.manifests.manifest import NO_BLOCK, parse_manifest
 from tests.collections import EMPTY, as_bytes, locator, tree_of, vectors
 
 ACCEPTED = [vector for vector in vectors()["manifests"] if vector["accept"]]
@@ -220,7 +219,7 @@ def test_an_endless_name_is_refused_before_it_is_read_to_its_end() -> None:
 
 
 def test_folders_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("riafs.formats.manifests_reading.MAX_FOLDERS", 100)
+    monkeypatch.setattr("riafs.formats.manifests.reader.MAX_FOLDERS", 100)
     parse_manifest(b"." + b"/a" * 99 + b" " + EMPTY.encode() + b" 0:0:.\n")
     with pytest.raises(MalformedManifest, match="line 1: more than 100 folders"):
         parse_manifest(b"." + b"/a" * 100 + b" " + EMPTY.encode() + b" 0:0:.\n")

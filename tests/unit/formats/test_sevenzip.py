@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import ArchiveError, MalformedArchive, NotAnArchive, UnsupportedArchive
-from riafs.formats.sevenzip import Listing, is_encoded, parse_encoded_header, parse_header, parse_signature
-from riafs.formats.sevenzip_cursor import Limits
+from riafs.formats.sevenzip.cursor import Limits
+from riafs.formats.sevenzip.header import Listing, is_encoded, parse_encoded_header, parse_header, parse_signature
 from tests.archive.headers import (
     COPY_FOLDER,
     END,

@@ -1,5 +1,6 @@
 """What is written of a 7z header is what was put into it, for our own reader and for py7zr."""
 
+import dataclasses
 import io
 import lzma
 import time
@@ -11,18 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import EncryptedArchive, MalformedArchive, RiafsError, UnsupportedArchive
-from riafs.formats.sevenzip import parse_encoded_header, parse_header, parse_signature
-from riafs.formats.sevenzip_columns import (
-    Columns,
-    NewMember,
-    encode_name,
-    parse_columns,
-    shape_of_lzma2,
-    shape_of_stored,
-)
-from riafs.formats.sevenzip_cursor import Cursor, Limits, write_number
-from riafs.formats.sevenzip_names import parse_names
-from riafs.formats.sevenzip_writing import encode_header, write_header, write_signature
+from riafs.formats.sevenzip.cursor import Cursor, Limits, write_number
+from riafs.formats.sevenzip.folder import Folder, parse_shape, write_shape
+from riafs.formats.sevenzip.fullheader import FullHeader, NewMember, parse_full_header, shape_of_lzma2, shape_of_stored
+from riafs.formats.sevenzip.header import parse_encoded_header, parse_header, parse_signature
+from riafs.formats.sevenzip.names import encode_name, parse_names
+from riafs.formats.sevenzip.writing import encode_header, single_folder_ends, write_header, write_signature
 
 LIMITS = Limits()
 names = st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in name)
@@ -33,9 +28,11 @@ def member(name: bytes, content: bytes, mode: int = 0o444) -> NewMember:
     return NewMember(name, len(content), zlib.crc32(content), mode, 1_700_000_000_123_456_700)
 
 
-def build(files: dict[bytes, bytes], columns: Columns | None = None, *, solid: bool = False) -> tuple[Columns, bytes]:
+def build(
+    files: dict[bytes, bytes], columns: FullHeader | None = None, *, solid: bool = False
+) -> tuple[FullHeader, bytes]:
     """The columns and packed bytes of an archive of `files`, each stored or all in one LZMA2 folder."""
-    columns = columns or Columns()
+    columns = columns or FullHeader()
     full = {name: content for name, content in files.items() if content}
     for name in files.keys() - full.keys():
         columns.add_empty_file(member(name, b""))
@@ -49,7 +46,7 @@ def build(files: dict[bytes, bytes], columns: Columns | None = None, *, solid: b
     return columns, b"".join(full.values())
 
 
-def archive(columns: Columns, packed: bytes, *, encoded: bool) -> bytes:
+def archive(columns: FullHeader, packed: bytes, *, encoded: bool) -> bytes:
     """A whole archive."""
     header = write_header(columns)
     between = b""
@@ -81,7 +78,7 @@ def test_a_header_read_in_full_is_written_as_it_was(
     columns, _ = build(files, solid=solid)
     build(later, columns)
     header = write_header(columns)
-    again = parse_columns(header, LIMITS)
+    again = parse_full_header(header, LIMITS)
     assert write_header(again) == header
     assert again.packed_end == columns.packed_end
 
@@ -92,7 +89,7 @@ def test_members_added_to_a_parsed_header_come_after_the_old_ones(
 ) -> None:
     before, _ = build(files, solid=True)
     old = parse_header(write_header(before), LIMITS)
-    columns = parse_columns(write_header(before), LIMITS)
+    columns = parse_full_header(write_header(before), LIMITS)
     build(later, columns)
     new = parse_header(write_header(columns), LIMITS)
     assert [new.member(position) for position in range(len(old))] == list(old)
@@ -102,7 +99,7 @@ def test_members_added_to_a_parsed_header_come_after_the_old_ones(
 @given(st.binary(max_size=300))
 def test_any_bytes_are_columns_or_a_failure_of_ours(data: bytes) -> None:
     try:
-        columns = parse_columns(data, LIMITS)
+        columns = parse_full_header(data, LIMITS)
     except RiafsError:
         return
     write_header(columns)
@@ -114,7 +111,7 @@ def test_a_damaged_header_is_columns_or_a_failure_of_ours(files: dict[bytes, byt
     position = data.draw(st.integers(0, len(header) - 1))
     header[position] = data.draw(st.integers(0, 255))
     try:
-        columns = parse_columns(bytes(header), LIMITS)
+        columns = parse_full_header(bytes(header), LIMITS)
     except RiafsError:
         return
     write_header(columns)
@@ -156,36 +153,64 @@ def test_an_encoded_header_describes_itself() -> None:
 
 
 def test_an_encrypted_archive_is_not_added_to() -> None:
-    columns = Columns()
+    columns = FullHeader()
     aes = bytes([1, 0x24]) + b"\x06\xf1\x07\x01" + bytes([2, 0x13, 0x00])
     columns.add_folder(aes, 16, [member(b"secret", b"x")])
     with pytest.raises(EncryptedArchive):
-        parse_columns(write_header(columns), LIMITS)
+        parse_full_header(write_header(columns), LIMITS)
 
 
 def test_what_cannot_be_kept_is_refused() -> None:
     with pytest.raises(UnsupportedArchive):
-        parse_columns(b"\x01\x02\x00\x00", LIMITS)  # archive properties
+        parse_full_header(b"\x01\x02\x00\x00", LIMITS)  # archive properties
     columns, _ = build({b"one": b"1"})
     header = write_header(columns)
     comment = header[:-2] + bytes([0x16, 1, 0]) + header[-2:]
     with pytest.raises(UnsupportedArchive):
-        parse_columns(comment, LIMITS)
+        parse_full_header(comment, LIMITS)
 
 
 def test_a_header_with_too_few_streams_is_malformed() -> None:
     columns, _ = build({b"one": b"1"})
     columns.kinds[0] = 1
     with pytest.raises(MalformedArchive):
-        parse_columns(write_header(columns), LIMITS)
+        parse_full_header(write_header(columns), LIMITS)
 
 
 def test_a_hundred_thousand_members_take_time_that_grows_with_their_number() -> None:
     def seconds(count: int) -> float:
-        columns = Columns()
+        columns = FullHeader()
         members = [member(b"%d" % number, b"x") for number in range(count)]
         began = time.process_time()
         columns.add_folder(shape_of_stored(), count, members)
         return time.process_time() - began
 
     assert seconds(100_000) < 40 * max(seconds(10_000), 0.01)  # ten times is linear, a hundred quadratic
+
+
+BCJ2 = (
+    b"\x04\x14\x03\x03\x01\x1b\x04\x01\x23\x03\x01\x01\x05\x5d\x00\x00\x10\x00\x23\x03\x01\x01\x05\x5d\x00\x00\x10\x00"
+    b"\x23\x03\x01\x01\x05\x5d\x00\x00\x10\x00\x00\x01\x01\x02\x02\x03\x03\x04\x05\x06"
+)
+
+
+@pytest.mark.parametrize(
+    ("description", "packs", "sizes"),
+    [(b"\x01\x01\x00", (5,), (5,)), (b"\x01\x21\x21\x01\x18", (300,), (1 << 40,)), (BCJ2, (9, 8, 7, 6), (5, 4, 3, 2))],
+    ids=["Copy", "LZMA2", "BCJ2"],
+)
+def test_the_folder_is_read_back(description: bytes, packs: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+    shape = parse_shape(Cursor(description))
+    if len(shape.coders) != len(sizes):
+        sizes = sizes[: len(shape.coders)]
+    folder = Folder(shape, 1234, packs, sizes, None)
+    front, header = single_folder_ends(folder)
+    place = parse_signature(front)
+    assert (place.offset, place.size) == (32 + folder.pack_size, len(header))
+    listing = parse_header(header, Limits())
+    read = listing.folder(0)
+    assert read == dataclasses.replace(folder, pack_offset=32)
+    assert write_shape(read.shape) == description
+    member = listing.find(b"folder")
+    assert member is not None
+    assert (member.size, member.offset) == (folder.size, 0)

@@ -1,0 +1,258 @@
+"""Per-key logs of the git-annex branch that say where something is: location, URL, equivalent-key and chunk logs.
+
+Lines are ``<clock> <status> <info>``; of several lines about one info the newest counts. Logs are hints: what they say
+is tried, never trusted. A line that does not parse is skipped, as in git-annex; nothing here fails, and memory is
+proportional to the text, which the reader bounds.
+
+Where the git-annex branch keeps the logs of a key, which depends on how the repository was tuned.
+
+``difference.log`` says so, one line for each clone: ``<uuid> fromList [OneLevelBranchHash,…] timestamp=<clock>`` (seen
+with git-annex 10; tunings are for good, made with ``git -c annex.tune.branchhash1=true annex init``).
+
+Logs of the git-annex branch as they are written: one line changed, everybody else's kept, versions united.
+
+git-annex writes one line for each info, sorted by info, and lets the newest line win. A new line's clock is therefore
+always above the highest one that the log has for its info, so that no tie arises (git-annex's vector clocks).
+
+Settings on the git-annex branch that concern a writer: ``config.log`` and ``trust.log``, newest line first of all.
+
+Both are hints written by anyone who ever pushed; lines that do not parse are skipped (git-annex's internals
+documentation).
+
+URLs of DataLad's archives remote: content that is a member of an annexed archive.
+
+``dl+archive:KEY#path=dir/a+b%26c.txt&size=3000`` is what ``datalad add-archive-content`` registers (seen with DataLad
+1.7.1; the fragment is a form, so that a blank is ``+``). Older ones have the path behind the key, percent-encoded:
+``dl+archive:KEY/dir/c.txt#size=3``. On the git-annex branch a colon before it says that a special remote handles it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from urllib.parse import unquote_to_bytes
+
+from riafs.errors import MalformedKey
+from riafs.formats.annex import hash_lower
+from riafs.formats.keys import Key, parse_key
+
+MAX_CHUNK_SIZE = 2**62
+MAX_CHUNKS = 2**31 - 1
+
+# Whole seconds and an "s" today; older logs have a fraction, and git-annex reads clocks without the "s" too.
+CLOCK = rb"(-?\d{1,20}(?:\.\d{1,20})?)s?"
+_PRESENCE_LINE = re.compile(rb"^" + CLOCK + rb" ([01X]) ([^\n]*?)\r?$", re.MULTILINE)
+_CHUNK_LINE = re.compile(rb"^" + CLOCK + rb" ([^ :\n]+):(\d{1,19}) (\d{1,19})\r?$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedCopy:
+    """A special remote holds the key in chunks."""
+
+    uuid: bytes
+    """Of the remote, as location logs name it."""
+    chunk_size: int
+    """Bytes, at least 1."""
+    count: int
+    """At least 1. It is what the log claims: compare it with the key's size before using it."""
+
+
+def parse_presence(text: bytes) -> Mapping[bytes, bool]:
+    """Info → whether the newest line says it is there (status 1), in the order in which infos first appear.
+
+    Where two lines have the same clock the earlier one counts (seen with git-annex 10).
+    """
+    newest: dict[bytes, tuple[Decimal, bool]] = {}
+    for match in _PRESENCE_LINE.finditer(text):
+        clock, info = Decimal(match[1].decode()), match[3]
+        known = newest.get(info)
+        if known is None or clock > known[0]:
+            newest[info] = (clock, match[2] == b"1")
+    return {info: present for info, (_, present) in newest.items()}
+
+
+def live_infos(text: bytes) -> tuple[bytes, ...]:
+    """The infos (repository UUIDs, URLs or keys) that are present."""
+    return tuple(info for info, present in parse_presence(text).items() if present)
+
+
+def parse_chunk_log(text: bytes) -> tuple[ChunkedCopy, ...]:
+    """The chunked copies that a ``.log.cnk`` claims, ``<clock> <uuid>:<chunk size> <count>`` each.
+
+    Removed ones (count 0) are left out. Of two lines with the same clock the later counts, as in ``remote.log``;
+    which one git-annex takes here is not documented.
+    """
+    newest: dict[tuple[bytes, int], tuple[Decimal, int]] = {}
+    for match in _CHUNK_LINE.finditer(text):
+        clock, place, count = Decimal(match[1].decode()), (match[2], int(match[3])), int(match[4])
+        known = newest.get(place)
+        if known is None or clock >= known[0]:
+            newest[place] = (clock, count)
+    return tuple(
+        ChunkedCopy(uuid, chunk_size, count)
+        for (uuid, chunk_size), (_, count) in newest.items()
+        if 0 < chunk_size <= MAX_CHUNK_SIZE and 0 < count <= MAX_CHUNKS
+    )
+
+
+def equivalent_keys(text: bytes) -> tuple[Key, ...]:
+    """The keys of which any may verify a VURL key's content (``.log.ek``); VURL keys among them say nothing."""
+    return tuple(key for info in live_infos(text) if (key := _key(info)) is not None and key.backend != b"VURL")
+
+
+def _key(info: bytes) -> Key | None:
+    try:
+        return parse_key(info)
+    except MalformedKey:
+        return None
+
+
+DIFFERENCE_LOG = b"difference.log"
+LOCATION = b".log"
+WEB = b".log.web"
+CHUNKS = b".log.cnk"
+EQUIVALENT_KEYS = b".log.ek"
+
+_ONE_LEVEL = b"OneLevelBranchHash"
+_TUNING_LINE = re.compile(rb"^\S+ (?:fromList )?(.*?)(?: timestamp=\S*)?\r?$", re.MULTILINE)
+_NAME = re.compile(rb"[^\s,\[\]]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The ways in which a repository differs from others, by git-annex's names; none for most."""
+
+    names: frozenset[bytes] = frozenset()
+
+    @property
+    def of_objects(self) -> frozenset[bytes]:
+        """Those that concern more than the branch: where a working tree's links lead, and what nobody knows yet."""
+        return self.names - {_ONE_LEVEL}
+
+    def log_path(self, key: Key, suffix: bytes) -> bytes:
+        """The path of the log with `suffix` (one of the above) of `key`, or of the key that `key` is a chunk of.
+
+        Always under the lower-case hash of the unescaped key, whatever the dataset's layout.
+        """
+        whole = key.unchunked()
+        directory = hash_lower(whole.serialised)
+        return (directory[:3] if _ONE_LEVEL in self.names else directory) + b"/" + whole.file_name + suffix
+
+
+def parse_difference_log(text: bytes) -> Tuning:
+    """What any line of ``difference.log`` says: all clones of a repository are tuned in the same way."""
+    return Tuning(frozenset(name for line in _TUNING_LINE.finditer(text) for name in _NAME.findall(line[1])))
+
+
+_CHUNK_ENTRY = re.compile(rb"^" + CLOCK + rb" ([^ \n]+:\d{1,19}) (\d{1,19})\r?$", re.MULTILINE)
+
+
+def with_presence(text: bytes, info: bytes, now: int) -> bytes | None:
+    """A presence log (``.log``, ``.log.web``) that says that `info` is there, or None where it says so already.
+
+    `now` in seconds since the epoch.
+    """
+    lines: dict[bytes, tuple[Decimal, bytes]] = {}
+    for match in _PRESENCE_LINE.finditer(text):
+        _keep(lines, match[3], Decimal(match[1].decode()), match[2], tie=False)
+    clock, status = lines.get(info, (None, b""))
+    if status == b"1":
+        return None
+    lines[info] = (_later(clock, now), b"1")
+    return b"".join(b"%b %b %b\n" % (_clock(clock), status, key) for key, (clock, status) in sorted(lines.items()))
+
+
+def with_chunks(text: bytes, uuid: bytes, chunk_size: int, count: int, now: int) -> bytes | None:
+    """A chunk log (``.log.cnk``) that says that the remote has the key in `count` chunks, or None if it says so."""
+    lines: dict[bytes, tuple[Decimal, bytes]] = {}
+    for match in _CHUNK_ENTRY.finditer(text):
+        _keep(lines, match[2], Decimal(match[1].decode()), match[3], tie=True)
+    place = b"%b:%d" % (uuid, chunk_size)
+    clock, known = lines.get(place, (None, b""))
+    if known == b"%d" % count:
+        return None
+    lines[place] = (_later(clock, now), b"%d" % count)
+    return b"".join(b"%b %b %b\n" % (_clock(clock), key, value) for key, (clock, value) in sorted(lines.items()))
+
+
+def union_of(texts: Iterable[bytes]) -> bytes:
+    """All lines of several versions of a log, sorted, each once: what git-annex's union merge leaves."""
+    lines = {line for text in texts for line in text.split(b"\n") if line}
+    return b"".join(line + b"\n" for line in sorted(lines))
+
+
+def _keep(lines: dict[bytes, tuple[Decimal, bytes]], info: bytes, clock: Decimal, value: bytes, *, tie: bool) -> None:
+    """Keep the newest line; of two with one clock the later one if `tie` (see formats/annexlogs)."""
+    known = lines.get(info)
+    if known is None or clock > known[0] or (tie and clock == known[0]):
+        lines[info] = (clock, value)
+
+
+def _later(clock: Decimal | None, now: int) -> Decimal:
+    return Decimal(now) if clock is None else max(Decimal(now), Decimal(int(clock)) + 1)
+
+
+def _clock(clock: Decimal) -> bytes:
+    return f"{clock:f}s".encode()
+
+
+_CONFIG_LINE = re.compile(rb"^" + CLOCK + rb" (\S+) ?([^\n]*)$", re.MULTILINE)
+_TRUST_LINE = re.compile(rb"^(\S+) ([01?X])(?: timestamp=" + CLOCK + rb")?$", re.MULTILINE)
+_DEAD = b"X"
+
+
+def parse_config_log(text: bytes) -> Mapping[bytes, bytes]:
+    """Name → value of the settings that hold for all clones; an empty value unsets."""
+    newest: dict[bytes, tuple[Decimal, bytes]] = {}
+    for match in _CONFIG_LINE.finditer(text):
+        clock = Decimal(match[1].decode())
+        if match[2] not in newest or clock >= newest[match[2]][0]:
+            newest[match[2]] = (clock, match[3].strip())
+    return {name: value for name, (_, value) in newest.items() if value}
+
+
+def dead_repositories(text: bytes) -> frozenset[bytes]:
+    """The UUIDs of a ``trust.log`` that are marked as dead."""
+    newest: dict[bytes, tuple[Decimal, bytes]] = {}
+    for match in _TRUST_LINE.finditer(text):
+        clock = Decimal((match[3] or b"0").decode())
+        if match[1] not in newest or clock >= newest[match[1]][0]:
+            newest[match[1]] = (clock, match[2])
+    return frozenset(uuid for uuid, (_, trust) in newest.items() if trust == _DEAD)
+
+
+_SCHEME = b"dl+archive:"
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLink:
+    """A member of the archive that the key `archive` holds."""
+
+    archive: Key
+    path: bytes
+    """As the archive has it, ``/`` between parts."""
+    size: int | None
+    """Bytes of the member, where the URL says so."""
+
+
+def archive_links(urls: Iterable[bytes]) -> tuple[ArchiveLink, ...]:
+    """What the URLs of a key (``.log.web``) say of archives; others, and those that do not parse, are left out."""
+    links = (_link(url.removeprefix(b":")) for url in urls)
+    return tuple(dict.fromkeys(link for link in links if link is not None))
+
+
+def _link(url: bytes) -> ArchiveLink | None:
+    if not url.startswith(_SCHEME):
+        return None
+    name, _, fragment = url.removeprefix(_SCHEME).partition(b"#")
+    key, _, old_path = name.partition(b"/")
+    form = dict(field.partition(b"=")[::2] for field in fragment.split(b"&"))
+    path = unquote_to_bytes(form.get(b"path", b"").replace(b"+", b" ")) or unquote_to_bytes(old_path)
+    size = form.get(b"size", b"")
+    try:
+        archive = parse_key(key)
+    except MalformedKey:
+        return None
+    if not path or b"\0" in path:
+        return None
+    return ArchiveLink(archive, path, int(size) if size.isdigit() and len(size) < 19 else None)

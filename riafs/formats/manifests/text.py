@@ -1,0 +1,162 @@
+"""Names in manifests: how they are written, and which may stand in a path.
+
+A blank, a control character, a colon and a backslash are written as a backslash and three octal digits, one byte each
+(Arvados' documentation of manifests). Readers differ over what is not UTF-8: here an escape is a byte, as in Arvados'
+Go programs, and ``\\`` is one backslash.
+
+File tokens: ``position:length:name``, split many at a time.
+
+A piece is some tokens with one blank between them. Nearly all are plain (no paths, no colons in names), and those are
+checked and taken apart by a few passes over the whole piece; others token by token.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+PATH = re.compile(rb"(?:[^\x00-\x20\\]++|\\(?:[0-3][0-7][0-7]|\\))++")
+"""A path as it is written, every character and escape allowed."""
+
+_NO_NAMES = frozenset((b"", b".", b".."))
+_ESCAPE = re.compile(rb"\\([0-3][0-7][0-7]|\\)")
+_DIGITS = re.compile(rb"\\[0-7]{3}")
+_ESCAPED = re.compile(rb"[\x00-\x20\\:]")
+_NOT_TEXT = re.compile("[\udc80-\udcff]")
+
+
+def _byte(match: re.Match[bytes]) -> bytes:
+    digits = match[1]
+    return digits if digits == b"\\" else bytes((int(digits, 8),))
+
+
+def unescaped(text: bytes) -> bytes:
+    """The bytes that a written name or path stands for; what is no escape stays as it is.
+
+    >>> unescaped(rb"a\\040b")
+    b'a b'
+    """
+    return _ESCAPE.sub(_byte, text) if b"\\" in text else text
+
+
+def unescaped_names(names: Sequence[bytes]) -> list[bytes]:
+    """What many names stand for that have no slash in them, and escapes of three digits only."""
+    text = b"/".join(names)
+    # No other escape makes a backslash, so that none can come of two.
+    for escape in sorted(set(_DIGITS.findall(text)), key=lambda escape: escape == rb"\134"):
+        text = text.replace(escape, bytes((int(escape[1:], 8),)))
+    return text.split(b"/")
+
+
+def lightly_escaped(name: bytes) -> bytes:
+    """`name` written such that it can stand between blanks and is read back the same, whatever its bytes are."""
+    return _ESCAPED.sub(lambda match: b"\\%03o" % match[0][0], name)
+
+
+def escaped(name: bytes) -> bytes:
+    """`name` written as all programs of Arvados do, and what is not UTF-8 by its bytes.
+
+    >>> escaped(b"a b:c")
+    b'a\\040b\\072c'
+    """
+    text = lightly_escaped(name)
+    return text if text.isascii() else _NOT_TEXT.sub(_octal, text.decode(errors="surrogateescape")).encode()
+
+
+def _octal(match: re.Match[str]) -> str:
+    return f"\\{ord(match[0]) & 0xFF:03o}"
+
+
+def possible(parts: Iterable[bytes]) -> bool:
+    """Whether each of the parts of a path is the name of a file or folder."""
+    return _NO_NAMES.isdisjoint(parts)
+
+
+def resolved(parts: Sequence[bytes]) -> list[bytes] | None:
+    """A path without parts that are no names, as Arvados' Go programs read it; None where it leads above its start."""
+    kept: list[bytes] = []
+    for part in parts:
+        if part == b"..":
+            if not kept:
+                return None
+            kept.pop()
+        elif part not in (b"", b"."):
+            kept.append(part)
+    return kept
+
+
+_CONTROLS = bytes(range(0x20))
+# A backslash that begins no escape, or one for a dot or a slash.
+_SPECIAL = re.compile(rb"\\(?![0-3][0-7][0-7])|\\05[67]")
+# The simplest token alone, as in folders of one file: the passes over a piece would take longer.
+_ONE = re.compile(rb"([0-9]{1,18}):([0-9]{1,18}):((?!\.\.?\Z)[^\x00-\x20\\/:\x80-\xff]++)")
+PIECE = 1 << 20
+
+TOKEN = re.compile(rb"([0-9]{1,99}):([0-9]{1,99}):([^ ]*+)")
+
+
+class Columns(NamedTuple):
+    """Tokens as columns."""
+
+    positions: Sequence[int]
+    """Where each begins in its stream."""
+    lengths: Sequence[int]
+    names: Sequence[bytes]
+
+
+def plain_columns(piece: bytes) -> Columns | None:
+    """The tokens of a piece, names as they are written, if all are plain and well formed: each name is that of a file.
+    None says nothing about why.
+    """
+    if b" " not in piece:
+        match = _ONE.fullmatch(piece)
+        return Columns((int(match[1]),), (int(match[2]),), (match[3],)) if match else None
+    if b"/" in piece or (b"\\" in piece and _SPECIAL.search(piece)) or not is_utf8(piece):
+        return None
+    if len(piece.translate(None, _CONTROLS)) != len(piece) or _names_no_file(piece + b" "):
+        return None
+    return _split(piece)
+
+
+def _split(piece: bytes) -> Columns | None:
+    """The fields of tokens that have two colons each; None if one has more or fewer."""
+    count = piece.count(b" ") + 1
+    if piece.count(b":") != 2 * count:
+        return None
+    # A blank stays with the field behind it, where int() does not mind it, and is counted: so no token can lend another
+    # one a colon.
+    fields = piece.replace(b" ", b": ").split(b":")
+    starts, lengths, names = fields[0::3], fields[1::3], fields[2::3]
+    joined = b"".join(starts)
+    if joined.count(b" ") != count - 1 or not joined.replace(b" ", b"").isdigit() or not b"".join(lengths).isdigit():
+        return None
+    try:
+        return Columns(list(map(int, starts)), list(map(int, lengths)), names)
+    except ValueError:  # an empty field, or more digits than Python takes
+        return None
+
+
+def _names_no_file(piece: bytes) -> bool:
+    return b": " in piece or b":. " in piece or b":.. " in piece
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether `text` is UTF-8, as Arvados wants all of a manifest to be."""
+    if text.isascii():
+        return True
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def columns_of(piece: bytes) -> Columns:
+    """The tokens of a piece that was found well formed, names as they are on disk."""
+    columns = _split(piece)
+    if columns is None:
+        found = TOKEN.findall(piece)
+        starts, lengths, names = map(list, zip(*found, strict=True))
+        columns = Columns(list(map(int, starts)), list(map(int, lengths)), names)
+    if b"\\" in piece:
+        columns = columns._replace(names=unescaped_names(columns.names))
+    return columns

@@ -1,0 +1,119 @@
+"""A mount in a real control group of 150 MB shows what is huge, and refuses what does not fit for one request."""
+
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from riafs.memory import Group
+from tests.fuse.mounting import PROJECT, mounted, run_riafs
+from tests.keep.standin.cluster import Cluster
+from tests.plugins import mounts
+from tests.small import SmallStore
+
+LIMIT = 150 << 20
+FOO = b"acbd18db4cc2f85cedef654fccc4a4d8+3"
+ENTERING = """
+import sys
+with open(sys.argv.pop(1), "w") as group:
+    group.write("0")
+from riafs.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A new group for memory, of version 2 or 1; skips where none can be made."""
+    own = dict(reversed(line.strip().split(":", 2)[1:]) for line in Path("/proc/self/cgroup").read_text().splitlines())
+    paths = {name: path for path, name in own.items()}
+    tops = [
+        (Path("/sys/fs/cgroup") / paths.get("", "/").lstrip("/"), "memory.max"),
+        (Path("/sys/fs/cgroup/memory") / paths.get("memory", "/").lstrip("/"), "memory.limit_in_bytes"),
+    ]
+    for top, limit in tops:
+        made = top / f"riafs-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            made.mkdir()
+            try:
+                if not (made / limit).exists():
+                    continue
+                (made / limit).write_text(str(LIMIT))
+                yield made
+                return
+            finally:
+                until = time.monotonic() + 10
+                while (made / "cgroup.procs").read_text() and time.monotonic() < until:
+                    time.sleep(0.05)
+                made.rmdir()
+    pytest.skip("no control group with a limit of memory can be made here")
+
+
+def large_manifest() -> str:
+    files = " ".join(f"0:3:file{number:012}" for number in range(3_000_000))
+    return f". {FOO.decode()} {files}\n"
+
+
+def test_a_manifest_of_an_api_server_of_64_mib(
+    fuse: None, group: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(tmp_path / "cluster", signing=False)
+    cluster.start()
+    try:
+        text = large_manifest()
+        assert len(text) > 60 << 20
+        made = cluster.collection("large", text)
+        for name, value in cluster.environment.items():
+            monkeypatch.setenv(name, value)
+        command = ("-c", ENTERING, str(group / "cgroup.procs"))
+        cache = ("--cache-dir", str(tmp_path / "cache"))
+        with mounted(f"arvados://{cluster.host}", tmp_path / "m", *cache, command=command, timeout=120) as mount:
+            top = mount.path / "by_id" / made["uuid"]
+            assert (top / "file000001234567").stat().st_size == 3
+            assert mount.status()["pid"] == mount.pid
+    finally:
+        cluster.stop()
+
+
+def test_what_does_not_fit_is_refused_for_one_request(fuse: None, group: Path, tmp_path: Path) -> None:
+    store = SmallStore.make(tmp_path / "store")
+    dataset = store.dataset("keys")
+    members = {b"MD5E-s1--%032x" % number: b"" for number in range(2)}
+    for key in members:
+        dataset.put(key, b"x")
+    command = ("-c", ENTERING, str(group / "cgroup.procs"))
+    with mounted(store.path, tmp_path / "m", command=command) as mount:
+        assert len(os.listdir(mount.path / "keys")) <= 1
+        (limit,) = [each for name in ("memory.max", "memory.limit_in_bytes") if (each := group / name).exists()]
+        used = Group(str(group), LIMIT).used()
+        limit.write_text(str(used + (12 << 20)))  # less than is left for answering
+        with pytest.raises(OSError, match=r".") as caught:
+            os.listdir(mount.path / "keys" / ".keys")
+        assert caught.value.errno == errno.ENOMEM
+        limit.write_text(str(LIMIT))
+        assert len(os.listdir(mount.path / "keys" / ".keys")) == 2
+        assert mount.status()["pid"] == mount.pid
+
+
+def test_a_large_manifest_on_standard_input_stays_on_disk(fuse: None, group: Path, tmp_path: Path) -> None:
+    for name in ("volume", "mnt"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "manifest").write_text(large_manifest())
+    enter = ["-c", ENTERING, str(group / "cgroup.procs")]
+    source, words = f"keep+file://{tmp_path}/volume?manifests=-", ["--log", str(tmp_path / "log")]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with (tmp_path / "manifest").open("rb") as text:
+        command = [sys.executable, *enter, "mount", source, str(tmp_path / "mnt"), *words]
+        done = subprocess.run(command, stdin=text, capture_output=True, text=True, env=environment, timeout=120)
+    try:
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "mnt/stdin/file000001234567").stat().st_size == 3
+    finally:
+        run_riafs("umount", tmp_path / "mnt")
+        mounts.sweep(mounts.below(tmp_path))

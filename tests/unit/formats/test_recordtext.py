@@ -1,0 +1,50 @@
+"""A long text taken out of JSON while that comes, cut anywhere."""
+
+import json
+import random
+
+import pytest
+
+from riafs.formats.recordtext import RecordReader
+
+PARTS = ["a", "\n", "\\", '"', "é", "\U0001f600", "\ud800", "x" * 50, " ", "manifest_text", ":"]
+
+
+def read(text: bytes, chance: random.Random) -> tuple[bytes, object]:
+    kept = bytearray()
+    reader = RecordReader("manifest_text", kept.extend)
+    while text:
+        size = chance.choice((1, 2, 3, 7, 50, 1000))
+        reader.feed(text[:size])
+        text = text[size:]
+    reader.finish()
+    return bytes(kept), json.loads(bytes(reader.rest))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_it_is_what_json_says(seed: int) -> None:
+    chance = random.Random(seed)
+    text, other = ("".join(chance.choices(PARTS, k=chance.randrange(60))) for _ in range(2))
+    inner = {"manifest_text": "inner", "list": [{"manifest_text": 1}, other]}
+    items = [("a", other), ("properties", inner), ("b", "manifest_text"), ("manifest_text", text)]
+    record = dict(chance.sample(items, len(items)))
+    for ascii_only in (True, False):
+        raw = json.dumps(record, ensure_ascii=ascii_only, indent=chance.choice((None, 1))).encode(
+            "utf-8", "surrogatepass"
+        )
+        kept, rest = read(raw, chance)
+        assert (kept.decode("utf-8", "surrogatepass"), rest) == (text, {**record, "manifest_text": ""})
+
+
+@pytest.mark.parametrize("value", ["null", "5", "[]"])
+def test_what_is_no_string_stays(value: str) -> None:
+    text = b'{"manifest_text": %b, "a": 1}' % value.encode()
+    assert read(text, random.Random(0)) == (b"", json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"manifest_text": "a', b'{"manifest_text": "\\u12zz0000000000"}', b'{"manifest_text": "a\x01"}']
+)
+def test_what_is_no_json_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read(text, random.Random(0))
