@@ -204,7 +204,7 @@ class NotInStore(RiafsError):
 
 
 class NotAFile(NotInStore):
-    """What lies at a path below the store's root is no regular file: a directory, a fifo, a device."""
+    """A path below the store's root is not a regular file but a directory, a fifo or a device."""
 
 
 class OutsideStore(RiafsError):
