@@ -1,29 +1,14 @@
-"""Per-key logs of the git-annex branch that say where something is: location, URL, equivalent-key and chunk logs.
+"""Logs of the git-annex branch: presence, chunks, configuration, trust; as they are read and as they are written.
 
-Lines are ``<clock> <status> <info>``; of several lines about one info the newest counts. Logs are hints: what they say
-is tried, never trusted. A line that does not parse is skipped, as in git-annex; nothing here fails, and memory is
-proportional to the text, which the reader bounds.
+Logs are hints, written by anyone who ever pushed: they are tried, never trusted. A line that does not parse is skipped,
+as in git-annex; nothing here fails, and memory is proportional to the text, which the reader bounds.
 
-Where the git-annex branch keeps the logs of a key, which depends on how the repository was tuned.
-
-``difference.log`` says so, one line for each clone: ``<uuid> fromList [OneLevelBranchHash,…] timestamp=<clock>`` (seen
-with git-annex 10; tunings are for good, made with ``git -c annex.tune.branchhash1=true annex init``).
-
-Logs of the git-annex branch as they are written: one line changed, everybody else's kept, versions united.
-
-git-annex writes one line for each info, sorted by info, and lets the newest line win. A new line's clock is therefore
+The logs of a key (``.log``, ``.log.web``, ``.log.ek``, ``.log.cnk``) have lines ``<clock> <status> <info>``; of several
+lines about one info the newest counts. git-annex writes one line for each info, sorted by info. A new line's clock is
 always above the highest one that the log has for its info, so that no tie arises (git-annex's vector clocks).
 
-Settings on the git-annex branch that concern a writer: ``config.log`` and ``trust.log``, newest line first of all.
-
-Both are hints written by anyone who ever pushed; lines that do not parse are skipped (git-annex's internals
-documentation).
-
-URLs of DataLad's archives remote: content that is a member of an annexed archive.
-
-``dl+archive:KEY#path=dir/a+b%26c.txt&size=3000`` is what ``datalad add-archive-content`` registers (seen with DataLad
-1.7.1; the fragment is a form, so that a blank is ``+``). Older ones have the path behind the key, percent-encoded:
-``dl+archive:KEY/dir/c.txt#size=3``. On the git-annex branch a colon before it says that a special remote handles it.
+Where the branch keeps these logs depends on how the repository was tuned, see `Tuning`. Of the URLs in a ``.log.web``
+those of DataLad's archives remote are read here, see `archive_links`.
 """
 
 import re
@@ -108,10 +93,10 @@ def _key(info: bytes) -> Key | None:
 
 
 DIFFERENCE_LOG = b"difference.log"
-LOCATION = b".log"
-WEB = b".log.web"
-CHUNKS = b".log.cnk"
-EQUIVALENT_KEYS = b".log.ek"
+LOCATION_LOG = b".log"
+WEB_LOG = b".log.web"
+CHUNK_LOG = b".log.cnk"
+EQUIVALENT_KEYS_LOG = b".log.ek"
 
 _ONE_LEVEL = b"OneLevelBranchHash"
 _TUNING_LINE = re.compile(rb"^\S+ (?:fromList )?(.*?)(?: timestamp=\S*)?\r?$", re.MULTILINE)
@@ -120,13 +105,17 @@ _NAME = re.compile(rb"[^\s,\[\]]+")
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """The ways in which a repository differs from others, by git-annex's names; none for most."""
+    """The ways in which a repository differs from others, by git-annex's names; none for most.
+
+    ``difference.log`` has a line for each clone, ``<uuid> fromList [OneLevelBranchHash,…] timestamp=<clock>`` (seen
+    with git-annex 10). Tunings are for good, made with ``git -c annex.tune.branchhash1=true annex init``.
+    """
 
     names: frozenset[bytes] = frozenset()
 
     @property
     def of_objects(self) -> frozenset[bytes]:
-        """Those that concern more than the branch: where a working tree's links lead, and what nobody knows yet."""
+        """Tunings of more than the branch: where a working tree's links lead, and unknown ones."""
         return self.names - {_ONE_LEVEL}
 
     def log_path(self, key: Key, suffix: bytes) -> bytes:
@@ -140,7 +129,7 @@ class Tuning:
 
 
 def parse_difference_log(text: bytes) -> Tuning:
-    """What any line of ``difference.log`` says: all clones of a repository are tuned in the same way."""
+    """The tunings in any line of ``difference.log``: all clones of a repository are tuned in the same way."""
     return Tuning(frozenset(name for line in _TUNING_LINE.finditer(text) for name in _NAME.findall(line[1])))
 
 
@@ -236,7 +225,12 @@ class ArchiveLink:
 
 
 def archive_links(urls: Iterable[bytes]) -> tuple[ArchiveLink, ...]:
-    """What the URLs of a key (``.log.web``) say of archives; others, and those that do not parse, are left out."""
+    """The archives' members among the URLs of a key (``.log.web``); URLs that do not parse are left out.
+
+    ``dl+archive:KEY#path=dir/a+b%26c.txt&size=3000`` is what ``datalad add-archive-content`` registers (seen with
+    DataLad 1.7.1; the fragment is a form, so that a blank is ``+``). Older ones have the path behind the key,
+    percent-encoded: ``dl+archive:KEY/dir/c.txt#size=3``. A colon before it says that a special remote handles it.
+    """
     links = (_link(url.removeprefix(b":")) for url in urls)
     return tuple(dict.fromkeys(link for link in links if link is not None))
 

@@ -1,17 +1,9 @@
-"""Whether bytes are a key's: one incremental checker for every git-annex backend that hashes content.
+"""Digests of content: whether bytes are those of a key, keys for new content, and CRC32.
 
 A key's name begins with the digest in lower-case hex, up to the first dot; a ``\\`` before it, which old versions of
 git-annex wrote by mistake, is ignored, as git-annex ignores it. Some digests need optional packages (``blake3``,
 ``xxhash``, ``pyskein``); without them such keys cannot be checked. Checkers compare digests only: sizes are the
 reader's business.
-
-BLAKE2bp and BLAKE2sp: BLAKE2 over several leaves side by side (the BLAKE2 paper, section 2.10).
-
-The input is dealt out to the leaves in blocks, one after the other; the root hashes the leaves' digests. Python's
-hashlib has the node parameters but not the tree. BLAKE2sp with a 224-bit digest is not possible this way: its leaves
-announce 28 bytes and give 32.
-
-CRC32 as in zip, gzip and 7z archives: by ISA-L where its package is installed, ten times as fast as zlib.
 """
 
 import functools
@@ -79,7 +71,7 @@ def verifiable(key: Key) -> bool:
 
 
 class KeyMaker:
-    """Takes content in order, then tells its key. `backend` must be one that `supported` knows."""
+    """Takes content in order, then tells its key. `backend` must be one that `makes_keys` knows."""
 
     __slots__ = ("_backend", "_hash", "_size")
 
@@ -101,7 +93,7 @@ class KeyMaker:
         return Key(self._backend, self._hash.hexdigest().encode() + extension, self._size, None, None, None)
 
 
-def supported(backend: bytes) -> bool:
+def makes_keys(backend: bytes) -> bool:
     """Whether riafs can make keys of `backend`: those that are a digest of the content."""
     return new_hash(backend) is not None
 

@@ -1,11 +1,10 @@
-"""The one rule for names that stores, trees and archives offer as directory entries.
+"""Names that stores, trees and archives offer as directory entries, and paths made of them.
 
-Paths in a tree: names with ``/`` between them, from a root whose own path is empty. Pure.
+A path has ``/`` between its names and begins at a root whose own path is empty.
 """
 
 import re
-from collections.abc import Sequence, Set
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Sequence, Set
 from itertools import product
 
 MAX_NAME = 255
@@ -22,7 +21,7 @@ def valid_name(name: bytes) -> bool:
     return name not in _REFUSED and len(name) <= MAX_NAME and _SLASH not in name and 0 not in name
 
 
-def valid_names(names: AbstractSet[bytes]) -> bool:
+def valid_names(names: Collection[bytes]) -> bool:
     """Whether every name is valid; for many names much faster than one by one."""
     if not _REFUSED.isdisjoint(names) or max(map(len, names), default=0) > MAX_NAME:
         return False

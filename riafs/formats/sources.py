@@ -1,19 +1,17 @@
-"""Sources as a user writes them: RIA URLs, plain paths, and ``url.<base>.insteadOf`` applied to either.
+"""Sources as a user writes them: RIA stores, Keep places with manifests, Arvados clusters, plain paths.
 
-``ria+{file,ssh,http,https}://[user[:password]@]host[:port]/path/to/store[#(<id>|~<alias>)[@<version>]]``, read as
+``ria+{file,ssh,http,https}://[user[:password]@]host[:port]/path/to/store[#(<id>|~<alias>)[@<version>]]`` is read as
 DataLad reads it: the fragment begins at the first ``#``, the version at the first ``@`` in it, the path is
-percent-decoded and the fragment is not. Text is `str` only here, at the edge; what names something in a store is bytes,
-non-ASCII text in the file system's encoding with surrogate escapes. Passwords never appear in messages.
-
-Sources that show Keep collections: block servers or volumes with manifests, and whole Arvados clusters.
+percent-decoded and the fragment is not. ``url.<base>.insteadOf`` is applied by `rewrite`.
 
 ``keep+file://VOLUME[,VOLUME…]?manifests=WHERE[&tree=FILE][#NAME]``, ``keep+http://SERVER[,SERVER…]?…``,
-``keep+https://…`` and ``arvados://HOST[:PORT][?tree=FILE][#UUID|#HASH]``. Paths are percent-decoded after they were
-split: a comma in a volume's path is written ``%2C``; the fragment is taken as it is. WHERE is a directory of manifest
+``keep+https://…`` and ``arvados://HOST[:PORT][?tree=FILE][#UUID|#HASH]``: paths are percent-decoded after they were
+split (a comma in a volume's path is written ``%2C``), the fragment is taken as it is. WHERE is a directory of manifest
 files, one manifest file, ``-`` for standard input, or the locator of a manifest that is stored in Keep. None of them
 can hold a token: user names and passwords are refused.
 
-Every source a user can name: RIA stores, Keep places with manifests, Arvados clusters.
+Text is `str` only here, at the edge; names on disk are bytes, non-ASCII text in the file system's encoding with
+surrogate escapes. Passwords never appear in messages.
 """
 
 import os

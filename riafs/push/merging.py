@@ -8,7 +8,7 @@ in different ways; nothing is merged inside of files.
 import enum
 from dataclasses import dataclass, field
 
-from riafs.formats.gitobjects import Item
+from riafs.formats.gitobjects import TreeEntry
 from riafs.formats.names import parents_of
 from riafs.push.trees import Edits, TreeEditor
 from riafs.slices import Pauses, Sliced, in_slices, sorting
@@ -29,7 +29,7 @@ class Prefer(enum.Enum):
 class Merged:
     """Local changes as they apply to the later commit, and the paths that both sides changed."""
 
-    edits: dict[bytes, Item | None] = field(default_factory=dict)
+    edits: dict[bytes, TreeEntry | None] = field(default_factory=dict)
     conflicts: set[bytes] = field(default_factory=set)
 
 
@@ -51,7 +51,7 @@ async def merge(trees: TreeEditor, base: bytes, tip: bytes, edits: Edits, prefer
 
 def _together(edits: Edits) -> Sliced[dict[bytes, Edits]]:
     """Path of an edit → that edit, and those of what comes to stand below it: only together they say what is there."""
-    found: dict[bytes, dict[bytes, Item | None]] = {}
+    found: dict[bytes, dict[bytes, TreeEntry | None]] = {}
     for path, one in edits.items():
         top = next((parent for parent in parents_of(path) if parent in edits), path)
         found.setdefault(top, {})[path] = one
@@ -63,9 +63,9 @@ def _together(edits: Edits) -> Sliced[dict[bytes, Edits]]:
 class _Sides:
     """What stands at a path: in the common version, in the store, and here, where `edits` make it."""
 
-    base: Item | None
-    theirs: Item | None
-    ours: Item | None
+    base: TreeEntry | None
+    theirs: TreeEntry | None
+    ours: TreeEntry | None
     edits: Edits
 
     @property
@@ -128,5 +128,5 @@ async def _look_above(trees: TreeEditor, merged: Merged, base: bytes, tip: bytes
                     merged.edits.pop(path, None)
 
 
-def _is_file(one: Item | None) -> bool:
+def _is_file(one: TreeEntry | None) -> bool:
     return one is not None and not one.is_tree

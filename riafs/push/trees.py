@@ -12,15 +12,24 @@ from functools import partial
 import trio
 
 from riafs.errors import MalformedObject, MissingObject
-from riafs.formats.gitobjects import DIRECTORY, GitBytes, Item, encode_item, item, object_name, place, read_items
+from riafs.formats.gitobjects import (
+    DIRECTORY,
+    NewObject,
+    TreeEntry,
+    encode_item,
+    object_name,
+    place,
+    read_tree_entries,
+    tree_entry,
+)
 from riafs.git.repository import Repository
 from riafs.slices import Pauses, Sliced, in_slices, listing, sorting
 
 _LARGE = 1 << 18
 """Bytes of a tree that is read and hashed in a thread."""
 
-Items = Mapping[bytes, Item]
-Edits = Mapping[bytes, Item | None]
+Items = Mapping[bytes, TreeEntry]
+Edits = Mapping[bytes, TreeEntry | None]
 """Path → what is to stand there, None for nothing."""
 _MOST_LEAVES = 5_000_000
 
@@ -31,9 +40,9 @@ class _Node:
 
     children: dict[bytes, "_Node"] = field(default_factory=dict)
     given: bool = False
-    item: Item | None = None
+    item: TreeEntry | None = None
     """What is to stand here, before the children are put into it."""
-    items: dict[bytes, Item] = field(default_factory=dict)
+    items: dict[bytes, TreeEntry] = field(default_factory=dict)
 
 
 class TreeEditor:
@@ -43,7 +52,7 @@ class TreeEditor:
         self._repository = repository
         self._digits = digits
         self._read: dict[bytes, Items] = {}
-        self._new: dict[bytes, GitBytes] = {}
+        self._new: dict[bytes, NewObject] = {}
         self.new_bytes = 0
         """Of new objects that nobody took yet."""
 
@@ -51,7 +60,7 @@ class TreeEditor:
         """Keep a new object to be written; its name in hex."""
         name = object_name(kind, data, self._digits)
         if name not in self._new:
-            self._new[name] = GitBytes(kind, data)
+            self._new[name] = NewObject(kind, data)
             self.new_bytes += len(data)
         return name
 
@@ -59,7 +68,7 @@ class TreeEditor:
         """Whether an object (hex) was added, and not taken yet."""
         return name in self._new
 
-    def take(self) -> list[GitBytes]:
+    def take(self) -> list[NewObject]:
         """All new objects, which are to be written now."""
         new, self._new, self.new_bytes = list(self._new.values()), {}, 0
         return new
@@ -78,7 +87,7 @@ class TreeEditor:
             if each.kind != b"tree":
                 raise MalformedObject(f"{name.decode()} of {self._repository.name} is no tree")
             apart = len(each.data) > _LARGE
-            read = partial(read_items, each.data, self._digits // 2)
+            read = partial(read_tree_entries, each.data, self._digits // 2)
             self._read[oid] = await trio.to_thread.run_sync(read) if apart else read()
             await pauses.pause()
 
@@ -87,16 +96,16 @@ class TreeEditor:
         await self.items([oid])
         return self._read[oid]
 
-    async def look_up(self, root: bytes, paths: Iterable[bytes]) -> dict[bytes, Item | None]:
+    async def look_up(self, root: bytes, paths: Iterable[bytes]) -> dict[bytes, TreeEntry | None]:
         """What stands at each path below the tree `root` (hex)."""
         wanted = dict.fromkeys(paths)
         top = await in_slices(_trie(wanted, given=False))
-        await self._descend(top, item(DIRECTORY, root))
+        await self._descend(top, tree_entry(DIRECTORY, root))
         return dict(await in_slices(listing((path, _at(top, path)) for path in wanted)))
 
-    async def leaves(self, tree: Item) -> dict[bytes, Item]:
+    async def leaves(self, tree: TreeEntry) -> dict[bytes, TreeEntry]:
         """Path below → item of everything in a directory but directories. Raises MalformedObject if it is too much."""
-        found: dict[bytes, Item] = {}
+        found: dict[bytes, TreeEntry] = {}
         level, pauses = {b"": tree.oid}, Pauses()
         while level:
             await self.items(level.values())
@@ -113,7 +122,7 @@ class TreeEditor:
             level = below
         return found
 
-    async def _descend(self, top: _Node, root: Item) -> list[list[_Node]]:
+    async def _descend(self, top: _Node, root: TreeEntry) -> list[list[_Node]]:
         """Fill in what stands at the nodes; returns those with children, level by level."""
         top.item = root
         level, levels, pauses = [top], [], Pauses()
@@ -129,7 +138,7 @@ class TreeEditor:
             level = [child for node in level for child in node.children.values() if child.children]
         return levels
 
-    async def blob(self, entry: Item, limit: int) -> bytes | None:
+    async def blob(self, entry: TreeEntry, limit: int) -> bytes | None:
         """The content of a blob, new or not; None where it cannot be read or has more than `limit` bytes."""
         name = entry.oid.hex().encode()
         new = self._new.get(name)
@@ -146,7 +155,7 @@ class TreeEditor:
         Unless it is to `keep`, it can be looked at here, but will not be written.
         """
         top = await in_slices(_trie(edits, given=True))
-        levels = await self._descend(top, item(DIRECTORY, root))
+        levels = await self._descend(top, tree_entry(DIRECTORY, root))
         pauses = Pauses()
         for level in reversed(levels):
             for node in level:
@@ -165,11 +174,11 @@ class TreeEditor:
         data = await in_slices(_encoded(node.items))
         add = partial(self.add, b"tree", data) if keep else partial(object_name, b"tree", data, self._digits)
         name = await trio.to_thread.run_sync(add) if len(data) > _LARGE else add()
-        node.item = item(DIRECTORY, name)
+        node.item = tree_entry(DIRECTORY, name)
         self._read[node.item.oid] = node.items
 
 
-def _trie(edits: Mapping[bytes, Item | None], *, given: bool) -> Sliced[_Node]:
+def _trie(edits: Mapping[bytes, TreeEntry | None], *, given: bool) -> Sliced[_Node]:
     top = _Node()
     for path in (yield from sorting(list(edits), key=bytes)):
         node = top
@@ -202,7 +211,7 @@ def _encoded(items: Items) -> Sliced[bytes]:
     return b"".join((yield from listing(map(encode_item, ordered))))
 
 
-def _at(top: _Node, path: bytes) -> Item | None:
+def _at(top: _Node, path: bytes) -> TreeEntry | None:
     node = top
     for name in path.split(b"/"):
         node = node.children[name]

@@ -14,7 +14,8 @@ from riafs.content.keepblocks import KeepBlocks
 from riafs.content.segments import CollectionReader
 from riafs.counters import Counters
 from riafs.errors import MalformedManifest, RiafsError
-from riafs.formats.manifests.manifest import Manifest, ManifestReader
+from riafs.formats.manifests.manifest import Manifest
+from riafs.formats.manifests.reader import ManifestReader
 from riafs.storage.spill import SpilledText, SpillFile
 from riafs.tree.collection import BrokenDirectory, Collection, CollectionDirectory
 from riafs.tree.folders import Folders

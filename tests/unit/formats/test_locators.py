@@ -9,7 +9,7 @@ from riafs.errors import MalformedLocator
 from riafs.formats.locators import (
     EMPTY_BLOCK,
     MAX_BLOCK,
-    MAX_SIZE,
+    MAX_LOCATOR_SIZE,
     ZERO_BLOCK,
     Locator,
     parse_locator,
@@ -53,9 +53,9 @@ def test_the_signature_tells_when_it_expires(hints: bytes, time: int | None) -> 
 
 
 def test_a_size_that_go_programs_cannot_hold_is_refused() -> None:
-    assert parse_locator(FOO + b"+%d" % MAX_SIZE).size == MAX_SIZE
+    assert parse_locator(FOO + b"+%d" % MAX_LOCATOR_SIZE).size == MAX_LOCATOR_SIZE
     with pytest.raises(MalformedLocator, match="for more than 2147483647 bytes"):
-        parse_locator(FOO + b"+%d" % (MAX_SIZE + 1))
+        parse_locator(FOO + b"+%d" % (MAX_LOCATOR_SIZE + 1))
 
 
 @pytest.mark.parametrize("locator", [EMPTY_BLOCK, ZERO_BLOCK])
