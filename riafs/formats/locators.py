@@ -162,8 +162,3 @@ def portable_data_hash(text: bytes) -> bytes:
 def service_weight(digest: bytes, uuid: bytes) -> bytes:
     """How much a client prefers the service with that uuid for a block: the greatest weight is asked first."""
     return hashlib.md5(digest + uuid[-15:], usedforsecurity=False).digest()
-
-
-def volume_weight(digest: bytes, uuid: bytes) -> bytes:
-    """How much keepstore avoids a volume for a new block: of volumes of one priority the least weight gets it."""
-    return hashlib.md5(digest + uuid[12:], usedforsecurity=False).digest()

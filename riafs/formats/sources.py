@@ -209,7 +209,7 @@ class KeepUrl:
     places: tuple[bytes, ...]
     """``file``: paths of volumes; else ``host[:port]``. At least one, each once."""
     manifests: bytes
-    """A path, STANDARD_INPUT, or a locator; paths may be relative as long as nobody has made them absolute."""
+    """A path, STANDARD_INPUT, or a locator; paths may be relative until `from_here`."""
     tree: bytes | None
     """The path of a composed tree's file, which then is what the mount shows."""
     collection: bytes | None
@@ -253,7 +253,7 @@ class ArvadosUrl:
     identifier: bytes | None
     """A collection's or project's uuid, or a portable data hash."""
     tree: bytes | None = None
-    """See KeepUrl."""
+    """The path of a composed tree's file, which then is what the mount shows."""
 
     @property
     def local(self) -> bool:

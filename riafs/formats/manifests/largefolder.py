@@ -29,7 +29,7 @@ _Row = tuple[bytes, int, int, int]
 
 
 class _Rows:
-    """Rows in the making."""
+    """Rows to which more are added."""
 
     def __init__(self, pages: Pages) -> None:
         self._names = GrowingNames(pages)
@@ -44,14 +44,14 @@ class _Rows:
         return len(self._positions) + len(self._batch)
 
     def add(self, columns: FolderColumns) -> None:
-        """Many more."""
+        """Add many rows."""
         self._names.extend(columns.names)
         self._positions.extend(columns.positions)
         self._lengths.extend(columns.lengths)
         self._streams.extend(columns.streams)
 
     def append(self, row: _Row) -> None:
-        """One more."""
+        """Add a row."""
         self._batch.append(row)
         if len(self._batch) >= _AT_ONCE:
             self._flush()
@@ -88,7 +88,7 @@ class _Table:
 
 
 class _MergedFolder(ManifestFolder):
-    """See Folder. `parts`: those of each file that has several, and behind them a row that says how many."""
+    """A folder with files of several parts. `parts`: those of each such file, then a row with their number."""
 
     __slots__ = ("_parts",)
 
@@ -97,7 +97,7 @@ class _MergedFolder(ManifestFolder):
         self._parts = parts
 
     def parts(self, index: int) -> Sequence[StreamRange]:
-        """See Folder."""
+        """The ranges of streams that a file is made of, in order."""
         return list(self._each_part(index))
 
     def _each_part(self, index: int) -> Iterable[StreamRange]:
@@ -111,7 +111,7 @@ class _MergedFolder(ManifestFolder):
         return stream != _SEVERAL and super()._is_plain(length, stream, name)
 
     def glance(self, index: int) -> tuple[int, int, int]:
-        """See Folder."""
+        """A file's size, block and offset: no block for a file of several parts."""
         if self._streams_of[index] == _SEVERAL:
             return self._lengths[index], NO_BLOCK, 0
         return super().glance(index)
