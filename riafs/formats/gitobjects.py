@@ -261,8 +261,19 @@ def read_tree_entries(raw: bytes, oid_length: int = 20) -> dict[bytes, TreeEntry
 
 def encode_tree(items: Mapping[bytes, TreeEntry]) -> bytes:
     """The raw tree, in git's order: directories as if their names ended in a slash."""
-    ordered = sorted(items.items(), key=lambda entry: entry[0] + b"/" if entry[1].is_tree else entry[0])
-    return b"".join([b"%b %b\0%b" % (value.mode, name, value.oid) for name, value in ordered])
+    return b"".join(map(encode_item, sorted(items.items(), key=place)))
+
+
+def encode_item(entry: tuple[bytes, TreeEntry]) -> bytes:
+    """A name of a raw tree."""
+    name, value = entry
+    return b"%b %b\0%b" % (value.mode, name, value.oid)
+
+
+def place(entry: tuple[bytes, TreeEntry]) -> bytes:
+    """What items of a tree are sorted by."""
+    name, value = entry
+    return name + b"/" if value.is_tree else name
 
 
 def object_name(kind: bytes, data: bytes, digits: int) -> bytes:
