@@ -235,7 +235,7 @@ _OPTIONAL = {
 }
 
 
-Checksum = Callable[[bytes | bytearray | memoryview, int], int]
+Checksum = Callable[[_Data, int], int]
 
 
 def _fastest() -> Checksum:
@@ -247,4 +247,7 @@ def _fastest() -> Checksum:
 
 
 crc32 = _fastest()
-"""(bytes, the checksum of what stands before them, 0 at the front) → checksum."""
+"""CRC32 as in zip, gzip and 7z archives: ``crc32(bytes, checksum of the bytes before them, 0 at the front)``.
+
+By ISA-L where its package is installed, ten times as fast as zlib.
+"""

@@ -4,7 +4,7 @@ A path has ``/`` between its names and begins at a root whose own path is empty.
 """
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from itertools import product
 
@@ -13,6 +13,10 @@ MAX_NAME = 255
 
 _SLASH, _BACKSLASH = ord("/"), ord("\\")
 _REFUSED = frozenset({b"", b".", b".."}) | {"".join(letters).encode() for letters in product(".", "gG", "iI", "tT")}
+_HFS_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
+_NTFS_DOTGIT = re.compile(rb"(?:\.git|git~1)[. ]*(?:[\\:]|\Z)", re.IGNORECASE)
+_SHORT = "|".join(f"{'gi7eba'[:kept]}~[1-9][0-9]{{{6 - kept}}}" for kept in range(7))
+_NTFS_MODULES = re.compile(rf"(?:\.gitmodules|gitmod~[1-4]|{_SHORT})[. ]*(?::|\Z)".encode(), re.IGNORECASE)
 
 
 def valid_name(name: bytes) -> bool:
@@ -28,12 +32,6 @@ def valid_names(names: AbstractSet[bytes]) -> bool:
         return False
     text = b"".join(names)
     return _SLASH not in text and 0 not in text
-
-
-_HFS_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
-_NTFS_DOTGIT = re.compile(rb"(?:\.git|git~1)[. ]*(?:[\\:]|\Z)", re.IGNORECASE)
-_SHORT = "|".join(f"{'gi7eba'[:kept]}~[1-9][0-9]{{{6 - kept}}}" for kept in range(7))
-_NTFS_MODULES = re.compile(rf"(?:\.gitmodules|gitmod~[1-4]|{_SHORT})[. ]*(?::|\Z)".encode(), re.IGNORECASE)
 
 
 def git_takes(name: bytes, *, is_link: bool) -> bool:
@@ -70,7 +68,7 @@ def is_in(path: bytes, directory: bytes) -> bool:
     return not directory or path == directory or path.startswith(directory + b"/")
 
 
-def is_in_one(path: bytes, directories: Set[bytes]) -> bool:
+def is_in_one(path: bytes, directories: AbstractSet[bytes]) -> bool:
     """Whether `path` is one of these paths, or below one."""
     return path in directories or not directories.isdisjoint(parents_of(path))
 
