@@ -84,6 +84,9 @@ class Rewritten:
     """Why a rule that matches was not applied, to be logged; empty otherwise."""
 
 
+# -- RIA stores and plain paths ---------------------------------------------------------------------------------------
+
+
 def parse_ria_url(text: str) -> RiaUrl:
     """The source that a ``ria+…://`` URL names. Raises BadSource."""
     match = _URL.fullmatch(text)
@@ -255,6 +258,9 @@ class ArvadosUrl:
         """The source as it can be given again."""
         tree = "" if self.tree is None else f"?tree={_quoted(self.tree, ',')}"
         return f"arvados://{self.host}{tree}" + ("" if self.identifier is None else "#" + self.identifier.decode())
+
+
+# -- Keep and Arvados -------------------------------------------------------------------------------------------------
 
 
 def parse_keep_url(text: str) -> KeepUrl:
