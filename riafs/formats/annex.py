@@ -18,17 +18,39 @@ import enum
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from riafs.errors import MalformedKey
-from riafs.formats.keys import Key, escape, parse_file_name, valid_extension
+from riafs.formats.keys import Key, escape, parse_file_name
 from riafs.formats.text import shown
 
 MAX_POINTER = 32768
 """Bytes of the largest blob that git-annex takes for a pointer."""
 
-# What nearly every locked link ends in: a key with a size, and nothing in it that is escaped. Such a key is read in
-# half the time; the extension's bound is checked as for any other key.
-_COMMON_KEY = re.compile(rb"([A-Z0-9_]+)-s(\d{1,18})--([^&%:\n\r\0]{1,200})").fullmatch
+# What nearly every locked link ends in: a key with a size, an extension that is not too long for any backend, and
+# nothing in it that is escaped. Such a key is recognised in a third of the time.
+_COMMON_KEY = re.compile(
+    rb"[A-Z0-9_]+-s(0|[1-9][0-9]{0,17})--[A-Za-z0-9_-]{1,200}(?:\.[A-Za-z0-9._-]{0,63})?"
+).fullmatch
+
+
+class Pointed(NamedTuple):
+    """What a listing wants of a key that a blob points at."""
+
+    serialised: bytes
+    file_name: bytes
+    size: int | None
+    mtime: int | None
+
+
+def pointed(blob: bytes) -> Pointed | None:
+    """As `parse_pointer`, quicker for the usual ones."""
+    path, _, file_name = blob.rpartition(b"/")
+    common = _COMMON_KEY(file_name)
+    if common is not None and b"/annex/objects/" in path and b"\n" not in path and len(blob) <= MAX_POINTER:
+        return Pointed(file_name, file_name, int(common[1]), None)
+    key = parse_pointer(blob)
+    return None if key is None else Pointed(key.serialised, key.file_name, key.size, key.mtime)
 
 
 def parse_pointer(blob: bytes) -> Key | None:
@@ -39,10 +61,6 @@ def parse_pointer(blob: bytes) -> Key | None:
     if b"/annex/objects/" not in first or (remarks and not _is_annex_remark(remarks)):
         return None
     file_name = first[first.rindex(b"/") + 1 :]
-    common = _COMMON_KEY(file_name)
-    if common is not None:
-        backend, size, name = common.groups()
-        return Key(backend, name, int(size), None, None, None) if valid_extension(backend, name) else None
     try:
         return parse_file_name(file_name.removesuffix(b"\r"))
     except MalformedKey:

@@ -13,7 +13,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
+from operator import lt
 from typing import NamedTuple
 
 from riafs.errors import MalformedObject
@@ -30,7 +31,9 @@ MAX_PARENTS = 10_000
 KEPT_DROPPED_NAMES = 5
 _MAX_TIME = 2**33
 # What is no entry is swallowed in one piece, as an entry without a mode: scanning stays linear on hostile input.
-_ENTRY = {length: re.compile(rb"([0-7]{1,7}) ([^\0]*+)\0(.{%d})|.+" % length, re.DOTALL).findall for length in (20, 32)}
+_ENTRY = {length: re.compile(rb"([0-7]{1,7}) ([^\0]*+)\0(.{%d})|.+" % length, re.DOTALL).split for length in (20, 32)}
+_WINDOW = 256 << 10
+"""Bytes of a tree that are read in one call: in a thread, it keeps others waiting for so long."""
 _OID = rb"[0-9a-f]{40}(?:[0-9a-f]{24})?"
 _TREE_LINE = re.compile(rb"tree (" + _OID + rb")(?:\n|\Z)")
 _PARENT_LINE = re.compile(rb"parent (" + _OID + rb")(?:\n|\Z)")
@@ -101,17 +104,46 @@ def parse_tree(raw: bytes, oid_length: int = 20) -> Tree:
 
     Memory is proportional to `raw`. Raises MalformedObject where `raw` is no sequence of entries.
     """
-    entries = _ENTRY[oid_length](raw)
-    if not entries:
-        return Tree((), (), (), 0, ())
-    octal_modes, names, oids = zip(*entries, strict=True)
-    if not octal_modes[-1]:
-        raise MalformedObject(f"a tree object of {len(raw)} bytes that is damaged after {len(entries) - 1} entries")
-    modes = tuple([_MODES.get(octal) or _mode(octal) for octal in octal_modes])
-    unique = frozenset(names)
-    if 0 not in modes and len(unique) == len(names) and valid_names(unique):
-        return Tree(names, modes, oids, 0, ())
+    octal_modes, names, oids = _columns(raw, oid_length)
+    known = {octal: _MODES.get(octal) or _mode(octal) for octal in set(octal_modes)}
+    modes = tuple(map(known.__getitem__, octal_modes))
+    if 0 not in known.values() and _are_distinct(names) and valid_names(names):
+        return Tree(tuple(names), modes, tuple(oids), 0, ())
     return _filtered(names, modes, oids)
+
+
+def _columns(raw: bytes, oid_length: int) -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """Modes in octal, names and object names, read in windows: each takes milliseconds, whatever the tree holds.
+
+    Raises MalformedObject.
+    """
+    modes: list[bytes] = []
+    names: list[bytes] = []
+    oids: list[bytes] = []
+    position, window, is_whole = 0, _WINDOW, not raw
+    while not is_whole:
+        parts = _ENTRY[oid_length](raw[position : position + window])  # with nothing between the entries
+        is_whole = parts[-4] is not None and position + window >= len(raw)
+        if parts[-4] is None:  # the window ends within an entry, or what follows is none
+            del parts[-4:]
+            if position + window >= len(raw):
+                count = len(names) + len(parts) // 4
+                raise MalformedObject(f"a tree object of {len(raw)} bytes that is damaged after {count} entries")
+            if len(parts) == 1:
+                window *= 2
+                continue
+        modes += parts[1::4]
+        names += parts[2::4]
+        oids += parts[3::4]
+        if not is_whole:
+            position += sum(map(len, parts[1::4])) + sum(map(len, parts[2::4])) + len(parts) // 4 * (oid_length + 2)
+    return modes, names, oids
+
+
+def _are_distinct(names: Sequence[bytes]) -> bool:
+    """Whether no name occurs twice. They nearly always stand in order; git sorts directories as if they ended in ``/``,
+    so that not all of them need to."""
+    return all(map(lt, names, islice(names, 1, None))) or len(frozenset(names)) == len(names)
 
 
 def parse_commit(raw: bytes) -> Commit:
@@ -163,7 +195,7 @@ def _mode(octal: bytes) -> int:
     return EXECUTABLE if kind == FILE and mode & 0o100 else kind
 
 
-def _filtered(names: tuple[bytes, ...], modes: tuple[int, ...], oids: tuple[bytes, ...]) -> Tree:
+def _filtered(names: Sequence[bytes], modes: Sequence[int], oids: Sequence[bytes]) -> Tree:
     seen: set[bytes] = set()
     kept: list[int] = []
     dropped: list[bytes] = []
@@ -231,8 +263,19 @@ def read_tree_entries(raw: bytes, oid_length: int = 20) -> dict[bytes, TreeEntry
 
 def encode_tree(items: Mapping[bytes, TreeEntry]) -> bytes:
     """The raw tree, in git's order: directories as if their names ended in a slash."""
-    ordered = sorted(items.items(), key=lambda entry: entry[0] + b"/" if entry[1].is_tree else entry[0])
-    return b"".join([b"%b %b\0%b" % (value.mode, name, value.oid) for name, value in ordered])
+    return b"".join(map(encode_item, sorted(items.items(), key=place)))
+
+
+def encode_item(entry: tuple[bytes, TreeEntry]) -> bytes:
+    """A name of a raw tree."""
+    name, value = entry
+    return b"%b %b\0%b" % (value.mode, name, value.oid)
+
+
+def place(entry: tuple[bytes, TreeEntry]) -> bytes:
+    """What items of a tree are sorted by."""
+    name, value = entry
+    return name + b"/" if value.is_tree else name
 
 
 def object_name(kind: bytes, data: bytes, digits: int) -> bytes:

@@ -4,8 +4,7 @@ A path has ``/`` between its names and begins at a root whose own path is empty.
 """
 
 import re
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Sequence, Set
 from itertools import product
 
 MAX_NAME = 255
@@ -26,7 +25,7 @@ def valid_name(name: bytes) -> bool:
     return name not in _REFUSED and len(name) <= MAX_NAME and _SLASH not in name and 0 not in name
 
 
-def valid_names(names: AbstractSet[bytes]) -> bool:
+def valid_names(names: Collection[bytes]) -> bool:
     """Whether every name is valid; for many names much faster than one by one."""
     if not _REFUSED.isdisjoint(names) or max(map(len, names), default=0) > MAX_NAME:
         return False
@@ -68,7 +67,7 @@ def is_in(path: bytes, directory: bytes) -> bool:
     return not directory or path == directory or path.startswith(directory + b"/")
 
 
-def is_in_one(path: bytes, directories: AbstractSet[bytes]) -> bool:
+def is_in_one(path: bytes, directories: Set[bytes]) -> bool:
     """Whether `path` is one of these paths, or below one."""
     return path in directories or not directories.isdisjoint(parents_of(path))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from riafs.formats.gitobjects import TreeEntry
 from riafs.formats.names import parents_of
 from riafs.push.trees import Edits, TreeEditor
+from riafs.slices import Pauses, Sliced, in_slices, sorting
 
 
 class Prefer(enum.Enum):
@@ -36,23 +37,25 @@ async def merge(trees: TreeEditor, base: bytes, tip: bytes, edits: Edits, prefer
     """`edits` of the tree `base`, to be made in the tree `tip` (both in hex)."""
     if base == tip:
         return Merged(dict(edits))
-    together = _together(edits)
+    together = await in_slices(_together(edits))
     before = await trees.look_up(base, together)
     theirs = await trees.look_up(tip, together)
     ours = await trees.look_up(await trees.edit(base, edits, keep=False), together)
-    merged = Merged()
+    merged, pauses = Merged(), Pauses()
     for path, inside in together.items():
+        await pauses.pause()
         await _merge_one(trees, merged, path, _Sides(before[path], theirs[path], ours[path], inside), prefer)
     await _look_above(trees, merged, base, tip, prefer)
     return merged
 
 
-def _together(edits: Edits) -> dict[bytes, Edits]:
+def _together(edits: Edits) -> Sliced[dict[bytes, Edits]]:
     """Path of an edit → that edit, and those of what comes to stand below it: only together they say what is there."""
     found: dict[bytes, dict[bytes, TreeEntry | None]] = {}
     for path, one in edits.items():
         top = next((parent for parent in parents_of(path) if parent in edits), path)
         found.setdefault(top, {})[path] = one
+        yield
     return dict(found)
 
 
@@ -90,7 +93,9 @@ async def _merge_inside(trees: TreeEditor, merged: Merged, path: bytes, sides: _
     base, theirs, ours = [
         {} if each is None else await trees.leaves(each) for each in (sides.base, sides.theirs, sides.ours)
     ]
-    for name in sorted({*base, *ours}):
+    pauses = Pauses()
+    for name in await in_slices(sorting(list({*base, *ours}), key=bytes)):
+        await pauses.pause()
         below = path + b"/" + name
         one = _Sides(base.get(name), theirs.get(name), ours.get(name), {below: ours.get(name)})
         if not one.settled:
@@ -108,7 +113,9 @@ def _conflict(merged: Merged, path: bytes, sides: _Sides, prefer: Prefer) -> Non
 async def _look_above(trees: TreeEditor, merged: Merged, base: bytes, tip: bytes, prefer: Prefer) -> None:
     """Where something comes to stand below what they made a file of, that file is the conflict."""
     below: dict[bytes, list[bytes]] = {}
+    pauses = Pauses()
     for path, ours in merged.edits.items():
+        await pauses.pause()
         if ours is not None:
             for parent in parents_of(path):
                 below.setdefault(parent, []).append(path)

@@ -22,6 +22,7 @@ from riafs.push.destination import Destination
 from riafs.push.objects import ObjectWriter, Wanted
 from riafs.push.rules import ATTRIBUTES, Rules, Verdict
 from riafs.push.trees import TreeEditor
+from riafs.slices import Pauses, Sliced, in_slices
 from riafs.storage.ranged import MemoryBytes, RangedBytes
 
 _BLOB_IN_MEMORY = 1 << 20
@@ -106,7 +107,9 @@ class Placer:
         through a filter: that may be a program that encrypts them.
         """
         filtered: list[str] = []
+        pauses = Pauses()
         for change in changes:
+            await pauses.pause()
             conversion = self._rules.conversion(change.path)
             if conversion.filter is None and conversion.encoding is None:
                 continue
@@ -234,10 +237,18 @@ async def load_rules(
     )
 
 
+def _directories(contents: Sequence[Change]) -> Sliced[set[bytes]]:
+    found = {b""}
+    for change in contents:
+        found.update(parent + b"/" for parent in parents_of(change.path))
+        yield
+    return found
+
+
 async def _attribute_files(
     destination: Destination, trees: TreeEditor, root: bytes, contents: Sequence[Change]
 ) -> AttributeFiles:
-    directories = {b"", *(parent + b"/" for change in contents for parent in parents_of(change.path))}
+    directories = await in_slices(_directories(contents))
     found = await trees.look_up(root, [directory + NAME for directory in directories])
     # git reads no attributes through links
     known = {
@@ -249,7 +260,9 @@ async def _attribute_files(
         [b"contents " + oid for oid in known.values()], _MAX_ATTRIBUTES
     )
     files = {path: blob.data for path, blob in zip(known, blobs, strict=True) if blob is not None}
+    pauses = Pauses()
     for change in contents:
+        await pauses.pause()
         if change.path.rpartition(b"/")[2] == NAME:
             opened = await ContentSource(destination).open(change)
             files[change.path] = bytes(await opened.read(0, _MAX_ATTRIBUTES))

@@ -59,11 +59,12 @@ class Planner:
     async def plan(self, changes: Sequence[Change]) -> Plan:
         """The plan for changes in their order. Raises PushRefused for a name git cannot hold, MissingObject, …"""
         await in_slices(_check_names(changes))
+        pauses = Pauses()
         for change in changes:
             if change.source is not None:
                 self._put(change.source, None)
+            await pauses.pause()
         self._taken = await in_slices(_taken_out_of_renamed(changes))
-        pauses = Pauses()
         for change in changes:
             await self._add(change)
             await pauses.pause()

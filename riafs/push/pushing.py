@@ -29,6 +29,7 @@ from riafs.push.request import PushReport, PushRequest
 from riafs.push.rules import Rules
 from riafs.push.trees import TreeEditor
 from riafs.push.watching import Step, Watcher
+from riafs.slices import Pauses
 from riafs.tree.nearest import versions_near
 
 _OBJECTS_AT_ONCE = 64 << 20
@@ -266,7 +267,9 @@ class Push:
         edits = dict(plan.edits)
         paths = [change.path for change in plan.contents]
         before, theirs = await self._trees.look_up(self._base_root, paths), await self._trees.look_up(root, paths)
+        pauses = Pauses()
         for change in plan.contents:
+            await pauses.pause()
             if before[change.path] != theirs[change.path]:
                 edits[change.path] = await placer.foresee(change)
             else:
@@ -278,7 +281,9 @@ class Push:
     async def _foreseen(self, ready: _Prepared) -> PushReport:
         plan = ready.plan
         annexed: list[Change] = []
+        pauses = Pauses()
         for change in plan.contents:
+            await pauses.pause()
             if (await ready.placer.verdict(change)).backend is not None:
                 annexed.append(change)
             else:

@@ -7,19 +7,26 @@ their place in the trees that hold them.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+
+import trio
 
 from riafs.errors import MalformedObject, MissingObject
 from riafs.formats.gitobjects import (
     DIRECTORY,
     NewObject,
     TreeEntry,
-    encode_tree,
+    encode_item,
     object_name,
+    place,
     read_tree_entries,
     tree_entry,
 )
 from riafs.git.repository import Repository
 from riafs.slices import Pauses, Sliced, in_slices, listing, sorting
+
+_LARGE = 1 << 18
+"""Bytes of a tree that is read and hashed in a thread."""
 
 Items = Mapping[bytes, TreeEntry]
 Edits = Mapping[bytes, TreeEntry | None]
@@ -79,7 +86,9 @@ class TreeEditor:
                 raise MissingObject(f"tree {name.decode()} is missing in {self._repository.name}")
             if each.kind != b"tree":
                 raise MalformedObject(f"{name.decode()} of {self._repository.name} is no tree")
-            self._read[oid] = read_tree_entries(each.data, self._digits // 2)
+            apart = len(each.data) > _LARGE
+            read = partial(read_tree_entries, each.data, self._digits // 2)
+            self._read[oid] = await trio.to_thread.run_sync(read) if apart else read()
             await pauses.pause()
 
     async def tree(self, oid: bytes) -> Items:
@@ -124,7 +133,7 @@ class TreeEditor:
             for node in level:
                 if node.item is not None and node.item.is_tree:
                     node.items = dict(self._read[node.item.oid])
-                _hand_down(node)
+                await in_slices(_hand_down(node))
                 await pauses.pause()
             level = [child for node in level for child in node.children.values() if child.children]
         return levels
@@ -150,24 +159,21 @@ class TreeEditor:
         pauses = Pauses()
         for level in reversed(levels):
             for node in level:
-                self._finish(node, is_root=node is top, keep=keep)
+                await self._finish(node, is_root=node is top, keep=keep)
                 await pauses.pause()
         assert top.item is not None
         return top.item.oid.hex().encode()
 
-    def _finish(self, node: _Node, *, is_root: bool, keep: bool) -> None:
+    async def _finish(self, node: _Node, *, is_root: bool, keep: bool) -> None:
         """Put what the children became into the node's tree. git has no empty directories."""
-        for name, child in node.children.items():
-            if child.item is None:
-                node.items.pop(name, None)
-            else:
-                node.items[name] = child.item
+        await in_slices(_hand_up(node))
         if not node.items and not is_root:
             stood = node.item is not None and not node.item.is_tree
             node.item = node.item if stood else None  # nothing came to stand in the place of a file
             return
-        data = encode_tree(node.items)
-        name = self.add(b"tree", data) if keep else object_name(b"tree", data, self._digits)
+        data = await in_slices(_encoded(node.items))
+        add = partial(self.add, b"tree", data) if keep else partial(object_name, b"tree", data, self._digits)
+        name = await trio.to_thread.run_sync(add) if len(data) > _LARGE else add()
         node.item = tree_entry(DIRECTORY, name)
         self._read[node.item.oid] = node.items
 
@@ -183,10 +189,26 @@ def _trie(edits: Mapping[bytes, TreeEntry | None], *, given: bool) -> Sliced[_No
     return top
 
 
-def _hand_down(node: _Node) -> None:
+def _hand_down(node: _Node) -> Sliced[None]:
     for name, child in node.children.items():
         if not child.given:
             child.item = node.items.get(name)
+        yield
+
+
+def _hand_up(node: _Node) -> Sliced[None]:
+    for name, child in node.children.items():
+        if child.item is None:
+            node.items.pop(name, None)
+        else:
+            node.items[name] = child.item
+        yield
+
+
+def _encoded(items: Items) -> Sliced[bytes]:
+    """As encode_tree."""
+    ordered = yield from sorting(list(items.items()), key=place)
+    return b"".join((yield from listing(map(encode_item, ordered))))
 
 
 def _at(top: _Node, path: bytes) -> TreeEntry | None:

@@ -11,6 +11,7 @@ from riafs.formats.annex import (
     parse_dataset_version,
     parse_pointer,
     parse_store_version,
+    pointed,
 )
 from riafs.formats.annexlogs import CHUNK_LOG, LOCATION_LOG, WEB_LOG, Tuning, parse_difference_log
 from riafs.formats.keys import escape, parse_key
@@ -87,6 +88,22 @@ def test_escapes_in_a_pointer_are_undone() -> None:
     key = parse_pointer(b"/annex/objects/URL--http&c%%example.org%a&s20b&ac\n")
     assert key is not None
     assert key.serialised == b"URL--http://example.org/a%20b&c"
+
+
+KEYS = st.from_regex(
+    rb"(MD5E|SHA1|GITBUNDLE|a)(-s0?[0-9]{1,19})?(-m5)?--[a&%:. /-]{0,3}(\.[ab.]{0,70})?\r?", fullmatch=True
+)
+
+
+@given(
+    KEYS, st.sampled_from([b"", b"\n", b"x\n", b"/", b".git/annex/objects/a/b/"]), st.sampled_from([b"", b"\n", b"\nx"])
+)
+def test_a_listing_reads_the_same_key(key: bytes, before: bytes, after: bytes) -> None:
+    for blob in (before + b"/annex/objects/" + key + after, before + key + after, before + key + b"/" + key + after):
+        expected, found = parse_pointer(blob), pointed(blob)
+        assert (found is None) == (expected is None)
+        if found is not None and expected is not None:
+            assert found == (expected.serialised, expected.file_name, expected.size, expected.mtime)
 
 
 @given(st.binary(), st.binary())

@@ -85,6 +85,17 @@ def test_an_empty_tree_is_empty() -> None:
     assert parse_tree(b"").names == ()
 
 
+def test_a_tree_of_many_windows_is_read_like_a_small_one() -> None:
+    entries = [(b"100644", b"%07d" % number, b"%020d" % number) for number in range(20_000)]
+    entries[9_000] = (b"40000", b"x" * 600_000, A)
+    tree = parse_tree(_raw(*entries))
+    kept = entries[:9_000] + entries[9_001:]
+    assert (tree.names, tree.oids) == (tuple(each[1] for each in kept), tuple(each[2] for each in kept))
+    assert tree.dropped == 1
+    with pytest.raises(MalformedObject, match="after 20000 entries"):
+        parse_tree(_raw(*entries) + b"100644 x")
+
+
 def test_a_tree_cut_anywhere_inside_an_entry_is_malformed() -> None:
     raw = _raw((b"100644", b"f", A), (b"40000", b"d", B))
     whole = {0, len(_raw((b"100644", b"f", A))), len(raw)}
