@@ -87,6 +87,9 @@ def pointer_text(key: Key) -> bytes:
     return b"/annex/objects/" + key.file_name + b"\n"
 
 
+# -- layout versions --------------------------------------------------------------------------------------------------
+
+
 class Layout(enum.Enum):
     """How a dataset's objects are spread over directories; the value is the version that stands in the file."""
 
@@ -149,6 +152,8 @@ def _split(text: bytes) -> tuple[bytes, bytes]:
         return b"", b""
     return parts[0], parts[1] if len(parts) == 2 else b""
 
+
+# -- hash directories -------------------------------------------------------------------------------------------------
 
 _ALPHABET = b"0123456789zqjxkmvwgpfZQJXKMVWGPF"
 # Two letters for 11 bits of the hash: letters are 5 bits each, taken every 6 bits, the later one written first.

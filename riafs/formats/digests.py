@@ -129,12 +129,18 @@ def _import(module: str, name: str, bits: int) -> Callable[[], Hash] | None:
     return functools.partial(factory, digest_bits=bits) if bits else factory
 
 
+# -- backends ---------------------------------------------------------------------------------------------------------
+
+
 def _plain(algorithm: Callable[..., Hash]) -> Callable[[], Hash]:
     return functools.partial(algorithm, usedforsecurity=False)
 
 
 def _blake2(algorithm: Callable[..., Hash], bits: int) -> Callable[[], Hash]:
     return functools.partial(algorithm, digest_size=bits // 8)
+
+
+# -- BLAKE2bp and BLAKE2sp --------------------------------------------------------------------------------------------
 
 
 class _Node(Protocol):
@@ -148,7 +154,12 @@ class _Node(Protocol):
 
 
 class _TreeHash:
-    """A root over `leaves` leaves; `_pending` is always shorter than one round of blocks."""
+    """BLAKE2 over several leaves side by side, for which hashlib has the node parameters (BLAKE2 paper, section 2.10).
+
+    The input is dealt out to the leaves in blocks, one after the other; the root hashes the leaves' digests. `_pending`
+    is always shorter than one round of blocks. BLAKE2sp with a 224-bit digest is not possible this way: its leaves
+    announce 28 bytes and give 32.
+    """
 
     __slots__ = ("_block", "_leaves", "_new_node", "_pending", "_size")
 
@@ -235,7 +246,7 @@ _OPTIONAL = {
 }
 
 
-Checksum = Callable[[bytes | bytearray | memoryview, int], int]
+Checksum = Callable[[_Data, int], int]
 
 
 def _fastest() -> Checksum:
@@ -247,4 +258,7 @@ def _fastest() -> Checksum:
 
 
 crc32 = _fastest()
-"""(bytes, the checksum of what stands before them, 0 at the front) → checksum."""
+"""CRC32 as in zip, gzip and 7z archives: ``crc32(bytes, checksum of the bytes before them, 0 at the front)``.
+
+By ISA-L where its package is installed, ten times as fast as zlib.
+"""

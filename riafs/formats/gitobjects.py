@@ -220,6 +220,8 @@ def _committer_time(header: bytes) -> int:
     return time if time <= _MAX_TIME else 0
 
 
+# -- trees to be changed ----------------------------------------------------------------------------------------------
+
 SHA1_DIGITS = 40
 _ITEM = {length: re.compile(rb"([0-7]{1,7}) ([^\0]++)\0(.{%d})|.+" % length, re.DOTALL).findall for length in (20, 32)}
 _TREE_MODE = b"40000"

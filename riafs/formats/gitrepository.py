@@ -111,6 +111,8 @@ def looks_like_commit(version: bytes) -> bool:
     return _COMMIT(version) is not None
 
 
+# -- alternates -------------------------------------------------------------------------------------------------------
+
 MAX_ALTERNATES = 100
 
 
@@ -122,6 +124,8 @@ def parse_alternates(text: bytes) -> tuple[bytes, ...]:
     lines = (line for line in text.split(b"\n") if line and not line.startswith((b"#", b'"')) and b"\0" not in line)
     return tuple(line for line, _ in zip(lines, range(MAX_ALTERNATES), strict=False))
 
+
+# -- configuration and submodules -------------------------------------------------------------------------------------
 
 ConfigEntry = tuple[bytes, bytes | None]
 
@@ -189,6 +193,8 @@ def _submodule(values: Mapping[bytes, bytes]) -> Submodule:
         datalad_url=values.get(b"datalad-url"),
     )
 
+
+# -- history ----------------------------------------------------------------------------------------------------------
 
 HISTORY_FORMAT = "%H %ct %P"
 _HEADER = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) (-?\d+) ?([0-9a-f ]*)")

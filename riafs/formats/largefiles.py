@@ -152,6 +152,8 @@ _GLOBBED: dict[bytes, Callable[[Facts], bytes]] = {
 }
 
 
+# -- text encodings ---------------------------------------------------------------------------------------------------
+
 LOOKED_AT = 1 << 20
 """Bytes at the beginning of a file that decide."""
 

@@ -76,6 +76,8 @@ def parse_locator(text: bytes) -> Locator:
     return Locator(match[1], size, tuple(match[3][1:].split(b"+")) if match[3] else ())
 
 
+# -- uuids and portable data hashes -----------------------------------------------------------------------------------
+
 _UUID = re.compile(rb"[0-9a-z]{5}-([0-9a-z]{5})-[0-9a-z]{15}")
 _HASH = re.compile(rb"[0-9a-f]{32}\+(?:0|[1-9][0-9]{0,18})")
 _COLLECTION, _PROJECT = b"4zz18", (b"j7d0g", b"tpzed")
@@ -160,5 +162,8 @@ def portable_data_hash(text: bytes) -> bytes:
 
 
 def service_weight(digest: bytes, uuid: bytes) -> bytes:
-    """How much a client prefers the service with that uuid for a block: the greatest weight is asked first."""
+    """The weight of the service with that uuid for a block: clients ask the one of the greatest weight first.
+
+    Rendezvous hashing, so that all clients look first where the block was written (as in Arvados' sources).
+    """
     return hashlib.md5(digest + uuid[-15:], usedforsecurity=False).digest()

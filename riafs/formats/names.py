@@ -12,6 +12,10 @@ MAX_NAME = 255
 
 _SLASH, _BACKSLASH = ord("/"), ord("\\")
 _REFUSED = frozenset({b"", b".", b".."}) | {"".join(letters).encode() for letters in product(".", "gG", "iI", "tT")}
+_HFS_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
+_NTFS_DOTGIT = re.compile(rb"(?:\.git|git~1)[. ]*(?:[\\:]|\Z)", re.IGNORECASE)
+_SHORT = "|".join(f"{'gi7eba'[:kept]}~[1-9][0-9]{{{6 - kept}}}" for kept in range(7))
+_NTFS_MODULES = re.compile(rf"(?:\.gitmodules|gitmod~[1-4]|{_SHORT})[. ]*(?::|\Z)".encode(), re.IGNORECASE)
 
 
 def valid_name(name: bytes) -> bool:
@@ -27,12 +31,6 @@ def valid_names(names: Collection[bytes]) -> bool:
         return False
     text = b"".join(names)
     return _SLASH not in text and 0 not in text
-
-
-_HFS_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
-_NTFS_DOTGIT = re.compile(rb"(?:\.git|git~1)[. ]*(?:[\\:]|\Z)", re.IGNORECASE)
-_SHORT = "|".join(f"{'gi7eba'[:kept]}~[1-9][0-9]{{{6 - kept}}}" for kept in range(7))
-_NTFS_MODULES = re.compile(rf"(?:\.gitmodules|gitmod~[1-4]|{_SHORT})[. ]*(?::|\Z)".encode(), re.IGNORECASE)
 
 
 def git_takes(name: bytes, *, is_link: bool) -> bool:

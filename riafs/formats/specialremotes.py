@@ -169,6 +169,8 @@ def is_ora(remote: SpecialRemote) -> bool:
     return remote.type in (b"external", b"") and remote.external_type in _ORA
 
 
+# -- encrypted content ------------------------------------------------------------------------------------------------
+
 MAC_KEY_LENGTH = 256
 """Bytes at the beginning of the secret that name objects; the rest is the passphrase of their content."""
 _MAX_CIPHER = 65536

@@ -82,6 +82,8 @@ def resolved(parts: Sequence[bytes]) -> list[bytes] | None:
     return kept
 
 
+# -- file tokens ------------------------------------------------------------------------------------------------------
+
 _CONTROLS = bytes(range(0x20))
 # A backslash that begins no escape, or one for a dot or a slash.
 _SPECIAL = re.compile(rb"\\(?![0-3][0-7][0-7])|\\05[67]")
