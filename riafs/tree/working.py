@@ -21,8 +21,8 @@ from riafs.content.annex import ContentTools
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
 from riafs.formats.sevenzip.cursor import Limits
+from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
-from riafs.git.pool import GitPool
 from riafs.storage.patience import Patience
 from riafs.tasks import Background
 from riafs.tree.listing import ListingCache
