@@ -26,7 +26,7 @@ from riafs.counters import Counters
 from riafs.errors import GitError, ProgramKilled, RiafsError, StoreTimeout
 from riafs.formats.gitobjects import SHA1_DIGITS, object_name
 from riafs.git.environment import PrivateGitDirs
-from riafs.storage.patience import within
+from riafs.storage.deadline import within
 from riafs.tasks import start_detached
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import trio
 
-from riafs.cache.temporary import temporary_directory
 from riafs.errors import GitError, StoreTimeout
 from riafs.formats.gitrepository import parse_config_list
 from riafs.git.environment import PrivateGitDirs, run_git
+from riafs.storage.temporary import temporary_directory
 
 MAX_CONFIG = 8 << 20
 """Bytes of a ``config`` or ``.gitmodules`` that are looked at; 10,000 subdatasets need about 3 MB."""

@@ -11,10 +11,10 @@ from contextlib import suppress
 
 import trio
 
-from riafs.cache.private import prompt_opener
 from riafs.errors import OverlayFailed
 from riafs.formats.gitobjects import SUBMODULE, NewObject, make_pack, read_tree_entries
 from riafs.git.repository import Repository
+from riafs.storage.temporary import prompt_opener
 
 LARGEST = 1 << 20
 """Bytes of a blob that is kept."""

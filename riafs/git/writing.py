@@ -31,10 +31,9 @@ from riafs.formats.gitobjects import SHA1_DIGITS, NewObject, loose_object, make_
 from riafs.formats.gitrepository import valid_ref_name
 from riafs.git.ref_mover import Order
 from riafs.git.repository import Repository
-from riafs.storage.protocol import ItemKind, Storage
-from riafs.storage.ranged import RangedBytes
-from riafs.storage.sharing import FILE_MODE, Sharing, object_mode
-from riafs.storage.writing import NewFile, Upload, WritableStorage
+from riafs.storage.bytesource import RangedBytes
+from riafs.storage.permissions import FILE_MODE, Sharing, object_mode
+from riafs.storage.protocol import ItemKind, NewFile, Storage, Upload, WritableStorage
 
 _LOOSE = 100
 """git's own limit for a push (receive.unpackLimit): fewer objects become files, so that small packs do not pile up."""

@@ -16,8 +16,8 @@ from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.object_source import object_directory
 from riafs.git.writing import GitWriter, RefWriter
-from riafs.storage.sharing import Sharing, parse_sharing
-from riafs.storage.writing import WritableStorage
+from riafs.storage.permissions import Sharing, parse_sharing
+from riafs.storage.protocol import WritableStorage
 from riafs.tree.dataset import Dataset
 
 ANNEX_BRANCH = b"refs/heads/git-annex"

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from riafs.storage.deadline import Deadline
 
 from riafs.counters import Counters
 from riafs.errors import (
@@ -21,7 +22,6 @@ from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.repository import Repository
 from riafs.storage.local import LocalStorage
-from riafs.storage.patience import Patience
 from tests.behaviour.drivers import opened
 from tests.small import EPOCH, SmallDataset, SmallStore, noise
 
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> SmallStore:
 @pytest.fixture
 async def open_repository(store: SmallStore, tmp_path: Path) -> AsyncIterator[Open]:
     counters = Counters()
-    storage = await LocalStorage.open_root(os.fsencode(store.path), Patience("the store", 10, counters))
+    storage = await LocalStorage.open_root(os.fsencode(store.path), Deadline("the store", 10, counters))
     pool = GitPool(PrivateGitDirs("git", os.environ["PATH"], os.fsencode(tmp_path)), 10, counters)
 
     def open_it(dataset: SmallDataset) -> Repository:
