@@ -15,7 +15,7 @@ from riafs.content.segments import CollectionReader
 from riafs.counters import Counters
 from riafs.errors import MalformedManifest, RiafsError
 from riafs.formats.manifests.manifest import Manifest, ManifestReader
-from riafs.storage.spill import SpilledText, SpillFile
+from riafs.storage.temporary import SpilledText, SpillFile
 from riafs.tree.collection import BrokenDirectory, Collection, CollectionDirectory
 from riafs.tree.folders import Folders
 from riafs.tree.protocol import Directory

@@ -19,7 +19,7 @@ from riafs.content.segments import CollectionReader
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError
 from riafs.formats.manifests.manifest import FOLDER, NO_BLOCK, Manifest, Segment
 from riafs.formats.names import joined
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.broken import BrokenDirectory
 from riafs.tree.folders import MANY, Folders, ShownFolder, file_version
 from riafs.tree.listing import PIECE
