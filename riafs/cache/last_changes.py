@@ -1,6 +1,6 @@
 """When each path of a dataset was changed last, at any commit that was walked to: kept across mounts.
 
-One SQLite file for each dataset, in ``times-1`` of the cache directory. It follows from commits alone, which their names
+One SQLite file a dataset, in ``times-1`` of the cache directory. It follows from commits alone, which their names
 vouch for, so that mounts and stores share it, and it may be removed at any time: then the history is walked again.
 
 A *line* is a history along first parents, its commits counted from 0. It may begin at a commit of another line. So a

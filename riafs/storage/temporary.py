@@ -6,7 +6,7 @@ removes it, wherever it is.
 
 Temporary files are made in the scratch directory while there is room, else on another disk or in memory; each new one
 is made in the scratch directory again as soon as there is room. They have no name, so nothing of them is left. A
-directory elsewhere has a link ``of`` to the scratch directory that it stands in for; where that is gone, the process was
+directory elsewhere has a link ``of`` to the scratch directory that it replaces; where that is gone, the process was
 killed, and `remove_abandoned` removes it. Nothing is mapped into memory: a disk that fails must not kill this process.
 
 Private directories cannot be entered by other users, and private files not be read. Their mode says so and not the
