@@ -181,7 +181,7 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 """
 _RIAFS_PARSE = """
-from riafs.formats.manifests.manifest import parse_manifest
+from riafs.formats.manifests.reader import parse_manifest
 data = text.encode()
 del text
 before, began = resident(), time.perf_counter()

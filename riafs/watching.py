@@ -4,7 +4,15 @@ A Watcher is told before anything that changes a store happens, so that a test c
 """
 
 import enum
+from collections.abc import Callable
 from typing import Protocol
+
+Doing = Callable[[str], None]
+"""Hears of something that takes long, each time that it gets on: a sentence that could follow "while"."""
+
+
+def untold(_: str) -> None:
+    """Nobody waits."""
 
 
 class Step(enum.Enum):

@@ -15,20 +15,18 @@ import tempfile
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import overload
 
 from cachetools import LRUCache
 
 from riafs.counters import Counters
 from riafs.errors import DamagedIndex, StoreTimeout
-from riafs.formats.columns import Column
-from riafs.storage.deadline import Deadline
+from riafs.formats.columns import PAGE, Column, PagedColumn
+from riafs.storage.patience import Patience
 
 INDEX_DIRECTORY = "archives-1"
 """What the directory of these files is called in the cache directory; the number is the layout's version."""
-PAGE = 16 << 10
 _MAGIC = b"riafs-7z-index\x00\x01"
 _HEAD = struct.Struct("<16s32sIIQI")  # magic, digest of the name, parts, byte order mark, pages, CRC32 of the tables
 _PART = struct.Struct("<24s8sQQ")  # name, element type, count, first page
@@ -41,47 +39,6 @@ _NEW = b".new-"
 _ABANDONED_SECONDS = 3600.0
 _THREADS = 4
 _SAVE_SECONDS = 20.0  # what is saved has up to hundreds of MB
-
-
-class SavedColumn:
-    """A column in a file of checked pages, read as it is needed."""
-
-    __slots__ = ("_code", "_count", "_pages", "_start", "_width")
-
-    def __init__(self, pages: "_Pages", code: str, start: int, count: int) -> None:
-        self._pages = pages
-        self._code = code
-        self._width = array(code).itemsize
-        self._start = start
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, position: int, /) -> int: ...
-    @overload
-    def __getitem__(self, position: slice, /) -> Sequence[int]: ...
-    def __getitem__(self, position: int | slice, /) -> int | Sequence[int]:
-        if isinstance(position, slice):
-            start, stop, _ = position.indices(self._count)
-            return self._read(start, max(start, stop))
-        if not -self._count <= position < self._count:
-            raise IndexError(position)
-        position %= self._count
-        offset = self._start + position * self._width
-        page = self._pages.page(offset // PAGE)
-        at = offset % PAGE
-        return int.from_bytes(page[at : at + self._width], sys.byteorder)
-
-    def __iter__(self) -> Iterator[int]:
-        step = PAGE // self._width
-        for start in range(0, self._count, step):
-            yield from self._read(start, min(start + step, self._count))
-
-    def _read(self, start: int, stop: int) -> Sequence[int]:
-        data = self._pages.read(self._start + start * self._width, (stop - start) * self._width)
-        return data if self._code == "B" else array(self._code, data)
 
 
 class _Pages:
@@ -111,16 +68,6 @@ class _Pages:
         if len(page) != PAGE or zlib.crc32(page) != self._checksums[number]:
             raise DamagedIndex("saved index of an archive is damaged")
         return page
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Bytes that may lie in several pages. Raises DamagedIndex."""
-        pieces = []
-        while length > 0:
-            piece = self.page(offset // PAGE)[offset % PAGE :][:length]
-            pieces.append(piece)
-            offset += len(piece)
-            length -= len(piece)
-        return b"".join(pieces)
 
     def __del__(self) -> None:
         os.close(self._descriptor)
@@ -172,7 +119,7 @@ def _written_parts(
     return parts, checksums
 
 
-def read_columns(path: bytes, name: bytes, expected: Mapping[str, str]) -> dict[str, SavedColumn]:
+def read_columns(path: bytes, name: bytes, expected: Mapping[str, str]) -> dict[str, Column]:
     """The columns `expected` (name → element type) that were saved at `path` about `name`.
 
     Raises FileNotFoundError, OSError, DamagedIndex (also for a file of another version or about something else).
@@ -200,13 +147,13 @@ def _read_tables(descriptor: int, name: bytes) -> tuple[bytes, "array[int]"]:
     return tables[: parts * _PART.size], array("I", tables[parts * _PART.size :])
 
 
-def _columns(pages: _Pages, parts: bytes, expected: Mapping[str, str]) -> dict[str, SavedColumn]:
-    columns = {}
+def _columns(pages: _Pages, parts: bytes, expected: Mapping[str, str]) -> dict[str, Column]:
+    columns: dict[str, Column] = {}
     for raw_name, raw_code, count, first_page in _PART.iter_unpack(parts):
         name, code = raw_name.rstrip(b"\0").decode("latin-1"), raw_code.rstrip(b"\0").decode("latin-1")
         if expected.get(name) != code:
             raise DamagedIndex("saved index of an archive has other columns")
-        columns[name] = SavedColumn(pages, code, first_page * PAGE, count)
+        columns[name] = PagedColumn(array(code), pages, (first_page,), sys.maxsize, in_pages=count)
     if len(columns) != len(expected):
         raise DamagedIndex("saved index of an archive lacks columns")
     return columns
@@ -224,7 +171,7 @@ class IndexDirectory:
         self._bound = bound
         self.patience = Deadline("the cache directory", seconds, Counters(), _THREADS, ours=True)
 
-    async def find(self, name: bytes, kind: bytes, expected: Mapping[str, str]) -> dict[str, SavedColumn] | None:
+    async def find(self, name: bytes, kind: bytes, expected: Mapping[str, str]) -> dict[str, Column] | None:
         """See `load`."""
         try:
             return await self.patience.run(self.load, name, kind, expected)
@@ -247,7 +194,7 @@ class IndexDirectory:
         """Where the file of that kind about `name` is."""
         return os.path.join(self._path, blake2b(name, digest_size=20).hexdigest().encode() + b"-" + kind + _SUFFIX)
 
-    def load(self, name: bytes, kind: bytes, expected: Mapping[str, str]) -> dict[str, SavedColumn] | None:
+    def load(self, name: bytes, kind: bytes, expected: Mapping[str, str]) -> dict[str, Column] | None:
         """What was saved, None where there is nothing of use; a damaged file is removed."""
         path = self.path(name, kind)
         try:

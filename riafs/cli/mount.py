@@ -23,7 +23,8 @@ from riafs.errors import BadSource, MountFailed, NotMounted, RiafsError, StoreTi
 from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source, parse_source, rewrite
 from riafs.git.config import instead_of_rules
 from riafs.settings import AUTO, Given, Settings, complete_environment, directories, load, overlay_directory
-from riafs.storage.temporary import TEXT_PIECE, SpilledText
+from riafs.storage.spill import TEXT_PIECE, SpilledText
+from riafs.watching import Doing, untold
 
 MAX_MANIFEST = 1 << 30
 """Bytes of a manifest on standard input."""
@@ -72,7 +73,7 @@ def mount(request: MountRequest, *, fake: bool = False) -> int:
         return 0
     plan = replace(plan, mountpoint=mountpoint.prepare(plan.mountpoint), manifest=manifest_on_input(plan.source))
     if plan.settings.foreground:
-        _live(plan, lambda: None)
+        _live(plan, lambda: None, untold)
     else:
         _start(plan)
         if plan.settings.overlay:
@@ -195,7 +196,7 @@ def manifest_on_input(source: Source) -> SpilledText | None:
 
 def _start(plan: MountPlan) -> None:
     try:
-        background.start(lambda announce: _live(plan, announce), keep=_kept_descriptors(plan))
+        background.start(lambda announce: _live(plan, announce, announce.doing), keep=_kept_descriptors(plan))
     except (MountFailed, StoreTimeout):
         if not mountpoint.is_passed_device(plan.mountpoint):
             mountpoint.heal(plan.mountpoint)  # the kernel keeps the mount of a process that was killed
@@ -207,13 +208,13 @@ def _kept_descriptors(plan: MountPlan) -> list[int]:
     return passed if plan.manifest is None else [*passed, *plan.manifest.descriptors]
 
 
-def _live(plan: MountPlan, announce: Callable[[], None]) -> None:
+def _live(plan: MountPlan, announce: Callable[[], None], doing: Doing) -> None:
     """The mount's own process. The event loop and pyfuse3 take most of the start-up time, so only it imports them."""
     process.settle()
     from riafs.daemon import life
     from riafs.daemon.assemble import assemble
 
-    life.run(plan, assemble, announce)
+    life.run(plan, assemble, announce, doing)
 
 
 # -- /etc/fstab -------------------------------------------------------------------------------------------------------

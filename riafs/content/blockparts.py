@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from riafs.content.parts import Copy, CopyState
 from riafs.content.segments import CollectionReader
 from riafs.formats.locators import EMPTY_BLOCK
-from riafs.formats.manifests.manifest import NO_BLOCK
+from riafs.formats.manifests.blocks import NO_BLOCK
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ is not on the branch says nothing; one that is there and cannot be read is an er
 
 from riafs.errors import NoSuchVersion
 from riafs.formats.annexlogs import (
-    CHUNKS,
+    CHUNK_LOG,
     DIFFERENCE_LOG,
-    EQUIVALENT_KEYS,
-    WEB,
+    EQUIVALENT_KEYS_LOG,
+    WEB_LOG,
     ChunkedCopy,
     Tuning,
     equivalent_keys,
@@ -66,15 +66,15 @@ class AnnexBranch:
 
     async def chunked_copies(self, key: Key) -> tuple[ChunkedCopy, ...]:
         """How the key is cut into chunks, by remote. Raises GitError, TooLarge, StoreError, StoreTimeout."""
-        return parse_chunk_log(await self._key_log(key, CHUNKS))
+        return parse_chunk_log(await self._key_log(key, CHUNK_LOG))
 
     async def equivalents(self, key: Key) -> tuple[Key, ...]:
         """Keys with a checksum that stand for the same content as the VURL key `key`.
 
         Raises GitError, TooLarge, StoreError, StoreTimeout.
         """
-        return equivalent_keys(await self._key_log(key, EQUIVALENT_KEYS))
+        return equivalent_keys(await self._key_log(key, EQUIVALENT_KEYS_LOG))
 
     async def urls(self, key: Key) -> tuple[bytes, ...]:
         """The URLs that serve a key, as the branch has them. Raises as `equivalents`."""
-        return live_infos(await self._key_log(key, WEB))
+        return live_infos(await self._key_log(key, WEB_LOG))

@@ -17,9 +17,10 @@ from riafs.content.parts import Copy
 from riafs.content.readingahead import ReadAhead
 from riafs.errors import MalformedLocator, ShortRead
 from riafs.formats.locators import Locator
-from riafs.formats.manifests.manifest import NO_BLOCK, Manifest, Segment
-from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
-from riafs.storage.deadline import DeadlineLock
+from riafs.formats.manifests.blocks import NO_BLOCK, Segment
+from riafs.formats.manifests.manifest import Manifest
+from riafs.storage.patience import Turns
+from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 
 _RENEW_SECONDS = 2.0
 """A manifest that is younger has no newer signatures than another one would have."""

@@ -26,10 +26,14 @@ from riafs.tree.working import Means
 from riafs.vfs import assembly
 from riafs.vfs.assembly import find_git
 from riafs.vfs.overlaid import OverlayPlace, lay_over
+from riafs.watching import Doing
 
 
-async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, background: Background) -> Servable:
-    """Open the plan's source; `background` runs what has to go on beside readers, until it is cancelled.
+async def assemble(
+    plan: MountPlan, counters: Counters, recent: RecentErrors, background: Background, doing: Doing
+) -> Servable:
+    """Open the plan's source; `background` runs what has to go on beside readers, until it is cancelled; `doing` hears
+    what takes long.
 
     Raises SourceNotFound, NoSuchVersion, StoreDenied, StoreTimeout, StoreError, MissingProgram, …
     """
@@ -41,7 +45,7 @@ async def assemble(plan: MountPlan, counters: Counters, recent: RecentErrors, ba
     assert isinstance(plan.source, RiaUrl)
     try:
         place = OverlayPlace(plan.settings.overlay, presentation(plan).ownership)
-        writable = await lay_over(assembled, plan.source, place)
+        writable = await lay_over(assembled, plan.source, place, doing)
     except BaseException:
         assembled.close()
         raise

@@ -1,8 +1,9 @@
 """Starting a mount in the background: the starter returns when the mount answers, or raises why it does not.
 
 The child is forked before there are threads or an event loop. One pipe leads from it to the starter: a line of JSON
-that says ``ready``, or the class and message of a failure. A starter that dies before that line takes the mount with
-it, so nothing is mounted that nobody was told of.
+that says ``ready``, or the class and message of a failure. Lines before that tell what takes long, as often as it gets
+on: the starter waits as long as it does. A starter that dies before that line takes the mount with it, so nothing is
+mounted that nobody was told of.
 """
 
 import contextlib
@@ -12,7 +13,8 @@ import select
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
 
 from riafs import errors
 from riafs.errors import MountFailed, RiafsError, StoreTimeout
@@ -21,14 +23,26 @@ START_SECONDS = 10.0
 _END_SECONDS = 1.5
 _MAX_REPORT = 1 << 16
 
-Announce = Callable[[], None]
+_HEARD_SECONDS = 0.5
+_DOING = "doing"
+
+
+class Announce(Protocol):
+    """What tells the starter."""
+
+    def __call__(self) -> None:
+        """The mount is ready."""
+
+    def doing(self, what: str) -> None:
+        """It gets on with `what`, which takes long ("the overlay /x is being opened")."""
 
 
 def start(work: Callable[[Announce], None], *, keep: Sequence[int] = (), seconds: float = START_SECONDS) -> int:
     """Run `work` in a new session; return its process id once it has called what it is given.
 
     `keep`: descriptors that the child needs besides its pipe. Raises the RiafsError that `work` raised, StoreTimeout
-    after `seconds`, MountFailed if the child dies without a word. The child never returns from here.
+    when nothing was heard of it for `seconds`, MountFailed if the child dies without a word. The child never returns
+    from here.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
@@ -36,32 +50,39 @@ def start(work: Callable[[Announce], None], *, keep: Sequence[int] = (), seconds
         _Child(writer, keep).run(work)
     os.close(writer)
     try:
-        report = _read_report(reader, time.monotonic() + seconds)
+        report, doing = _read_report(reader, seconds)
     except BaseException:
         _end(child)
         raise
     finally:
         os.close(reader)
-    return _conclude(child, report, seconds)
+    return _conclude(child, report, doing, seconds)
 
 
-def _read_report(reader: int, until: float) -> bytes | None:
-    """The line, without its end; empty if the child died; None if it is silent."""
-    line = b""
-    while not line.endswith(b"\n") and len(line) < _MAX_REPORT:
+def _read_report(reader: int, seconds: float) -> tuple[bytes | None, str]:
+    """The last line, empty if the child died, None if it is silent; and what it was doing as far as it has told."""
+    heard, doing, until = b"", "", time.monotonic() + seconds
+    while len(heard) < _MAX_REPORT:
+        line, end, rest = heard.partition(b"\n")
+        if end and _DOING not in (said := json.loads(line)):
+            return line, doing
+        if end:
+            heard, doing, until = rest, said[_DOING], time.monotonic() + seconds
+            continue
         if not select.select([reader], [], [], max(0.0, until - time.monotonic()))[0]:
-            return None
+            return None, doing
         part = os.read(reader, _MAX_REPORT)
         if not part:
-            return b""
-        line += part
-    return line
+            return b"", doing
+        heard += part
+    return heard, doing
 
 
-def _conclude(child: int, report: bytes | None, seconds: float) -> int:
+def _conclude(child: int, report: bytes | None, doing: str, seconds: float) -> int:
     if report is None:
         _end(child)
-        raise StoreTimeout(f"the mount was not ready in {seconds:g} s")
+        silence = f"nothing was heard of it for {seconds:g} s while {doing}" if doing else f"in {seconds:g} s"
+        raise StoreTimeout(f"the mount was not ready{': ' if doing else ' '}{silence}")
     if not report:
         raise MountFailed(f"the mount's process ended before it was ready ({_fate(child)})")
     said = json.loads(report)
@@ -94,11 +115,23 @@ def _end(child: int) -> None:
     os.kill(child, signal.SIGKILL)
 
 
+@dataclass(frozen=True, slots=True)
+class _Announcement:
+    """See Announce."""
+
+    ready: Callable[[], None]
+    doing: Callable[[str], None]
+
+    def __call__(self) -> None:
+        self.ready()
+
+
 class _Child:
     """The child's side. What libfuse and fusermount3 write to standard error is kept until the mount is ready."""
 
     def __init__(self, writer: int, keep: Sequence[int]) -> None:
         self._writer = writer
+        self._quiet_until = 0.0
         os.setsid()
         self._null = os.open(os.devnull, os.O_RDWR)
         self._said = os.memfd_create("stderr")
@@ -110,7 +143,7 @@ class _Child:
         """Run `work` to its end, report, and exit without the starter's clean-ups."""
         failure, message, code = MountFailed.__name__, "internal error; the mount's log tells more", 4
         try:
-            work(self._ready)
+            work(_Announcement(self._ready, self._doing))
             failure, message, code = MountFailed.__name__, "it ended before it was ready", 0
         except RiafsError as error:
             failure, message, code = type(error).__name__, str(error), error.exit_code
@@ -124,6 +157,11 @@ class _Child:
             raise MountFailed("who started the mount has gone")
         os.close(self._writer)
         self._writer = -1
+
+    def _doing(self, what: str) -> None:
+        if time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + _HEARD_SECONDS
+            self._report({_DOING: what})
 
     def _report(self, what: dict[str, object]) -> bool:
         if self._writer < 0:

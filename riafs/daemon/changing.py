@@ -5,6 +5,7 @@ moves to the new commit in the same breath. It goes on when the one who asked go
 Paths and names in requests and replies are text as `os.fsdecode` gives it.
 """
 
+import gc
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,7 @@ from riafs.vfs.writable import WritableFileSystem
 from riafs.watching import Step
 
 _COUNTING_SECONDS = 1.0
+_NEVER = (1 << 31) - 1
 
 
 class Progress:
@@ -95,17 +97,37 @@ class Changing:
         self._counted: tuple[tuple[int, int], int | None] = (-1, -1), None
         """How many changes there were in which state of the overlay."""
         self._counting: trio.Event | None = None
+        self._large = 0
+        self._collecting = gc.get_threshold()
 
     @property
     def commands(self) -> Mapping[str, Command]:
         """By the names that requests have."""
         return {
-            "changes": self._changes,
-            "restore": self._restore,
-            "push": self._push,
+            "changes": self._with_many_objects(self._changes),
+            "restore": self._with_many_objects(self._restore),
+            "push": self._with_many_objects(self._push),
             "pushable": self._pushable,
             **self._recordings.commands,
         }
+
+    def _with_many_objects(self, command: Command) -> Command:
+        """Now and then Python looks through all objects for cycles, a second for a million changes: as long as a
+        command has them, only through those made last.
+        """
+
+        async def run(request: Request) -> Mapping[str, Any]:
+            young, middle, _ = self._collecting
+            self._large += 1
+            gc.set_threshold(young, middle, _NEVER)
+            try:
+                return await command(request)
+            finally:
+                self._large -= 1
+                if not self._large:
+                    gc.set_threshold(*self._collecting)
+
+        return run
 
     async def status(self) -> Mapping[str, Any]:
         """Where the overlay is, and how many paths differ from their commits: None while that many are being counted

@@ -30,13 +30,15 @@ from riafs.daemon.version import version
 from riafs.errors import Interrupted, MountFailed, RiafsError, StoreTimeout
 from riafs.settings import typed_settings
 from riafs.tasks import Background, as_failure
+from riafs.watching import Doing, untold
 
 OPEN_SECONDS = 8.0
-"""A source that is not open by then fails the mount, so that its starter hears of it within 10 s."""
+"""A source that is not open by then, while nothing gets on, fails the mount, so that its starter hears of it within
+10 s."""
 ANSWER_SECONDS = 5.0
 DRAIN_SECONDS = 10.0
 
-Assemble = Callable[[MountPlan, Counters, logs.RecentErrors, Background], Awaitable[Servable]]
+Assemble = Callable[[MountPlan, Counters, logs.RecentErrors, Background, Doing], Awaitable[Servable]]
 Announce = Callable[[], None]
 _ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGXCPU, signal.SIGPWR))
 """After these a mount is unmounted. Damage (SIGSEGV, SIGBUS, SIGILL, SIGFPE) and SIGKILL end it as it is."""
@@ -49,12 +51,12 @@ program that sends one does not mean the mount, and a mount that ends so stays b
 _log = logging.getLogger(__name__)
 
 
-def run(plan: MountPlan, assemble: Assemble, announce: Announce) -> None:
+def run(plan: MountPlan, assemble: Assemble, announce: Announce, doing: Doing = untold) -> None:
     """Mount, and return after the unmount. Raises what went wrong, before or after `announce`."""
     place = logs.LogPlace(plan.directories.log, plan.mountpoint)
     recent = logs.set_up(plan.settings, place)
     try:
-        trio.run(_Life(plan, assemble, announce, recent).live)
+        trio.run(_Life(plan, assemble, announce, doing, recent).live)
     except RiafsError:
         raise
     except Exception as error:
@@ -87,10 +89,13 @@ class _State:
 class _Life:
     """One run. The nursery's tasks: the file system, the signals, the control socket, the watchdog."""
 
-    def __init__(self, plan: MountPlan, assemble: Assemble, announce: Announce, recent: logs.RecentErrors) -> None:
+    def __init__(
+        self, plan: MountPlan, assemble: Assemble, announce: Announce, doing: Doing, recent: logs.RecentErrors
+    ) -> None:
         self._plan = plan
         self._assemble = assemble
         self._announce = announce
+        self._doing = doing
         self._recent = recent
         self._counters = Counters()
         self._notifier = Notifier(plan.environment)
@@ -115,9 +120,18 @@ class _Life:
         _log.info("unmounted %s", self._plan.mountpoint)
 
     async def _open(self, nursery: trio.Nursery) -> Servable:
-        with trio.move_on_after(OPEN_SECONDS):
+        last = ""
+
+        def doing(what: str) -> None:
+            nonlocal last
+            last, opening.deadline = what, trio.current_time() + OPEN_SECONDS
+            self._doing(what)
+
+        with trio.move_on_after(OPEN_SECONDS) as opening:
             background = Background(nursery, self._counters)
-            return await self._assemble(self._plan, self._counters, self._recent, background)
+            return await self._assemble(self._plan, self._counters, self._recent, background, doing)
+        if last:
+            raise StoreTimeout(f"the mount was not ready: nothing got on for {OPEN_SECONDS:g} s while {last}")
         raise StoreTimeout(f"source {self._plan.source} did not answer in {OPEN_SECONDS:g} s")
 
     async def _mounted(self, servable: Servable) -> None:

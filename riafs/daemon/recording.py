@@ -6,7 +6,7 @@ processes has written is told apart.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from riafs.formats.names import below, is_in, joined
 from riafs.formats.sources import RiaUrl
 from riafs.overlay.changes import Change, ChangeKind
 from riafs.push.opening import open_for_pushing
+from riafs.slices import Pauses, Sliced, in_slices
 from riafs.tree.working import Means
 from riafs.vfs.recording import Recording
 from riafs.vfs.writable import WritableFileSystem
@@ -43,7 +44,7 @@ class Recordings:
         index = await recorder.begin(os.fsencode(text(request, "place")), number(request, ASKED_BY))
         recording = recorder.recording(index)
         try:
-            self._check_unchanged(recording)
+            await self._check_unchanged(recording)
             await self._check_pushable(recording)
         except BaseException:
             recorder.end(index)
@@ -57,9 +58,9 @@ class Recordings:
             "overlay": self._filesystem.overlay.path,
         }
 
-    def _check_unchanged(self, recording: Recording) -> None:
+    async def _check_unchanged(self, recording: Recording) -> None:
         shown = os.fsdecode(recording.base.dataset)
-        for path, _ in self._changes(recording):
+        for path, _ in await self._changes(recording):
             raise UsageError(
                 f"dataset {shown} has local changes ({os.fsdecode(path)}), and a command is run on none: riafs push or "
                 "riafs restore first"
@@ -80,15 +81,14 @@ class Recordings:
         async with open_for_pushing(named, self._means):
             pass
 
-    def _changes(self, recording: Recording) -> Iterator[tuple[bytes, Change]]:
+    async def _changes(self, recording: Recording) -> list[tuple[bytes, Change]]:
         """All but empty directories and special files, which no commit can hold; with paths from the root."""
-        overlay = self._filesystem.overlay
-        overlay.journal.before_commit()  # what is written counts, stored or not
-        for area in overlay.rows.areas():
-            for change in overlay.changes(area.base.dataset) if is_in(area.entrance, recording.entrance) else ():
-                empty = change.kind is ChangeKind.ADDED and change.content is None
-                if not empty and change.kind is not ChangeKind.SPECIAL:
-                    yield joined(area.entrance, change.path), change
+        found: list[tuple[bytes, Change]] = []
+        with self._filesystem.overlay.snapshot() as snapshot:
+            for area in snapshot.areas():
+                if is_in(area.entrance, recording.entrance):
+                    found += await in_slices(_pushable(area.entrance, await snapshot.changes(area)))
+        return found
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -101,9 +101,13 @@ class Recordings:
         index = number(request, "recording")
         recording = self._filesystem.recorder.recording(index)
         try:
-            found = list(self._changes(recording))
-            changes = [await self._described(recording, path, change) for path, change in found]
-            read = recording.read | self._patched(recording)
+            changes, patched, pauses = [], set(), Pauses()
+            for path, change in await self._changes(recording):
+                changes.append(await self._described(recording, path, change))
+                if _is_patched(change) and change.base is not None:  # what it is now depends on what it was
+                    patched.add(path.removesuffix(change.path) + change.base.path)
+                await pauses.pause()
+            read = recording.read | patched
             commit = await self._filesystem.recorder.commit(recording)
         finally:
             self._filesystem.recorder.end(index)
@@ -119,14 +123,15 @@ class Recordings:
         mine = not _has_new_bytes(change) or await self._filesystem.recorder.inode_at(path) in recording.written
         return {"path": os.fsdecode(below(path, recording.entrance)), "kind": change.kind.value, "mine": mine}
 
-    def _patched(self, recording: Recording) -> set[bytes]:
-        """The files of the commit that were changed in part: what they are now depends on what they were."""
-        found = set()
-        for area in self._filesystem.overlay.rows.areas():
-            if is_in(area.entrance, recording.entrance):
-                changes = self._filesystem.overlay.changes(area.base.dataset)
-                found |= {joined(area.entrance, each.base.path) for each in changes if each.base and _is_patched(each)}
-        return found
+
+def _pushable(entrance: bytes, changes: Sequence[Change]) -> Sliced[list[tuple[bytes, Change]]]:
+    found = []
+    for change in changes:
+        empty = change.kind is ChangeKind.ADDED and change.content is None
+        if not empty and change.kind is not ChangeKind.SPECIAL:
+            found.append((joined(entrance, change.path), change))
+        yield
+    return found
 
 
 _WRITTEN = (ChangeKind.ADDED, ChangeKind.CHANGED, ChangeKind.COPIED)

@@ -1,37 +1,56 @@
-"""Which git blobs stand for annexed content: targets of locked links, and pointer files of unlocked ones.
+"""git-annex in a tree and in a RIA store: pointers, hash directories, layout versions.
 
-Both are recognised by the blob's bytes alone, by git-annex's rules (each row of the tests was tried with git-annex 10).
-The hash directories in a link are not looked at: they may be those of another layout, or lies.
+A pointer is a git blob that stands for annexed content: the target of a locked link, or the pointer file of an unlocked
+one. It is recognised by its bytes alone, by git-annex's rules (each row of the tests was tried with git-annex 10). The
+hash directories in a link are not looked at: they may be those of another layout, or lies.
 
-How a tree says that a file is annexed, as git-annex writes it: the text of a locked link and of a pointer file.
+The two kinds of hash directories below ``annex/objects`` are made from the MD5 of a serialised key without its chunk
+fields. git-annex hashes the key itself, DataLad's ORA hashes its escaped form; they differ for keys with ``/ : % &``
+(URL, VURL, WORM), so that both have to be tried.
 
-The two hash directories under which git-annex and ORA keep an object, and the order in which to try them.
-
-Both are made from the MD5 of a serialised key without its chunk fields. git-annex hashes the key itself, DataLad's ORA
-hashes its escaped form; they differ for keys with ``/ : % &`` (URL, VURL, WORM), so that both have to be tried.
-
-The two ``ria-layout-version`` files: one of the store, one of each dataset.
-
-Each is one line, ``VERSION`` or ``VERSION|FLAGS``, around which white space does not count (DataLad's ORA). A file that
-is missing or says something unknown never fails here: it gives a value with `known` false, a reason to log, and the
-layout that ORA would read with, for a store shown read-only is better than none.
+The two ``ria-layout-version`` files, one of the store and one of each dataset, have one line, ``VERSION`` or
+``VERSION|FLAGS``; white space around it does not count (DataLad's ORA). A file that is missing or unknown never fails
+here: it gives a value with `known` false, a reason to log, and the layout that ORA would read with, since a store shown
+read-only is better than none.
 """
 
 import enum
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from riafs.errors import MalformedKey
-from riafs.formats.keys import Key, escape, parse_file_name, valid_extension
+from riafs.formats.keys import Key, escape, parse_file_name
 from riafs.formats.text import shown
 
 MAX_POINTER = 32768
 """Bytes of the largest blob that git-annex takes for a pointer."""
 
-# What nearly every locked link ends in: a key with a size, and nothing in it that is escaped. Such a key is read in
-# half the time; the extension's bound is checked as for any other key.
-_COMMON_KEY = re.compile(rb"([A-Z0-9_]+)-s(\d{1,18})--([^&%:\n\r\0]{1,200})").fullmatch
+# What nearly every locked link ends in: a key with a size, an extension that is not too long for any backend, and
+# nothing in it that is escaped. Such a key is recognised in a third of the time.
+_COMMON_KEY = re.compile(
+    rb"[A-Z0-9_]+-s(0|[1-9][0-9]{0,17})--[A-Za-z0-9_-]{1,200}(?:\.[A-Za-z0-9._-]{0,63})?"
+).fullmatch
+
+
+class Pointed(NamedTuple):
+    """What a listing wants of a key that a blob points at."""
+
+    serialised: bytes
+    file_name: bytes
+    size: int | None
+    mtime: int | None
+
+
+def pointed(blob: bytes) -> Pointed | None:
+    """As `parse_pointer`, quicker for the usual ones."""
+    path, _, file_name = blob.rpartition(b"/")
+    common = _COMMON_KEY(file_name)
+    if common is not None and b"/annex/objects/" in path and b"\n" not in path and len(blob) <= MAX_POINTER:
+        return Pointed(file_name, file_name, int(common[1]), None)
+    key = parse_pointer(blob)
+    return None if key is None else Pointed(key.serialised, key.file_name, key.size, key.mtime)
 
 
 def parse_pointer(blob: bytes) -> Key | None:
@@ -42,10 +61,6 @@ def parse_pointer(blob: bytes) -> Key | None:
     if b"/annex/objects/" not in first or (remarks and not _is_annex_remark(remarks)):
         return None
     file_name = first[first.rindex(b"/") + 1 :]
-    common = _COMMON_KEY(file_name)
-    if common is not None:
-        backend, size, name = common.groups()
-        return Key(backend, name, int(size), None, None, None) if valid_extension(backend, name) else None
     try:
         return parse_file_name(file_name.removesuffix(b"\r"))
     except MalformedKey:
@@ -70,6 +85,9 @@ def locked_target(key: Key, path: bytes) -> bytes:
 def pointer_text(key: Key) -> bytes:
     """The content of an unlocked file in git."""
     return b"/annex/objects/" + key.file_name + b"\n"
+
+
+# -- layout versions --------------------------------------------------------------------------------------------------
 
 
 class Layout(enum.Enum):
@@ -134,6 +152,8 @@ def _split(text: bytes) -> tuple[bytes, bytes]:
         return b"", b""
     return parts[0], parts[1] if len(parts) == 2 else b""
 
+
+# -- hash directories -------------------------------------------------------------------------------------------------
 
 _ALPHABET = b"0123456789zqjxkmvwgpfZQJXKMVWGPF"
 # Two letters for 11 bits of the hash: letters are 5 bits each, taken every 6 bits, the later one written first.

@@ -1,12 +1,9 @@
-"""Columns: what a listing of many members is kept in, in memory as it was parsed or on disk as it was saved.
+"""Columns: numbers of one type by position, in memory, in a saved file, or partly in pages on disk.
 
-Owns the names and element types of all columns of a listing. An archive of a whole keystore has millions of members, so
-nothing is an object per member, and a saved listing is used where it lies, without being read as a whole.
-
-Columns that may grow beyond memory: what a large listing is made of, its older parts in pages elsewhere.
-
-A column is numbers of one type by position. While it grows, its end is an array; once that has `_AT_FIRST` bytes, whole
-groups of pages are handed to `Pages`, and read back one page at a time. What stays small is an array all its life.
+Archives of whole keystores and large manifests have millions of members, so nothing is an object per member, and what
+is on disk is used where it lies, without being read as a whole. While a column grows, its end is an array; once it
+has `_AT_FIRST` bytes, whole groups of pages are handed to `Pages`, and read back one page at a time. What stays small
+is an array all its life.
 """
 
 import sys
@@ -38,18 +35,25 @@ _AT_FIRST = 1 << 20
 _NAMES = 512
 
 
-class Pages(Protocol):
-    """Where pages of `PAGE` bytes are kept."""
-
-    def write(self, data: bytes) -> int:
-        """Keep whole pages. Returns the number of the first; the others follow."""
+class PageSource(Protocol):
+    """Pages of `PAGE` bytes by number."""
 
     def page(self, number: int) -> bytes:
         """A page, in any thread."""
 
 
+class Pages(PageSource, Protocol):
+    """Where pages are kept."""
+
+    def write(self, data: bytes) -> int:
+        """Keep whole pages. Returns the number of the first; the others follow."""
+
+
 class GrowingColumn:
-    """A column in the making. `code`: the element's type as in the module `array`; `pages`: None for memory only."""
+    """A column to which numbers are added.
+
+    `code`: the element's type as in the module `array`; `pages`: None for memory only.
+    """
 
     __slots__ = ("_code", "_firsts", "_most", "_pages", "_tail")
 
@@ -65,13 +69,13 @@ class GrowingColumn:
         return len(self._firsts) * (_GROUP // self._tail.itemsize) + len(self._tail)
 
     def append(self, value: int) -> None:
-        """One more."""
+        """Add one number."""
         self._tail.append(value)
         if len(self._tail) >= self._most:
             self._spill()
 
     def extend(self, values: Iterable[int] | bytes | bytearray) -> None:
-        """More; bytes for a column of bytes only."""
+        """Add numbers; bytes for a column of bytes only."""
         if isinstance(values, bytes | bytearray):
             self._tail.frombytes(values)
         else:
@@ -88,25 +92,31 @@ class GrowingColumn:
         del self._tail[:whole]
 
     def settled(self) -> Column:
-        """The column, which does not grow any more."""
+        """The column as it is now. Nothing may be added afterwards."""
         if self._pages is None or not self._firsts:
             return self._tail
-        return _Paged(self._code, self._pages, self._firsts, self._tail)
+        return PagedColumn(self._tail, self._pages, self._firsts, _GROUP)
 
 
-class _Paged:
-    """A column whose beginning is in pages. See Column."""
+class PagedColumn:
+    """A column whose beginning is in pages and whose end is the array `tail`, which also tells the type.
 
-    __slots__ = ("_code", "_firsts", "_in_pages", "_pages", "_signed", "_tail", "_width")
+    The pages are in groups of `group` bytes, each a row of pages whose first one `firsts` has; `in_pages` is how many
+    elements are in them, as many as fit where it is not given.
+    """
 
-    def __init__(self, code: str, pages: Pages, firsts: "array[int]", tail: "array[int]") -> None:
-        self._code = code
-        self._signed = code.islower()
+    __slots__ = ("_firsts", "_group", "_in_pages", "_pages", "_signed", "_tail", "_width")
+
+    def __init__(
+        self, tail: "array[int]", pages: PageSource, firsts: Sequence[int], group: int, in_pages: int | None = None
+    ) -> None:
+        self._tail = tail
         self._width = tail.itemsize
+        self._signed = tail.typecode.islower()
         self._pages = pages
         self._firsts = firsts
-        self._tail = tail
-        self._in_pages = len(firsts) * (_GROUP // tail.itemsize)
+        self._group = group
+        self._in_pages = len(firsts) * (group // tail.itemsize) if in_pages is None else in_pages
 
     def __len__(self) -> int:
         return self._in_pages + len(self._tail)
@@ -119,12 +129,15 @@ class _Paged:
         if isinstance(position, slice):
             start, stop, _ = position.indices(len(self))
             return self._read(start, max(start, stop))
-        if not -len(self) <= position < len(self):
-            raise IndexError(position)
-        position %= len(self)
-        if position >= self._in_pages:
-            return self._tail[position - self._in_pages]
-        page, at = self._page(position * self._width)
+        if not 0 <= position < self._in_pages:
+            if not -len(self) <= position < len(self):
+                raise IndexError(position)
+            position %= len(self)
+            if position >= self._in_pages:
+                return self._tail[position - self._in_pages]
+        # As in `_page`, without the call: names are looked up by bisection.
+        group, within = divmod(position * self._width, self._group)
+        page, at = self._pages.page(self._firsts[group] + within // PAGE), within % PAGE
         return int.from_bytes(page[at : at + self._width], sys.byteorder, signed=self._signed)
 
     def __iter__(self) -> Iterator[int]:
@@ -134,11 +147,11 @@ class _Paged:
 
     def _page(self, offset: int) -> tuple[bytes, int]:
         """The page that has the byte at `offset` of the column, and where in it that is."""
-        group, within = divmod(offset, _GROUP)
+        group, within = divmod(offset, self._group)
         return self._pages.page(self._firsts[group] + within // PAGE), within % PAGE
 
     def _read(self, start: int, stop: int) -> Sequence[int]:
-        found = array(self._code)
+        found = array(self._tail.typecode)
         offset, end = start * self._width, min(stop, self._in_pages) * self._width
         while offset < end:
             page, at = self._page(offset)
@@ -151,7 +164,7 @@ class _Paged:
 
 
 class GrowingNames:
-    """Names in the making: their bytes, one behind the other, and where each ends."""
+    """Names to which more are added: their bytes, one behind the other, and where each ends."""
 
     __slots__ = ("_block", "_ends")
 
@@ -160,7 +173,7 @@ class GrowingNames:
         self._ends = GrowingColumn("Q", pages)
 
     def extend(self, names: Sequence[bytes]) -> None:
-        """More names."""
+        """Add names."""
         if names:
             ends = accumulate(map(len, names), initial=len(self._block))
             next(ends)
@@ -168,7 +181,7 @@ class GrowingNames:
             self._block.extend(b"".join(names))
 
     def settled(self) -> "PagedNames":
-        """The names, none of which is added any more."""
+        """The names so far. Nothing may be added afterwards."""
         return PagedNames(self._block.settled(), self._ends.settled())
 
 

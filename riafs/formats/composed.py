@@ -16,7 +16,7 @@ from riafs.formats.names import MAX_NAME
 from riafs.formats.text import shown
 
 
-class Source(NamedTuple):
+class CollectionPath(NamedTuple):
     """What stands in a place of the tree: a path of a collection, ``b""`` for all of it."""
 
     collection: bytes
@@ -27,7 +27,7 @@ class Source(NamedTuple):
 class ComposedFolder:
     """A folder of the tree itself."""
 
-    entries: Mapping[bytes, "ComposedFolder | Source"]
+    entries: Mapping[bytes, "ComposedFolder | CollectionPath"]
 
 
 def parse_composition(text: bytes) -> ComposedFolder:
@@ -42,7 +42,7 @@ def parse_composition(text: bytes) -> ComposedFolder:
     return _sorted(tree)
 
 
-_Tree = dict[bytes, "Source | _Tree"]
+_Tree = dict[bytes, "CollectionPath | _Tree"]
 
 
 def _add(tree: _Tree, line: bytes) -> None:
@@ -53,13 +53,13 @@ def _add(tree: _Tree, line: bytes) -> None:
     *folders, name = _parts(target)
     for folder in folders:
         below = tree.setdefault(folder, {})
-        if isinstance(below, Source):
+        if isinstance(below, CollectionPath):
             raise MalformedComposition(f"{shown(target)} is below a place that another line fills")
         tree = below
     if name in tree:
         raise MalformedComposition(f"{shown(target)} is filled by another line already")
     collection, *path = _parts(source)
-    tree[name] = Source(collection, b"/".join(path))
+    tree[name] = CollectionPath(collection, b"/".join(path))
 
 
 def _parts(path: bytes) -> list[bytes]:
@@ -75,9 +75,11 @@ def _parts(path: bytes) -> list[bytes]:
 def _sorted(tree: _Tree) -> ComposedFolder:
     trees = [tree]
     for each in trees:  # grows meanwhile
-        trees += [below for below in each.values() if not isinstance(below, Source)]
+        trees += [below for below in each.values() if not isinstance(below, CollectionPath)]
     folders: dict[int, ComposedFolder] = {}
     for each in reversed(trees):  # what is in a folder comes before it
-        found = ((name, below if isinstance(below, Source) else folders[id(below)]) for name, below in each.items())
+        found = (
+            (name, below if isinstance(below, CollectionPath) else folders[id(below)]) for name, below in each.items()
+        )
         folders[id(each)] = ComposedFolder(dict(sorted(found, key=itemgetter(0))))
     return folders[id(tree)]

@@ -1,17 +1,9 @@
-"""Whether bytes are a key's: one incremental checker for every git-annex backend that hashes content.
+"""Digests of content: whether bytes are those of a key, keys for new content, and CRC32.
 
 A key's name begins with the digest in lower-case hex, up to the first dot; a ``\\`` before it, which old versions of
 git-annex wrote by mistake, is ignored, as git-annex ignores it. Some digests need optional packages (``blake3``,
 ``xxhash``, ``pyskein``); without them such keys cannot be checked. Checkers compare digests only: sizes are the
 reader's business.
-
-BLAKE2bp and BLAKE2sp: BLAKE2 over several leaves side by side (the BLAKE2 paper, section 2.10).
-
-The input is dealt out to the leaves in blocks, one after the other; the root hashes the leaves' digests. Python's
-hashlib has the node parameters but not the tree. BLAKE2sp with a 224-bit digest is not possible this way: its leaves
-announce 28 bytes and give 32.
-
-CRC32 as in zip, gzip and 7z archives: by ISA-L where its package is installed, ten times as fast as zlib.
 """
 
 import functools
@@ -79,7 +71,7 @@ def verifiable(key: Key) -> bool:
 
 
 class KeyMaker:
-    """Takes content in order, then tells its key. `backend` must be one that `supported` knows."""
+    """Takes content in order, then tells its key. `backend` must be one that `makes_keys` knows."""
 
     __slots__ = ("_backend", "_hash", "_size")
 
@@ -101,7 +93,7 @@ class KeyMaker:
         return Key(self._backend, self._hash.hexdigest().encode() + extension, self._size, None, None, None)
 
 
-def supported(backend: bytes) -> bool:
+def makes_keys(backend: bytes) -> bool:
     """Whether riafs can make keys of `backend`: those that are a digest of the content."""
     return new_hash(backend) is not None
 
@@ -137,12 +129,18 @@ def _import(module: str, name: str, bits: int) -> Callable[[], Hash] | None:
     return functools.partial(factory, digest_bits=bits) if bits else factory
 
 
+# -- backends ---------------------------------------------------------------------------------------------------------
+
+
 def _plain(algorithm: Callable[..., Hash]) -> Callable[[], Hash]:
     return functools.partial(algorithm, usedforsecurity=False)
 
 
 def _blake2(algorithm: Callable[..., Hash], bits: int) -> Callable[[], Hash]:
     return functools.partial(algorithm, digest_size=bits // 8)
+
+
+# -- BLAKE2bp and BLAKE2sp --------------------------------------------------------------------------------------------
 
 
 class _Node(Protocol):
@@ -156,7 +154,12 @@ class _Node(Protocol):
 
 
 class _TreeHash:
-    """A root over `leaves` leaves; `_pending` is always shorter than one round of blocks."""
+    """BLAKE2 over several leaves side by side, for which hashlib has the node parameters (BLAKE2 paper, section 2.10).
+
+    The input is dealt out to the leaves in blocks, one after the other; the root hashes the leaves' digests. `_pending`
+    is always shorter than one round of blocks. BLAKE2sp with a 224-bit digest is not possible this way: its leaves
+    announce 28 bytes and give 32.
+    """
 
     __slots__ = ("_block", "_leaves", "_new_node", "_pending", "_size")
 
@@ -243,7 +246,7 @@ _OPTIONAL = {
 }
 
 
-Checksum = Callable[[bytes | bytearray | memoryview, int], int]
+Checksum = Callable[[_Data, int], int]
 
 
 def _fastest() -> Checksum:
@@ -255,4 +258,7 @@ def _fastest() -> Checksum:
 
 
 crc32 = _fastest()
-"""(bytes, the checksum of what stands before them, 0 at the front) → checksum."""
+"""CRC32 as in zip, gzip and 7z archives: ``crc32(bytes, checksum of the bytes before them, 0 at the front)``.
+
+By ISA-L where its package is installed, ten times as fast as zlib.
+"""

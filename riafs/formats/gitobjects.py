@@ -1,15 +1,10 @@
-"""git's tree, commit and tag objects, from the raw bytes that ``git cat-file`` gives.
+"""git's objects: trees, commits and tags as ``git cat-file`` gives them, and trees, commits and packs to be written.
 
-A tree becomes a `Tree`: three sequences of one length, in git's order, that only hold names a directory may show.
-Commits and tags are read as far as riafs needs them; what is odd in them (an impossible time) is not fatal, what makes
-them useless (no tree) is. Object names are raw bytes (20 or 32) in trees, hex digits in commits and tags, as git has
-them.
-
-git's objects and packs as bytes to be written: trees, commits, loose objects, packs with their index.
-
-A tree that is changed keeps every other entry as it was, odd modes and names that no directory shows included: for
-this it is read by `read_items`, which loses nothing, and not by gitobjects.parse_tree. Object names are raw bytes in
-trees and hex digits elsewhere, as git has them.
+To be shown, a tree becomes a `Tree`: three sequences of one length, in git's order, that only hold names a directory
+may show. To be changed, it is read by `read_tree_entries`, which loses nothing: every other entry stays as it was, odd
+modes and names that no directory shows included. Commits and tags are read as far as riafs needs them; an impossible
+time in them is not fatal, a commit without a tree is. Object names are raw bytes (20 or 32) in trees and hex digits
+elsewhere, as git has them.
 """
 
 import hashlib
@@ -18,7 +13,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
+from operator import lt
 from typing import NamedTuple
 
 from riafs.errors import MalformedObject
@@ -35,7 +31,9 @@ MAX_PARENTS = 10_000
 KEPT_DROPPED_NAMES = 5
 _MAX_TIME = 2**33
 # What is no entry is swallowed in one piece, as an entry without a mode: scanning stays linear on hostile input.
-_ENTRY = {length: re.compile(rb"([0-7]{1,7}) ([^\0]*+)\0(.{%d})|.+" % length, re.DOTALL).findall for length in (20, 32)}
+_ENTRY = {length: re.compile(rb"([0-7]{1,7}) ([^\0]*+)\0(.{%d})|.+" % length, re.DOTALL).split for length in (20, 32)}
+_WINDOW = 256 << 10
+"""Bytes of a tree that are read in one call: in a thread, it keeps others waiting for so long."""
 _OID = rb"[0-9a-f]{40}(?:[0-9a-f]{24})?"
 _TREE_LINE = re.compile(rb"tree (" + _OID + rb")(?:\n|\Z)")
 _PARENT_LINE = re.compile(rb"parent (" + _OID + rb")(?:\n|\Z)")
@@ -79,7 +77,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """What a list of commits says of one. Text from strangers: anything may be in it."""
+    """A commit as a list of commits shows it. The text is from strangers: anything may be in it."""
 
     author: str
     """The name without the address."""
@@ -93,7 +91,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """What an annotated tag points at."""
+    """The object that an annotated tag points at."""
 
     object: bytes
     """Hex digits."""
@@ -106,17 +104,46 @@ def parse_tree(raw: bytes, oid_length: int = 20) -> Tree:
 
     Memory is proportional to `raw`. Raises MalformedObject where `raw` is no sequence of entries.
     """
-    entries = _ENTRY[oid_length](raw)
-    if not entries:
-        return Tree((), (), (), 0, ())
-    octal_modes, names, oids = zip(*entries, strict=True)
-    if not octal_modes[-1]:
-        raise MalformedObject(f"a tree object of {len(raw)} bytes that is damaged after {len(entries) - 1} entries")
-    modes = tuple([_MODES.get(octal) or _mode(octal) for octal in octal_modes])
-    unique = frozenset(names)
-    if 0 not in modes and len(unique) == len(names) and valid_names(unique):
-        return Tree(names, modes, oids, 0, ())
+    octal_modes, names, oids = _columns(raw, oid_length)
+    known = {octal: _MODES.get(octal) or _mode(octal) for octal in set(octal_modes)}
+    modes = tuple(map(known.__getitem__, octal_modes))
+    if 0 not in known.values() and _are_distinct(names) and valid_names(names):
+        return Tree(tuple(names), modes, tuple(oids), 0, ())
     return _filtered(names, modes, oids)
+
+
+def _columns(raw: bytes, oid_length: int) -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """Modes in octal, names and object names, read in windows: each takes milliseconds, whatever the tree holds.
+
+    Raises MalformedObject.
+    """
+    modes: list[bytes] = []
+    names: list[bytes] = []
+    oids: list[bytes] = []
+    position, window, is_whole = 0, _WINDOW, not raw
+    while not is_whole:
+        parts = _ENTRY[oid_length](raw[position : position + window])  # with nothing between the entries
+        is_whole = parts[-4] is not None and position + window >= len(raw)
+        if parts[-4] is None:  # the window ends within an entry, or what follows is none
+            del parts[-4:]
+            if position + window >= len(raw):
+                count = len(names) + len(parts) // 4
+                raise MalformedObject(f"a tree object of {len(raw)} bytes that is damaged after {count} entries")
+            if len(parts) == 1:
+                window *= 2
+                continue
+        modes += parts[1::4]
+        names += parts[2::4]
+        oids += parts[3::4]
+        if not is_whole:
+            position += sum(map(len, parts[1::4])) + sum(map(len, parts[2::4])) + len(parts) // 4 * (oid_length + 2)
+    return modes, names, oids
+
+
+def _are_distinct(names: Sequence[bytes]) -> bool:
+    """Whether no name occurs twice. They nearly always stand in order; git sorts directories as if they ended in ``/``,
+    so that not all of them need to."""
+    return all(map(lt, names, islice(names, 1, None))) or len(frozenset(names)) == len(names)
 
 
 def parse_commit(raw: bytes) -> Commit:
@@ -134,7 +161,7 @@ def parse_commit(raw: bytes) -> Commit:
 
 
 def parse_heading(raw: bytes) -> Heading:
-    """What a raw commit object says to people; nothing in it is fatal."""
+    """Author, time and subject of a raw commit object; nothing in it is fatal."""
     header, _, message = raw.partition(b"\n\n")
     declared = _ENCODING.search(header)
     encoding = "utf-8" if declared is None else declared[1].decode("ascii", "replace")
@@ -168,7 +195,7 @@ def _mode(octal: bytes) -> int:
     return EXECUTABLE if kind == FILE and mode & 0o100 else kind
 
 
-def _filtered(names: tuple[bytes, ...], modes: tuple[int, ...], oids: tuple[bytes, ...]) -> Tree:
+def _filtered(names: Sequence[bytes], modes: Sequence[int], oids: Sequence[bytes]) -> Tree:
     seen: set[bytes] = set()
     kept: list[int] = []
     dropped: list[bytes] = []
@@ -193,6 +220,8 @@ def _committer_time(header: bytes) -> int:
     return time if time <= _MAX_TIME else 0
 
 
+# -- trees to be changed ----------------------------------------------------------------------------------------------
+
 SHA1_DIGITS = 40
 _ITEM = {length: re.compile(rb"([0-7]{1,7}) ([^\0]++)\0(.{%d})|.+" % length, re.DOTALL).findall for length in (20, 32)}
 _TREE_MODE = b"40000"
@@ -202,11 +231,11 @@ _FAR = 1 << 31
 _FASTEST = 1  # links, logs and trees: small, and half of a tree is digests
 
 
-class Item(NamedTuple):
-    """What a tree says about a name."""
+class TreeEntry(NamedTuple):
+    """A mode and an object, as a tree has them for a name."""
 
     mode: bytes
-    """Octal digits, as they stand there."""
+    """Octal digits, as the tree has them."""
     oid: bytes
     """Raw object name."""
 
@@ -216,29 +245,35 @@ class Item(NamedTuple):
         return self.mode.lstrip(b"0") == _TREE_MODE
 
 
-def item(mode: int, oid: bytes) -> Item:
-    """The item with one of git's modes and an object name in hex."""
-    return Item(b"%o" % mode, bytes.fromhex(oid.decode()))
+def tree_entry(mode: int, oid: bytes) -> TreeEntry:
+    """The entry with one of git's modes and an object name in hex."""
+    return TreeEntry(b"%o" % mode, bytes.fromhex(oid.decode()))
 
 
-def read_items(raw: bytes, oid_length: int = 20) -> dict[bytes, Item]:
-    """Name → item of a raw tree. Raises MalformedObject where it is damaged, or has a name twice: no change of it
+def read_tree_entries(raw: bytes, oid_length: int = 20) -> dict[bytes, TreeEntry]:
+    """Name → entry of a raw tree. Raises MalformedObject where it is damaged, or has a name twice: no change of it
     could be told from damage.
     """
     found = _ITEM[oid_length](raw)
-    items = {name: Item(mode, oid) for mode, name, oid in found}
+    items = {name: TreeEntry(mode, oid) for mode, name, oid in found}
     if found and (not found[-1][0] or len(items) != len(found)):
         raise MalformedObject(f"a tree object of {len(raw)} bytes that is damaged or has a name twice")
     return items
 
 
-def encode_tree(items: Mapping[bytes, Item]) -> bytes:
+def encode_tree(items: Mapping[bytes, TreeEntry]) -> bytes:
     """The raw tree, in git's order: directories as if their names ended in a slash."""
-    ordered = sorted(items.items(), key=_place)
-    return b"".join([b"%b %b\0%b" % (value.mode, name, value.oid) for name, value in ordered])
+    return b"".join(map(encode_item, sorted(items.items(), key=place)))
 
 
-def _place(entry: tuple[bytes, Item]) -> bytes:
+def encode_item(entry: tuple[bytes, TreeEntry]) -> bytes:
+    """A name of a raw tree."""
+    name, value = entry
+    return b"%b %b\0%b" % (value.mode, name, value.oid)
+
+
+def place(entry: tuple[bytes, TreeEntry]) -> bytes:
+    """What items of a tree are sorted by."""
     name, value = entry
     return name + b"/" if value.is_tree else name
 
@@ -254,7 +289,7 @@ def object_name(kind: bytes, data: bytes, digits: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Who made a commit, and when."""
+    """The author or committer of a commit, and the time."""
 
     ident: bytes
     """``Name <address> <seconds since the epoch> <zone>``, as ``git var GIT_AUTHOR_IDENT`` prints it."""
@@ -282,7 +317,7 @@ def encode_commit(commit: NewCommit) -> bytes:
 # -- packs ------------------------------------------------------------------------------------------------------------
 
 
-class GitBytes(NamedTuple):
+class NewObject(NamedTuple):
     """An object to be written."""
 
     kind: bytes
@@ -298,17 +333,17 @@ class Pack:
     index: bytes
 
 
-def loose_object(each: GitBytes) -> bytes:
+def loose_object(each: NewObject) -> bytes:
     """The bytes of a loose object's file."""
     return zlib.compress(object_header(each.kind, len(each.data)) + each.data, _FASTEST)
 
 
 def object_header(kind: bytes, size: int) -> bytes:
-    """What comes before an object's bytes, in its file and in what is hashed for its name."""
+    """The header before an object's bytes, in its file and in what is hashed for its name."""
     return b"%b %d\0" % (kind, size)
 
 
-def pack_stream(objects: Sequence[GitBytes], digits: int) -> Iterator[bytes]:
+def pack_stream(objects: Sequence[NewObject], digits: int) -> Iterator[bytes]:
     """The pieces of a pack (version 2) with whole objects, none as a delta (gitformat-pack(5)): its header, a piece for
     each object, its digest.
     """
@@ -321,7 +356,7 @@ def pack_stream(objects: Sequence[GitBytes], digits: int) -> Iterator[bytes]:
     yield total.digest()
 
 
-def make_pack(objects: Sequence[GitBytes], digits: int) -> Pack:
+def make_pack(objects: Sequence[NewObject], digits: int) -> Pack:
     """A pack of `objects`, each once, and its index (version 2)."""
     header, *entries, total = pack_stream(objects, digits)
     found: list[tuple[bytes, int, int]] = []

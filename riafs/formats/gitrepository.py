@@ -1,19 +1,16 @@
-"""References of a git repository: the files below ``refs``, ``packed-refs``, and what a user's ``@version`` may name.
+"""Files and output of a git repository: references, alternates, configuration, submodules, history.
 
-A reference's name becomes part of a path, so that no name passes `valid_ref_name` that leads out of ``refs/``. Names
-and object names are bytes; object names are 40 or 64 lower-case hex digits.
+References are ``HEAD``, the files below ``refs`` and ``packed-refs`` (gitrepository-layout(5)). A name becomes part of
+a path, so no name passes `valid_ref_name` that leads out of ``refs/``. Names and object names are bytes; object names
+are 40 or 64 lower-case hex digits.
 
-``objects/info/alternates``: further object directories that a git repository borrows from.
+Configuration is the output of ``git config -z --list``: git parses the file, so quoting, comments and continuation
+lines are its business. Values are those of the file's author; a submodule's path is checked here, its URLs where they
+are used.
 
-Output of ``git config -z --list``, and the submodules that a ``.gitmodules`` read that way describes.
-
-git parses the file, so that quoting, comments and continuation lines are its business. Values are whatever the file's
-author wrote; a submodule's path is checked here, its URLs where they are used.
-
-What ``git log --name-status -z --format=HISTORY_FORMAT`` writes: commits, and the paths that each of them changed.
-
-Seen with git 2.39 and 2.47: a commit's line ends with a zero byte; where paths follow, a line feed does first, then
-status and path of each, both ended by zero bytes.
+History is the output of ``git log --name-status -z --format=HISTORY_FORMAT``, seen with git 2.39 and 2.47: a commit's
+line ends with a zero byte; where paths follow, a line feed does first, then status and path of each, both ended by
+zero bytes.
 """
 
 import re
@@ -80,7 +77,7 @@ def parse_packed_refs(text: bytes) -> Mapping[bytes, bytes]:
 
 
 def parse_ref(text: bytes) -> SymbolicRef | Oid:
-    """What ``HEAD`` or a file below ``refs`` says. Raises MalformedObject."""
+    """The content of ``HEAD`` or of a file below ``refs``. Raises MalformedObject."""
     if len(text) > _MAX_REF_FILE:
         raise MalformedObject(f"a reference of {len(text)} bytes")
     if match := _LOOSE_OID.match(text):
@@ -114,6 +111,8 @@ def looks_like_commit(version: bytes) -> bool:
     return _COMMIT(version) is not None
 
 
+# -- alternates -------------------------------------------------------------------------------------------------------
+
 MAX_ALTERNATES = 100
 
 
@@ -126,7 +125,9 @@ def parse_alternates(text: bytes) -> tuple[bytes, ...]:
     return tuple(line for line, _ in zip(lines, range(MAX_ALTERNATES), strict=False))
 
 
-Item = tuple[bytes, bytes | None]
+# -- configuration and submodules -------------------------------------------------------------------------------------
+
+ConfigEntry = tuple[bytes, bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Submodule:
     datalad_url: bytes | None
 
 
-def parse_config_list(output: bytes) -> tuple[Item, ...]:
+def parse_config_list(output: bytes) -> tuple[ConfigEntry, ...]:
     """Name and value in the file's order; the value is None where a name stands alone.
 
     git writes section and variable in lower case and leaves the subsection as it is.
@@ -148,7 +149,7 @@ def parse_config_list(output: bytes) -> tuple[Item, ...]:
     return tuple(_item(entry) for entry in output.split(b"\0") if entry)
 
 
-def submodules(items: Iterable[Item]) -> Mapping[bytes, Submodule]:
+def submodules(items: Iterable[ConfigEntry]) -> Mapping[bytes, Submodule]:
     """Path → submodule. The section's name is arbitrary; of two sections with one path the last counts, as for git.
 
     Sections without a path, or with one that is absolute or has a component like ``..`` or ``.git``, are left out.
@@ -169,7 +170,7 @@ def submodules(items: Iterable[Item]) -> Mapping[bytes, Submodule]:
     return found
 
 
-def submodule_sections(items: Iterable[Item]) -> dict[bytes, bytes]:
+def submodule_sections(items: Iterable[ConfigEntry]) -> dict[bytes, bytes]:
     """Name of each submodule's section → its path, as it stands there; sections without one are left out."""
     found: dict[bytes, bytes] = {}
     for name, value in items:
@@ -179,7 +180,7 @@ def submodule_sections(items: Iterable[Item]) -> dict[bytes, bytes]:
     return found
 
 
-def _item(entry: bytes) -> Item:
+def _item(entry: bytes) -> ConfigEntry:
     name, newline, value = entry.partition(b"\n")
     return name, value if newline else None
 
@@ -193,6 +194,8 @@ def _submodule(values: Mapping[bytes, bytes]) -> Submodule:
     )
 
 
+# -- history ----------------------------------------------------------------------------------------------------------
+
 HISTORY_FORMAT = "%H %ct %P"
 _HEADER = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) (-?\d+) ?([0-9a-f ]*)")
 _STATUS = re.compile(rb"\n?([A-Z])\d*")
@@ -202,7 +205,7 @@ _MAX_TIME = 2**33
 
 @dataclass(slots=True)
 class ChangedCommit:
-    """A commit and what it changed against its first parent."""
+    """A commit and the paths that it changed against its first parent."""
 
     oid: bytes
     """Hex digits."""
@@ -211,7 +214,7 @@ class ChangedCommit:
     time: int
     """When it was committed, in seconds since the epoch; 0 where the commit gives no usable time."""
     paths: list[bytes] = field(default_factory=list)
-    """What is there since; not what was deleted."""
+    """Paths that were added or changed; not those that were deleted."""
 
 
 def parse_history(pieces: Iterable[bytes]) -> Iterator[ChangedCommit]:

@@ -1,12 +1,11 @@
-"""``annex.largefiles``: which files go to the annex, by git-annex's expressions.
+"""``annex.largefiles``: which files go to the annex, by git-annex's expressions; and the text encodings they ask about.
 
-``and``, ``or`` and what stands side by side are taken from left to right, none binds closer; ``not`` holds for the next
-term (seen with git-annex 10). Globs are matched against the path from the dataset's top, and ``*`` matches slashes.
+``and``, ``or`` and terms side by side are taken from left to right, none binds closer; ``not`` holds for the next term
+(seen with git-annex 10). Globs are matched against the path from the dataset's top, and ``*`` matches slashes.
 
-Which character encoding a file's bytes are in, as libmagic tells it: for rules that keep text in git.
-
-``annex.largefiles`` may say ``mimeencoding=binary``, which DataLad's ``text2git`` does. The rules are those of
-file(1): a table of the bytes that occur in text, tried as ASCII, UTF-8, UTF-16, Latin-1 and other 8-bit encodings.
+Encodings are told as libmagic tells them, for ``mimeencoding=binary``, which DataLad's ``text2git`` uses. The rules are
+those of file(1): a table of the bytes that occur in text, tried as ASCII, UTF-8, UTF-16, Latin-1 and other 8-bit
+encodings.
 """
 
 import codecs
@@ -27,7 +26,7 @@ _CONTENT = (b"mimetype", b"mimeencoding")
 
 
 class Facts(Protocol):
-    """What an expression may ask about a file."""
+    """A file as far as an expression may ask about it."""
 
     @property
     def path(self) -> bytes:
@@ -153,6 +152,8 @@ _GLOBBED: dict[bytes, Callable[[Facts], bytes]] = {
 }
 
 
+# -- text encodings ---------------------------------------------------------------------------------------------------
+
 LOOKED_AT = 1 << 20
 """Bytes at the beginning of a file that decide."""
 
@@ -164,7 +165,7 @@ _CONTROL = re.compile("[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]").search
 _MARKS = ((codecs.BOM_UTF16_LE, "utf-16le"), (codecs.BOM_UTF16_BE, "utf-16be"))
 
 
-def encoding_of(head: bytes) -> bytes:
+def mime_encoding_of(head: bytes) -> bytes:
     """``us-ascii``, ``utf-8``, ``utf-16le``, ``utf-16be``, ``iso-8859-1``, ``unknown-8bit`` or ``binary``.
 
     `head` holds the first LOOKED_AT bytes, or all there are. An empty file is binary.

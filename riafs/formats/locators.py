@@ -1,19 +1,11 @@
-"""Locators of Keep: the names of blocks, ``digest+size`` and hints (Arvados' documentation of manifests).
+"""Names in Keep: locators of blocks, portable data hashes and uuids of collections, and where a block is looked for.
 
-A hint is a capital letter and what belongs to it: ``+A…@…`` is the permission to read the block until a time, ``+R…``
-the same for a block of another cluster, ``+K…`` a place to look at. Hints belong to a reader and a time, not to the
-content.
+A locator is ``digest+size`` and hints (Arvados' documentation of manifests). A hint begins with a
+capital letter: ``+A…@…`` is the permission to read the block until a time, ``+R…`` the same for a block of another
+cluster, ``+K…`` a place to look at. Hints belong to a reader and a time, not to the content.
 
-What Arvados calls its records and their content: uuids and portable data hashes (Arvados' API documentation).
-
-Portable data hashes: ``md5+length`` of a manifest's text without the hints of its locators.
-
-Nothing else is changed before hashing, neither the order nor how names are written, so that equal trees may have
-different hashes (Arvados' documentation of manifests).
-
-In which order the places of a block are tried: rendezvous hashing, so that all look first where it was written.
-
-Clients order services one way, keepstore its volumes another (both as in Arvados' sources).
+A portable data hash is ``md5+length`` of a manifest's text without the hints of its locators. Nothing else is changed
+before hashing, neither the order nor how names are written, so equal trees may have different hashes.
 """
 
 import hashlib
@@ -25,7 +17,7 @@ from riafs.formats.text import shown
 
 MAX_BLOCK = 1 << 26
 """Bytes in the largest block that servers take."""
-MAX_SIZE = (1 << 31) - 1
+MAX_LOCATOR_SIZE = (1 << 31) - 1
 """The largest size that may stand in a locator; Arvados' Go programs read it as 32 bits with a sign."""
 
 _LOCATOR = re.compile(rb"([0-9a-f]{32})\+([0-9]{1,32})((?:\+[A-Z][A-Za-z0-9_@-]*)*)")
@@ -79,10 +71,12 @@ def parse_locator(text: bytes) -> Locator:
     if match is None:
         raise MalformedLocator(f"{shown(text)} is not the locator of a block (digest+size, hints)")
     size = int(match[2])
-    if size > MAX_SIZE:
-        raise MalformedLocator(f"locator {shown(text)} is for more than {MAX_SIZE} bytes")
+    if size > MAX_LOCATOR_SIZE:
+        raise MalformedLocator(f"locator {shown(text)} is for more than {MAX_LOCATOR_SIZE} bytes")
     return Locator(match[1], size, tuple(match[3][1:].split(b"+")) if match[3] else ())
 
+
+# -- uuids and portable data hashes -----------------------------------------------------------------------------------
 
 _UUID = re.compile(rb"[0-9a-z]{5}-([0-9a-z]{5})-[0-9a-z]{15}")
 _HASH = re.compile(rb"[0-9a-f]{32}\+(?:0|[1-9][0-9]{0,18})")
@@ -168,10 +162,8 @@ def portable_data_hash(text: bytes) -> bytes:
 
 
 def service_weight(digest: bytes, uuid: bytes) -> bytes:
-    """How much a client prefers the service with that uuid for a block: the greatest weight is asked first."""
+    """The weight of the service with that uuid for a block: clients ask the one of the greatest weight first.
+
+    Rendezvous hashing, so that all clients look first where the block was written (as in Arvados' sources).
+    """
     return hashlib.md5(digest + uuid[-15:], usedforsecurity=False).digest()
-
-
-def volume_weight(digest: bytes, uuid: bytes) -> bytes:
-    """How much keepstore avoids a volume for a new block: of volumes of one priority the least weight gets it."""
-    return hashlib.md5(digest + uuid[12:], usedforsecurity=False).digest()

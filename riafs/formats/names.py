@@ -1,11 +1,10 @@
-"""The one rule for names that stores, trees and archives offer as directory entries.
+"""Names that stores, trees and archives offer as directory entries, and paths made of them.
 
-Paths in a tree: names with ``/`` between them, from a root whose own path is empty. Pure.
+A path has ``/`` between its names and begins at a root whose own path is empty.
 """
 
 import re
-from collections.abc import Sequence, Set
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Sequence, Set
 from itertools import product
 
 MAX_NAME = 255
@@ -13,6 +12,10 @@ MAX_NAME = 255
 
 _SLASH, _BACKSLASH = ord("/"), ord("\\")
 _REFUSED = frozenset({b"", b".", b".."}) | {"".join(letters).encode() for letters in product(".", "gG", "iI", "tT")}
+_HFS_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
+_NTFS_DOTGIT = re.compile(rb"(?:\.git|git~1)[. ]*(?:[\\:]|\Z)", re.IGNORECASE)
+_SHORT = "|".join(f"{'gi7eba'[:kept]}~[1-9][0-9]{{{6 - kept}}}" for kept in range(7))
+_NTFS_MODULES = re.compile(rf"(?:\.gitmodules|gitmod~[1-4]|{_SHORT})[. ]*(?::|\Z)".encode(), re.IGNORECASE)
 
 
 def valid_name(name: bytes) -> bool:
@@ -22,18 +25,12 @@ def valid_name(name: bytes) -> bool:
     return name not in _REFUSED and len(name) <= MAX_NAME and _SLASH not in name and 0 not in name
 
 
-def valid_names(names: AbstractSet[bytes]) -> bool:
+def valid_names(names: Collection[bytes]) -> bool:
     """Whether every name is valid; for many names much faster than one by one."""
     if not _REFUSED.isdisjoint(names) or max(map(len, names), default=0) > MAX_NAME:
         return False
     text = b"".join(names)
     return _SLASH not in text and 0 not in text
-
-
-_HFS_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
-_NTFS_DOTGIT = re.compile(rb"(?:\.git|git~1)[. ]*(?:[\\:]|\Z)", re.IGNORECASE)
-_SHORT = "|".join(f"{'gi7eba'[:kept]}~[1-9][0-9]{{{6 - kept}}}" for kept in range(7))
-_NTFS_MODULES = re.compile(rf"(?:\.gitmodules|gitmod~[1-4]|{_SHORT})[. ]*(?::|\Z)".encode(), re.IGNORECASE)
 
 
 def git_takes(name: bytes, *, is_link: bool) -> bool:

@@ -1,32 +1,28 @@
-"""Sources as a user writes them: RIA URLs, plain paths, and ``url.<base>.insteadOf`` applied to either.
+"""Sources as a user writes them: RIA stores, Keep places with manifests, Arvados clusters, plain paths.
 
-``ria+{file,ssh,http,https}://[user[:password]@]host[:port]/path/to/store[#(<id>|~<alias>)[@<version>]]``, read as
+``ria+{file,ssh,http,https}://[user[:password]@]host[:port]/path/to/store[#(<id>|~<alias>)[@<version>]]`` is read as
 DataLad reads it: the fragment begins at the first ``#``, the version at the first ``@`` in it, the path is
-percent-decoded and the fragment is not. Text is `str` only here, at the edge; what names something in a store is bytes,
-non-ASCII text in the file system's encoding with surrogate escapes. Passwords never appear in messages.
-
-Sources that show Keep collections: block servers or volumes with manifests, and whole Arvados clusters.
+percent-decoded and the fragment is not. ``url.<base>.insteadOf`` is applied by `rewrite`.
 
 ``keep+file://VOLUME[,VOLUME…]?manifests=WHERE[&tree=FILE][#NAME]``, ``keep+http://SERVER[,SERVER…]?…``,
-``keep+https://…`` and ``arvados://HOST[:PORT][?tree=FILE][#UUID|#HASH]``. Paths are percent-decoded after they were
-split: a comma in a volume's path is written ``%2C``; the fragment is taken as it is. WHERE is a directory of manifest
+``keep+https://…`` and ``arvados://HOST[:PORT][?tree=FILE][#UUID|#HASH]``: paths are percent-decoded after they were
+split (a comma in a volume's path is written ``%2C``), the fragment is taken as it is. WHERE is a directory of manifest
 files, one manifest file, ``-`` for standard input, or the locator of a manifest that is stored in Keep. None of them
 can hold a token: user names and passwords are refused.
 
-Every source a user can name: RIA stores, Keep places with manifests, Arvados clusters.
+Text is `str` only here, at the edge; names on disk are bytes, non-ASCII text in the file system's encoding with
+surrogate escapes. Passwords never appear in messages.
 """
 
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from urllib.parse import quote, unquote_to_bytes
 
 from riafs.errors import BadSource, MalformedLocator
 from riafs.formats.locators import Locator, is_identifier, parse_locator
 from riafs.formats.names import valid_name
-from riafs.formats.text import on_disk
 
 SCHEMES = ("file", "ssh", "http", "https")
 _KNOWN = "ria+file, ria+ssh, ria+http, ria+https, keep+file, keep+http, keep+https, arvados"
@@ -38,6 +34,16 @@ _HOST = re.compile(
     r"(?:(?P<user>[^@\s]*)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^@:\[\]\s]+)(?::(?P<port>\d{0,5}))?", re.DOTALL
 )
 _PASSWORD = re.compile(r"(://[^/@:#]*):(?!\d*(?:[/#]|$)).*@", re.DOTALL)
+KEEP_SCHEMES = ("file", "http", "https")
+STANDARD_INPUT = b"-"
+_KEEP = re.compile(
+    r"keep\+(?P<scheme>[^:/]*)://(?P<places>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?", re.DOTALL
+)
+_ARVADOS = re.compile(
+    r"arvados://(?P<host>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?", re.DOTALL
+)
+_SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
+_SAFE = "/:@+~=!$'()*;-._[] "
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +70,9 @@ class RiaUrl:
     def __str__(self) -> str:
         """The source for messages, without a password."""
         label = self.dataset if self.alias is None else b"~" + self.alias
-        fragment = "" if label is None else "#" + _text(label)
-        version = "" if self.version is None else "@" + _text(self.version)
-        return redact(f"ria+{self.scheme}://{self.host or ''}{_text(self.path)}") + fragment + version
+        fragment = "" if label is None else "#" + os.fsdecode(label)
+        version = "" if self.version is None else "@" + os.fsdecode(self.version)
+        return redact(f"ria+{self.scheme}://{self.host or ''}{os.fsdecode(self.path)}") + fragment + version
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,9 @@ class Rewritten:
     url: str
     reason: str
     """Why a rule that matches was not applied, to be logged; empty otherwise."""
+
+
+# -- RIA stores and plain paths ---------------------------------------------------------------------------------------
 
 
 def parse_ria_url(text: str) -> RiaUrl:
@@ -108,7 +117,7 @@ def parse_ria_source(text: str) -> RiaUrl:
     dataset, alias, version = _fragment(text, fragment)
     if not path:
         raise _bad(text, "names no store")
-    return RiaUrl("file", None, on_disk(path, partial(_bad, text)), dataset, alias, version)
+    return RiaUrl("file", None, _on_disk(text, path), dataset, alias, version)
 
 
 def rewrite(url: str, rules: Sequence[tuple[str, str]]) -> Rewritten:
@@ -149,7 +158,7 @@ def _path(text: str, scheme: str, quoted: str) -> bytes:
         raise _bad(text, "has a query; a '?' in a path is written %3F")
     if not quoted and scheme.startswith("http"):
         return b"/"
-    path = unquote_to_bytes(on_disk(quoted, partial(_bad, text)))
+    path = unquote_to_bytes(_on_disk(text, quoted))
     if not path.startswith(b"/"):
         raise _bad(text, "has no absolute path to a store")
     if b"\0" in path:
@@ -161,18 +170,17 @@ def _fragment(text: str, fragment: str | None) -> tuple[bytes | None, bytes | No
     """Dataset id, alias and version."""
     if fragment is None:
         return None, None, None
-    label, at, version = on_disk(fragment, partial(_bad, text)).partition(b"@")
+    label, at, version = _on_disk(text, fragment).partition(b"@")
     if at and not version:
         raise _bad(text, "has nothing after the '@'")
     if label.startswith(b"~"):
         alias = label[1:]
         if not all(map(valid_name, alias.split(b"/"))):
-            raise _bad(text, f"names the impossible alias {_text(label)!r}")
+            raise _bad(text, f"names the impossible alias {os.fsdecode(label)!r}")
         return None, alias, version or None
     if not (valid_name(label[:_SPLIT_AT]) and valid_name(label[_SPLIT_AT:])):
-        raise _bad(
-            text, f"names the impossible dataset id {_text(label)!r}; an alias is written #~{_text(label) or 'alias'}"
-        )
+        name = os.fsdecode(label)
+        raise _bad(text, f"names the impossible dataset id {name!r}; an alias is written #~{name or 'alias'}")
     return label, None, version or None
 
 
@@ -180,26 +188,6 @@ def _split_path(text: str) -> tuple[str, str | None]:
     path, mark, fragment = text.rpartition("#")
     continues = not fragment.startswith("~") and "/" in fragment.partition("@")[0]
     return (text, None) if not mark or continues else (path, fragment)
-
-
-def _text(on_disk: bytes) -> str:
-    return os.fsdecode(on_disk)
-
-
-def _bad(text: str, what: str) -> BadSource:
-    return BadSource(f"source {redact(text)!r} {what}")
-
-
-KEEP_SCHEMES = ("file", "http", "https")
-STANDARD_INPUT = b"-"
-_KEEP = re.compile(
-    r"keep\+(?P<scheme>[^:/]*)://(?P<places>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?", re.DOTALL
-)
-_ARVADOS = re.compile(
-    r"arvados://(?P<host>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?", re.DOTALL
-)
-_SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
-_SAFE = "/:@+~=!$'()*;-._[] "
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +199,7 @@ class KeepUrl:
     places: tuple[bytes, ...]
     """``file``: paths of volumes; else ``host[:port]``. At least one, each once."""
     manifests: bytes
-    """A path, STANDARD_INPUT, or a locator; paths may be relative as long as nobody has made them absolute."""
+    """A path, STANDARD_INPUT, or a locator; paths may be relative until `from_here`."""
     tree: bytes | None
     """The path of a composed tree's file, which then is what the mount shows."""
     collection: bytes | None
@@ -255,7 +243,7 @@ class ArvadosUrl:
     identifier: bytes | None
     """A collection's or project's uuid, or a portable data hash."""
     tree: bytes | None = None
-    """See KeepUrl."""
+    """The path of a composed tree's file, which then is what the mount shows."""
 
     @property
     def local(self) -> bool:
@@ -272,17 +260,20 @@ class ArvadosUrl:
         return f"arvados://{self.host}{tree}" + ("" if self.identifier is None else "#" + self.identifier.decode())
 
 
+# -- Keep and Arvados -------------------------------------------------------------------------------------------------
+
+
 def parse_keep_url(text: str) -> KeepUrl:
     """The source that a ``keep+…://`` URL names. Raises BadSource."""
     match = _KEEP.fullmatch(text)
     if match is None or match["scheme"] not in KEEP_SCHEMES:
-        raise _bad_keep(text, "is no Keep URL (keep+file://, keep+http://, keep+https://)")
+        raise _bad(text, "is no Keep URL (keep+file://, keep+http://, keep+https://)")
     places = tuple(_place(text, match["scheme"], part) for part in match["places"].split(","))
     if len(set(places)) < len(places):
-        raise _bad_keep(text, "names a place twice")
+        raise _bad(text, "names a place twice")
     options = _query(text, match["query"] or "", ("manifests", "tree"))
     if "manifests" not in options:
-        raise _bad_keep(text, "does not say where the manifests are (?manifests=DIR)")
+        raise _bad(text, "does not say where the manifests are (?manifests=DIR)")
     collection, tree = _collection(text, match["fragment"]), options.get("tree")
     _check_tree(text, tree, collection)
     return KeepUrl(match["scheme"], places, options["manifests"], tree, collection)
@@ -292,23 +283,23 @@ def parse_arvados_url(text: str) -> ArvadosUrl:
     """The source that an ``arvados://`` URL names. Raises BadSource."""
     match = _ARVADOS.fullmatch(text)
     if match is None:
-        raise _bad_keep(text, "is no Arvados URL (arvados://HOST, arvados://HOST#UUID)")
+        raise _bad(text, "is no Arvados URL (arvados://HOST, arvados://HOST#UUID)")
     host = _server(text, match["host"])
     if match["path"] not in ("", "/"):
-        raise _bad_keep(text, "has a path; a collection or project is named as arvados://HOST#UUID")
+        raise _bad(text, "has a path; a collection or project is named as arvados://HOST#UUID")
     tree = _query(text, match["query"] or "", ("tree",)).get("tree")
     if match["fragment"] is None:
         return ArvadosUrl(host, None, tree)
-    identifier = on_disk(match["fragment"], partial(_bad_keep, text))
+    identifier = _on_disk(text, match["fragment"])
     if not is_identifier(identifier):
-        raise _bad_keep(text, "names no uuid of a collection or project and no portable data hash after the '#'")
+        raise _bad(text, "names no uuid of a collection or project and no portable data hash after the '#'")
     _check_tree(text, tree, identifier)
     return ArvadosUrl(host, identifier)
 
 
 def _check_tree(text: str, tree: bytes | None, named: bytes | None) -> None:
     if tree is not None and named is not None:
-        raise _bad_keep(text, "has both tree= and a '#', but can only show one of them")
+        raise _bad(text, "has both tree= and a '#', but can only show one of them")
 
 
 def _absolute(directory: bytes, path: bytes) -> bytes:
@@ -322,22 +313,22 @@ def _absolute_or_none(directory: bytes, path: bytes | None) -> bytes | None:
 def _place(text: str, scheme: str, part: str) -> bytes:
     if scheme != "file":
         return _server(text, part).encode()
-    path = unquote_to_bytes(on_disk(part, partial(_bad_keep, text)))
+    path = unquote_to_bytes(_on_disk(text, part))
     if b"\0" in path:
-        raise _bad_keep(text, "has a NUL in a volume's path")
+        raise _bad(text, "has a NUL in a volume's path")
     if not path.startswith(b"/"):
-        raise _bad_keep(text, "has a volume without an absolute path" if path else "has an empty name of a volume")
+        raise _bad(text, "has a volume without an absolute path" if path else "has an empty name of a volume")
     return os.path.normpath(path)
 
 
 def _server(text: str, authority: str) -> str:
     if "@" in authority:
-        raise _bad_keep(text, "has a user or password; tokens come from the environment, settings.conf or token-file")
+        raise _bad(text, "has a user or password; tokens come from the environment, settings.conf or token-file")
     match = _SERVER.fullmatch(authority)
     if match is None or match["host"].startswith("-"):
-        raise _bad_keep(text, "has no valid host" if authority else "names no host")
+        raise _bad(text, "has no valid host" if authority else "names no host")
     if match["port"] and not 0 < int(match["port"]) < 1 << 16:
-        raise _bad_keep(text, f"has the impossible port {match['port']}")
+        raise _bad(text, f"has the impossible port {match['port']}")
     return authority
 
 
@@ -346,23 +337,23 @@ def _query(text: str, query: str, known: Sequence[str]) -> dict[str, bytes]:
     for part in query.split("&") if query else ():
         name, equals, value = part.partition("=")
         if name not in known:
-            raise _bad_keep(text, f"has the unknown part {name!r} after the '?' (known: {', '.join(known)})")
+            raise _bad(text, f"has the unknown part {name!r} after the '?' (known: {', '.join(known)})")
         if name in found:
-            raise _bad_keep(text, f"says {name}= twice")
+            raise _bad(text, f"says {name}= twice")
         if not equals or not value:
-            raise _bad_keep(text, f"has nothing after {name}")
-        found[name] = unquote_to_bytes(on_disk(value, partial(_bad_keep, text)))
+            raise _bad(text, f"has nothing after {name}")
+        found[name] = unquote_to_bytes(_on_disk(text, value))
         if b"\0" in found[name]:
-            raise _bad_keep(text, f"has a NUL in {name}")
+            raise _bad(text, f"has a NUL in {name}")
     return found
 
 
 def _collection(text: str, fragment: str | None) -> bytes | None:
     if fragment is None:
         return None
-    name = on_disk(fragment, partial(_bad_keep, text))
+    name = _on_disk(text, fragment)
     if not name or b"/" in name or name in (b".", b".."):
-        raise _bad_keep(text, "names no possible collection after the '#'")
+        raise _bad(text, "names no possible collection after the '#'")
     return name
 
 
@@ -370,20 +361,10 @@ def _quoted(path: bytes, also_safe: str) -> str:
     """Percent-encoded where it has to be; other text stays as people read it."""
     text = os.fsdecode(path)
     keep = _SAFE + also_safe
-    return "".join(each if each in keep or (each.isprintable() and not each.isascii()) else _one(each) for each in text)
-
-
-def _one(character: str) -> str:
-    return quote(os.fsencode(character))
-
-
-def _bad_keep(text: str, what: str) -> BadSource:
-    return BadSource(f"source {redact_authority(text)!r} {what}")
-
-
-def redact_authority(text: str) -> str:
-    """`text` without what stands before an ``@`` in its authority."""
-    return re.sub(r"(://[^?#]*?)[^/,?#]*@", r"\1***@", text)
+    return "".join(
+        each if each in keep or (each.isprintable() and not each.isascii()) else quote(os.fsencode(each))
+        for each in text
+    )
 
 
 Source = RiaUrl | KeepUrl | ArvadosUrl
@@ -391,9 +372,28 @@ Source = RiaUrl | KeepUrl | ArvadosUrl
 
 def parse_source(text: str) -> Source:
     """The source that `text` names. Raises BadSource."""
-    scheme = text.partition("://")[0]
-    if scheme == "arvados":
+    if text.partition("://")[0] == "arvados":
         return parse_arvados_url(text)
-    if scheme.startswith("keep+"):
-        return parse_keep_url(text)
-    return parse_ria_source(text)
+    return parse_keep_url(text) if _names_keep(text) else parse_ria_source(text)
+
+
+def _names_keep(text: str) -> bool:
+    scheme = text.partition("://")[0]
+    return scheme == "arvados" or scheme.startswith("keep+")
+
+
+def _on_disk(text: str, part: str) -> bytes:
+    """A part of the source `text`, as names on disk are. Raises BadSource."""
+    try:
+        encoded = os.fsencode(part)
+    except UnicodeEncodeError as error:
+        raise _bad(text, "has characters that no file name can have") from error
+    if b"\0" in encoded:
+        raise _bad(text, "has a NUL")
+    return encoded
+
+
+def _bad(text: str, what: str) -> BadSource:
+    """Passwords are left out, and of sources of Keep, which have no users, everything before an ``@``."""
+    shown = re.sub(r"(://[^?#]*?)[^/,?#]*@", r"\1***@", text) if _names_keep(text) else redact(text)
+    return BadSource(f"source {shown!r} {what}")

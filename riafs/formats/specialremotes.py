@@ -1,14 +1,12 @@
-"""``remote.log`` of the git-annex branch: the special remotes that anyone ever configured for a dataset.
+"""Special remotes of a dataset: ``remote.log`` of the git-annex branch, and the keys of encrypted content.
 
-Lines are ``<uuid> key=value … timestamp=<clock>``, white space and ``&`` in values written ``&<decimal>;``. Of several
-lines about one UUID the newest counts, the later one where clocks are equal (seen with git-annex 10). Lines that do not
-parse are skipped. Values are untrusted text; those that may be secret stay out of `repr`.
+Lines of ``remote.log`` are ``<uuid> key=value … timestamp=<clock>``, white space and ``&`` in values written
+``&<decimal>;``. Of several lines about one UUID the newest counts, the later one where clocks are equal (seen with
+git-annex 10). Lines that do not parse are skipped. Values are untrusted text.
 
-Names and secrets of content that git-annex stored encrypted (its encryption documentation).
-
-An encrypted object is named by a keyed hash of the plain key. With ``encryption=shared`` the secret stands in
-``remote.log`` for all to read, so that whoever can read the repository can read the content; the other schemes wrap the
-secret for OpenPGP keys. Secrets stay out of `repr`.
+An encrypted object is named by a keyed hash of the plain key (git-annex's encryption documentation). With
+``encryption=shared`` the secret stands in ``remote.log``: whoever can read the repository can read the content; the
+other schemes wrap the secret for OpenPGP keys. Secrets stay out of `repr`.
 """
 
 import binascii
@@ -170,6 +168,8 @@ def is_ora(remote: SpecialRemote) -> bool:
     """Whether a remote keeps its objects in a RIA store."""
     return remote.type in (b"external", b"") and remote.external_type in _ORA
 
+
+# -- encrypted content ------------------------------------------------------------------------------------------------
 
 MAC_KEY_LENGTH = 256
 """Bytes at the beginning of the secret that name objects; the rest is the passphrase of their content."""

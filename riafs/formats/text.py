@@ -1,10 +1,7 @@
-"""Text at the edges: how bytes from a store are shown in messages, and how what a user writes becomes bytes."""
+"""Text of messages: bytes from a store in quotes, lists of names, the names that are most like a word."""
 
 import difflib
-import os
-from collections.abc import Callable, Iterable, Sequence
-
-from riafs.errors import RiafsError
+from collections.abc import Iterable, Sequence
 
 _MAX_SHOWN = 100
 
@@ -41,14 +38,3 @@ def listed(names: Sequence[str]) -> str:
     'a, b and c'
     """
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def on_disk(part: str, refuse: Callable[[str], RiafsError]) -> bytes:
-    """A part of what a user wrote, as names on disk are. Raises what `refuse` makes of the reason why it is none."""
-    try:
-        encoded = os.fsencode(part)
-    except UnicodeEncodeError as error:
-        raise refuse("has characters that no file name can have") from error
-    if b"\0" in encoded:
-        raise refuse("has a NUL")
-    return encoded

@@ -17,6 +17,8 @@ from riafs.storage.temporary import temporary_directory
 
 NAME = b".gitattributes"
 _SECONDS = 60.0
+_AT_ONCE = 5000
+"""Paths that git is asked about in one go, so that nobody waits for what it says to be taken apart."""
 _UNSPECIFIED = b"unspecified"
 
 Values = Mapping[bytes, bytes]
@@ -52,9 +54,13 @@ class AttributeFiles:
             entries.append(b"100644 %b\t%b\0" % (oid.strip(), path))
         lock = directory + b"/index.lock"
         await _run([gits.program, "update-index", "-z", "--index-info"], b"".join(entries), environment, lock)
-        given = b"".join(path + b"\0" for path in paths)
-        said = await _run([gits.program, "check-attr", "--cached", "-z", "--stdin", *names], given, environment)
-        return _values(said, len(paths), len(names))
+        command = [gits.program, "check-attr", "--cached", "-z", "--stdin", *names]
+        found: list[Values] = []
+        for start in range(0, len(paths), _AT_ONCE):
+            part = paths[start : start + _AT_ONCE]
+            said = await _run(command, b"".join(path + b"\0" for path in part), environment)
+            found += await trio.to_thread.run_sync(_values, said, len(part), len(names))
+        return found
 
 
 async def _run(command: list[str], given: bytes, environment: Mapping[str, str], lock: bytes | None = None) -> bytes:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from riafs.errors import OverlayFailed
-from riafs.formats.gitobjects import SUBMODULE, GitBytes, make_pack, read_items
-from riafs.storage.temporary import prompt_opener
+from riafs.formats.gitobjects import SUBMODULE, NewObject, make_pack, read_tree_entries
 
 if TYPE_CHECKING:
     from riafs.git.repository import Repository
@@ -54,14 +53,14 @@ class KeptObjects:
         found = await repository.commit(commit)
         [whole] = await repository.objects([b"contents " + commit])
         assert whole is not None
-        await collected.add([GitBytes(whole.kind, whole.data)])
+        await collected.add([NewObject(whole.kind, whole.data)])
         blobs = await _keep_trees(repository, found.tree, collected)
         for start in range(0, len(blobs), 400):
             infos = await repository.objects([b"info " + oid for oid in blobs[start : start + 400]])
             small = [each.oid for each in infos if each is not None and each.size <= LARGEST]
             if small and collected.size <= _MOST:
                 contents = await repository.objects([b"contents " + oid for oid in small], LARGEST)
-                await collected.add(GitBytes(each.kind, each.data) for each in contents if each is not None)
+                await collected.add(NewObject(each.kind, each.data) for each in contents if each is not None)
         await collected.finish()
         await _in_thread(_write, self.path + b"/" + name + _WHOLE, b"")
 
@@ -81,9 +80,9 @@ async def _keep_trees(repository: "Repository", root: bytes, collected: "_Collec
     while level:
         contents = await repository.objects([b"contents " + oid for oid in level])
         below: dict[bytes, None] = {}
-        await collected.add(GitBytes(each.kind, each.data) for each in contents if each is not None)
+        await collected.add(NewObject(each.kind, each.data) for each in contents if each is not None)
         for each in contents:
-            for entry in read_items(each.data, len(root) // 2).values() if each is not None else ():
+            for entry in read_tree_entries(each.data, len(root) // 2).values() if each is not None else ():
                 if entry.mode != _SUBMODULE:
                     (below if entry.is_tree else blobs)[entry.oid.hex().encode()] = None
         level = [oid for oid in below if oid not in seen]
@@ -98,11 +97,11 @@ class _Collected:
         self._directory = directory
         self._name = name
         self._digits = digits
-        self._waiting: list[GitBytes] = []
+        self._waiting: list[NewObject] = []
         self._waiting_bytes = 0
         self.size = 0
 
-    async def add(self, objects: Iterable[GitBytes]) -> None:
+    async def add(self, objects: Iterable[NewObject]) -> None:
         for each in objects:
             self._waiting.append(each)
             self._waiting_bytes += len(each.data)
@@ -115,7 +114,7 @@ class _Collected:
         if waiting:
             await _in_thread(self._pack, waiting)
 
-    def _pack(self, objects: list[GitBytes]) -> None:
+    def _pack(self, objects: list[NewObject]) -> None:
         pack = make_pack(objects, self._digits)
         stem = b"%b/pack/pack-%b-%b" % (self._directory, self._name, pack.name)
         _write(stem + b".pack", pack.data)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import trio
 
 from riafs.errors import RiafsError
-from riafs.formats.gitobjects import SHA1_DIGITS, GitBytes, loose_object, make_pack, object_header, object_name
-from riafs.storage.bytesource import RangedBytes
-from riafs.storage.permissions import Sharing, object_mode
-from riafs.storage.protocol import NewFile, Upload, WritableStorage
+from riafs.formats.gitobjects import SHA1_DIGITS, NewObject, loose_object, make_pack, object_header, object_name
+from riafs.storage.ranged import RangedBytes
+from riafs.storage.sharing import Sharing, object_mode
+from riafs.storage.writing import NewFile, Upload, WritableStorage
 
 _LOOSE = 100
 """git's own limit for a push (receive.unpackLimit): fewer objects become files, so that small packs do not pile up."""
@@ -41,18 +41,18 @@ class GitWriter:
         """Hex digits of an object's name."""
         return SHA1_DIGITS if self.object_format == b"sha1" else 64
 
-    async def store(self, objects: Sequence[GitBytes]) -> None:
+    async def store(self, objects: Sequence[NewObject]) -> None:
         """Write the objects, durably. Raises OutsideStore, StoreDenied, ReadOnly, StoreError, StoreTimeout."""
         if objects:
             make = self._loose if len(objects) < _LOOSE else self._packed
             await self.writing.place_files(await trio.to_thread.run_sync(make, objects), self.sharing)
             await self.writing.settle()
 
-    def _loose(self, objects: Sequence[GitBytes]) -> Sequence[NewFile]:
+    def _loose(self, objects: Sequence[NewObject]) -> Sequence[NewFile]:
         named = {object_name(each.kind, each.data, self.digits): each for each in objects}
         return [NewFile(self._path(name), loose_object(each), _MODE) for name, each in named.items()]
 
-    def _packed(self, objects: Sequence[GitBytes]) -> Sequence[NewFile]:
+    def _packed(self, objects: Sequence[NewObject]) -> Sequence[NewFile]:
         """The index comes last: git looks for nothing else."""
         pack = make_pack(list(dict.fromkeys(objects)), self.digits)
         stem = self.objects + b"/pack/pack-" + pack.name

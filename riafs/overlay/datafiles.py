@@ -77,9 +77,10 @@ class DataFiles:
         if number:
             self._doomed.append(number)
 
-    def take_doomed(self) -> list[int]:
-        """The files to remove, after the rows have been made durable."""
-        taken, self._doomed = self._doomed, []
+    def take_doomed(self, most: int | None = None) -> list[int]:
+        """The files to remove, after the rows have been made durable; not more than `most` of them."""
+        rest = len(self._doomed) if most is None else most
+        taken, self._doomed = self._doomed[:rest], self._doomed[rest:]
         return taken
 
     def purge(self, numbers: list[int]) -> None:

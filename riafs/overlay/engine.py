@@ -37,9 +37,11 @@ from riafs.overlay.rebasing import Find
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.stats import Stat, Stats
 from riafs.overlay.store import Overlay
-from riafs.storage.bytesource import Buffer
-from riafs.tasks import run_all
+from riafs.slices import in_slices
+from riafs.storage.ranged import Buffer
+from riafs.storage.together import together
 from riafs.tree.protocol import Kind
+from riafs.watching import Doing, untold
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +78,9 @@ class Engine:
         overlay.journal.before_commit = self._handles.store
         overlay.journal.before_step = self._rows.store_new
 
-    async def attach(self) -> None:
+    async def attach(self, doing: Doing = untold) -> None:
         """To be called once, before anything else: finds the datasets with changes again."""
-        await self._places.attach()
+        await self._places.attach(doing)
 
     @property
     def places(self) -> Places:
@@ -377,12 +379,12 @@ class Engine:
                 await opened.base()
         area = self._overlay.area(dataset).id
         await self._overlay.pushed(dataset, commit, carried, find, self._handles.is_written)
-        changed = self._places.moved(area)
+        changed = await in_slices(self._places.moved(area))
         self._handles.renumber(changed)
         return changed
 
-    def restore(self, dataset: bytes, path: bytes) -> dict[int, int]:
-        """See Overlay.restore. Afterwards `attach` must be called. Raises Busy while something changed is open.
+    async def restore(self, dataset: bytes, paths: Sequence[bytes]) -> dict[int, int]:
+        """See Overlay.restore_all. Afterwards `attach` must be called. Raises Busy while something changed is open.
 
         Returns the inode numbers of what goes on under other names: before → from now on.
         """
@@ -391,8 +393,11 @@ class Engine:
             row = None if opened.row is None else self._rows.get(opened.row)
             if row is not None and row.area == area.id and (row.parent is not None or row.links):
                 raise Busy(f"{'a file' if row.name is None else shown(row.name)} is open; nothing was restored")
-        self._overlay.restore(dataset, path)
-        return self._places.dropped()
+        try:
+            await self._overlay.restore_all(dataset, paths)
+        finally:
+            changed = await in_slices(self._places.dropped())
+        return changed
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 

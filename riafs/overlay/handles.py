@@ -136,6 +136,8 @@ class Handles:
     def store(self) -> None:
         """Bring all rows up to date, those of new files and of directories included."""
         rows, checksums = self._overlay.rows, self._overlay.checksums
+        if self._overlay.journal.is_apart:
+            return  # what is late is stored with the next commit
         if self._dirty or rows.is_behind or checksums.is_behind:
             self._overlay.journal.begin()
             for each in list(self._dirty):

@@ -25,6 +25,7 @@ from riafs.overlay.checksums import Checksum, Checksums, checksum, taken
 from riafs.overlay.completeness import DATABASE, damaged
 from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.rows import NUMBERS, Row
+from riafs.watching import Doing, untold
 
 if TYPE_CHECKING:
     from riafs.overlay.store import Overlay
@@ -41,6 +42,8 @@ _SLOWEST = 8 << 20
 """Bytes a second of the slowest disk."""
 _SHOWN = 10
 _AT_ONCE = 256
+_STEPS = 1_000_000
+"""Of SQLite's machine: some hundredths of a second."""
 _PAUSE_SECONDS = 0.005
 """After each AT_ONCE files of an overlay that is in use: requests wait for the interpreter meanwhile."""
 _ROWS = """
@@ -82,14 +85,15 @@ class Inspection:
             self._files.close()
             raise damaged(path, f"its {DATABASE} cannot be read: {error}") from error
 
-    def run(self, *, last: int, politely: bool = True) -> Findings:
+    def run(self, *, last: int, politely: bool = True, doing: Doing = untold) -> Findings:
         """Look at everything. `last`: the largest number of the data files that there were. Blocks.
 
         Raises OverlayDamaged where SQLite finds its database damaged, OverlayFailed.
         """
+        self._database.set_progress_handler(lambda: doing(f"the database of {self._path} is being checked"), _STEPS)
         try:
             self._check_database()
-            return self._compared(last, politely=politely)
+            return self._compared(last, politely=politely, doing=doing)
         except sqlite3.Error as error:
             raise damaged(self._path, f"its {DATABASE} is damaged: {error}") from error
         except OSError as error:
@@ -102,7 +106,7 @@ class Inspection:
         if said != "ok":
             raise damaged(self._path, f"its {DATABASE} is damaged: {said.splitlines()[-1]}")
 
-    def _compared(self, last: int, *, politely: bool) -> Findings:
+    def _compared(self, last: int, *, politely: bool, doing: Doing) -> Findings:
         found, named = Findings(), set[int]()
         there = {number for number in self._files.numbers() if number <= last}
         for looked_at, (node, data, written, *known) in enumerate(self._database.execute(_ROWS), 1):
@@ -116,6 +120,8 @@ class Inspection:
                 found.unknown[node] = data
             elif not (taken := Checksum._make(known)).is_of(status):
                 found.touched[node] = taken
+            if looked_at % _AT_ONCE == 0:
+                doing(f"the files of {self._path} are being compared ({looked_at} so far)")
             if politely and looked_at % _AT_ONCE == 0:
                 time.sleep(_PAUSE_SECONDS)
                 if self._ended:
@@ -161,7 +167,7 @@ class Inspector:
         if overlay.journal.size > AT_START and not lost_power:
             self._pending = inspection
             return None
-        found = inspection.run(last=overlay.rows.last_data, politely=False)
+        found = inspection.run(last=overlay.rows.last_data, politely=False, doing=overlay.doing)
         problem = incomplete(overlay.path, found, was_closed=self._was_closed, lost_power=lost_power)
         if problem is not None:
             raise problem

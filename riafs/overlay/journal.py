@@ -6,6 +6,9 @@ survives the end of this process, and `durable` makes it survive the machine's. 
 
 Invariants: there is no await inside a step, and none between a step's statements; room for the log's next group is
 allocated before the group begins, so that a commit of operations that were answered does not fail on a full disk.
+
+What changes very many rows at once does so in a thread, on a connection of its own (`apart`): the event loop goes on
+reading what was there before until all of it is committed.
 """
 
 import contextlib
@@ -17,19 +20,21 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import trio
 
-from riafs.errors import OverlayFailed, OverlayFull
+from riafs.cache.private import ensure_private_file
+from riafs.errors import OverlayFailed, OverlayFull, StaleHandle, TaskFailed
 from riafs.overlay.completeness import damaged
 from riafs.overlay.schema import prepare
-from riafs.storage.deadline import Deadline
-from riafs.storage.temporary import ensure_private_file
+from riafs.storage.patience import Patience
+from riafs.tasks import described, is_shortage
 
 log = logging.getLogger(__name__)
 
 GROUP = 64
+_COUNT = "UPDATE setting SET value = ? WHERE name IN ('commits', 'seen')"
 _FRAME = 4096 + 24
 _ROOM = 1 << 20
 """Bytes of log a group may need: GROUP operations change four pages each, with their share of the tree above them."""
@@ -39,6 +44,7 @@ _STRIDE = 4 << 20
 _CHECKPOINT = 16 << 20
 """Bytes of log that are moved into the database."""
 Values = tuple[object, ...]
+T = TypeVar("T")
 
 
 def no_failpoint(_: str) -> None:
@@ -96,8 +102,10 @@ class Journal:
             self._allocated = os.fstat(self._log).st_size
             self._commits: int = self.one("SELECT value FROM setting WHERE name = 'commits'")[0]
             undoing.pop_all()
+        self._apart: trio.Event | None = None
         self._synced = trio.Lock()
         self._durable = 0
+        self._apart_threads = trio.CapacityLimiter(1)
         self.step = Step(self, _SPARE)
         self.freeing = Step(self, 0)
         self.single = Single(self, 0)
@@ -142,9 +150,13 @@ class Journal:
     # -- groups -------------------------------------------------------------------------------------------------------
 
     def begin(self, spare: int = 0) -> None:
-        """Begin a group unless there is one. `spare`: room to be left over. Raises OverlayFull, OverlayFailed."""
+        """Begin a group unless there is one. `spare`: room to be left over. Raises OverlayFull, OverlayFailed, and
+        StaleHandle while rows are changed apart.
+        """
         if self._failed is not None:
             raise OverlayFailed(self._failed)
+        if self._apart is not None:
+            raise StaleHandle("the changes are being moved; it can be done again afterwards")
         if not self._in_group:
             self._make_room(spare)
             self.run("BEGIN IMMEDIATE")
@@ -197,7 +209,7 @@ class Journal:
             return
         self.failpoint("before commit")
         try:
-            self._execute("UPDATE setting SET value = ? WHERE name IN ('commits', 'seen')", (self._commits + 1,))
+            self._execute(_COUNT, (self._commits + 1,))
             self._execute("COMMIT")
         except sqlite3.Error as error:
             # Operations were answered that are lost now; nothing may be built on them.
@@ -212,10 +224,58 @@ class Journal:
         self.failpoint("after commit")
         self.committed(self._commits)
 
+    # -- apart --------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether rows are being changed apart, so that nobody else can change any."""
+        return self._apart is not None
+
+    async def apart(self, work: Callable[[Statements], T]) -> T:
+        """What `work` comes to, which changes rows in a thread: all of it is committed, or nothing where it raises.
+        Nobody can change anything meanwhile. Raises OverlayFull, OverlayFailed, TaskFailed.
+        """
+        self.commit()
+        if self._failed is not None:
+            raise OverlayFailed(self._failed)
+        self._make_room(0)
+        self._apart = trio.Event()
+        try:
+            result = await trio.to_thread.run_sync(self._run_apart, work, limiter=self._apart_threads)
+            self._commits += 1
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+            raise TaskFailed(f"{self.path}: {described(error)}") from error
+        finally:
+            self._apart.set()
+            self._apart = None
+        self.failpoint("after commit")
+        self.committed(self._commits)
+        return result
+
+    def _run_apart(self, work: Callable[[Statements], T]) -> T:
+        try:
+            with contextlib.closing(_connect(self.path)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    result = work(_Connected(self.path, connection))
+                    connection.execute(_COUNT, (self._commits + 1,))
+                    self.failpoint("before commit")
+                    connection.execute("COMMIT")
+                except BaseException:
+                    connection.rollback()
+                    raise
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        return result
+
     # -- durability ---------------------------------------------------------------------------------------------------
 
     async def durable(self) -> None:
         """Commit, and wait until that survives the loss of power. Raises OverlayFailed, StoreTimeout."""
+        while self._apart is not None:
+            await self._apart.wait()
         self.commit()
         wanted = self._commits
         async with self._synced:  # one sync serves all that came while the one before was under way
@@ -308,19 +368,24 @@ class Step:
         self._journal.end_step()
 
 
-class Snapshot:
-    """Statements that only read, and see what there was when this was made."""
+class _Connected:
+    """Statements on a connection other than the journal's, in a transaction that is begun already."""
 
     def __init__(self, path: str, connection: sqlite3.Connection) -> None:
         self._path = path
-        self._execute = connection.execute
-        self.run("BEGIN")
-        self.run("SELECT 1 FROM setting").fetchone()  # with the first statement that reads a snapshot begins
+        self._connection = connection
 
     def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
-        """Execute one statement. Raises OverlayFailed."""
+        """Execute one statement. Raises OverlayFailed, OverlayFull."""
         try:
-            return self._execute(sql, values)
+            return self._connection.execute(sql, values)
+        except sqlite3.Error as error:
+            raise _failure(self._path, error) from error
+
+    def run_each(self, sql: str, values: Iterable[Values]) -> None:
+        """Execute one statement with each of `values`. Raises OverlayFailed, OverlayFull."""
+        try:
+            self._connection.executemany(sql, values)
         except sqlite3.Error as error:
             raise _failure(self._path, error) from error
 
@@ -329,7 +394,16 @@ class Snapshot:
         return self.run(sql, values).fetchone()
 
     def begin(self) -> None:
-        """Nothing is written."""
+        """It is begun already."""
+
+
+class Snapshot(_Connected):
+    """Statements that only read, and see what there was when this was made."""
+
+    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+        super().__init__(path, connection)
+        self.run("BEGIN")
+        self.run("SELECT 1 FROM setting").fetchone()  # with the first statement that reads a snapshot begins
 
     def run_each(self, sql: str, values: Iterable[Values]) -> None:
         """Nothing is written."""

@@ -251,7 +251,7 @@ class Naming:
         [area] = [area for area in self._rows.areas() if area.top == top.id]
         if self._rows.orphaned(area.id):
             raise Busy("a removed file of the subdataset is still open")
-        Restoring(self._rows, self._overlay.files, area).restore(b"")
+        Restoring(self._rows, self._overlay.files.doom, area).restore(b"")
 
     async def _check_empty(self, slot: Slot) -> None:
         """Raises DirectoryNotEmpty."""

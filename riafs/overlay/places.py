@@ -23,7 +23,9 @@ from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, Lower, LowerEntry, packed, unpacked
 from riafs.overlay.rows import BLOCK, CHARACTER, DIRECTORY, FIFO, FILE, LINK, SOCKET, Area, Row, Rows
 from riafs.overlay.store import Overlay
+from riafs.slices import Sliced
 from riafs.tree.protocol import Entry, Kind
+from riafs.watching import Doing, untold
 
 OVERLAY = 1 << 62
 KINDS = {
@@ -65,12 +67,14 @@ class Places:
         self.troubled: dict[bytes, str] = {}
         """Dataset with changes whose base commit cannot be shown → why."""
 
-    async def attach(self) -> None:
+    async def attach(self, doing: Doing = untold) -> None:
         """Find the tops of the datasets with changes, and keep them at their base commits. Those that are not shown any
         more, or cannot be, only keep their changes. Raises OverlayFailed where something else is shown.
         """
         self.troubled.clear()
-        for area in self._rows.areas():
+        areas = self._rows.areas()
+        for number, area in enumerate(areas):
+            doing(f"dataset {number + 1} of {len(areas)} with changes is being opened")
             try:
                 top = await self._lower.top(area.base, area.entrance)
             except (GitError, NoSuchVersion, NotInStore, StoreError) as error:
@@ -150,12 +154,13 @@ class Places:
                 self._inode_of.pop(row, None)
                 self._lower_of.pop(row, None)
 
-    def dropped(self) -> dict[int, int]:
+    def dropped(self) -> Sliced[dict[int, int]]:
         """Rows are gone: what they were made for is the tree's below again. Returns the numbers of what goes on without
         the name that it had in the commit: before → after.
         """
         changed = {}
         for inode, number in list(self._row_of.items()):
+            yield
             row = self._rows.get(number)
             if row is None:
                 del self._row_of[inode]
@@ -167,12 +172,13 @@ class Places:
         self._lower_of.clear()
         return changed
 
-    def moved(self, area: int) -> dict[int, int]:
+    def moved(self, area: int) -> Sliced[dict[int, int]]:
         """Another commit lies below an area, and rows are gone. What still has a row has a number of its own from now
         on, as the tree below may have the earlier one for something else. Returns those: number before → after.
         """
-        changed = self.dropped()
+        changed = yield from self.dropped()
         for inode, number in list(self._row_of.items()):
+            yield
             row = self._rows.get(number)
             if row is None or row.area != area or row.base == b"" or inode & OVERLAY:  # a top stays where it is
                 continue

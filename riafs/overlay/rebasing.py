@@ -5,21 +5,25 @@ be there now: so each row gets the path that the commit has its content at (`bas
 the commit has in its place goes; the others stay, over what is there now; a name that the push made and that is not
 there any more is hidden. What matters is where rows were when the list of changes was made, not where they are by now.
 
-First everything is looked up, then all rows change in one step; if somebody changed something in between, it is done
-again. Where others have changed in that commit what is changed here and was not pushed, nothing moves: over their
-version the change would no longer be seen as a conflict, and a file that is local in parts would be a mixture.
+First everything is looked up, then all rows change in one step, apart from the event loop; if somebody changed
+something in between, it is done again. Where others have changed in that commit what is changed here and was not
+pushed, nothing moves: over their version the change would no longer be seen as a conflict, and a file that is local in
+parts would be a mixture.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import trio
+
 from riafs.errors import Busy, PushConflict
 from riafs.formats.names import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, Stood
+from riafs.overlay.journal import Statements
 from riafs.overlay.lower import packed, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, SPECIAL, WHITEOUT, Area, Row, Rows
-from riafs.overlay.times import Pushed
+from riafs.overlay.times import Pushed, keep
 from riafs.slices import Pauses, Sliced
 from riafs.tree.protocol import Entry, Kind
 
@@ -156,11 +160,12 @@ class Rebasing:
         self._commit = commit
         self._find = find
         self._in_use = in_use
-        self._pushed = _Pushed(carried)
+        self._carried = carried
         self._plan = _Plan()
 
     async def run(self) -> None:
         """Plan and apply, and make that durable."""
+        self._pushed = await trio.to_thread.run_sync(_Pushed, self._carried)
         for _ in range(_ATTEMPTS):
             self._overlay.journal.before_commit()
             seen = self._rows.last_version, self._rows.turn
@@ -168,7 +173,7 @@ class Rebasing:
             self._overlay.journal.before_commit()
             if seen == (self._rows.last_version, self._rows.turn):
                 self._refuse_overtaken()
-                self._apply()
+                await self._overlay.apart(self._apply)
                 await self._overlay.durable()
                 return
         raise Busy(f"dataset {self._area.base.dataset.decode()} is being changed all the time; try again")
@@ -334,54 +339,53 @@ class Rebasing:
 
     # -- applying -----------------------------------------------------------------------------------------------------
 
-    def _apply(self) -> None:
-        rows, plan = self._rows, self._plan
-        with self._overlay.journal.freeing:
-            for row in plan.gone:
-                self._drop(row)
-            for row, _ in plan.kept:  # paths that two of them exchange are never there twice
-                rows.update(row.id, base=None)
-            for row in rows.orphaned(self._area.id):  # who has it open has its base content open
-                rows.update(row.id, base=None)
-            for row, columns in plan.kept:
-                rows.update(row.id, **({"base": row.base} | columns))
-            for record, columns in plan.records.items():
-                if rows.get(record) is not None:
-                    rows.update(record, **columns)
-            for directory, names in plan.hidden.items():
-                parent = rows.get(directory)
-                for name, covered in names if parent is not None else ():
-                    assert parent is not None
-                    rows.whiteout(parent, name, covered, parent.mtime)
-            if self._pushed.made or self._pushed.gone or plan.times:
-                base = self._area.base
-                self._overlay.times.keep(base.dataset, base.commit, self._pushed.renamed, plan.times.values())
-            rows.move_area(self._area, self._commit)
-            self._move_entrances()
-            if any(row.id == self._area.top for row in plan.gone):
-                rows.delete_area(self._area)
-        rows.forget()
+    def _apply(self, rows: Rows, statements: Statements, doom: Callable[[int], None]) -> None:
+        """See Overlay.apart."""
+        plan = self._plan
+        for row in plan.gone:
+            self._drop(rows, row, doom)
+        for row, _ in plan.kept:  # paths that two of them exchange are never there twice
+            rows.update(row.id, base=None)
+        for row in rows.orphaned(self._area.id):  # who has it open has its base content open
+            rows.update(row.id, base=None)
+        for row, columns in plan.kept:
+            rows.update(row.id, **({"base": row.base} | columns))
+        for record, columns in plan.records.items():
+            if rows.get(record) is not None:
+                rows.update(record, **columns)
+        for directory, names in plan.hidden.items():
+            parent = rows.get(directory)
+            for name, covered in names if parent is not None else ():
+                assert parent is not None
+                rows.whiteout(parent, name, covered, parent.mtime)
+        if self._pushed.made or self._pushed.gone or plan.times:
+            base = self._area.base
+            keep(statements, base.dataset, base.commit, self._pushed.renamed, plan.times.values())
+        rows.move_area(self._area, self._commit)
+        self._move_entrances(rows)
+        if any(row.id == self._area.top for row in plan.gone):
+            rows.delete_area(self._area)
 
-    def _move_entrances(self) -> None:
+    def _move_entrances(self, rows: Rows) -> None:
         """Datasets in directories that the push has renamed are where the commit has them now."""
-        for area in self._rows.areas():
+        for area in rows.areas():
             if area.id != self._area.id and is_in(area.entrance, self._area.entrance):
                 inside = below(area.entrance, self._area.entrance)
                 place = joined(self._area.entrance, self._pushed.path_of(inside))
                 if place != area.entrance:
-                    self._rows.move_entrance(area, place)
+                    rows.move_entrance(area, place)
 
-    def _drop(self, row: Row) -> None:
+    def _drop(self, rows: Rows, row: Row, doom: Callable[[int], None]) -> None:
         """Remove a row; who has it open goes on reading it."""
-        nameless = self._rows.unname(row, row.ctime)
+        nameless = rows.unname(row, row.ctime)
         if nameless is None:
             return
         if row.kind == FILE and self._overlay.is_open(nameless.id):
-            self._rows.orphan(nameless.id, row.ctime)
-            self._rows.superseded.add(nameless.id)
+            rows.orphan(nameless.id, row.ctime)
+            rows.superseded.add(nameless.id)
         else:
-            self._rows.delete(nameless)
-            self._overlay.files.doom(nameless.data)
+            rows.delete(nameless)
+            doom(nameless.data)
 
 
 def _version(entry: bytes | None) -> tuple[int, bytes] | None:

@@ -3,19 +3,20 @@
 A rename is one change with two ends: whichever is restored, the entry is back where it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from riafs.errors import NoSuchName
-from riafs.overlay.datafiles import DataFiles
 from riafs.overlay.rows import DIRECTORY, WHITEOUT, Area, Row, Rows
 
 
 class Restoring:
-    """Restores paths of `area`. Belongs into one step; nothing of it may be open."""
+    """Restores paths of `area`. Belongs into one step; nothing of it may be open. `doom` hears the numbers of the data
+    files that are not needed any more.
+    """
 
-    def __init__(self, rows: Rows, files: DataFiles, area: Area) -> None:
+    def __init__(self, rows: Rows, doom: Callable[[int], None], area: Area) -> None:
         self._rows = rows
-        self._files = files
+        self._doom = doom
         self._area = area
 
     def restore(self, path: bytes) -> None:
@@ -54,7 +55,7 @@ class Restoring:
             nameless = self._rows.unname(row, row.ctime)
             if nameless is not None:
                 self._rows.delete(nameless)
-                self._files.doom(nameless.data)
+                self._doom(nameless.data)
             if row.base is not None and row.base != hidden:
                 self._uncover(row.base)
             if hidden is not None:

@@ -116,6 +116,21 @@ class Rows:
         self._subdirectories: dict[int, int] = {}
         """Directory → how many directories are in it: asked for with the attributes, after each new file."""
 
+    def beside(self, statements: Statements) -> "Rows":
+        """The same tables on another connection, to change them in another thread: see `adopt`."""
+        found = Rows(statements, only_read=True)
+        found.count_from(self._last_id, self._last_version)
+        found.orphans, found.superseded = set(self.orphans), set(self.superseded)
+        return found
+
+    def adopt(self, changed: "Rows") -> None:
+        """What was changed by way of `changed` is committed."""
+        self.count_from(changed.last_id, changed.last_version)
+        self.orphans |= changed.orphans
+        self.superseded |= changed.superseded
+        self._names = KnownNames()
+        self.forget()
+
     def _last_number(self) -> int:
         """Not less than that of any data file and version: looking for the last ones takes long in large overlays."""
         settings = dict(self._run("SELECT name, value FROM setting").fetchall())

@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from riafs.counters import Counters
@@ -26,21 +27,25 @@ from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, ha
 from riafs.overlay.datafiles import DataFiles, failure
 from riafs.overlay.differences import count, differences
 from riafs.overlay.inspecting import Findings, Inspector
-from riafs.overlay.journal import Journal, no_failpoint
+from riafs.overlay.journal import Journal, Statements, no_failpoint
 from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody, standing
 from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
 from riafs.overlay.times import PushedTimes
 from riafs.slices import Sliced, at_once, in_slices
-from riafs.storage.deadline import Deadline
-from riafs.storage.posix import lock_holder
-from riafs.storage.temporary import private_directory
+from riafs.storage.failures import lock_holder
+from riafs.storage.patience import Patience
+from riafs.watching import Doing, untold
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _SYNC_SECONDS = 300.0
 _THREADS = 8
+_REMOVED_AT_ONCE = 1000
+"""Data files: each has a statement on the event loop."""
 _ENDING_SECONDS, _STEP_SECONDS = 2.0, 0.02
 
 
@@ -49,7 +54,15 @@ class Overlay:
     where others could write to it, OverlayDamaged where a part of it is missing, OverlayFailed, OverlayFull.
     """
 
-    def __init__(self, path: str, counters: Counters, failpoint: Callable[[str], None] = no_failpoint) -> None:
+    def __init__(
+        self,
+        path: str,
+        counters: Counters,
+        failpoint: Callable[[str], None] = no_failpoint,
+        doing: Doing = untold,
+    ) -> None:
+        self.doing = doing
+        """Hears how opening gets on, where that takes long."""
         self.path = private_directory(os.path.abspath(path))
         self.kept = KeptObjects(os.fsencode(self.path) + b"/base")
         """What the commits below the changes consist of."""
@@ -109,6 +122,7 @@ class Overlay:
         self.journal.commit()
         if found is not None:
             self.files.purge(found.unnamed)
+        self.doing(f"the pushes that {self.path} announces are being read")
         for announced in self._announcements.all():
             self.rows.count_from(announced.last_row, announced.last_version)
             self.announced(announced.dataset)
@@ -116,6 +130,7 @@ class Overlay:
     def _put_right(self, found: Findings) -> None:
         """After a loss of power: files that nobody synced may be shorter, and what was written to them last is gone."""
         for node in (*found.missing, *found.short):
+            self.doing(f"what a loss of power left of {self.path} is being put right")
             row = self.rows.get(node)
             if row is not None:
                 status = self.files.status(row.data)
@@ -172,9 +187,9 @@ class Overlay:
 
     async def tidy(self) -> None:
         """Remove the data files that are not needed any more, move the log into the database if it is long."""
-        if self.files.doomed and not self.keeps_files:
+        while self.files.doomed and not self.keeps_files and not self.journal.is_apart:
             self.journal.commit()
-            numbers = self.files.take_doomed()
+            numbers = self.files.take_doomed(_REMOVED_AT_ONCE)
             self.checksums.forget(numbers)
             await self.journal.durable()
             await self.patience.run(self.files.purge, numbers)
@@ -241,14 +256,48 @@ class Overlay:
                 return b"/".join(names)
         return path
 
-    def restore(self, dataset: bytes, path: bytes) -> None:
-        """Drop the changes of a path and of what is in it; ``""`` is the whole dataset. Nothing of it may be open.
+    async def apart(self, change: Callable[[Rows, Statements, Callable[[int], None]], T]) -> T:
+        """What `change` comes to, which is given the rows in a thread, and what hears of data files that are not needed
+        any more. All it does is one step; see Journal.apart.
+        """
 
-        Raises NoSuchName where nothing is changed, OverlayFailed.
+        def work(statements: Statements) -> tuple[T, Rows]:
+            rows = self.rows.beside(statements)
+            return change(rows, statements, doomed.append), rows
+
+        doomed: list[int] = []
+        result, rows = await self.journal.apart(work)
+        self.rows.adopt(rows)
+        self.times.read_again()
+        for data in doomed:
+            self.files.doom(data)
+        return result
+
+    def restore(self, dataset: bytes, path: bytes) -> None:
+        """Drop the changes of a path and of what is in it; ``""`` is the whole dataset. Nothing of it may be open. For
+        whoever is alone in a process. Raises NoSuchName where nothing is changed, OverlayFailed.
         """
         area = self.area(dataset)
         with self.journal.freeing:
-            Restoring(self.rows, self.files, area).restore(path)
+            Restoring(self.rows, self.files.doom, area).restore(path)
+
+    async def restore_all(self, dataset: bytes, paths: Sequence[bytes]) -> None:
+        """The same of several paths beside others, who cannot change anything meanwhile. Raises as `restore`; what came
+        before the path that is not changed is restored then.
+        """
+        area = self.area(dataset)
+
+        def restore(rows: Rows, _: Statements, doom: Callable[[int], None]) -> NoSuchName | None:
+            try:
+                for path in paths:
+                    Restoring(rows, doom, area).restore(path)
+            except NoSuchName as error:
+                return error
+            return None
+
+        problem = await self.apart(restore)
+        if problem is not None:
+            raise problem
 
     async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, find: Find, in_use: InUse = nobody) -> None:
         """What a push carried is in `commit` now, which lies below from here on: drop them, durably. What was changed
@@ -351,14 +400,14 @@ def recorded_source(path: str) -> str | None:
     return None if found is None else str(found[0])
 
 
-def open_when_free(path: str, counters: Counters) -> Overlay:
+def open_when_free(path: str, counters: Counters, doing: Doing = untold) -> Overlay:
     """The overlay in `path`, waited for while the process of a mount that has just been unmounted ends. Raises Busy
     where it is used for longer than that, and as Overlay.
     """
     until = time.monotonic() + _ENDING_SECONDS
     while True:
         try:
-            return Overlay(path, counters)
+            return Overlay(path, counters, doing=doing)
         except Busy:
             if time.monotonic() > until:
                 raise

@@ -7,7 +7,7 @@ that is wrong, or left over, shows nothing.
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from riafs.overlay.journal import Journal
+from riafs.overlay.journal import Statements
 from riafs.tree.times import Written
 
 _MOST_DIRECTORIES = 256
@@ -28,12 +28,18 @@ class Pushed(NamedTuple):
 
 
 class PushedTimes:
-    """Those in the database of `journal`. Calls that change something belong into a step of it."""
+    """Those in the database of `statements`."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, statements: Statements) -> None:
+        self._journal = statements
         self._known: dict[tuple[bytes, bytes], Mapping[bytes, Written]] = {}
-        self._since: dict[bytes, bytes] = dict(journal.run('SELECT dataset, "commit" FROM since').fetchall())
+        self._since: dict[bytes, bytes] = {}
+        self.read_again()
+
+    def read_again(self) -> None:
+        """They were changed by way of other statements."""
+        self._known.clear()
+        self._since = dict(self._journal.run('SELECT dataset, "commit" FROM since').fetchall())
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -53,19 +59,20 @@ class PushedTimes:
             known = self._known[dataset, directory] = {name: Written(content, at) for name, content, at in found}
         return known
 
-    # -- keeping ------------------------------------------------------------------------------------------------------
 
-    def keep(self, dataset: bytes, below: bytes, moved: Mapping[bytes, bytes], pushed: Iterable[Pushed]) -> None:
-        """Remember what was pushed over the commit `below`. `moved`: path of a renamed directory → where it is now."""
-        self._journal.run("INSERT OR IGNORE INTO since VALUES (?, ?)", (dataset, below))
-        self._since.setdefault(dataset, below)
-        for source, path in moved.items():
-            inside = (source, source + b"/", source + b"0")
-            self._journal.run(_REMOVE, (dataset, path, path + b"/", path + b"0"))
-            self._journal.run(_MOVE, (path, len(source) + 1, dataset, *inside))
-        rows = ((dataset, *_split(each.path), each.content, each.mtime) for each in pushed)
-        self._journal.run_each("INSERT OR REPLACE INTO written VALUES (?, ?, ?, ?, ?)", rows)
-        self._known.clear()
+def keep(
+    statements: Statements, dataset: bytes, below: bytes, moved: Mapping[bytes, bytes], pushed: Iterable[Pushed]
+) -> None:
+    """Remember what was pushed over the commit `below`. `moved`: path of a renamed directory → where it is now. Belongs
+    into a step; see PushedTimes.read_again.
+    """
+    statements.run("INSERT OR IGNORE INTO since VALUES (?, ?)", (dataset, below))
+    for source, path in moved.items():
+        inside = (source, source + b"/", source + b"0")
+        statements.run(_REMOVE, (dataset, path, path + b"/", path + b"0"))
+        statements.run(_MOVE, (path, len(source) + 1, dataset, *inside))
+    rows = ((dataset, *_split(each.path), each.content, each.mtime) for each in pushed)
+    statements.run_each("INSERT OR REPLACE INTO written VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:

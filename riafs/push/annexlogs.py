@@ -7,8 +7,8 @@ is there then, which is the same as a union merge, for a log is a set of lines; 
 from collections.abc import Mapping, Sequence
 
 from riafs.errors import GitError
-from riafs.formats.annexlogs import CHUNKS, LOCATION, Tuning, with_chunks, with_presence
-from riafs.formats.gitobjects import FILE, Item, item
+from riafs.formats.annexlogs import CHUNK_LOG, LOCATION_LOG, Tuning, with_chunks, with_presence
+from riafs.formats.gitobjects import FILE, TreeEntry, tree_entry
 from riafs.formats.keys import Key
 from riafs.formats.specialremotes import SpecialRemote
 from riafs.git.repository import Repository
@@ -36,15 +36,15 @@ class AnnexLogs:
 
     async def tree(self, trees: TreeEditor, root: bytes, now: int) -> bytes:
         """The branch's tree `root` (hex) with the lines added; `now` in seconds since the epoch."""
-        wanted = [self._tuning.log_path(key, LOCATION) for key in self._keys]
-        wanted += [self._tuning.log_path(key, CHUNKS) for key in self._chunked]
+        wanted = [self._tuning.log_path(key, LOCATION_LOG) for key in self._keys]
+        wanted += [self._tuning.log_path(key, CHUNK_LOG) for key in self._chunked]
         old = await self._texts(await trees.look_up(root, wanted))
-        new: dict[bytes, Item | None] = {}
+        new: dict[bytes, TreeEntry | None] = {}
         for path, text in self._changed(old, now):
-            new[path] = item(FILE, trees.add(b"blob", text))
+            new[path] = tree_entry(FILE, trees.add(b"blob", text))
         return await trees.edit(root, new) if new else root
 
-    async def _texts(self, found: Mapping[bytes, Item | None]) -> dict[bytes, bytes]:
+    async def _texts(self, found: Mapping[bytes, TreeEntry | None]) -> dict[bytes, bytes]:
         known = {path: entry.oid.hex().encode() for path, entry in found.items() if entry is not None}
         blobs = (
             await self._repository.objects([b"contents " + oid for oid in known.values()], _MAX_LOG) if known else []
@@ -60,12 +60,12 @@ class AnnexLogs:
         uuid = self._storage.log_uuid
         changed: list[tuple[bytes, bytes]] = []
         for key in self._keys:
-            path = self._tuning.log_path(key, LOCATION)
+            path = self._tuning.log_path(key, LOCATION_LOG)
             text = with_presence(old.get(path, b""), uuid, now)
             if text is not None:
                 changed.append((path, text))
         for key, count in self._chunked.items():
-            path, size = self._tuning.log_path(key, CHUNKS), self._storage.chunk_size
+            path, size = self._tuning.log_path(key, CHUNK_LOG), self._storage.chunk_size
             text = with_chunks(old.get(path, b""), uuid, size, count, now) if size else None
             if text is not None:
                 changed.append((path, text))

@@ -8,9 +8,10 @@ in different ways; nothing is merged inside of files.
 import enum
 from dataclasses import dataclass, field
 
-from riafs.formats.gitobjects import Item
+from riafs.formats.gitobjects import TreeEntry
 from riafs.formats.names import parents_of
 from riafs.push.trees import Edits, TreeEditor
+from riafs.slices import Pauses, Sliced, in_slices, sorting
 
 
 class Prefer(enum.Enum):
@@ -28,7 +29,7 @@ class Prefer(enum.Enum):
 class Merged:
     """Local changes as they apply to the later commit, and the paths that both sides changed."""
 
-    edits: dict[bytes, Item | None] = field(default_factory=dict)
+    edits: dict[bytes, TreeEntry | None] = field(default_factory=dict)
     conflicts: set[bytes] = field(default_factory=set)
 
 
@@ -36,23 +37,25 @@ async def merge(trees: TreeEditor, base: bytes, tip: bytes, edits: Edits, prefer
     """`edits` of the tree `base`, to be made in the tree `tip` (both in hex)."""
     if base == tip:
         return Merged(dict(edits))
-    together = _together(edits)
+    together = await in_slices(_together(edits))
     before = await trees.look_up(base, together)
     theirs = await trees.look_up(tip, together)
     ours = await trees.look_up(await trees.edit(base, edits, keep=False), together)
-    merged = Merged()
+    merged, pauses = Merged(), Pauses()
     for path, inside in together.items():
+        await pauses.pause()
         await _merge_one(trees, merged, path, _Sides(before[path], theirs[path], ours[path], inside), prefer)
     await _look_above(trees, merged, base, tip, prefer)
     return merged
 
 
-def _together(edits: Edits) -> dict[bytes, Edits]:
+def _together(edits: Edits) -> Sliced[dict[bytes, Edits]]:
     """Path of an edit → that edit, and those of what comes to stand below it: only together they say what is there."""
-    found: dict[bytes, dict[bytes, Item | None]] = {}
+    found: dict[bytes, dict[bytes, TreeEntry | None]] = {}
     for path, one in edits.items():
         top = next((parent for parent in parents_of(path) if parent in edits), path)
         found.setdefault(top, {})[path] = one
+        yield
     return dict(found)
 
 
@@ -60,9 +63,9 @@ def _together(edits: Edits) -> dict[bytes, Edits]:
 class _Sides:
     """What stands at a path: in the common version, in the store, and here, where `edits` make it."""
 
-    base: Item | None
-    theirs: Item | None
-    ours: Item | None
+    base: TreeEntry | None
+    theirs: TreeEntry | None
+    ours: TreeEntry | None
     edits: Edits
 
     @property
@@ -90,7 +93,9 @@ async def _merge_inside(trees: TreeEditor, merged: Merged, path: bytes, sides: _
     base, theirs, ours = [
         {} if each is None else await trees.leaves(each) for each in (sides.base, sides.theirs, sides.ours)
     ]
-    for name in sorted({*base, *ours}):
+    pauses = Pauses()
+    for name in await in_slices(sorting(list({*base, *ours}), key=bytes)):
+        await pauses.pause()
         below = path + b"/" + name
         one = _Sides(base.get(name), theirs.get(name), ours.get(name), {below: ours.get(name)})
         if not one.settled:
@@ -108,7 +113,9 @@ def _conflict(merged: Merged, path: bytes, sides: _Sides, prefer: Prefer) -> Non
 async def _look_above(trees: TreeEditor, merged: Merged, base: bytes, tip: bytes, prefer: Prefer) -> None:
     """Where something comes to stand below what they made a file of, that file is the conflict."""
     below: dict[bytes, list[bytes]] = {}
+    pauses = Pauses()
     for path, ours in merged.edits.items():
+        await pauses.pause()
         if ours is not None:
             for parent in parents_of(path):
                 below.setdefault(parent, []).append(path)
@@ -121,5 +128,5 @@ async def _look_above(trees: TreeEditor, merged: Merged, base: bytes, tip: bytes
                     merged.edits.pop(path, None)
 
 
-def _is_file(one: Item | None) -> bool:
+def _is_file(one: TreeEntry | None) -> bool:
     return one is not None and not one.is_tree

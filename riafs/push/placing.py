@@ -11,7 +11,7 @@ from riafs.errors import MalformedText, PushRefused, StoreError
 from riafs.formats.annex import MAX_POINTER, locked_target, parse_pointer, pointer_text
 from riafs.formats.conversions import Ends
 from riafs.formats.digests import KeyMaker
-from riafs.formats.gitobjects import EXECUTABLE, FILE, LINK, Item, item, object_name
+from riafs.formats.gitobjects import EXECUTABLE, FILE, LINK, TreeEntry, object_name, tree_entry
 from riafs.formats.keys import Key
 from riafs.formats.largefiles import LOOKED_AT
 from riafs.formats.names import parents_of
@@ -22,7 +22,8 @@ from riafs.push.destination import Destination
 from riafs.push.objects import ObjectWriter, Wanted
 from riafs.push.rules import ATTRIBUTES, Rules, Verdict
 from riafs.push.trees import TreeEditor
-from riafs.storage.bytesource import MemoryBytes, RangedBytes
+from riafs.slices import Pauses, Sliced, in_slices
+from riafs.storage.ranged import MemoryBytes, RangedBytes
 
 _BLOB_IN_MEMORY = 1 << 20
 _MAX_ATTRIBUTES = 1 << 20
@@ -34,7 +35,7 @@ _LINK_MODE = b"%o" % LINK
 class Placed:
     """One file that is placed. `key` is None for what git keeps."""
 
-    entry: Item
+    entry: TreeEntry
     key: Key | None
 
 
@@ -106,7 +107,9 @@ class Placer:
         through a filter: that may be a program that encrypts them.
         """
         filtered: list[str] = []
+        pauses = Pauses()
         for change in changes:
+            await pauses.pause()
             conversion = self._rules.conversion(change.path)
             if conversion.filter is None and conversion.encoding is None:
                 continue
@@ -130,12 +133,12 @@ class Placer:
         assert content is not None
         verdict = await self.verdict(change)
         if verdict.backend is None:
-            return Placed(item(_mode(content), await self._store_blob(change, content)), None)
+            return Placed(tree_entry(_mode(content), await self._store_blob(change, content)), None)
         wanted = Wanted(change.path, lambda: self._source.open(change), verdict.backend, content.executable)
         key = await objects.put(wanted)
         return Placed(self._annexed(change, content, key, unlocked=verdict.unlocked), key)
 
-    async def foresee(self, change: Change) -> Item:
+    async def foresee(self, change: Change) -> TreeEntry:
         """What `place` will make of it, with nothing written."""
         content = change.content
         assert content is not None
@@ -144,7 +147,7 @@ class Placer:
         try:
             if verdict.backend is None:
                 data = await self._converted(change, bytes(await opened.read(0, opened.size)))
-                return item(_mode(content), object_name(b"blob", data, self._to.git.digits))
+                return tree_entry(_mode(content), object_name(b"blob", data, self._to.git.digits))
             maker = KeyMaker(verdict.backend)
             for offset in range(0, opened.size, PIECE):
                 maker.update(await opened.read(offset, PIECE))
@@ -203,10 +206,10 @@ class Placer:
             self.converted.add(change.path)
         return stored
 
-    def _annexed(self, change: Change, content: LocalContent, key: Key, *, unlocked: bool) -> Item:
+    def _annexed(self, change: Change, content: LocalContent, key: Key, *, unlocked: bool) -> TreeEntry:
         if not unlocked:
-            return item(LINK, self._trees.add(b"blob", locked_target(key, change.path)))
-        return item(_mode(content), self._trees.add(b"blob", pointer_text(key)))
+            return tree_entry(LINK, self._trees.add(b"blob", locked_target(key, change.path)))
+        return tree_entry(_mode(content), self._trees.add(b"blob", pointer_text(key)))
 
 
 def _is_blob(base: BaseEntry | None) -> bool:
@@ -234,10 +237,18 @@ async def load_rules(
     )
 
 
+def _directories(contents: Sequence[Change]) -> Sliced[set[bytes]]:
+    found = {b""}
+    for change in contents:
+        found.update(parent + b"/" for parent in parents_of(change.path))
+        yield
+    return found
+
+
 async def _attribute_files(
     destination: Destination, trees: TreeEditor, root: bytes, contents: Sequence[Change]
 ) -> AttributeFiles:
-    directories = {b"", *(parent + b"/" for change in contents for parent in parents_of(change.path))}
+    directories = await in_slices(_directories(contents))
     found = await trees.look_up(root, [directory + NAME for directory in directories])
     # git reads no attributes through links
     known = {
@@ -249,7 +260,9 @@ async def _attribute_files(
         [b"contents " + oid for oid in known.values()], _MAX_ATTRIBUTES
     )
     files = {path: blob.data for path, blob in zip(known, blobs, strict=True) if blob is not None}
+    pauses = Pauses()
     for change in contents:
+        await pauses.pause()
         if change.path.rpartition(b"/")[2] == NAME:
             opened = await ContentSource(destination).open(change)
             files[change.path] = bytes(await opened.read(0, _MAX_ATTRIBUTES))

@@ -11,7 +11,7 @@ import trio
 
 from riafs.errors import PushRefused
 from riafs.formats.annex import MAX_POINTER, locked_target, parse_pointer, pointer_text
-from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, Item, item
+from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, TreeEntry, tree_entry
 from riafs.formats.keys import Key
 from riafs.formats.names import git_takes, is_in_one, parents_of
 from riafs.formats.text import shown
@@ -29,7 +29,7 @@ _LINKS_AT_ONCE = 500
 class Plan:
     """What a push has to do."""
 
-    edits: dict[bytes, Item | None] = field(default_factory=dict)
+    edits: dict[bytes, TreeEntry | None] = field(default_factory=dict)
     """Path → what comes to stand there, None for nothing. Files of `contents` are missing yet."""
     contents: list[Change] = field(default_factory=list)
     """Files with new content."""
@@ -59,11 +59,12 @@ class Planner:
     async def plan(self, changes: Sequence[Change]) -> Plan:
         """The plan for changes in their order. Raises PushRefused for a name git cannot hold, MissingObject, …"""
         await in_slices(_check_names(changes))
+        pauses = Pauses()
         for change in changes:
             if change.source is not None:
                 self._put(change.source, None)
+            await pauses.pause()
         self._taken = await in_slices(_taken_out_of_renamed(changes))
-        pauses = Pauses()
         for change in changes:
             await self._add(change)
             await pauses.pause()
@@ -90,7 +91,7 @@ class Planner:
                 self._set(change.path, None)
                 self._plan.contents.append(change)
 
-    def _set(self, path: bytes, entry: Item | None) -> None:
+    def _set(self, path: bytes, entry: TreeEntry | None) -> None:
         """Whatever was to stand below goes."""
         waiting = list(self._below.pop(path, ()))
         while waiting:
@@ -99,7 +100,7 @@ class Planner:
             waiting += self._below.pop(each, ())
         self._put(path, entry)
 
-    def _put(self, path: bytes, entry: Item | None) -> None:
+    def _put(self, path: bytes, entry: TreeEntry | None) -> None:
         self._plan.edits[path] = entry
         while path:
             above = path.rpartition(b"/")[0]
@@ -109,9 +110,9 @@ class Planner:
             known.add(path)
             path = above
 
-    def blob(self, mode: int, data: bytes) -> Item:
+    def blob(self, mode: int, data: bytes) -> TreeEntry:
         """A new blob, and the entry for it."""
-        return item(mode, self._trees.add(b"blob", data))
+        return tree_entry(mode, self._trees.add(b"blob", data))
 
     # -- renames ------------------------------------------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ class Planner:
         if base.mode == DIRECTORY:
             await self._move_directory(change, base)
             return
-        entry = item(base.mode, base.oid)
+        entry = tree_entry(base.mode, base.oid)
         if base.key is not None and base.mode == LINK and _depth(base.path) != _depth(change.path):
             entry = self.blob(LINK, locked_target(base.key, change.path))
         self._set(change.path, entry)
@@ -130,7 +131,7 @@ class Planner:
 
     async def _move_directory(self, change: Change, base: BaseEntry) -> None:
         assert change.source is not None
-        entry = item(DIRECTORY, base.oid)
+        entry = tree_entry(DIRECTORY, base.oid)
         taken = self._taken.get(change.source, set())
         if _depth(change.source) == _depth(change.path):
             self._set(change.path, entry)
@@ -146,9 +147,11 @@ class Planner:
                 self._put(change.path + b"/" + name, links.get(name, each))
             await pauses.pause()
 
-    async def _rewritten(self, top: bytes, leaves: Mapping[bytes, Item], but: Set[bytes]) -> Mapping[bytes, Item]:
+    async def _rewritten(
+        self, top: bytes, leaves: Mapping[bytes, TreeEntry], but: Set[bytes]
+    ) -> Mapping[bytes, TreeEntry]:
         """Name below `top` → new link, of those links that are locked files' and not among, or in, `but`."""
-        new: dict[bytes, Item] = {}
+        new: dict[bytes, TreeEntry] = {}
         links = [(name, each) for name, each in leaves.items() if _is_link(each)]
         for start in range(0, len(links), _LINKS_AT_ONCE):
             part = [link for link in links[start : start + _LINKS_AT_ONCE] if not is_in_one(link[0], but)]
@@ -170,9 +173,9 @@ class Planner:
         if base.mode == LINK:
             self._plan.modes.append(change)
         else:
-            self._set(change.path, item(EXECUTABLE if content.executable else FILE, base.oid))
+            self._set(change.path, tree_entry(EXECUTABLE if content.executable else FILE, base.oid))
 
-    def unlocked(self, change: Change) -> Item:
+    def unlocked(self, change: Change) -> TreeEntry:
         """A locked file as an unlocked one: where its executable bit has no other place."""
         assert change.base is not None
         assert change.base.key is not None
@@ -229,7 +232,7 @@ def _taken_out_of_renamed(changes: Iterable[Change]) -> Sliced[dict[bytes, set[b
     return taken
 
 
-def _is_link(entry: Item) -> bool:
+def _is_link(entry: TreeEntry) -> bool:
     return entry.mode == _LINK_MODE
 
 

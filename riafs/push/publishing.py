@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from riafs.errors import Busy, PushConflict, PushRefused, StoreError
-from riafs.formats.gitobjects import SUBMODULE, NewCommit, encode_commit, read_items
+from riafs.formats.gitobjects import SUBMODULE, NewCommit, encode_commit, read_tree_entries
 from riafs.formats.keys import Key
 from riafs.git.transaction import RefsMoved, RefUpdate
 from riafs.overlay.changes import Base
@@ -141,7 +141,7 @@ class Publisher:
                 if oid in missing:
                     self._trees.add(each.kind, each.data)
                 if each.kind == b"tree":
-                    items = read_items(each.data, self._to.git.digits // 2).values()
+                    items = read_tree_entries(each.data, self._to.git.digits // 2).values()
                     level |= {one.oid.hex().encode() for one in items if one.mode != _GITLINK}
 
     async def _commit(self, before: bytes, merged: Merged) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import trio
 
 from riafs.errors import MissingObject, PushRefused
-from riafs.formats.gitobjects import FILE, SUBMODULE, item, object_name
+from riafs.formats.gitobjects import FILE, SUBMODULE, object_name, tree_entry
 from riafs.formats.gitrepository import adjusted_branch
 from riafs.git.config import MAX_CONFIG
 from riafs.overlay.changes import Base, Change
@@ -29,6 +29,7 @@ from riafs.push.request import PushReport, PushRequest
 from riafs.push.rules import Rules
 from riafs.push.trees import TreeEditor
 from riafs.push.watching import Step, Watcher
+from riafs.slices import Pauses
 from riafs.tree.nearest import versions_near
 
 _OBJECTS_AT_ONCE = 64 << 20
@@ -121,7 +122,9 @@ class Push:
         ready = self._prepared
         assert ready is not None
         plan = ready.plan
-        plan.edits.update({self._moves.place(path): item(SUBMODULE, oid) for path, oid in (gitlinks or {}).items()})
+        plan.edits.update(
+            {self._moves.place(path): tree_entry(SUBMODULE, oid) for path, oid in (gitlinks or {}).items()}
+        )
         if self._request.dry_run:
             return await self._foreseen(ready)
         async with self._workspace(ready) as workspace:
@@ -203,7 +206,7 @@ class Push:
         for change in plan.contents:
             if change.path == MODULES and change.content is not None and change.content.size <= MAX_CONFIG:
                 opened = await ContentSource(self._to).open(change)
-                edits[MODULES] = item(FILE, self._trees.add(b"blob", bytes(await opened.read(0, opened.size))))
+                edits[MODULES] = tree_entry(FILE, self._trees.add(b"blob", bytes(await opened.read(0, opened.size))))
                 opened.close()
         await self._registrations.settle(self._base_root, Merged(edits), Prefer.NEITHER)
 
@@ -264,7 +267,9 @@ class Push:
         edits = dict(plan.edits)
         paths = [change.path for change in plan.contents]
         before, theirs = await self._trees.look_up(self._base_root, paths), await self._trees.look_up(root, paths)
+        pauses = Pauses()
         for change in plan.contents:
+            await pauses.pause()
             if before[change.path] != theirs[change.path]:
                 edits[change.path] = await placer.foresee(change)
             else:
@@ -276,7 +281,9 @@ class Push:
     async def _foreseen(self, ready: _Prepared) -> PushReport:
         plan = ready.plan
         annexed: list[Change] = []
+        pauses = Pauses()
         for change in plan.contents:
+            await pauses.pause()
             if (await ready.placer.verdict(change)).backend is not None:
                 annexed.append(change)
             else:

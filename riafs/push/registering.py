@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from riafs.errors import PushRefused
-from riafs.formats.gitobjects import FILE, SUBMODULE, Item, item
+from riafs.formats.gitobjects import FILE, SUBMODULE, TreeEntry, tree_entry
 from riafs.formats.gitrepository import submodule_sections
 from riafs.formats.names import parents_of
 from riafs.git.config import MAX_CONFIG, change_config, parse_config
@@ -72,7 +72,7 @@ class Registrations:
         commands = [*_commands(wanted), *self._brought]
         if commands:
             text = await change_config(self._to.gits, text or b"", commands)
-            merged.edits[MODULES] = item(FILE, self._trees.add(b"blob", text))
+            merged.edits[MODULES] = tree_entry(FILE, self._trees.add(b"blob", text))
 
     async def _text(self, root: bytes) -> bytes | None:
         """``.gitmodules`` in a tree, None where there is none. Raises PushRefused where it cannot be read."""
@@ -87,7 +87,7 @@ class Registrations:
     async def _sections(self, text: bytes | None) -> dict[bytes, bytes]:
         return submodule_sections(await parse_config(self._to.gits, text)) if text else {}
 
-    async def _gitlinks(self, root: bytes, paths: Sequence[bytes]) -> dict[bytes, Item]:
+    async def _gitlinks(self, root: bytes, paths: Sequence[bytes]) -> dict[bytes, TreeEntry]:
         found = await self._trees.look_up(root, paths) if paths else {}
         return {path: one for path, one in found.items() if one is not None and one.mode == _GITLINK}
 

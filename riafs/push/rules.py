@@ -16,10 +16,10 @@ from riafs.children import run_again
 from riafs.errors import MissingProgram, PushRefused, RiafsError
 from riafs.formats import conversions
 from riafs.formats.conversions import SET, UNSET, Conversion, conversion_of
-from riafs.formats.digests import supported
+from riafs.formats.digests import makes_keys
 from riafs.formats.gitobjects import LINK
 from riafs.formats.keys import DEFAULT_BACKEND, ExtensionRules
-from riafs.formats.largefiles import LargeFiles, encoding_of, parse_large_files
+from riafs.formats.largefiles import LargeFiles, mime_encoding_of, parse_large_files
 from riafs.overlay.changes import Change
 
 ATTRIBUTES = ("annex.largefiles", "annex.backend", *conversions.ATTRIBUTES)
@@ -125,7 +125,7 @@ class Rules:
 
     def _backend(self, path: bytes) -> bytes:
         backend = self._value(path, _BACKEND) or DEFAULT_BACKEND
-        if not supported(backend):
+        if not makes_keys(backend):
             raise PushRefused(
                 f"{os.fsdecode(path)} is to get a key of the backend {backend.decode(errors='replace')}, "
                 "which riafs cannot make; choose another one with annex.backend in .gitattributes"
@@ -153,7 +153,7 @@ class _File:
 
     def mime_encoding(self) -> bytes:
         """See Facts."""
-        return encoding_of(self.head)
+        return mime_encoding_of(self.head)
 
     def mime_type(self) -> bytes:
         """See Facts. Asks file(1), which git-annex's own library belongs to."""

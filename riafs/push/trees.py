@@ -7,14 +7,29 @@ their place in the trees that hold them.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+
+import trio
 
 from riafs.errors import MalformedObject, MissingObject
-from riafs.formats.gitobjects import DIRECTORY, GitBytes, Item, encode_tree, item, object_name, read_items
+from riafs.formats.gitobjects import (
+    DIRECTORY,
+    NewObject,
+    TreeEntry,
+    encode_item,
+    object_name,
+    place,
+    read_tree_entries,
+    tree_entry,
+)
 from riafs.git.repository import Repository
 from riafs.slices import Pauses, Sliced, in_slices, listing, sorting
 
-Items = Mapping[bytes, Item]
-Edits = Mapping[bytes, Item | None]
+_LARGE = 1 << 18
+"""Bytes of a tree that is read and hashed in a thread."""
+
+Items = Mapping[bytes, TreeEntry]
+Edits = Mapping[bytes, TreeEntry | None]
 """Path → what is to stand there, None for nothing."""
 _MOST_LEAVES = 5_000_000
 
@@ -25,9 +40,9 @@ class _Node:
 
     children: dict[bytes, "_Node"] = field(default_factory=dict)
     given: bool = False
-    item: Item | None = None
+    item: TreeEntry | None = None
     """What is to stand here, before the children are put into it."""
-    items: dict[bytes, Item] = field(default_factory=dict)
+    items: dict[bytes, TreeEntry] = field(default_factory=dict)
 
 
 class TreeEditor:
@@ -37,7 +52,7 @@ class TreeEditor:
         self._repository = repository
         self._digits = digits
         self._read: dict[bytes, Items] = {}
-        self._new: dict[bytes, GitBytes] = {}
+        self._new: dict[bytes, NewObject] = {}
         self.new_bytes = 0
         """Of new objects that nobody took yet."""
 
@@ -45,7 +60,7 @@ class TreeEditor:
         """Keep a new object to be written; its name in hex."""
         name = object_name(kind, data, self._digits)
         if name not in self._new:
-            self._new[name] = GitBytes(kind, data)
+            self._new[name] = NewObject(kind, data)
             self.new_bytes += len(data)
         return name
 
@@ -53,7 +68,7 @@ class TreeEditor:
         """Whether an object (hex) was added, and not taken yet."""
         return name in self._new
 
-    def take(self) -> list[GitBytes]:
+    def take(self) -> list[NewObject]:
         """All new objects, which are to be written now."""
         new, self._new, self.new_bytes = list(self._new.values()), {}, 0
         return new
@@ -71,7 +86,9 @@ class TreeEditor:
                 raise MissingObject(f"tree {name.decode()} is missing in {self._repository.name}")
             if each.kind != b"tree":
                 raise MalformedObject(f"{name.decode()} of {self._repository.name} is no tree")
-            self._read[oid] = read_items(each.data, self._digits // 2)
+            apart = len(each.data) > _LARGE
+            read = partial(read_tree_entries, each.data, self._digits // 2)
+            self._read[oid] = await trio.to_thread.run_sync(read) if apart else read()
             await pauses.pause()
 
     async def tree(self, oid: bytes) -> Items:
@@ -79,16 +96,16 @@ class TreeEditor:
         await self.items([oid])
         return self._read[oid]
 
-    async def look_up(self, root: bytes, paths: Iterable[bytes]) -> dict[bytes, Item | None]:
+    async def look_up(self, root: bytes, paths: Iterable[bytes]) -> dict[bytes, TreeEntry | None]:
         """What stands at each path below the tree `root` (hex)."""
         wanted = dict.fromkeys(paths)
         top = await in_slices(_trie(wanted, given=False))
-        await self._descend(top, item(DIRECTORY, root))
+        await self._descend(top, tree_entry(DIRECTORY, root))
         return dict(await in_slices(listing((path, _at(top, path)) for path in wanted)))
 
-    async def leaves(self, tree: Item) -> dict[bytes, Item]:
+    async def leaves(self, tree: TreeEntry) -> dict[bytes, TreeEntry]:
         """Path below → item of everything in a directory but directories. Raises MalformedObject if it is too much."""
-        found: dict[bytes, Item] = {}
+        found: dict[bytes, TreeEntry] = {}
         level, pauses = {b"": tree.oid}, Pauses()
         while level:
             await self.items(level.values())
@@ -105,7 +122,7 @@ class TreeEditor:
             level = below
         return found
 
-    async def _descend(self, top: _Node, root: Item) -> list[list[_Node]]:
+    async def _descend(self, top: _Node, root: TreeEntry) -> list[list[_Node]]:
         """Fill in what stands at the nodes; returns those with children, level by level."""
         top.item = root
         level, levels, pauses = [top], [], Pauses()
@@ -116,12 +133,12 @@ class TreeEditor:
             for node in level:
                 if node.item is not None and node.item.is_tree:
                     node.items = dict(self._read[node.item.oid])
-                _hand_down(node)
+                await in_slices(_hand_down(node))
                 await pauses.pause()
             level = [child for node in level for child in node.children.values() if child.children]
         return levels
 
-    async def blob(self, entry: Item, limit: int) -> bytes | None:
+    async def blob(self, entry: TreeEntry, limit: int) -> bytes | None:
         """The content of a blob, new or not; None where it cannot be read or has more than `limit` bytes."""
         name = entry.oid.hex().encode()
         new = self._new.get(name)
@@ -138,33 +155,30 @@ class TreeEditor:
         Unless it is to `keep`, it can be looked at here, but will not be written.
         """
         top = await in_slices(_trie(edits, given=True))
-        levels = await self._descend(top, item(DIRECTORY, root))
+        levels = await self._descend(top, tree_entry(DIRECTORY, root))
         pauses = Pauses()
         for level in reversed(levels):
             for node in level:
-                self._finish(node, is_root=node is top, keep=keep)
+                await self._finish(node, is_root=node is top, keep=keep)
                 await pauses.pause()
         assert top.item is not None
         return top.item.oid.hex().encode()
 
-    def _finish(self, node: _Node, *, is_root: bool, keep: bool) -> None:
+    async def _finish(self, node: _Node, *, is_root: bool, keep: bool) -> None:
         """Put what the children became into the node's tree. git has no empty directories."""
-        for name, child in node.children.items():
-            if child.item is None:
-                node.items.pop(name, None)
-            else:
-                node.items[name] = child.item
+        await in_slices(_hand_up(node))
         if not node.items and not is_root:
             stood = node.item is not None and not node.item.is_tree
             node.item = node.item if stood else None  # nothing came to stand in the place of a file
             return
-        data = encode_tree(node.items)
-        name = self.add(b"tree", data) if keep else object_name(b"tree", data, self._digits)
-        node.item = item(DIRECTORY, name)
+        data = await in_slices(_encoded(node.items))
+        add = partial(self.add, b"tree", data) if keep else partial(object_name, b"tree", data, self._digits)
+        name = await trio.to_thread.run_sync(add) if len(data) > _LARGE else add()
+        node.item = tree_entry(DIRECTORY, name)
         self._read[node.item.oid] = node.items
 
 
-def _trie(edits: Mapping[bytes, Item | None], *, given: bool) -> Sliced[_Node]:
+def _trie(edits: Mapping[bytes, TreeEntry | None], *, given: bool) -> Sliced[_Node]:
     top = _Node()
     for path in (yield from sorting(list(edits), key=bytes)):
         node = top
@@ -175,13 +189,29 @@ def _trie(edits: Mapping[bytes, Item | None], *, given: bool) -> Sliced[_Node]:
     return top
 
 
-def _hand_down(node: _Node) -> None:
+def _hand_down(node: _Node) -> Sliced[None]:
     for name, child in node.children.items():
         if not child.given:
             child.item = node.items.get(name)
+        yield
 
 
-def _at(top: _Node, path: bytes) -> Item | None:
+def _hand_up(node: _Node) -> Sliced[None]:
+    for name, child in node.children.items():
+        if child.item is None:
+            node.items.pop(name, None)
+        else:
+            node.items[name] = child.item
+        yield
+
+
+def _encoded(items: Items) -> Sliced[bytes]:
+    """As encode_tree."""
+    ordered = yield from sorting(list(items.items()), key=place)
+    return b"".join((yield from listing(map(encode_item, ordered))))
+
+
+def _at(top: _Node, path: bytes) -> TreeEntry | None:
     node = top
     for name in path.split(b"/"):
         node = node.children[name]

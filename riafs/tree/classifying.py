@@ -8,9 +8,9 @@ classified together where it is known that they will be wanted.
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from riafs.formats.annex import MAX_POINTER, parse_pointer
+from riafs.formats.annex import MAX_POINTER, Pointed, pointed
 from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, LINK, SUBMODULE, Tree
-from riafs.formats.keys import Key, escape
+from riafs.formats.keys import parse_key
 from riafs.git.catfile import GitObject
 from riafs.tree.listing import GitEntry, git_version
 from riafs.tree.protocol import UNKNOWN_SIZE, Kind
@@ -40,10 +40,9 @@ def items(tree: Tree, start: int, end: int) -> Iterable[Item]:
 async def classify(dataset: "Dataset", lines: Sequence[Item], time_ns: int) -> list[GitEntry]:
     """An entry for each of `lines`; `time_ns` is the commit's time. Raises GitError, StoreError, StoreTimeout."""
     blobs = await _blobs(dataset, lines)
-    keys = [parse_pointer(blob.data) if blob is not None and blob.data else None for blob in blobs]
-    serialised = [None if key is None else key.serialised for key in keys]
+    keys = [pointed(blob.data) if blob is not None and blob.data else None for blob in blobs]
     sizes = await _missing_sizes(dataset, keys)
-    executable = await _executable(dataset, lines, serialised)
+    executable = await _executable(dataset, lines, keys)
     entries = []
     for index, (line, blob, key) in enumerate(zip(lines, blobs, keys, strict=True)):
         if key is None:
@@ -58,7 +57,7 @@ async def classify(dataset: "Dataset", lines: Sequence[Item], time_ns: int) -> l
                 line.mode == EXECUTABLE or index in executable,
                 time_ns if key is None or key.mtime is None else key.mtime * 1_000_000_000,
                 git_version(line.mode, line.oid),
-                serialised[index],
+                None if key is None else key.serialised,
                 line.mode == SUBMODULE,
             )
         )
@@ -86,22 +85,22 @@ async def _blobs(dataset: "Dataset", lines: Sequence[Item]) -> list[GitObject | 
     return blobs
 
 
-async def _missing_sizes(dataset: "Dataset", keys: Sequence[Key | None]) -> dict[int, int]:
+async def _missing_sizes(dataset: "Dataset", keys: Sequence[Pointed | None]) -> dict[int, int]:
     """index → size of the content, for keys that do not tell it."""
     sizes = {}
     for index, key in enumerate(keys):
         if key is not None and key.size is None:
-            size = await dataset.contents.size(key)
+            size = await dataset.contents.size(parse_key(key.serialised))
             sizes[index] = UNKNOWN_SIZE if size is None else size
     return sizes
 
 
-async def _executable(dataset: "Dataset", lines: Sequence[Item], keys: Sequence[bytes | None]) -> set[int]:
-    """Indexes of locked links whose content lies in the store as an executable file; `keys` are serialised.
+async def _executable(dataset: "Dataset", lines: Sequence[Item], keys: Sequence[Pointed | None]) -> set[int]:
+    """Indexes of locked links whose content lies in the store as an executable file.
 
     git has no executable bit for a link; it survives as the mode of the object (as git-annex and ORA keep it).
     """
-    locked = {index: escape(key) for index, key in enumerate(keys) if key is not None and lines[index].mode == LINK}
+    locked = {index: key.file_name for index, key in enumerate(keys) if key is not None and lines[index].mode == LINK}
     if not locked:
         return set()
     flags = await dataset.contents.executable(list(locked.values()))

@@ -17,7 +17,9 @@ from riafs.content.parts import Part
 from riafs.content.reported import Reported
 from riafs.content.segments import CollectionReader
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError
-from riafs.formats.manifests.manifest import FOLDER, NO_BLOCK, Manifest, Segment
+from riafs.formats.manifests.blocks import NO_BLOCK, Segment
+from riafs.formats.manifests.folder import FOLDER
+from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.names import joined
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.broken import BrokenDirectory

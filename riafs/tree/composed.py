@@ -14,8 +14,8 @@ import trio
 
 from riafs.content.parts import Part
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError, StoreDenied
-from riafs.formats.composed import ComposedFolder, Source
-from riafs.storage.bytesource import RangedBytes
+from riafs.formats.composed import CollectionPath, ComposedFolder
+from riafs.storage.ranged import RangedBytes
 from riafs.tree.broken import BrokenDirectory
 from riafs.tree.divisible import Divisible
 from riafs.tree.listing import PIECE
@@ -61,7 +61,7 @@ class ComposedDirectory:
     async def _place(self, name: bytes) -> _Place:
         if name not in self._places:
             source = self._folder.entries[name]
-            if isinstance(source, Source):
+            if isinstance(source, CollectionPath):
                 place = await self._looked_up(name, source)
             else:
                 below = ComposedDirectory(source, self._resolve, self.mtime_ns)
@@ -69,7 +69,7 @@ class ComposedDirectory:
             self._places.setdefault(name, place)  # another task may have been as quick
         return self._places[name]
 
-    async def _looked_up(self, name: bytes, source: Source) -> _Place:
+    async def _looked_up(self, name: bytes, source: CollectionPath) -> _Place:
         try:
             return await self._find(name, source)
         except RiafsError as error:
@@ -79,7 +79,7 @@ class ComposedDirectory:
             broken = BrokenDirectory(StoreDenied(reason) if isinstance(error, StoreDenied) else reason, self.mtime_ns)
             return _Place(_directory_entry(name, self.mtime_ns, b"broken"), broken, None)
 
-    async def _find(self, name: bytes, source: Source) -> _Place:
+    async def _find(self, name: bytes, source: CollectionPath) -> _Place:
         directory = await self._top(source.collection)
         if not source.path:
             version = (await directory.own_attributes()).get("collection", b"")
@@ -179,7 +179,7 @@ class ComposedDirectory:
     @property
     def renewable(self) -> bool:
         """Whether one of the collections that are shown here is, as far as they were looked into; any other may be."""
-        sources = {each.collection for each in self._folder.entries.values() if isinstance(each, Source)}
+        sources = {each.collection for each in self._folder.entries.values() if isinstance(each, CollectionPath)}
         return not sources <= self._tops.keys() or any(top.renewable for top in self._tops.values())
 
     async def renewed(self, turn: int) -> Directory | None:
@@ -198,5 +198,5 @@ def _directory_entry(name: bytes, mtime_ns: int, version: bytes) -> Entry:
     return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=version)
 
 
-def _described(source: Source) -> str:
+def _described(source: CollectionPath) -> str:
     return f"{os.fsdecode(source.path) or 'all'!r} of collection {os.fsdecode(source.collection)}"

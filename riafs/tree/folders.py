@@ -16,7 +16,9 @@ from cachetools import LRUCache
 from riafs import memory
 from riafs.counters import Counters
 from riafs.formats.columns import PagedNames
-from riafs.formats.manifests.manifest import NO_BLOCK, Folder, Manifest
+from riafs.formats.manifests.blocks import NO_BLOCK
+from riafs.formats.manifests.folder import ManifestFolder
+from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.names import MAX_NAME
 from riafs.formats.text import shown
 
@@ -44,7 +46,7 @@ _SPECIAL = 300
 class ShownFolder:
     """A folder with the names under which it is shown; positions count those."""
 
-    folder: Folder
+    folder: ManifestFolder
     names: Sequence[bytes]
     indices: Sequence[int]
     """position → index in `folder`."""
@@ -61,7 +63,7 @@ class ShownFolder:
         return len(self.folder) - len(self.names)
 
 
-def shown_folder(folder: Folder) -> ShownFolder:
+def shown_folder(folder: ManifestFolder) -> ShownFolder:
     """How a folder is shown."""
     names = folder.names
     if all(map(_possible, (names[start : start + MANY] for start in range(0, len(names), MANY)))):
@@ -135,7 +137,7 @@ def _a_dropped(folder: ShownFolder) -> str:
     return next(shown(name) for index, name in enumerate(folder.folder.names) if index not in kept)
 
 
-def file_version(manifest: Manifest, folder: Folder, index: int) -> bytes:
+def file_version(manifest: Manifest, folder: ManifestFolder, index: int) -> bytes:
     """What the content of a file depends on that is not in one block: its segments, by the digests of their blocks."""
     digest, between = hashlib.md5(usedforsecurity=False), b""
     for block, offset, length in folder.all_segments(index):

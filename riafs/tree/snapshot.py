@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import trio
-
 from riafs.content.copies import BlobPart, KeyPart
 from riafs.content.parts import Part
 from riafs.content.unread import Unread
@@ -40,7 +38,6 @@ log = logging.getLogger(__name__)
 _PREPARED_DIRECTORIES = 16
 _PREPARED_ENTRIES = 1024
 _LOOK_AHEAD = 64
-_MANY = 100_000
 _LATE = b" "
 """Marks versions of what has other times than it will have."""
 _VERSIONED = re.compile(rb"([^@]+)@(.+)", re.DOTALL)
@@ -144,7 +141,7 @@ class CommitDirectory:
                 dataset.name, tree.dropped, self.path.decode(errors="replace"), self._snapshot.commit.decode(),
                 tree.dropped_names,
             )  # fmt: skip
-        listing = Listing(tree, {name: position for position, name in enumerate(tree.names)})
+        listing = Listing(tree)
         dataset.listings.keep(self._name, listing)
         return listing
 
@@ -191,7 +188,7 @@ class CommitDirectory:
     async def find(self, name: bytes) -> Found:
         """See Directory. ``NAME@REF`` finds a subdataset at another version."""
         listing = await self._listing()
-        position = listing.positions.get(name)
+        position = await listing.position(name)
         if position is None:
             return await self._find_versioned(listing, name)
         entries = await self._entries(listing, position, for_listing=False)
@@ -200,7 +197,7 @@ class CommitDirectory:
 
     async def _find_versioned(self, listing: Listing, name: bytes) -> Found:
         match = _VERSIONED.fullmatch(name)
-        position = listing.positions.get(match[1]) if match else None
+        position = await listing.position(match[1]) if match else None
         if match is None:
             raise NoSuchName(f"no {name!r} in {self._snapshot.dataset.name}")
         if position is None or listing.tree.modes[position] != SUBMODULE:
@@ -222,14 +219,7 @@ class CommitDirectory:
 
     async def slots(self) -> Slots:
         """See Numbered."""
-        listing = await self._listing()
-        if listing.slots is None:
-            if len(listing.tree.names) < _MANY:
-                listing.numbered()
-            else:
-                await trio.to_thread.run_sync(listing.numbered)
-            self._snapshot.dataset.listings.keep(self._name, listing)
-        return listing.numbered()
+        return (await self._listing()).slots
 
     # -- entries ------------------------------------------------------------------------------------------------------
 

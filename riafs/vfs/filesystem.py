@@ -30,7 +30,7 @@ from riafs.errors import (
 )
 from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
-from riafs.tree.slots import own_slots
+from riafs.tree.slots import Slots, own_slots
 from riafs.vfs.cachedpages import CachedPages, SilentReads
 from riafs.vfs.nodes import Node
 from riafs.vfs.numbers import ROOT, inode_of, new_number, number_of, slot_of
@@ -73,7 +73,7 @@ class Page:
     entries: Sequence[Entry]
     number: int
     slots: Sequence[int] | None
-    """position → slot; None where they are the same."""
+    """position → slot, as far as the entries go; None where they are the same."""
     current: bool
     """Whether this is still what the directory shows; if not, the kernel must not remember these entries."""
 
@@ -86,7 +86,7 @@ class Page:
 class _OpenDirectory:
     node: Node
     directory: Directory
-    slots: Sequence[int] | None
+    slots: Slots | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class FileSystem:
                 continue  # renewed meanwhile: the kernel was told to forget too early
             if found.position is None:
                 return node.hide(found.entry), found.entry
-            slots = await node.slots()
+            slots = await node.slots(found.position + 1)
             if directory is node.directory:  # else renewed meanwhile: positions may have changed
                 break
         slot = found.position if slots is None else slots[found.position]
@@ -276,7 +276,7 @@ class FileSystem:
         while True:
             directory = node.directory
             await directory.entries(0)
-            slots = await node.slots()
+            slots = await node.numbering()
             if directory is node.directory:
                 break
         self.counters.directories_listed += 1
@@ -292,7 +292,7 @@ class FileSystem:
         if parent is None or parent.renumbering is not None or parent.is_hidden(slot):
             return
         own = await own_slots(parent.directory)
-        position = slot if own is None else own.positions.get(slot)
+        position = slot if own is None else (await own.positions()).get(slot)
         if position is None:
             return
         if parent.listed_last is not None and 0 < position - parent.listed_last <= _WALKING_STEP:
@@ -305,8 +305,9 @@ class FileSystem:
         opened = self._opened(self._directories, handle)
         entries = await opened.directory.entries(start)
         self.counters.entries_listed += len(entries)
+        slots = None if opened.slots is None else await opened.slots.reach(start + len(entries))
         current = opened.node.directory is opened.directory
-        return Page(entries, opened.node.number, opened.slots, current)
+        return Page(entries, opened.node.number, slots, current)
 
     async def page(self, inode: int, start: int) -> Page:
         """Some entries of a directory as it is now, from position `start` on; none at the end."""
@@ -314,7 +315,7 @@ class FileSystem:
         while True:
             directory = node.directory
             entries = await directory.entries(start)
-            slots = await node.slots()
+            slots = await node.slots(start + len(entries))
             if directory is node.directory:
                 break
         return Page(entries, node.number, slots, current=True)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from riafs.overlay.places import OVERLAY
+from riafs.slices import Sliced
 from riafs.vfs.refreshing import Change
 
 GONE = OVERLAY
@@ -43,14 +44,19 @@ class KernelNumbers:
         self._now[spare], self._given[number] = number, spare
         return spare
 
-    def move(self, steps: Mapping[int, int | None]) -> None:
+    def move(self, steps: Mapping[int, int | None]) -> Sliced[None]:
         """Things have other numbers from now on: before → after, None for what is gone. All at once, as two may have
-        changed places.
+        changed places: nobody may ask about them until it ends.
         """
-        known = [(self._given.pop(before, before), after) for before, after in steps.items()]
+        known = []
+        for before, after in steps.items():
+            known.append((self._given.pop(before, before), after))
+            yield
         for number, _ in known:
             self._now.pop(number, None)
+            yield
         for number, after in known:
+            yield
             if after is None:
                 self._end(number)
             else:

@@ -98,7 +98,7 @@ class Mover:
             await self._place(each, below, in_place=above is not None and place == joined(above, each.name))
         await self._tell_of_added(known)
         await self._settle(dataset)
-        self._numbers.move(self._steps)
+        await in_slices(self._numbers.move(self._steps))
         changed = [replace(each, names=each.names - self._staying.get(each.inode, set())) for each in changed]
         return [*self._numbers.told(changed, self._shown), *self._told.changes()]
 
@@ -107,15 +107,14 @@ class Mover:
         top = self._beneath.pinned(dataset)
         known = await self._known(dataset, top)
         try:
-            for path in paths:
-                self._steps |= self._engine.restore(dataset, path)
+            self._steps |= await self._engine.restore(dataset, paths)
         finally:
             await self._settle(dataset)
             pauses = Pauses()
             for each in known:
                 self._give_back(each)
                 await pauses.pause()
-            self._numbers.move(self._steps)
+            await in_slices(self._numbers.move(self._steps))
         return self._told.changes()
 
     async def _settle(self, dataset: bytes) -> None:
@@ -233,16 +232,20 @@ class Mover:
     async def _tell_of_added(self, known: Sequence[_Known]) -> None:
         """In directories that were made here others may have put something, too."""
         names: dict[int | None, set[bytes]] = {}
+        pauses = Pauses()
         for each in known:
             names.setdefault(each.row.parent, set()).add(each.name)
+            await pauses.pause()
         for each, below in self._made:
             for name in await self._names(below) - names.get(each.row.id, set()):
                 self._told.name(each.kernel, name)
 
     async def _names(self, inode: int) -> set[bytes]:
         names: set[bytes] = set()
+        pauses = Pauses()
         while page := await self._beneath.entries(inode, len(names)):
             names.update(each.entry.name for each in page)
+            await pauses.pause()
         return names
 
     # -- after dropping changes ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from riafs.errors import StaleHandle
 from riafs.tree.protocol import Directory, Entry, Versions
-from riafs.tree.slots import another, own_slots
+from riafs.tree.slots import Slots, another, own_slots
 from riafs.vfs.numbers import hidden_slot, inode_of
 
 if TYPE_CHECKING:
@@ -64,14 +64,16 @@ class Node:
     hidden_slots: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
     """Name and version of those → slot."""
 
-    async def slots(self) -> Sequence[int] | None:
-        """position → slot for the present version, as it is when this returns at the latest; None where they are the
-        same.
-        """
+    async def numbering(self) -> Slots | None:
+        """The slots of the present version, as it is when this returns at the latest; None where they are positions."""
         if self.renumbering is not None:
-            return self.renumbering.slots
-        own = await own_slots(self.directory)
-        return None if own is None else own.of
+            return Slots(self.renumbering.slots)
+        return await own_slots(self.directory)
+
+    async def slots(self, end: int | None = None) -> Sequence[int] | None:
+        """position → slot, likewise, for positions below `end` at least."""
+        numbering = await self.numbering()
+        return None if numbering is None else await numbering.reach(end)
 
     def hide(self, entry: Entry) -> int:
         """The inode number for an entry that is not listed."""
@@ -105,7 +107,7 @@ class Node:
         directory, renumbering = self.directory, self.renumbering
         if renumbering is None:
             own = await own_slots(directory)
-            return directory, slot if own is None else own.positions.get(slot)
+            return directory, slot if own is None else (await own.positions()).get(slot)
         position = renumbering.positions.get(slot)
         if position is not None:
             return directory, position

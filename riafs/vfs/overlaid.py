@@ -10,6 +10,7 @@ from riafs.overlay.store import open_when_free
 from riafs.vfs.assembly import Assembled
 from riafs.vfs.beneath import not_here
 from riafs.vfs.writable import WritableFileSystem
+from riafs.watching import Doing, untold
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +24,16 @@ class OverlayPlace:
     ownership: Ownership
 
 
-async def lay_over(assembled: Assembled, source: RiaUrl, place: OverlayPlace) -> WritableFileSystem:
+async def lay_over(
+    assembled: Assembled, source: RiaUrl, place: OverlayPlace, doing: Doing = untold
+) -> WritableFileSystem:
     """The file system of `source` with the changes in `place`. Given back with `assembled`.
 
     Raises Busy while another process uses the overlay, StoreDenied where others could write to it, OverlayFailed where
     it belongs to something else or cannot be used, OverlayFull.
     """
     filesystem = assembled.filesystem
-    overlay = open_when_free(place.directory, filesystem.counters)
+    overlay = open_when_free(place.directory, filesystem.counters, doing)
     assembled.call_at_close(overlay.close)
     if assembled.git is not None:
         assembled.git.read_also(overlay.kept)
@@ -38,7 +41,7 @@ async def lay_over(assembled: Assembled, source: RiaUrl, place: OverlayPlace) ->
     store = str(replace(source, dataset=None, alias=None, version=None))
     writable = WritableFileSystem(filesystem, overlay, place.ownership, store)
     assembled.call_at_close(writable.close)
-    await writable.attach()
+    await writable.attach(doing)
     if overlay.source != str(source):
         for area in writable.unshown():  # there never was such a dataset here
             raise not_here(area.base, area.entrance)

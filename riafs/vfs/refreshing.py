@@ -77,7 +77,7 @@ class Refresher:
         old, new = await node.directory.versions(), await newer.versions()
         wanted = await own_slots(newer)
         before = await node.slots()
-        renumbering, names = renumbered(node, old, new, before, None if wanted is None else wanted.of)
+        renumbering, names = renumbered(node, old, new, before, None if wanted is None else await wanted.reach())
         changed = []
         for position, (name, version) in enumerate(new.of.items()):
             if name not in new.directories or name in names or (old.of[name] == version and not elsewhere):

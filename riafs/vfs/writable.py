@@ -40,6 +40,7 @@ from riafs.vfs.nodes import Node
 from riafs.vfs.opendirectories import OpenDirectories, Revisited, Shown
 from riafs.vfs.recording import Recorder
 from riafs.vfs.refreshing import Change
+from riafs.watching import Doing, untold
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +88,11 @@ class WritableFileSystem:
         self.overlay = overlay
         self.recorder = Recorder(self._engine, self._beneath, self._numbers)
 
-    async def attach(self) -> None:
+    async def attach(self, doing: Doing = untold) -> None:
         """To be called once, before anything else: finds the datasets with changes again. Raises OverlayFailed where
         something else is shown, NoSuchVersion, GitError, …
         """
-        await self._engine.attach()
+        await self._engine.attach(doing)
 
     def unshown(self) -> list[Area]:
         """Datasets with changes that the tree below does not show any more: a superdataset has dropped them."""
@@ -314,7 +315,7 @@ class WritableFileSystem:
 
     async def write(self, handle: int, offset: int, data: Buffer) -> int:
         """See Engine."""
-        return await self._engine.write(handle >> 1, offset, data)
+        return await self._done(lambda: self._engine.write(handle >> 1, offset, data))
 
     async def fsync(self, handle: int) -> None:
         """See Engine."""
@@ -464,17 +465,21 @@ class WritableFileSystem:
         """
         async with self._alone(dataset):
             if not self._beneath.is_pinned(dataset):
-                self._drop_unshown(dataset, carried)
+                await self._drop_unshown(dataset, carried)
                 return
             told = await self._mover().pushed(dataset, commit, carried)
         await tell(told)
 
-    def _drop_unshown(self, dataset: bytes, carried: Carried) -> None:
+    async def _drop_unshown(self, dataset: bytes, carried: Carried) -> None:
         """What is not shown is not moved either: its rows go when there is nothing else than what was pushed."""
         pushed = {(change.path, change.kind) for change in carried.changes}
         is_there = any(area.base.dataset == dataset for area in self.overlay.rows.areas())
-        if is_there and all((change.path, change.kind) in pushed for change in self.overlay.changes(dataset)):
-            self._engine.restore(dataset, b"")
+        if not is_there:
+            return
+        with self.overlay.snapshot() as snapshot:
+            changes = await snapshot.changes(self.overlay.area(dataset))
+        if all((change.path, change.kind) in pushed for change in changes):
+            await self._engine.restore(dataset, [b""])
 
     def _mover(self) -> Mover:
         return Mover(self._filesystem, self._beneath, self._engine, self.overlay, self._numbers)
@@ -498,9 +503,8 @@ class WritableFileSystem:
         """
         async with self._alone(dataset):
             if not self._beneath.is_pinned(dataset):
-                for path in paths:
-                    self._engine.restore(dataset, path)
-                self._drop_unshown(dataset, NOTHING)
+                await self._engine.restore(dataset, paths)
+                await self._drop_unshown(dataset, NOTHING)
                 await self.overlay.durable()
                 return
             told = await self._mover().restore(dataset, paths)

@@ -209,6 +209,7 @@ def test_columns_are_read_back(
     path = os.fsencode(tmp_path_factory.mktemp("columns") / "file")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saved, "PAGE", 64)
+        patch.setattr("riafs.formats.columns.PAGE", 64)
         columns: dict[str, tuple[str, Column]] = {
             "wide": ("Q", array("Q", wide)), "narrow": ("I", array("I", narrow)), "raw": ("B", raw),
         }  # fmt: skip

@@ -83,6 +83,30 @@ def test_a_process_that_is_never_ready_is_ended_in_time(tmp_path: Path) -> None:
     assert not alive(int((tmp_path / "process").read_text()))
 
 
+def test_a_process_that_tells_of_what_it_is_doing_has_longer() -> None:
+    def work(announce: Announce) -> None:
+        for _ in range(4):
+            time.sleep(0.6)
+            announce.doing("the overlay is being opened")
+        announce()
+        time.sleep(30)
+
+    child = background.start(work, seconds=1.5)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_who_was_not_ready_says_what_was_waited_for() -> None:
+    def work(announce: Announce) -> None:
+        announce.doing("the overlay is being opened")
+        time.sleep(60)
+
+    with pytest.raises(
+        StoreTimeout, match=r"^the mount was not ready: .* for 0\.3 s while the overlay is being opened$"
+    ):
+        background.start(work, seconds=0.3)
+
+
 STARTER = """
 import os, sys, time
 from riafs.daemon import background

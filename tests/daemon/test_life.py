@@ -243,6 +243,26 @@ def test_a_request_names_a_command() -> None:
     assert control.parse_request(json.dumps({"command": "status"}).encode()) == {"command": "status"}
 
 
+def test_who_gets_on_may_take_longer_and_a_failure_names_what_was_waited_for(
+    plan: MountPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "OPEN_SECONDS", 0.2)
+    heard: list[str] = []
+
+    async def assemble(*given: object) -> Fake:
+        doing = given[-1]
+        assert callable(doing)
+        for number in range(6):
+            doing(f"file {number} is looked at")
+            await trio.sleep(0.1)
+        await trio.sleep_forever()
+        raise AssertionError
+
+    with pytest.raises(StoreTimeout, match=r"nothing got on for 0\.2 s while file 5 is looked at$"):
+        life.run(plan, assemble, pytest.fail, heard.append)
+    assert len(heard) == 6
+
+
 def test_recent_errors_are_handed_to_who_assembles(plan: MountPlan) -> None:
     seen: list[object] = []
 
@@ -252,7 +272,7 @@ def test_recent_errors_are_handed_to_who_assembles(plan: MountPlan) -> None:
 
     with pytest.raises(SourceNotFound):
         life.run(plan, assemble, pytest.fail)
-    assert [type(one) for one in seen] == [MountPlan, Counters, RecentErrors, Background]
+    assert [type(one) for one in seen[:4]] == [MountPlan, Counters, RecentErrors, Background]
 
 
 async def test_a_mount_that_ends_late_leaves_the_socket_of_the_next(tmp_path: Path) -> None:

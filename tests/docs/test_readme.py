@@ -59,6 +59,9 @@ def test_session_prints_what_the_readme_shows(fuse: None, tmp_path: Path) -> Non
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
         "TIME_STYLE": "long-iso",
+        "RIAFS_OVERLAY": str(tmp_path / "overlay"),
+        "RIAFS_CACHE_DIR": str(tmp_path / "cache"),
+        "RIAFS_LOG": str(tmp_path / "log"),
         "GIT_AUTHOR_DATE": f"{EPOCH + 172800} +0000",
         "GIT_COMMITTER_DATE": f"{EPOCH + 172800} +0000",
     }

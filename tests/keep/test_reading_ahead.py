@@ -11,7 +11,7 @@ import trio
 from riafs.content.readingahead import ReadAhead
 from riafs.content.segments import CollectionReader
 from riafs.formats.locators import MAX_BLOCK
-from riafs.formats.manifests.manifest import Segment
+from riafs.formats.manifests.blocks import Segment
 from tests.keep import blockserver
 from tests.keep.blocks import Setting, keep_blocks, locator_of
 from tests.keep.blockserver import BlockServer

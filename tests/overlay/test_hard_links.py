@@ -116,7 +116,7 @@ async def test_restoring_one_name_leaves_the_other_with_what_it_has(setup: Setup
     inode = (await walker.stat(b"big")).inode
     await walker.link(b"big", b"hard")
     await walker.write(b"hard", b"HERE")
-    moved = setup.engine.restore(b"study", b"big")
+    moved = await setup.engine.restore(b"study", [b"big"])
     await setup.engine.attach()
     assert list(moved) == [inode]
     assert moved[inode] & OVERLAY

@@ -266,6 +266,20 @@ def test_a_damaged_database_is_found_by_sqlite_itself(tmp_path: Path) -> None:
 # -- large overlays ---------------------------------------------------------------------------------------------------
 
 
+def test_what_is_looked_at_after_a_loss_of_power_is_told_while_it_gets_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay = make(tmp_path, closes=True)
+    multiply(overlay, 600)
+    with closing(sqlite3.connect(overlay / "overlay.sqlite")) as database, database:
+        database.execute("UPDATE setting SET value = 'another boot' WHERE name = 'boot'")
+    monkeypatch.setattr(inspecting, "_STEPS", 1000)
+    heard: list[str] = []
+    Overlay(str(overlay), Counters(), doing=heard.append).close()
+    assert f"the database of {overlay} is being checked" in heard
+    assert f"the files of {overlay} are being compared (512 so far)" in heard
+
+
 def test_large_overlays_are_looked_at_behind_the_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overlay = make(tmp_path, closes=True)
     multiply(overlay, 300)

@@ -6,7 +6,7 @@ import pytest
 
 from riafs.counters import Counters
 from riafs.errors import BrokenCollection, IsADirectoryHere, MissingContent, NoSuchName, NotInStore, StoreDenied
-from riafs.formats.manifests.manifest import parse_manifest
+from riafs.formats.manifests.reader import parse_manifest
 from riafs.tree.collection import BrokenDirectory, CollectionDirectory
 from riafs.tree.folders import MANY, Folders
 from riafs.tree.listing import PIECE

@@ -16,7 +16,8 @@ from riafs.formats.columns import PAGE, GrowingColumn, GrowingNames
 from riafs.formats.manifests import largefolder
 from riafs.formats.manifests import manifest as manifests
 from riafs.formats.manifests import reader as manifests_reading
-from riafs.formats.manifests.manifest import Manifest, ManifestReader, parse_manifest
+from riafs.formats.manifests.manifest import Manifest
+from riafs.formats.manifests.reader import ManifestReader, parse_manifest
 from riafs.memory import Group, group_of
 from riafs.storage import temporary
 from riafs.storage.temporary import SpillFile

@@ -2,9 +2,9 @@
 
 import pytest
 
-from riafs.formats.gitobjects import FILE, Tree, parse_tree
+from riafs.formats.gitobjects import FILE, SUBMODULE, Tree, parse_tree
 from riafs.tree import listing as listing_module
-from riafs.tree.listing import FEW, PIECE, GitEntry, Listing, ListingCache
+from riafs.tree.listing import FEW, PIECE, GitEntry, Listing, ListingCache, git_version
 from riafs.tree.protocol import Kind
 
 ENTRY = GitEntry(b"x", Kind.FILE, 0, executable=False, mtime_ns=0, version=b"v", key=None, registered=False)
@@ -15,7 +15,7 @@ def listing_of(count: int) -> Listing:
     tree: Tree = parse_tree(raw, 20)
     assert len(tree.names) == count
     assert count == 0 or tree.modes[0] == FILE
-    return Listing(tree, {name: position for position, name in enumerate(tree.names)})
+    return Listing(tree)
 
 
 def test_least_recently_used_goes_first() -> None:
@@ -54,14 +54,38 @@ def test_empty_directories_take_room_too() -> None:
     assert sum(cache.get(number) is not None for number in range(100)) == 10
 
 
-def test_only_so_many_pieces_of_one_listing_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def entries_of(listing: Listing, number: int) -> tuple[GitEntry, ...]:
+    """What a piece may hold: keys with and without a time, files, links and directories."""
+    part = slice(number * PIECE, (number + 1) * PIECE)
+    lines = zip(range(PIECE), listing.tree.names[part], listing.tree.modes[part], listing.tree.oids[part], strict=False)
+    return tuple(
+        GitEntry(
+            name,
+            (Kind.FILE, Kind.LINK, Kind.DIRECTORY)[index % 3],
+            index % 5 - 1,
+            executable=index % 4 == 0,
+            mtime_ns=1_700_000_000_000_000_000 + (index % 7 == 6),
+            version=git_version(mode, oid),
+            key=b"MD5-s4--%d" % index if index % 2 else None,
+            registered=mode == SUBMODULE,
+        )
+        for index, name, mode, oid in lines
+    )
+
+
+def test_only_so_many_pieces_of_one_listing_are_kept_as_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing_module, "_MAX_PIECES", 3)
-    listing = listing_of(10)
-    for number in range(10):
-        listing.add_piece(number, (ENTRY,) * 2)
-        listing.add_piece(number, (ENTRY,) * 2)
-    assert list(listing.pieces) == [7, 8, 9]
-    assert listing.classified == 6
+    monkeypatch.setattr(listing_module, "_MAX_PACKED", 4)
+    listing = listing_of(10 * PIECE - 5)
+    pieces = [entries_of(listing, number) for number in range(10)]
+    for number, piece in enumerate(pieces):
+        listing.add_piece(number, piece)
+        listing.add_piece(number, piece)
+        assert listing.known(number * PIECE + 7) == piece[7:]
+    assert list(listing.pieces) == [0, 1, 2]
+    assert listing.classified == 3 * PIECE
+    kept = [listing.known(number * PIECE) for number in range(10)]
+    assert kept == [*pieces[:7], (), (), ()]
 
 
 def test_what_is_asked_for_here_and_there_comes_in_groups() -> None:

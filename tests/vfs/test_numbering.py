@@ -4,12 +4,15 @@ from array import array
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from riafs.tree import slots as slots_module
 from riafs.tree.fixed import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Kind, Versions
-from riafs.tree.slots import LISTED_SLOTS, distinct, own_slots
+from riafs.tree.slots import LISTED_SLOTS, Slots, distinct, own_slots
 from riafs.vfs.nodes import Node, renumbered
 from riafs.vfs.numbers import MAX_NUMBER, MAX_SLOT, ROOT, inode_of, new_number, number_of, slot_of
 
@@ -46,7 +49,7 @@ def renew(node: Node, old: Versions, new: Versions, newer: Directory) -> frozens
     """As a refresh does it."""
     wanted = waited(own_slots(newer))
     assert wanted is not None
-    node.renumbering, names = renumbered(node, old, new, waited(node.slots()), wanted.of)
+    node.renumbering, names = renumbered(node, old, new, waited(node.slots()), waited(wanted.reach()))
     node.directory = newer
     return names
 
@@ -150,6 +153,20 @@ def test_of_two_entries_with_one_slot_the_first_keeps_it(wanted: list[int]) -> N
     assert all(slot < LISTED_SLOTS for slot in found)
     first = {slot: position for position, slot in reversed(list(enumerate(wanted))) if slot < LISTED_SLOTS}
     assert all(found[position] == slot for slot, position in first.items())
+
+
+@given(st.lists(st.integers(0, 9) | st.integers(LISTED_SLOTS - 2, MAX_SLOT), max_size=30), st.lists(st.integers(0, 30)))
+def test_slots_are_the_same_however_they_are_asked_for(wanted: list[int], ends: list[int]) -> None:
+    """A few at a time, as a large directory is listed, or all at once."""
+    whole = list(distinct(array("I", wanted)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots_module, "_RUN", 3)
+        patch.setattr(slots_module, "_FIRST", 2)
+        lazily = Slots.awaited(len(wanted), lambda start, end: array("I", wanted[start:end]))
+        for end in ends:
+            assert list(trio.run(lazily.reach, end))[:end] == whole[:end]
+        assert list(trio.run(lazily.reach)) == whole
+        assert trio.run(lazily.positions) == {slot: position for position, slot in enumerate(whole)}
 
 
 def test_numbers_of_directories_are_made_from_their_inodes() -> None:

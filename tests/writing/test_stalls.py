@@ -1,16 +1,22 @@
 """Nobody waits for somebody else's many changes: slices, snapshots, and moves to another commit."""
 
 import os
+import threading
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
 
 from riafs import slices
+from riafs.errors import StaleHandle
 from riafs.formats.gitobjects import DIRECTORY
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
+from riafs.overlay.journal import Statements, _Connected
+from riafs.overlay.restoring import Restoring
+from riafs.overlay.rows import Rows
 from riafs.push.opening import open_for_pushing
 from riafs.push.planning import Planner
 from riafs.push.trees import TreeEditor
@@ -95,6 +101,128 @@ async def test_who_looks_into_another_dataset_does_not_wait_for_a_move(tmp_path:
                 await lookup(mine, b"a")
             assert waited.cancelled_caught
         assert await lookup(mine, b"new") is not None
+
+
+async def test_who_looks_into_another_dataset_does_not_wait_for_rows_that_are_changed_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SmallStore.make(tmp_path / "store")
+    one, _ = store.dataset("one", PLAIN | {b"a": b"a"}), store.dataset("two", {b"b": b"b"})
+    begun, may_end = trio.Event(), threading.Event()
+    restore = Restoring.restore
+
+    def held(self: Restoring, path: bytes) -> None:
+        restore(self, path)
+        trio.from_thread.run_sync(begun.set)
+        assert may_end.wait(20)
+
+    monkeypatch.setattr(Restoring, "restore", held)
+    async with writable(store.path, tmp_path / "over") as driver:
+        filesystem = driver.filesystem
+        await driver.write(b"one/a", b"changed", flags=os.O_TRUNC)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(filesystem.restore, one.id.encode(), [b""], driver.tell)
+            await begun.wait()
+            try:
+                with trio.fail_after(10):
+                    assert await driver.read(b"two/b") == b"b"
+                    await filesystem.overlay.tidy()
+                assert filesystem.overlay.count_changes() == 1
+                with pytest.raises(StaleHandle, match="are being moved"), filesystem.overlay.journal.step:
+                    pass
+            finally:
+                may_end.set()
+        assert filesystem.overlay.count_changes() == 0
+        assert await driver.read(b"one/a") == b"a"
+
+
+async def test_rows_are_changed_apart_all_or_not_at_all(tmp_path: Path) -> None:
+    store = SmallStore.make(tmp_path / "store")
+    one = store.dataset("one", PLAIN | {b"a": b"a", b"b": b"b"})
+    async with writable(store.path, tmp_path / "over") as driver:
+        overlay = driver.filesystem.overlay
+        await driver.unlink(b"one/a")
+        await driver.unlink(b"one/b")
+        await driver.write(b"one/new", b"n", flags=os.O_CREAT)
+        area = overlay.area(one.id.encode())
+
+        def fail(rows: Rows, _: Statements, doom: Callable[[int], None]) -> None:
+            Restoring(rows, doom, area).restore(b"")
+            raise OSError("no")
+
+        with pytest.raises(OSError, match="no"):
+            await overlay.apart(fail)
+        assert overlay.count_changes() == 3
+        assert overlay.files.doomed == 0
+        await driver.write(b"one/later", b"l", flags=os.O_CREAT)
+        assert await driver.ls(b"one") == [b".gitattributes", b"new", b"later"]
+
+
+Deed = Callable[[WritableObject, bytes], Awaitable[object]]
+
+
+async def _told(driver: WritableObject, _: bytes) -> None:
+    overlay = driver.filesystem.overlay
+    with overlay.snapshot() as snapshot:
+        for area in snapshot.areas():
+            await snapshot.changes(area)
+
+
+async def _counted(driver: WritableObject, _: bytes) -> None:
+    overlay = driver.filesystem.overlay
+    with overlay.snapshot() as snapshot:
+        for area in snapshot.areas():
+            await snapshot.count(area)
+
+
+async def _restored(driver: WritableObject, dataset: bytes) -> None:
+    await driver.filesystem.restore(dataset, [b""], driver.tell)
+
+
+async def _moved(driver: WritableObject, dataset: bytes) -> None:
+    overlay = driver.filesystem.overlay
+    base, carried = overlay.base(dataset), overlay.carried(dataset)
+    await driver.filesystem.pushed(dataset, base.commit, carried, driver.tell)
+
+
+async def _renamed(driver: WritableObject, _: bytes) -> None:
+    await driver.rename(b"one/new", b"one/d/new")
+
+
+@pytest.mark.parametrize("deed", [_told, _counted, _restored, _moved, _renamed])
+async def test_three_times_the_changes_take_three_times_the_statements(
+    deed: Deed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = [await _statements(deed, size, tmp_path / str(size), monkeypatch) for size in (40, 80, 160)]
+    first, second = counts[1] - counts[0], counts[2] - counts[1]
+    assert second <= 2.2 * first + 20, counts
+
+
+async def _statements(deed: Deed, size: int, directory: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    directory.mkdir()
+    store = SmallStore.make(directory / "store")
+    dataset = store.dataset("one", PLAIN | {b"d/x": b""} | {b"old/%d" % number: b"" for number in range(size)})
+    count = 0
+
+    def counting(run: Callable[..., object]) -> Callable[..., object]:
+        def counted(*arguments: object) -> object:
+            nonlocal count
+            count += 1
+            return run(*arguments)
+
+        return counted
+
+    async with writable(store.path, directory / "over") as driver:
+        await driver.rename(b"one/old", b"one/d/old")
+        await driver.mkdir(b"one/new")
+        for number in range(size):
+            await driver.write(b"one/new/%d" % number, b"n", flags=os.O_CREAT)
+        with monkeypatch.context() as patching:
+            journal = driver.filesystem.overlay.journal
+            patching.setattr(journal, "_execute", counting(journal._execute))
+            patching.setattr(_Connected, "run", counting(_Connected.run))
+            await deed(driver, dataset.id.encode())
+    return count
 
 
 async def test_planning_is_linear_after_a_move_to_another_depth(tmp_path: Path) -> None:

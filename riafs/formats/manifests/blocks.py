@@ -47,7 +47,7 @@ class Locators:
 
 
 class LocatorsBuilder:
-    """Locators in the making."""
+    """Locators to which more are added."""
 
     __slots__ = ("_starts", "_text")
 
@@ -57,7 +57,7 @@ class LocatorsBuilder:
         self._starts.append(0)
 
     def append(self, text: bytes) -> None:
-        """One more block."""
+        """Add a block."""
         self._text.extend(text)
         self._starts.append(len(self._text))
 
@@ -100,7 +100,7 @@ class Streams:
 
 
 class StreamsBuilder:
-    """Streams in the making."""
+    """Streams to which more are added."""
 
     __slots__ = ("_ends", "_firsts")
 
@@ -117,7 +117,7 @@ class StreamsBuilder:
         return len(self._firsts) - 1
 
     def append(self, end: int) -> None:
-        """One more block for the newest stream, which it makes `end` bytes long."""
+        """Add a block to the newest stream, which it makes `end` bytes long."""
         self._ends.append(end)
 
     def build(self) -> Streams:

@@ -19,7 +19,7 @@ FOLDER = -1
 """In place of the size of a folder."""
 
 
-class Part(NamedTuple):
+class StreamRange(NamedTuple):
     """One token of a file: a range of a stream."""
 
     stream: int
@@ -27,7 +27,7 @@ class Part(NamedTuple):
     length: int
 
 
-class Table(Protocol):
+class FolderTable(Protocol):
     """A row for each name of a folder: a file's position, length and stream; a folder has the length FOLDER."""
 
     @property
@@ -47,12 +47,12 @@ class Table(Protocol):
         """Their numbers."""
 
 
-class Folder:
+class ManifestFolder:
     """A folder: `names` are sorted as bytes, each once; files and folders together."""
 
     __slots__ = ("_lengths", "_more", "_positions", "_streams", "_streams_of", "names")
 
-    def __init__(self, streams: Streams, columns: "Table", more: Mapping[bytes, Sequence[Part]]) -> None:
+    def __init__(self, streams: Streams, columns: "FolderTable", more: Mapping[bytes, Sequence[StreamRange]]) -> None:
         self.names: Sequence[bytes] = columns.names
         self._streams = streams
         self._positions = columns.positions
@@ -76,14 +76,14 @@ class Folder:
         """Bytes in a file; 0 for a folder."""
         return max(self._lengths[index], 0)
 
-    def parts(self, index: int) -> Sequence[Part]:
+    def parts(self, index: int) -> Sequence[StreamRange]:
         """The ranges of streams that a file is made of, in order; those without bytes too. A folder has none."""
         if self.is_folder(index):
             return ()
         several = self._more.get(self.names[index])
-        return several or (Part(self._streams_of[index], self._positions[index], self._lengths[index]),)
+        return several or (StreamRange(self._streams_of[index], self._positions[index], self._lengths[index]),)
 
-    def _each_part(self, index: int) -> Iterable[Part]:
+    def _each_part(self, index: int) -> Iterable[StreamRange]:
         return self.parts(index)
 
     def segments(self, index: int) -> Sequence[Segment]:
@@ -125,7 +125,7 @@ class Folder:
         return (segment for part in self._each_part(index) for segment in self._streams.segments(*part))
 
 
-class Columns:
+class FolderColumns:
     """Columns of tokens, while they are put together."""
 
     __slots__ = ("lengths", "names", "positions", "streams")
@@ -161,13 +161,13 @@ class Columns:
         """Whether the names are in order already, each once."""
         return all(map(lt, self.names, islice(self.names, 1, None)))
 
-    def ordered(self) -> "Columns":
+    def ordered(self) -> "FolderColumns":
         """These, their names in order; those of a file with several parts stay in theirs."""
         if not self.sorted():
             self._take(sorted(range(len(self.names)), key=self.names.__getitem__))
         return self
 
-    def sort(self) -> dict[bytes, list[Part]]:
+    def sort(self) -> dict[bytes, list[StreamRange]]:
         """Put the names in order, each once. Returns the parts of files that have several."""
         self.ordered()
         again = [index for index in range(1, len(self.names)) if self.names[index] == self.names[index - 1]]
@@ -179,9 +179,9 @@ class Columns:
         self.lengths = array("q", map(self.lengths.__getitem__, order))
         self.streams = array("I", map(self.streams.__getitem__, order))
 
-    def _fold(self, again: Sequence[int]) -> dict[bytes, list[Part]]:
+    def _fold(self, again: Sequence[int]) -> dict[bytes, list[StreamRange]]:
         """Leave out the places in `again`: they go on with the file before them."""
-        more: dict[bytes, list[Part]] = {}
+        more: dict[bytes, list[StreamRange]] = {}
         for index in again:
             parts = more.setdefault(self.names[index], [])
             parts += [self._part(index)] if parts else [self._part(index - 1), self._part(index)]
@@ -191,17 +191,17 @@ class Columns:
             self.lengths[bisect_left(self.names, name)] = sum(part.length for part in parts)
         return more
 
-    def _part(self, index: int) -> Part:
-        return Part(self.streams[index], self.positions[index], self.lengths[index])
+    def _part(self, index: int) -> StreamRange:
+        return StreamRange(self.streams[index], self.positions[index], self.lengths[index])
 
 
-def read_folder(tree: FolderTree, runs: Runs, streams: Streams, number: int) -> Folder:
+def read_folder(tree: FolderTree, runs: Runs, streams: Streams, number: int) -> ManifestFolder:
     """The folder with that number."""
-    columns = Columns()
+    columns = FolderColumns()
     for run in tree.runs(number):
         columns.add_run(runs, run)
     columns.add_folders(tree.below(number))
-    return Folder(streams, columns, {} if columns.sorted() else columns.sort())
+    return ManifestFolder(streams, columns, {} if columns.sorted() else columns.sort())
 
 
 def file_names(runs: Runs, run: int) -> Iterator[Sequence[bytes]]:

@@ -12,7 +12,7 @@ from operator import eq, itemgetter
 
 from riafs.formats.columns import GrowingColumn, GrowingNames, Pages
 from riafs.formats.manifests.blocks import NO_BLOCK, Streams
-from riafs.formats.manifests.folder import Columns, Folder, Part
+from riafs.formats.manifests.folder import FolderColumns, ManifestFolder, StreamRange
 from riafs.formats.manifests.tree import FolderTree, Runs
 
 LARGE = 1 << 20
@@ -29,7 +29,7 @@ _Row = tuple[bytes, int, int, int]
 
 
 class _Rows:
-    """Rows in the making."""
+    """Rows to which more are added."""
 
     def __init__(self, pages: Pages) -> None:
         self._names = GrowingNames(pages)
@@ -43,15 +43,15 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._positions) + len(self._batch)
 
-    def add(self, columns: Columns) -> None:
-        """Many more."""
+    def add(self, columns: FolderColumns) -> None:
+        """Add many rows."""
         self._names.extend(columns.names)
         self._positions.extend(columns.positions)
         self._lengths.extend(columns.lengths)
         self._streams.extend(columns.streams)
 
     def append(self, row: _Row) -> None:
-        """One more."""
+        """Add a row."""
         self._batch.append(row)
         if len(self._batch) >= _AT_ONCE:
             self._flush()
@@ -87,8 +87,8 @@ class _Table:
             yield from zip(self.names[part], self.positions[part], self.lengths[part], self.streams[part], strict=True)
 
 
-class _MergedFolder(Folder):
-    """See Folder. `parts`: those of each file that has several, and behind them a row that says how many."""
+class _MergedFolder(ManifestFolder):
+    """A folder with files of several parts. `parts`: those of each such file, then a row with their number."""
 
     __slots__ = ("_parts",)
 
@@ -96,22 +96,22 @@ class _MergedFolder(Folder):
         super().__init__(streams, table, {})
         self._parts = parts
 
-    def parts(self, index: int) -> Sequence[Part]:
-        """See Folder."""
+    def parts(self, index: int) -> Sequence[StreamRange]:
+        """The ranges of streams that a file is made of, in order."""
         return list(self._each_part(index))
 
-    def _each_part(self, index: int) -> Iterable[Part]:
+    def _each_part(self, index: int) -> Iterable[StreamRange]:
         if self._streams_of[index] != _SEVERAL:
             return super().parts(index)
         end = self._positions[index]
         rows = self._parts.rows(end - self._parts.positions[end], end, _PARTS)
-        return (Part(stream, position, length) for _, position, length, stream in rows)
+        return (StreamRange(stream, position, length) for _, position, length, stream in rows)
 
     def _is_plain(self, length: int, stream: int, name: bytes) -> bool:
         return stream != _SEVERAL and super()._is_plain(length, stream, name)
 
     def glance(self, index: int) -> tuple[int, int, int]:
-        """See Folder."""
+        """A file's size, block and offset: no block for a file of several parts."""
         if self._streams_of[index] == _SEVERAL:
             return self._lengths[index], NO_BLOCK, 0
         return super().glance(index)
@@ -119,7 +119,7 @@ class _MergedFolder(Folder):
 
 def read_large_folder(
     tree: FolderTree, runs: Runs, streams: Streams, number: int, make_pages: Callable[[], Pages]
-) -> Folder:
+) -> ManifestFolder:
     """The folder with that number."""
     rows = _Rows(make_pages())
     bounds, last, several = [0], b"", False
@@ -132,14 +132,14 @@ def read_large_folder(
     bounds.append(len(rows))
     table = rows.build()
     if len(bounds) == 2 and not several:
-        return Folder(streams, table, {})
+        return ManifestFolder(streams, table, {})
     return _merged(streams, table, bounds, make_pages())
 
 
-def _sorted_pieces(tree: FolderTree, runs: Runs, number: int) -> Iterator[Columns]:
+def _sorted_pieces(tree: FolderTree, runs: Runs, number: int) -> Iterator[FolderColumns]:
     """Files and folders, each piece sorted; folders are put where they belong as far as the files are in order."""
     below = sorted(tree.below(number))
-    columns = Columns()
+    columns = FolderColumns()
     for run in tree.runs(number):
         for piece in runs.pieces(run):
             columns.add_piece(piece, runs.stream(run))
@@ -148,13 +148,13 @@ def _sorted_pieces(tree: FolderTree, runs: Runs, number: int) -> Iterator[Column
                 columns.add_folders(below[:before])
                 del below[:before]
                 yield columns.ordered()
-                columns = Columns()
+                columns = FolderColumns()
     columns.add_folders(below)
     if columns.names:
         yield columns.ordered()
 
 
-def _merged(streams: Streams, table: _Table, bounds: Sequence[int], pages: Pages) -> Folder:
+def _merged(streams: Streams, table: _Table, bounds: Sequence[int], pages: Pages) -> ManifestFolder:
     """The folder of the sorted runs of `table`."""
     step = max(16, _ROWS // len(bounds))
     sources = [table.rows(start, end, step) for start, end in pairwise(bounds)]

@@ -3,25 +3,18 @@
 Each line is a stream: its folder, its blocks, and files as ``position:length:name`` in the row of those blocks
 (Arvados' documentation of manifests). A file's bytes are those of its tokens, in the order of the whole manifest.
 
-Checked while it is read, in one pass: the grammar that Arvados' servers and its Go programs agree on, ranges within
-their streams, no name that is a file and a folder. A Manifest is immutable and compact; folders are taken apart when
-asked for.
+A `Manifest` is immutable and compact: folders are taken apart when asked for. `reader` makes it of its text.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from riafs.errors import MalformedManifest
 from riafs.formats.columns import Pages
 from riafs.formats.locators import Locator
-from riafs.formats.manifests.blocks import NO_BLOCK, Locators, Segment, Streams
-from riafs.formats.manifests.folder import FOLDER, Folder, read_folder
+from riafs.formats.manifests.blocks import Locators, Streams
+from riafs.formats.manifests.folder import ManifestFolder, read_folder
 from riafs.formats.manifests.largefolder import LARGE, read_large_folder
-from riafs.formats.manifests.reader import Reader
 from riafs.formats.manifests.tree import FolderTree, Runs
-
-__all__ = ["FOLDER", "NO_BLOCK", "Folder", "Manifest", "ManifestReader", "Segment", "parse_manifest"]
-
-_CHUNK = 1 << 20
 
 MakePages = Callable[[], Pages]
 """Makes a place for what is too large to be kept in memory."""
@@ -78,7 +71,7 @@ class Manifest:
         number = self._tree.find(path)
         return 0 if number is None else sum(self._runs.length(run) for run in self._tree.runs(number))
 
-    def folder(self, path: bytes) -> Folder | None:
+    def folder(self, path: bytes) -> ManifestFolder | None:
         """The folder at `path`, taken apart anew at each call; None if there is none."""
         number = self._tree.find(path)
         if number is None:
@@ -86,35 +79,3 @@ class Manifest:
         if self._pages is not None and self.folder_weight(path) > LARGE:
             return read_large_folder(self._tree, self._runs, self._streams, number, self._pages)
         return read_folder(self._tree, self._runs, self._streams, number)
-
-
-class ManifestReader:
-    """Reads a manifest that comes in chunks. `lenient`: see `parse_manifest`; `pages`: None for memory only."""
-
-    def __init__(self, *, lenient: bool = False, pages: MakePages | None = None) -> None:
-        self._pages = pages
-        self._reader = Reader(lenient=lenient, pages=None if pages is None else pages())
-
-    def feed(self, chunk: bytes | bytearray | memoryview) -> None:
-        """The next part of the text, of any size. Raises MalformedManifest: line and reason."""
-        view = memoryview(chunk).cast("B")
-        for start in range(0, len(view), _CHUNK):
-            self._reader.feed(bytes(view[start : start + _CHUNK]))
-
-    def finish(self) -> Manifest:
-        """The manifest, all of which has come. Raises MalformedManifest."""
-        read = self._reader.finish()
-        return Manifest(read.portable_data_hash, read.locators, read.streams, read.tree, read.runs, self._pages)
-
-
-def parse_manifest(text: bytes | bytearray | memoryview | Iterable[bytes], *, lenient: bool = False) -> Manifest:
-    """The manifest that `text` is, given at once or in chunks of any size.
-
-    With `lenient`, whatever Arvados' Go programs accept, and tokens beyond the end of their stream: such a file has
-    the length that is written, and segments of NO_BLOCK where there are no bytes. Raises MalformedManifest: line and
-    reason.
-    """
-    reader = ManifestReader(lenient=lenient)
-    for chunk in (text,) if isinstance(text, bytes | bytearray | memoryview) else text:
-        reader.feed(chunk)
-    return reader.finish()

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from riafs.formats.locators import EMPTY_BLOCK, Locator
-from riafs.formats.manifests.manifest import NO_BLOCK, Folder, Manifest
+from riafs.formats.manifests.blocks import NO_BLOCK
+from riafs.formats.manifests.folder import ManifestFolder
+from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.manifests.text import escaped
 
 _EMPTY_FOLDER = rb"0:0:\056"
@@ -77,7 +79,7 @@ def normal_form(manifest: Manifest) -> Iterator[bytes]:
         waiting += [path + b"/" + name if path else name for name in reversed(below)]
 
 
-def _ranges(manifest: Manifest, folder: Folder, index: int) -> list[BlockRange]:
+def _ranges(manifest: Manifest, folder: ManifestFolder, index: int) -> list[BlockRange]:
     found = list(folder.all_segments(index))
     assert all(segment.block != NO_BLOCK for segment in found)
     return [BlockRange(manifest.locator(segment.block), segment.offset, segment.length) for segment in found]

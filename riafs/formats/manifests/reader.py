@@ -1,24 +1,25 @@
 """Reading a manifest: chunks of text in, columns out, in one pass whatever the length of its lines.
 
-Only whole items (names, locators, tokens) are looked at; what a chunk cuts in two waits for the next one. The text of
-file tokens is kept; those that name a path are put where the others of their folder are, and those that are no files
-left out.
+Checked meanwhile: the grammar that Arvados' servers and its Go programs agree on, ranges within their streams, no name
+that is a file and a folder. Only whole items (names, locators, tokens) are looked at; an item that a chunk cuts in two
+waits for the next chunk. The text of file tokens is kept; tokens that name a path are put where the others of their
+folder are, and those that are no files are left out.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import add
 
 from riafs.errors import MalformedManifest
-from riafs.formats.columns import Pages
-from riafs.formats.locators import MAX_SIZE, PortableHash
-from riafs.formats.manifests.blocks import Locators, LocatorsBuilder, Streams, StreamsBuilder
+from riafs.formats.locators import MAX_LOCATOR_SIZE, PortableHash
+from riafs.formats.manifests.blocks import LocatorsBuilder, StreamsBuilder
 from riafs.formats.manifests.folder import file_names
+from riafs.formats.manifests.manifest import MakePages, Manifest
 from riafs.formats.manifests.text import (
     PATH,
     TOKEN,
-    Columns,
+    TokenColumns,
     is_utf8,
     lightly_escaped,
     plain_columns,
@@ -29,6 +30,7 @@ from riafs.formats.manifests.text import (
 from riafs.formats.manifests.tree import MAX_FOLDERS, FolderTree, Runs, RunsBuilder
 from riafs.formats.text import shown
 
+_CHUNK = 1 << 20
 _MAX_ITEM = 4 << 20
 _MAX_ROUTED = 8 << 20
 _MAX_BYTES = (1 << 63) - 1
@@ -36,17 +38,6 @@ _MAX_BYTES = (1 << 63) - 1
 
 _STRICT = re.compile(rb"[0-9a-f]{32}\+([0-9]{1,32})(?:\+[A-Z][A-Za-z0-9_@-]*+)*+ ")
 _LENIENT = re.compile(rb"[^ :+]*+\+([0-9]{1,32})(?:\+[^ :]*+)?+ ")
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """All that a manifest says."""
-
-    portable_data_hash: bytes
-    locators: Locators
-    streams: Streams
-    tree: FolderTree
-    runs: Runs
 
 
 @dataclass(slots=True)
@@ -63,14 +54,15 @@ class _Line:
     has_tokens: bool = False
 
 
-class Reader:
-    """Reads one manifest. `feed` it all chunks, then `finish`; both raise MalformedManifest."""
+class ManifestReader:
+    """Reads a manifest that comes in chunks. `lenient`: see `parse_manifest`; `pages`: None for memory only."""
 
-    def __init__(self, *, lenient: bool, pages: Pages | None) -> None:
+    def __init__(self, *, lenient: bool = False, pages: MakePages | None = None) -> None:
+        self._make_pages, place = pages, None if pages is None else pages()
         self._lenient = lenient
         self._hash = PortableHash()
-        self._locators, self._streams = LocatorsBuilder(pages), StreamsBuilder(pages)
-        self._tree, self._runs = FolderTree(), RunsBuilder(pages)
+        self._locators, self._streams = LocatorsBuilder(place), StreamsBuilder(place)
+        self._tree, self._runs = FolderTree(), RunsBuilder(place)
         self._rest = b""
         self._bytes = 0
         self._line: _Line | None = None
@@ -79,8 +71,13 @@ class Reader:
         self._routed_bytes = 0
         self._locator = _LENIENT if lenient else _STRICT
 
-    def feed(self, chunk: bytes) -> None:
-        """The next part of the text."""
+    def feed(self, chunk: bytes | bytearray | memoryview) -> None:
+        """The next part of the text, of any size. Raises MalformedManifest: line and reason."""
+        view = memoryview(chunk).cast("B")
+        for start in range(0, len(view), _CHUNK):
+            self._feed(bytes(view[start : start + _CHUNK]))
+
+    def _feed(self, chunk: bytes) -> None:
         data = self._rest + chunk
         whole = max(data.rfind(b" "), data.rfind(b"\n")) + 1
         self._rest = data[whole:]
@@ -94,15 +91,13 @@ class Reader:
         if len(self._rest) > _MAX_ITEM:
             raise self._malformed(f"a name or token of more than {_MAX_ITEM >> 20} MiB")
 
-    def finish(self) -> Reading:
-        """The end of the text."""
+    def finish(self) -> Manifest:
+        """The manifest, all of which has come. Raises MalformedManifest."""
         if self._rest or self._line is not None:
             raise self._malformed("no newline at the end")
-        reading = Reading(
-            self._hash.value(), self._locators.build(), self._streams.build(), self._tree, self._runs.build()
-        )
-        _check_names(reading)
-        return reading
+        locators, streams, runs = self._locators.build(), self._streams.build(), self._runs.build()
+        _check_names(self._tree, runs)
+        return Manifest(self._hash.value(), locators, streams, self._tree, runs, self._make_pages)
 
     def _malformed(self, reason: str) -> MalformedManifest:
         line = len(self._streams) + (self._line is None)
@@ -137,8 +132,8 @@ class Reader:
         """Add the locators that stand at `at`. Returns where they end."""
         while match := self._locator.match(text, at):
             size = int(match[1])
-            if size > MAX_SIZE:
-                raise self._malformed(f"locator {shown(match[0][:-1])} is for more than {MAX_SIZE} bytes")
+            if size > MAX_LOCATOR_SIZE:
+                raise self._malformed(f"locator {shown(match[0][:-1])} is for more than {MAX_LOCATOR_SIZE} bytes")
             at = match.end()
             line.has_blocks = True
             line.size += size
@@ -176,7 +171,7 @@ class Reader:
                 self._put_routed(line)
                 self._tree.add_run(line.folder, self._runs.append(line.stream))
 
-    def _fits(self, line: _Line, columns: Columns) -> bool:
+    def _fits(self, line: _Line, columns: TokenColumns) -> bool:
         end: int = max(map(add, columns.positions, columns.lengths))
         return end <= (_MAX_BYTES if self._lenient else line.size)
 
@@ -217,17 +212,30 @@ class Reader:
         return folder
 
 
-def _check_names(reading: Reading) -> None:
+def _check_names(tree: FolderTree, runs: Runs) -> None:
     """No name is that of a file and of a folder."""
-    for folder in reading.tree.parents():
-        below = reading.tree.below(folder).keys()
-        for run in reading.tree.runs(folder):
-            for names in file_names(reading.runs, run):
+    for folder in tree.parents():
+        below = tree.below(folder).keys()
+        for run in tree.runs(folder):
+            for names in file_names(runs, run):
                 if not below.isdisjoint(names):
                     name = next(name for name in names if name in below)
-                    line = reading.runs.stream(run) + 1
+                    line = runs.stream(run) + 1
                     raise MalformedManifest(f"line {line}: {shown(name)} is a file here and a folder elsewhere")
 
 
 def _is_path(text: bytes) -> bool:
     return PATH.fullmatch(text) is not None and is_utf8(text)
+
+
+def parse_manifest(text: bytes | bytearray | memoryview | Iterable[bytes], *, lenient: bool = False) -> Manifest:
+    """The manifest that `text` is, given at once or in chunks of any size.
+
+    With `lenient`, whatever Arvados' Go programs accept, and tokens beyond the end of their stream: such a file has
+    the length that is written, and segments of NO_BLOCK where there are no bytes. Raises MalformedManifest: line and
+    reason.
+    """
+    reader = ManifestReader(lenient=lenient)
+    for chunk in (text,) if isinstance(text, bytes | bytearray | memoryview) else text:
+        reader.feed(chunk)
+    return reader.finish()

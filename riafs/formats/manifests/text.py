@@ -1,10 +1,8 @@
-"""Names in manifests: how they are written, and which may stand in a path.
+"""The text of manifests: how names are written, and file tokens ``position:length:name``, split many at a time.
 
 A blank, a control character, a colon and a backslash are written as a backslash and three octal digits, one byte each
-(Arvados' documentation of manifests). Readers differ over what is not UTF-8: here an escape is a byte, as in Arvados'
-Go programs, and ``\\`` is one backslash.
-
-File tokens: ``position:length:name``, split many at a time.
+(Arvados' documentation of manifests). Readers differ over names that are not UTF-8: here an escape is a byte, as in
+Arvados' Go programs, and ``\\\\`` is one backslash.
 
 A piece is some tokens with one blank between them. Nearly all are plain (no paths, no colons in names), and those are
 checked and taken apart by a few passes over the whole piece; others token by token.
@@ -84,6 +82,8 @@ def resolved(parts: Sequence[bytes]) -> list[bytes] | None:
     return kept
 
 
+# -- file tokens ------------------------------------------------------------------------------------------------------
+
 _CONTROLS = bytes(range(0x20))
 # A backslash that begins no escape, or one for a dot or a slash.
 _SPECIAL = re.compile(rb"\\(?![0-3][0-7][0-7])|\\05[67]")
@@ -94,7 +94,7 @@ PIECE = 1 << 20
 TOKEN = re.compile(rb"([0-9]{1,99}):([0-9]{1,99}):([^ ]*+)")
 
 
-class Columns(NamedTuple):
+class TokenColumns(NamedTuple):
     """Tokens as columns."""
 
     positions: Sequence[int]
@@ -103,13 +103,13 @@ class Columns(NamedTuple):
     names: Sequence[bytes]
 
 
-def plain_columns(piece: bytes) -> Columns | None:
+def plain_columns(piece: bytes) -> TokenColumns | None:
     """The tokens of a piece, names as they are written, if all are plain and well formed: each name is that of a file.
     None says nothing about why.
     """
     if b" " not in piece:
         match = _ONE.fullmatch(piece)
-        return Columns((int(match[1]),), (int(match[2]),), (match[3],)) if match else None
+        return TokenColumns((int(match[1]),), (int(match[2]),), (match[3],)) if match else None
     if b"/" in piece or (b"\\" in piece and _SPECIAL.search(piece)) or not is_utf8(piece):
         return None
     if len(piece.translate(None, _CONTROLS)) != len(piece) or _names_no_file(piece + b" "):
@@ -117,7 +117,7 @@ def plain_columns(piece: bytes) -> Columns | None:
     return _split(piece)
 
 
-def _split(piece: bytes) -> Columns | None:
+def _split(piece: bytes) -> TokenColumns | None:
     """The fields of tokens that have two colons each; None if one has more or fewer."""
     count = piece.count(b" ") + 1
     if piece.count(b":") != 2 * count:
@@ -130,7 +130,7 @@ def _split(piece: bytes) -> Columns | None:
     if joined.count(b" ") != count - 1 or not joined.replace(b" ", b"").isdigit() or not b"".join(lengths).isdigit():
         return None
     try:
-        return Columns(list(map(int, starts)), list(map(int, lengths)), names)
+        return TokenColumns(list(map(int, starts)), list(map(int, lengths)), names)
     except ValueError:  # an empty field, or more digits than Python takes
         return None
 
@@ -150,13 +150,13 @@ def is_utf8(text: bytes) -> bool:
     return True
 
 
-def columns_of(piece: bytes) -> Columns:
+def columns_of(piece: bytes) -> TokenColumns:
     """The tokens of a piece that was found well formed, names as they are on disk."""
     columns = _split(piece)
     if columns is None:
         found = TOKEN.findall(piece)
         starts, lengths, names = map(list, zip(*found, strict=True))
-        columns = Columns(list(map(int, starts)), list(map(int, lengths)), names)
+        columns = TokenColumns(list(map(int, starts)), list(map(int, lengths)), names)
     if b"\\" in piece:
         columns = columns._replace(names=unescaped_names(columns.names))
     return columns

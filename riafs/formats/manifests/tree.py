@@ -2,7 +2,7 @@
 
 A folder has a number; the top one is 0. Its files are runs of tokens in one text that holds all file tokens of a
 manifest: a run belongs to one folder and one stream, and a folder's runs are in the order of the manifest. The tokens
-are taken apart when somebody looks into the folder; until then a file costs the bytes of its token.
+are taken apart when the folder is read; until then a file costs the bytes of its token.
 """
 
 from array import array
@@ -54,7 +54,7 @@ class Runs:
 
 
 class RunsBuilder:
-    """Runs in the making."""
+    """Runs to which more are added."""
 
     __slots__ = ("_starts", "_streams", "_text")
 
@@ -70,7 +70,7 @@ class RunsBuilder:
         return len(self._starts) - 1
 
     def extend(self, tokens: bytes | bytearray) -> None:
-        """More for the newest run."""
+        """Add tokens to the newest run."""
         self._text.extend(tokens)
 
     def build(self) -> Runs:

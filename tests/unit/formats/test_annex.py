@@ -11,8 +11,9 @@ from riafs.formats.annex import (
     parse_dataset_version,
     parse_pointer,
     parse_store_version,
+    pointed,
 )
-from riafs.formats.annexlogs import CHUNKS, LOCATION, WEB, Tuning, parse_difference_log
+from riafs.formats.annexlogs import CHUNK_LOG, LOCATION_LOG, WEB_LOG, Tuning, parse_difference_log
 from riafs.formats.keys import escape, parse_key
 
 K = b"MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt"
@@ -89,6 +90,22 @@ def test_escapes_in_a_pointer_are_undone() -> None:
     assert key.serialised == b"URL--http://example.org/a%20b&c"
 
 
+KEYS = st.from_regex(
+    rb"(MD5E|SHA1|GITBUNDLE|a)(-s0?[0-9]{1,19})?(-m5)?--[a&%:. /-]{0,3}(\.[ab.]{0,70})?\r?", fullmatch=True
+)
+
+
+@given(
+    KEYS, st.sampled_from([b"", b"\n", b"x\n", b"/", b".git/annex/objects/a/b/"]), st.sampled_from([b"", b"\n", b"\nx"])
+)
+def test_a_listing_reads_the_same_key(key: bytes, before: bytes, after: bytes) -> None:
+    for blob in (before + b"/annex/objects/" + key + after, before + key + after, before + key + b"/" + key + after):
+        expected, found = parse_pointer(blob), pointed(blob)
+        assert (found is None) == (expected is None)
+        if found is not None and expected is not None:
+            assert found == (expected.serialised, expected.file_name, expected.size, expected.mtime)
+
+
 @given(st.binary(), st.binary())
 def test_any_bytes_are_a_pointer_or_not(before: bytes, after: bytes) -> None:
     parse_pointer(before)
@@ -142,12 +159,12 @@ def test_hash_directories_of_any_bytes_have_their_shape(name: bytes) -> None:
 
 def test_logs_of_a_key_lie_under_the_lower_hash_of_the_unescaped_whole_key() -> None:
     url = parse_key(b"URL--http://example.org/a/b?x")
-    assert Tuning().log_path(url, WEB) == b"67d/779/URL--http&c%%example.org%a%b?x.log.web"
+    assert Tuning().log_path(url, WEB_LOG) == b"67d/779/URL--http&c%%example.org%a%b?x.log.web"
     chunk = parse_key(b"MD5E-s3000000-S1048576-C2--7fc56270e7a70fa81a5935b72eacbe29.dat")
-    assert Tuning().log_path(chunk, CHUNKS) == b"e5e/2da/MD5E-s3000000--7fc56270e7a70fa81a5935b72eacbe29.dat.log.cnk"
+    assert Tuning().log_path(chunk, CHUNK_LOG) == b"e5e/2da/MD5E-s3000000--7fc56270e7a70fa81a5935b72eacbe29.dat.log.cnk"
     key = parse_key(b"MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt")
     one_level = parse_difference_log(b"40ad46ba fromList [OneLevelBranchHash] timestamp=1796071135s\n")
-    assert one_level.log_path(key, LOCATION) == b"e43/MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt.log"
+    assert one_level.log_path(key, LOCATION_LOG) == b"e43/MD5E-s6--b1946ac92492d2347c6235b4d2611184.txt.log"
 
 
 def test_tunings_of_all_clones_count_and_others_than_the_branchs_are_told_apart() -> None:

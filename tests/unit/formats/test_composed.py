@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedComposition
-from riafs.formats.composed import ComposedFolder, Source, parse_composition
+from riafs.formats.composed import CollectionPath, ComposedFolder, parse_composition
 
 TEXT = rb"""# what the analysis reads
 raw/subject\0401 zzzzz-4zz18-000000000000001/sub-01
@@ -20,11 +20,11 @@ def test_lines_become_a_tree_in_the_order_of_names() -> None:
         {
             b"raw": ComposedFolder(
                 {
-                    b"subject 1": Source(b"zzzzz-4zz18-000000000000001", b"sub-01"),
-                    b"template.nii": Source(b"templates", b"mni/a:b.nii"),
+                    b"subject 1": CollectionPath(b"zzzzz-4zz18-000000000000001", b"sub-01"),
+                    b"template.nii": CollectionPath(b"templates", b"mni/a:b.nii"),
                 }
             ),
-            b"tools": ComposedFolder({b"fsl": Source(b"1f4b0bc7583c2a7f9102c395f4ffc5e3+45", b"")}),
+            b"tools": ComposedFolder({b"fsl": CollectionPath(b"1f4b0bc7583c2a7f9102c395f4ffc5e3+45", b"")}),
         }
     )
     assert list(parse_composition(TEXT).entries) == [b"raw", b"tools"]
@@ -80,4 +80,4 @@ def test_a_path_may_be_of_any_depth() -> None:
         below = folder.entries[b"a"]
         assert isinstance(below, ComposedFolder)
         folder = below
-    assert isinstance(folder.entries[b"leaf"], Source)
+    assert isinstance(folder.entries[b"leaf"], CollectionPath)

@@ -16,14 +16,13 @@ from riafs.formats.gitobjects import (
     LINK,
     SUBMODULE,
     Commit,
-    GitBytes,
-    Item,
     NewCommit,
+    NewObject,
     Stamp,
     Tag,
+    TreeEntry,
     encode_commit,
     encode_tree,
-    item,
     loose_object,
     make_pack,
     object_name,
@@ -31,7 +30,8 @@ from riafs.formats.gitobjects import (
     parse_commit,
     parse_tag,
     parse_tree,
-    read_items,
+    read_tree_entries,
+    tree_entry,
 )
 from riafs.formats.names import valid_name
 
@@ -83,6 +83,17 @@ def test_hostile_entries_are_dropped_and_counted() -> None:
 
 def test_an_empty_tree_is_empty() -> None:
     assert parse_tree(b"").names == ()
+
+
+def test_a_tree_of_many_windows_is_read_like_a_small_one() -> None:
+    entries = [(b"100644", b"%07d" % number, b"%020d" % number) for number in range(20_000)]
+    entries[9_000] = (b"40000", b"x" * 600_000, A)
+    tree = parse_tree(_raw(*entries))
+    kept = entries[:9_000] + entries[9_001:]
+    assert (tree.names, tree.oids) == (tuple(each[1] for each in kept), tuple(each[2] for each in kept))
+    assert tree.dropped == 1
+    with pytest.raises(MalformedObject, match="after 20000 entries"):
+        parse_tree(_raw(*entries) + b"100644 x")
 
 
 def test_a_tree_cut_anywhere_inside_an_entry_is_malformed() -> None:
@@ -194,18 +205,18 @@ def test_any_bytes_are_a_commit_and_a_tag_or_malformed(raw: bytes) -> None:
 STAMP = Stamp(b"A <a@b.invalid> 1700000000 +0100")
 _names = st.binary(min_size=1, max_size=9).filter(lambda name: b"\0" not in name)
 _modes = st.sampled_from([b"40000", b"100644", b"100755", b"120000", b"160000", b"100664", b"040000"])
-_trees = st.dictionaries(_names, st.builds(Item, _modes, st.binary(min_size=20, max_size=20)))
+_trees = st.dictionaries(_names, st.builds(TreeEntry, _modes, st.binary(min_size=20, max_size=20)))
 
 
 @given(_trees)
-def test_trees_round_trip(items: dict[bytes, Item]) -> None:
-    assert read_items(encode_tree(items)) == items
+def test_trees_round_trip(items: dict[bytes, TreeEntry]) -> None:
+    assert read_tree_entries(encode_tree(items)) == items
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_tree_or_not(raw: bytes) -> None:
     try:
-        items = read_items(raw)
+        items = read_tree_entries(raw)
     except MalformedObject:
         return
     assert encode_tree(items) == raw or sorted(encode_tree(items)) == sorted(raw)
@@ -214,21 +225,21 @@ def test_any_bytes_are_a_tree_or_not(raw: bytes) -> None:
 def test_a_name_twice_is_damage() -> None:
     entry = b"100644 a\0" + bytes(20)
     with pytest.raises(MalformedObject):
-        read_items(entry + entry)
+        read_tree_entries(entry + entry)
 
 
 @pytest.mark.parametrize("digits", [40, 64])
 def test_git_reads_a_pack(tmp_path: Path, digits: int) -> None:
-    blobs = [GitBytes(b"blob", bytes(size)) for size in (0, 15, 16, 2047, 2048, 300_000)]
+    blobs = [NewObject(b"blob", bytes(size)) for size in (0, 15, 16, 2047, 2048, 300_000)]
     names = {b"f%d" % number: object_name(*each, digits) for number, each in enumerate(blobs)}
-    inner = encode_tree({name: item(0o100644, oid) for name, oid in names.items()})
+    inner = encode_tree({name: tree_entry(0o100644, oid) for name, oid in names.items()})
     inner_name = object_name(b"tree", inner, digits)
     odd = [b"f", b"f-", b"f.x", b"f0"]
-    entries = {name: item(0o100644, names[b"f0"]) for name in odd}
-    entries[b"f"] = item(0o040000, inner_name)
+    entries = {name: tree_entry(0o100644, names[b"f0"]) for name in odd}
+    entries[b"f"] = tree_entry(0o040000, inner_name)
     top = encode_tree(entries)
     commit = encode_commit(NewCommit(object_name(b"tree", top, digits), (), STAMP, STAMP, b"\nmessage\0\n\n"))
-    objects = [*blobs, GitBytes(b"tree", inner), GitBytes(b"tree", top), GitBytes(b"commit", commit)]
+    objects = [*blobs, NewObject(b"tree", inner), NewObject(b"tree", top), NewObject(b"commit", commit)]
     git = ["git", "-C", tmp_path]
     form = "sha1" if digits == 40 else "sha256"
     subprocess.run([*git, "init", "-q", "--bare", f"--object-format={form}"], check=True)
@@ -249,7 +260,7 @@ def test_git_reads_loose_objects(tmp_path: Path) -> None:
     git = ["git", "-C", tmp_path]
     subprocess.run([*git, "init", "-q", "--bare"], check=True)
     for content in (b"", b"content", bytes(100_000)):
-        each = GitBytes(b"blob", content)
+        each = NewObject(b"blob", content)
         name = object_name(each.kind, content, 40).decode()
         path = tmp_path / "objects" / name[:2] / name[2:]
         path.parent.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.errors import MalformedLog, RiafsError
-from riafs.formats.largefiles import encoding_of, parse_large_files
+from riafs.formats.largefiles import mime_encoding_of, parse_large_files
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ ENCODINGS = {
 
 @pytest.mark.parametrize("head", ENCODINGS)
 def test_encodings(head: bytes) -> None:
-    assert encoding_of(head) == ENCODINGS[head]
+    assert mime_encoding_of(head) == ENCODINGS[head]
 
 
 @pytest.mark.skipif(shutil.which("file") is None, reason="the program file is not installed")

@@ -9,12 +9,11 @@ from riafs.errors import MalformedLocator
 from riafs.formats.locators import (
     EMPTY_BLOCK,
     MAX_BLOCK,
-    MAX_SIZE,
+    MAX_LOCATOR_SIZE,
     ZERO_BLOCK,
     Locator,
     parse_locator,
     service_weight,
-    volume_weight,
 )
 from tests.collections import vectors
 
@@ -53,9 +52,9 @@ def test_the_signature_tells_when_it_expires(hints: bytes, time: int | None) -> 
 
 
 def test_a_size_that_go_programs_cannot_hold_is_refused() -> None:
-    assert parse_locator(FOO + b"+%d" % MAX_SIZE).size == MAX_SIZE
+    assert parse_locator(FOO + b"+%d" % MAX_LOCATOR_SIZE).size == MAX_LOCATOR_SIZE
     with pytest.raises(MalformedLocator, match="for more than 2147483647 bytes"):
-        parse_locator(FOO + b"+%d" % (MAX_SIZE + 1))
+        parse_locator(FOO + b"+%d" % (MAX_LOCATOR_SIZE + 1))
 
 
 @pytest.mark.parametrize("locator", [EMPTY_BLOCK, ZERO_BLOCK])
@@ -80,9 +79,3 @@ def test_services_are_asked_in_the_order_of_all_clients(vector: dict[str, Any]) 
             vector["services"], key=lambda uuid: service_weight(digest.encode(), uuid.encode()), reverse=True
         )
         assert found == order
-
-
-@pytest.mark.parametrize("vector", vectors()["volume_orders"], ids=lambda vector: vector["hash"])
-def test_volumes_are_written_in_the_order_of_keepstore(vector: dict[str, Any]) -> None:
-    digest = vector["hash"].encode()
-    assert sorted(vector["mounts"], key=lambda uuid: volume_weight(digest, uuid.encode())) == vector["write_order"]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from riafs.errors import MalformedLocator, MalformedManifest
 from riafs.formats.locators import MAX_BLOCK, portable_data_hash
-from riafs.formats.manifests.manifest import NO_BLOCK, parse_manifest
+from riafs.formats.manifests.blocks import NO_BLOCK
+from riafs.formats.manifests.reader import parse_manifest
 from tests.collections import EMPTY, as_bytes, locator, tree_of, vectors
 
 ACCEPTED = [vector for vector in vectors()["manifests"] if vector["accept"]]
