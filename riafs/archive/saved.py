@@ -23,7 +23,7 @@ from cachetools import LRUCache
 from riafs.counters import Counters
 from riafs.errors import DamagedIndex, StoreTimeout
 from riafs.formats.columns import PAGE, Column, PagedColumn
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
 
 INDEX_DIRECTORY = "archives-1"
 """What the directory of these files is called in the cache directory; the number is the layout's version."""

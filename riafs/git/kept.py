@@ -14,6 +14,7 @@ import trio
 
 from riafs.errors import OverlayFailed
 from riafs.formats.gitobjects import SUBMODULE, NewObject, make_pack, read_tree_entries
+from riafs.storage.temporary import prompt_opener
 
 if TYPE_CHECKING:
     from riafs.git.repository import Repository

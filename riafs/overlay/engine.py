@@ -38,8 +38,8 @@ from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.stats import Stat, Stats
 from riafs.overlay.store import Overlay
 from riafs.slices import in_slices
-from riafs.storage.ranged import Buffer
-from riafs.storage.together import together
+from riafs.storage.bytesource import Buffer
+from riafs.tasks import run_all
 from riafs.tree.protocol import Kind
 from riafs.watching import Doing, untold
 

@@ -24,11 +24,11 @@ from typing import Any, Protocol, TypeVar
 
 import trio
 
-from riafs.cache.private import ensure_private_file
 from riafs.errors import OverlayFailed, OverlayFull, StaleHandle, TaskFailed
 from riafs.overlay.completeness import damaged
 from riafs.overlay.schema import prepare
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
+from riafs.storage.temporary import ensure_private_file
 from riafs.tasks import described, is_shortage
 
 log = logging.getLogger(__name__)

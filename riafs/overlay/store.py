@@ -34,8 +34,9 @@ from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
 from riafs.overlay.times import PushedTimes
 from riafs.slices import Sliced, at_once, in_slices
-from riafs.storage.failures import lock_holder
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
+from riafs.storage.posix import lock_holder
+from riafs.storage.temporary import private_directory
 from riafs.watching import Doing, untold
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from riafs.formats.locators import EMPTY_BLOCK, ZERO_BLOCK, Locator
 from riafs.formats.manifests.blocks import NO_BLOCK, Segment
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.manifests.reader import parse_manifest
-from riafs.storage.patience import of_one_request
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import MemoryBytes, RangedBytes
+from riafs.storage.deadline import begin_request
 from tests.conformance.ranged import CHECKS, CONTENT, Check, check_slices
 from tests.keep import blockserver
 from tests.keep.blocks import Setting, keep_blocks, locator_of, put
