@@ -184,7 +184,7 @@ def _check_together(settings: Settings) -> None:
     if settings.allow_other and settings.allow_root:
         raise UsageError("allow-other and allow-root exclude each other")
     if settings.allow_other and os.getuid() not in (0, settings.uid):
-        raise UsageError("allow-other with somebody else's uid is for root only")
+        raise UsageError("allow-other with another user's uid is for root only")
 
 
 # -- values -----------------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class ApiServer:
         try:
             collections = (await self.get("config")).get("Collections")
         except RiafsError as error:  # names are shown all the same
-            log.info("what stands for a / in names is not known: %s", error)
+            log.info("the cluster's ForwardSlashNameSubstitution is not known: %s", error)
             return ""
         told = collections.get("ForwardSlashNameSubstitution") if isinstance(collections, dict) else None
         return told if isinstance(told, str) and "/" not in told and "\0" not in told else ""

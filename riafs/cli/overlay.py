@@ -149,5 +149,5 @@ def recover(directory: str, target: str | None) -> int:
         print(printable(f"numbered  {place}"))
     for path in found.lost:
         print(printable(f"lost      {os.fsdecode(path)}: what was changed in it, or the end of that, is gone"))
-    print(f"what is named is shown when {directory} is mounted again; everything else is in {found.directory}")
+    print(f"files with names are shown when {directory} is mounted again; all other data is in {found.directory}")
     return 0

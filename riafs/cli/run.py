@@ -169,7 +169,7 @@ def _push(
     places = [os.fsencode(os.path.join(entrance, path).rstrip("/")) for path in paths]
     try:
         if seen.moved:
-            raise Busy(f"{entrance or 'the dataset'} was pushed by somebody else while the command ran")
+            raise Busy(f"{entrance or 'the dataset'} was pushed to by others while the command ran")
         return push_mounted(target, Order(request, () if b"" in places else tuple(places)), arguments.verbosity)
     except RiafsError as failure:
         kept = _keep(begun["overlay"], request.message)
@@ -214,7 +214,7 @@ def _tell(
     if seen.ignored:
         complain(f"{len(seen.ignored)} new files stay local, as .gitignore leaves them out")
     for path in seen.others:
-        complain(f"{printable(path)} was written by somebody else meanwhile; it stays local")
+        complain(f"{printable(path)} was written by another process meanwhile; it stays local")
     if arguments.dry_run and not status:
         print(message, end="")
     elif not status:

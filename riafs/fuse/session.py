@@ -173,4 +173,4 @@ def _quietly(notify: Callable[..., None], *arguments: object) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        log.warning("the kernel cannot be told what has changed: %s", error)
+        log.warning("the kernel cannot be notified of changes: %s", error)

@@ -216,7 +216,9 @@ def _value(ref: _Ref) -> bytes | None:
     except MalformedObject as error:
         raise Ended("refused", f"{os.fsdecode(ref.name)} is damaged: {error}") from error
     if not isinstance(value, Oid):
-        raise Ended("refused", f"{os.fsdecode(ref.name)} stands for {os.fsdecode(value.target)}; it is left alone")
+        raise Ended(
+            "refused", f"{os.fsdecode(ref.name)} is a symbolic ref to {os.fsdecode(value.target)}; it is left alone"
+        )
     return value.hex
 
 

@@ -267,7 +267,7 @@ class _Run:
         with writing_to(self._path):
             self._take_over_access(directory)
             if mark_at(self._dataset.archives) != (self._old.mark if self._old else None):
-                raise Busy(f"{os.fsdecode(self._path)} was changed by somebody else meanwhile; run this again")
+                raise Busy(f"{os.fsdecode(self._path)} was changed by another program meanwhile; run this again")
             os.rename(NAME, NAME, src_dir_fd=directory.descriptor, dst_dir_fd=self._dataset.archives.descriptor)
             os.fsync(self._dataset.archives.descriptor)
 
@@ -303,7 +303,7 @@ class _Run:
         source = file_bytes(descriptor, self._dataset.archives)
         try:
             if FileMark.of(os.fstat(descriptor)) != mark:
-                raise Busy(f"{os.fsdecode(self._path)} was changed by somebody else meanwhile; run this again")
+                raise Busy(f"{os.fsdecode(self._path)} was changed by another program meanwhile; run this again")
             archive = await Archive.open(source, self._dataset.tools, self._path)
             self._watcher.begin(Step.CHECKING, sum(each.size for each in self._survey.already))
             good, damaged = await look_at_already(archive, self._survey.already, self._reader, self._watcher)

@@ -27,8 +27,8 @@ def remove_objects(
     for found in objects:
         watcher.advance(1)
         if mark_at(archives) != mark:
-            raise Busy(f"{os.fsdecode(path_in(archives))} was changed by somebody else; the remaining objects stay")
-        with writing_to(directory.path + b"/" + found.path):
+            raise Busy(f"{os.fsdecode(path_in(archives))} was changed by another program; the remaining objects stay")
+        with writing(directory.path + b"/" + found.path):
             freed += _remove(directory.descriptor, found.path)
     if objects:
         with writing_to(directory.path):

@@ -261,7 +261,7 @@ class _Run:
         archives = self._dataset.archives
         with writing_to(path_in(archives)):
             if mark_at(archives) != mark:
-                raise Busy(f"{os.fsdecode(path_in(archives))} was changed by somebody else meanwhile; it stays")
+                raise Busy(f"{os.fsdecode(path_in(archives))} was changed by another program meanwhile; it stays")
             os.unlink(NAME, dir_fd=archives.descriptor)
             os.fsync(archives.descriptor)
         self._removed = True

@@ -135,7 +135,9 @@ async def _annex(dataset: Dataset, settings: Mapping[bytes, bytes | None]) -> An
     if resolved is None:
         return None
     if resolved.ref != ANNEX_BRANCH:
-        raise PushRefused(f"the git-annex branch of {dataset.name} stands for another ref; it is not pushed to")
+        raise PushRefused(
+            f"the git-annex branch of {dataset.name} is a symbolic ref to another branch; it is not pushed to"
+        )
     tip = resolved.oid
     tuning = parse_difference_log(await _log(dataset, tip, DIFFERENCE_LOG))
     if tuning.of_objects:

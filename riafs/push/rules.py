@@ -103,7 +103,7 @@ class Rules:
         try:
             return _parsed(given)
         except RiafsError as problem:
-            raise PushRefused(f"whether {os.fsdecode(change.path)} is unlocked cannot be told: {problem}") from problem
+            raise PushRefused(f"whether {os.fsdecode(change.path)} is unlocked is not known: {problem}") from problem
 
     def conversion(self, path: bytes) -> Conversion:
         """What git does to the bytes of a file that it keeps."""
@@ -121,7 +121,7 @@ class Rules:
         try:
             return _parsed(given)
         except RiafsError as problem:
-            raise PushRefused(f"whether {os.fsdecode(path)} goes to the annex cannot be told: {problem}") from problem
+            raise PushRefused(f"whether {os.fsdecode(path)} goes to the annex is not known: {problem}") from problem
 
     def _backend(self, path: bytes) -> bytes:
         backend = self._value(path, _BACKEND) or DEFAULT_BACKEND

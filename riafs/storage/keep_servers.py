@@ -96,7 +96,7 @@ class KeepServer:
             attempt.comes()
 
         attempt.line = self._line
-        await self._line.wait(self._limiter.acquire, f"{name}: the server answers nobody")
+        await self._line.wait(self._limiter.acquire, f"{name}: the server answers no request")
         try:
             attempt.is_asked()
             self._counters.block_requests += 1

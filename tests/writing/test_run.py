@@ -271,7 +271,7 @@ def test_somebody_s_push_meanwhile_stops_the_push(mount: Mounted, dataset: Small
     with waiting(top, tmp_path / "gate", ": > mine", status=2) as running:
         (top / "theirs").write_bytes(b"theirs")
         riafs("push", top, "-m", "theirs")
-    assert "was pushed by somebody else" in running.errors.read_text()
+    assert "was pushed to by others" in running.errors.read_text()
     assert dataset.git("log", "-1", "--format=%s", "main") == "theirs"
     assert local(mount) == ["added one/mine"]
 
