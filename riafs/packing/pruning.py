@@ -28,7 +28,7 @@ def remove_objects(
         watcher.advance(1)
         if mark_at(archives) != mark:
             raise Busy(f"{os.fsdecode(path_in(archives))} was changed by another program; the remaining objects stay")
-        with writing(directory.path + b"/" + found.path):
+        with writing_to(directory.path + b"/" + found.path):
             freed += _remove(directory.descriptor, found.path)
     if objects:
         with writing_to(directory.path):
