@@ -348,7 +348,7 @@ def test_a_damaged_overlay_is_refused_everywhere_and_recovered(
     assert riafs("overlay", "recover", overlay) == 0
     said = capfd.readouterr().out
     assert "named     one/new.dat" in said
-    assert f"everything else is in {overlay}.recovered" in said
+    assert f"all other data is in {overlay}.recovered" in said
     assert listed(overlay, capfd) == ALL
     assert riafs("overlay", "recover", overlay) == 0
     assert "nothing to recover" in capfd.readouterr().out
