@@ -23,7 +23,7 @@ from riafs.errors import BadSource, MountFailed, NotMounted, RiafsError, StoreTi
 from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source, parse_source, rewrite
 from riafs.git.config import instead_of_rules
 from riafs.settings import AUTO, Given, Settings, complete_environment, directories, load, overlay_directory
-from riafs.storage.spill import TEXT_PIECE, SpilledText
+from riafs.storage.temporary import TEXT_PIECE, SpilledText
 from riafs.watching import Doing, untold
 
 MAX_MANIFEST = 1 << 30

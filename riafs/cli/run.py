@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from riafs.cache.private import private_opener
 from riafs.children import run_again
 from riafs.cli.changes import Mounted, asked, locate
 from riafs.cli.main import complain
@@ -27,6 +26,7 @@ from riafs.formats.runrecord import RunRecord, command_line, run_message
 from riafs.git.identity import author, committer
 from riafs.push.request import PushRequest
 from riafs.settings import complete_environment
+from riafs.storage.temporary import private_opener
 
 _SECONDS = 120.0
 _GIT_SECONDS = 30.0

@@ -26,7 +26,7 @@ from riafs.push.registering import Moves
 from riafs.push.request import PushReport, PushRequest
 from riafs.push.superdatasets import Member, push_all
 from riafs.push.watching import Watcher
-from riafs.storage.localwriting import LocalWriting
+from riafs.storage.local_writer import LocalWriter
 from riafs.tree.source import open_store
 from riafs.tree.store import Store, StoreTools
 from riafs.tree.working import Means, working_tools
@@ -174,7 +174,7 @@ def _related(parts: Mapping[bytes, _Part]) -> list[dict[bytes, _Part]]:
 
 
 async def _opened(
-    overlay: Overlay, part: _Part, store: Store, writing: LocalWriting, tools: StoreTools, request: PushRequest,
+    overlay: Overlay, part: _Part, store: Store, writing: LocalWriter, tools: StoreTools, request: PushRequest,
     watcher: Watcher,
 ) -> Push:  # fmt: skip
     dataset = await store.dataset(await store.path_of_id(part.base.dataset))

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import trio
 
-from riafs.cache.temporary import temporary_directory
 from riafs.errors import GitError, StoreTimeout
 from riafs.git.environment import PrivateGitDirs, run_git
+from riafs.storage.temporary import temporary_directory
 
 NAME = b".gitattributes"
 _SECONDS = 60.0

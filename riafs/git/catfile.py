@@ -22,7 +22,7 @@ from riafs.children import ATTEMPTS, cause, ended_by_others, killed
 from riafs.counters import Counters
 from riafs.errors import GitError, ProgramKilled, RiafsError, StoreTimeout
 from riafs.formats.gitobjects import SHA1_DIGITS, object_name
-from riafs.storage.patience import within
+from riafs.storage.deadline import within
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from riafs.cache.private import prompt_opener
 from riafs.errors import OverlayFailed
 from riafs.formats.gitobjects import SUBMODULE, NewObject, make_pack, read_tree_entries
+from riafs.storage.temporary import prompt_opener
 
 if TYPE_CHECKING:
     from riafs.git.repository import Repository

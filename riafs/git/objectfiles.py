@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from riafs.errors import RiafsError
 from riafs.formats.gitobjects import object_name
-from riafs.storage.beneath import DIRECTORY_FLAGS, READ_FLAGS
+from riafs.storage.openat import DIRECTORY_FLAGS, READ_FLAGS
 from riafs.storage.protocol import Opener
 
 MOST_BYTES = 256 << 10

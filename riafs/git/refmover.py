@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 from riafs.errors import MalformedObject
 from riafs.formats.gitrepository import Oid, parse_packed_refs, parse_ref
 from riafs.formats.names import parents_of
-from riafs.storage.beneath import DIRECTORY_FLAGS, PATH_FLAGS, open_plain, open_resolved
-from riafs.storage.sharing import DIRECTORY_MODE, FILE_MODE, Sharing
+from riafs.storage.openat import DIRECTORY_FLAGS, PATH_FLAGS, open_plain, open_resolved
+from riafs.storage.permissions import DIRECTORY_MODE, FILE_MODE, Sharing
 
 LOCK_SECONDS = 1.0
 _PAUSE = 0.01

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import trio
 
-from riafs.cache.temporary import temporary_file
 from riafs.children import ATTEMPTS, ended_by_others, killed
 from riafs.errors import (
     CorruptContent,
@@ -39,10 +38,11 @@ from riafs.git.objectdir import object_directory
 from riafs.git.objectfiles import Wanted, read_objects
 from riafs.git.pool import GitPool
 from riafs.git.references import References, Resolved
-from riafs.storage.files import FileBytes
-from riafs.storage.patience import within
+from riafs.storage.bytesource import MemoryBytes, RangedBytes
+from riafs.storage.deadline import within
+from riafs.storage.local_file import FileBytes
 from riafs.storage.protocol import Storage
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.temporary import temporary_file
 
 _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
 _HISTORY_SECONDS = 3600.0

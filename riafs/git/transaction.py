@@ -21,9 +21,8 @@ from riafs.errors import Busy, GitError, NotInStore, OutsideStore, StoreTimeout
 from riafs.formats.gitrepository import valid_ref_name
 from riafs.git.refmover import Order
 from riafs.git.repository import Repository
-from riafs.storage.protocol import ItemKind, Storage
-from riafs.storage.sharing import FILE_MODE, Sharing
-from riafs.storage.writing import NewFile, WritableStorage
+from riafs.storage.permissions import FILE_MODE, Sharing
+from riafs.storage.protocol import ItemKind, NewFile, Storage, WritableStorage
 
 STALE_SECONDS = 600.0
 """git holds the lock of a ref for milliseconds."""

@@ -17,9 +17,9 @@ import trio
 
 from riafs.errors import RiafsError
 from riafs.formats.gitobjects import SHA1_DIGITS, NewObject, loose_object, make_pack, object_header, object_name
-from riafs.storage.ranged import RangedBytes
-from riafs.storage.sharing import Sharing, object_mode
-from riafs.storage.writing import NewFile, Upload, WritableStorage
+from riafs.storage.bytesource import RangedBytes
+from riafs.storage.permissions import Sharing, object_mode
+from riafs.storage.protocol import NewFile, Upload, WritableStorage
 
 _LOOSE = 100
 """git's own limit for a push (receive.unpackLimit): fewer objects become files, so that small packs do not pile up."""

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from riafs.cache.private import prompt_opener
 from riafs.errors import OverlayFailed
 from riafs.overlay.changes import Carried, Change, ChangeKind, Stood
 from riafs.overlay.datafiles import failure
+from riafs.storage.temporary import prompt_opener
 
 _PREFIX = "announced-"
 

@@ -10,7 +10,7 @@ import os
 import stat
 
 from riafs.errors import FileTooLarge, OverlayFailed, OverlayFull, RiafsError
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -36,7 +36,7 @@ class DataFiles:
         self._last = max(self._last, number)
         return descriptor
 
-    async def sync(self, number: int, descriptor: int, patience: Patience) -> None:
+    async def sync(self, number: int, descriptor: int, patience: Deadline) -> None:
         """Make a data file survive the loss of power, its name once. Raises OSError, StoreTimeout."""
         if number > self._named:
             last = max(self._last, number)

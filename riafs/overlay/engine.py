@@ -38,8 +38,8 @@ from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.stats import Stat, Stats
 from riafs.overlay.store import Overlay
 from riafs.slices import in_slices
-from riafs.storage.ranged import Buffer
-from riafs.storage.together import together
+from riafs.storage.bytesource import Buffer
+from riafs.tasks import run_all
 from riafs.tree.protocol import Kind
 from riafs.watching import Doing, untold
 
@@ -360,7 +360,7 @@ class Engine:
         Both at once, so that the file system below makes one commit of it. Rows that are durable before their bytes are
         what a loss of power may leave of any file, and are put right when the overlay is opened.
         """
-        await together(self._handles.file(handle).sync, self._overlay.durable)
+        await run_all(self._handles.file(handle).sync, self._overlay.durable)
 
     def release(self, handle: int) -> None:
         """Give a handle back. Never fails: what cannot be stored is reported by the next commit."""

@@ -12,7 +12,7 @@ from riafs.overlay.openfiles import OpenFile
 from riafs.overlay.places import Places
 from riafs.overlay.rows import Row
 from riafs.overlay.store import Overlay
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 
 
 class Handles:

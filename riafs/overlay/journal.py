@@ -24,11 +24,11 @@ from typing import Any, Protocol, TypeVar
 
 import trio
 
-from riafs.cache.private import ensure_private_file
 from riafs.errors import OverlayFailed, OverlayFull, StaleHandle, TaskFailed
 from riafs.overlay.completeness import damaged
 from riafs.overlay.schema import prepare
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
+from riafs.storage.temporary import ensure_private_file
 from riafs.tasks import described, is_shortage
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Statements(Protocol):
 class Journal:
     """The database at `path`. `failpoint` is called with the name of each step that a crash may separate."""
 
-    def __init__(self, path: str, patience: Patience, failpoint: Callable[[str], None] = no_failpoint) -> None:
+    def __init__(self, path: str, patience: Deadline, failpoint: Callable[[str], None] = no_failpoint) -> None:
         self.path = path
         self.failpoint = failpoint
         self.patience = patience

@@ -22,7 +22,7 @@ from riafs.overlay.datafiles import failure
 from riafs.overlay.ranges import Ranges
 from riafs.overlay.rows import Row
 from riafs.overlay.store import Overlay
-from riafs.storage.ranged import PROVEN, Buffer, RangedBytes, is_provisional, version_of
+from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, version_of
 
 # A thread costs 50 to 100 µs: as much as copying this many bytes into the page cache.
 _INLINE = 128 << 10

@@ -34,7 +34,7 @@ from riafs.overlay.journal import Journal
 from riafs.overlay.lower import unpacked
 from riafs.overlay.rows import FILE
 from riafs.overlay.store import holding
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
 
 _OLD = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", COPY, "state")
 _TABLES = {"setting": "name", "area": "id", "node": "id", "extent": "node"}
@@ -160,7 +160,7 @@ def _rebuilt(path: str, target: str, tables: _Tables) -> Recovered:
     files = DataFiles(f"{path}/data")
     state = StateFile(path, None)
     try:
-        journal = Journal(f"{path}/{DATABASE}", Patience(f"the overlay {path}", _SECONDS, Counters(), 1))
+        journal = Journal(f"{path}/{DATABASE}", Deadline(f"the overlay {path}", _SECONDS, Counters(), 1))
         journal.committed, journal.synced = state.committed, state.synced
         recovered = Recovered(target)
         nodes = _settled(tables, files, recovered)

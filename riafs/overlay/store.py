@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from riafs.cache.private import private_directory
 from riafs.counters import Counters
 from riafs.errors import Busy, NoSuchName, OverlayFailed
 from riafs.formats.names import below, joined, parents_of
@@ -35,8 +34,9 @@ from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.overlay.schema import LAYOUT
 from riafs.overlay.times import PushedTimes
 from riafs.slices import Sliced, at_once, in_slices
-from riafs.storage.failures import lock_holder
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
+from riafs.storage.posix import lock_holder
+from riafs.storage.temporary import private_directory
 from riafs.watching import Doing, untold
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Overlay:
             os.makedirs(f"{self.path}/data", mode=0o700, exist_ok=True)
             self.files = DataFiles(f"{self.path}/data")
             undoing.callback(self.files.close)
-            self.patience = Patience(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS, ours=True)
+            self.patience = Deadline(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS, ours=True)
             self.journal = Journal(f"{self.path}/{DATABASE}", self.patience, failpoint)
             undoing.callback(self.journal.close)
             self.journal.committed, self.journal.synced = self._state.committed, self._state.synced

@@ -17,8 +17,8 @@ from riafs.git.environment import PrivateGitDirs
 from riafs.git.objectdir import object_directory
 from riafs.git.transaction import RefWriter
 from riafs.git.writing import GitWriter
-from riafs.storage.sharing import Sharing, parse_sharing
-from riafs.storage.writing import WritableStorage
+from riafs.storage.permissions import Sharing, parse_sharing
+from riafs.storage.protocol import WritableStorage
 from riafs.tree.dataset import Dataset
 
 ANNEX_BRANCH = b"refs/heads/git-annex"

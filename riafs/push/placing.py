@@ -23,7 +23,7 @@ from riafs.push.objects import ObjectWriter, Wanted
 from riafs.push.rules import ATTRIBUTES, Rules, Verdict
 from riafs.push.trees import TreeEditor
 from riafs.slices import Pauses, Sliced, in_slices
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import MemoryBytes, RangedBytes
 
 _BLOB_IN_MEMORY = 1 << 20
 _MAX_ATTRIBUTES = 1 << 20

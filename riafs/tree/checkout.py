@@ -16,7 +16,7 @@ from riafs.formats.gitobjects import EXECUTABLE, FILE, Tree
 from riafs.formats.names import joined, parents_of
 from riafs.git.attributes import NAME, AttributeFiles
 from riafs.git.environment import PrivateGitDirs
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.listing import GitEntry
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from riafs.formats.keys import parse_key
 from riafs.formats.names import joined
 from riafs.git.kept import KeptObjects
 from riafs.git.repository import IN_MEMORY
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 from riafs.tree.checkout import NOTHING, Wanted
 from riafs.tree.classifying import MAX_LINK, Item, classify, items
 from riafs.tree.lastchanges import CommitTimes

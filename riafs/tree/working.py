@@ -15,7 +15,6 @@ from riafs.archive.archive import ArchiveTools
 from riafs.archive.extractor import Extractor
 from riafs.archive.openpgp import Decryptor
 from riafs.cache.blocks import BlockCache, BlockLimits
-from riafs.cache.scratch import Scratch
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
 from riafs.content.verifying import Verifier, Verify
@@ -23,7 +22,8 @@ from riafs.counters import Counters
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
+from riafs.storage.temporary import Scratch
 from riafs.tasks import Background
 from riafs.tree.listing import ListingCache
 from riafs.tree.store import StoreTools
@@ -68,7 +68,7 @@ async def working_tools(means: Means) -> AsyncIterator[StoreTools]:
 def _tools(means: Means, scratch: bytes, git: GitPool, background: Background) -> StoreTools:
     counters = Counters()
     search_path = [os.fsencode(directory) for directory in means.search_path.split(":")]
-    patience = Patience("the store", means.deadline, counters)
+    patience = Deadline("the store", means.deadline, counters)
     verifier = Verifier(Verify.ALWAYS, VerifiedMemory(None), counters, patience, background)
     blocks = BlockCache(None, BlockLimits(), counters)
     archives = ArchiveTools(Limits(), Extractor(search_path, scratch, _DECODING_SECONDS), blocks)

@@ -20,9 +20,7 @@ from riafs.archive.extractor import Extractor
 from riafs.archive.openpgp import Decryptor
 from riafs.archive.saved import INDEX_DIRECTORY, IndexDirectory
 from riafs.cache.blocks import BlockCache, BlockLimits
-from riafs.cache.lastchanges import DIRECTORY as TIMES_DIRECTORY
-from riafs.cache.private import private_directory
-from riafs.cache.scratch import Scratch
+from riafs.cache.last_changes import DIRECTORY as TIMES_DIRECTORY
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
 from riafs.content.verifying import Verifier, Verify
@@ -32,7 +30,8 @@ from riafs.formats.sevenzip.cursor import Limits
 from riafs.formats.sources import RiaUrl, Source
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
+from riafs.storage.temporary import Scratch, private_directory
 from riafs.tasks import Background
 from riafs.tree import versions, virtual
 from riafs.tree.checkout import Checkouts
@@ -156,7 +155,7 @@ async def _open_store(
     plan: Plan, source: RiaUrl, scratch: Scratch, means: Means, git: GitPool, times: Times
 ) -> Directory:
     path = os.fsencode(scratch.path)
-    patience = Patience("the store", plan.deadline, means.counters, _HASHING_THREADS)
+    patience = Deadline("the store", plan.deadline, means.counters, _HASHING_THREADS)
     verifier = Verifier(plan.verify, means.verified, means.counters, patience, means.background)
     archives = _archive_tools(plan, scratch, means.cache, means.counters)
     means.closing.callback(archives.close)

@@ -28,7 +28,7 @@ from riafs.overlay.places import Ownership
 from riafs.overlay.rows import Area
 from riafs.overlay.stats import Stat
 from riafs.overlay.store import Overlay
-from riafs.storage.ranged import Buffer
+from riafs.storage.bytesource import Buffer
 from riafs.tree.protocol import Kind
 from riafs.vfs.beneath import Beneath
 from riafs.vfs.cachedpages import CachedPages, SilentReads

@@ -14,8 +14,8 @@ import trio
 from riafs.cli import main
 from riafs.git.catfile import CatFile
 from riafs.git.transaction import RefUpdate, RefWriter
-from riafs.storage import roots
-from riafs.storage.files import FileBytes
+from riafs.storage import openat
+from riafs.storage.local_file import FileBytes
 from riafs.tree.snapshot import CommitDirectory
 from riafs.vfs.filesystem import FileSystem
 
@@ -65,15 +65,15 @@ def store_gone_before_refs_move() -> None:
 
 def hanging_store() -> None:
     """Opening and listing what has a bad path never ends, and files are never in the page cache."""
-    opened, cached = roots.open_beneath, roots.open_beneath_cached
+    opened, cached = openat.open_beneath, openat.open_beneath_cached
 
     def hang(directory: int, path: bytes, flags: int) -> int:
         if BAD.encode() in path:
             time.sleep(600)
         return opened(directory, path, flags)
 
-    roots.open_beneath = hang
-    roots.open_beneath_cached = lambda directory, path, flags: (  # type: ignore[assignment]  # likewise
+    openat.open_beneath = hang
+    openat.open_beneath_cached = lambda directory, path, flags: (  # type: ignore[assignment]  # likewise
         None if BAD.encode() in path else cached(directory, path, flags)
     )
 
@@ -81,7 +81,7 @@ def hanging_store() -> None:
 def hanging_objects() -> None:
     """Every object, loose or in an archive, hangs as soon as it is opened, and so does git."""
     hanging_store()
-    opened, batch = roots.open_beneath, CatFile._exchange
+    opened, batch = openat.open_beneath, CatFile._exchange
 
     def hang(directory: int, path: bytes, flags: int) -> int:
         if b"/annex/objects/" in path or b"archive" in path:
@@ -93,8 +93,8 @@ def hanging_objects() -> None:
             await trio.sleep(600)
         return await batch(self, requests, limit)
 
-    roots.open_beneath = hang
-    roots.open_beneath_cached = lambda directory, path, flags: None  # type: ignore[assignment,return-value]  # likewise
+    openat.open_beneath = hang
+    openat.open_beneath_cached = lambda directory, path, flags: None  # type: ignore[assignment,return-value]  # likewise
     CatFile._exchange = hang_batch  # type: ignore[method-assign,assignment]  # likewise
 
 

@@ -13,7 +13,7 @@ from riafs.archive.driving import Driver
 from riafs.archive.goingahead import GoingAhead
 from riafs.archive.making import Making
 from riafs.cache.blocks import BlockCache
-from riafs.cache.blocks_disk import DiskBlocks
+from riafs.cache.disk import DiskBlocks
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.verifying import Verifier
 from riafs.daemon import life

@@ -21,9 +21,9 @@ from riafs.git.environment import PrivateGitDirs
 from riafs.git.identity import author
 from riafs.git.pool import GitPool
 from riafs.git.repository import Repository
+from riafs.storage.bytesource import MemoryBytes
+from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
-from riafs.storage.patience import Patience
-from riafs.storage.ranged import MemoryBytes
 from tests.behaviour.drivers import opened
 from tests.content.test_archive_members import FORMS, LARGE, linked
 from tests.plugins.log_hygiene import Announce
@@ -96,7 +96,7 @@ async def test_a_blob_or_history_whose_git_is_killed_is_not_damaged(
     tmp_path: Path, dataset: SmallDataset, killed: Killed
 ) -> None:
     oid, commit = (dataset.git("rev-parse", name).encode() for name in ("main:large", "main"))
-    storage = await LocalStorage.open_root(os.fsencode(tmp_path / "store"), Patience("the store", 10, Counters()))
+    storage = await LocalStorage.open_root(os.fsencode(tmp_path / "store"), Deadline("the store", 10, Counters()))
     pool = GitPool(gits(tmp_path, killed("git", 3 * ATTEMPTS - 1)), 10, Counters())
     repository = Repository(storage, os.fsencode(dataset.path.relative_to(tmp_path / "store")), pool, "dataset one", 10)
     with pytest.raises(ProgramKilled, match=f"blob .* of dataset one, {KILLED}"):

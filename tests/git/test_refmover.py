@@ -16,7 +16,7 @@ import pytest
 
 from riafs.git import refmover, transaction
 from riafs.git.refmover import Ended, Killed, Order, move
-from riafs.storage.sharing import UNSHARED, Sharing
+from riafs.storage.permissions import UNSHARED, Sharing
 
 IDENT = b"riafs tests <tests@riafs.invalid> 1700000000 +0000"
 MAIN, ANNEX = b"refs/heads/main", b"refs/heads/git-annex"

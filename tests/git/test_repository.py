@@ -20,8 +20,8 @@ from riafs.git import repository as repository_module
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.pool import GitPool
 from riafs.git.repository import Repository
+from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
-from riafs.storage.patience import Patience
 from tests.behaviour.drivers import opened
 from tests.small import EPOCH, SmallDataset, SmallStore, noise
 
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> SmallStore:
 @pytest.fixture
 async def open_repository(store: SmallStore, tmp_path: Path) -> AsyncIterator[Open]:
     counters = Counters()
-    storage = await LocalStorage.open_root(os.fsencode(store.path), Patience("the store", 10, counters))
+    storage = await LocalStorage.open_root(os.fsencode(store.path), Deadline("the store", 10, counters))
     pool = GitPool(PrivateGitDirs("git", os.environ["PATH"], os.fsencode(tmp_path)), 10, counters)
 
     def open_it(dataset: SmallDataset) -> Repository:
