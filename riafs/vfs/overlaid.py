@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass, replace
 
 from riafs.formats.sources import RiaUrl
-from riafs.overlay.places import Ownership
-from riafs.overlay.store import open_when_free
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.overlay import open_when_free
 from riafs.vfs.assembly import Assembled
 from riafs.vfs.beneath import not_here
 from riafs.vfs.writable import WritableFileSystem
