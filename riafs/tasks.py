@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVarTuple
+from typing import Any, TypeVarTuple
 
 import trio
 
@@ -62,6 +62,23 @@ class Background:
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             began = trio.current_time()
+
+
+async def run_all(*jobs: Callable[[], Awaitable[Any]]) -> None:
+    """Run the jobs at once. The first failure ends the others and is raised by itself, not in a group."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for job in jobs:
+                nursery.start_soon(job)
+    except BaseExceptionGroup as group:
+        raise first_failure(group) from None
+
+
+def first_failure(error: BaseException) -> BaseException:
+    """The first exception in a (nested) group that is no cancellation, if there is one; anything else is itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = (error.split(trio.Cancelled)[1] or error).exceptions[0]
+    return error
 
 
 def start_detached(task: Callable[[*Ts], Awaitable[object]], *arguments: *Ts) -> None:

@@ -11,7 +11,7 @@ from riafs.errors import MissingContent
 from riafs.formats.manifests.blocks import NO_BLOCK, Segment
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.manifests.reader import parse_manifest
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.collection import Collection, CollectionDirectory
 
 EMPTY = "d41d8cd98f00b204e9800998ecf8427e+0"

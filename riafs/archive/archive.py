@@ -30,9 +30,8 @@ from riafs.formats.sevenzip.cursor import SIGNATURE_HEADER_SIZE, Limits
 from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.header import Listing, Member
 from riafs.formats.sevenzip.streams import ELEMENTS
-from riafs.storage.extents import Extent
-from riafs.storage.files import FileBytes
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import Extent, MemoryBytes, RangedBytes
+from riafs.storage.local_file import FileBytes
 
 _SPILL = 64 << 30
 _MEMBERS_AT_ONCE = 2

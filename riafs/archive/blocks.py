@@ -8,7 +8,7 @@ import tempfile
 from collections import deque
 
 from riafs.cache.blocks import BlockCache
-from riafs.storage.ranged import Buffer
+from riafs.storage.bytesource import Buffer
 
 
 class SpilledBlocks:

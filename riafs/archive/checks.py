@@ -8,12 +8,12 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
-from riafs.cache.blocks_file import annex_content
+from riafs.cache.block_files import annex_content
 from riafs.errors import CorruptContent, MalformedKey
 from riafs.formats.digests import checker, crc32
 from riafs.formats.keys import parse_file_name
 from riafs.formats.sevenzip.header import Member
-from riafs.storage.ranged import Buffer
+from riafs.storage.bytesource import Buffer
 
 
 class Digests(enum.Enum):

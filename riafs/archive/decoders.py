@@ -13,7 +13,7 @@ import trio
 from riafs.archive.chains import Chain
 from riafs.archive.coders import Step
 from riafs.errors import DecodeFailed
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 
 PACKED_PIECE = 256 << 10
 

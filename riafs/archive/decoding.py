@@ -19,7 +19,7 @@ from riafs.archive.walks import SavedWalks
 from riafs.archive.workshop import Workshop
 from riafs.errors import StoreError, StoreTimeout
 from riafs.formats.sevenzip.header import Listing, Member
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 
 
 class Decoding:

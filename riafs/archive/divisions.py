@@ -8,9 +8,9 @@ import trio
 from riafs.archive.walks import SavedWalks
 from riafs.errors import MalformedArchive, StoreTimeout
 from riafs.formats.sevenzip.lzma2 import HEADER_SIZE, Resets, Segment
-from riafs.storage.blocking import BlockingRead, blocking_read, patience_with
-from riafs.storage.patience import Turns
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
+from riafs.storage.deadline import DeadlineLock
+from riafs.storage.local_file import BlockingRead, blocking_read, deadline_of
 
 _CHUNKS_AT_ONCE = 1024  # what a deadline is for
 _FIXED = 1 << 20
@@ -69,7 +69,7 @@ class AtResets:
         self._saved = saved
         self._name = name
         self._loaded = False
-        self._walking = Turns()
+        self._walking = DeadlineLock()
 
     async def segment(self, offset: int) -> Segment:
         """See Division."""
@@ -89,7 +89,7 @@ class AtResets:
 
     async def _walk(self, offset: int) -> None:
         resets, began = self._resets, self._resets.walked
-        fill, patience = blocking_read(self._packed), patience_with(self._packed)
+        fill, patience = blocking_read(self._packed), deadline_of(self._packed)
         read = None if fill is None or patience is None else _pieces(fill, self._packed.size)
         try:
             while not resets.knows(offset):

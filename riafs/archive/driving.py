@@ -31,7 +31,7 @@ from riafs.errors import (
     UnsupportedArchive,
 )
 from riafs.formats.sevenzip.lzma2 import Segment
-from riafs.storage.patience import Turns
+from riafs.storage.deadline import DeadlineLock
 from riafs.tasks import as_failure, start_detached
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Driver:
     def __init__(self, making: Making, workshop: Workshop) -> None:
         self._making = making
         self._workshop = workshop
-        self._starting = Turns()
+        self._starting = DeadlineLock()
         self._runless: set[int] = set()
         self._failures: dict[tuple[int, int], _Failures] = {}
 

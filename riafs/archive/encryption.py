@@ -13,9 +13,7 @@ import trio
 
 from riafs.errors import EncryptedArchive, MalformedArchive, MissingProgram
 from riafs.formats.sevenzip.folder import Coder, Folder, without_encryption
-from riafs.storage.concat import Concatenated
-from riafs.storage.extents import Extent
-from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.bytesource import Buffer, Concatenated, Extent, RangedBytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 import trio
 
 from riafs.archive import child
-from riafs.cache.temporary import temporary_file
 from riafs.children import cause, ended_by_others
 from riafs.errors import (
     DecodeFailed,
@@ -37,8 +36,9 @@ from riafs.errors import (
 )
 from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.writing import single_folder_ends
-from riafs.storage.files import FileBytes
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
+from riafs.storage.local_file import FileBytes
+from riafs.storage.temporary import temporary_file
 
 _PROGRAMS = (b"7zz", b"7z", b"7za")
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

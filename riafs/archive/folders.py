@@ -17,10 +17,8 @@ from riafs.archive.walks import SavedWalks
 from riafs.formats.sevenzip.folder import COPY, LZMA2, Folder
 from riafs.formats.sevenzip.header import Listing, Member
 from riafs.formats.sevenzip.lzma2 import Segment
-from riafs.storage.concat import Concatenated
-from riafs.storage.extents import Extent
-from riafs.storage.patience import Turns
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import Concatenated, Extent, MemoryBytes, RangedBytes
+from riafs.storage.deadline import DeadlineLock
 
 _WORTH_DIVIDING = 1 << 20
 LONG = 8 << 20
@@ -110,7 +108,7 @@ class Folders:
         self._unlocker = unlocker
         self._walks = walks
         self._kept: LRUCache[int, DecodableFolder] = LRUCache(_KEPT)
-        self._opening = Turns()
+        self._opening = DeadlineLock()
 
     async def of(self, member: Member) -> DecodableFolder:
         """The folder of a member that has content. Raises as `_open_folder`."""

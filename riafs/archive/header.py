@@ -36,8 +36,7 @@ from riafs.formats.sevenzip.header import (
     parse_header,
     parse_signature,
 )
-from riafs.storage.extents import Extent
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import Extent, RangedBytes
 
 # 7-Zip encodes a header once; its reader would follow any number.
 _MAX_ENCODINGS = 4

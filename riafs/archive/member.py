@@ -6,7 +6,7 @@ from riafs.archive.checks import Digests
 from riafs.archive.decoding import Decoding
 from riafs.archive.partial import IN_MEMORY, Partial
 from riafs.formats.sevenzip.header import Member
-from riafs.storage.ranged import PROVEN, Buffer
+from riafs.storage.bytesource import PROVEN, Buffer
 
 _TINY = 128 << 10
 """Members up to this many bytes are held by their reader, which needs them once."""

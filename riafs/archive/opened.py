@@ -13,7 +13,7 @@ from cachetools import LRUCache
 if TYPE_CHECKING:
     from riafs.archive.archive import Archive
     from riafs.errors import ArchiveError
-    from riafs.storage.files import Identity
+    from riafs.storage.local_file import FileVersion
 
 MOST = 128
 
@@ -22,7 +22,7 @@ MOST = 128
 class Known:
     """An archive's file as it was looked at, and what came of opening it: the archive, or what is wrong with it."""
 
-    identity: "Identity"
+    identity: "FileVersion"
     archive: "Archive | None"
     problem: "ArchiveError | None" = None
 

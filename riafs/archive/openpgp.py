@@ -10,11 +10,11 @@ import subprocess
 
 import trio
 
-from riafs.cache.temporary import temporary_directory, temporary_file
 from riafs.children import ATTEMPTS, cause, ended_by_others, killed
 from riafs.errors import DecodeFailed, MissingProgram, ShortRead, StoreTimeout
-from riafs.storage.files import FileBytes
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
+from riafs.storage.local_file import FileBytes
+from riafs.storage.temporary import temporary_directory, temporary_file
 
 _CHUNK = 1 << 20
 _EXPANSION = 1032  # what deflate can at most make of a byte

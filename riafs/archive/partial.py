@@ -12,9 +12,9 @@ import threading
 import trio
 
 from riafs.archive.checks import Checks
-from riafs.cache.temporary import temporary_file
 from riafs.errors import OutOfMemory, RiafsError, StoreError
 from riafs.formats.sevenzip.header import Member
+from riafs.storage.temporary import temporary_file
 
 IN_MEMORY = 16 << 20
 """Members up to this many bytes are decoded wholly before their first byte is served, and kept in memory meanwhile."""

@@ -23,7 +23,7 @@ from cachetools import LRUCache
 from riafs.counters import Counters
 from riafs.errors import DamagedIndex, StoreTimeout
 from riafs.formats.columns import PAGE, Column, PagedColumn
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
 
 INDEX_DIRECTORY = "archives-1"
 """What the directory of these files is called in the cache directory; the number is the layout's version."""
@@ -169,7 +169,7 @@ class IndexDirectory:
     def __init__(self, path: bytes, bound: int = 2 << 30, seconds: float = 10.0) -> None:
         self._path = path
         self._bound = bound
-        self.patience = Patience("the cache directory", seconds, Counters(), _THREADS, ours=True)
+        self.patience = Deadline("the cache directory", seconds, Counters(), _THREADS, ours=True)
 
     async def find(self, name: bytes, kind: bytes, expected: Mapping[str, str]) -> dict[str, Column] | None:
         """See `load`."""

@@ -30,9 +30,9 @@ from riafs.errors import (
     TooLarge,
 )
 from riafs.formats.recordtext import RecordReader
+from riafs.storage.deadline import exhaust_request, time_left
 from riafs.storage.http import PIECE, Answer, Http, Incoming, Request, bearer
-from riafs.storage.patience import time_left, waited_enough
-from riafs.storage.spill import SpilledText
+from riafs.storage.temporary import SpilledText
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ class ApiServer:
             await trio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - so that clients do not come together
             wait = min(2 * wait, _LONGEST_WAIT)
         self.counters.store_timeouts += 1
-        waited_enough()
+        exhaust_request()
         raise StoreTimeout(f"{problem} (tried for {self.seconds:g} s)")
 
     async def _asked(self, request: Request, take: "Take", seconds: float) -> tuple[Answer | None, RiafsError | None]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from riafs.arvados.api import ApiServer, Record
 from riafs.errors import NotInStore, StoreError
-from riafs.storage.spill import SpilledText
+from riafs.storage.temporary import SpilledText
 
 _BATCH = 1000
 _STATE = ("uuid", "portable_data_hash", "modified_at")

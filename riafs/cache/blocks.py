@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 import trio
 from cachetools import LRUCache
 
-from riafs.cache.blocks_disk import DiskBlocks
-from riafs.cache.blocks_eviction import DiskLimits
-from riafs.cache.blocks_file import MAX_LENGTH, BlockName, content_digest
+from riafs.cache.block_files import MAX_LENGTH, BlockName, content_digest
+from riafs.cache.disk import DiskBlocks
+from riafs.cache.eviction import DiskLimits
 from riafs.counters import Counters
 from riafs.errors import CorruptContent, RiafsError, ShortRead
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
 from riafs.tasks import as_failure
 
 log = logging.getLogger(__name__)
@@ -100,8 +100,8 @@ class BlockCache:
         self._queue: deque[_Name] = deque()
         self._changed = trio.Condition()
         self._keeping = False
-        self._reading = Patience("the cache directory", _DISK_SECONDS, counters, _READERS, ours=True)
-        self._writing = Patience("the cache directory", _DISK_SECONDS, counters, _WRITERS, ours=True)
+        self._reading = Deadline("the cache directory", _DISK_SECONDS, counters, _READERS, ours=True)
+        self._writing = Deadline("the cache directory", _DISK_SECONDS, counters, _WRITERS, ours=True)
         self._trouble = _Trouble()
 
     @property

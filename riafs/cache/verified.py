@@ -24,8 +24,8 @@ from dataclasses import dataclass
 
 import trio
 
-from riafs.cache.private import ensure_private_file
-from riafs.storage.files import Identity
+from riafs.storage.local_file import FileVersion
+from riafs.storage.temporary import ensure_private_file
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ _FORMER = "select device, inode, size, mtime_ns, ctime_ns, start, length, key fr
 class Evidence:
     """Which bytes of which version of which file."""
 
-    identity: Identity
+    identity: FileVersion
     start: int
     length: int
 

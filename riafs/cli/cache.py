@@ -12,11 +12,20 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from riafs.cache.blocks_check import check_all
-from riafs.cache.blocks_directory import open_blocks
-from riafs.cache.blocks_eviction import DiskLimits, Usage, evict_all, evict_content, make_room, survey
-from riafs.cache.blocks_file import annex_content, content_digest, keep_content
-from riafs.cache.blocks_pins import pin, pinned_contents, pinned_digests, unpin
+from riafs.cache.block_files import annex_content, content_digest, keep_content, open_blocks
+from riafs.cache.eviction import (
+    DiskLimits,
+    Usage,
+    check_all,
+    evict_all,
+    evict_content,
+    make_room,
+    pin,
+    pinned_contents,
+    pinned_digests,
+    survey,
+    unpin,
+)
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, print_table

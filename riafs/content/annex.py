@@ -42,9 +42,9 @@ from riafs.formats.annexlogs import archive_links
 from riafs.formats.digests import checker
 from riafs.formats.keys import Key
 from riafs.formats.specialremotes import SpecialRemote, configured_uuid
-from riafs.storage.patience import waited_enough
+from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
+from riafs.storage.deadline import exhaust_request
 from riafs.storage.protocol import Storage
-from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
 
 log = logging.getLogger(__name__)
 
@@ -342,7 +342,7 @@ class _Attempt:
     def _met(self, problem: RiafsError) -> None:
         self.problems.append(problem)
         if isinstance(problem, StoreTimeout):
-            waited_enough()
+            exhaust_request()
 
     def _known_bad(self, opened: Opened) -> CorruptContent | None:
         key, size = self.key.serialised, opened.source.size

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from riafs.archive.archive import ArchiveTools
-from riafs.cache.blocks_file import annex_content
-from riafs.cache.temporary import temporary_file
+from riafs.cache.block_files import annex_content
 from riafs.children import ATTEMPTS
 from riafs.content.places import Place
 from riafs.content.verifying import Opened
@@ -22,8 +21,9 @@ from riafs.errors import CorruptContent, NotInStore, ProgramKilled, RiafsError, 
 from riafs.formats.annexlogs import ArchiveLink
 from riafs.formats.digests import checker
 from riafs.formats.keys import Key
-from riafs.storage.files import FileBytes
-from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.bytesource import Buffer, RangedBytes
+from riafs.storage.local_file import FileBytes
+from riafs.storage.temporary import temporary_file
 
 _PIECE = 1 << 20
 

@@ -6,7 +6,7 @@ import trio
 
 from riafs.content.inplace import identity_of, is_only_touched
 from riafs.errors import ChangedContent, RiafsError
-from riafs.storage.ranged import PROVEN, Buffer, RangedBytes
+from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes
 from riafs.tasks import as_failure
 
 _HOP = 64 << 20  # bytes hashed at most in one visit to a thread

@@ -9,7 +9,7 @@ from collections import OrderedDict
 
 import trio
 
-from riafs.storage.blockplaces import WholeBlock
+from riafs.storage.keep_places import WholeBlock
 
 _WAIT_SECONDS = 1.0
 

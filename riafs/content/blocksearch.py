@@ -36,8 +36,8 @@ from riafs.errors import (
     TaskFailed,
 )
 from riafs.formats.locators import Locator
-from riafs.storage.blockplaces import Attempt, BlockInVolume, BlockPlace, BlockPlaces, FileBlock, WholeBlock
-from riafs.storage.lines import Line
+from riafs.storage.deadline import ProgressQueue
+from riafs.storage.keep_places import Attempt, BlockInVolume, BlockPlace, BlockPlaces, FileBlock, WholeBlock
 from riafs.tasks import as_failure
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class SearchTools:
     counters: Counters
     deadline: float
     """Seconds."""
-    line: Line
+    line: ProgressQueue
     """Of those who wait for memory."""
 
 

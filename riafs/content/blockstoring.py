@@ -10,7 +10,7 @@ import trio
 
 from riafs.content.blockmemory import BlockMemory
 from riafs.content.keptparts import KeptParts
-from riafs.storage.blockplaces import WholeBlock
+from riafs.storage.keep_places import WholeBlock
 
 _LOOK_SECONDS = 0.05
 _SHARE = 2  # of the memory that may wait

@@ -14,11 +14,8 @@ from typing import NamedTuple
 
 from riafs.archive.member import DecodedMember
 from riafs.errors import NotInStore, ShortRead
-from riafs.storage.blocking import file_of
-from riafs.storage.concat import read_across
-from riafs.storage.extents import Extent
-from riafs.storage.files import Identity
-from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.bytesource import Buffer, Extent, RangedBytes, read_across
+from riafs.storage.local_file import FileVersion, file_of
 
 MOST_OPEN = 64
 
@@ -51,7 +48,7 @@ class Version:
 class _InFile(NamedTuple):
     """Where a chunk lies as it is."""
 
-    identity: Identity
+    identity: FileVersion
     offset: int
 
 

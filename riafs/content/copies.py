@@ -13,7 +13,7 @@ from riafs.content.verifying import Claim, Opened, Verifier
 from riafs.errors import NotInStore, RiafsError
 from riafs.formats.keys import Key
 from riafs.git.repository import Repository
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 
 _CHUNK = 4 << 20
 

@@ -13,10 +13,9 @@ import trio
 
 from riafs.content.chunks import Chunks, Version
 from riafs.errors import ChangedContent, RiafsError
-from riafs.storage.blocking import file_of
-from riafs.storage.files import Identity
-from riafs.storage.patience import Patience
-from riafs.storage.ranged import PROVEN, Buffer, RangedBytes
+from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes
+from riafs.storage.deadline import Deadline
+from riafs.storage.local_file import FileVersion, file_of
 
 _TRIES = 3
 _AT_ONCE = 256 << 10  # bytes that are compared sooner than a thread is found
@@ -184,7 +183,7 @@ class Sealed:
 
     __slots__ = ("_digests", "_patience", "_place", "_source")
 
-    def __init__(self, source: RangedBytes, digests: bytes, patience: Patience, place: str) -> None:
+    def __init__(self, source: RangedBytes, digests: bytes, patience: Deadline, place: str) -> None:
         self._source = source
         self._digests = digests
         self._patience = patience
@@ -218,6 +217,6 @@ class Sealed:
 
 def is_only_touched(before: object, now: object) -> bool:
     """Whether a file was changed in nothing that concerns its content, as far as its times tell."""
-    if isinstance(before, Identity) and isinstance(now, Identity):
+    if isinstance(before, FileVersion) and isinstance(now, FileVersion):
         return before.is_touched(now)
     return isinstance(before, Version) and isinstance(now, Version) and before.is_touched(now)

@@ -28,10 +28,9 @@ from riafs.content.parts import Copy
 from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent, RiafsError, StoreError, StoreTimeout, TooLarge
 from riafs.formats.locators import MAX_BLOCK, ZERO_BLOCK, Locator
-from riafs.storage.blockplaces import BlockInVolume, BlockPlace, BlockPlaces, FileBlock, WholeBlock
-from riafs.storage.lines import Line
-from riafs.storage.patience import of_no_request, time_left, waited_enough
-from riafs.storage.ranged import Buffer
+from riafs.storage.bytesource import Buffer
+from riafs.storage.deadline import ProgressQueue, exhaust_request, leave_request, time_left
+from riafs.storage.keep_places import BlockInVolume, BlockPlace, BlockPlaces, FileBlock, WholeBlock
 from riafs.tasks import Background, as_failure
 
 log = logging.getLogger(__name__)
@@ -102,7 +101,7 @@ class KeepBlocks:
             admit=self._verified,
             counters=tools.counters,
             deadline=tools.deadline,
-            line=Line(tools.deadline),
+            line=ProgressQueue(tools.deadline),
         )
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -180,7 +179,7 @@ class KeepBlocks:
                 return flight.block
             if flight.problem is not None:
                 if isinstance(flight.problem, StoreTimeout):
-                    waited_enough()
+                    exhaust_request()
                 raise _again(flight.problem)
             if not flight.scope.cancel_called:
                 raise StoreError(f"block {locator.unsigned.decode()} is not fetched any more: the mount ends")
@@ -191,7 +190,7 @@ class KeepBlocks:
         return flight
 
     async def _fly(self, flight: _Flight, locator: Locator, renew: Renew) -> None:
-        of_no_request()
+        leave_request()
         name = locator.unsigned
         search = Search(self._search_tools, locator, renew)
         try:
@@ -263,7 +262,7 @@ class KeepBlocks:
             self._tools.background.start_soon(self._go_ahead, locator, renew)
 
     async def _go_ahead(self, locator: Locator, renew: Renew) -> None:
-        of_no_request()
+        leave_request()
         name = locator.unsigned
         try:
             if await self._tools.parts.has(name, locator.size) or name in self._flights or name in self._memory:

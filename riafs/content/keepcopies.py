@@ -9,7 +9,7 @@ from riafs.content.blocksearch import Renew, new_request_id
 from riafs.content.parts import Copy, CopyState, state_of
 from riafs.errors import AccessExpired, Overloaded, RiafsError
 from riafs.formats.locators import Locator
-from riafs.storage.blockplaces import Attempt, BlockPlace, BlockPlaces
+from riafs.storage.keep_places import Attempt, BlockPlace, BlockPlaces
 
 _TRIES = 4
 _FIRST_PAUSE = 0.5

@@ -6,8 +6,8 @@ Several readers of one part look for it once.
 import trio
 
 from riafs.cache.blocks import BlockCache
-from riafs.storage.blockplaces import WholeBlock
-from riafs.storage.ranged import Buffer
+from riafs.storage.bytesource import Buffer
+from riafs.storage.keep_places import WholeBlock
 
 
 class KeptParts:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from riafs.errors import RiafsError
-from riafs.storage.ranged import Buffer, RangedBytes, is_provisional, version_of
+from riafs.storage.bytesource import Buffer, RangedBytes, is_provisional, version_of
 
 
 class Reported:

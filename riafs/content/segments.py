@@ -19,8 +19,8 @@ from riafs.errors import MalformedLocator, ShortRead
 from riafs.formats.locators import Locator
 from riafs.formats.manifests.blocks import NO_BLOCK, Segment
 from riafs.formats.manifests.manifest import Manifest
-from riafs.storage.patience import Turns
-from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
+from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
+from riafs.storage.deadline import DeadlineLock
 
 _RENEW_SECONDS = 2.0
 """A manifest that is younger has no newer signatures than another one would have."""
@@ -37,7 +37,7 @@ class CollectionReader:
         self._blocks = blocks
         self._manifest = manifest
         self._refresh = refresh
-        self._renewing = Turns()
+        self._renewing = DeadlineLock()
         self._renewed_at = float("-inf")
         self._ahead = ReadAhead(manifest.blocks_after, self._fetch_ahead)
 

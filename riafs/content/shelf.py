@@ -13,11 +13,10 @@ from riafs.archive.opened import Known
 from riafs.cache.verified import Evidence
 from riafs.content.verifying import Opened
 from riafs.errors import ArchiveError, DamagedIndex, NotInStore
-from riafs.storage.extents import Extent
-from riafs.storage.files import FileBytes, Identity
-from riafs.storage.patience import Turns
+from riafs.storage.bytesource import Extent, RangedBytes
+from riafs.storage.deadline import DeadlineLock
+from riafs.storage.local_file import FileBytes, FileVersion
 from riafs.storage.protocol import Storage
-from riafs.storage.ranged import RangedBytes
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class ArchiveShelf:
         self._storage = storage
         self._dataset = dataset
         self._tools = tools
-        self._opening = Turns()
+        self._opening = DeadlineLock()
 
     async def open(self, place: bytes, names: Sequence[bytes]) -> Opened | None:
         """The first member of the archive at `place` that has one of `names`; None if it has none of them.
@@ -61,7 +60,7 @@ class ArchiveShelf:
             return iter(())
         return (member.name for member in archive.listing if not member.is_directory)
 
-    async def _archive(self, place: bytes) -> tuple[Identity, Archive]:
+    async def _archive(self, place: bytes) -> tuple[FileVersion, Archive]:
         path = self._dataset + b"/" + place
         source = await self._storage.open(path)
         identity = source.identity
@@ -79,12 +78,12 @@ class ArchiveShelf:
             raise type(known.problem)(*known.problem.args)
         return identity, known.archive
 
-    def _known(self, place: bytes, identity: Identity) -> Known | None:
+    def _known(self, place: bytes, identity: FileVersion) -> Known | None:
         """What is known of the archive at `place`, if that is still the same file."""
         known: Known | None = self._tools.open_archives.get((self, place))
         return known if known is not None and known.identity == identity else None
 
-    async def _open(self, source: FileBytes, identity: Identity, path: bytes) -> Known:
+    async def _open(self, source: FileBytes, identity: FileVersion, path: bytes) -> Known:
         """The archive in `source`, or what will be wrong with it as long as nobody changes it."""
         try:
             return Known(identity, await Archive.open(source, self._tools, path))
@@ -95,7 +94,7 @@ class ArchiveShelf:
             raise
 
 
-async def _open_member(archive: Archive, place: bytes, names: Sequence[bytes], identity: Identity) -> Opened | None:
+async def _open_member(archive: Archive, place: bytes, names: Sequence[bytes], identity: FileVersion) -> Opened | None:
     for name in names:
         member = archive.find(name)
         if member is not None and not member.is_directory:
@@ -103,7 +102,7 @@ async def _open_member(archive: Archive, place: bytes, names: Sequence[bytes], i
     return None
 
 
-def _opened(source: RangedBytes, place: str, identity: Identity) -> Opened:
+def _opened(source: RangedBytes, place: str, identity: FileVersion) -> Opened:
     """A member with what its readers need to know: where its bytes lie, or which key they were checked against."""
     if isinstance(source, Extent):
         return Opened(source, place, Evidence(identity, source.offset, source.size))

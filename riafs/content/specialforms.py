@@ -16,8 +16,7 @@ from riafs.content.verifying import Opened
 from riafs.errors import EncryptedContent, NotInStore
 from riafs.formats.keys import Key
 from riafs.formats.specialremotes import SharedCipher, SpecialRemote, encrypted_key, shared_cipher
-from riafs.storage.concat import Concatenated
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import Concatenated, RangedBytes
 
 MAX_CHUNKS = 1_000_000
 

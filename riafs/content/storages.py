@@ -20,7 +20,7 @@ from riafs.errors import NotInStore
 from riafs.formats.keys import Key
 from riafs.formats.names import valid_name
 from riafs.formats.specialremotes import SpecialRemote, is_ora, storage_remotes
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 
 StoredPlaces = Callable[[Key], Iterator[Place]]
 """Where the bytes stored under a key may lie in one directory of the store, loose or in an archive."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from riafs.storage.ranged import PROVEN, Buffer, RangedBytes, is_provisional, version_of
+from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, version_of
 
 Begin = Callable[[], Awaitable[RangedBytes]]
 """Finds out that the bytes are right, and gives them. Asked again where it failed."""

@@ -23,10 +23,9 @@ from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent
 from riafs.formats.digests import verifiable
 from riafs.formats.keys import Key
-from riafs.storage.blocking import BlockingRead, blocking_read
-from riafs.storage.files import Identity
-from riafs.storage.patience import Patience, of_no_request
-from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
+from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
+from riafs.storage.deadline import Deadline, leave_request
+from riafs.storage.local_file import BlockingRead, FileVersion, blocking_read
 from riafs.tasks import Background
 
 log = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ class Verifier:
     """Admits content to readers. One per mount; `background` runs the hashing beside readers."""
 
     def __init__(
-        self, policy: Verify, memory: VerifiedMemory, counters: Counters, patience: Patience, background: Background
+        self, policy: Verify, memory: VerifiedMemory, counters: Counters, patience: Deadline, background: Background
     ) -> None:
         self._policy = policy
         self.memory = memory
@@ -266,7 +265,7 @@ class Verifier:
         return HashedBeside(hashing)
 
     async def _hash(self, hashing: Hashing, name: tuple[Evidence, bytes]) -> None:
-        of_no_request()
+        leave_request()
         await hashing.run()
         if self._beside.get(name) is hashing:
             del self._beside[name]
@@ -274,7 +273,7 @@ class Verifier:
 
 def _at(opened: Opened, identity: object) -> Opened:
     """`opened`, as the version that was looked at."""
-    if opened.evidence is None or not isinstance(identity, Identity):
+    if opened.evidence is None or not isinstance(identity, FileVersion):
         return opened
     return replace(opened, evidence=replace(opened.evidence, identity=identity))
 

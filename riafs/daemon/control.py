@@ -15,10 +15,10 @@ from typing import Any
 
 import trio
 
-from riafs.cache.private import private_directory
 from riafs.daemon.ask import MAX_REQUEST, socket_path
 from riafs.errors import PushConflict, RiafsError
 from riafs.slices import in_slices, listing
+from riafs.storage.temporary import private_directory
 from riafs.tasks import Background, as_failure
 
 _PART = 1 << 16

@@ -14,9 +14,9 @@ from collections import deque
 from dataclasses import dataclass
 from io import TextIOWrapper
 
-from riafs.cache.private import private_directory, private_opener
 from riafs.errors import RiafsError, StoreDenied, UsageError
 from riafs.settings import Settings
+from riafs.storage.temporary import private_directory, private_opener
 
 KEPT_LINES = 200
 _FILE_BYTES = 10 << 20

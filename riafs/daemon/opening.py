@@ -4,13 +4,13 @@ import os
 from collections.abc import Mapping
 
 from riafs.cache.blocks import BlockLimits
-from riafs.cache.blocks_eviction import DiskLimits
+from riafs.cache.eviction import DiskLimits
 from riafs.content.verifying import Verify
 from riafs.daemon.archivepassword import archive_password
 from riafs.daemon.arvadosaccess import arvados_access, proxies
 from riafs.formats.sources import ArvadosUrl, KeepUrl, RiaUrl, Source
 from riafs.settings import Settings
-from riafs.storage.spill import SpilledText
+from riafs.storage.temporary import SpilledText
 from riafs.vfs import assembly
 from riafs.vfs.keepplan import KeepPlan
 

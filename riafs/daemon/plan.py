@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from riafs.formats.sources import Source
 from riafs.settings import Directories, Settings
-from riafs.storage.spill import SpilledText
+from riafs.storage.temporary import SpilledText
 
 
 @dataclass(frozen=True, slots=True)

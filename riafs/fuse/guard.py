@@ -18,7 +18,7 @@ from cachetools import LRUCache
 
 from riafs.counters import Counters
 from riafs.errors import ChangedElsewhere, OutOfMemory, RiafsError
-from riafs.storage.patience import of_one_request
+from riafs.storage.deadline import begin_request
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Guard:
 
         @wraps(handler)
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            of_one_request()
+            begin_request()
             try:
                 return await handler(*args, **kwargs)
             except pyfuse3.FUSEError:

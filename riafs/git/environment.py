@@ -17,10 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
-from riafs.cache.private import private_opener
-from riafs.cache.temporary import temporary_directory
 from riafs.children import ATTEMPTS, ended_by_others, killed, remove_lock
 from riafs.errors import GitError
+from riafs.storage.temporary import private_opener, temporary_directory
 
 # fan-out directories of loose objects
 _INDEX_OF_PACKS = b"multi-pack-index"

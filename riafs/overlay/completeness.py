@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from riafs.cache.private import prompt_opener
 from riafs.errors import OverlayDamaged
+from riafs.storage.temporary import prompt_opener
 
 DATABASE = "overlay.sqlite"
 COPY = "copy.sqlite"

@@ -10,7 +10,7 @@ from typing import Protocol
 from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, SUBMODULE
 from riafs.formats.keys import parse_key
 from riafs.overlay.changes import Base, BaseEntry
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 from riafs.tree.listing import GitEntry
 from riafs.tree.protocol import Entry, Kind
 

@@ -10,10 +10,9 @@ from riafs.formats.keys import Key
 from riafs.formats.sevenzip.header import Member
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.watching import Watcher
-from riafs.storage.beneath import open_regular
-from riafs.storage.directories import ABSENT, HeldDirectory
-from riafs.storage.failures import writing
-from riafs.storage.files import FileBytes, Identity
+from riafs.storage.local_file import FileBytes, FileVersion
+from riafs.storage.openat import open_regular
+from riafs.storage.posix import ABSENT, HeldDirectory, writing_to
 
 NAME = b"archive.7z"
 _CHUNK = 1 << 20
@@ -38,7 +37,7 @@ def mark_at(directory: HeldDirectory) -> FileMark | None:
     """Of the archive in `directory`, None where there is none. Raises StoreError, StoreDenied."""
     if directory.descriptor == ABSENT:
         return None
-    with writing(path_in(directory)):
+    with writing_to(path_in(directory)):
         try:
             return FileMark.of(os.stat(NAME, dir_fd=directory.descriptor, follow_symlinks=False))
         except FileNotFoundError:
@@ -53,7 +52,7 @@ def path_in(directory: HeldDirectory) -> bytes:
 def open_file(directory: HeldDirectory) -> int:
     """A descriptor of the archive in `directory`. Raises StoreError where there is no regular file, StoreDenied."""
     path = path_in(directory)
-    with writing(path):
+    with writing_to(path):
         try:
             return open_regular(directory.descriptor, NAME, os.O_RDONLY)
         except OSError as error:
@@ -65,7 +64,7 @@ def open_file(directory: HeldDirectory) -> int:
 def file_bytes(descriptor: int, directory: HeldDirectory) -> FileBytes:
     """The archive behind `descriptor`, which goes to what is returned."""
     status = os.fstat(descriptor)
-    return FileBytes(descriptor, status.st_size, os.fsdecode(path_in(directory)), identity=Identity.of(status))
+    return FileBytes(descriptor, status.st_size, os.fsdecode(path_in(directory)), identity=FileVersion.of(status))
 
 
 def in_reading_order(member: Member) -> tuple[int, int]:

@@ -29,9 +29,8 @@ from riafs.packing.pruning import remove_objects
 from riafs.packing.survey import Candidate, Survey, in_batches, look_around
 from riafs.packing.watching import Step, Watcher
 from riafs.packing.writing import ArchiveWriter, Packed
-from riafs.storage.directories import HeldDirectory
-from riafs.storage.failures import writing
-from riafs.storage.files import FileBytes
+from riafs.storage.local_file import FileBytes
+from riafs.storage.posix import HeldDirectory, writing_to
 
 _ROOM_FOR_MEMBER = 400
 """Bytes of a header for each member, about twice of what they are."""
@@ -235,7 +234,7 @@ class _Run:
         return [Candidate(twin, self._reader.share(twin)) for twin in left.values()]
 
     def _check_room(self) -> None:
-        with writing(self._dataset.archives.path):
+        with writing_to(self._dataset.archives.path):
             status = os.statvfs(self._dataset.archives.descriptor)
         free = status.f_bavail * status.f_frsize
         needed = self._kept_end + sum(each.packed_size + _ROOM_FOR_MEMBER for each in self._survey.new)
@@ -265,7 +264,7 @@ class _Run:
     def _replace(self, directory: HeldDirectory) -> None:
         """Put the new archive in place of the old one, which must still be the one that was read."""
         self._watcher.begin(Step.REPLACING, 0)
-        with writing(self._path):
+        with writing_to(self._path):
             self._take_over_access(directory)
             if mark_at(self._dataset.archives) != (self._old.mark if self._old else None):
                 raise Busy(f"{os.fsdecode(self._path)} was changed by another program meanwhile; run this again")

@@ -11,7 +11,7 @@ from riafs.packing.objects import ObjectReader, read_object
 from riafs.packing.problems import Damage
 from riafs.packing.watching import Watcher
 from riafs.packing.writing import Packed
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 
 _CHUNK = 8 << 20
 

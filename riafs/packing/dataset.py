@@ -15,13 +15,12 @@ from riafs.formats.sources import RiaUrl
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.repository import Repository
-from riafs.storage.beneath import DIRECTORY_FLAGS, open_resolved
-from riafs.storage.directories import ABSENT, HeldDirectory
-from riafs.storage.failures import writing
-from riafs.storage.localwriting import LocalWriting
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
+from riafs.storage.local_writer import LocalWriter
+from riafs.storage.openat import DIRECTORY_FLAGS, open_resolved
+from riafs.storage.permissions import Sharing, parse_sharing
+from riafs.storage.posix import ABSENT, HeldDirectory, writing_to
 from riafs.storage.protocol import Storage
-from riafs.storage.sharing import Sharing, parse_sharing
 from riafs.tree.source import open_store, path_of_named
 from riafs.tree.store import Store, StoreTools
 from riafs.tree.working import Means, working_tools
@@ -79,15 +78,15 @@ async def _held(store: Store, path: bytes, sharing: Sharing | None, tools: Store
     except NotInStore:
         if sharing is None:
             return HeldDirectory(ABSENT, os.path.join(os.fsencode(storage.name), path))
-        patience = Patience(f"store {storage.name}", tools.seconds, tools.counters)
-        making = await LocalWriting.open_root(await storage.local_path(b"."), patience)
+        patience = Deadline(f"store {storage.name}", tools.seconds, tools.counters)
+        making = await LocalWriter.open_root(await storage.local_path(b"."), patience)
         try:
             await making.make_directories([path], sharing)
             await making.settle()
         finally:
             making.close()
         place = await storage.local_path(path)
-    with writing(place):
+    with writing_to(place):
         return HeldDirectory(open_resolved(place, DIRECTORY_FLAGS), place)
 
 

@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from riafs.errors import Busy, NotOurs
-from riafs.storage.beneath import open_regular
-from riafs.storage.directories import HeldDirectory
-from riafs.storage.failures import lock_holder, writing
-from riafs.storage.workspaces import is_ours, open_working_directory, remove_content
+from riafs.storage.openat import open_regular
+from riafs.storage.posix import HeldDirectory, lock_holder, writing_to
+from riafs.storage.staging import is_ours, open_working_directory, remove_content
 
 DIRECTORY = b".riafs-packing"
 _LOCK = b"lock"
@@ -32,7 +31,7 @@ def workspace(archives: HeldDirectory) -> Iterator[HeldDirectory]:
     Raises Busy where another process has it, NotOurs, ReadOnly, StoreDenied, StoreError.
     """
     with ExitStack() as stack:
-        with writing(archives.path + b"/" + DIRECTORY):
+        with writing_to(archives.path + b"/" + DIRECTORY):
             held = _locked(archives, stack)
             remove_content(held, keep=_LOCK)
         try:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from riafs.errors import MalformedKey
 from riafs.formats.annex import Layout, likely_path, object_directories
 from riafs.formats.keys import Key, parse_file_name
-from riafs.storage.beneath import DIRECTORY_FLAGS, open_plain
-from riafs.storage.directories import ABSENT, HeldDirectory
-from riafs.storage.failures import writing
+from riafs.storage.openat import DIRECTORY_FLAGS, open_plain
+from riafs.storage.posix import ABSENT, HeldDirectory, writing_to
 
 _BLOCK = 512  # of st_blocks, whatever the file system's own blocks are
 _DAY = 86400.0
@@ -92,7 +91,7 @@ def find_loose(directory: HeldDirectory, layout: Layout) -> Loose:
     others = 0
     if directory.descriptor == ABSENT:
         return Loose((), 0, children)
-    with writing(directory.path):
+    with writing_to(directory.path):
         for path, status in _files(directory.descriptor, children):
             found = _object(path, status, layout)
             if found is None:

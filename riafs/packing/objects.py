@@ -7,8 +7,8 @@ from riafs.formats.keys import Key
 from riafs.packing.compressing import PIECE, shrinks_to
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.loose import LooseObject
-from riafs.storage.beneath import PATH_FLAGS, open_beneath, open_regular
-from riafs.storage.directories import HeldDirectory
+from riafs.storage.openat import PATH_FLAGS, open_beneath, open_regular
+from riafs.storage.posix import HeldDirectory
 
 
 class BadObject(Exception):

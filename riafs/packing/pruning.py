@@ -10,10 +10,8 @@ from riafs.errors import Busy
 from riafs.packing.archives import FileMark, mark_at, path_in
 from riafs.packing.loose import LooseObject
 from riafs.packing.watching import Step, Watcher
-from riafs.storage import directories
-from riafs.storage.directories import HeldDirectory
-from riafs.storage.durability import sync_file_system
-from riafs.storage.failures import writing
+from riafs.storage import posix
+from riafs.storage.posix import HeldDirectory, sync_file_system, writing_to
 
 
 def remove_objects(
@@ -30,10 +28,10 @@ def remove_objects(
         watcher.advance(1)
         if mark_at(archives) != mark:
             raise Busy(f"{os.fsdecode(path_in(archives))} was changed by another program; the remaining objects stay")
-        with writing(directory.path + b"/" + found.path):
+        with writing_to(directory.path + b"/" + found.path):
             freed += _remove(directory.descriptor, found.path)
     if objects:
-        with writing(directory.path):
+        with writing_to(directory.path):
             sync_file_system(directory.descriptor)
     return freed
 
@@ -41,7 +39,7 @@ def remove_objects(
 def _remove(root: int, path: bytes) -> int:
     above, name = os.path.split(path)
     try:
-        with directories.opened(root, above) as directory:
+        with posix.opened_directory(root, above) as directory:
             _unlink(name, directory)
     except FileNotFoundError:
         return 0
@@ -63,7 +61,7 @@ def _remove_empty(root: int, path: bytes) -> int:
     while path:
         above, name = os.path.split(path)
         try:
-            with directories.opened(root, above) as directory:
+            with posix.opened_directory(root, above) as directory:
                 os.rmdir(name, dir_fd=directory)
         except OSError:  # not empty, or somebody was faster: both leave nothing to do
             return removed

@@ -22,12 +22,10 @@ from riafs.packing.lock import workspace
 from riafs.packing.objects import ObjectReader, read_object
 from riafs.packing.problems import Damage
 from riafs.packing.watching import Step, Watcher
-from riafs.storage import directories
-from riafs.storage.beneath import READ_FLAGS, open_beneath
-from riafs.storage.directories import HeldDirectory
-from riafs.storage.durability import make_durable, start_writing
-from riafs.storage.failures import writing
-from riafs.storage.sharing import object_mode
+from riafs.storage import posix
+from riafs.storage.openat import READ_FLAGS, open_beneath
+from riafs.storage.permissions import object_mode
+from riafs.storage.posix import HeldDirectory, make_durable, start_writing, writing_to
 
 _CHUNK = 1 << 20
 _UNNAMED = b"object-%d"
@@ -152,7 +150,7 @@ class _Run:
 
     def _check_room(self) -> None:
         missing = [each for each in self._wanted if not self._reader.exists(each.path)]
-        with writing(self._dataset.objects.path):
+        with writing_to(self._dataset.objects.path):
             status = os.statvfs(self._dataset.objects.descriptor)
         size = sum(each.member.size for each in missing)
         if size > status.f_bavail * status.f_frsize:
@@ -186,7 +184,7 @@ class _Run:
         check = ContentCheck(wanted.key)
         unnamed = _UNNAMED % len(self._unnamed)
         temporary = directory.path + b"/" + unnamed
-        with writing(temporary):
+        with writing_to(temporary):
             with suppress(FileNotFoundError):
                 os.unlink(unnamed, dir_fd=directory.descriptor)
             executable = wanted.member.mode is not None and bool(wanted.member.mode & 0o100)
@@ -194,7 +192,7 @@ class _Run:
             file = os.open(unnamed, _NEW, mode, dir_fd=directory.descriptor)
         try:
             await self._copy(wanted, file, temporary, check)
-            with writing(temporary):
+            with writing_to(temporary):
                 self._dataset.sharing.settle(file)
                 start_writing(file, 0, 0)
         finally:
@@ -219,18 +217,18 @@ class _Run:
                     raise _Damaged(f"cannot be read: {error}") from error
                 self._watcher.advance(len(data))
                 check.update(data)
-                with writing(temporary):
+                with writing_to(temporary):
                     _write_all(file, data)
         finally:
             content.close()
 
     def _publish(self, directory: HeldDirectory) -> None:
         """Make the files without names durable, all together, and give them their names."""
-        with writing(directory.path):
+        with writing_to(directory.path):
             unnamed = [_UNNAMED % number for number in range(len(self._unnamed))]
             make_durable(unnamed, lambda name: os.open(name, _AGAIN, dir_fd=directory.descriptor))
         for name, wanted in zip(unnamed, self._unnamed, strict=True):
-            with writing(self._dataset.objects.path + b"/" + wanted.path):
+            with writing_to(self._dataset.objects.path + b"/" + wanted.path):
                 self._name(name, wanted, directory)
         self._unpacked += self._unnamed
         self._unnamed.clear()
@@ -243,8 +241,8 @@ class _Run:
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(file)
-        directories.make(root, above, self._dataset.sharing, set())
-        with directories.opened(root, above) as place:
+        posix.make_directories(root, above, self._dataset.sharing, set())
+        with posix.opened_directory(root, above) as place:
             os.rename(unnamed, name, src_dir_fd=directory.descriptor, dst_dir_fd=place)
 
     # -- removing the archive -----------------------------------------------------------------------------------------
@@ -261,7 +259,7 @@ class _Run:
         self._watcher.begin(Step.REMOVING, 1)
         self._watcher.advance(1)
         archives = self._dataset.archives
-        with writing(path_in(archives)):
+        with writing_to(path_in(archives)):
             if mark_at(archives) != mark:
                 raise Busy(f"{os.fsdecode(path_in(archives))} was changed by another program meanwhile; it stays")
             os.unlink(NAME, dir_fd=archives.descriptor)
@@ -273,7 +271,7 @@ class _Run:
         expected = [wanted.path for wanted, _ in self._expected]
         paths = {b"", *expected, *(above for path in expected for above in parents_of(path))}
         root = self._dataset.objects.descriptor
-        with writing(self._dataset.objects.path):
+        with writing_to(self._dataset.objects.path):
             make_durable(sorted(paths), lambda path: open_beneath(root, path or b".", READ_FLAGS))
 
     def report(self) -> UnarchiveReport:

@@ -21,9 +21,8 @@ from riafs.packing.loose import LooseObject
 from riafs.packing.objects import BadObject, ObjectReader
 from riafs.packing.problems import Damage
 from riafs.packing.watching import Watcher
-from riafs.storage.directories import HeldDirectory
-from riafs.storage.failures import writing
-from riafs.storage.sharing import FILE_MODE
+from riafs.storage.permissions import FILE_MODE
+from riafs.storage.posix import HeldDirectory, writing_to
 
 _COPIED_AT_ONCE = 64 << 20
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -48,7 +47,7 @@ class ArchiveWriter:
         self._watcher = watcher
         self.packed: list[Packed] = []
         self.damaged: list[Damage] = []
-        with writing(path):
+        with writing_to(path):
             self._file = os.open(NAME, _NEW, FILE_MODE, dir_fd=directory.descriptor)
         self._kept_end = columns.packed_end
         self._end = self._kept_end
@@ -66,7 +65,7 @@ class ArchiveWriter:
         """
         position = 0
         while position < self._kept_end:
-            with writing(self._path):
+            with writing_to(self._path):
                 copied = _copy(old, self._file, position, min(_COPIED_AT_ONCE, self._kept_end - position))
             if not copied:
                 raise StoreError(f"the archive ends at byte {position}, its header says {self._kept_end}")
@@ -167,7 +166,7 @@ class ArchiveWriter:
         self._append(packed)
         signature = write_signature(self._end, header)
         self._append(header)
-        with writing(self._path):
+        with writing_to(self._path):
             _write_all(self._file, signature, 0)
             os.fsync(self._file)
             # What is checked next comes from the disk, as far as the kernel forgets on request.
@@ -175,12 +174,12 @@ class ArchiveWriter:
         return self._end
 
     def _append(self, data: bytes) -> None:
-        with writing(self._path):
+        with writing_to(self._path):
             _write_all(self._file, data, self._end)
         self._end += len(data)
 
     def _take_back(self, end: int) -> None:
-        with writing(self._path):
+        with writing_to(self._path):
             os.ftruncate(self._file, end)
         self._end = end
 

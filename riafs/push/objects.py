@@ -23,11 +23,11 @@ from riafs.formats.keys import ExtensionRules, Key
 from riafs.push.content import PIECE
 from riafs.push.destination import Destination
 from riafs.push.watching import Watcher
-from riafs.storage.files import FileBytes
-from riafs.storage.ranged import Buffer, RangedBytes
-from riafs.storage.sharing import object_mode
-from riafs.storage.together import together
-from riafs.storage.writing import NewFile
+from riafs.storage.bytesource import Buffer, RangedBytes
+from riafs.storage.local_file import FileBytes
+from riafs.storage.permissions import object_mode
+from riafs.storage.protocol import NewFile
+from riafs.tasks import run_all
 
 SMALL = 1 << 20
 """Bytes of content that is held in memory before it is written."""
@@ -163,7 +163,7 @@ class ObjectWriter:
             piece = await part.read(0)
             for offset in range(0, part.length, PIECE):
                 ahead: list[Buffer] = []
-                await together(
+                await run_all(
                     partial(upload.write, piece),
                     partial(trio.to_thread.run_sync, maker.update, piece),
                     partial(part.read_into, offset + PIECE, ahead),

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from riafs.errors import BadSource, RiafsError
 from riafs.formats.sources import RiaUrl
 from riafs.push.destination import Destination, open_destination
-from riafs.storage.localwriting import LocalWriting
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
+from riafs.storage.local_writer import LocalWriter
 from riafs.tree.source import open_store, path_of_named
 from riafs.tree.store import Store, StoreTools
 from riafs.tree.working import Means, working_tools
@@ -44,8 +44,8 @@ async def obstacle(source: RiaUrl, means: Means) -> str:
         return str(error)
 
 
-async def open_writing(store: Store, tools: StoreTools) -> LocalWriting:
+async def open_writing(store: Store, tools: StoreTools) -> LocalWriter:
     """The store as something to write to, for all of its datasets; the caller closes it. Raises StoreDenied, …"""
     root = await store.storage.local_path(b".")
-    patience = Patience(f"store {store.storage.name}", tools.seconds, tools.counters)
-    return await LocalWriting.open_root(root, patience)
+    patience = Deadline(f"store {store.storage.name}", tools.seconds, tools.counters)
+    return await LocalWriter.open_root(root, patience)

@@ -1,13 +1,14 @@
 """HTTP for block servers and API servers: urllib3 in bounded worker threads.
 
 Deadlines: connecting and each wait for bytes are bounded by the socket's timeouts. Beyond that, the event loop gives up
-an exchange whose answer does not begin in time, or then stands still for as long; what brings less than `FLOOR` bytes a
-second stands still, however it trickles. An exchange that is given up or cancelled has its socket shut down, so that
-its thread ends. Redirects are not followed, nothing is tried twice, nothing is unpacked. Messages name what was asked
-in the caller's words and say what happened in ours: never a URL, a header or a server's text, as these hold tokens and
-signatures.
+an exchange whose answer does not begin in time, or then stalls for as long; an answer that brings less than `FLOOR`
+bytes a second has stalled, however it trickles. The socket of an exchange that is given up or cancelled is shut down,
+so that its thread ends. Redirects are not followed, nothing is tried twice, nothing is unpacked. Messages name the
+thing asked for in the caller's words and say what happened in ours: never a URL, a header or a server's text, as these
+hold tokens and signatures.
 """
 
+import http.client
 import logging
 import socket
 import ssl
@@ -23,12 +24,22 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 import trio
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, InsecureRequestWarning
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    IncompleteRead,
+    InsecureRequestWarning,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
 from urllib3.util import Timeout, make_headers, parse_url
 
 from riafs.counters import Counters
-from riafs.errors import BadSource, StoreError, StoreTimeout, TooLarge
-from riafs.storage.httperrors import translated
+from riafs.errors import BadSource, CutOff, RiafsError, StoreError, StoreTimeout, TooLarge
 
 T = TypeVar("T")
 
@@ -126,7 +137,7 @@ class Incoming:
                 wanted -= len(data)
                 self._progress(len(data))
         except (HTTPError, OSError) as error:
-            raise translated(error, self._name) from None  # the context would quote what the server sent
+            raise http_failure(error, self._name) from None  # the context would quote what the server sent
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_all(self, limit: int) -> bytes:
@@ -196,7 +207,7 @@ class _Exchange(Generic[T]):
         try:
             response = self._response(manager)
         except (HTTPError, OSError) as error:
-            raise translated(error, self._request.name) from None  # the context would quote what the server sent
+            raise http_failure(error, self._request.name) from None  # the context would quote what the server sent
         with response:
             self._told = time.monotonic()
             trio.from_thread.run_sync(self._goes_on)
@@ -336,3 +347,36 @@ def _tls(options: HttpOptions) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def http_failure(error: HTTPError | OSError, name: str) -> RiafsError:
+    """The failure class for `error`; `name` says in its message what was asked of whom."""
+    if isinstance(error, ConnectTimeoutError | ReadTimeoutError) and not isinstance(error, NewConnectionError):
+        return StoreTimeout(f"{name}: the server did not answer in time")
+    cause = _cause(error)
+    if isinstance(cause, IncompleteRead | http.client.IncompleteRead):
+        return CutOff(f"{name}: the connection was cut in the middle of the answer")
+    return StoreError(f"{name}: {_reason(error, cause)}")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What is behind urllib3's wrappers."""
+    inner = error.args[-1] if isinstance(error, ProtocolError | ProxyError | SSLError) and error.args else None
+    inner = inner if isinstance(inner, BaseException) else error.__cause__
+    return error if inner is None else _cause(inner)
+
+
+def _reason(error: BaseException, cause: BaseException) -> str:
+    prefix = "the proxy cannot be used: " if isinstance(error, ProxyError) else ""
+    if isinstance(error, NameResolutionError):
+        return prefix + "its name is not known here"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        why = cause.verify_message
+        return f"{prefix}its certificate is not trusted ({why}); SSL_CERT_FILE can name its authority"
+    if isinstance(error, SSLError) or isinstance(cause, ssl.SSLError):
+        return prefix + "no TLS connection can be made"
+    if isinstance(cause, http.client.RemoteDisconnected):
+        return prefix + "the connection was closed without an answer"
+    if isinstance(cause, OSError) and cause.strerror:
+        return prefix + cause.strerror[:1].lower() + cause.strerror[1:]
+    return prefix + "the answer is not proper HTTP"

@@ -20,11 +20,10 @@ from riafs.errors import (
     TooLarge,
 )
 from riafs.formats.names import below, is_in
-from riafs.storage.beneath import DIRECTORY_FLAGS, PATH_FLAGS, READ_FLAGS
-from riafs.storage.files import FileBytes, Identity
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
+from riafs.storage.local_file import FileBytes, FileVersion
+from riafs.storage.openat import DIRECTORY_FLAGS, PATH_FLAGS, READ_FLAGS, Root, Roots
 from riafs.storage.protocol import FileStatus, Item, ItemKind, Opener
-from riafs.storage.roots import Root, Roots
 
 log = logging.getLogger(__name__)
 
@@ -78,16 +77,16 @@ class LocalStorage:
     """See the Storage protocol. Opened with `open_root`; keeps a descriptor of the root directory, and of those that
     links may lead into.
 
-    Invariant: every other path is resolved below one of these descriptors by the kernel (see storage/roots).
+    Invariant: every other path is resolved below one of these descriptors by the kernel (see storage/openat).
     """
 
-    def __init__(self, roots: Roots, patience: Patience) -> None:
+    def __init__(self, roots: Roots, patience: Deadline) -> None:
         self._roots = roots
         self._root = roots.store.descriptor
         self._patience = patience
 
     @classmethod
-    async def open_root(cls, root: bytes, patience: Patience, allowed: Sequence[bytes] = ()) -> "LocalStorage":
+    async def open_root(cls, root: bytes, patience: Deadline, allowed: Sequence[bytes] = ()) -> "LocalStorage":
         """The storage below the directory `root`, whose links may also lead into the directories `allowed`.
 
         One of these that cannot be opened (a disk that is not there) is told in the log. Raises SourceNotFound,
@@ -263,7 +262,7 @@ class LocalStorage:
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise NotInStore(f"{self._named(path)} is not a regular file")
-        return FileBytes(descriptor, status.st_size, self._named(path), self._patience, Identity.of(status))
+        return FileBytes(descriptor, status.st_size, self._named(path), self._patience, FileVersion.of(status))
 
     async def local_path(self, path: bytes) -> bytes:
         """See Storage."""

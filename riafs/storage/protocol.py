@@ -1,17 +1,23 @@
-"""The storage protocol: where a store's bytes lie, whatever the transport.
+"""The storage protocol: the files of a store, whatever the transport, and writing to them.
 
 Paths are bytes relative to the store's root, ``/`` between parts, no leading slash; the empty path is the root itself.
 Nothing outside the root, and of the directories that the administrator lets links lead into, is ever opened, whatever
-links the store holds. Every call has a deadline.
+links the store holds, and nothing is ever written through a link that leads out. Every call has a deadline.
+
+Files are written in a workspace with their final mode, and published by rename. What is not made durable with `sync`
+may be lost in a power failure.
 """
 
 import enum
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from riafs.errors import RiafsError
-from riafs.storage.files import FileBytes
+from riafs.storage.bytesource import Buffer
+from riafs.storage.local_file import FileBytes
+from riafs.storage.permissions import Sharing
 
 T = TypeVar("T")
 
@@ -95,4 +101,66 @@ class Storage(Protocol):
     def path_of(self, absolute: bytes) -> bytes | None:
         """The path for what this machine calls `absolute`: below the root by any of its names, or `absolute` itself
         where that is in a directory that links may lead into; None for anything else. Nothing is looked at.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A small file that is written whole. `mode` is what it is made with, before umask and sharing."""
+
+    path: bytes
+    data: Buffer
+    mode: int
+
+
+class Upload(Protocol):
+    """A new file that grows."""
+
+    async def write(self, data: Buffer) -> None:
+        """Add bytes at the end. Raises StoreError, StoreTimeout."""
+
+    def close(self) -> None:
+        """No more bytes will come. Calling it twice is harmless."""
+
+
+class WritableStorage(Protocol):
+    """A store that can be written to. All calls raise ReadOnly, StoreDenied, OutsideStore, StoreTimeout, StoreError."""
+
+    async def check_writable(self, directories: Sequence[bytes]) -> None:
+        """Raise ReadOnly or StoreDenied where this user cannot write to one of them, or to what is above if missing."""
+
+    def workspace(self, above: bytes) -> AbstractAsyncContextManager[bytes]:
+        """The path of a new directory of this process alone, somewhere below the directory `above`; it is removed at
+        the end with everything in it. Traces of processes that were killed are removed first.
+        """
+
+    async def make_directories(self, paths: Sequence[bytes], sharing: Sharing) -> None:
+        """Make directories and what is missing above them."""
+
+    async def write_files(self, files: Sequence[NewFile], sharing: Sharing) -> None:
+        """Write small new files, in one go."""
+
+    async def place_files(self, files: Sequence[NewFile], sharing: Sharing) -> None:
+        """Write small files, make them durable, and only then give them their names, in this order, over what is there.
+        Directories that are missing are made.
+        """
+
+    async def create(self, path: bytes, mode: int, sharing: Sharing) -> Upload:
+        """A new file, made with `mode`, before umask and sharing."""
+
+    async def set_executable(self, path: bytes, *, executable: bool) -> bool:
+        """Change a file's executable bits and no others; False where this user may not."""
+
+    async def rename_each(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Rename files (from, to), over what is there."""
+
+    async def remove_each(self, paths: Sequence[bytes]) -> None:
+        """Remove files."""
+
+    async def sync(self, paths: Sequence[bytes]) -> None:
+        """Make files, and the names in directories, durable: all these and maybe more."""
+
+    async def settle(self, files: Sequence[bytes] = (), *, everything: bool = False) -> None:
+        """Make durable what names and modes were made since the last time; and `files`, with their names, or whatever
+        else there is.
         """

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Mapping, Sequence
 
 from riafs.errors import BrokenCollection, RiafsError
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 from riafs.tree.protocol import Directory, Entry, Found, Versions
 
 _ABOUT_CONTENT = (errno.EIO, errno.EACCES, errno.ETIMEDOUT, errno.ENOENT, errno.ENOMEM)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from riafs.errors import IsADirectoryHere, NoSuchName, NotInStore, NotThereYet, SourceNotFound
 from riafs.formats.locators import is_identifier
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
 
 BY_ID = b"by_id"

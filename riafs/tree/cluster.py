@@ -20,7 +20,7 @@ from riafs.arvados.collections import (
     nanoseconds,
 )
 from riafs.errors import NotInStore, StoreDenied
-from riafs.storage.patience import Turns
+from riafs.storage.deadline import DeadlineLock
 from riafs.tree.collecting import (
     CollectionTools,
     ManifestText,
@@ -49,7 +49,7 @@ class ClusterCollections:
         self._by_uuid: dict[bytes, UuidPlace] = {}
         self._turn = 0
         self._states: Mapping[bytes, CollectionState] | None = None
-        self._locks: dict[bytes, Turns] = {}
+        self._locks: dict[bytes, DeadlineLock] = {}
 
     # -- entering -----------------------------------------------------------------------------------------------------
 
@@ -91,8 +91,8 @@ class ClusterCollections:
                 if record.identifier not in self._by_uuid:
                     await self._enter(record)
 
-    def _lock(self, name: bytes) -> Turns:
-        return self._locks.setdefault(name, Turns())
+    def _lock(self, name: bytes) -> DeadlineLock:
+        return self._locks.setdefault(name, DeadlineLock())
 
     async def _enter(self, record: CollectionRecord) -> None:
         place = UuidPlace(self, record.identifier, record.state, await self.directory(record))

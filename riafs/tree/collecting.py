@@ -16,7 +16,7 @@ from riafs.counters import Counters
 from riafs.errors import MalformedManifest, RiafsError
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.manifests.reader import ManifestReader
-from riafs.storage.spill import SpilledText, SpillFile
+from riafs.storage.temporary import SpilledText, SpillFile
 from riafs.tree.collection import BrokenDirectory, Collection, CollectionDirectory
 from riafs.tree.folders import Folders
 from riafs.tree.protocol import Directory

@@ -21,7 +21,7 @@ from riafs.formats.manifests.blocks import NO_BLOCK, Segment
 from riafs.formats.manifests.folder import FOLDER
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.names import joined
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.broken import BrokenDirectory
 from riafs.tree.folders import MANY, Folders, ShownFolder, file_version
 from riafs.tree.listing import PIECE

@@ -15,7 +15,7 @@ import trio
 from riafs.content.parts import Part
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError, StoreDenied
 from riafs.formats.composed import CollectionPath, ComposedFolder
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 from riafs.tree.broken import BrokenDirectory
 from riafs.tree.divisible import Divisible
 from riafs.tree.listing import PIECE

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from riafs.content.parts import Part
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 from riafs.tree.divisible import Divisible
 from riafs.tree.protocol import Directory, Entry, Found, Versions
 from riafs.tree.slots import Slots, own_slots

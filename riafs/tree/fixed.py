@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from riafs.errors import IsADirectoryHere, NoSuchName
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 from riafs.tree.protocol import Directory, Entry, Found, Versions
 from riafs.tree.slots import Slots, slots_by_versions
 

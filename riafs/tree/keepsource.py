@@ -15,7 +15,7 @@ import trio
 from riafs.errors import ChangedContent, NotInStore, RiafsError
 from riafs.formats.locators import PortableHash, is_portable_data_hash
 from riafs.formats.text import listed, nearest
-from riafs.storage.manifestfiles import SETTLED_NS, ManifestFile, Manifests
+from riafs.storage.manifests import SETTLED_NS, ManifestFile, Manifests
 from riafs.tree.broken import BrokenDirectory
 from riafs.tree.byid import BY_ID, ByIdDirectory, open_named
 from riafs.tree.collecting import CollectionTools, Told, broken_directory, collection_directory

@@ -13,7 +13,7 @@ from riafs.content.annex import AnnexContents
 from riafs.errors import MalformedKey, NoSuchName, NotADirectoryHere, NotThereYet
 from riafs.formats.keys import Key, parse_file_name
 from riafs.formats.names import valid_name
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
 
 KEYS = b".keys"

@@ -15,12 +15,12 @@ from typing import BinaryIO
 import trio
 from cachetools import LRUCache
 
-from riafs.cache.lastchanges import Apart
-from riafs.cache.lastchanges import LastChanges as KeptChanges
-from riafs.cache.temporary import temporary_file
+from riafs.cache.last_changes import Apart
+from riafs.cache.last_changes import LastChanges as KeptChanges
 from riafs.errors import GitError, ProgramKilled, RiafsError
 from riafs.formats.gitrepository import parse_history
 from riafs.git.repository import Repository
+from riafs.storage.temporary import temporary_file
 from riafs.tasks import Background, as_failure
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from riafs.formats.sources import RiaUrl
 from riafs.formats.text import listed, nearest
 from riafs.git.history import VersionKind
 from riafs.git.repository import HIDDEN_BRANCHES, Repository
-from riafs.storage.patience import Patience
+from riafs.storage.deadline import Deadline
 from riafs.storage.protocol import ItemKind, Storage
 from riafs.tree.store import ALIASES, Store, is_dataset_path
 
@@ -99,7 +99,7 @@ async def _aliases(storage: Storage) -> list[bytes]:
 # -- stores -----------------------------------------------------------------------------------------------------------
 
 
-async def stores_near(path: bytes, patience: Patience) -> str:
+async def stores_near(path: bytes, patience: Deadline) -> str:
     """The store, or the dataset in one, that is at, above, below or beside the directory `path`, which is no store."""
     try:
         found = await patience.run(_near_on_disk, os.fsdecode(path))

@@ -19,7 +19,7 @@ from riafs.arvados.projects import (
     fetch_shared,
     signature_of,
 )
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.cluster import ClusterCollections
 from riafs.tree.fixed import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Found, Kind

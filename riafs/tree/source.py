@@ -4,8 +4,8 @@ import os
 
 from riafs.errors import BadSource, MissingObject, NoSuchVersion, NotInStore, RiafsError, SourceNotFound
 from riafs.formats.sources import RiaUrl
+from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
-from riafs.storage.patience import Patience
 from riafs.tree.nearest import datasets_near, stores_near, versions_near
 from riafs.tree.protocol import Directory
 from riafs.tree.store import Store, StoreTools
@@ -56,7 +56,7 @@ async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store
             f"{source}: stores behind ria+{source.scheme}:// cannot be mounted yet, only ria+file:// and paths"
         )
     path = os.path.abspath(source.path)
-    patience = Patience(f"store {os.fsdecode(path)}", seconds, tools.counters)
+    patience = Deadline(f"store {os.fsdecode(path)}", seconds, tools.counters)
     try:
         storage = await LocalStorage.open_root(path, patience, tools.allow_links)
         try:

@@ -6,7 +6,7 @@ Their text is made when they are opened, so their size is not known before (stat
 from collections.abc import Callable, Mapping, Sequence
 
 from riafs.errors import IsADirectoryHere, NoSuchName
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
 
 NAME = b".riafs"

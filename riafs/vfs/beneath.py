@@ -12,7 +12,7 @@ import trio
 from riafs.errors import NoSuchName, NotADirectoryHere, OverlayFailed, StaleHandle
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, LowerEntry
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Kind
 from riafs.tree.standing import OfCommit, WithoutCommit
 from riafs.vfs.filesystem import FileSystem

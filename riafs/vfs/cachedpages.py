@@ -12,7 +12,7 @@ import trio
 from cachetools import LRUCache
 
 from riafs.errors import StoreTimeout
-from riafs.storage.ranged import PROVEN, RangedBytes, is_provisional, version_of
+from riafs.storage.bytesource import PROVEN, RangedBytes, is_provisional, version_of
 
 _MOST = 100_000
 _SILENT_SECONDS = 0.5

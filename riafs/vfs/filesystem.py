@@ -28,7 +28,7 @@ from riafs.errors import (
     StaleHandle,
     StoreTimeout,
 )
-from riafs.storage.ranged import Buffer, MemoryBytes, RangedBytes
+from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
 from riafs.tree.slots import Slots, own_slots
 from riafs.vfs.cachedpages import CachedPages, SilentReads

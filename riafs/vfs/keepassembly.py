@@ -17,15 +17,13 @@ from riafs.errors import RiafsError, UsageError
 from riafs.formats.composed import parse_composition
 from riafs.formats.locators import Locator
 from riafs.formats.sources import STANDARD_INPUT, ArvadosUrl, KeepUrl
-from riafs.storage.blockplaces import BlockPlace, BlockPlaces, Places
+from riafs.storage.deadline import THREADS_PER_STORE, Deadline
 from riafs.storage.http import Http, HttpOptions
-from riafs.storage.keephints import HintedPlaces
-from riafs.storage.keepservers import KeepServer, ServerTools
-from riafs.storage.keepvolumes import KeepVolume
+from riafs.storage.keep_places import BlockPlace, BlockPlaces, HintedPlaces, KeepVolume, Places
+from riafs.storage.keep_servers import KeepServer, ServerTools
 from riafs.storage.local import LocalStorage
-from riafs.storage.manifestfiles import GivenManifest, ManifestDirectory, Manifests
-from riafs.storage.patience import THREADS_PER_STORE, Patience
-from riafs.storage.spill import TEXT_PIECE, SpilledText
+from riafs.storage.manifests import GivenManifest, ManifestDirectory, Manifests
+from riafs.storage.temporary import TEXT_PIECE, SpilledText
 from riafs.tree.byid import Resolve
 from riafs.tree.cluster import ClusterCollections
 from riafs.tree.clusterroot import ClusterRoot, open_cluster
@@ -93,9 +91,9 @@ class _Opening:
 
     async def _directory(
         self, what: str, path: bytes, threads: int = THREADS_PER_STORE
-    ) -> tuple[LocalStorage, Patience]:
+    ) -> tuple[LocalStorage, Deadline]:
         """Raises SourceNotFound, StoreDenied, StoreTimeout, StoreError."""
-        patience = Patience(f"{what} {os.fsdecode(path)}", self._means.deadline, self._means.counters, threads)
+        patience = Deadline(f"{what} {os.fsdecode(path)}", self._means.deadline, self._means.counters, threads)
         try:
             return await LocalStorage.open_root(path, patience), patience
         except RiafsError as error:
@@ -192,7 +190,7 @@ class _Opening:
         return await self._manifest_files(source.manifests)
 
     async def _manifest_files(self, path: bytes) -> ManifestDirectory:
-        patience = Patience(f"manifests {os.fsdecode(path)}", self._means.deadline, self._means.counters)
+        patience = Deadline(f"manifests {os.fsdecode(path)}", self._means.deadline, self._means.counters)
         if not await patience.run(os.path.isfile, path):
             return ManifestDirectory((await self._directory("manifests", path))[0])
         directory, name = os.path.split(await patience.run(os.path.realpath, path))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from riafs.cache.blocks import BlockCache
 from riafs.cache.verified import VerifiedMemory
 from riafs.counters import Counters
-from riafs.storage.spill import SpilledText
+from riafs.storage.temporary import SpilledText
 from riafs.tasks import Background
 
 

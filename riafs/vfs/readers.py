@@ -7,7 +7,7 @@ the others go by what came of it.
 """
 
 from riafs.content.unread import Unread
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 
 PROBE = 8
 

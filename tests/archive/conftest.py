@@ -10,11 +10,11 @@ import pytest
 
 from riafs.archive.archive import Archive, ArchiveTools
 from riafs.archive.extractor import Extractor
-from riafs.cache import temporary
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.counters import Counters
 from riafs.formats.sevenzip.cursor import Limits
-from riafs.storage.files import FileBytes, Identity
+from riafs.storage import temporary
+from riafs.storage.local_file import FileBytes, FileVersion
 
 SEARCH_PATH = tuple(map(os.fsencode, os.get_exec_path()))
 
@@ -84,7 +84,7 @@ def file_bytes(path: Path) -> FileBytes:
     """The archive's file."""
     descriptor = os.open(path, os.O_RDONLY)
     status = os.fstat(descriptor)
-    return FileBytes(descriptor, status.st_size, str(path), None, Identity.of(status))
+    return FileBytes(descriptor, status.st_size, str(path), None, FileVersion.of(status))
 
 
 async def open_archive(path: Path, tools: ArchiveTools) -> Archive:

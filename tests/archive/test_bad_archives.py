@@ -28,7 +28,7 @@ from riafs.errors import (
 )
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.formats.sevenzip.header import parse_encoded_header, parse_signature
-from riafs.storage.ranged import MemoryBytes
+from riafs.storage.bytesource import MemoryBytes
 from tests.archive.conftest import Announce, Pack, content_of, open_archive, tools_with
 from tests.archive.headers import File, archive, copy_streams, files_record, header, number, stored_archive
 
@@ -284,7 +284,7 @@ from riafs.archive.encryption import Unlocker
 from riafs.archive.header import read_listing
 from riafs.errors import RiafsError
 from riafs.formats.sevenzip.cursor import Limits
-from riafs.storage.ranged import MemoryBytes
+from riafs.storage.bytesource import MemoryBytes
 from tests.archive.test_bad_archives import claiming_headers, large_dictionary
 
 resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))

@@ -24,7 +24,7 @@ from riafs.formats.sevenzip.cursor import Limits, write_number
 from riafs.formats.sevenzip.fullheader import FullHeader, NewMember, shape_of_lzma2, shape_of_stored
 from riafs.formats.sevenzip.header import Member, parse_header
 from riafs.formats.sevenzip.writing import write_header
-from riafs.storage.ranged import MemoryBytes
+from riafs.storage.bytesource import MemoryBytes
 from tests.archive.conftest import tools_with
 from tests.archive.headers import File, archive, copy_streams, header, sized
 

@@ -24,9 +24,9 @@ from riafs.formats.sevenzip.folder import Folder, parse_shape
 from riafs.formats.sevenzip.fullheader import FullHeader, NewMember, shape_of_lzma2
 from riafs.formats.sevenzip.header import Listing, Member
 from riafs.formats.sevenzip.writing import write_header
-from riafs.storage.files import FileBytes
-from riafs.storage.patience import Patience
-from riafs.storage.ranged import MemoryBytes
+from riafs.storage.bytesource import MemoryBytes
+from riafs.storage.deadline import Deadline
+from riafs.storage.local_file import FileBytes
 from tests.archive.conftest import Pack, content_of, file_bytes, open_archive, tools_with
 from tests.archive.headers import archive as archive_of
 from tests.archive.test_decoding import DIVIDED, LONG, found, keys_of, small_steps, text
@@ -290,7 +290,7 @@ async def test_a_child_does_not_outlive_a_lack_of_descriptors(
 def impatient(path: Path) -> FileBytes:
     """An archive in a store that has to answer within a fifth of a second."""
     opened = file_bytes(path)
-    opened._patience = Patience("the store", 0.2, Counters())
+    opened._patience = Deadline("the store", 0.2, Counters())
     return opened
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from riafs.archive.encryption import Decrypted, derive_key, parse_properties
 from riafs.errors import EncryptedArchive, MalformedArchive, MissingProgram, RiafsError
-from riafs.storage.ranged import MemoryBytes
+from riafs.storage.bytesource import MemoryBytes
 from tests.archive.conftest import Announce, Pack, content_of, open_archive, tools_with
 
 CONTENTS: dict[bytes, bytes | None] = {

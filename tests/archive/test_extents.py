@@ -3,8 +3,7 @@
 import pytest
 
 from riafs.errors import ShortRead
-from riafs.storage.extents import Extent
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import Extent, MemoryBytes, RangedBytes
 
 
 class Closable(MemoryBytes):

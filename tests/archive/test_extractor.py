@@ -12,7 +12,7 @@ from riafs.archive.extractor import ChildDecoder, Engine, Extractor, find_progra
 from riafs.errors import DecodeFailed, MissingProgram, StoreError
 from riafs.formats.sevenzip.cursor import Cursor
 from riafs.formats.sevenzip.folder import Folder, parse_shape
-from riafs.storage.ranged import MemoryBytes
+from riafs.storage.bytesource import MemoryBytes
 from tests.archive.conftest import SEARCH_PATH, no_room_elsewhere
 
 PACKED = b"packed bytes of the folder"

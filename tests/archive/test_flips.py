@@ -10,8 +10,7 @@ from riafs.archive.archive import Archive
 from riafs.cache.blocks import BlockLimits
 from riafs.errors import RiafsError
 from riafs.formats.sevenzip.header import parse_signature
-from riafs.storage.extents import Extent
-from riafs.storage.ranged import MemoryBytes
+from riafs.storage.bytesource import Extent, MemoryBytes
 from tests.archive.conftest import Announce, Pack, tools_with
 from tests.archive.headers import archive as archive_of
 from tests.archive.test_decoding import keys_of, text

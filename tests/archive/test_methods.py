@@ -14,7 +14,7 @@ import pytest
 from riafs.archive.archive import ArchiveTools
 from riafs.archive.member import DecodedMember
 from riafs.archive.saved import IndexDirectory
-from riafs.storage.extents import Extent
+from riafs.storage.bytesource import Extent
 from tests.archive.conftest import SEARCH_PATH, Pack, content_of, open_archive, tools_with, update
 from tests.archive.headers import File, stored_archive
 

@@ -16,7 +16,7 @@ from riafs.cache.blocks import BlockLimits
 from riafs.errors import CorruptContent, DecodeFailed, RiafsError
 from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.header import Member
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 from tests.archive.conftest import Announce, Pack, content_of, open_archive, tools_with
 from tests.archive.test_decoding import DIVIDED, count_as_large, found, keys_of, text
 

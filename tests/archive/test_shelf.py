@@ -11,8 +11,8 @@ from riafs.archive.archive import ArchiveTools
 from riafs.content.shelf import ArchiveShelf
 from riafs.counters import Counters
 from riafs.errors import MalformedArchive, NotInStore
+from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
-from riafs.storage.patience import Patience
 from tests.archive.headers import File, stored_archive
 
 PLACE = b"archives/archive.7z"
@@ -23,7 +23,7 @@ async def shelves(root: Path, tools: ArchiveTools, count: int) -> Sequence[Archi
     for number in range(count):
         (root / str(number) / "archives").mkdir(parents=True)
         write(root, number, stored_archive([File(b"name", b"number %d" % number)]))
-    storage = await LocalStorage.open_root(os.fsencode(root), Patience("a store", 10, Counters()))
+    storage = await LocalStorage.open_root(os.fsencode(root), Deadline("a store", 10, Counters()))
     return [ArchiveShelf(storage, b"%d" % number, tools) for number in range(count)]
 
 

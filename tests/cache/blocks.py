@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.cache.blocks_file import BlockName, content_digest
+from riafs.cache.block_files import BlockName, content_digest
 
 SIZE = 4096
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.cache.blocks_file import HEADER_SIZE, BlockName, check_block, content_digest, make_header, parse_file_name
+from riafs.cache.block_files import HEADER_SIZE, BlockName, check_block, content_digest, make_header, parse_file_name
 from riafs.errors import CorruptContent
 
 names = st.builds(

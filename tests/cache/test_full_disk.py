@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from riafs.cache import temporary
-from riafs.cache.scratch import Scratch
-from riafs.cache.temporary import remove_abandoned, temporary_directory, temporary_file
 from riafs.counters import Counters
 from riafs.errors import OverlayFull, StoreError
 from riafs.git.environment import PrivateGitDirs
-from riafs.overlay.store import Overlay
+from riafs.overlay.overlay import Overlay
+from riafs.storage import temporary
+from riafs.storage.temporary import Scratch, remove_abandoned, temporary_directory, temporary_file
 from tests.fuse.mounting import mounted
 from tests.plugins.log_hygiene import Announce
 from tests.push.test_refusals import small_disk as small_disk

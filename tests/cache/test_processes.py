@@ -8,10 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from riafs.cache.blocks_check import check_all
-from riafs.cache.blocks_directory import open_blocks
-from riafs.cache.blocks_disk import DiskBlocks
-from riafs.cache.blocks_eviction import DiskLimits, survey
+from riafs.cache.block_files import open_blocks
+from riafs.cache.disk import DiskBlocks
+from riafs.cache.eviction import DiskLimits, check_all, survey
 from tests.cache.blocks import bytes_of, name_of
 
 SIZE = 200_000
@@ -20,7 +19,7 @@ PROJECT = Path(__file__).parents[2]
 
 WORKER = """
 import random, sys
-from riafs.cache.blocks_disk import DiskBlocks
+from riafs.cache.disk import DiskBlocks
 from tests.cache.blocks import bytes_of, name_of
 from tests.cache.test_processes import LIMITS, SIZE
 cache, seed, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 
 import trio
 
-from riafs.storage.ranged import RangedBytes
+from riafs.storage.bytesource import RangedBytes
 
 CONTENT = bytes(range(256)) * 3 + b"the end"
 """What is in the source that a check is given."""

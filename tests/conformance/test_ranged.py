@@ -23,25 +23,23 @@ from riafs.content.verifying import Claim, Opened, Verifier, Verify
 from riafs.counters import Counters
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.push.content import PatchedBytes
-from riafs.storage.concat import Concatenated
-from riafs.storage.extents import Extent
-from riafs.storage.files import FileBytes, Identity
+from riafs.storage.bytesource import Concatenated, Extent, MemoryBytes, RangedBytes
+from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
-from riafs.storage.patience import Patience
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.local_file import FileBytes, FileVersion
 from riafs.tasks import Background
 from tests.behaviour.drivers import opened
 from tests.conformance.ranged import CHECKS, CONTENT, Check, Make, check_slices
 from tests.small import Locked, SmallDataset, SmallStore, key_of, mixed_path
 
 
-def file_of(content: bytes, patience: Patience | None = None) -> FileBytes:
+def file_of(content: bytes, patience: Deadline | None = None) -> FileBytes:
     """An unlinked file with that content."""
     with tempfile.TemporaryFile() as file:
         file.write(content)
         file.flush()
         descriptor = os.dup(file.fileno())
-    return FileBytes(descriptor, len(content), "a file", patience, Identity.of(os.fstat(descriptor)))
+    return FileBytes(descriptor, len(content), "a file", patience, FileVersion.of(os.fstat(descriptor)))
 
 
 @asynccontextmanager
@@ -58,7 +56,7 @@ async def file(content: bytes) -> AsyncIterator[RangedBytes]:
 
 @asynccontextmanager
 async def file_with_patience(content: bytes) -> AsyncIterator[RangedBytes]:
-    source = file_of(content, Patience("a store", 10, Counters()))
+    source = file_of(content, Deadline("a store", 10, Counters()))
     yield source
     source.close()
 
@@ -131,7 +129,7 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
         patch.setattr(beside, "_HOP", 211)
         patch.setattr(beside, "_AHEAD", 50)
         async with trio.open_nursery() as background:
-            patience = Patience("the store", 10, Counters())
+            patience = Deadline("the store", 10, Counters())
             verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), patience, Background(background))
             claim = Claim(b"the key", lambda: _Sha256(content))
             source = await verifier.admit(Opened(found, "a place", Evidence(found.identity, 0, found.size)), claim)
@@ -220,7 +218,7 @@ def key_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[object, Path]:
 @pytest.mark.parametrize("check", CHECKS)
 async def test_file_of_a_local_store(check: Check, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(CONTENT)
-    storage = await LocalStorage.open_root(os.fsencode(tmp_path), Patience("a store", 10, Counters()))
+    storage = await LocalStorage.open_root(os.fsencode(tmp_path), Deadline("a store", 10, Counters()))
     source = await storage.open(b"file")
     await check(source)
     source.close()
@@ -245,7 +243,7 @@ async def test_git_blob(
 async def test_member_of_an_archive_on_the_shelf(
     check: Check, place: object, key_stores: dict[object, Path], tmp_path: Path
 ) -> None:
-    storage = await LocalStorage.open_root(os.fsencode(key_stores[place]), Patience("a store", 10, Counters()))
+    storage = await LocalStorage.open_root(os.fsencode(key_stores[place]), Deadline("a store", 10, Counters()))
     [path] = await storage.resolve_each([b"alias/one"])
     assert isinstance(path, bytes)
     extractor = Extractor([os.fsencode(each) for each in os.get_exec_path()], os.fsencode(tmp_path), 60)

@@ -9,7 +9,7 @@ import trio.testing
 from riafs.content import chunks
 from riafs.content.chunks import Chunks
 from riafs.errors import NotInStore, ShortRead
-from riafs.storage.ranged import Buffer, MemoryBytes
+from riafs.storage.bytesource import Buffer, MemoryBytes
 from tests.conformance.ranged import CHECKS, CONTENT, Check
 
 

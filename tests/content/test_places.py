@@ -338,7 +338,7 @@ async def test_failing_disk_is_a_failure_of_the_store_and_other_places_are_tried
     async with opened(store.path) as shown:
         await shown.inode(b"one/file")
         with monkeypatch.context() as patch:
-            patch.setattr("riafs.storage.files.FileBytes._read_cached", fail)
+            patch.setattr("riafs.storage.local_file.FileBytes._read_cached", fail)
             with pytest.raises(StoreError, match="the disk is broken"):
                 await shown.read(b"one/file")
         assert await shown.read(b"one/file") == CONTENT

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from riafs.cache import verified
 from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.storage.files import Identity
+from riafs.storage.local_file import FileVersion
 
 Announce = Callable[..., None]
 
-EVIDENCE = Evidence(Identity(1, 2, 3, 4, 5), 6, 7)
+EVIDENCE = Evidence(FileVersion(1, 2, 3, 4, 5), 6, 7)
 IDENTITIES = st.builds(
-    Identity,
+    FileVersion,
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**63 - 1),
@@ -67,11 +67,11 @@ def test_good_is_remembered_for_these_bytes_and_this_key_only(evidence: Evidence
     assert not memory.is_bad(evidence, key)
     first = evidence.identity
     for other in (
-        Identity(first.device ^ 1, first.inode, first.size, first.mtime_ns, first.ctime_ns),
-        Identity(first.device, first.inode ^ 1, first.size, first.mtime_ns, first.ctime_ns),
-        Identity(first.device, first.inode, first.size ^ 1, first.mtime_ns, first.ctime_ns),
-        Identity(first.device, first.inode, first.size, first.mtime_ns ^ 1, first.ctime_ns),
-        Identity(first.device, first.inode, first.size, first.mtime_ns, first.ctime_ns ^ 1),
+        FileVersion(first.device ^ 1, first.inode, first.size, first.mtime_ns, first.ctime_ns),
+        FileVersion(first.device, first.inode ^ 1, first.size, first.mtime_ns, first.ctime_ns),
+        FileVersion(first.device, first.inode, first.size ^ 1, first.mtime_ns, first.ctime_ns),
+        FileVersion(first.device, first.inode, first.size, first.mtime_ns ^ 1, first.ctime_ns),
+        FileVersion(first.device, first.inode, first.size, first.mtime_ns, first.ctime_ns ^ 1),
     ):
         assert not found(memory, Evidence(other, evidence.start, evidence.length), key)
     assert not found(memory, Evidence(first, evidence.start ^ 1, evidence.length), key)

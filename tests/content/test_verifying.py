@@ -17,9 +17,9 @@ from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent, StoreTimeout
 from riafs.formats.digests import checker
 from riafs.formats.keys import parse_key
-from riafs.storage.files import FileBytes, Identity
-from riafs.storage.patience import Patience
-from riafs.storage.ranged import PROVEN, Buffer, MemoryBytes, version_of
+from riafs.storage.bytesource import PROVEN, Buffer, MemoryBytes, version_of
+from riafs.storage.deadline import Deadline
+from riafs.storage.local_file import FileBytes, FileVersion
 from riafs.tasks import Background
 from tests.behaviour.drivers import opened
 from tests.small import Locked, SmallStore, key_of, noise
@@ -74,7 +74,7 @@ class Bench:
 
     def __init__(self, policy: Verify, background: trio.Nursery) -> None:
         self.counters, self.memory = Counters(), VerifiedMemory(None)
-        patience = Patience("the store", 10, self.counters)
+        patience = Deadline("the store", 10, self.counters)
         self.verifier = Verifier(policy, self.memory, self.counters, patience, Background(background))
 
     async def admit(self, source: Source, *, content: bytes = GOOD, evidence: Evidence | None = None) -> object:
@@ -91,7 +91,7 @@ class Bench:
         return admitted
 
 
-EVIDENCE = Evidence(Identity(1, 2, 5000, 4, 5), 0, 5000)
+EVIDENCE = Evidence(FileVersion(1, 2, 5000, 4, 5), 0, 5000)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ async def test_always_verifies_large_content_before_its_first_byte(
     with pytest.raises(CorruptContent):
         await bench.admit(Source(BAD), evidence=EVIDENCE)
     good = Source(GOOD)
-    other = Evidence(Identity(1, 3, 5000, 4, 5), 0, 5000)
+    other = Evidence(FileVersion(1, 3, 5000, 4, 5), 0, 5000)
     assert await bench.admit(good, evidence=other) is good
 
 
@@ -330,7 +330,7 @@ class Stored:
 
     def opened(self) -> Opened:
         status = self.path.stat()
-        file = FileBytes(os.open(self.path, os.O_RDONLY), status.st_size, "it", None, Identity.of(status))
+        file = FileBytes(os.open(self.path, os.O_RDONLY), status.st_size, "it", None, FileVersion.of(status))
         assert file.identity is not None
         return Opened(file, "a place", Evidence(file.identity, 0, status.st_size))
 
@@ -412,7 +412,7 @@ async def test_sealed_content_gives_what_was_sealed_and_nothing_else(size: int) 
     content, seal = noise(size), Seal()
     for start in range(0, size, 100_000):
         seal.update(content[start : start + 100_000])
-    digests, patience = seal.end(), Patience("the store", 10, Counters())
+    digests, patience = seal.end(), Deadline("the store", 10, Counters())
     sealed = Sealed(MemoryBytes(content), digests, patience, "a place")
     for offset in {0, 1, size // 2, max(size - 1, 0), size}:
         for length in (0, 1, Seal.PART, size + 1):

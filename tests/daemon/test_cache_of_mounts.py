@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from riafs.cache.blocks_disk import DiskBlocks
-from riafs.cache.blocks_eviction import DiskLimits
-from riafs.cache.blocks_file import BlockName, annex_content, content_digest
+from riafs.cache.block_files import BlockName, annex_content, content_digest
+from riafs.cache.disk import DiskBlocks
+from riafs.cache.eviction import DiskLimits
 from riafs.daemon.mounts import mount_at
 from tests.cache.blocks import small_file_system
 from tests.daemon.conftest import Run

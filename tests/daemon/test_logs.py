@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from riafs.cache.private import private_directory
 from riafs.daemon import logs
 from riafs.daemon.logs import JsonFormatter, LogPlace, RecentErrors, TextFormatter, redact
 from riafs.errors import StoreDenied, UsageError
 from riafs.settings import Given, Settings, load
+from riafs.storage.temporary import private_directory
 
 SECRETS = (
     "cannot reach ria+https://user:CANARY@host/store",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.cache.scratch import Scratch
+from riafs.storage.temporary import Scratch
 
 
 def test_a_scratch_directory_is_private_and_goes_away(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_what_a_killed_process_left_is_removed_wherever_it_was(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     place = tmp_path if cache is None else tmp_path / cache
     given = None if cache is None else str(place)
-    program = f"import os; from riafs.cache.scratch import Scratch; Scratch({given!r}); os.kill(os.getpid(), 9)"
+    program = f"import os; from riafs.storage.temporary import Scratch; Scratch({given!r}); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(Path.cwd())}, check=False)
     [left] = place.glob("riafs-*")
     others = ("riafs-test", "riafs-scratch", "new-riafs-scratch-now", "new-riafs-scratch-before")

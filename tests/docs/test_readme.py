@@ -26,6 +26,21 @@ def test_links_lead_to_files(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links_lead_to_headings(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text())
+    missing = [(target, anchor) for target, anchor in links if anchor not in anchors(page.parent / target, page)]
+    assert not missing
+
+
+def anchors(target: Path, page: Path) -> set[str]:
+    """The anchors of the page `target` (of `page` itself if that is a directory): its headings', and written ones."""
+    text = (target if target.is_file() else page).read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    given = re.findall(r'<a name="([^"]+)">', text)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings} | set(given)
+
+
 @pytest.mark.parametrize(
     "name", re.findall(r"`(\w+/\w+\.py)`", (PROJECT / "docs" / "internals" / "concurrency.md").read_text())
 )

@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 
 import trio
-from riafs.storage.local_file import FileBytes
 
 from riafs.cli import main
 from riafs.git.catfile import CatFile
 from riafs.git.writing import RefUpdate, RefWriter
 from riafs.storage import openat
+from riafs.storage.local_file import FileBytes
 from riafs.tree.snapshot import CommitDirectory
 from riafs.vfs.filesystem import FileSystem
 

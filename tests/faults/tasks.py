@@ -13,7 +13,7 @@ from riafs.archive.driving import Driver
 from riafs.archive.goingahead import GoingAhead
 from riafs.archive.making import Making
 from riafs.cache.blocks import BlockCache
-from riafs.cache.blocks_disk import DiskBlocks
+from riafs.cache.disk import DiskBlocks
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.verifying import Verifier
 from riafs.daemon import life
@@ -21,7 +21,7 @@ from riafs.daemon.changing import Changing
 from riafs.daemon.logs import RecentErrors
 from riafs.fuse import session
 from riafs.fuse.session import Session
-from riafs.overlay.store import Overlay
+from riafs.overlay.overlay import Overlay
 from riafs.vfs.writable import WritableFileSystem
 
 _NO_THREAD = "can't start new thread"

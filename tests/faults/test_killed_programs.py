@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from riafs.storage.bytesource import MemoryBytes
-from riafs.storage.deadline import Deadline
 
 from riafs.archive.openpgp import Decryptor
 from riafs.children import ATTEMPTS
@@ -22,6 +20,8 @@ from riafs.git.config import AttributeFiles, change_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.repository import Repository
 from riafs.git.user import author, instead_of_rules
+from riafs.storage.bytesource import MemoryBytes
+from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
 from tests.behaviour.drivers import opened
 from tests.content.test_archive_members import FORMS, LARGE, linked

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from riafs.archive.header import decode_header
 from riafs.archive.saved import write_columns
-from riafs.cache.blocks_file import BlockName, make_header
+from riafs.cache.block_files import BlockName, make_header
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.formats.sevenzip.header import is_encoded, parse_encoded_header, parse_signature
 from tests.archive.headers import File, copy_streams, files_record, header, number, optional, sized

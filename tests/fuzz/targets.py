@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from riafs.archive.saved import read_columns
-from riafs.cache.blocks_file import HEADER_SIZE, check_block
+from riafs.cache.block_files import HEADER_SIZE, check_block
 from riafs.errors import RiafsError
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.formats.sevenzip.folder import Folder

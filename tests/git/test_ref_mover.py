@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from riafs.storage.permissions import UNSHARED, Sharing
 
 from riafs.git import ref_mover, writing
 from riafs.git.ref_mover import Ended, Killed, Order, move
+from riafs.storage.permissions import UNSHARED, Sharing
 
 IDENT = b"riafs tests <tests@riafs.invalid> 1700000000 +0000"
 MAIN, ANNEX = b"refs/heads/main", b"refs/heads/git-annex"

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from riafs.storage.deadline import Deadline
 
 from riafs.counters import Counters
 from riafs.errors import (
@@ -21,6 +20,7 @@ from riafs.git import repository as repository_module
 from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.repository import Repository
+from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
 from tests.behaviour.drivers import opened
 from tests.small import EPOCH, SmallDataset, SmallStore, noise

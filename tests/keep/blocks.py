@@ -15,12 +15,11 @@ from riafs.content.keepblocks import KeepBlocks, KeepTools
 from riafs.content.keptparts import KeptParts
 from riafs.counters import Counters
 from riafs.formats.locators import Locator
-from riafs.storage.blockplaces import BlockPlace, Places
+from riafs.storage.deadline import Deadline
 from riafs.storage.http import Http, HttpOptions
-from riafs.storage.keepservers import KeepServer, ServerTools
-from riafs.storage.keepvolumes import KeepVolume
+from riafs.storage.keep_places import BlockPlace, KeepVolume, Places
+from riafs.storage.keep_servers import KeepServer, ServerTools
 from riafs.storage.local import LocalStorage
-from riafs.storage.patience import Patience
 from riafs.tasks import Background
 
 
@@ -98,7 +97,7 @@ async def keep_blocks(setting: Setting) -> AsyncIterator[KeepBlocks]:
 
 async def volume(path: Path, setting: Setting, counters: Counters) -> KeepVolume:
     """The volume in a directory."""
-    patience = Patience(str(path), setting.deadline, counters, setting.per_volume)
+    patience = Deadline(str(path), setting.deadline, counters, setting.per_volume)
     return KeepVolume(await LocalStorage.open_root(str(path).encode(), patience), patience)
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from riafs.counters import Counters
 from riafs.errors import RiafsError
-from riafs.storage.blockplaces import Attempt
 from riafs.storage.http import Http, HttpOptions
-from riafs.storage.keepservers import KeepServer, ServerTools, _retry_after
+from riafs.storage.keep_places import Attempt
+from riafs.storage.keep_servers import KeepServer, ServerTools, _retry_after
 from tests.keep.blocks import locator_of
 from tests.keep.blockserver import BlockServer, Conversation
 

@@ -19,7 +19,7 @@ from riafs.arvados.services import KeepService, fetch_services, named_services
 from riafs.counters import Counters
 from riafs.errors import BadAnswer, NotInStore, RiafsError, StoreDenied, StoreError, StoreTimeout, TooLarge
 from riafs.storage.http import Http, HttpOptions
-from riafs.storage.spill import SpilledText
+from riafs.storage.temporary import SpilledText
 from tests.keep.standin.api import TOKEN
 from tests.keep.standin.cluster import Cluster
 from tests.keep.standin.records import USER

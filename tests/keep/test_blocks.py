@@ -14,9 +14,9 @@ from riafs.content.keptparts import KeptParts
 from riafs.content.parts import CopyState
 from riafs.errors import MissingContent, Overloaded, RiafsError
 from riafs.formats.locators import Locator
-from riafs.storage.blockplaces import Places, WholeBlock
+from riafs.storage.bytesource import Buffer
 from riafs.storage.http import PIECE
-from riafs.storage.ranged import Buffer
+from riafs.storage.keep_places import Places, WholeBlock
 from tests.keep import blockserver
 from tests.keep.blocks import Setting, keep_blocks, locator_of, no_renewal, put
 from tests.keep.blockserver import BlockServer

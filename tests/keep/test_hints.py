@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from riafs.formats.locators import parse_locator
-from riafs.storage.blockplaces import Places
-from riafs.storage.keephints import HintedPlaces
+from riafs.storage.keep_places import HintedPlaces, Places
 from riafs.vfs.keepplan import KeepPlan
 from tests.keep.making import KeptStore, manifest_of
 from tests.keep.shown import shown

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from riafs.errors import NoSuchName, RiafsError, SourceNotFound, StoreError
-from riafs.storage.manifestfiles import collection_names
-from riafs.storage.spill import SpilledText
+from riafs.storage.manifests import collection_names
+from riafs.storage.temporary import SpilledText
 from tests.collections import as_bytes, vectors
 from tests.keep.making import KeptStore, manifest_of, settle
 from tests.keep.shown import shown

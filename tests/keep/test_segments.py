@@ -17,8 +17,8 @@ from riafs.formats.locators import EMPTY_BLOCK, ZERO_BLOCK, Locator
 from riafs.formats.manifests.blocks import NO_BLOCK, Segment
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.manifests.reader import parse_manifest
-from riafs.storage.patience import of_one_request
-from riafs.storage.ranged import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import MemoryBytes, RangedBytes
+from riafs.storage.deadline import begin_request
 from tests.conformance.ranged import CHECKS, CONTENT, Check, check_slices
 from tests.keep import blockserver
 from tests.keep.blocks import Setting, keep_blocks, locator_of, put
@@ -244,7 +244,7 @@ async def test_an_api_server_that_hangs_costs_one_deadline_with_everything_else(
     with BlockServer(MANY, always=blockserver.status(401)) as server:
         async with keep_blocks(Setting([server], deadline=0.6)) as keep:
             reader = CollectionReader(keep, manifest_of([locator_of(block) for block in MANY]), away)
-            of_one_request()
+            begin_request()
             began = trio.current_time()
             for block in (0, 1):  # as a read across both does
                 with pytest.raises(StoreTimeout):

@@ -9,7 +9,7 @@ from pathlib import Path
 from riafs.errors import StaleHandle
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, LowerEntry
-from riafs.storage.ranged import Buffer, RangedBytes
+from riafs.storage.bytesource import Buffer, RangedBytes
 from riafs.tree.protocol import Entry, Kind
 
 BASE = Base(b"study", "ria+file:///srv/store", b"refs/heads/main", b"a" * 40)

@@ -15,7 +15,7 @@ from riafs.packing.dataset import PackedDataset, open_dataset
 from riafs.packing.loose import Selection
 from riafs.packing.unarchiving import UnarchiveReport, UnarchiveRequest, unarchive_objects
 from riafs.packing.watching import Nobody, Watcher
-from riafs.storage.directories import HeldDirectory
+from riafs.storage.posix import HeldDirectory
 from riafs.tree.working import Means
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 

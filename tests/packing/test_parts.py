@@ -20,8 +20,8 @@ from riafs.packing.lock import workspace
 from riafs.packing.loose import LooseObject
 from riafs.packing.order import in_tree_order
 from riafs.packing.survey import Candidate, in_batches
-from riafs.storage.failures import writing
-from riafs.storage.sharing import parse_sharing, with_executable
+from riafs.storage.permissions import parse_sharing, with_executable
+from riafs.storage.posix import writing_to
 from tests.packing.conftest import CONTENTS, held, with_dataset
 from tests.small import Locked, SmallDataset, key_of, noise
 
@@ -226,7 +226,7 @@ def test_many_processes_never_have_the_workspace_together(tmp_path: Path) -> Non
     ],
 )
 def test_failures_of_writing_have_their_class(code: int, failure: type[Exception]) -> None:
-    with pytest.raises(failure), writing(b"/some/path"):
+    with pytest.raises(failure), writing_to(b"/some/path"):
         raise OSError(code, os.strerror(code))
 
 

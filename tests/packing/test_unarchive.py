@@ -12,7 +12,7 @@ from riafs.formats.annex import hash_lower
 from riafs.formats.sevenzip.header import Listing, Member
 from riafs.packing import unarchiving
 from riafs.packing.watching import Step
-from riafs.storage import durability
+from riafs.storage import posix
 from tests.packing.conftest import (
     CONTENTS,
     NOISE,
@@ -51,7 +51,7 @@ async def test_objects_are_made_durable_together_before_they_get_their_names(
 
     def noted(paths: Sequence[bytes], open_path: Callable[[bytes], int]) -> None:
         synced.append((len(paths), len(loose(packed))))
-        durability.make_durable(paths, open_path)
+        posix.make_durable(paths, open_path)
 
     monkeypatch.setattr(unarchiving, "make_durable", noted)
     monkeypatch.setattr(unarchiving, "_MOST_UNNAMED", 5)

@@ -9,14 +9,14 @@ import pytest
 
 from riafs.counters import Counters
 from riafs.errors import NotInStore, OutsideStore, SourceNotFound, StoreDenied, StoreError, TooLarge
-from riafs.storage import roots
+from riafs.storage import openat
+from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
-from riafs.storage.patience import Patience
 from riafs.storage.protocol import ItemKind
 
 
-def patience() -> Patience:
-    return Patience("the store", 10, Counters())
+def patience() -> Deadline:
+    return Deadline("the store", 10, Counters())
 
 
 @pytest.fixture
@@ -164,8 +164,8 @@ async def test_each_errno_has_its_failure(
     def fail(*_: object) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(roots, "open_beneath", fail)
-    monkeypatch.setattr(roots, "open_beneath_cached", lambda *_: None)
+    monkeypatch.setattr(openat, "open_beneath", fail)
+    monkeypatch.setattr(openat, "open_beneath_cached", lambda *_: None)
     for call in (storage.stat, storage.list, storage.open, storage.local_path, storage.read_link):
         with pytest.raises(failure, match="root"):
             await call(b"file")

@@ -19,8 +19,8 @@ from riafs.formats.manifests import reader as manifests_reading
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.manifests.reader import ManifestReader, parse_manifest
 from riafs.memory import Group, group_of
-from riafs.storage import spill
-from riafs.storage.spill import SpillFile
+from riafs.storage import temporary
+from riafs.storage.temporary import SpillFile
 from riafs.tree.folders import Folders
 from tests.collections import MTIME_NS, directory, tree_of
 from tests.plugins.log_hygiene import Announce
@@ -183,7 +183,7 @@ def test_pages_that_were_cut_short_are_told(tmp_path: Path, monkeypatch: pytest.
     assert [file.write(bytes([number]) * 2 * PAGE) for number in (1, 2)] == [0, 2]
     assert (file.page(3), file.page(0)) == (bytes([2]) * PAGE, bytes([1]) * PAGE)
     os.ftruncate(file._descriptor, PAGE)
-    monkeypatch.setattr(spill, "_IN_MEMORY", 1)
+    monkeypatch.setattr(temporary, "_IN_MEMORY", 1)
     assert file.page(0) == bytes([1]) * PAGE
-    with pytest.raises(spill.StoreError, match="a manifest cannot be read from its temporary file, which was cut"):
+    with pytest.raises(temporary.StoreError, match="a manifest cannot be read from its temporary file, which was cut"):
         file.page(2)

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from riafs.cache.lastchanges import Apart, LastChanges
+from riafs.cache.last_changes import Apart, LastChanges
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.errors import CacheFailed, MalformedObject

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from riafs.storage.files import Identity
-from riafs.storage.ranged import PROVEN, Buffer, MemoryBytes
+from riafs.storage.bytesource import PROVEN, Buffer, MemoryBytes
+from riafs.storage.local_file import FileVersion
 from riafs.vfs.cachedpages import CachedPages, UseOfPages
 
 KEPT, DROPPED, PAST = (
@@ -12,7 +12,7 @@ KEPT, DROPPED, PAST = (
     UseOfPages(kept=False, past=True),
 )
 INODE = 1
-ONE, OTHER = Identity(1, 2, 3, 4, 5), Identity(1, 2, 3, 4, 6)
+ONE, OTHER = FileVersion(1, 2, 3, 4, 5), FileVersion(1, 2, 3, 4, 6)
 
 
 @dataclass

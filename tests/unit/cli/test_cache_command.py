@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from riafs.cache.blocks_directory import open_blocks
-from riafs.cache.blocks_disk import DiskBlocks
-from riafs.cache.blocks_eviction import DiskLimits
-from riafs.cache.blocks_file import BlockName, annex_content, content_digest
-from riafs.cache.blocks_pins import pin
+from riafs.cache.block_files import BlockName, annex_content, content_digest, open_blocks
+from riafs.cache.disk import DiskBlocks
+from riafs.cache.eviction import DiskLimits, pin
 from riafs.cli import main
 
 KEYS = [b"MD5E-s4--%032d.dat" % number for number in range(4)]

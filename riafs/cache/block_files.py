@@ -1,0 +1,221 @@
+"""The files of the block cache: their form, their names and their directory.
+
+A block is the part of a content that begins at `offset` and has `length` bytes. Its file is a header of 64 bytes and
+the payload. The header says which block of which content it is, so that a file under another block's name is noticed;
+the checksum covers the header's fields and the payload. CRC32 guards against failing disks and torn writes, not against
+people: nobody else can write to the directory.
+
+All blocks lie in ``blocks-1`` in the cache directory, in one directory for each first byte of a content's digest.
+Invariant: every use goes through a descriptor that was checked to be a directory of this user that nobody else can
+enter, so nobody can exchange it between the check and the use.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from riafs.errors import CorruptContent, StoreDenied
+from riafs.formats.digests import crc32
+from riafs.storage.temporary import private_directory
+
+VERSION = 1
+"""Of the header and of the directory's layout; another version has a directory of its own."""
+_MAGIC = b"riafsblk"
+_HEADER = struct.Struct("<8sII32sQQ")  # magic, version, checksum; then what is checked: digest, offset, length
+_CHECKED_FROM = 16
+HEADER_SIZE = _HEADER.size
+MAX_LENGTH = 64 << 20
+"""Bytes of the longest block."""
+_NAME = re.compile(r"([0-9a-f]{64})-([0-9a-f]{1,16})-([0-9a-f]{1,8})", re.ASCII)
+
+
+def annex_content(key: bytes) -> bytes:
+    """The name of the content of an annex key (serialised form). Only for content that the key's digest vouches for."""
+    return b"annex:" + key
+
+
+def keep_content(locator: bytes) -> bytes:
+    """The name of a block of Keep; `locator` has digest and size, and no hints."""
+    return b"keep:" + locator
+
+
+def content_digest(content: bytes) -> bytes:
+    """The 32 bytes that stand for the content named `content` in file names and headers."""
+    return hashlib.blake2b(content, digest_size=32).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockName:
+    """Which bytes of which content."""
+
+    digest: bytes
+    """See `content_digest`."""
+    offset: int
+    length: int
+
+    @property
+    def directory(self) -> str:
+        """The directory of the file, below that of all blocks. All blocks of a content share one."""
+        return self.digest.hex()[:2]
+
+    @property
+    def path(self) -> str:
+        """The path of the file, below the directory of all blocks."""
+        return f"{self.directory}/{self.digest.hex()}-{self.offset:x}-{self.length:x}"
+
+
+def parse_file_name(name: str) -> BlockName | None:
+    """The block whose file is called `name`, None if that is no block's name."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    return BlockName(bytes.fromhex(found[1]), int(found[2], 16), int(found[3], 16))
+
+
+def make_header(block: BlockName, payload: bytes) -> bytes:
+    """The header for a payload of ``block.length`` bytes."""
+    unchecked = _HEADER.pack(_MAGIC, VERSION, 0, block.digest, block.offset, block.length)
+    return _HEADER.pack(_MAGIC, VERSION, _checksum(unchecked, payload), block.digest, block.offset, block.length)
+
+
+def check_block(block: BlockName, header: bytes, payload: bytes) -> None:
+    """Raises CorruptContent unless these are the header and payload of `block`, undamaged."""
+    problem = _problem(block, header, payload)
+    if problem:
+        raise CorruptContent(f"block {block.path} of the cache is damaged: {problem}")
+
+
+@contextmanager
+def unreadable_as_damaged(block: BlockName) -> Iterator[None]:
+    """Raises CorruptContent where the disk cannot read the file's bytes: the block is lost, not the cache."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise CorruptContent(f"block {block.path} of the cache cannot be read: {error.strerror}") from error
+
+
+def _problem(block: BlockName, header: bytes, payload: bytes) -> str:
+    if len(header) != HEADER_SIZE or len(payload) != block.length:
+        return f"it has {len(header) + len(payload)} bytes"
+    magic, version, checksum, digest, offset, length = _HEADER.unpack(header)
+    if (magic, version) != (_MAGIC, VERSION):
+        return "its header is none"
+    if (digest, offset, length) != (block.digest, block.offset, block.length):
+        return "it is another block"
+    return "" if checksum == _checksum(header, payload) else "its checksum differs"
+
+
+def _checksum(header: bytes, payload: bytes) -> int:
+    return crc32(payload, crc32(header[_CHECKED_FROM:], 0))
+
+
+NEW = "new-"
+"""Prefix of files that are being written."""
+_DIRECTORY = f"blocks-{VERSION}"
+OBSTRUCTED = frozenset((errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO))
+"""How opening or replacing a file fails where a link, a directory, or a socket is in its place or above it."""
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DISK_UNIT = 512  # stat(2) counts allocated blocks in these
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFile:
+    """A file among the blocks."""
+
+    path: str
+    """Below the directory of all blocks."""
+    block: BlockName | None
+    """None for a file that is being written, was left by a killed process, or has no business here."""
+    size: int
+    """Bytes that it takes on the disk."""
+    used_ns: int
+    """When it was used last, to the minute, in nanoseconds since 1970."""
+
+
+@contextlib.contextmanager
+def open_blocks(cache: str, *, make: bool) -> Iterator[int]:
+    """A descriptor of the directory of all blocks below the cache directory `cache`.
+
+    `make`: make what is missing. Raises FileNotFoundError without it, StoreDenied where others could get in, OSError.
+    """
+    path = f"{cache}/{_DIRECTORY}"
+    if make and not os.path.isdir(path):
+        private_directory(cache)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, mode=0o700)
+    root = os.open(path, DIRECTORY_FLAGS)
+    try:
+        _refuse_others(path, os.fstat(root))
+        yield root
+    finally:
+        os.close(root)
+
+
+def _refuse_others(path: str, status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StoreDenied(f"{path} must be a directory of user {os.geteuid()} that nobody else can enter (chmod 700)")
+
+
+def walk(root: int) -> Iterator[BlockFile]:
+    """All files, directory by directory; what vanishes meanwhile is left out."""
+    for number in range(256):
+        yield from walk_directory(root, f"{number:02x}")
+
+
+def walk_directory(root: int, name: str) -> Iterator[BlockFile]:
+    """The files in one of the directories; none if it is not there."""
+    try:
+        directory = os.open(name, DIRECTORY_FLAGS, dir_fd=root)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in OBSTRUCTED:
+            raise
+        clear_away(root, name)
+        return
+    try:
+        with os.scandir(directory) as entries:
+            listed = list(entries)  # at once: whoever takes what this gives may stop in the middle
+        for entry in listed:
+            with contextlib.suppress(FileNotFoundError):
+                yield _found(name, entry)
+    finally:
+        os.close(directory)
+
+
+def _found(directory: str, entry: "os.DirEntry[str]") -> BlockFile:
+    status = entry.stat(follow_symlinks=False)
+    block = parse_file_name(entry.name) if stat.S_ISREG(status.st_mode) else None
+    return BlockFile(f"{directory}/{entry.name}", block, status.st_blocks * _DISK_UNIT, status.st_mtime_ns)
+
+
+def remove(root: int, found: BlockFile) -> bool:
+    """Remove a file; whether it was there."""
+    try:
+        os.unlink(found.path, dir_fd=root)
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    return True
+
+
+def clear_away(root: int, path: str) -> None:
+    """Remove whatever is at `path` below `root`, where a block or a directory of blocks has its place. Raises OSError.
+
+    A link is removed, and not what it leads to.
+    """
+    try:
+        os.unlink(path, dir_fd=root)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        shutil.rmtree(path, dir_fd=root)

@@ -1,0 +1,202 @@
+"""Blocks on the disk, shared by all mounts of a user.
+
+Blocking calls, for worker threads; any number of threads and processes at once. Invariants: a name shows a whole block
+or none, as files are renamed into place; a block is checked against its header when it is read. Nothing is synced to
+the disk: a block that a power cut tore is noticed when it is read, and made again.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import threading
+import time
+from dataclasses import replace
+
+from riafs.cache.block_files import (
+    DIRECTORY_FLAGS,
+    HEADER_SIZE,
+    NEW,
+    OBSTRUCTED,
+    BlockName,
+    check_block,
+    clear_away,
+    make_header,
+    open_blocks,
+    unreadable_as_damaged,
+)
+from riafs.cache.eviction import DiskLimits, make_room
+from riafs.errors import CorruptContent
+
+_TOUCH_NS = 60 * 1_000_000_000
+_WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_SLACK_SHARE = 32
+_PAGE = 4096
+
+
+class DiskBlocks:
+    """The blocks below the cache directory `cache`.
+
+    This process looks at what others have written each time it has written a 32nd of the limit itself; so the limit
+    can be exceeded by a 32nd for each further process.
+    """
+
+    def __init__(self, cache: str, limits: DiskLimits) -> None:
+        self._cache = cache
+        self._limits = limits
+        self._lock = threading.Lock()  # guards the two below, and lets one thread evict at a time
+        self._used: int | None = None
+        self._written = 0
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def read(self, block: BlockName) -> bytes | None:
+        """The payload, None where it is not kept.
+
+        Raises CorruptContent for a damaged one, which is removed; StoreDenied for a directory that others can enter;
+        OSError.
+        """
+        try:
+            with open_blocks(self._cache, make=False) as root:
+                return _read(root, block)
+        except FileNotFoundError:
+            return None
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, block: BlockName, payload: bytes) -> bool:
+        """Keep a block; whether it was not there before.
+
+        Raises OSError, ENOSPC where it does not fit into the limits; StoreDenied for a directory that others can
+        enter.
+        """
+        try:
+            return self._write_once(block, payload)
+        except FileNotFoundError:  # somebody removed the directory of all blocks in between
+            return self._write_once(block, payload)
+
+    def _write_once(self, block: BlockName, payload: bytes) -> bool:
+        with open_blocks(self._cache, make=True) as root:
+            if _is_kept(root, block):
+                return False
+            size = _size_on_disk(block)
+            self._reserve(root, size)
+            try:
+                _write(root, block, payload)
+            except OSError as error:
+                self._release(size)
+                if error.errno not in _NO_ROOM:
+                    raise
+                self._shrink(root, size)
+                _write(root, block, payload)
+        return True
+
+    def _reserve(self, root: int, size: int) -> None:
+        with self._lock:
+            if not self._fits(root, size) or self._written > self._limits.size // _SLACK_SHARE:
+                self._evict(root, self._limits, size)
+            if not self._fits(root, size):
+                raise OSError(errno.ENOSPC, "no room within cache-size and cache-min-free")
+            self._used = (self._used or 0) + size
+            self._written += size
+
+    def _fits(self, root: int, size: int) -> bool:
+        return self._used is not None and self._used + size <= self._limits.size and self._limits.missing(root) <= -size
+
+    def _release(self, size: int) -> None:
+        with self._lock:
+            self._used = max(0, (self._used or 0) - size)
+
+    def _shrink(self, root: int, size: int) -> None:
+        """Evict `size` bytes: there is less room than the file system says, for a quota or as others were faster."""
+        with self._lock:
+            self._evict(root, replace(self._limits, size=max(0, (self._used or 0) - size)), 0)
+
+    def _evict(self, root: int, limits: DiskLimits, room: int) -> None:
+        self._used = make_room(root, limits, room).size
+        self._written = 0
+
+
+def _size_on_disk(block: BlockName) -> int:
+    return -(-(HEADER_SIZE + block.length) // _PAGE) * _PAGE
+
+
+def _read(root: int, block: BlockName) -> bytes:
+    try:
+        file = os.open(block.path, _READ_FLAGS, dir_fd=root)
+    except OSError as error:
+        if error.errno not in OBSTRUCTED:
+            raise
+        os.close(_directory_of(root, block))  # which may be what is in the way
+        clear_away(root, block.path)
+        raise CorruptContent(f"block {block.path} of the cache is no file: {error.strerror}") from error
+    try:
+        status = os.fstat(file)
+        whole = stat.S_ISREG(status.st_mode) and status.st_size == HEADER_SIZE + block.length
+        with unreadable_as_damaged(block):
+            header = os.pread(file, HEADER_SIZE, 0) if whole else b""
+            payload = os.pread(file, block.length, HEADER_SIZE) if whole else b""
+        check_block(block, header, payload)
+        _touch(file, status)
+    except CorruptContent:
+        clear_away(root, block.path)
+        raise
+    finally:
+        os.close(file)
+    return payload
+
+
+def _touch(file: int, status: os.stat_result) -> None:
+    """Note that a block is used now. A time to come is corrected as well: the clock was wrong once."""
+    if abs(time.time_ns() - status.st_mtime_ns) > _TOUCH_NS:
+        os.utime(file)
+
+
+def _is_kept(root: int, block: BlockName) -> bool:
+    """Whether another process has written the block already; a damaged one is removed."""
+    try:
+        _read(root, block)
+    except (FileNotFoundError, CorruptContent):
+        return False
+    return True
+
+
+def _write(root: int, block: BlockName, payload: bytes) -> None:
+    directory = _directory_of(root, block)
+    new = f"{NEW}{secrets.token_hex(8)}"
+    try:
+        file = os.open(new, _WRITE_FLAGS, 0o600, dir_fd=directory)
+        try:
+            _write_all(file, make_header(block, payload), payload)
+        finally:
+            os.close(file)
+        os.rename(new, os.path.basename(block.path), src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(new, dir_fd=directory)
+        raise
+    finally:
+        os.close(directory)
+
+
+def _directory_of(root: int, block: BlockName) -> int:
+    """A descriptor of the block's directory, made if missing; anything else in its place goes."""
+    try:
+        return os.open(block.directory, DIRECTORY_FLAGS, dir_fd=root)
+    except OSError as error:
+        if error.errno not in OBSTRUCTED | {errno.ENOENT}:
+            raise
+    clear_away(root, block.directory)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(block.directory, mode=0o700, dir_fd=root)
+    return os.open(block.directory, DIRECTORY_FLAGS, dir_fd=root)
+
+
+def _write_all(file: int, header: bytes, payload: bytes) -> None:
+    written = os.writev(file, (header, payload))
+    view = memoryview(header + payload)[written:] if written < len(header) + len(payload) else memoryview(b"")
+    while view:
+        view = view[os.write(file, view) :]

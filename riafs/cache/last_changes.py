@@ -1,0 +1,206 @@
+"""When each path of a dataset was changed last, at any commit that was walked to: kept across mounts.
+
+One SQLite file a dataset, in ``times-1`` of the cache directory. It follows from commits alone, which their names
+vouch for, so that mounts and stores share it, and it may be removed at any time: then the history is walked again.
+
+A *line* is a history along first parents, its commits counted from 0. It may begin at a commit of another line. So a
+commit that follows on known ones costs only what it changed, and every commit of a line can be asked about.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+from urllib.parse import quote
+
+from riafs.errors import CacheFailed
+from riafs.formats.gitrepository import ChangedCommit
+from riafs.storage.temporary import ensure_private_file, private_directory
+
+DIRECTORY = "times-1"
+MAX_BYTES = 1 << 30
+"""Of all files together: some 15 million changes. Beyond that those used longest ago are removed."""
+_BUSY_SECONDS = 60.0
+_MOST_TIPS = 16
+_SCHEMA = """
+create table if not exists lines (id integer primary key, base integer, base_place integer, last integer not null);
+create table if not exists commits (oid blob primary key, line integer not null, place integer not null) without rowid;
+create table if not exists directories (id integer primary key, path blob not null unique);
+create table if not exists changes (
+  directory integer, line integer, name blob, place integer, time integer not null,
+  primary key (directory, line, name, place)
+) without rowid;
+"""
+_TOGETHER = 2000
+"""Names whose times are read together, in up to 32 directories."""
+_NEXT = "select id, path from directories where path >= ? order by path limit 32"
+_TIMES = """
+select name, time, max(place) from changes where directory = ? and line = ? and place <= ? group by name
+"""
+
+
+class Apart(Exception):
+    """What was walked begins at a commit that no line has."""
+
+
+class _Place(NamedTuple):
+    line: int
+    place: int
+
+
+class LastChanges:
+    """Those of one dataset, in `directory`. Calls block, and raise CacheFailed; `times` is called one at a time."""
+
+    def __init__(self, directory: str, dataset: bytes) -> None:
+        self._directory = directory
+        self._path = f"{directory}/{blake2b(dataset, digest_size=16).hexdigest()}.sqlite"
+        self._reader: sqlite3.Connection | None = None
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def has(self, commit: bytes) -> bool:
+        """Whether a commit (hex) was walked to."""
+        with self._open() as connection:
+            known = _find(connection, commit) is not None
+        with contextlib.suppress(OSError):
+            os.utime(self._path)
+        return known
+
+    def tips(self) -> Sequence[bytes]:
+        """The last commits of the newest lines: what follows on them need not be walked from the beginning."""
+        with self._open() as connection:
+            rows = connection.execute(
+                "select oid from lines join commits on line = id and place = last order by id desc limit ?",
+                (_MOST_TIPS,),
+            )
+            return [oid.hex().encode() for (oid,) in rows]
+
+    def times(self, commit: bytes, directory: bytes) -> Mapping[bytes, Mapping[bytes, int]] | None:
+        """Directory (a path from the dataset's top) → name → nanoseconds since the epoch, for `directory` and some that
+        come next in a walk. Names that are gone by then may be among them. None where the commit is not known any more.
+        """
+        try:
+            if self._reader is None:
+                self._reader = sqlite3.connect(f"file:{quote(self._path)}?mode=ro", uri=True, check_same_thread=False)
+            return _times(self._reader, commit, directory)
+        except sqlite3.Error as error:
+            self.close()
+            raise CacheFailed(f"{self._path} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """Give back what `times` keeps open."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    # -- adding -------------------------------------------------------------------------------------------------------
+
+    def add(self, commits: Iterable[ChangedCommit]) -> None:
+        """Take in commits, each the first parent of the next. Raises Apart, and what reading `commits` raises."""
+        with self._open() as connection:
+            connection.execute("begin immediate")
+            numbers: dict[bytes, int] = {}
+            for commit in commits:
+                if _find(connection, commit.oid) is None:  # else another mount was faster
+                    place = _next_place(connection, commit)
+                    connection.execute("insert into commits values (?, ?, ?)", (_raw(commit.oid), *place))
+                    rows = (
+                        (_number(connection, numbers, path.rpartition(b"/")[0]), place.line, path.rpartition(b"/")[2],
+                         place.place, commit.time)
+                        for path in commit.paths
+                    )  # fmt: skip
+                    connection.executemany("insert or replace into changes values (?, ?, ?, ?, ?)", rows)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Remove files of other datasets, those used longest ago first, while there are too many bytes."""
+        with contextlib.suppress(OSError):
+            with os.scandir(self._directory) as entries:
+                files = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in entries)
+            total = sum(size for _, size, _ in files)
+            for _, size, path in files:
+                if total > MAX_BYTES and path != self._path:
+                    os.unlink(path)
+                    total -= size
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose changes are committed at the end. A damaged file is removed: the next call begins anew."""
+        try:
+            ensure_private_file(f"{private_directory(self._directory)}/{os.path.basename(self._path)}")
+            connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS)
+            with contextlib.closing(connection), connection:
+                connection.executescript(_SCHEMA)
+                yield connection
+        except (OSError, sqlite3.OperationalError) as error:
+            raise CacheFailed(f"{self._path} cannot be used: {error}") from error
+        except sqlite3.DatabaseError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+            raise CacheFailed(f"{self._path} was damaged ({error}) and is made anew") from error
+
+
+def _raw(oid: bytes) -> bytes:
+    return bytes.fromhex(oid.decode())
+
+
+def _find(connection: sqlite3.Connection, oid: bytes) -> _Place | None:
+    row = connection.execute("select line, place from commits where oid = ?", (_raw(oid),)).fetchone()
+    return None if row is None else _Place(*row)
+
+
+def _times(
+    connection: sqlite3.Connection, commit: bytes, directory: bytes
+) -> Mapping[bytes, Mapping[bytes, int]] | None:
+    place = _find(connection, commit)
+    if place is None:
+        return None
+    lines = _lines_below(connection, place)
+    found: dict[bytes, dict[bytes, int]] = {directory: {}}
+    names = 0
+    for number, path in connection.execute(_NEXT, (directory,)):
+        if names > _TOGETHER:
+            break
+        times = found[path] = {}
+        for line, last in lines:
+            rows = connection.execute(_TIMES, (number, line, last))
+            times.update((name, time * 1_000_000_000) for name, time, _ in rows)
+        names += len(times)
+    return found
+
+
+def _lines_below(connection: sqlite3.Connection, place: _Place) -> Sequence[_Place]:
+    """The line of `place` and those it came out of, each up to where that was, the first one first."""
+    found = [place]
+    for line, _ in found:  # it grows meanwhile
+        base = connection.execute("select base, base_place from lines where id = ?", (line,)).fetchone()
+        if base[0] is not None:
+            found.append(_Place(*base))
+    return found[::-1]
+
+
+def _next_place(connection: sqlite3.Connection, commit: ChangedCommit) -> _Place:
+    """Where a commit goes: behind its parent on the same line, or on a new one."""
+    parent = None if commit.parent is None else _find(connection, commit.parent)
+    if parent is None and commit.parent is not None:
+        raise Apart(commit.oid)
+    if parent is not None:
+        grown = connection.execute(
+            "update lines set last = last + 1 where id = ? and last = ?", (parent.line, parent.place)
+        )
+        if grown.rowcount:
+            return _Place(parent.line, parent.place + 1)
+    made = connection.execute("insert into lines values (null, ?, ?, 0)", parent or (None, None))
+    assert made.lastrowid is not None
+    return _Place(made.lastrowid, 0)
+
+
+def _number(connection: sqlite3.Connection, known: dict[bytes, int], directory: bytes) -> int:
+    number = known.get(directory)
+    if number is None:
+        connection.execute("insert or ignore into directories values (null, ?)", (directory,))
+        [number] = connection.execute("select id from directories where path = ?", (directory,)).fetchone()
+        known[directory] = number
+    return number

@@ -1,0 +1,180 @@
+"""Sources of bytes: the protocol that everything readable implements, and those made of other sources.
+
+A loose object, an archive member, a chunked key, a git blob and a decoded file are all the same to a reader:
+a size, and bytes at an offset. ``tests/conformance/ranged.py`` is the suite that an implementation has to pass.
+"""
+
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import accumulate
+from typing import Protocol, runtime_checkable
+
+from riafs.errors import ShortRead
+
+Buffer = bytes | bytearray | memoryview
+
+
+@runtime_checkable
+class RangedBytes(Protocol):
+    """Bytes of a known length, readable from any offset, by any number of tasks at once.
+
+    Whoever opened it closes it; after ``close`` nothing else may be called.
+    """
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """The bytes from `offset` on: exactly ``max(0, min(length, size - offset))`` of them, never fewer.
+
+        Raises ShortRead where the store holds less than `size`, StoreTimeout or StoreError where it fails,
+        CorruptContent where the bytes are known to be wrong.
+        """
+
+    def close(self) -> None:
+        """Give back descriptors and buffers. Calling it twice is harmless; it never waits for the store."""
+
+
+PROVEN = object()
+"""The version of bytes that were found to be right: all that are shown under one inode are the same."""
+
+
+class Provisional(Protocol):
+    """RangedBytes that may be handed out before it is known whether they are right."""
+
+    @property
+    def provisional(self) -> bool:
+        """Whether bytes were handed out that may turn out to be wrong: no cache may keep them for another reader."""
+
+    @property
+    def version(self) -> object:
+        """PROVEN, or what only bytes are equal to that may stand beside these in a cache."""
+
+
+def is_provisional(source: RangedBytes) -> bool:
+    """See Provisional."""
+    # Asking whether it is a Provisional costs 20 µs, and files are opened by the thousand.
+    return bool(getattr(source, "provisional", False))
+
+
+def version_of(source: RangedBytes) -> object:
+    """See Provisional."""
+    version: object = getattr(source, "version", PROVEN)
+    return version
+
+
+class MemoryBytes:
+    """Bytes that are already here: a git blob, a small verified object, the text of a virtual file."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return len(self._data)
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """See RangedBytes."""
+        return self._data[offset : offset + length] if length > 0 else b""
+
+    @property
+    def data(self) -> bytes:
+        """All of them."""
+        return self._data
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class Extent:
+    """RangedBytes over `size` bytes of `source` from `offset` on, both at least 0.
+
+    Closing it closes the source only if it `owns_source`. The source may turn out to end early: then reads say so.
+    """
+
+    __slots__ = ("_offset", "_owns_source", "_size", "_source")
+
+    def __init__(self, source: RangedBytes, offset: int, size: int, *, owns_source: bool = False) -> None:
+        self._source = source
+        self._offset = offset
+        self._size = size
+        self._owns_source = owns_source
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._size
+
+    @property
+    def source(self) -> RangedBytes:
+        """What it is a part of."""
+        return self._source
+
+    @property
+    def offset(self) -> int:
+        """Where it starts in its source."""
+        return self._offset
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """See RangedBytes. Raises ShortRead where the source ends before the extent does."""
+        length = min(length, self._size - offset)
+        if length <= 0:
+            return b""
+        data = await self._source.read(self._offset + offset, length)
+        if len(data) < length:
+            raise ShortRead(f"extent ends at byte {offset + len(data)}, but should have {self._size} bytes")
+        return data
+
+    def close(self) -> None:
+        """Close the source, if it is owned."""
+        if self._owns_source:
+            self._source.close()
+
+
+ReadPart = Callable[[int, int, int], Awaitable[Buffer]]
+"""Reads from one part: its index, an offset in it, and a length that may reach beyond its end."""
+
+
+async def read_across(ends: Sequence[int], offset: int, length: int, read: ReadPart) -> Buffer:
+    """Bytes of parts that stand one after the other and end at `ends`. Raises what `read` raises."""
+    pieces: list[Buffer] = []
+    length = min(length, ends[-1] - offset if ends else 0)
+    index = bisect_right(ends, offset)
+    while length > 0:
+        piece = await read(index, offset - (ends[index - 1] if index else 0), length)
+        pieces.append(piece)
+        offset += len(piece)
+        length -= len(piece)
+        index += 1
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class Concatenated:
+    """RangedBytes over `parts`, which it owns."""
+
+    __slots__ = ("_ends", "_parts")
+
+    def __init__(self, parts: Sequence[RangedBytes]) -> None:
+        self._parts = tuple(parts)
+        self._ends = list(accumulate(part.size for part in parts))
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._ends[-1] if self._ends else 0
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """See RangedBytes."""
+        return await read_across(self._ends, offset, length, self._read_part)
+
+    async def _read_part(self, index: int, offset: int, length: int) -> Buffer:
+        return await self._parts[index].read(offset, length)
+
+    def close(self) -> None:
+        """Close all parts."""
+        for part in self._parts:
+            part.close()
