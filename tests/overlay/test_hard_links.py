@@ -16,7 +16,7 @@ from riafs.overlay.overlay import Overlay
 from riafs.overlay.recovery import recover
 from riafs.tree.protocol import Kind
 from tests.overlay.disk import TOP
-from tests.overlay.test_engine import Setup
+from tests.overlay.test_filesystem import Setup
 
 BIG = bytes(range(256)) * 4096
 
