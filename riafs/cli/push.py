@@ -13,9 +13,8 @@ from riafs.cli.changes import Kept, Mounted, asked, failure_told, locate
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, printable
-from riafs.daemon.listing import describe_outcome
-from riafs.daemon.pushing import Failure, Order, push_changes
-from riafs.daemon.unmounted import open_unmounted, overlay_source
+from riafs.daemon.pushing import Failure, Order, open_unmounted, overlay_source, push_changes
+from riafs.daemon.replies import describe_outcome
 from riafs.errors import PushConflict, RiafsError, UsageError
 from riafs.formats.gitrepository import valid_ref_name
 from riafs.git.user import author, committer, instead_of_rules
