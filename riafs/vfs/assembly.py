@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 import trio
 
 from riafs.archive.archive import ArchiveTools
-from riafs.archive.checks import Digests
+from riafs.archive.blocks import Digests
 from riafs.archive.extractor import Extractor
-from riafs.archive.openpgp import Decryptor
-from riafs.archive.saved import INDEX_DIRECTORY, IndexDirectory
+from riafs.archive.index import INDEX_DIRECTORY, IndexDirectory
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.last_changes import DIRECTORY as TIMES_DIRECTORY
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
+from riafs.content.openpgp import Decryptor
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
 from riafs.errors import MissingProgram, StoreDenied

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from riafs.archive import driving
+from riafs.archive import scheduler
 from riafs.archive.archive import Archive
 from riafs.archive.extractor import ChildDecoder
 from riafs.children import ATTEMPTS
@@ -128,7 +128,7 @@ async def test_what_was_killed_too_often_is_tried_again_after_a_while(
     pack: Pack, spool: Path, monkeypatch: pytest.MonkeyPatch, expected_warnings: Announce
 ) -> None:
     expected_warnings("it is tried again", "SIGKILL")
-    monkeypatch.setattr(driving, "_KILLED_SECONDS", 0.5)
+    monkeypatch.setattr(scheduler, "_KILLED_SECONDS", 0.5)
     with contextlib.closing(tools_with(spool, search_path=())) as tools:
         archive = await open_archive(pack(CONTENTS, "-m0=PPMd"), tools)
         kill(monkeypatch, times=ATTEMPTS)

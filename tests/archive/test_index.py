@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.archive import archive as archive_module
-from riafs.archive import saved
+from riafs.archive import index as saved
 from riafs.archive.archive import Archive, ArchiveTools
-from riafs.archive.saved import PAGE, IndexDirectory, read_columns, write_columns
+from riafs.archive.index import PAGE, IndexDirectory, read_columns, write_columns
 from riafs.errors import DamagedIndex
 from riafs.formats.sevenzip.streams import ELEMENTS
 from tests.archive.conftest import Pack, content_of, file_bytes, open_archive, tools_with
