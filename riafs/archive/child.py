@@ -69,23 +69,21 @@ def _close_the_door() -> None:
 def _folder(archive: int) -> Iterator[bytes]:
     folder = parse_single_folder(lambda offset, length: os.pread(archive, length, offset))
     start = folder.pack_offset
-    steps: list[
-        Decompressor
-    ] = []  # none is given up before the end of the process, as pyppmd's thread may still wait in it
+    kept: list[Decompressor] = []  # until the process ends, as pyppmd's thread may still wait in one
 
     def make() -> Decompressor:
-        steps.append(decompressor_of(folder))
-        return steps[-1]
+        kept.append(decompressor_of(folder))
+        return kept[-1]
 
-    chain = RestartingDecompressor(make, folder.size, "the folder")
+    decompressor = RestartingDecompressor(make, folder.size, "the folder")
     _close_the_door()
     left = folder.size
     while left > 0:
         data = b""
-        if chain.needs_input:
-            length = min(_PIECE, folder.pack_size - chain.position)
-            data = os.pread(archive, length, start + chain.position) if length > 0 else b""
-        decoded = chain.decode(data, _PIECE)
+        if decompressor.needs_input:
+            length = min(_PIECE, folder.pack_size - decompressor.position)
+            data = os.pread(archive, length, start + decompressor.position) if length > 0 else b""
+        decoded = decompressor.decode(data, _PIECE)
         left -= len(decoded)
         yield decoded
 

@@ -35,7 +35,7 @@ class Decoder(Protocol):
 
 
 class ThreadDecoder:
-    """A chain in worker threads: `size` bytes from `offset` of the packed bytes on.
+    """The decompressor of a folder in worker threads: `size` bytes from `offset` of the packed bytes on.
 
     Raises MalformedArchive, MissingProgram, UnsupportedArchive.
     """
@@ -44,7 +44,7 @@ class ThreadDecoder:
         self, packed: RangedBytes, offset: int, make: Callable[[], Decompressor], size: int,
         workers: trio.CapacityLimiter, shown: str,
     ) -> None:  # fmt: skip
-        self._chain = RestartingDecompressor(make, size, shown)
+        self._decompressor = RestartingDecompressor(make, size, shown)
         self._packed = packed
         self._offset = offset
         self._workers = workers
@@ -53,9 +53,9 @@ class ThreadDecoder:
         """See Decoder."""
         while True:
             data = b""
-            if self._chain.needs_input:
-                data = bytes(await self._packed.read(self._offset + self._chain.position, PACKED_PIECE))
-            decoded = await trio.to_thread.run_sync(self._chain.decode, data, most, limiter=self._workers)
+            if self._decompressor.needs_input:
+                data = bytes(await self._packed.read(self._offset + self._decompressor.position, PACKED_PIECE))
+            decoded = await trio.to_thread.run_sync(self._decompressor.decode, data, most, limiter=self._workers)
             if decoded:
                 return decoded
 

@@ -66,7 +66,7 @@ async def right_members(archive: Archive, names: list[bytes], readers: int) -> s
 async def test_all_members_before_the_damage_are_served_in_any_order_by_any_number_of_readers(
     method: str, pack: Pack, spool: Path, expected_warnings: Announce
 ) -> None:
-    expected_warnings("this copy is not used")
+    expected_warnings("this copy is not used", "it is tried again")
     path = damaged(pack(CONTENTS, "-ms=on", "-mx=1", *METHODS[method]), 0.6)
     names, outcomes = sorted(CONTENTS), []
     for seed, readers, search_path in ((0, 1, ()), (1, 1, ()), (2, 5, ()), (0, 1, SEARCH_PATH)):
