@@ -22,7 +22,7 @@ from riafs.overlay.datafiles import failure
 from riafs.overlay.ranges import Ranges
 from riafs.overlay.rows import Row
 from riafs.overlay.store import Overlay
-from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, version_of
+from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, shown_version_of
 
 # A thread costs 50 to 100 µs: as much as copying this many bytes into the page cache.
 _INLINE = 128 << 10
@@ -98,9 +98,9 @@ class OpenFile:
         return bool(self.based) and (self._base is None or is_provisional(self._base))
 
     @property
-    def version(self) -> object:
+    def shown_version(self) -> object:
         """See Provisional."""
-        return PROVEN if not self.based or self._base is None else version_of(self._base)
+        return PROVEN if not self.based or self._base is None else shown_version_of(self._base)
 
     def _local(self) -> int:
         """The data file's descriptor."""
