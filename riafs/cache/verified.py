@@ -95,7 +95,7 @@ def _put_aside(path: bytes | None) -> None:
 def _take_over(connection: sqlite3.Connection) -> None:
     """Move what riafs 0.1 remembered, in a table with all its columns."""
     if connection.execute("select 1 from sqlite_master where name = 'verified_1'").fetchone():
-        rows = ((_row_digest(*row),) for row in connection.execute(_FORMER).fetchall())
+        rows = ((_row_digest(LocalVersion(*row[:5]), *row[5:]),) for row in connection.execute(_FORMER).fetchall())
         connection.executemany("insert or ignore into verified_2 values (?)", rows)
         connection.execute("drop table verified_1")
 
