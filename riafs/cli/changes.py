@@ -161,7 +161,7 @@ def _datasets(target: Mounted | Kept) -> list[dict[str, Any]]:
     import trio  # slow to import, and of no use for a mount
 
     from riafs.daemon.listing import describe_overlay
-    from riafs.overlay.store import opened
+    from riafs.overlay.overlay import opened
 
     with opened(target.directory) as overlay, overlay.snapshot() as snapshot:
         return list(trio.run(describe_overlay, overlay, snapshot)["datasets"])

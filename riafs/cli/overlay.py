@@ -12,7 +12,7 @@ from riafs.cli.render import print_json, print_table, printable
 from riafs.cli.status import report
 from riafs.daemon.mounts import riafs_mounts
 from riafs.errors import OverlayDamaged, OverlayFailed, RiafsError, UsageError
-from riafs.overlay.store import holding, opened, recorded_source
+from riafs.overlay.overlay import holding, opened, recorded_source
 from riafs.settings import complete_environment, overlays_directory
 
 _TITLES = ("DIRECTORY", "SOURCE", "CHANGES", "MOUNTPOINT")
@@ -135,7 +135,7 @@ def remove(directory: str, *, force: bool) -> None:
 
 def recover(directory: str, target: str | None) -> int:
     """Make a damaged overlay usable again; the exit status. Raises Busy while it is in use, UsageError, …"""
-    from riafs.overlay.recovering import recover as recovered_to  # of no use for the other actions
+    from riafs.overlay.recovery import recover as recovered_to  # of no use for the other actions
 
     try:
         with opened(directory):

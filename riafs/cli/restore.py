@@ -15,7 +15,7 @@ def run(arguments: argparse.Namespace) -> int:
     target = locate(arguments.paths, arguments.overlay)
     wanted = restorable(local_changes(target), [os.fsdecode(place) for place in target.places] or [""])
     if isinstance(target, Kept):
-        from riafs.overlay.store import opened  # slow to import, and of no use for a mount
+        from riafs.overlay.overlay import opened  # slow to import, and of no use for a mount
 
         with opened(target.directory) as overlay:
             for dataset, paths in wanted.items():

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from riafs.errors import MissingObject, PushConflict, SourceNotFound
 from riafs.formats.sources import RiaUrl
 from riafs.git.repository import Repository
-from riafs.overlay.announcing import Announced
 from riafs.overlay.changes import Base
+from riafs.overlay.pushes import PendingPush
 from riafs.tree.source import open_store
 from riafs.tree.working import Means, working_tools
 from riafs.vfs.refreshing import Change as Forgotten
@@ -37,7 +37,7 @@ async def finish_killed(
     if not waiting:
         return
     async with working_tools(means) as tools:
-        tools.git.read_also(overlay.kept)
+        tools.git.read_also(overlay.kept.directory)
         store = await open_store(source, tools.seconds, tools)
         for base, announced in waiting:
             try:
@@ -50,7 +50,7 @@ async def finish_killed(
             overlay.withdraw(base.dataset)
 
 
-async def _is_published(repository: Repository, base: Base, announced: Announced) -> bool:
+async def _is_published(repository: Repository, base: Base, announced: PendingPush) -> bool:
     """Whether the branch has come to the announced commit."""
     tip = None if base.ref is None else await repository.references.resolve(base.ref)
     waiting, seen = [] if tip is None else [tip.oid], {base.commit}

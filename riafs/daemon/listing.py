@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from riafs.errors import PushConflict, RiafsError
 from riafs.overlay.changes import Change
+from riafs.overlay.overlay import Overlay, Snapshot
 from riafs.overlay.rows import Area
-from riafs.overlay.store import Overlay, Snapshot
 from riafs.slices import in_slices, listing
 
 if TYPE_CHECKING:

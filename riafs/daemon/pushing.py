@@ -17,7 +17,7 @@ from riafs.errors import PushConflict, RiafsError
 from riafs.formats.names import parents_of
 from riafs.formats.sources import RiaUrl
 from riafs.overlay.changes import NOTHING, Base, Carried, Change, ChangeKind
-from riafs.overlay.store import Overlay
+from riafs.overlay.overlay import Overlay
 from riafs.push.destination import open_destination
 from riafs.push.opening import open_writing
 from riafs.push.publishing import Announce, unannounced
@@ -130,7 +130,7 @@ async def _push(
     """Push all, subdatasets first; what was not pushed is added to `failures`."""
     reports: dict[bytes, PushReport] = {}
     async with working_tools(means) as tools:
-        tools.git.read_also(overlay.kept)
+        tools.git.read_also(overlay.kept.directory)
         store = await open_store(source, tools.seconds, tools)
         writing = await open_writing(store, tools)
         try:

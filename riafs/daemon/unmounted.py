@@ -9,8 +9,8 @@ from riafs.counters import Counters
 from riafs.daemon.opening import opening_plan
 from riafs.errors import OverlayFailed
 from riafs.formats.sources import RiaUrl, parse_source
-from riafs.overlay.places import Ownership
-from riafs.overlay.store import recorded_source
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.overlay import recorded_source
 from riafs.settings import Settings
 from riafs.vfs.assembly import open_assembled
 from riafs.vfs.overlaid import OverlayPlace, lay_over

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pyfuse3
 
-from riafs.overlay.places import Ownership
-from riafs.overlay.stats import Stat
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.listing import Stat
 from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind
 from riafs.vfs.filesystem import Attributes, OpenedFile
 from riafs.vfs.use import PATIENT_ROUNDS

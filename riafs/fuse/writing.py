@@ -14,7 +14,7 @@ from riafs.errors import ChangedContent, CorruptContent
 from riafs.fuse.guard import Guard
 from riafs.fuse.operations import NAME_MAX, check_attribute
 from riafs.fuse.presentation import KINDS, Presenter, file_info
-from riafs.overlay.naming import Maker
+from riafs.overlay.namespace import Creator
 from riafs.tree.protocol import Kind
 from riafs.vfs.writable import WRITING, WritableFileSystem
 
@@ -51,18 +51,18 @@ class WritingOperations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """See Engine.lookup. ``NAME@REF`` may come to be without the kernel being told."""
+        """See OverlayFileSystem.lookup. ``NAME@REF`` may come to be without the kernel being told."""
         found = await self._filesystem.lookup(parent_inode, name)
         if found is None:
             return self._presenter.absent(lasting=b"@" not in name)
         return self._presenter.status(found, lasting=self._filesystem.is_lasting(found.inode))
 
     async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        """See Engine.getattr."""
+        """See OverlayFileSystem.getattr."""
         return self._presenter.status(await self._filesystem.getattr(inode))
 
     async def readlink(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileNameT:
-        """See Engine.readlink."""
+        """See OverlayFileSystem.readlink."""
         return pyfuse3.FileNameT(await self._filesystem.readlink(inode))
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -108,7 +108,7 @@ class WritingOperations(pyfuse3.Operations):
         self._filesystem.releasedir(fh)
 
     async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001  # as pyfuse3 has it
-        """See Engine.fsyncdir."""
+        """See OverlayFileSystem.fsyncdir."""
         await self._filesystem.fsyncdir(fh)
 
     # -- names --------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class WritingOperations(pyfuse3.Operations):
         flags: pyfuse3.FlagT,
         ctx: pyfuse3.RequestContext,
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        """See Engine.create."""
+        """See OverlayFileSystem.create."""
         found, opened = await self._filesystem.create(parent_inode, name, _maker(mode, ctx), flags)
         self._filesystem.recorder.wrote(found.inode, ctx.pid)
         return file_info(opened), self._presenter.status(found)
@@ -134,7 +134,7 @@ class WritingOperations(pyfuse3.Operations):
         rdev: int,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """See Engine.mknod."""
+        """See OverlayFileSystem.mknod."""
         kind = KINDS.get(stat.S_IFMT(mode), Kind.FILE)
         made = await self._filesystem.mknod(parent_inode, name, _maker(mode, ctx), kind, rdev)
         return self._presenter.status(made)
@@ -142,7 +142,7 @@ class WritingOperations(pyfuse3.Operations):
     async def mkdir(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, mode: pyfuse3.ModeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """See Engine.mkdir."""
+        """See OverlayFileSystem.mkdir."""
         return self._presenter.status(await self._filesystem.mkdir(parent_inode, name, _maker(mode, ctx)))
 
     async def symlink(
@@ -152,8 +152,8 @@ class WritingOperations(pyfuse3.Operations):
         target: pyfuse3.FileNameT,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """See Engine.symlink."""
-        made = await self._filesystem.symlink(parent_inode, name, target, Maker(ctx.uid, ctx.gid, 0o777))
+        """See OverlayFileSystem.symlink."""
+        made = await self._filesystem.symlink(parent_inode, name, target, Creator(ctx.uid, ctx.gid, 0o777))
         return self._presenter.status(made)
 
     async def link(
@@ -163,15 +163,15 @@ class WritingOperations(pyfuse3.Operations):
         new_name: pyfuse3.FileNameT,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """See Engine.link."""
+        """See OverlayFileSystem.link."""
         return self._presenter.status(await self._filesystem.link(inode, new_parent_inode, new_name))
 
     async def unlink(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        """See Engine.unlink."""
+        """See OverlayFileSystem.unlink."""
         await self._filesystem.unlink(parent_inode, name)
 
     async def rmdir(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        """See Engine.rmdir."""
+        """See OverlayFileSystem.rmdir."""
         await self._filesystem.rmdir(parent_inode, name)
 
     async def rename(
@@ -183,7 +183,7 @@ class WritingOperations(pyfuse3.Operations):
         flags: pyfuse3.FlagT,
         ctx: pyfuse3.RequestContext,
     ) -> None:
-        """See Engine.rename."""
+        """See OverlayFileSystem.rename."""
         await self._filesystem.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     # -- attributes ---------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class WritingOperations(pyfuse3.Operations):
         fh: pyfuse3.FileHandleT | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """See Engine.setattr."""
+        """See OverlayFileSystem.setattr."""
         changed = await self._filesystem.setattr(
             inode,
             mode=attr.st_mode if fields.update_mode else None,
@@ -234,7 +234,7 @@ class WritingOperations(pyfuse3.Operations):
         return file_info(opened)
 
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
-        """See Engine.read. What the kernel has cached of content that turns out to be damaged is dropped."""
+        """See OverlayFileSystem.read. What the kernel has cached of content that turns out to be damaged is dropped."""
         try:
             data = await self._filesystem.read(fh, off, size)
         except (CorruptContent, ChangedContent):
@@ -243,11 +243,11 @@ class WritingOperations(pyfuse3.Operations):
         return data  # type: ignore[return-value]  # pyfuse3 takes any buffer
 
     async def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> int:
-        """See Engine.write."""
+        """See OverlayFileSystem.write."""
         return await self._filesystem.write(fh, off, buf)
 
     async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001  # as pyfuse3 has it
-        """See Engine.fsync."""
+        """See OverlayFileSystem.fsync."""
         await self._filesystem.fsync(fh)
 
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
@@ -264,6 +264,6 @@ _HANDLERS = (
 )  # fmt: skip
 
 
-def _maker(mode: int, ctx: pyfuse3.RequestContext) -> Maker:
+def _maker(mode: int, ctx: pyfuse3.RequestContext) -> Creator:
     """Who makes something; the kernel has taken the umask out of `mode`."""
-    return Maker(ctx.uid, ctx.gid, stat.S_IMODE(mode))
+    return Creator(ctx.uid, ctx.gid, stat.S_IMODE(mode))

@@ -6,7 +6,7 @@ from operator import itemgetter
 
 from riafs.formats.names import joined
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent
-from riafs.overlay.datafiles import DataFiles
+from riafs.overlay.data_files import DataFiles
 from riafs.overlay.lower import Remembered, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, SPECIAL, WHITEOUT, Area, Outline, Row, Rows
 from riafs.slices import Sliced, sorting

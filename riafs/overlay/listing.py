@@ -1,18 +1,42 @@
-"""Merged listings: the entries below in their order, with what stands in their places, then those that were added.
+"""Merged listings, and the attributes of an inode: from its row, from the open file that is ahead of its row, or from
+the tree below.
 
-Offsets stay valid while a directory is open, whatever happens in it: an entry below has its position, an added one the
-number of its row, and a name never changes from one part to the other.
+A listing has the entries below in their order, with the rows that cover them, then those that were added. Offsets stay
+valid while a directory is open, whatever happens in it: an entry below has its position, an added one the number of
+its row, and a name never changes from one part to the other.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from riafs.overlay.inode_map import KINDS, OVERLAY, InodeMap
 from riafs.overlay.lower import Lower, LowerEntry
-from riafs.overlay.places import OVERLAY, Places
-from riafs.overlay.rows import WHITEOUT, Row, Rows
-from riafs.tree.protocol import Entry
+from riafs.overlay.open_files import OpenFiles
+from riafs.overlay.rows import DIRECTORY, WHITEOUT, Row, Rows
+from riafs.tree.protocol import Entry, Kind
 
 _PAGE = 256
+_KINDS = {number: kind for kind, number in KINDS.items()}
+
+
+class Stat(NamedTuple):
+    """What stat shows. A tuple, as one is made for each entry of a listing."""
+
+    inode: int
+    kind: Kind
+    mode: int
+    """Permission bits."""
+    links: int
+    """1 for a directory with a part below: their number is not known."""
+    uid: int
+    gid: int
+    size: int
+    """UNKNOWN_SIZE where only reading tells."""
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    device: int = 0
+    """Of a device: its number."""
 
 
 class Listed(NamedTuple):
@@ -25,10 +49,54 @@ class Listed(NamedTuple):
     entry: Entry | None
 
 
+class Stats:
+    """Makes them. Reads, and changes nothing."""
+
+    def __init__(self, rows: Rows, places: InodeMap, handles: OpenFiles) -> None:
+        self._rows = rows
+        self._places = places
+        self._handles = handles
+
+    def below(self, found: LowerEntry) -> Stat:
+        """Of an entry of the tree below, or of the row that it has got meanwhile."""
+        if found.inode in self._places:  # a dataset's top with changes, or what was copied up meanwhile
+            row = self._places.row(found.inode)
+            assert row is not None
+            return self.row(row)
+        entry, owner = found.entry, self._places.ownership
+        when = entry.mtime_ns
+        return Stat(found.inode, entry.kind, owner.mode(entry), 1, owner.uid, owner.gid, entry.size, when, when, when)
+
+    def row(self, row: Row) -> Stat:
+        """Of a row that is no whiteout."""
+        if row.record is not None:
+            row = self._rows.content(row)
+        inode = self._places.inode(row.id)
+        size, mtime, ctime, links = row.size, row.mtime, row.ctime, 1
+        if row.kind == DIRECTORY:
+            touched = self._rows.touched.get(row.id)
+            mtime, ctime = (mtime, ctime) if touched is None else (touched, touched)
+            links = 1 if row.base is not None else 2 + self._rows.directories(row.id)
+        elif row.parent is None:
+            links = row.links
+        opened = self._handles.ahead(inode)
+        if opened is not None:
+            size, mtime, ctime = opened.size, opened.mtime, opened.ctime
+        kind = _KINDS[row.kind]
+        return Stat(inode, kind, row.mode, links, row.uid, row.gid, size, row.atime, mtime, ctime, row.device)
+
+    def listed(self, listed: Listed) -> Stat:
+        """Of a name in a listing."""
+        if listed.row is not None:
+            return self.row(listed.row)
+        assert listed.entry is not None
+        return self.below(LowerEntry(listed.inode, listed.entry))
+
+
 class OpenDirectory:
     """A directory that is being listed."""
 
-    def __init__(self, rows: Rows, places: Places, lower: Lower, inode: int) -> None:
+    def __init__(self, rows: Rows, places: InodeMap, lower: Lower, inode: int) -> None:
         self.inode = inode
         self._rows = rows
         self._places = places

@@ -4,7 +4,8 @@ Row is a named tuple, not a dataclass: SQLite makes tuples, and a look-up makes 
 into a step of the journal.
 
 New files are kept in memory until the next commit (`add`), where they are one statement together, with what was written
-to them meanwhile; whatever looks at more than one row, and every step that may be undone, has them written first.
+to them meanwhile; whatever looks at more than one row, and every step that may be undone, has them written first. The
+names in new directories are remembered, so that making many files does not look each of them up.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 
 from riafs.overlay.changes import Base
 from riafs.overlay.journal import Statements
-from riafs.overlay.names import KnownNames
 
 FILE, LINK, DIRECTORY, WHITEOUT, FIFO, SOCKET, CHARACTER, BLOCK = range(1, 9)
 SPECIAL = frozenset((FIFO, SOCKET, CHARACTER, BLOCK))
@@ -21,7 +21,7 @@ SPECIAL = frozenset((FIFO, SOCKET, CHARACTER, BLOCK))
 
 
 class Row(NamedTuple):
-    """A node: see schema."""
+    """A node; columns as in journal."""
 
     id: int
     parent: int | None
@@ -69,7 +69,7 @@ class Outline(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """A dataset with changes: see schema."""
+    """A dataset with changes, and the commit that they lie over."""
 
     id: int
     base: Base
@@ -85,6 +85,50 @@ _CHILD = "SELECT * FROM node WHERE parent = ? AND name = ?"
 _OUTLINES = f"SELECT {', '.join(Outline._fields)} FROM node WHERE parent = ? ORDER BY name"  # noqa: S608  # ours
 _INSERT = "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _AREA = 'SELECT id, dataset, store, ref, "commit", entrance, top FROM area'
+
+
+MOST = 100_000
+"""About 10 MB."""
+
+
+class KnownNames:
+    """Which names can be in a directory, by the directory's number.
+
+    Known are directories that got their rows from this process. Of such a directory all rows' names are remembered, and
+    maybe some that were there. There is room for `most` of both; then nothing is known of any directory again.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+        self._names: dict[int, set[bytes]] = {}
+        self._count = 0
+
+    def excludes(self, directory: int, name: bytes) -> bool:
+        """Whether there certainly is no such name."""
+        names = self._names.get(directory)
+        return names is not None and name not in names
+
+    def made(self, directory: int) -> None:
+        """A directory without names."""
+        self._names[directory] = set()
+        self._counted()
+
+    def removed(self, directory: int) -> None:
+        """A directory that is not asked about any more."""
+        self._names.pop(directory, None)
+
+    def add(self, directory: int | None, name: bytes | None) -> None:
+        """There may be such a name from now on. None: it is in no directory."""
+        names = None if directory is None else self._names.get(directory)
+        if names is not None and name is not None:
+            names.add(name)
+            self._counted()
+
+    def _counted(self) -> None:
+        self._count += 1
+        if self._count > self._most:
+            self._names.clear()
+            self._count = 0
 
 
 class Rows:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from riafs.errors import StoreError
 from riafs.overlay.changes import LocalContent
-from riafs.overlay.datafiles import is_ours
+from riafs.overlay.data_files import is_ours
 from riafs.storage.bytesource import Buffer, RangedBytes
 from riafs.storage.local_file import FileBytes
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from riafs.git.kept import KeptObjects
+from riafs.git.kept_objects import KeptObjects
 from riafs.tree.protocol import Directory
 
 

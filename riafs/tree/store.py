@@ -17,7 +17,7 @@ from riafs.counters import Counters
 from riafs.errors import NotInStore, RiafsError, SourceNotFound, TooLarge
 from riafs.formats.annex import parse_dataset_version, parse_store_version
 from riafs.formats.names import valid_name
-from riafs.git.pool import GitPool
+from riafs.git.catfile import GitPool
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Item, ItemKind, Storage
 from riafs.tree.checkout import Checkouts

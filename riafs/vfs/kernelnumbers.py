@@ -8,7 +8,7 @@ however many moves there were; and the number of what is gone is never that of s
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from riafs.overlay.places import OVERLAY
+from riafs.overlay.inode_map import OVERLAY
 from riafs.slices import Sliced
 from riafs.vfs.refreshing import Change
 

@@ -13,10 +13,10 @@ from riafs.errors import NoSuchName, NotADirectoryHere
 from riafs.formats.names import joined
 from riafs.overlay.changes import Carried, ChangeKind
 from riafs.overlay.changes import Change as LocalChange
-from riafs.overlay.engine import Engine
-from riafs.overlay.places import OVERLAY
+from riafs.overlay.filesystem import OverlayFileSystem
+from riafs.overlay.inode_map import OVERLAY
+from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import DIRECTORY, Row
-from riafs.overlay.store import Overlay
 from riafs.slices import Pauses, Sliced, in_slices
 from riafs.tree.protocol import Directory, Entry, Kind
 from riafs.tree.standing import OfCommit
@@ -55,7 +55,12 @@ class Mover:
     """One move."""
 
     def __init__(
-        self, filesystem: FileSystem, beneath: Beneath, engine: Engine, overlay: Overlay, numbers: KernelNumbers
+        self,
+        filesystem: FileSystem,
+        beneath: Beneath,
+        engine: OverlayFileSystem,
+        overlay: Overlay,
+        numbers: KernelNumbers,
     ) -> None:
         self._filesystem = filesystem
         self._beneath = beneath

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from riafs.errors import RiafsError, StaleHandle
-from riafs.overlay.engine import Engine
-from riafs.overlay.listing import Listed
-from riafs.overlay.stats import Stat
+from riafs.overlay.filesystem import OverlayFileSystem
+from riafs.overlay.listing import Listed, Stat
 from riafs.vfs.filesystem import FileSystem, Page
 from riafs.vfs.kernelnumbers import KernelNumbers
 
@@ -49,7 +48,7 @@ class OpenDirectories:
     """The handles of one mount. `moves`: how many there were."""
 
     def __init__(
-        self, filesystem: FileSystem, engine: Engine, numbers: KernelNumbers, moves: Callable[[], int]
+        self, filesystem: FileSystem, engine: OverlayFileSystem, numbers: KernelNumbers, moves: Callable[[], int]
     ) -> None:
         self._filesystem = filesystem
         self._engine = engine
@@ -106,7 +105,7 @@ class OpenDirectories:
     # -- listing ------------------------------------------------------------------------------------------------------
 
     async def read(self, handle: int, offset: int) -> tuple[Shown, bool]:
-        """See Engine.readdir; and whether the kernel may remember what is listed."""
+        """See OverlayFileSystem.readdir; and whether the kernel may remember what is listed."""
         if handle in self._removed:
             return (), True
         opened = self._get(handle)

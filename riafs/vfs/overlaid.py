@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass, replace
 
 from riafs.formats.sources import RiaUrl
-from riafs.overlay.places import Ownership
-from riafs.overlay.store import open_when_free
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.overlay import open_when_free
 from riafs.vfs.assembly import Assembled
 from riafs.vfs.beneath import not_here
 from riafs.vfs.writable import WritableFileSystem
@@ -36,7 +36,7 @@ async def lay_over(
     overlay = open_when_free(place.directory, filesystem.counters, doing)
     assembled.call_at_close(overlay.close)
     if assembled.git is not None:
-        assembled.git.read_also(overlay.kept)
+        assembled.git.read_also(overlay.kept.directory)
     assembled.times.come_from(overlay.times)
     store = str(replace(source, dataset=None, alias=None, version=None))
     writable = WritableFileSystem(filesystem, overlay, place.ownership, store)

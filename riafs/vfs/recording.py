@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from riafs.errors import Busy, NoSuchName, RiafsError, StaleHandle, UsageError
 from riafs.formats.names import is_in
 from riafs.overlay.changes import Base
-from riafs.overlay.engine import Engine
+from riafs.overlay.filesystem import OverlayFileSystem
 from riafs.vfs.beneath import Beneath
 from riafs.vfs.kernelnumbers import KernelNumbers
 from riafs.vfs.numbers import ROOT
@@ -61,7 +61,7 @@ class Seen:
 class Recorder:
     """The recordings of one mount. `numbers`: by which the kernel calls things."""
 
-    def __init__(self, engine: Engine, beneath: Beneath, numbers: KernelNumbers) -> None:
+    def __init__(self, engine: OverlayFileSystem, beneath: Beneath, numbers: KernelNumbers) -> None:
         self._engine = engine
         self._beneath = beneath
         self._numbers = numbers

@@ -20,14 +20,13 @@ from riafs.counters import Counters
 from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle, StoreTimeout
 from riafs.formats.names import is_in
 from riafs.overlay.changes import NOTHING, Carried
-from riafs.overlay.engine import COMMIT_SECONDS, Engine, Figures
-from riafs.overlay.listing import Listed
+from riafs.overlay.filesystem import COMMIT_SECONDS, Figures, OverlayFileSystem
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.listing import Listed, Stat
 from riafs.overlay.lower import Home
-from riafs.overlay.naming import Maker
-from riafs.overlay.places import Ownership
+from riafs.overlay.namespace import Creator
+from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import Area
-from riafs.overlay.stats import Stat
-from riafs.overlay.store import Overlay
 from riafs.storage.bytesource import Buffer
 from riafs.tree.protocol import Kind
 from riafs.vfs.beneath import Beneath
@@ -70,7 +69,7 @@ class WritableFileSystem:
         self._filesystem = filesystem
         self._keeper = BaseKeeper(overlay.kept)
         self._beneath = Beneath(filesystem, store, self._keeper)
-        self._engine = Engine(overlay, self._beneath, ownership)
+        self._engine = OverlayFileSystem(overlay, self._beneath, ownership)
         self._numbers = KernelNumbers()
         self._directories = OpenDirectories(filesystem, self._engine, self._numbers, lambda: self._moves)
         self._inodes: dict[int, int] = {}
@@ -134,7 +133,7 @@ class WritableFileSystem:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
-        """See Engine."""
+        """See OverlayFileSystem."""
         found = await self._seen(parent, lambda: self._engine.lookup(self._numbers.now(parent), name))
         if found is None:
             return None
@@ -152,7 +151,7 @@ class WritableFileSystem:
         return self._engine.has_row(number) or self._filesystem.is_lasting(number)
 
     async def getattr(self, inode: int) -> Stat:
-        """See Engine. A removed directory is there, with no links, as long as a program may be in it."""
+        """See OverlayFileSystem. A removed directory is there, with no links, as long as a program may be in it."""
         try:
             return self._given(await self._seen(inode, lambda: self._engine.getattr(self._numbers.now(inode))))
         except StaleHandle:
@@ -161,7 +160,7 @@ class WritableFileSystem:
             return self._removed[inode]
 
     async def readlink(self, inode: int) -> bytes:
-        """See Engine."""
+        """See OverlayFileSystem."""
         return await self._seen(inode, lambda: self._engine.readlink(self._numbers.now(inode)))
 
     async def attribute(self, inode: int, name: str) -> bytes:
@@ -177,7 +176,7 @@ class WritableFileSystem:
         return own or await self._filesystem.attributes(inode, name)
 
     def statfs(self) -> Figures:
-        """See Engine."""
+        """See OverlayFileSystem."""
         return self._engine.statfs()
 
     # -- listing ------------------------------------------------------------------------------------------------------
@@ -196,7 +195,7 @@ class WritableFileSystem:
         return await self._directories.read(handle, offset)
 
     def stat_of(self, listed: Listed | Revisited) -> Stat:
-        """See Engine."""
+        """See OverlayFileSystem."""
         return self._given(listed.stat if isinstance(listed, Revisited) else self._engine.stat_of(listed))
 
     def releasedir(self, handle: int) -> None:
@@ -204,33 +203,33 @@ class WritableFileSystem:
         self._directories.release(handle)
 
     async def fsyncdir(self, handle: int) -> None:
-        """See Engine."""
+        """See OverlayFileSystem."""
         await self._engine.fsyncdir(self._directories.merged(handle))
 
     # -- names --------------------------------------------------------------------------------------------------------
 
-    async def create(self, parent: int, name: bytes, maker: Maker, flags: int) -> tuple[Stat, Opened]:
-        """See Engine."""
+    async def create(self, parent: int, name: bytes, maker: Creator, flags: int) -> tuple[Stat, Opened]:
+        """See OverlayFileSystem."""
         found, handle = await self._done(lambda: self._engine.create(self._numbers.now(parent), name, maker, flags))
         shown = self._given(found)
         return shown, self._opened(shown.inode, handle)
 
-    async def mknod(self, parent: int, name: bytes, maker: Maker, kind: Kind, device: int) -> Stat:
-        """See Engine."""
+    async def mknod(self, parent: int, name: bytes, maker: Creator, kind: Kind, device: int) -> Stat:
+        """See OverlayFileSystem."""
         now = self._numbers.now
         return self._given(await self._done(lambda: self._engine.mknod(now(parent), name, maker, kind, device)))
 
-    async def mkdir(self, parent: int, name: bytes, maker: Maker) -> Stat:
-        """See Engine."""
+    async def mkdir(self, parent: int, name: bytes, maker: Creator) -> Stat:
+        """See OverlayFileSystem."""
         return self._given(await self._done(lambda: self._engine.mkdir(self._numbers.now(parent), name, maker)))
 
-    async def symlink(self, parent: int, name: bytes, target: bytes, maker: Maker) -> Stat:
-        """See Engine."""
+    async def symlink(self, parent: int, name: bytes, target: bytes, maker: Creator) -> Stat:
+        """See OverlayFileSystem."""
         now = self._numbers.now
         return self._given(await self._done(lambda: self._engine.symlink(now(parent), name, target, maker)))
 
     async def link(self, inode: int, parent: int, name: bytes) -> Stat:
-        """See Engine."""
+        """See OverlayFileSystem."""
 
         async def link() -> Stat:
             number = self._numbers.now(inode)
@@ -240,11 +239,11 @@ class WritableFileSystem:
         return self._given(await self._done(link))
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        """See Engine."""
+        """See OverlayFileSystem."""
         await self._done(lambda: self._engine.unlink(self._numbers.now(parent), name))
 
     async def rmdir(self, parent: int, name: bytes) -> None:
-        """See Engine."""
+        """See OverlayFileSystem."""
         found = await self.lookup(parent, name)
         if await self._done(lambda: self._engine.rmdir(self._numbers.now(parent), name)):
             self._beneath.unpin_all_but({base.dataset for base in self.overlay.datasets()})
@@ -252,7 +251,7 @@ class WritableFileSystem:
             self._removed[found.inode] = found._replace(links=0)
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
-        """See Engine."""
+        """See OverlayFileSystem."""
         now = self._numbers.now
         await self._done(lambda: self._engine.rename(now(parent), name, now(new_parent), new_name, flags))
 
@@ -262,7 +261,7 @@ class WritableFileSystem:
         self, inode: int, *, mode: int | None, uid: int | None, gid: int | None, size: int | None,
         atime_ns: int | None, mtime_ns: int | None,
     ) -> Stat:  # fmt: skip
-        """See Engine."""
+        """See OverlayFileSystem."""
 
         async def change() -> Stat:
             number = self._numbers.now(inode)
@@ -280,7 +279,7 @@ class WritableFileSystem:
     # -- files --------------------------------------------------------------------------------------------------------
 
     async def open(self, inode: int, flags: int) -> Opened:
-        """See Engine."""
+        """See OverlayFileSystem."""
         return await self._done(lambda: self._open(inode, flags))
 
     async def _open(self, inode: int, flags: int) -> Opened:
@@ -299,7 +298,7 @@ class WritableFileSystem:
         return Opened(handle << 1, cached=True, settled=pages.kept)
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
-        """See Engine."""
+        """See OverlayFileSystem."""
         if handle & 1:
             return await self._filesystem.read(handle >> 1, offset, length)
         if self._silent.any:
@@ -314,11 +313,11 @@ class WritableFileSystem:
         return data
 
     async def write(self, handle: int, offset: int, data: Buffer) -> int:
-        """See Engine."""
+        """See OverlayFileSystem."""
         return await self._done(lambda: self._engine.write(handle >> 1, offset, data))
 
     async def fsync(self, handle: int) -> None:
-        """See Engine."""
+        """See OverlayFileSystem."""
         if not handle & 1:
             await self._engine.fsync(handle >> 1)
 

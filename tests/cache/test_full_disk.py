@@ -10,7 +10,7 @@ import pytest
 from riafs.counters import Counters
 from riafs.errors import OverlayFull, StoreError
 from riafs.git.environment import PrivateGitDirs
-from riafs.overlay.store import Overlay
+from riafs.overlay.overlay import Overlay
 from riafs.storage import temporary
 from riafs.storage.temporary import Scratch, remove_abandoned, temporary_directory, temporary_file
 from tests.fuse.mounting import mounted

@@ -21,7 +21,7 @@ from riafs.daemon.changing import Changing
 from riafs.daemon.logs import RecentErrors
 from riafs.fuse import session
 from riafs.fuse.session import Session
-from riafs.overlay.store import Overlay
+from riafs.overlay.overlay import Overlay
 from riafs.vfs.writable import WritableFileSystem
 
 _NO_THREAD = "can't start new thread"

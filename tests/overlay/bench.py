@@ -9,14 +9,14 @@ import time
 import trio
 
 from riafs.counters import Counters
-from riafs.overlay.engine import Engine
-from riafs.overlay.naming import Maker
-from riafs.overlay.places import Ownership
-from riafs.overlay.store import Overlay
+from riafs.overlay.filesystem import OverlayFileSystem
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.namespace import Creator
+from riafs.overlay.overlay import Overlay
 from tests.overlay.disk import TOP, DiskLower
 
 COUNT = 10_000
-MAKER = Maker(0, 0, 0o644)
+MAKER = Creator(0, 0, 0o644)
 
 
 def show(what: str, seconds: float, each: int, unit: str = "us each") -> None:
@@ -34,7 +34,7 @@ def native(base: str) -> None:
     show("  processor time", time.process_time() - processor, COUNT)
 
 
-async def small_files(engine: Engine) -> int:
+async def small_files(engine: OverlayFileSystem) -> int:
     top = (await engine.mkdir(TOP, b"new", MAKER)).inode
     start, processor = time.perf_counter(), time.process_time()
     for number in range(COUNT):
@@ -46,7 +46,7 @@ async def small_files(engine: Engine) -> int:
     return top
 
 
-async def listing(engine: Engine, top: int) -> None:
+async def listing(engine: OverlayFileSystem, top: int) -> None:
     start = time.perf_counter()
     handle, offset, count = engine.opendir(top), 0, 0
     while page := await engine.readdir(handle, offset):
@@ -55,7 +55,7 @@ async def listing(engine: Engine, top: int) -> None:
     show(f"listing {count} names with attributes", time.perf_counter() - start, count)
 
 
-async def sequential(engine: Engine, base: str) -> None:
+async def sequential(engine: OverlayFileSystem, base: str) -> None:
     piece, count = os.urandom(1 << 20), 512
     file = os.open(f"{base}/big", os.O_CREAT | os.O_RDWR)
     start = time.perf_counter()
@@ -82,7 +82,7 @@ async def sequential(engine: Engine, base: str) -> None:
 async def main(base: str) -> None:
     os.mkdir(f"{base}/lower")
     overlay = Overlay(f"{base}/overlay", Counters())
-    engine = Engine(overlay, DiskLower(os.fsencode(f"{base}/lower")), Ownership(0, 0))
+    engine = OverlayFileSystem(overlay, DiskLower(os.fsencode(f"{base}/lower")), Ownership(0, 0))
     await engine.attach()
     native(base)
     await listing(engine, await small_files(engine))

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from riafs.counters import Counters
-from riafs.overlay.store import Overlay
+from riafs.overlay.overlay import Overlay
 
 _OTHERS = {"id": ":last + n", "name": "CAST('many-' || n AS BLOB)", "data": ":data + n"}
 

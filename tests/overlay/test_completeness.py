@@ -14,10 +14,10 @@ import trio
 from riafs.counters import Counters
 from riafs.errors import OverlayDamaged, OverlayFailed, UsageError
 from riafs.overlay.completeness import DIRECTORIES
-from riafs.overlay.engine import Engine
-from riafs.overlay.places import Ownership
-from riafs.overlay.recovering import recover
-from riafs.overlay.store import Overlay, opened, recorded_source
+from riafs.overlay.filesystem import OverlayFileSystem
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.overlay import Overlay, opened, recorded_source
+from riafs.overlay.recovery import recover
 from tests.overlay.disk import DiskLower
 from tests.overlay.walking import Walker
 
@@ -29,7 +29,7 @@ async def changed(base: Path, *, closes: bool) -> None:
     """New files, a directory, and a few bytes in a file of the commit; killed unless it `closes`."""
     overlay = Overlay(f"{base}/overlay", Counters())
     overlay.belong_to("ria+file:///srv/store")
-    engine = Engine(overlay, DiskLower(os.fsencode(base / "lower")), Ownership(0, 0))
+    engine = OverlayFileSystem(overlay, DiskLower(os.fsencode(base / "lower")), Ownership(0, 0))
     await engine.attach()
     walker = Walker(engine)
     await walker.mkdir(b"sub")
@@ -62,7 +62,7 @@ def content(base: Path) -> dict[bytes, bytes]:
 
 async def _content(base: Path) -> dict[bytes, bytes]:
     overlay = Overlay(f"{base}/overlay", Counters())
-    engine = Engine(overlay, DiskLower(os.fsencode(base / "lower")), Ownership(0, 0))
+    engine = OverlayFileSystem(overlay, DiskLower(os.fsencode(base / "lower")), Ownership(0, 0))
     await engine.attach()
     tree = await Walker(engine).tree()
     engine.close()

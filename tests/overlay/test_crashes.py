@@ -13,9 +13,9 @@ import trio
 
 from riafs.counters import Counters
 from riafs.errors import OverlayFull
-from riafs.overlay.engine import Engine
-from riafs.overlay.places import Ownership
-from riafs.overlay.store import Overlay
+from riafs.overlay.filesystem import OverlayFileSystem
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.overlay import Overlay
 from tests.overlay.disk import DiskLower
 from tests.overlay.walking import Walker
 
@@ -29,9 +29,9 @@ def plant(root: Path) -> None:
     (root / "big").write_bytes(OLD)
 
 
-async def opened(base: Path, failpoint: Callable[[str], None]) -> tuple[Overlay, Engine, Walker]:
+async def opened(base: Path, failpoint: Callable[[str], None]) -> tuple[Overlay, OverlayFileSystem, Walker]:
     overlay = Overlay(f"{base}/overlay", Counters(), failpoint)
-    engine = Engine(overlay, DiskLower(os.fsencode(base / "lower")), Ownership(0, 0))
+    engine = OverlayFileSystem(overlay, DiskLower(os.fsencode(base / "lower")), Ownership(0, 0))
     await engine.attach()
     return overlay, engine, Walker(engine)
 

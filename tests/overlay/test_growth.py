@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from riafs.counters import Counters
-from riafs.overlay.engine import Engine
-from riafs.overlay.naming import EXCHANGE, Maker
-from riafs.overlay.places import Ownership
-from riafs.overlay.store import Overlay
+from riafs.overlay.filesystem import OverlayFileSystem
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.namespace import EXCHANGE, Creator
+from riafs.overlay.overlay import Overlay
 from tests.overlay.disk import TOP, DiskLower
 
-MAKER = Maker(0, 0, 0o755)
+MAKER = Creator(0, 0, 0o755)
 _AT_ONCE = 10
 
 
@@ -38,17 +38,17 @@ def counted(overlay: Overlay) -> Iterator[Steps]:
 
 
 @pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[tuple[Engine, Overlay]]:
+async def engine(tmp_path: Path) -> AsyncIterator[tuple[OverlayFileSystem, Overlay]]:
     (tmp_path / "lower").mkdir()
     overlay = Overlay(str(tmp_path / "overlay"), Counters())
-    made = Engine(overlay, DiskLower(str(tmp_path / "lower").encode()), Ownership(0, 0))
+    made = OverlayFileSystem(overlay, DiskLower(str(tmp_path / "lower").encode()), Ownership(0, 0))
     await made.attach()
     yield made, overlay
     made.close()
     overlay.close()
 
 
-async def test_directories_cost_the_same_however_many_there_are(engine: tuple[Engine, Overlay]) -> None:
+async def test_directories_cost_the_same_however_many_there_are(engine: tuple[OverlayFileSystem, Overlay]) -> None:
     made, overlay = engine
     top = (await made.mkdir(TOP, b"top", MAKER)).inode
     costs = []
@@ -64,7 +64,7 @@ async def test_directories_cost_the_same_however_many_there_are(engine: tuple[En
     assert max(costs) < 1.3 * min(costs), f"steps for each of 200, 400 and 800 directories: {costs}"
 
 
-async def test_links_of_a_directory_follow_every_change(engine: tuple[Engine, Overlay]) -> None:
+async def test_links_of_a_directory_follow_every_change(engine: tuple[OverlayFileSystem, Overlay]) -> None:
     made, _ = engine
     one = (await made.mkdir(TOP, b"one", MAKER)).inode
     two = (await made.mkdir(TOP, b"two", MAKER)).inode

@@ -21,10 +21,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from riafs.counters import Counters
 from riafs.errors import RiafsError
-from riafs.overlay.engine import Engine
-from riafs.overlay.naming import EXCHANGE, NOREPLACE
-from riafs.overlay.places import Ownership
-from riafs.overlay.store import Overlay
+from riafs.overlay.filesystem import OverlayFileSystem
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.namespace import EXCHANGE, NOREPLACE
+from riafs.overlay.overlay import Overlay
 from riafs.tree.protocol import Entry, Kind
 from tests.overlay.disk import BASE, DiskLower
 from tests.overlay.walking import Walker
@@ -174,7 +174,7 @@ class Beside(RuleBasedStateMachine):
     def _open(self) -> None:
         self._overlay = Overlay(f"{self._base}/overlay", Counters())
         lower = DiskLower(os.fsencode(self._below), self._shown)
-        self._engine = Engine(self._overlay, lower, Ownership(0, 0))
+        self._engine = OverlayFileSystem(self._overlay, lower, Ownership(0, 0))
         self._walker = Walker(self._engine)
         trio.run(self._engine.attach)
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.overlay.names import KnownNames
+from riafs.overlay.rows import KnownNames
 
 DIRECTORIES = st.integers(1, 4)
 NAMES = st.binary(min_size=1, max_size=1)

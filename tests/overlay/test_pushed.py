@@ -11,10 +11,10 @@ from riafs.counters import Counters
 from riafs.errors import RiafsError
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import Base
-from riafs.overlay.engine import Engine
+from riafs.overlay.filesystem import OverlayFileSystem
+from riafs.overlay.inode_map import Ownership
 from riafs.overlay.lower import LowerEntry
-from riafs.overlay.places import Ownership
-from riafs.overlay.store import Overlay
+from riafs.overlay.overlay import Overlay
 from riafs.push.opening import open_for_pushing
 from riafs.push.pushing import Push
 from riafs.push.watching import Nobody
@@ -129,7 +129,7 @@ async def test_what_is_pushed_is_what_was_shown(tmp_path: Path, seed: int) -> No
     dataset = SmallStore.make(tmp_path / "store").dataset("one", FILES)
     lower = GitLower(tmp_path / "lower", dataset)
     overlay = Overlay(str(tmp_path / "overlay"), Counters())
-    engine = Engine(overlay, lower, Ownership(0, 0))
+    engine = OverlayFileSystem(overlay, lower, Ownership(0, 0))
     await engine.attach()
     walker = Walker(engine)
     worker = Worker(walker, seed)

@@ -11,7 +11,7 @@ from riafs.overlay.changes import ChangeKind
 from riafs.overlay.lower import packed, unpacked
 from riafs.tree.listing import GitEntry, git_version
 from riafs.tree.protocol import Entry, Kind
-from tests.overlay.test_engine import Setup
+from tests.overlay.test_filesystem import Setup
 
 
 @pytest.fixture

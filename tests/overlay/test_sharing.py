@@ -11,7 +11,7 @@ import trio
 from riafs.errors import NameExists, NoSuchName, OverlayFull, ReadOnly, RiafsError
 from riafs.overlay.lower import Home, LowerEntry
 from tests.overlay.disk import BASE, TOP, DiskLower
-from tests.overlay.test_engine import Setup
+from tests.overlay.test_filesystem import Setup
 from tests.plugins.log_hygiene import Announce
 
 

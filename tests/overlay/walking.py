@@ -3,9 +3,9 @@
 import os
 
 from riafs.errors import NoSuchName, NotADirectoryHere
-from riafs.overlay.engine import Engine
-from riafs.overlay.naming import Maker
-from riafs.overlay.stats import Stat
+from riafs.overlay.filesystem import OverlayFileSystem
+from riafs.overlay.listing import Stat
+from riafs.overlay.namespace import Creator
 from riafs.tree.protocol import Kind
 from tests.overlay.disk import TOP
 
@@ -13,7 +13,7 @@ from tests.overlay.disk import TOP
 class Walker:
     """Paths are relative to the dataset's top."""
 
-    def __init__(self, engine: Engine, umask: int = 0o022) -> None:
+    def __init__(self, engine: OverlayFileSystem, umask: int = 0o022) -> None:
         self.engine = engine
         self._umask = umask
 
@@ -36,8 +36,8 @@ class Walker:
             raise NotADirectoryHere(path.decode())
         return parent.inode, os.path.basename(path)
 
-    def maker(self, mode: int) -> Maker:
-        return Maker(os.getuid(), os.getgid(), mode & ~self._umask)
+    def maker(self, mode: int) -> Creator:
+        return Creator(os.getuid(), os.getgid(), mode & ~self._umask)
 
     async def open(self, path: bytes, flags: int = 0, mode: int = 0o666) -> int:
         if flags & os.O_CREAT:

@@ -14,9 +14,9 @@ from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.errors import NoSuchName
 from riafs.formats.sources import parse_ria_source
-from riafs.overlay.naming import Maker
-from riafs.overlay.places import Ownership
-from riafs.overlay.stats import Stat
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.listing import Stat
+from riafs.overlay.namespace import Creator
 from riafs.tree.protocol import Kind
 from riafs.vfs.assembly import Plan, open_assembled
 from riafs.vfs.numbers import ROOT
@@ -80,8 +80,8 @@ class WritableObject:
         return (await self.status(os.path.dirname(path))).inode, os.path.basename(path)
 
     @staticmethod
-    def _maker(mode: int) -> Maker:
-        return Maker(os.getuid(), os.getgid(), mode)
+    def _maker(mode: int) -> Creator:
+        return Creator(os.getuid(), os.getgid(), mode)
 
     async def ls(self, path: bytes) -> Sequence[bytes]:
         handle = await self.filesystem.opendir((await self.status(path)).inode)

@@ -14,8 +14,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 import trio
 
 from riafs.errors import DirectoryNotEmpty, NoSuchName, NotADirectoryHere, StaleHandle
-from riafs.overlay.engine import Stat
-from riafs.overlay.naming import Maker
+from riafs.overlay.filesystem import Stat
+from riafs.overlay.namespace import Creator
 from riafs.tree.protocol import Kind
 from riafs.vfs.numbers import ROOT
 from riafs.vfs.refreshing import Change
@@ -52,7 +52,7 @@ class Kernel:
         self.filesystem = filesystem
         self.lock = trio.Lock()
         self.root = Name(ROOT, Kind.DIRECTORY)
-        self._maker = Maker(os.getuid(), os.getgid(), 0o755)
+        self._maker = Creator(os.getuid(), os.getgid(), 0o755)
 
     # -- names --------------------------------------------------------------------------------------------------------
 

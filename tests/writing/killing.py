@@ -26,7 +26,7 @@ from riafs.daemon.ask import ask
 from riafs.daemon.mounts import mount_at
 from riafs.errors import RiafsError
 from riafs.overlay.changes import ChangeKind
-from riafs.overlay.store import opened
+from riafs.overlay.overlay import opened
 from tests.conftest import private_environment
 from tests.fuse.mounting import COMMAND, PROJECT, run_riafs
 from tests.plugins import mounts

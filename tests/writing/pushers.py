@@ -28,7 +28,7 @@ import trio
 
 from riafs.daemon.ask import ask
 from riafs.daemon.mounts import mount_at
-from riafs.overlay.store import opened
+from riafs.overlay.overlay import opened
 from tests.conftest import private_environment
 from tests.fuse.mounting import Mounted, mounted, run_riafs
 from tests.push.conftest import blob, run, sound

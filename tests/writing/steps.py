@@ -22,7 +22,7 @@ from pathlib import Path
 import trio
 
 from riafs.cli import main as cli
-from riafs.overlay.store import opened
+from riafs.overlay.overlay import opened
 from tests.conftest import private_environment
 from tests.overlay import test_crashes
 from tests.preload import compiled

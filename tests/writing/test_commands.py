@@ -11,7 +11,7 @@ from riafs.cli import main
 from riafs.cli.overlay import move
 from riafs.cli.progress import Display
 from riafs.errors import UsageError
-from riafs.overlay.store import opened
+from riafs.overlay.overlay import opened
 from riafs.push.watching import Step
 from tests.plugins.log_hygiene import Announce
 from tests.push.conftest import content, run, sound, state, tree, with_annex

@@ -8,7 +8,7 @@ import pytest
 from riafs.cli import main
 from riafs.daemon import pushing
 from riafs.errors import Busy
-from riafs.overlay.store import opened
+from riafs.overlay.overlay import opened
 from tests.push.conftest import STAMP, content, sound, tree
 from tests.push.conftest import dataset as dataset
 from tests.small import SmallDataset

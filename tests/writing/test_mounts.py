@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.overlay.datafiles import failure
+from riafs.overlay.data_files import failure
 from tests.behaviour import shown_store
 from tests.failing import errno_of
 from tests.fuse.mounting import Mounted, mounted, run_riafs

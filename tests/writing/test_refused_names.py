@@ -8,7 +8,7 @@ import pytest
 from riafs.daemon.pushing import Order, push_changes
 from riafs.errors import NotPermitted, PushRefused
 from riafs.formats.sources import parse_ria_source
-from riafs.overlay import naming
+from riafs.overlay import namespace
 from riafs.push.watching import Nobody
 from tests.push.conftest import dataset as dataset
 from tests.push.conftest import means, request, tree
@@ -57,7 +57,7 @@ async def test_all_names_that_are_there_already_are_told_at_once_and_the_rest_ca
 ) -> None:
     async with writable(dataset.path.parent.parent, tmp_path / "over") as driver:
         with monkeypatch.context() as former:
-            former.setattr(naming, "git_takes", lambda name, is_link: True)  # as earlier riafs had them
+            former.setattr(namespace, "git_takes", lambda name, is_link: True)  # as earlier riafs had them
             await driver.mkdir(b"one/data/.git")
             for name in (b"HEAD", b"config"):
                 await driver.write(b"one/data/.git/" + name, b"x", flags=os.O_CREAT)

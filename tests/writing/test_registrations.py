@@ -11,7 +11,7 @@ from riafs.daemon.listing import describe_overlay
 from riafs.daemon.pushing import Order, Outcome, push_changes
 from riafs.errors import Busy, DirectoryNotEmpty, NoSuchName, PushConflict, PushRefused
 from riafs.formats.sources import parse_ria_source
-from riafs.overlay.store import Overlay
+from riafs.overlay.overlay import Overlay
 from riafs.push.merging import Prefer
 from riafs.push.watching import Nobody
 from tests.push.conftest import means, request, sound, tree, with_annex

@@ -15,7 +15,7 @@ from riafs.formats.gitobjects import DIRECTORY
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
 from riafs.overlay.journal import Statements, _Connected
-from riafs.overlay.restoring import Restoring
+from riafs.overlay.rebasing import Restoring
 from riafs.overlay.rows import Rows
 from riafs.push.opening import open_for_pushing
 from riafs.push.planning import Planner

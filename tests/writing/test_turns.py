@@ -11,7 +11,7 @@ from riafs.cli import main
 from riafs.daemon import pushing
 from riafs.errors import Busy, NoSuchName
 from riafs.overlay.changes import ChangeKind
-from riafs.overlay.store import opened
+from riafs.overlay.overlay import opened
 from riafs.tree.protocol import Kind
 from tests.push.conftest import content, tree
 from tests.push.conftest import dataset as dataset

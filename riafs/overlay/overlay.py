@@ -1,8 +1,8 @@
 """An overlay on disk: its directory, its lock, its database and data files, and what it tells of its changes.
 
 Layout: ``overlay.sqlite`` (with SQLite's ``-wal`` and ``-shm``), ``data/``, ``state`` and ``copy.sqlite`` (see
-completeness), ``base/`` (see git/kept). The directory is locked while it is in use, so that two processes never are in
-it at once.
+completeness), ``base/`` (see git/kept_objects). The directory is locked while it is in use, so that two processes never
+are in it at once.
 """
 
 import contextlib
@@ -19,20 +19,16 @@ from urllib.parse import quote
 from riafs.counters import Counters
 from riafs.errors import Busy, NoSuchName, OverlayFailed
 from riafs.formats.names import below, joined, parents_of
-from riafs.git.kept import KeptObjects
-from riafs.overlay.announcing import Announced, Announcements
+from riafs.git.kept_objects import KeptObjects
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
-from riafs.overlay.checksums import Checksums
 from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, has_evidence, keep_copy, read_database
-from riafs.overlay.datafiles import DataFiles, failure
+from riafs.overlay.data_files import Checksums, DataFiles, failure
 from riafs.overlay.differences import count, differences
-from riafs.overlay.inspecting import Findings, Inspector
-from riafs.overlay.journal import Journal, Statements, no_failpoint
-from riafs.overlay.rebasing import Find, InUse, Rebasing, nobody, standing
-from riafs.overlay.restoring import Restoring
+from riafs.overlay.inspection import Findings, Inspector
+from riafs.overlay.journal import LAYOUT, Journal, Statements, no_failpoint
+from riafs.overlay.pushes import PendingPush, PendingPushes, PushedTimes
+from riafs.overlay.rebasing import Find, InUse, Rebasing, Restoring, nobody, standing
 from riafs.overlay.rows import FILE, Area, Row, Rows
-from riafs.overlay.schema import LAYOUT
-from riafs.overlay.times import PushedTimes
 from riafs.slices import Sliced, at_once, in_slices
 from riafs.storage.deadline import Deadline
 from riafs.storage.posix import lock_holder
@@ -84,7 +80,7 @@ class Overlay:
             self.checksums = Checksums(self.journal)
             self.times = PushedTimes(self.journal)
             """Of what was pushed from here."""
-            self._announcements = Announcements(self.path)
+            self._announcements = PendingPushes(self.path)
             self.is_open: InUse = nobody
             """Whether a row is open, so that it must be kept until it is closed."""
             self.keeps_files = False
@@ -320,10 +316,10 @@ class Overlay:
         await self.durable()
         rows = self.rows
         base = self.base(dataset).commit
-        announced = Announced(dataset, base, commit, carried, rows.last_id, rows.last_version)
+        announced = PendingPush(dataset, base, commit, carried, rows.last_id, rows.last_version)
         await self.patience.run(self._announcements.write, announced)
 
-    def announced(self, dataset: bytes) -> Announced | None:
+    def announced(self, dataset: bytes) -> PendingPush | None:
         """The push of a dataset whose end was not seen, if there is one. Raises OverlayFailed."""
         announced = self._announcements.read(dataset)
         area = self.rows.area(dataset)

@@ -21,8 +21,8 @@ from riafs.errors import (
 from riafs.formats.names import joined
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, Lower, LowerEntry, packed, unpacked
+from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import BLOCK, CHARACTER, DIRECTORY, FIFO, FILE, LINK, SOCKET, Area, Row, Rows
-from riafs.overlay.store import Overlay
 from riafs.slices import Sliced
 from riafs.tree.protocol import Entry, Kind
 from riafs.watching import Doing, untold
@@ -53,7 +53,7 @@ class Ownership:
         return self.executable if entry.executable else self.file
 
 
-class Places:
+class InodeMap:
     """The inodes of one mount of `overlay` over `lower`."""
 
     def __init__(self, overlay: Overlay, lower: Lower, ownership: Ownership) -> None:

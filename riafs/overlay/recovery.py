@@ -29,11 +29,11 @@ from riafs.overlay.completeness import (
     is_replaced,
     read_state,
 )
-from riafs.overlay.datafiles import DataFiles
+from riafs.overlay.data_files import DataFiles
 from riafs.overlay.journal import Journal
 from riafs.overlay.lower import unpacked
+from riafs.overlay.overlay import holding
 from riafs.overlay.rows import FILE
-from riafs.overlay.store import holding
 from riafs.storage.deadline import Deadline
 
 _OLD = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", COPY, "state")

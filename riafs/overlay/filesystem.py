@@ -27,16 +27,14 @@ from riafs.errors import (
 )
 from riafs.formats.text import shown
 from riafs.overlay.changes import Carried
-from riafs.overlay.handles import Handles
-from riafs.overlay.listing import Listed, OpenDirectory
+from riafs.overlay.inode_map import KINDS, OVERLAY, InodeMap, Ownership
+from riafs.overlay.listing import Listed, OpenDirectory, Stat, Stats
 from riafs.overlay.lower import Lower
-from riafs.overlay.naming import Maker, Naming, check_length
-from riafs.overlay.openfiles import OpenFile
-from riafs.overlay.places import KINDS, OVERLAY, Ownership, Places
+from riafs.overlay.namespace import Creator, Namespace, check_length
+from riafs.overlay.open_files import OpenFile, OpenFiles
+from riafs.overlay.overlay import Overlay
 from riafs.overlay.rebasing import Find
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
-from riafs.overlay.stats import Stat, Stats
-from riafs.overlay.store import Overlay
 from riafs.slices import in_slices
 from riafs.storage.bytesource import Buffer
 from riafs.tasks import run_all
@@ -60,19 +58,19 @@ class Figures(NamedTuple):
     files_free: int
 
 
-class Engine:
+class OverlayFileSystem:
     """`overlay` over `lower`; `ownership` is what things of the store have."""
 
     def __init__(self, overlay: Overlay, lower: Lower, ownership: Ownership) -> None:
         self._overlay = overlay
         self._rows = overlay.rows
         self._lower = lower
-        self._places = Places(overlay, lower, ownership)
+        self._places = InodeMap(overlay, lower, ownership)
         overlay.journal.undone = self._rows.forget
-        self._handles = Handles(overlay, self._places, lower)
+        self._handles = OpenFiles(overlay, self._places, lower)
         self._stats = Stats(self._rows, self._places, self._handles)
         overlay.is_open = lambda row: self._handles.is_open(self._places.inode(row))
-        self._naming = Naming(overlay, self._places, lower, self._handles.is_open)
+        self._naming = Namespace(overlay, self._places, lower, self._handles.is_open)
         self._directories: dict[int, OpenDirectory] = {}
         self._last_directory = 0
         overlay.journal.before_commit = self._handles.store
@@ -83,7 +81,7 @@ class Engine:
         await self._places.attach(doing)
 
     @property
-    def places(self) -> Places:
+    def places(self) -> InodeMap:
         """Which inode is what."""
         return self._places
 
@@ -193,7 +191,7 @@ class Engine:
 
     # -- names --------------------------------------------------------------------------------------------------------
 
-    async def create(self, parent: int, name: bytes, maker: Maker, flags: int = 0) -> tuple[Stat, int]:
+    async def create(self, parent: int, name: bytes, maker: Creator, flags: int = 0) -> tuple[Stat, int]:
         """A file that is opened with it. An existing one is opened unless `flags` has O_EXCL; O_TRUNC empties it.
 
         Raises NameExists, IsADirectoryHere, NameTooLong, NoSuchName, ReadOnly, OverlayFull.
@@ -206,20 +204,20 @@ class Engine:
         row = self._naming.make_at(slot, FILE, maker)
         return self._stats.row(row), self._handles.created(self._places.inode(row.id), row)
 
-    async def mknod(self, parent: int, name: bytes, maker: Maker, kind: Kind = Kind.FILE, device: int = 0) -> Stat:
+    async def mknod(self, parent: int, name: bytes, maker: Creator, kind: Kind = Kind.FILE, device: int = 0) -> Stat:
         """An empty file, a fifo, a socket, or a device with the number `device`. Raises as `mkdir`."""
         return self._stats.row(await self._naming.make(parent, name, KINDS[kind], maker, device=device))
 
-    async def mkdir(self, parent: int, name: bytes, maker: Maker) -> Stat:
+    async def mkdir(self, parent: int, name: bytes, maker: Creator) -> Stat:
         """A directory. Raises NameExists, NameTooLong, NoSuchName, ReadOnly, OverlayFull."""
         return self._stats.row(await self._naming.make(parent, name, DIRECTORY, maker))
 
-    async def symlink(self, parent: int, name: bytes, target: bytes, maker: Maker) -> Stat:
+    async def symlink(self, parent: int, name: bytes, target: bytes, maker: Creator) -> Stat:
         """A symbolic link. Raises as `mkdir`."""
         return self._stats.row(await self._naming.make(parent, name, LINK, maker, target))
 
     async def link(self, inode: int, parent: int, name: bytes) -> Stat:
-        """Another name of a file. See Naming.link."""
+        """Another name of a file. See Namespace.link."""
         ahead = self._handles.ahead(inode)
         if ahead is not None:
             with self._overlay.journal.single:
@@ -231,19 +229,19 @@ class Engine:
         return await self.getattr(inode)
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        """See Naming.unlink."""
+        """See Namespace.unlink."""
         await self._naming.unlink(parent, name)
         await self._tidy()
 
     async def rmdir(self, parent: int, name: bytes) -> bool:
-        """See Naming.rmdir."""
+        """See Namespace.rmdir."""
         dropped = await self._naming.rmdir(parent, name)
         if dropped:
             self._places.forget_gone()
         return dropped
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
-        """See Naming.rename."""
+        """See Namespace.rename."""
         await self._naming.rename(parent, name, new_parent, new_name, flags)
         await self._tidy()
 

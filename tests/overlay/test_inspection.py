@@ -14,11 +14,11 @@ import trio
 
 from riafs.counters import Counters
 from riafs.errors import OverlayDamaged, OverlayFailed
-from riafs.overlay import inspecting
-from riafs.overlay.checksums import checksum, crc32_of_zeros
-from riafs.overlay.engine import Engine
-from riafs.overlay.places import Ownership
-from riafs.overlay.store import Overlay
+from riafs.overlay import inspection
+from riafs.overlay.data_files import checksum, crc32_of_zeros
+from riafs.overlay.filesystem import OverlayFileSystem
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.overlay import Overlay
 from tests.overlay.disk import DiskLower
 from tests.overlay.many import multiply
 from tests.overlay.test_completeness import WHOLE, content, data_file, make
@@ -33,7 +33,7 @@ def run(base: Path, act: Act) -> None:
 
     async def main() -> None:
         overlay = Overlay(f"{base}/overlay", Counters())
-        engine = Engine(overlay, DiskLower(os.fsencode(base / "lower")), Ownership(0, 0))
+        engine = OverlayFileSystem(overlay, DiskLower(os.fsencode(base / "lower")), Ownership(0, 0))
         await engine.attach()
         try:
             await act(overlay, Walker(engine))
@@ -273,7 +273,7 @@ def test_what_is_looked_at_after_a_loss_of_power_is_told_while_it_gets_on(
     multiply(overlay, 600)
     with closing(sqlite3.connect(overlay / "overlay.sqlite")) as database, database:
         database.execute("UPDATE setting SET value = 'another boot' WHERE name = 'boot'")
-    monkeypatch.setattr(inspecting, "_STEPS", 1000)
+    monkeypatch.setattr(inspection, "_STEPS", 1000)
     heard: list[str] = []
     Overlay(str(overlay), Counters(), doing=heard.append).close()
     assert f"the database of {overlay} is being checked" in heard
@@ -283,7 +283,7 @@ def test_what_is_looked_at_after_a_loss_of_power_is_told_while_it_gets_on(
 def test_large_overlays_are_looked_at_behind_the_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overlay = make(tmp_path, closes=True)
     multiply(overlay, 300)
-    monkeypatch.setattr(inspecting, "AT_START", 0)
+    monkeypatch.setattr(inspection, "AT_START", 0)
 
     async def act(opened: Overlay, walker: Walker) -> None:
         assert opened.inspector.unknown == {}
@@ -304,7 +304,7 @@ def test_what_a_killed_process_left_is_removed_behind_the_mount(
 ) -> None:
     overlay = make(tmp_path, closes=False)
     (overlay / "data/77").write_bytes(b"in no row yet")
-    monkeypatch.setattr(inspecting, "AT_START", 0)
+    monkeypatch.setattr(inspection, "AT_START", 0)
 
     async def act(opened: Overlay, walker: Walker) -> None:
         await walker.write(b"at once", b"written before it was looked for")
@@ -328,7 +328,7 @@ def test_an_overlay_that_is_found_damaged_behind_the_mount_takes_no_changes(
     else:
         DAMAGES[name][0](data_file(overlay, 3000))
     before = (overlay / "copy.sqlite").read_bytes()
-    monkeypatch.setattr(inspecting, "AT_START", 0)
+    monkeypatch.setattr(inspection, "AT_START", 0)
 
     async def act(opened: Overlay, walker: Walker) -> None:
         with pytest.raises(OverlayDamaged):
@@ -350,7 +350,7 @@ def test_an_overlay_that_is_found_damaged_behind_the_mount_takes_no_changes(
 def test_opening_reads_no_more_of_a_larger_overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted in SQLite's own steps, as time depends on what else the machine does."""
     overlay = make(tmp_path, closes=True)
-    monkeypatch.setattr(inspecting, "AT_START", 0)
+    monkeypatch.setattr(inspection, "AT_START", 0)
 
     def steps() -> int:
         counted = [0]

@@ -25,11 +25,11 @@ from riafs.errors import (
 from riafs.formats.gitobjects import LINK as GIT_LINK
 from riafs.formats.names import git_takes
 from riafs.formats.text import shown
+from riafs.overlay.inode_map import InodeMap
 from riafs.overlay.lower import Lower, LowerEntry, is_subdataset, packed, unpacked
-from riafs.overlay.places import Places
-from riafs.overlay.restoring import Restoring
+from riafs.overlay.overlay import Overlay
+from riafs.overlay.rebasing import Restoring
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row, Rows
-from riafs.overlay.store import Overlay
 from riafs.tree.protocol import Kind
 
 NAME_MAX = 255
@@ -40,7 +40,7 @@ _RENAME_WAYS = (0, NOREPLACE, EXCHANGE)
 
 
 @dataclass(frozen=True, slots=True)
-class Maker:
+class Creator:
     """Who makes something: the user of the request, and the permission bits that leaves after the umask."""
 
     uid: int
@@ -79,10 +79,10 @@ class Slot:
         return self.below is not None and self.below.entry.kind is Kind.DIRECTORY
 
 
-class Naming:
+class Namespace:
     """Changes the names of `overlay`. `is_open`: whether an inode is open, so that what it stands for lives on."""
 
-    def __init__(self, overlay: Overlay, places: Places, lower: Lower, is_open: Callable[[int], bool]) -> None:
+    def __init__(self, overlay: Overlay, places: InodeMap, lower: Lower, is_open: Callable[[int], bool]) -> None:
         self._overlay = overlay
         self._rows: Rows = overlay.rows
         self._places = places
@@ -127,14 +127,14 @@ class Naming:
     # -- making -------------------------------------------------------------------------------------------------------
 
     async def make(
-        self, parent: int, name: bytes, kind: int, maker: Maker, target: bytes | None = None, device: int = 0
+        self, parent: int, name: bytes, kind: int, maker: Creator, target: bytes | None = None, device: int = 0
     ) -> Row:
         """A new entry. Raises NameExists, NoSuchName, NameTooLong, NotADirectoryHere, ReadOnly, OverlayFull."""
         if target is not None and len(target) > TARGET_MAX:
             raise NameTooLong(f"a link's target may have {TARGET_MAX} bytes")
         return self.make_at(await self.slot(parent, name), kind, maker, target, device)
 
-    def make_at(self, slot: Slot, kind: int, maker: Maker, target: bytes | None = None, device: int = 0) -> Row:
+    def make_at(self, slot: Slot, kind: int, maker: Creator, target: bytes | None = None, device: int = 0) -> Row:
         """The same where it is known what is there; no await lies between that and this."""
         if not slot.is_free:
             raise NameExists(f"{slot.name!r} exists")
@@ -151,7 +151,7 @@ class Naming:
         self._rows.touch(slot.parent.id, now)
         return row
 
-    def _new(self, slot: Slot, kind: int, maker: Maker, target: bytes | None, now: int) -> Row:
+    def _new(self, slot: Slot, kind: int, maker: Creator, target: bytes | None, now: int) -> Row:
         gid, mode = maker.gid, maker.mode & 0o7777
         if slot.parent.mode & stat.S_ISGID:  # the group comes from the directory, and so it does further down
             gid = slot.parent.gid

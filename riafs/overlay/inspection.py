@@ -21,14 +21,13 @@ import trio
 
 from riafs.errors import OverlayDamaged, OverlayFailed
 from riafs.overlay.changes import Change
-from riafs.overlay.checksums import Checksum, Checksums, checksum, taken
 from riafs.overlay.completeness import DATABASE, damaged
-from riafs.overlay.datafiles import DataFiles
+from riafs.overlay.data_files import Checksum, Checksums, DataFiles, checksum, taken
 from riafs.overlay.rows import NUMBERS, Row
 from riafs.watching import Doing, untold
 
 if TYPE_CHECKING:
-    from riafs.overlay.store import Overlay
+    from riafs.overlay.overlay import Overlay
 
 log = logging.getLogger(__name__)
 

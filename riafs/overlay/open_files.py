@@ -1,8 +1,9 @@
-"""Files that are open: their local bytes, their base content, and attributes that change with each write.
+"""Open files of the overlay: their local ranges, bytes, base content and attributes, and the handles on them.
 
 One OpenFile serves all handles of an inode. Size, times and `written` are kept here while a file is open, and reach the
-row with the next commit. A byte is the data file's if it lies in an extent or at `based` and beyond, else the base
-content's; nothing of that is fetched before somebody reads it.
+row with the next commit (`store`). A byte is the data file's if it lies in an extent or at `based` and beyond, else the
+base content's; nothing of that is fetched before it is read. What was removed while it was open keeps its row until its
+last handle is given back.
 
 Order on disk: bytes go to the data file before a row says that they are there; what is cut off goes after the row is
 committed, and a file that is emptied gets another data file.
@@ -10,19 +11,73 @@ committed, and a file that is emptied gets another data file.
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import trio
 
-from riafs.errors import FileTooLarge, OverlayFailed
+from riafs.errors import FileTooLarge, OverlayFailed, StaleHandle
 from riafs.formats.digests import crc32
-from riafs.overlay.checksums import Checksum
-from riafs.overlay.datafiles import failure
-from riafs.overlay.ranges import Ranges
+from riafs.overlay.data_files import Checksum, failure
+from riafs.overlay.inode_map import InodeMap
+from riafs.overlay.lower import Lower
+from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import Row
-from riafs.overlay.store import Overlay
-from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, shown_version_of
+from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, version_of
+
+
+class Ranges:
+    """A set of offsets as half-open ranges."""
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for start, end in ranges:
+            self.add(start, end)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._ends, strict=True)
+
+    def add(self, start: int, end: int) -> tuple[int, int]:
+        """Add ``[start, end)``, which is not empty; returns the range that it is a part of now."""
+        first = bisect_left(self._ends, start)
+        last = bisect_right(self._starts, end)
+        if first < last:
+            start, end = min(start, self._starts[first]), max(end, self._ends[last - 1])
+        self._starts[first:last] = [start]
+        self._ends[first:last] = [end]
+        return start, end
+
+    def clip(self, end: int) -> None:
+        """Take out everything from `end` on."""
+        kept = bisect_left(self._starts, end)
+        del self._starts[kept:], self._ends[kept:]
+        if kept and self._ends[-1] > end:
+            self._ends[-1] = end
+
+    def covers(self, start: int, end: int) -> bool:
+        """Whether every offset of ``[start, end)`` is in."""
+        place = bisect_right(self._starts, start) - 1
+        return start >= end or (place >= 0 and self._ends[place] >= end)
+
+    def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+        """``[start, end)`` cut into (start, end, whether it is in), in order."""
+        place = bisect_right(self._ends, start)
+        while start < end:
+            if place == len(self._starts) or self._starts[place] >= end:
+                yield start, end, False
+                return
+            if self._starts[place] > start:
+                yield start, self._starts[place], False
+                start = self._starts[place]
+            stop = min(end, self._ends[place])
+            yield start, stop, True
+            start, place = stop, place + 1
+
 
 # A thread costs 50 to 100 µs: as much as copying this many bytes into the page cache.
 _INLINE = 128 << 10
@@ -333,3 +388,143 @@ def _read_all(descriptor: int, buffer: memoryview, offset: int) -> int:
             break
         buffer, offset = buffer[got:], offset + got
     return offset - before
+
+
+class OpenFiles:
+    """The open files of one engine."""
+
+    def __init__(self, overlay: Overlay, places: InodeMap, lower: Lower) -> None:
+        self._overlay = overlay
+        self._places = places
+        self._lower = lower
+        self._open: dict[int, OpenFile] = {}
+        self._handles: dict[int, OpenFile] = {}
+        self._writing: set[int] = set()
+        self._last = 0
+        self._dirty: set[OpenFile] = set()
+
+    # -- which are open -----------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[OpenFile]:
+        """Those that are open now."""
+        return iter(list(self._open.values()))
+
+    def is_open(self, inode: int) -> bool:
+        """Whether somebody has a handle on it."""
+        return inode in self._open
+
+    def at(self, inode: int) -> OpenFile | None:
+        """The open file of an inode, None where nobody has one."""
+        return self._open.get(inode)
+
+    def ahead(self, inode: int) -> OpenFile | None:
+        """The same, None where its row says all there is to say."""
+        opened = self._open.get(inode)
+        return opened if opened is not None and opened in self._dirty else None
+
+    def is_written(self, row: int) -> bool:
+        """Whether somebody has a row's file open to write."""
+        return any(opened.row == row and opened.writers for opened in self._open.values())
+
+    def file(self, handle: int) -> OpenFile:
+        """What a handle is on. Raises StaleHandle."""
+        try:
+            return self._handles[handle]
+        except KeyError:
+            raise StaleHandle(f"handle {handle} is not open") from None
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def opened(self, inode: int, row: Row | None, size: int) -> OpenFile:
+        """The open file of an inode, made now if nobody has it open. `size`: what it has below, without a row."""
+        if inode not in self._open:
+
+            async def open_base() -> RangedBytes:
+                now = self._places.row(opened.inode)
+                below = opened.inode if now is None else await self._places.below(now)
+                assert below is not None
+                return await self._lower.open(below)
+
+            opened = self._open[inode] = OpenFile(self._overlay, self._dirty, inode, row, size, open_base)
+        return self._open[inode]
+
+    def renumber(self, changed: Mapping[int, int]) -> None:
+        """Inodes have other numbers from now on: before → after."""
+        for before, now in changed.items():
+            if before in self._open:
+                opened = self._open[now] = self._open.pop(before)
+                opened.inode = now
+
+    def created(self, inode: int, row: Row) -> int:
+        """A handle to write a file that was made just now."""
+        opened = self._open[inode] = OpenFile(self._overlay, self._dirty, inode, row, 0, _no_base)
+        return self.give(opened, writes=True)
+
+    def give(self, opened: OpenFile, *, writes: bool) -> int:
+        """A new handle on an open file."""
+        opened.handles += 1
+        self._last += 1
+        self._handles[self._last] = opened
+        if writes:
+            self._writing.add(self._last)
+            opened.writers += 1
+        return self._last
+
+    # -- giving back --------------------------------------------------------------------------------------------------
+
+    def release(self, handle: int) -> None:
+        """Give a handle back. Never fails: what cannot be stored is reported by the next commit."""
+        opened = self._handles.pop(handle, None)
+        if opened is not None:
+            if handle in self._writing:
+                self._writing.discard(handle)
+                opened.writers -= 1
+            self.let_go(opened)
+
+    def let_go(self, opened: OpenFile) -> None:
+        """One handle fewer on an open file."""
+        opened.handles -= 1
+        if opened.handles:
+            return
+        opened.conclude()
+        opened.close()
+        if opened in self._dirty:
+            with self._overlay.journal.single:
+                opened.store()
+        del self._open[opened.inode]
+        # Copied up, by a rename or since it was removed, while it was open to be read: then only its place knows.
+        row = self._places.number(opened.inode) if opened.row is None else opened.row
+        if row is not None and row in self._overlay.rows.orphans:
+            self._remove(row)
+
+    def _remove(self, number: int) -> None:
+        """Remove what was kept because it was open."""
+        rows = self._overlay.rows
+        rows.orphans.discard(number)
+        rows.superseded.discard(number)
+        row = rows.get(number)
+        if row is not None:
+            with self._overlay.journal.freeing:
+                rows.delete(row)
+            self._overlay.files.doom(row.data)
+
+    def store(self) -> None:
+        """Bring all rows up to date, those of new files and of directories included."""
+        rows, checksums = self._overlay.rows, self._overlay.checksums
+        if self._overlay.journal.is_apart:
+            return  # what is late is stored with the next commit
+        if self._dirty or rows.is_behind or checksums.is_behind:
+            self._overlay.journal.begin()
+            for each in list(self._dirty):
+                each.store()
+            rows.store()
+            checksums.store()
+
+    def close(self) -> None:
+        """Give back all handles; what they wrote is stored."""
+        for handle in list(self._handles):
+            self.release(handle)
+
+
+async def _no_base() -> NoReturn:
+    raise StaleHandle("a new file has no base content")

@@ -10,10 +10,10 @@ import trio
 from riafs.counters import Counters
 from riafs.errors import BadChange, Busy, DirectoryNotEmpty, NameExists, NameTooLong, NoSuchName, NotPermitted
 from riafs.overlay.changes import ChangeKind
-from riafs.overlay.engine import Engine
-from riafs.overlay.naming import EXCHANGE, NOREPLACE
-from riafs.overlay.places import OVERLAY, Ownership
-from riafs.overlay.store import Overlay
+from riafs.overlay.filesystem import OverlayFileSystem
+from riafs.overlay.inode_map import OVERLAY, Ownership
+from riafs.overlay.namespace import EXCHANGE, NOREPLACE
+from riafs.overlay.overlay import Overlay
 from tests.overlay.disk import TOP, DiskLower
 from tests.overlay.walking import Walker
 
@@ -48,7 +48,7 @@ class Setup:
         self.overlay = Overlay(str(self.path), Counters())
         self.opened = True
         self.lower = DiskLower(self.root)
-        self.engine = Engine(self.overlay, self.lower, OWN)
+        self.engine = OverlayFileSystem(self.overlay, self.lower, OWN)
         await self.engine.attach()
         return Walker(self.engine)
 
