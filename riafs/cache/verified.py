@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import trio
 
 from riafs.storage.bytesource import Version
+from riafs.storage.local_file import LocalVersion
 from riafs.storage.temporary import ensure_private_file
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from riafs.overlay.inode_map import InodeMap
 from riafs.overlay.lower import Lower
 from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import Row
-from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, version_of
+from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, shown_version_of
 
 
 class Ranges:
