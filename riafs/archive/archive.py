@@ -7,10 +7,8 @@ cannot be read does not affect the others.
 """
 
 import os
-import struct
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import trio
 from cachetools import LRUCache
@@ -25,13 +23,12 @@ from riafs.archive.index import IndexDirectory, SavedWalks
 from riafs.archive.member import open_decoded
 from riafs.cache.blocks import BlockCache
 from riafs.counters import Counters
-from riafs.errors import IsADirectoryHere, MalformedArchive, OversizedArchive, ShortRead, StoreTimeout
+from riafs.errors import ArchiveError, IsADirectoryHere, MalformedArchive, OversizedArchive, ShortRead, StoreTimeout
 from riafs.formats.sevenzip.cursor import SIGNATURE_HEADER_SIZE, Limits
 from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.header import Listing, Member
 from riafs.formats.sevenzip.streams import ELEMENTS
-from riafs.storage.bytesource import Extent, MemoryBytes, RangedBytes
-from riafs.storage.local_file import FileBytes
+from riafs.storage.bytesource import Extent, MemoryBytes, RangedBytes, StoredFile, Version
 
 _SPILL = 64 << 30
 _MEMBERS_AT_ONCE = 2
@@ -105,7 +102,7 @@ class Archive:
         """
         inside = await find_archive(source)
         name = await _name_of(source, inside)
-        indexes = tools.indexes if isinstance(source, FileBytes) and source.identity is not None else None
+        indexes = tools.indexes if isinstance(source, StoredFile) and source.version is not None else None
         if indexes is not None:
             columns = await indexes.find(name, _LISTING, ELEMENTS)
             if columns is not None:
@@ -167,12 +164,11 @@ class Archive:
 
 async def _name_of(source: RangedBytes, inside: RangedBytes) -> bytes:
     """A name that no other archive has, nor this one once it was changed: for what is remembered of it."""
-    identity = source.identity if isinstance(source, FileBytes) else None
-    if identity is None:
+    version = source.version if isinstance(source, StoredFile) else None
+    if version is None:
         return b"unknown " + os.urandom(16)
-    numbers = (identity.device, identity.inode, identity.size, identity.mtime_ns, identity.ctime_ns)
     # The front of an archive has the checksum of its list of members.
-    return struct.pack("<QQQqq", *numbers) + bytes(await inside.read(0, SIGNATURE_HEADER_SIZE))
+    return version.token + bytes(await inside.read(0, SIGNATURE_HEADER_SIZE))
 
 
 async def _within(tools: ArchiveTools, reading: Awaitable[Found]) -> Found:
@@ -192,11 +188,6 @@ async def _saved(indexes: IndexDirectory, name: bytes, listing: Listing) -> List
     return listing if saved is None else Listing.from_columns(saved)
 
 
-if TYPE_CHECKING:
-    from riafs.archive.archive import Archive
-    from riafs.errors import ArchiveError
-    from riafs.storage.local_file import FileVersion
-
 MOST = 128
 
 
@@ -204,9 +195,9 @@ MOST = 128
 class Known:
     """An archive's file as it was looked at, and what came of opening it: the archive, or what is wrong with it."""
 
-    identity: "FileVersion"
-    archive: "Archive | None"
-    problem: "ArchiveError | None" = None
+    version: Version
+    archive: Archive | None
+    problem: ArchiveError | None = None
 
 
 class OpenArchives(LRUCache[tuple[object, bytes], Known]):
