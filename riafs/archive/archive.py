@@ -7,7 +7,6 @@ that cannot be read does not concern the others.
 """
 
 import os
-import struct
 from collections.abc import Awaitable
 
 import trio
@@ -30,8 +29,7 @@ from riafs.formats.sevenzip.cursor import SIGNATURE_HEADER_SIZE, Limits
 from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.header import Listing, Member
 from riafs.formats.sevenzip.streams import ELEMENTS
-from riafs.storage.bytesource import Extent, MemoryBytes, RangedBytes
-from riafs.storage.local_file import FileBytes
+from riafs.storage.bytesource import Extent, MemoryBytes, RangedBytes, StoredFile
 
 _SPILL = 64 << 30
 _MEMBERS_AT_ONCE = 2
@@ -105,7 +103,7 @@ class Archive:
         """
         inside = await find_archive(source)
         name = await _name_of(source, inside)
-        indexes = tools.indexes if isinstance(source, FileBytes) and source.identity is not None else None
+        indexes = tools.indexes if isinstance(source, StoredFile) and source.version is not None else None
         if indexes is not None:
             columns = await indexes.find(name, _LISTING, ELEMENTS)
             if columns is not None:
@@ -167,12 +165,11 @@ class Archive:
 
 async def _name_of(source: RangedBytes, inside: RangedBytes) -> bytes:
     """A name that no other archive has, nor this one once it was changed: for what is remembered of it."""
-    identity = source.identity if isinstance(source, FileBytes) else None
-    if identity is None:
+    version = source.version if isinstance(source, StoredFile) else None
+    if version is None:
         return b"unknown " + os.urandom(16)
-    numbers = (identity.device, identity.inode, identity.size, identity.mtime_ns, identity.ctime_ns)
     # The front of an archive has the checksum of its list of members.
-    return struct.pack("<QQQqq", *numbers) + bytes(await inside.read(0, SIGNATURE_HEADER_SIZE))
+    return version.token + bytes(await inside.read(0, SIGNATURE_HEADER_SIZE))
 
 
 async def _within(tools: ArchiveTools, reading: Awaitable[Found]) -> Found:

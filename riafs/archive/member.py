@@ -54,7 +54,7 @@ class DecodedMember:
         return self._partial is not None and not self._is_good
 
     @property
-    def version(self) -> object:
+    def shown_version(self) -> object:
         """See Provisional. Readers of one version of an archive may share what a cache has."""
         return PROVEN if self._small or self._is_good else self.origin
 

@@ -13,7 +13,7 @@ from cachetools import LRUCache
 if TYPE_CHECKING:
     from riafs.archive.archive import Archive
     from riafs.errors import ArchiveError
-    from riafs.storage.local_file import FileVersion
+    from riafs.storage.bytesource import Version
 
 MOST = 128
 
@@ -22,7 +22,7 @@ MOST = 128
 class Known:
     """An archive's file as it was looked at, and what came of opening it: the archive, or what is wrong with it."""
 
-    identity: "FileVersion"
+    version: "Version"
     archive: "Archive | None"
     problem: "ArchiveError | None" = None
 

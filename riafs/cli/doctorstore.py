@@ -18,7 +18,7 @@ from riafs.daemon.bounded import call_in_child
 from riafs.daemon.opening import opening_plan
 from riafs.errors import NotInStore, RiafsError, StoreTimeout
 from riafs.formats.sources import RiaUrl
-from riafs.git.config import instead_of_rules
+from riafs.git.user import instead_of_rules
 from riafs.settings import load
 from riafs.storage.protocol import Storage
 from riafs.tree.protocol import Directory, Entry, Holding, Kind

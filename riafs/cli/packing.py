@@ -15,7 +15,7 @@ from riafs.cli.progress import progress
 from riafs.cli.render import print_json, printable
 from riafs.errors import BadSource, MissingProgram
 from riafs.formats.sources import RiaUrl
-from riafs.git.config import instead_of_rules
+from riafs.git.user import instead_of_rules
 from riafs.packing.archiving import ArchiveReport
 from riafs.packing.dataset import PackedDataset, open_dataset
 from riafs.packing.problems import Damage

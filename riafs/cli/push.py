@@ -18,8 +18,7 @@ from riafs.daemon.pushing import Failure, Order, push_changes
 from riafs.daemon.unmounted import open_unmounted, overlay_source
 from riafs.errors import PushConflict, RiafsError, UsageError
 from riafs.formats.gitrepository import valid_ref_name
-from riafs.git.config import instead_of_rules
-from riafs.git.identity import author, committer
+from riafs.git.user import author, committer, instead_of_rules
 from riafs.push.merging import Prefer
 from riafs.push.request import PushRequest
 from riafs.settings import complete_environment, load

@@ -19,8 +19,8 @@ from riafs.daemon.mounts import Mount, riafs_mounts
 from riafs.daemon.opening import opening_plan
 from riafs.errors import BadSource, NoSuchVersion, NotInStore, UsageError
 from riafs.formats.sources import RiaUrl, parse_ria_source
-from riafs.git.config import instead_of_rules
 from riafs.git.history import Version, VersionKind, abbreviated, named, newest
+from riafs.git.user import instead_of_rules
 from riafs.settings import complete_environment, load
 from riafs.tree.dataset import Dataset, VersionedDirectory
 from riafs.tree.protocol import Directory

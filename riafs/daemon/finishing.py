@@ -37,7 +37,7 @@ async def finish_killed(
     if not waiting:
         return
     async with working_tools(means) as tools:
-        tools.git.read_also(overlay.kept)
+        tools.git.read_also(overlay.kept.directory)
         store = await open_store(source, tools.seconds, tools)
         for base, announced in waiting:
             try:

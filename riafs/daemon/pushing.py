@@ -130,7 +130,7 @@ async def _push(
     """Push all, subdatasets first; what was not pushed is added to `failures`."""
     reports: dict[bytes, PushReport] = {}
     async with working_tools(means) as tools:
-        tools.git.read_also(overlay.kept)
+        tools.git.read_also(overlay.kept.directory)
         store = await open_store(source, tools.seconds, tools)
         writing = await open_writing(store, tools)
         try:

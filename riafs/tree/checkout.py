@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from riafs.formats.conversions import ATTRIBUTES, Conversion, conversion_of
 from riafs.formats.gitobjects import EXECUTABLE, FILE, Tree
 from riafs.formats.names import joined, parents_of
-from riafs.git.attributes import NAME, AttributeFiles
+from riafs.git.config import ATTRIBUTES_FILE, AttributeFiles
 from riafs.git.environment import PrivateGitDirs
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.listing import GitEntry
@@ -60,7 +60,7 @@ class Checkouts:
 
     async def _ask(self, dataset: "Dataset", commit: bytes, path: bytes, tree: Tree) -> DirectoryConversions:
         above = [b"", *parents_of(joined(path, b"x"))] if path else [b""]
-        places = [joined(directory, NAME) for directory in above if b"\n" not in directory]
+        places = [joined(directory, ATTRIBUTES_FILE) for directory in above if b"\n" not in directory]
         asked = [b"contents " + commit + b":" + place for place in places]
         found = await dataset.repository.objects(asked, _MAX_ATTRIBUTES)
         files = {place: blob.data for place, blob in zip(places, found, strict=True) if blob is not None}

@@ -18,7 +18,7 @@ from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.keys import parse_key
 from riafs.formats.names import joined
-from riafs.git.kept import KeptObjects
+from riafs.git.kept_objects import KeptObjects
 from riafs.git.repository import IN_MEMORY
 from riafs.storage.bytesource import RangedBytes
 from riafs.tree.checkout import NOTHING, DirectoryConversions

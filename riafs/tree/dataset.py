@@ -11,7 +11,7 @@ from riafs.content.parts import Part
 from riafs.counters import Counters
 from riafs.errors import NoSuchVersion, NotThereYet
 from riafs.formats.gitrepository import looks_like_commit
-from riafs.git.kept import KeptObjects
+from riafs.git.kept_objects import KeptObjects
 from riafs.git.references import Resolved
 from riafs.git.repository import Repository
 from riafs.storage.protocol import FileStatus, Storage

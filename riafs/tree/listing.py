@@ -6,8 +6,8 @@ after a fraction of a second; where single entries of a large directory are aske
 follows from the object name of the tree, and may be dropped and read again at any time.
 
 `classify` costs little per entry only because git, the store and threads are asked for many entries at once: two
-batches to git (links and sizes, then the content of small files), one request to the store. Entries of several directories are
-classified in one call where it is known that all will be wanted.
+batches to git (links and sizes, then the content of small files), one request to the store. Entries of several
+directories are classified in one call where it is known that all will be wanted.
 
 Of a very large directory only the first pieces are kept as entries; the others are packed, which takes a fifth of the
 memory, and a tenth of the time of classifying them again. Beyond that nothing is kept, rather than something else

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from riafs.content.parts import Part
-from riafs.git.kept import KeptObjects
+from riafs.git.kept_objects import KeptObjects
 from riafs.storage.bytesource import RangedBytes
 
 UNKNOWN_SIZE = -1

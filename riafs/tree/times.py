@@ -8,8 +8,8 @@ first push was made over keeps that commit's time: each as long as there is the 
 `LastChanges` are those of the commits that changed each file last (``--times=changed``). The history of a dataset is
 walked once, along first parents, by a background task, and what was found stays in the cache. What a side branch
 brought has the time of its merge, as that is when it came to be on this branch. A reader waits for the walk no longer
-than a request to the store may take; after that the snapshot has the commit's times, and is replaced by one with the right
-times when they are known.
+than a request to the store may take; after that the snapshot has the commit's times, and is replaced by one with the
+right times when they are known.
 """
 
 import logging

@@ -20,8 +20,8 @@ from riafs.content.annex import ContentTools
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
 from riafs.formats.sevenzip.cursor import Limits
+from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
-from riafs.git.pool import GitPool
 from riafs.storage.deadline import Deadline
 from riafs.storage.temporary import Scratch
 from riafs.tasks import Background

@@ -28,8 +28,8 @@ from riafs.counters import Counters
 from riafs.errors import MissingProgram, StoreDenied
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.formats.sources import RiaUrl, Source
+from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
-from riafs.git.pool import GitPool
 from riafs.storage.deadline import Deadline
 from riafs.storage.temporary import Scratch, private_directory
 from riafs.tasks import Background

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from riafs.errors import RiafsError
-from riafs.git.kept import KeptObjects
+from riafs.git.kept_objects import KeptObjects
 from riafs.tree.protocol import OfCommit
 
 log = logging.getLogger(__name__)

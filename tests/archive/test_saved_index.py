@@ -242,6 +242,6 @@ def test_all_columns_of_a_listing_have_a_type() -> None:
 
 async def test_archives_without_identity_are_not_saved(directory: Path, indexed: ArchiveTools, path: Path) -> None:
     source = file_bytes(path)
-    source.identity = None
+    source.version = None
     await check(await Archive.open(source, indexed, None))
     assert list(directory.iterdir()) == []

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from riafs.git import refmover, transaction
-from riafs.git.refmover import Ended, Killed, Order, move
+from riafs.git import ref_mover, writing
+from riafs.git.ref_mover import Ended, Killed, Order, move
 from riafs.storage.permissions import UNSHARED, Sharing
 
 IDENT = b"riafs tests <tests@riafs.invalid> 1700000000 +0000"
@@ -132,10 +132,10 @@ def test_a_branch_that_stands_for_another_stays(repository: Repository) -> None:
 def test_a_lock_of_a_git_is_waited_for_and_named(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = repository.path / "refs/heads/main.lock"
     lock.touch()
-    monkeypatch.setattr(refmover, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(ref_mover, "LOCK_SECONDS", 0.05)
     assert fails("locked", lambda: repository.move(repository.both())) == "refs/heads/main.lock"
     assert lock.exists()
-    monkeypatch.setattr(refmover, "LOCK_SECONDS", 10.0)
+    monkeypatch.setattr(ref_mover, "LOCK_SECONDS", 10.0)
     threading.Timer(0.05, lock.unlink).start()
     repository.move(repository.both())
     assert repository.at(MAIN) == repository.commits[2]
@@ -286,7 +286,7 @@ def killed_at(step: int) -> str:
     return f"""
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-import riafs.git.refmover
+import riafs.git.ref_mover
 left = [{step}]
 def counted(call):
     def counting(*arguments, **named):
@@ -297,7 +297,7 @@ def counted(call):
     return counting
 for name in {STEPS}:
     setattr(os, name, counted(getattr(os, name)))
-riafs.git.refmover.main()
+riafs.git.ref_mover.main()
 """
 
 
@@ -325,8 +325,8 @@ def test_killed_at_any_step_the_next_process_goes_on(
         shutil.copytree(tmp_path / "built", repository.path)
         started: list[str] = []
         with monkeypatch.context() as patch:
-            patch.setattr(transaction.subprocess, "run", partial(in_turn, [killed_at(step)], started))
-            done = transaction._run(Order(os.fsencode(repository.path), repository.both(), IDENT, UNSHARED))
+            patch.setattr(writing.subprocess, "run", partial(in_turn, [killed_at(step)], started))
+            done = writing._run(Order(os.fsencode(repository.path), repository.both(), IDENT, UNSHARED))
         assert json.loads(done.stdout.splitlines()[-1]) == ["moved", ""], (step, done)
         found = repository.git("rev-parse", "git-annex", "main", "main@{1}").encode().split()
         assert (found, list(repository.path.rglob("*.lock"))) == (wanted, []), step
@@ -338,7 +338,7 @@ def test_killed_at_any_step_the_next_process_goes_on(
 def test_a_lock_of_somebody_else_stays_where_a_process_was_killed(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refmover, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(ref_mover, "LOCK_SECONDS", 0.05)
     lock = repository.path / "refs/heads/main.lock"
     lock.write_bytes(repository.commits[1] + b"\n")
     status = lock.stat()

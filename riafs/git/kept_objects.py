@@ -8,16 +8,13 @@ to a megabyte (links and pointers of annexed files, and most of what git keeps),
 import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import trio
 
 from riafs.errors import OverlayFailed
 from riafs.formats.gitobjects import SUBMODULE, NewObject, make_pack, read_tree_entries
+from riafs.git.repository import Repository
 from riafs.storage.temporary import prompt_opener
-
-if TYPE_CHECKING:
-    from riafs.git.repository import Repository
 
 LARGEST = 1 << 20
 """Bytes of a blob that is kept."""
@@ -48,7 +45,7 @@ class KeptObjects:
             return {name.removesuffix(_WHOLE) for name in os.listdir(self.path) if name.endswith(_WHOLE)}
         return set()
 
-    async def keep(self, name: bytes, repository: "Repository", commit: bytes) -> None:
+    async def keep(self, name: bytes, repository: Repository, commit: bytes) -> None:
         """Keep what the commit (hex) consists of. Raises MissingObject, GitError, StoreTimeout, OverlayFailed."""
         collected = _Collected(self.directory(await repository.references.check_format()), name, len(commit))
         found = await repository.commit(commit)
@@ -74,7 +71,7 @@ class KeptObjects:
                 _remove_packs(self.path + b"/" + object_format + b"/pack", name)
 
 
-async def _keep_trees(repository: "Repository", root: bytes, collected: "_Collected") -> list[bytes]:
+async def _keep_trees(repository: Repository, root: bytes, collected: "_Collected") -> list[bytes]:
     """Keep all trees below a root; the blobs in them (hex)."""
     blobs: dict[bytes, None] = {}
     level, seen = [root], {root}

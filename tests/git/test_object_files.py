@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.git.objectfiles import MOST_BYTES, ReadObject, Wanted, read_objects
+from riafs.git.object_files import MOST_BYTES, ReadObject, Wanted, read_objects
 from tests.behaviour.drivers import opened
 from tests.small import Link, Node, SmallDataset, SmallStore, noise
 
