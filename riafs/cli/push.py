@@ -21,7 +21,7 @@ from riafs.git.user import author, committer, instead_of_rules
 from riafs.push.merging import Prefer
 from riafs.push.request import PushRequest
 from riafs.settings import complete_environment, load
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
 from riafs.vfs.assembly import find_git
 from riafs.vfs.refreshing import Change
 
@@ -135,7 +135,9 @@ def _push_kept(
     """Push an overlay that is not mounted, in this process."""
     settings = load(environment, ()).settings
     allowed = tuple(map(os.fsencode, settings.allow_links))
-    means = Means(find_git(environment["PATH"]), environment["PATH"], settings.deadline, settings.cache_dir, allowed)
+    means = CommandSettings(
+        find_git(environment["PATH"]), environment["PATH"], settings.deadline, settings.cache_dir, allowed
+    )
     rules = tuple(instead_of_rules(environment))
     source = overlay_source(target.directory)
 

@@ -24,7 +24,7 @@ from riafs.git.user import instead_of_rules
 from riafs.settings import complete_environment, load
 from riafs.tree.dataset import Dataset, VersionedDirectory
 from riafs.tree.protocol import Directory
-from riafs.tree.storeroot import StoreDirectory
+from riafs.tree.store_root import StoreDirectory
 from riafs.vfs.assembly import open_assembled
 
 _TITLES = ("KIND", "NAME", "COMMIT", "DATE", "AUTHOR", "SUBJECT")

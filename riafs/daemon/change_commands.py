@@ -31,7 +31,7 @@ from riafs.push.opening import obstacle, open_for_pushing
 from riafs.push.request import PushRequest
 from riafs.slices import Pauses, Sliced, in_slices
 from riafs.tasks import Background
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
 from riafs.vfs.recording import Recording
 from riafs.vfs.writable import WritableFileSystem
 from riafs.watching import Step
@@ -92,7 +92,7 @@ class Changing:
     """
 
     def __init__(
-        self, filesystem: WritableFileSystem, source: RiaUrl, means: Means, tell: Tell, background: Background
+        self, filesystem: WritableFileSystem, source: RiaUrl, means: CommandSettings, tell: Tell, background: Background
     ) -> None:
         self._filesystem = filesystem
         self._source = source
@@ -242,7 +242,7 @@ def push_order(request: Request, search_path: str) -> Order:
 class Recordings:
     """Those of a mount of `source`."""
 
-    def __init__(self, filesystem: WritableFileSystem, source: RiaUrl, means: Means) -> None:
+    def __init__(self, filesystem: WritableFileSystem, source: RiaUrl, means: CommandSettings) -> None:
         self._filesystem = filesystem
         self._source = source
         self._means = means

@@ -40,8 +40,8 @@ from riafs.settings import Settings
 from riafs.slices import Sliced
 from riafs.storage.local_writer import LocalWriter
 from riafs.tree.source import open_store
-from riafs.tree.store import Store, StoreTools
-from riafs.tree.working import Means, working_tools
+from riafs.tree.store import Store
+from riafs.tree.tools import CommandSettings, StoreTools, working_tools
 from riafs.vfs.assembly import open_assembled
 from riafs.vfs.overlaid import OverlayPlace, lay_over
 from riafs.vfs.refreshing import Change as Forgotten
@@ -106,7 +106,7 @@ class _Part:
 async def push_changes(
     filesystem: WritableFileSystem,
     source: RiaUrl,
-    means: Means,
+    means: CommandSettings,
     order: Order,
     watcher: Watcher,
     tell: Tell,
@@ -136,7 +136,7 @@ async def _push(
     overlay: Overlay,
     parts: Mapping[bytes, _Part],
     source: RiaUrl,
-    means: Means,
+    means: CommandSettings,
     request: PushRequest,
     watcher: Watcher,
     failures: list[Failure],
@@ -298,7 +298,7 @@ _MOST_COMMITS = 10_000
 async def finish_killed(
     filesystem: WritableFileSystem,
     source: RiaUrl,
-    means: Means,
+    means: CommandSettings,
     tell: Callable[[Sequence[Forgotten]], Awaitable[None]],
 ) -> None:
     """Put what is left of the changes over the commits of pushes that were killed; `tell` makes a kernel forget.

@@ -13,8 +13,7 @@ from riafs.errors import NoSuchName, NotADirectoryHere, OverlayFailed, StaleHand
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, LowerEntry
 from riafs.storage.bytesource import RangedBytes
-from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Kind
-from riafs.tree.standing import OfCommit, WithoutCommit
+from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Kind, OfCommit, WithoutCommit
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.keepingbases import BaseKeeper
 from riafs.vfs.nodes import Node

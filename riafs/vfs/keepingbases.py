@@ -11,7 +11,7 @@ import trio
 
 from riafs.errors import RiafsError
 from riafs.git.kept_objects import KeptObjects
-from riafs.tree.standing import OfCommit
+from riafs.tree.protocol import OfCommit
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from riafs.git.catfile import CatFile
 from riafs.git.writing import RefUpdate, RefWriter
 from riafs.storage import openat
 from riafs.storage.local_file import FileBytes
-from riafs.tree.snapshot import CommitDirectory
+from riafs.tree.commit_directory import CommitDirectory
 from riafs.vfs.filesystem import FileSystem
 
 BAD = "bad"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from riafs.archive.openpgp import Decryptor
 from riafs.children import ATTEMPTS
 from riafs.cli import doctor, run
+from riafs.content.openpgp import Decryptor
 from riafs.counters import Counters
 from riafs.daemon import mountpoint
 from riafs.daemon.mounts import Mount

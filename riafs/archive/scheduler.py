@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 
 import trio
 
+from riafs.archive.decoders import Resources, RunningDecoder
 from riafs.archive.extractor import Engine
-from riafs.archive.folders import DecodableFolder
-from riafs.archive.making import Making, Part, again
-from riafs.archive.partial import Partial
-from riafs.archive.passes import Pass
-from riafs.archive.workshop import Workshop
+from riafs.archive.folder import DecodableFolder
+from riafs.archive.members import MemberAssembler, Part, PartialMember, again
 from riafs.children import ATTEMPTS
 from riafs.errors import (
     DecodeFailed,
@@ -63,7 +61,7 @@ class Job:
     """What is wanted of one segment: ranges of members."""
 
     segment: Segment
-    ranges: list[tuple[Partial, int, int]] = field(default_factory=list)
+    ranges: list[tuple[PartialMember, int, int]] = field(default_factory=list)
 
     def start(self) -> int | None:
         """Where in the folder the first byte is that is still missing, None if there is none."""
@@ -81,12 +79,12 @@ class Job:
         return max(partial.member.offset + end for partial, _, end in self.ranges)
 
 
-class Driver:
+class Scheduler:
     """Drives the decoders of one archive."""
 
-    def __init__(self, making: Making, workshop: Workshop) -> None:
-        self._making = making
-        self._workshop = workshop
+    def __init__(self, assembler: MemberAssembler, resources: Resources) -> None:
+        self._assembler = assembler
+        self._resources = resources
         self._starting = DeadlineLock()
         self._runless: set[int] = set()
         self._failures: dict[tuple[int, int], _Failures] = {}
@@ -110,7 +108,7 @@ class Driver:
             await work()
         else:
             async with trio.open_nursery() as nursery:
-                for _ in range(min(len(jobs), int(self._workshop.workers.total_tokens))):
+                for _ in range(min(len(jobs), int(self._resources.workers.total_tokens))):
                     nursery.start_soon(work)
         return problems[0] if problems else None
 
@@ -124,7 +122,7 @@ class Driver:
                 self._want(folder, used, job.end + ahead)
                 await used.progress()
             finally:
-                self._workshop.passes.leave(used)
+                self._resources.decoders.leave(used)
             if used.problem is None or job.start() is None:
                 continue
             joined_run = used.segment.is_run and not job.segment.is_run
@@ -136,22 +134,22 @@ class Driver:
 
     def coming_to(self, folder: DecodableFolder, offset: int) -> Segment | None:
         """What a decoder under way is decoding that will soon come to a byte of a folder."""
-        found = self._workshop.passes.find(self, folder.number, offset)
+        found = self._resources.decoders.find(self, folder.number, offset)
         return None if found is None else found.segment
 
     def has_run(self, folder: DecodableFolder, *offsets: int) -> bool:
         """Whether a run comes to one of the bytes at `offsets` of a folder, or has come."""
-        return any(self._workshop.passes.has_run(self, folder.number, offset) for offset in offsets)
+        return any(self._resources.decoders.has_run(self, folder.number, offset) for offset in offsets)
 
     async def begin(self, folder: DecodableFolder, run: Segment, ahead: int) -> None:
         """Decode the first `ahead` bytes of a run, which goes on when somebody comes there. Raises as `start`."""
-        workshop = self._workshop
-        used = await workshop.passes.open(
+        resources = self._resources
+        used = await resources.decoders.open(
             self, folder.number, run, folder.memory, Engine.SEVENZIP,
-            lambda: folder.start(Engine.SEVENZIP, run, workshop.workers, workshop.extractor),
+            lambda: folder.start(Engine.SEVENZIP, run, resources.workers, resources.extractor),
         )  # fmt: skip
         self._want(folder, used, run.start + ahead)
-        workshop.passes.leave(used)
+        resources.decoders.leave(used)
 
     def runs_fail(self, folder: DecodableFolder) -> bool:
         """Whether there should be no more runs in a folder."""
@@ -163,19 +161,19 @@ class Driver:
 
     def go_on(self, folder: DecodableFolder, offset: int, ahead: int) -> None:
         """A reader in order has come to `offset` of a folder: go on for `ahead` bytes with the decoder before it."""
-        found = self._workshop.passes.just_beyond(self, folder.number, offset, ahead)
+        found = self._resources.decoders.just_beyond(self, folder.number, offset, ahead)
         if found is not None:
             self._want(folder, found, offset + ahead)
 
     # -- one decoder --------------------------------------------------------------------------------------------------
 
-    async def _pass(self, folder: DecodableFolder, job: Job) -> Pass | None:
+    async def _pass(self, folder: DecodableFolder, job: Job) -> RunningDecoder | None:
         """A decoder that has not delivered the start of a job, used once more: one under way if possible.
 
         None if the job was done while this task waited, or an engine turned out to be of no use. Raises what is wrong
         where no engine is left.
         """
-        pool, segment, workshop = self._workshop.passes, job.segment, self._workshop
+        pool, segment, resources = self._resources.decoders, job.segment, self._resources
         async with self._starting.one():
             start = job.start()
             if start is None:
@@ -188,7 +186,7 @@ class Driver:
             try:
                 return await pool.open(
                     self, folder.number, segment, folder.memory, engine,
-                    lambda: folder.start(engine, segment, workshop.workers, workshop.extractor),
+                    lambda: folder.start(engine, segment, resources.workers, resources.extractor),
                 )  # fmt: skip
             except _LASTING as problem:
                 if segment.is_run or (engine is Engine.SEVENZIP and isinstance(problem, MissingProgram)):
@@ -208,17 +206,17 @@ class Driver:
         raise again(failures.problem or failures.problems[engines[0]])
 
     def _engines(self, folder: DecodableFolder, segment: Segment) -> Sequence[Engine | None]:
-        return folder.engines(segment, seven_zip=self._workshop.extractor.is_there)
+        return folder.engines(segment, seven_zip=self._resources.extractor.is_there)
 
-    def _want(self, folder: DecodableFolder, used: Pass, end: int) -> None:
+    def _want(self, folder: DecodableFolder, used: RunningDecoder, end: int) -> None:
         used.goal = max(used.goal, min(end, used.segment.end))
-        used.wanted_until = trio.current_time() + self._workshop.extractor.deadline
+        used.wanted_until = trio.current_time() + self._resources.extractor.deadline
         if not used.running and used.problem is None:
             used.running = True
             used.users += 1
             start_detached(self._run, folder, used)
 
-    async def _run(self, folder: DecodableFolder, used: Pass) -> None:
+    async def _run(self, folder: DecodableFolder, used: RunningDecoder) -> None:
         """Decode up to the goal, which may move on meanwhile. However that ends, those who wait are told."""
         try:
             with as_failure("an archive member cannot be decoded"):
@@ -229,12 +227,12 @@ class Driver:
         used.running = False
         try:
             if used.problem is not None:
-                self._workshop.passes.close(used)
+                self._resources.decoders.close(used)
         finally:
-            self._workshop.passes.leave(used)
+            self._resources.decoders.leave(used)
             used.tell()
 
-    async def _go_on_to_goal(self, folder: DecodableFolder, used: Pass) -> None:
+    async def _go_on_to_goal(self, folder: DecodableFolder, used: RunningDecoder) -> None:
         try:
             await self._go_to_goal(folder, used)
         except RiafsError as problem:
@@ -244,7 +242,7 @@ class Driver:
         if used.position >= used.segment.end and (failures := self._failures.get((folder.number, used.segment.start))):
             failures.deaths.pop(used.engine, None)
 
-    async def _go_to_goal(self, folder: DecodableFolder, used: Pass) -> None:
+    async def _go_to_goal(self, folder: DecodableFolder, used: RunningDecoder) -> None:
         while used.position < used.goal and used.problem is None and not used.closed and self._is_wanted(used):
             rest = max(used.goal - used.position, _LEAST_STEP)
             data = await self._produced(used, min(_STEP, rest, used.segment.end - used.position))
@@ -253,47 +251,47 @@ class Driver:
             start_detached(self._deliver, folder, used, data)
             used.position += len(data)
 
-    def _is_wanted(self, used: Pass) -> bool:
+    def _is_wanted(self, used: RunningDecoder) -> bool:
         """Whether somebody waits for a decoder, or did so a short while ago and may come back."""
         return used.users > 1 or trio.current_time() < used.wanted_until
 
-    async def _produced(self, used: Pass, most: int) -> bytes:
+    async def _produced(self, used: RunningDecoder, most: int) -> bytes:
         """Some more bytes. Raises what decoding them raises, StoreTimeout."""
-        seconds = self._workshop.extractor.deadline
+        seconds = self._resources.extractor.deadline
         with trio.move_on_after(seconds):
             return await used.decoder.decode(most)
         raise StoreTimeout(f"a decoder made nothing for {seconds:g} s")
 
-    async def _deliver(self, folder: DecodableFolder, used: Pass, data: bytes) -> None:
+    async def _deliver(self, folder: DecodableFolder, used: RunningDecoder, data: bytes) -> None:
         """Give decoded bytes of a folder to the members they belong to."""
         end = used.delivered + len(data)
         try:
             while used.delivered < end:
                 left = memoryview(data)[used.delivered - end :]
                 with as_failure("decoded archive members cannot be kept"):
-                    parts, stop = self._making.parts(folder, used.segment, used.delivered, left)
-                with self._making.using(parts):
+                    parts, stop = self._assembler.parts(folder, used.segment, used.delivered, left)
+                with self._assembler.using(parts):
                     await self._deliver_parts(used, parts, stop)
         except RiafsError as problem:
             used.problem = problem
         finally:
             used.idle.set()
 
-    async def _deliver_parts(self, used: Pass, parts: Sequence[Part], stop: int) -> None:
+    async def _deliver_parts(self, used: RunningDecoder, parts: Sequence[Part], stop: int) -> None:
         """Store and check parts, up to `stop` in the folder. Raises StoreError."""
         try:
             with as_failure("decoded archive members cannot be kept"):
-                await self._making.store(parts)
+                await self._assembler.store(parts)
                 used.delivered = stop
                 used.tell()
                 for partial, _, _ in parts:
-                    await self._making.check(partial)
+                    await self._assembler.check(partial)
         except RiafsError as problem:
             for partial, _, _ in parts:
-                self._making.fail(partial, problem)
+                self._assembler.fail(partial, problem)
             raise
 
-    def _noted(self, problem: RiafsError, folder: DecodableFolder, used: Pass) -> RiafsError:
+    def _noted(self, problem: RiafsError, folder: DecodableFolder, used: RunningDecoder) -> RiafsError:
         """What to tell of a failed decoder; remembered if it will fail again."""
         if used.closed:
             return problem
@@ -313,7 +311,7 @@ class Driver:
             times = 1 if reached > furthest else before + 1
             failures.deaths[engine] = times, max(reached, furthest)
             if times < _DEATHS[type(problem)]:
-                log.warning("%s: %s; it is tried again", self._making.shown, problem)
+                log.warning("%s: %s; it is tried again", self._assembler.shown, problem)
                 return problem
         if isinstance(problem, ProgramKilled):
             failures.until = trio.current_time() + _KILLED_SECONDS
@@ -321,9 +319,9 @@ class Driver:
         engines = self._engines(folder, segment)
         if failures.problem is None and all(each in failures.reached for each in engines):
             told = next((each for each in engines if each is not Engine.SEVENZIP), engines[-1])
-            failures.problem = self._making.explained(failures.problems[told], encrypted=folder.encrypted)
+            failures.problem = self._assembler.explained(failures.problems[told], encrypted=folder.encrypted)
         return failures.problem or problem
 
     def close(self) -> None:
         """End decoders that nobody uses."""
-        self._workshop.passes.close_idle(self)
+        self._resources.decoders.close_idle(self)

@@ -1,4 +1,4 @@
-"""Filters that neither the standard library nor a library of ours undoes: ARM64, RISC-V, swapped bytes.
+"""Filters alone: liblzma's, and those that no library undoes: ARM64, RISC-V, swapped bytes.
 
 Branch filters turn relative addresses in machine code into absolute ones, which repeat more often; undoing them needs
 the position of each instruction. Instructions and conditions as the documents of the two architectures and of the
@@ -6,6 +6,7 @@ filters describe them (``bcj`` in the xz file format, 1.2.0), checked with 7-Zip
 expressions, so that what is no code passes at the speed of `re`.
 """
 
+import lzma
 import re
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ Convert = Callable[[bytearray, int, bool], int]
 given again with more behind them. Changes them in place."""
 
 _WORD = 0xFFFFFFFF
+_MIN_DICTIONARY = 4096
+_MOST_IN_CHUNK = 1 << 16
 
 _ARM64_TOPS = re.compile(rb"[\x90\x94-\x97\xb0\xd0\xf0]")
 _RISCV_LOWS = re.compile(rb"[\x17\x97\xef]")
@@ -101,3 +104,58 @@ def swap(width: int) -> Convert:
         return len(data) if last else done
 
     return convert
+
+
+class Converted:
+    """A filter that is a function, over `size` bytes."""
+
+    def __init__(self, convert: Convert, size: int) -> None:
+        self._convert = convert
+        self._left = size
+        self._position = 0
+        self._held = bytearray()
+        self._output = b""
+
+    @property
+    def needs_input(self) -> bool:
+        """See Decompressor."""
+        return not self._output
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """See Decompressor."""
+        if data:
+            self._held += data
+            self._left -= len(data)
+            done = self._convert(self._held, self._position, self._left <= 0)
+            self._output += bytes(self._held[:done])
+            del self._held[:done]
+            self._position += done
+        decoded, self._output = self._output[:max_length], self._output[max_length:]
+        return decoded
+
+
+class LiblzmaFilter:
+    """One of liblzma's filters alone: it gets its bytes as LZMA2 chunks that are stored."""
+
+    def __init__(self, one: dict[str, int], size: int) -> None:
+        filters = [one, {"id": lzma.FILTER_LZMA2, "dict_size": _MIN_DICTIONARY}]
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
+        self._left = size
+        self._control = b"\x01"  # the first chunk resets the dictionary
+
+    @property
+    def needs_input(self) -> bool:
+        """See Decompressor."""
+        return self._decoder.needs_input
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """See Decompressor."""
+        chunks = b""
+        for start in range(0, len(data), _MOST_IN_CHUNK):
+            chunk = data[start : start + _MOST_IN_CHUNK]
+            chunks += self._control + (len(chunk) - 1).to_bytes(2, "big") + chunk
+            self._control = b"\x02"
+        self._left -= len(data)
+        if data and self._left <= 0:
+            chunks += b"\x00"
+        return self._decoder.decompress(chunks, max_length)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from riafs.archive import chains
-from riafs.archive.chains import Chain
-from riafs.archive.coders import Step, step_of
+from riafs.archive import methods
+from riafs.archive.decompressors import Decompressor
+from riafs.archive.methods import RestartingDecompressor, decompressor_of
 from riafs.errors import DecodeFailed
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.formats.sevenzip.folder import Folder
@@ -36,14 +36,14 @@ def packed(content: bytes, switches: tuple[str, ...], directory: Path) -> tuple[
     return folder, data[folder.pack_offset :][: folder.pack_size]
 
 
-def decoded(folder: Folder, data: bytes, fed: int, steps: list[Step]) -> bytes:
+def decoded(folder: Folder, data: bytes, fed: int, steps: list[Decompressor]) -> bytes:
     """All bytes of a folder; `steps` keeps what decoded them."""
 
-    def make() -> Step:
-        steps.append(step_of(folder))
+    def make() -> Decompressor:
+        steps.append(decompressor_of(folder))
         return steps[-1]
 
-    chain, made = Chain(make, folder.size, "folder"), b""
+    chain, made = RestartingDecompressor(make, folder.size, "folder"), b""
     while len(made) < folder.size:
         made += chain.decode(data[chain.position :][:fed] if chain.needs_input else b"", 1000)
     return made
@@ -51,11 +51,11 @@ def decoded(folder: Folder, data: bytes, fed: int, steps: list[Step]) -> bytes:
 
 def check(row: str, directory: str) -> None:
     """Whole and cut contents. Ends the process as the child does: pyppmd does not survive a decoder given up."""
-    steps: list[Step] = []
+    steps: list[Decompressor] = []
     for size in (1, 2, 5, 100, 3000):
         content = random.Random(size).randbytes(size)
         folder, data = packed(content, ROWS[row], Path(directory))
-        for chains._PIECE, fed in ((8192, 1 << 20), (7, 1 << 20), (1, 1 << 20), (8192, 3)):
+        for methods._PIECE, fed in ((8192, 1 << 20), (7, 1 << 20), (1, 1 << 20), (8192, 3)):
             assert decoded(folder, data, fed, steps) == content
     try:
         decoded(folder, data[:-1500], 1 << 20, steps)
@@ -67,5 +67,5 @@ def check(row: str, directory: str) -> None:
 def test_contents_of_any_size_are_decoded_in_pieces_of_any_size_and_cut_ones_are_failures(
     row: str, tmp_path: Path
 ) -> None:
-    program = "import os, sys; from tests.archive.test_chains import check; check(*sys.argv[1:]); os._exit(1)"
+    program = "import os, sys; from tests.archive.test_decompressors import check; check(*sys.argv[1:]); os._exit(1)"
     subprocess.run([sys.executable, "-c", program, row, tmp_path], check=True)

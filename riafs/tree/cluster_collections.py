@@ -21,16 +21,16 @@ from riafs.arvados.collections import (
 )
 from riafs.errors import NotInStore, StoreDenied
 from riafs.storage.deadline import DeadlineLock
-from riafs.tree.collecting import (
+from riafs.tree.collection_opening import (
+    CollectionInfo,
     CollectionTools,
     ManifestText,
-    Told,
     broken_directory,
     collection_directory,
     same_content,
 )
+from riafs.tree.directories import LiveDirectory
 from riafs.tree.protocol import Directory
-from riafs.tree.renewable import PlacedDirectory
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class ClusterCollections:
         self.slash = slash
         self.tools = tools
         self._by_hash: dict[bytes, Directory] = {}
-        self._by_uuid: dict[bytes, UuidPlace] = {}
+        self._by_uuid: dict[bytes, LiveClusterCollection] = {}
         self._turn = 0
         self._states: Mapping[bytes, CollectionState] | None = None
         self._locks: dict[bytes, DeadlineLock] = {}
@@ -67,14 +67,14 @@ class ClusterCollections:
         async with self._lock(uuid).one():
             if uuid not in self._by_uuid:
                 await self._enter(await fetch_collection(self.api, uuid, self.tools.spill))
-            return PlacedDirectory(self._by_uuid[uuid])
+            return LiveDirectory(self._by_uuid[uuid])
 
     async def by_uuid_or_broken(self, uuid: bytes, name: str) -> Directory:
         """The same where the collection is listed: one that may not be read, or is gone, is shown as broken."""
         try:
             return await self.by_uuid(uuid)
         except (NotInStore, StoreDenied) as error:
-            return broken_directory(Told(name, 0), error)
+            return broken_directory(CollectionInfo(name, 0), error)
 
     def entered(self, uuid: bytes) -> Directory | None:
         """The collection with that uuid, if somebody has entered it."""
@@ -95,7 +95,7 @@ class ClusterCollections:
         return self._locks.setdefault(name, DeadlineLock())
 
     async def _enter(self, record: CollectionRecord) -> None:
-        place = UuidPlace(self, record.identifier, record.state, await self.directory(record))
+        place = LiveClusterCollection(self, record.identifier, record.state, await self.directory(record))
         self._by_uuid.setdefault(record.identifier, place)
 
     async def directory(self, record: CollectionRecord) -> Directory:
@@ -122,7 +122,7 @@ class ClusterCollections:
         return self._states.get(uuid, _GONE)
 
 
-class UuidPlace:
+class LiveClusterCollection:
     """Where the collection with a uuid stands: see Place."""
 
     def __init__(self, cluster: ClusterCollections, uuid: bytes, state: CollectionState, directory: Directory) -> None:
@@ -143,7 +143,7 @@ class UuidPlace:
     async def _move(self, state: CollectionState) -> None:
         if state is _GONE:
             reason = NotInStore("it is not there any more, or may not be read any more")
-            self.current = broken_directory(Told(self._uuid.decode(), self.current.mtime_ns), reason)
+            self.current = broken_directory(CollectionInfo(self._uuid.decode(), self.current.mtime_ns), reason)
         else:
             self.current = await self._newer(state)
         self._state = state
@@ -158,12 +158,12 @@ class UuidPlace:
         return await cluster.directory(await fetch_collection(cluster.api, self._uuid, cluster.tools.spill))
 
 
-def told(record: CollectionRecord) -> Told:
+def told(record: CollectionRecord) -> CollectionInfo:
     """What a record tells of a collection besides its manifest."""
     return replace(told_of(record.identifier, record.state, record.shown), replication=record.replication)
 
 
-def told_of(identifier: bytes, state: CollectionState, shown: bytes) -> Told:
+def told_of(identifier: bytes, state: CollectionState, shown: bytes) -> CollectionInfo:
     """The same, from its parts."""
     attributes = {} if identifier == state.hash else {"uuid": identifier}
-    return Told(identifier.decode(), nanoseconds(state.modified_at), attributes, {RECORD: shown})
+    return CollectionInfo(identifier.decode(), nanoseconds(state.modified_at), attributes, {RECORD: shown})

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.archive import archive as archive_module
-from riafs.archive import saved
+from riafs.archive import index as saved
 from riafs.archive.archive import Archive, ArchiveTools
-from riafs.archive.saved import PAGE, IndexDirectory, read_columns, write_columns
+from riafs.archive.index import PAGE, IndexDirectory, read_columns, write_columns
 from riafs.errors import DamagedIndex
 from riafs.formats.sevenzip.streams import ELEMENTS
 from tests.archive.conftest import Pack, content_of, file_bytes, open_archive, tools_with
@@ -242,6 +242,6 @@ def test_all_columns_of_a_listing_have_a_type() -> None:
 
 async def test_archives_without_identity_are_not_saved(directory: Path, indexed: ArchiveTools, path: Path) -> None:
     source = file_bytes(path)
-    source.identity = None
+    source.version = None
     await check(await Archive.open(source, indexed, None))
     assert list(directory.iterdir()) == []

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 
 import trio
 
-from riafs.archive.divisions import AtResets
-from riafs.archive.driving import Driver
-from riafs.archive.folders import DecodableFolder, Folders
-from riafs.archive.making import Making, stream_of
-from riafs.archive.partial import Partial
+from riafs.archive.decoders import Resources
+from riafs.archive.folder import AtResets, DecodableFolder, Folders
+from riafs.archive.members import MemberAssembler, PartialMember, stream_of
 from riafs.archive.planning import AHEAD, Planner, Wanted
-from riafs.archive.workshop import Workshop
+from riafs.archive.scheduler import Scheduler
 from riafs.errors import RiafsError
 from riafs.formats.sevenzip.header import Listing, Member
 from riafs.tasks import start_detached
@@ -23,18 +21,18 @@ from riafs.tasks import start_detached
 _MOST_MEMBERS = 256
 
 
-class GoingAhead:
+class Prefetch:
     """What is decoded beforehand in one archive."""
 
     def __init__(
-        self, listing: Listing, making: Making, planner: Planner, driver: Driver, workshop: Workshop,
+        self, listing: Listing, assembler: MemberAssembler, planner: Planner, driver: Scheduler, resources: Resources,
         folders: Folders,
     ) -> None:  # fmt: skip
         self._listing = listing
-        self._making = making
+        self._assembler = assembler
         self._planner = planner
         self._driver = driver
-        self._workshop = workshop
+        self._resources = resources
         self._folders = folders
         self._last = -2
         self._entered = -1
@@ -52,7 +50,7 @@ class GoingAhead:
 
     async def taken(self, member: Member) -> None:
         """A reader was served a member. If it was decoded in passing, the ones after those that were may be wanted."""
-        if not (self.follows(member) and self._making.is_done(stream_of(member))):
+        if not (self.follows(member) and self._assembler.is_done(stream_of(member))):
             return
         self.read(member)
         folder = await self._folders.of(member)
@@ -79,7 +77,7 @@ class GoingAhead:
             member = self._listing.member_of_stream(stream)
             if member.offset - offset > AHEAD:
                 break
-            if not self._making.is_done(stream):
+            if not self._assembler.is_done(stream):
                 return max(offset, member.offset)
         return None
 
@@ -95,7 +93,7 @@ class GoingAhead:
 
     # -- segments, where runs are not possible ------------------------------------------------------------------------
 
-    def rest_of(self, folder: DecodableFolder, partial: Partial, start: int, ahead: int) -> None:
+    def rest_of(self, folder: DecodableFolder, partial: PartialMember, start: int, ahead: int) -> None:
         """Where runs do not, decode `ahead` bytes of a member from `start` on beside what is being asked for."""
         end = min(start + ahead, partial.member.size)
         if self._is_free(folder) and start < end:
@@ -117,9 +115,9 @@ class GoingAhead:
         self._segments_busy = True
         start_detached(self._decode_segments, folder, wanted)
 
-    def _following(self, folder: DecodableFolder, after: Member) -> Sequence[Partial]:
+    def _following(self, folder: DecodableFolder, after: Member) -> Sequence[PartialMember]:
         """The members after one that are not decoded yet, as far as it is worth it, each used once more."""
-        following: list[Partial] = []
+        following: list[PartialMember] = []
         size = 0
         first = stream_of(after) + 1
         for number in range(first, min(first + _MOST_MEMBERS, folder.streams.stop)):
@@ -127,24 +125,24 @@ class GoingAhead:
             size += member.size
             if size > AHEAD:
                 break
-            if self._making.is_done(number):
+            if self._assembler.is_done(number):
                 continue
             try:
-                following.append(self._making.join(member))
+                following.append(self._assembler.join(member))
             except RiafsError:
                 break
         return following
 
     async def _decode_segments(self, folder: DecodableFolder, wanted: Sequence[Wanted]) -> None:
         try:
-            with trio.move_on_after(self._workshop.extractor.deadline):
+            with trio.move_on_after(self._resources.extractor.deadline):
                 await self._driver.drive_all(folder, await self._planner.jobs(folder, wanted), 0)
         except RiafsError:
             return
         finally:
             self._segments_busy = False
             for partial, _, _ in wanted:
-                self._making.leave(partial)
+                self._assembler.leave(partial)
 
     # -- the next folder ----------------------------------------------------------------------------------------------
 
@@ -154,13 +152,13 @@ class GoingAhead:
         if self._entered == folder.number or self._folder_busy or following >= self._listing.stream_count:
             return
         self._entered = folder.number
-        if not self._making.is_done(following):
+        if not self._assembler.is_done(following):
             self._folder_busy = True
             start_detached(self._decode_front, self._listing.member_of_stream(following))
 
     async def _decode_front(self, member: Member) -> None:
         try:
-            with trio.move_on_after(self._workshop.extractor.deadline):
+            with trio.move_on_after(self._resources.extractor.deadline):
                 await self._decode_member(await self._folders.of(member), member)
         except RiafsError:
             return
@@ -168,10 +166,10 @@ class GoingAhead:
             self._folder_busy = False
 
     async def _decode_member(self, folder: DecodableFolder, member: Member) -> None:
-        partial = self._making.join(member)
+        partial = self._assembler.join(member)
         try:
             if not folder.stored and partial.covered.missing(0, member.size):
                 plan = await self._planner.plan(folder, (partial, 0, member.size), AHEAD)
                 await self._driver.drive_all(folder, plan.jobs, plan.ahead)
         finally:
-            self._making.leave(partial)
+            self._assembler.leave(partial)

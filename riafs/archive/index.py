@@ -1,10 +1,10 @@
-"""What is found out about archives, saved in the cache directory in files of checked pages.
+"""What is remembered about archives in the cache directory: the list of members, and where LZMA2 decoding can begin.
 
-Owns the form of these files. Each is: magic and version, a digest of the name of what it is about, a table of columns,
-a CRC32 for each page of `PAGE` bytes, a CRC32 of these tables; then the columns, each filling whole pages. A file is
-written beside its name and renamed, so it is whole or not there; whatever happens to its bytes later is noticed when a
-page is read: then DamagedIndex is raised, and whoever reads removes the file and makes it again. Nothing is mapped: a
-file that another process cuts short must not kill this one. Several daemons share the directory.
+Owns the form of these files. Each is: magic and version, a digest of the name of its subject, a table of columns, a
+CRC32 for each page of `PAGE` bytes, a CRC32 of these tables; then the columns, each filling whole pages. A file is
+written beside its name and renamed, so it is whole or absent; later damage is noticed when a page is read: DamagedIndex
+is raised, the file is removed and made again. Nothing is mapped: a file that another process truncates must not kill
+this one. Several daemons share the directory.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from cachetools import LRUCache
 from riafs.counters import Counters
 from riafs.errors import DamagedIndex, StoreTimeout
 from riafs.formats.columns import PAGE, Column, PagedColumn
+from riafs.formats.sevenzip.lzma2 import Resets
 from riafs.storage.deadline import Deadline
 
 INDEX_DIRECTORY = "archives-1"
@@ -239,3 +240,53 @@ class IndexDirectory:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             total -= size
+
+
+_ELEMENTS = {"starts": "Q", "packed": "Q", "walked": "Q"}
+
+
+class SavedWalks:
+    """The walks through the folders of the archive called `name`; without a directory nothing is remembered."""
+
+    def __init__(self, directory: IndexDirectory | None, name: bytes) -> None:
+        self._directory = directory
+        self._name = name
+
+    async def load(self, folder: int, resets: Resets) -> None:
+        """Take over into `resets` what was found out about a folder, if anything."""
+        if self._directory is None:
+            return
+        kind = _kind(folder)
+        try:
+            found = await self._directory.patience.run(_read, self._directory, self._name, kind)
+            if found is not None:
+                resets.restore(*found)
+        except DamagedIndex:
+            await self._directory.forget(self._name, kind)
+        except StoreTimeout:
+            return
+
+    async def save(self, folder: int, resets: Resets) -> None:
+        """Remember what is known of a folder."""
+        if self._directory is None:
+            return
+        starts, packed = (array("Q", column) for column in resets.columns())  # the walk may go on meanwhile
+        walked = array("Q", [resets.walked, resets.walked_packed])
+        columns = {"starts": ("Q", starts), "packed": ("Q", packed), "walked": ("Q", walked)}
+        await self._directory.keep(self._name, _kind(folder), columns)
+
+
+_Walk = tuple["array[int]", "array[int]", int, int]
+
+
+def _read(directory: IndexDirectory, name: bytes, kind: bytes) -> _Walk | None:
+    """What `Resets.restore` takes. Raises DamagedIndex."""
+    columns = directory.load(name, kind, _ELEMENTS)
+    if columns is None or len(columns["walked"]) != 2:
+        return None
+    starts, packed, walked = (array("Q", columns[each]) for each in _ELEMENTS)
+    return starts, packed, walked[0], walked[1]
+
+
+def _kind(folder: int) -> bytes:
+    return b"walk%d" % folder

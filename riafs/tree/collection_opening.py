@@ -1,7 +1,12 @@
-"""From the text of a manifest to the directory that shows it; a refused one is shown as broken, with the reason."""
+"""Collections from their manifests, and ``by_id``: collections by uuid or portable data hash.
+
+A manifest that is refused is shown as a broken directory with the reason. In ``by_id`` any collection can be looked up;
+those that were are listed. It only grows, at its end: no position, and no inode number with it, ever comes to stand for
+something else.
+"""
 
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,13 +18,23 @@ from riafs import memory
 from riafs.content.keepblocks import KeepBlocks
 from riafs.content.segments import CollectionReader
 from riafs.counters import Counters
-from riafs.errors import MalformedManifest, RiafsError
+from riafs.errors import (
+    IsADirectoryHere,
+    MalformedManifest,
+    NoSuchName,
+    NotInStore,
+    NotThereYet,
+    RiafsError,
+    SourceNotFound,
+)
+from riafs.formats.locators import is_identifier
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.manifests.reader import ManifestReader
+from riafs.storage.bytesource import RangedBytes
 from riafs.storage.temporary import SpilledText, SpillFile
-from riafs.tree.collection import BrokenDirectory, Collection, CollectionDirectory
-from riafs.tree.folders import Folders
-from riafs.tree.protocol import Directory
+from riafs.tree.collection import Collection, CollectionDirectory, FolderCache
+from riafs.tree.directories import BrokenDirectory
+from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +58,7 @@ class CollectionTools:
     counters: Counters
     lenient: bool
     """Whether manifests that break the rules are shown where it is clear what they mean."""
-    folders: Folders
+    folders: FolderCache
     spill: bytes
     """Directory for temporary files: what is too large to be kept in memory."""
     replication: int | None = None
@@ -51,7 +66,7 @@ class CollectionTools:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class CollectionInfo:
     """What is known of a collection besides its manifest."""
 
     name: str
@@ -65,7 +80,7 @@ class Told:
 
 
 async def collection_directory(
-    tools: CollectionTools, text: ManifestText, told: Told, fetch: FetchText | None = None
+    tools: CollectionTools, text: ManifestText, told: CollectionInfo, fetch: FetchText | None = None
 ) -> CollectionDirectory | BrokenDirectory:
     """The top directory of the collection whose manifest is `text`, at once or in pieces.
 
@@ -87,7 +102,7 @@ async def collection_directory(
     return CollectionDirectory(collection, b"")
 
 
-def broken_directory(told: Told, error: RiafsError) -> BrokenDirectory:
+def broken_directory(told: CollectionInfo, error: RiafsError) -> BrokenDirectory:
     """What is shown instead of a collection; the log has the reason once."""
     log.warning("collection %s cannot be shown: %s", told.name, error)
     return BrokenDirectory(type(error)(f"collection {told.name}: {error}"), told.mtime_ns, **told.attributes)
@@ -127,9 +142,90 @@ async def _in_a_thread_if_large(size: int, function: Callable[[*Ts], T], *argume
     return await trio.to_thread.run_sync(function, *arguments)
 
 
-def same_content(directory: Directory, told: Told) -> CollectionDirectory | None:
+def same_content(directory: Directory, told: CollectionInfo) -> CollectionDirectory | None:
     """The collection of `directory` with other times and records; None where it cannot be shown."""
     if not isinstance(directory, CollectionDirectory):
         return None
     newer = replace(directory.collection, mtime_ns=told.mtime_ns, attributes=told.attributes, records=told.records)
     return CollectionDirectory(newer, b"")
+
+
+BY_ID = b"by_id"
+
+Resolve = Callable[[bytes], Awaitable[Directory]]
+"""The directory of a uuid or portable data hash, the same for the same one. Raises NotInStore."""
+
+
+class ByIdDirectory:
+    """What `resolve` knows: see the Directory protocol."""
+
+    renewable = False
+
+    def __init__(self, resolve: Resolve, mtime_ns: int) -> None:
+        self._resolve = resolve
+        self._seen: dict[bytes, Directory] = {}
+        self._positions: dict[bytes, int] = {}
+        self.mtime_ns = mtime_ns
+
+    async def entries(self, start: int) -> Sequence[Entry]:
+        """See Directory."""
+        return [self._entry(name) for name in list(self._seen)[start:]]
+
+    def _entry(self, name: bytes) -> Entry:
+        mtime_ns = self._seen[name].mtime_ns
+        return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=name)
+
+    async def prepare(self, start: int) -> None:
+        """See Directory."""
+
+    async def find(self, name: bytes) -> Found:
+        """See Directory."""
+        if name not in self._positions:
+            await self._look_up(name)
+        return Found(self._positions[name], self._entry(name))
+
+    async def _look_up(self, name: bytes) -> None:
+        if not is_identifier(name):
+            raise NoSuchName(f"{name!r} is neither a uuid nor a portable data hash")
+        try:
+            directory = await self._resolve(name)
+        except NotInStore as error:
+            raise NotThereYet(str(error)) from error
+        self._seen[name] = directory
+        self._positions.setdefault(name, len(self._positions))  # another task may have been as quick
+
+    async def versions(self) -> Versions:
+        """See Directory."""
+        return Versions({name: name for name in self._seen}, self._seen.keys())
+
+    async def directory(self, entry: Entry) -> Directory:
+        """See Directory."""
+        return await self._resolve(entry.name)
+
+    async def open(self, entry: Entry) -> RangedBytes:
+        """See Directory."""
+        raise IsADirectoryHere(f"{entry.name!r} is a directory")
+
+    async def target(self, entry: Entry) -> bytes:
+        """See Directory."""
+        raise IsADirectoryHere(f"{entry.name!r} is a directory")
+
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
+        """See Directory."""
+        return await self._seen[entry.name].own_attributes()
+
+    async def own_attributes(self) -> Mapping[str, bytes]:
+        """See Directory."""
+        return {}
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """See Directory."""
+        return None
+
+
+async def open_named(resolve: Resolve, name: bytes) -> Directory:
+    """What a source names. Raises SourceNotFound where there is no such thing, and as `resolve`."""
+    try:
+        return await resolve(name)
+    except NotInStore as error:
+        raise SourceNotFound(str(error)) from error

@@ -21,14 +21,11 @@ from riafs.formats.names import joined
 from riafs.git.kept_objects import KeptObjects
 from riafs.git.repository import IN_MEMORY
 from riafs.storage.bytesource import RangedBytes
-from riafs.tree.checkout import NOTHING, Wanted
-from riafs.tree.classifying import MAX_LINK, Item, classify, items
-from riafs.tree.lastchanges import CommitTimes
-from riafs.tree.listing import PIECE, GitEntry, Listing, git_version
-from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
-from riafs.tree.since import Since, since_of
+from riafs.tree.checkout import NOTHING, DirectoryConversions
+from riafs.tree.listing import MAX_LINK, PIECE, GitEntry, Listing, TreeLine, classify, git_version, tree_lines
+from riafs.tree.protocol import UNKNOWN_SIZE, DatasetPosition, Directory, Entry, Found, Kind, Versions
 from riafs.tree.slots import Slots
-from riafs.tree.standing import Standing
+from riafs.tree.times import CommitTimes, EarlierDirectory, earlier_top
 
 if TYPE_CHECKING:
     from riafs.tree.dataset import Dataset
@@ -82,7 +79,7 @@ class CommitDirectory:
 
     __slots__ = ("_name", "_since", "_snapshot", "_tree", "path")
 
-    def __init__(self, snapshot: Snapshot, tree: bytes, path: bytes, since: Since | None = None) -> None:
+    def __init__(self, snapshot: Snapshot, tree: bytes, path: bytes, since: EarlierDirectory | None = None) -> None:
         self._snapshot = snapshot
         self._tree = tree
         self._since = since
@@ -103,9 +100,9 @@ class CommitDirectory:
     # -- where it stands ----------------------------------------------------------------------------------------------
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> DatasetPosition:
         """See OfCommit."""
-        return Standing(self._snapshot.dataset.identifier, self._snapshot.commit, self.path)
+        return DatasetPosition(self._snapshot.dataset.identifier, self._snapshot.commit, self.path)
 
     async def branch(self) -> bytes | None:
         """See OfCommit."""
@@ -150,7 +147,7 @@ class CommitDirectory:
         known = listing.known(position)
         if not known:
             wanted = listing.to_read(position, listing=for_listing)
-            lines = list(items(listing.tree, wanted.start, wanted.stop))
+            lines = list(tree_lines(listing.tree, wanted.start, wanted.stop))
             read = tuple(await classify(self._snapshot.dataset, lines, self._snapshot.time_ns))
             listing.add(wanted, read)
             self._snapshot.dataset.listings.keep(self._name, listing)
@@ -246,7 +243,7 @@ class CommitDirectory:
             entries = await checkouts.shown(self._snapshot.dataset, wanted, entries)
         return await self._dated(entries)
 
-    async def _wanted(self, listing: Listing) -> Wanted:
+    async def _wanted(self, listing: Listing) -> DirectoryConversions:
         """What attributes ask for in this directory."""
         dataset = self._snapshot.dataset
         if dataset.checkouts is None:
@@ -255,10 +252,10 @@ class CommitDirectory:
 
     # -- times --------------------------------------------------------------------------------------------------------
 
-    async def _earlier(self) -> Since | None:
+    async def _earlier(self) -> EarlierDirectory | None:
         """This directory in the commit that the first push from here was made over, if there was one."""
         if self._since is None and not self.path and self._snapshot.own_times:
-            self._since = await since_of(self._snapshot.dataset)
+            self._since = await earlier_top(self._snapshot.dataset)
         return self._since
 
     async def _dated(self, entries: Sequence[GitEntry]) -> Sequence[GitEntry]:
@@ -365,13 +362,13 @@ async def prepare_together(snapshot: Snapshot, directories: Sequence[CommitDirec
     """List `directories`, as far as they are small and not listed yet, with few questions to git and the store."""
     missing = [each for each in directories if not each.listed]
     trees = await snapshot.dataset.repository.trees([each._tree for each in missing])
-    lines: list[Item] = []
+    lines: list[TreeLine] = []
     prepared: list[tuple[CommitDirectory, Listing]] = []
     for directory, tree in zip(missing, trees, strict=True):
         if tree is None or len(tree.names) > PIECE or len(lines) + len(tree.names) > _PREPARED_ENTRIES:
             continue
         prepared.append((directory, directory._listed(tree)))
-        lines += items(tree, 0, PIECE)
+        lines += tree_lines(tree, 0, PIECE)
     entries = iter(await classify(snapshot.dataset, lines, snapshot.time_ns)) if lines else iter(())
     for directory, listing in prepared:
         directory._keep(listing, tuple(itertools.islice(entries, len(listing.tree.names))))

@@ -16,12 +16,17 @@ from riafs.errors import ChangedContent, NotInStore, RiafsError
 from riafs.formats.locators import PortableHash, is_portable_data_hash
 from riafs.formats.text import listed, nearest
 from riafs.storage.manifests import SETTLED_NS, ManifestFile, Manifests
-from riafs.tree.broken import BrokenDirectory
-from riafs.tree.byid import BY_ID, ByIdDirectory, open_named
-from riafs.tree.collecting import CollectionTools, Told, broken_directory, collection_directory
-from riafs.tree.fixed import FixedDirectory
+from riafs.tree.collection_opening import (
+    BY_ID,
+    ByIdDirectory,
+    CollectionInfo,
+    CollectionTools,
+    broken_directory,
+    collection_directory,
+    open_named,
+)
+from riafs.tree.directories import BrokenDirectory, FixedDirectory, LiveDirectory
 from riafs.tree.protocol import Directory, Entry, Kind
-from riafs.tree.renewable import PlacedDirectory
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +35,7 @@ _TRIES = 3
 _SECOND = 10**9
 
 
-class KeptCollections:
+class ManifestCollections:
     """The collections whose manifests are in `manifests`, by name and by portable data hash."""
 
     def __init__(self, manifests: Manifests, tools: CollectionTools) -> None:
@@ -38,7 +43,7 @@ class KeptCollections:
         self._tools = tools
         self._files: Mapping[bytes, ManifestFile] = {}
         self._turn = -1
-        self._places: dict[bytes, FilePlace] = {}
+        self._places: dict[bytes, LiveManifestCollection] = {}
         self._hashes: dict[ManifestFile, bytes] = {}
         self._by_hash: dict[bytes, Directory] = {}
 
@@ -63,9 +68,9 @@ class KeptCollections:
             place = await self._first(name, file)
             self._places.setdefault(name, place)
         place = self._places[name]
-        return PlacedDirectory(place) if self.manifests.changing else place.current
+        return LiveDirectory(place) if self.manifests.changing else place.current
 
-    async def _first(self, name: bytes, file: ManifestFile) -> "FilePlace":
+    async def _first(self, name: bytes, file: ManifestFile) -> "LiveManifestCollection":
         """The collection for somebody who has seen no version of it yet, and so waits until the file is complete."""
         for _ in range(_TRIES):
             if self.manifests.changing and not file.settled:
@@ -74,9 +79,9 @@ class KeptCollections:
                 file = self._files.get(name, file)
             directory = await self.load(name, file)
             if directory is not None:
-                return FilePlace(self, name, file, directory)
+                return LiveManifestCollection(self, name, file, directory)
         problem = RiafsError("its manifest changes all the time")
-        return FilePlace(self, name, file, broken_directory(self._told(name, file), problem))
+        return LiveManifestCollection(self, name, file, broken_directory(self._told(name, file), problem))
 
     async def load(self, name: bytes, file: ManifestFile) -> Directory | None:
         """The collection as `file` has it, None where the file has changed. Raises what may pass: StoreTimeout,
@@ -95,8 +100,8 @@ class KeptCollections:
         return None if broken and not await self.manifests.is_now(file) else directory
 
     @staticmethod
-    def _told(name: bytes, file: ManifestFile) -> Told:
-        return Told(os.fsdecode(name), file.mtime_ns)
+    def _told(name: bytes, file: ManifestFile) -> CollectionInfo:
+        return CollectionInfo(os.fsdecode(name), file.mtime_ns)
 
     # -- by content ---------------------------------------------------------------------------------------------------
 
@@ -144,10 +149,10 @@ class KeptCollections:
         return await self.by_hash(name)
 
 
-class FilePlace:
+class LiveManifestCollection:
     """Where the collection of a manifest file stands: see Place."""
 
-    def __init__(self, kept: KeptCollections, name: bytes, file: ManifestFile, directory: Directory) -> None:
+    def __init__(self, kept: ManifestCollections, name: bytes, file: ManifestFile, directory: Directory) -> None:
         self.current = directory
         self._kept = kept
         self._name = name
@@ -163,10 +168,10 @@ class FilePlace:
         return self.current
 
 
-class KeptRoot(FixedDirectory):
+class ManifestsRoot(FixedDirectory):
     """The names of all manifests, and ``by_id``."""
 
-    def __init__(self, kept: KeptCollections, files: Mapping[bytes, ManifestFile], by_id: ByIdDirectory) -> None:
+    def __init__(self, kept: ManifestCollections, files: Mapping[bytes, ManifestFile], by_id: ByIdDirectory) -> None:
         newest = max((file.mtime_ns for file in files.values()), default=by_id.mtime_ns)
         entries = [_entry(name, file.mtime_ns, file.version) for name, file in files.items() if name != BY_ID]
         super().__init__([_entry(BY_ID, newest, b""), *entries], newest, {"store": os.fsencode(kept.manifests.name)})
@@ -186,14 +191,14 @@ class KeptRoot(FixedDirectory):
     async def renewed(self, turn: int) -> Directory | None:
         """See Directory."""
         files = await self._kept.files(turn)
-        return None if files is self._files else KeptRoot(self._kept, files, self._by_id)
+        return None if files is self._files else ManifestsRoot(self._kept, files, self._by_id)
 
 
 def _entry(name: bytes, mtime_ns: int, version: bytes) -> Entry:
     return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=version)
 
 
-async def open_kept(kept: KeptCollections, collection: bytes | None) -> Directory:
+async def open_manifests(kept: ManifestCollections, collection: bytes | None) -> Directory:
     """The names of all collections, or the one that is named. Raises SourceNotFound, StoreDenied, StoreError, …"""
     files = await kept.files(0)
     if BY_ID in files:
@@ -201,4 +206,4 @@ async def open_kept(kept: KeptCollections, collection: bytes | None) -> Director
     if collection is not None:
         return await open_named(kept.resolve, collection)
     newest = max((file.mtime_ns for file in files.values()), default=0)
-    return KeptRoot(kept, files, ByIdDirectory(kept.by_hash, newest))
+    return ManifestsRoot(kept, files, ByIdDirectory(kept.by_hash, newest))

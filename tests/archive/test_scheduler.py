@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from riafs.archive import driving, making, saved
+from riafs.archive import index, scheduler
+from riafs.archive import members as archive_members
 from riafs.archive.archive import Archive, ArchiveTools
 from riafs.archive.decoders import ThreadDecoder
 from riafs.archive.extractor import Engine, Extractor
-from riafs.archive.partial import Partial
-from riafs.archive.saved import IndexDirectory
+from riafs.archive.index import IndexDirectory
+from riafs.archive.members import PartialMember
 from riafs.counters import Counters
 from riafs.errors import StoreError, StoreTimeout
 from riafs.formats.sevenzip.cursor import Cursor
@@ -29,7 +30,7 @@ from riafs.storage.deadline import Deadline
 from riafs.storage.local_file import FileBytes
 from tests.archive.conftest import Pack, content_of, file_bytes, open_archive, tools_with
 from tests.archive.headers import archive as archive_of
-from tests.archive.test_decoding import DIVIDED, LONG, found, keys_of, small_steps, text
+from tests.archive.test_members import DIVIDED, LONG, found, keys_of, small_steps, text
 
 CONTENTS = keys_of([text(seed, 300_000) for seed in range(5)])
 
@@ -91,22 +92,22 @@ async def test_other_tasks_have_their_turn_between_tiny_members(
         await trio.lowlevel.checkpoint()
         assert await content_of(archive, b"53000") == b"end"
         nursery.cancel_scope.cancel()
-    assert max(looked_at) <= 2 * making._MOST_PARTS
+    assert max(looked_at) <= 2 * archive_members._MOST_PARTS
 
 
 async def test_many_members_that_are_read_at_once_take_bounded_memory(
     pack: Pack, tools: ArchiveTools, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "_MOST_MEMORY", 500_000)
+    monkeypatch.setattr(archive_members, "_MOST_MEMORY", 500_000)
     in_memory: list[int] = []
-    real = making.Making._add
+    real = archive_members.MemberAssembler._add
 
-    def added(self: making.Making, member: Member) -> Partial:
+    def added(self: archive_members.MemberAssembler, member: Member) -> PartialMember:
         partial = real(self, member)
         in_memory.append(self._sizes[True])
         return partial
 
-    monkeypatch.setattr(making.Making, "_add", added)
+    monkeypatch.setattr(archive_members.MemberAssembler, "_add", added)
     archive = await open_archive(pack(CONTENTS, "-ms=on"), tools)
 
     async def read(name: bytes) -> None:
@@ -129,14 +130,14 @@ Held = tuple[threading.Event, threading.Event]
 def held_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     """The first thread that stores bytes sets the one event, and waits for the other."""
     began, go_on = threading.Event(), threading.Event()
-    real = Partial.store
+    real = PartialMember.store
 
-    def store(self: Partial, offset: int, data: memoryview) -> None:
+    def store(self: PartialMember, offset: int, data: memoryview) -> None:
         began.set()
         assert go_on.wait(20)
         real(self, offset, data)
 
-    monkeypatch.setattr(Partial, "store", store)
+    monkeypatch.setattr(PartialMember, "store", store)
     yield began, go_on
     go_on.set()
 
@@ -152,8 +153,8 @@ async def test_nothing_is_closed_under_a_thread_that_stores_it(
     archive = await open_archive(pack(CONTENTS, "-ms=on"), tools)
     first, last = (await in_order(archive))[0], (await in_order(archive))[-1]
     closed: list[bool] = []
-    real = Partial.close
-    monkeypatch.setattr(Partial, "close", lambda self: (closed.append(go_on.is_set()), real(self)))
+    real = PartialMember.close
+    monkeypatch.setattr(PartialMember, "close", lambda self: (closed.append(go_on.is_set()), real(self)))
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
             nursery.start_soon(content_of, archive, last)
@@ -171,8 +172,8 @@ async def test_nothing_is_closed_under_a_thread_that_stores_it(
 async def test_what_claims_to_have_no_end_is_not_decoded_for_ever(
     pack: Pack, tools: ArchiveTools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driving, "_STEP", 10_000)
-    monkeypatch.setattr(driving, "_LEAST_STEP", 1)
+    monkeypatch.setattr(scheduler, "_STEP", 10_000)
+    monkeypatch.setattr(scheduler, "_LEAST_STEP", 1)
     path = pack({b"zeros": bytes(7 << 20), b"zz": b"last"}, "-ms=on", "-m0=LZMA")
     archive = await open_archive(path, tools)
     real = ThreadDecoder.decode
@@ -182,16 +183,16 @@ async def test_what_claims_to_have_no_end_is_not_decoded_for_ever(
         return await real(self, most)
 
     monkeypatch.setattr(ThreadDecoder, "decode", slow)
-    tools.workshop.extractor.deadline = 0.2
+    tools.resources.extractor.deadline = 0.2
     with pytest.raises(StoreTimeout):
         await content_of(archive, b"zz")
-    (decoder,) = tools.workshop.passes._passes
+    (decoder,) = tools.resources.decoders._passes
     await until(lambda: not decoder.running)
     assert decoder.position < 4 << 20
     assert decoder.users == 0
     monkeypatch.setattr(ThreadDecoder, "decode", real)
-    monkeypatch.setattr(driving, "_STEP", 2 << 20)
-    tools.workshop.extractor.deadline = 60
+    monkeypatch.setattr(scheduler, "_STEP", 2 << 20)
+    tools.resources.extractor.deadline = 60
     assert await content_of(archive, b"zz") == b"last"
 
 
@@ -212,12 +213,12 @@ def children() -> list[str]:
 
 async def test_a_decoder_that_makes_nothing_is_ended(pack: Pack, spool: Path, tmp_path: Path) -> None:
     tools = tools_with(spool, search_path=program(tmp_path / "bin", "exec /bin/sleep 60"))
-    tools.workshop.extractor.deadline = 0.3
+    tools.resources.extractor.deadline = 0.3
     archive = await open_archive(pack(CONTENTS, "-m0=LZMA:lc=8:lp=4"), tools)
     for _ in range(2):
         with pytest.raises(StoreTimeout):
             await content_of(archive, max(CONTENTS))
-    await until(lambda: len(tools.workshop.passes) == 0)
+    await until(lambda: len(tools.resources.decoders) == 0)
     assert children() == []
 
 
@@ -232,7 +233,7 @@ async def test_tools_are_closed_while_a_decoder_ends(pack: Pack, spool: Path, tm
                 await content_of(archive, b"a")
 
         nursery.start_soon(read)
-        await until(lambda: any(each.decoder._left == 0 for each in tools.workshop.passes._passes))  # type: ignore[attr-defined]
+        await until(lambda: any(each.decoder._left == 0 for each in tools.resources.decoders._passes))  # type: ignore[attr-defined]
         await trio.sleep(0.05)
         tools.close()
     assert children() == []
@@ -253,10 +254,10 @@ async def test_no_memory_for_a_decoder_is_a_failure_for_now(
             await content_of(archive, name)
     with monkeypatch.context() as patched:
 
-        def store(self: Partial, offset: int, data: memoryview) -> None:
+        def store(self: PartialMember, offset: int, data: memoryview) -> None:
             raise MemoryError
 
-        patched.setattr(Partial, "store", store)
+        patched.setattr(PartialMember, "store", store)
         with pytest.raises(StoreError, match="memory"):
             await content_of(archive, name)
     assert await content_of(archive, name) == CONTENTS[name]
@@ -342,9 +343,9 @@ async def test_a_dead_cache_directory_holds_no_index(
 ) -> None:
     alive = threading.Event()
     for name in ("read_columns", "write_columns"):
-        monkeypatch.setattr(saved, name, lambda *_: alive.wait(20) and pytest.fail("nobody waits any more"))
+        monkeypatch.setattr(index, name, lambda *_: alive.wait(20) and pytest.fail("nobody waits any more"))
     (tmp_path / "index").mkdir()
-    monkeypatch.setattr(saved, "_SAVE_SECONDS", 0)
+    monkeypatch.setattr(index, "_SAVE_SECONDS", 0)
     tools = tools_with(spool, indexes=IndexDirectory(os.fsencode(tmp_path / "index"), seconds=0.1))
     with trio.fail_after(10):
         archive = await open_archive(pack(CONTENTS), tools)

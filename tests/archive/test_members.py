@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from riafs.archive import driving, member, partial, passes
+from riafs.archive import decoders, member, members, scheduler
 from riafs.archive.archive import Archive, ArchiveTools
-from riafs.archive.checks import Digests
+from riafs.archive.blocks import Digests
 from riafs.archive.decoders import ThreadDecoder
 from riafs.archive.member import DecodedMember
 from riafs.cache.blocks import BlockLimits
@@ -57,13 +57,13 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driving, "_STEP", 50_000)
-    monkeypatch.setattr(driving, "_LEAST_STEP", 1000)
+    monkeypatch.setattr(scheduler, "_STEP", 50_000)
+    monkeypatch.setattr(scheduler, "_LEAST_STEP", 1000)
 
 
 def count_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members over 128 KiB are treated as others are over 16 MiB."""
-    monkeypatch.setattr(partial, "IN_MEMORY", 128 << 10)
+    monkeypatch.setattr(members, "IN_MEMORY", 128 << 10)
     monkeypatch.setattr(member, "IN_MEMORY", 128 << 10)
 
 
@@ -174,7 +174,7 @@ LONG = keys_of([text(seed, 1_500_000 + seed) for seed in range(8)])
 async def test_decoding_begins_at_the_nearest_reset(
     pack: Pack, tools: ArchiveTools, decoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driving, "_LEAST_STEP", 1)
+    monkeypatch.setattr(scheduler, "_LEAST_STEP", 1)
     archive = await open_archive(pack(LONG, *DIVIDED), tools)
     last = max((found(archive, name) for name in LONG), key=lambda each: each.offset)
     assert last.offset > 8 << 20
@@ -220,18 +220,18 @@ async def test_several_segments_are_decoded_at_once(
 
 
 async def test_resets_are_found_once(pack: Pack, spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from riafs.archive import divisions, folders
-    from riafs.archive.saved import IndexDirectory
+    from riafs.archive import folder
+    from riafs.archive.index import IndexDirectory
 
     index = tmp_path / "index"
     index.mkdir()
-    monkeypatch.setattr(folders, "_WORTH_REMEMBERING", 0)
+    monkeypatch.setattr(folder, "_WORTH_REMEMBERING", 0)
     path = pack(LONG, *DIVIDED)
     name = max(LONG)
     tools = tools_with(spool, indexes=IndexDirectory(os.fsencode(index)))
     assert await content_of(await open_archive(path, tools), name) == LONG[name]
     walked: list[object] = []
-    monkeypatch.setattr(divisions.Resets, "walk", lambda *arguments: walked.append(arguments))
+    monkeypatch.setattr(folder.Resets, "walk", lambda *arguments: walked.append(arguments))
     again = tools_with(spool, indexes=IndexDirectory(os.fsencode(index)))
     assert await content_of(await open_archive(path, again), name) == LONG[name]
     assert walked == []
@@ -282,7 +282,7 @@ async def test_what_was_read_of_a_large_member_is_kept_once_it_is_complete(
         for offset in range(0, len(BIG_CONTENT), 99_999):
             assert await opened.read(offset, 99_999) == BIG_CONTENT[offset : offset + 99_999]
         opened.close()
-        assert tools.workshop.counters.keys_verified
+        assert tools.resources.counters.keys_verified
     assert sum(decoded) <= sum(len(content or b"") for content in BIG.values())
 
 
@@ -335,7 +335,7 @@ async def test_a_small_member_of_another_key_is_never_served_nor_kept(
     with pytest.raises(CorruptContent):
         await archive.open_member(wrong)
     key = wrong.name.rpartition(b"/")[2]
-    assert await tools.workshop.blocks.read(b"annex:" + key, wrong.size, 0, 10) is None
+    assert await tools.resources.blocks.read(b"annex:" + key, wrong.size, 0, 10) is None
 
 
 async def test_without_digests_content_is_not_kept_under_the_name_of_a_key(pack: Pack, spool: Path) -> None:
@@ -346,8 +346,8 @@ async def test_without_digests_content_is_not_kept_under_the_name_of_a_key(pack:
     assert isinstance(opened, DecodedMember)
     assert opened.key is None
     assert await opened.read(0, wrong.size) == BIG_CONTENT
-    assert await tools.workshop.blocks.read(b"annex:" + wrong.name.rpartition(b"/")[2], wrong.size, 0, 10) is None
-    assert await tools.workshop.blocks.read(b"annex:" + key_name(BIG_CONTENT), wrong.size, 0, 10) is None
+    assert await tools.resources.blocks.read(b"annex:" + wrong.name.rpartition(b"/")[2], wrong.size, 0, 10) is None
+    assert await tools.resources.blocks.read(b"annex:" + key_name(BIG_CONTENT), wrong.size, 0, 10) is None
 
 
 async def test_keys_without_digest_are_kept_for_their_archive_only(pack: Pack, tools: ArchiveTools) -> None:
@@ -429,7 +429,7 @@ async def test_a_slow_decoder_is_a_timeout(pack: Pack, spool: Path, tmp_path: Pa
     (tmp_path / "bin" / "7z").chmod(0o755)
     path = pack(SOLID, "-m0=LZMA:lc=8:lp=4")  # which only 7-Zip decodes
     tools = tools_with(spool, search_path=(os.fsencode(tmp_path / "bin"),))
-    tools.workshop.extractor.deadline = 0.3
+    tools.resources.extractor.deadline = 0.3
     archive = await open_archive(path, tools)
     with pytest.raises(StoreTimeout):
         await content_of(archive, max(SOLID))
@@ -468,24 +468,24 @@ async def test_only_so_many_decoders_are_open(pack: Pack, tools: ArchiveTools) -
 
     async def read(name: bytes) -> None:
         assert await content_of(archive, name) == contents[name]
-        assert len(tools.workshop.passes) <= passes._MOST
+        assert len(tools.resources.decoders) <= decoders._MOST
 
     async with trio.open_nursery() as nursery:
         for name in contents:
             nursery.start_soon(read, name)
     archive.close()
-    assert len(tools.workshop.passes) == 0
+    assert len(tools.resources.decoders) == 0
 
 
 async def test_decoders_wait_for_memory(pack: Pack, spool: Path) -> None:
     contents = keys_of([text(seed, 150_000) for seed in range(6)])
     tools = tools_with(spool)
-    tools.workshop.passes._bound = 1
+    tools.resources.decoders._bound = 1
     archive = await open_archive(pack(contents, "-ms=off"), tools)
     async with trio.open_nursery() as nursery:
         for name in contents:
             nursery.start_soon(content_of, archive, name)
-    assert len(tools.workshop.passes) <= 1
+    assert len(tools.resources.decoders) <= 1
 
 
 async def test_closing_tools_ends_children(pack: Pack, tools: ArchiveTools) -> None:
@@ -532,7 +532,7 @@ async def test_members_follow_the_protocol(
     check: Check, switches: tuple[str, ...], large: bool, pack: Pack, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if large:
-        monkeypatch.setattr(partial, "IN_MEMORY", 0)
+        monkeypatch.setattr(members, "IN_MEMORY", 0)
         monkeypatch.setattr(member, "IN_MEMORY", 0)
         monkeypatch.setattr(member, "_TINY", 0)
     tools = tools_with(spool, BlockLimits(block_size=100), password="secret", search_path=SEARCH_PATH)

@@ -1,11 +1,13 @@
-"""Projects of a cluster as directories: collections and projects by their names, and what is shared.
+"""What a mount of a cluster shows: ``by_id``, ``by_tag``, ``home`` and ``shared``; or one collection or project.
 
-All projects that were entered are looked at together, with two small requests a round; what they hold is listed again
-only where those say that something has changed.
+Projects are directories of collections and projects by their names. All projects that were entered are refreshed
+with two small requests a round; their items are listed again only where those say that something has changed.
+``by_tag/TAG/UUID`` lists all tags once; after that one small request a round tells whether one was given or taken.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -15,14 +17,65 @@ from riafs.arvados.projects import (
     contents_signature,
     fetch_chosen,
     fetch_contents,
+    fetch_home,
     fetch_project,
     fetch_shared,
+    fetch_tags,
     signature_of,
+    tags_signature,
 )
+from riafs.errors import NotInStore
+from riafs.formats.locators import is_collection_uuid, is_identifier, is_portable_data_hash, is_project_uuid
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
-from riafs.tree.cluster import ClusterCollections
-from riafs.tree.fixed import FixedDirectory
+from riafs.tree.cluster_collections import ClusterCollections
+from riafs.tree.collection_opening import BY_ID, ByIdDirectory, open_named
+from riafs.tree.directories import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Found, Kind
+
+HOME, SHARED, BY_TAG = b"home", b"shared", b"by_tag"
+
+
+class ClusterRoot(FixedDirectory):
+    """The top of a cluster. Nothing is asked before something in it is entered."""
+
+    def __init__(self, collections: ClusterCollections) -> None:
+        now = time.time_ns()
+        names = (BY_ID, BY_TAG, HOME, SHARED)
+        entries = [Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=now, version=b"") for name in names]
+        super().__init__(entries, now, {"cluster": collections.api.host.encode()})
+        self._collections = collections
+        self._projects = ClusterProjects(collections)
+        self._tags = ClusterTags(collections)
+        self._by_id = ByIdDirectory(self.resolve, now)
+
+    async def directory(self, entry: Entry) -> Directory:
+        """See Directory."""
+        match entry.name:
+            case b"by_id":
+                return self._by_id
+            case b"home":
+                return await self._projects.directory(await fetch_home(self._collections.api))
+            case b"shared":
+                return await SharedDirectory.load(self._projects)
+            case b"by_tag":
+                return TagsDirectory(self._tags, await self._tags.load())
+        return await super().directory(entry)
+
+    async def resolve(self, identifier: bytes) -> Directory:
+        """The collection or project with a uuid or portable data hash. Raises NotInStore, StoreDenied, StoreError, …"""
+        if is_portable_data_hash(identifier):
+            return await self._collections.by_hash(identifier)
+        if is_collection_uuid(identifier):
+            return await self._collections.by_uuid(identifier)
+        if is_project_uuid(identifier):
+            return await self._projects.project(identifier)
+        raise NotInStore(f"{identifier!r} is no uuid of a collection or project, and no portable data hash")
+
+
+async def open_cluster(root: ClusterRoot, identifier: bytes | None) -> Directory:
+    """The cluster's top, or what `identifier` names in it. Raises SourceNotFound, StoreDenied, StoreError, …"""
+    return root if identifier is None else await open_named(root.resolve, identifier)
+
 
 RECORD = b".arvados#project"
 _AHEAD = 64
@@ -211,3 +264,99 @@ class SharedDirectory(FixedDirectory):
         """See Directory."""
         newer = await SharedDirectory.load(self._projects)
         return None if newer._items == self._items else newer
+
+
+Tags = Mapping[str, Sequence[bytes]]
+"""tag → uuids or portable data hashes of the collections that have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TagEntry(Entry):
+    """A tag in the listing of all tags."""
+
+    tag: str
+
+
+class ClusterTags:
+    """The tags of a cluster's collections."""
+
+    def __init__(self, collections: ClusterCollections) -> None:
+        self.collections = collections
+        self._tags: Tags = {}
+        self._signature: object = None
+        self._turn = 0
+
+    async def load(self) -> Tags:
+        """The tags now. Raises StoreDenied, StoreError, StoreTimeout."""
+        self._signature = await tags_signature(self.collections.api)
+        tags: dict[str, list[bytes]] = {}
+        for name, identifier in await fetch_tags(self.collections.api):
+            if is_identifier(identifier):
+                tags.setdefault(name, []).append(identifier)
+        if tags != self._tags:
+            self._tags = tags
+        return self._tags
+
+    async def now(self, turn: int) -> Tags:
+        """The tags as of round `turn`; the same object while nothing changes. Raises as `load`."""
+        if turn != self._turn:
+            self._turn = turn
+            if await tags_signature(self.collections.api) != self._signature:
+                await self.load()
+        return self._tags
+
+
+class TagsDirectory(FixedDirectory):
+    """``by_tag``: a directory for each tag."""
+
+    renewable = True
+
+    def __init__(self, tags: ClusterTags, known: Tags) -> None:
+        super().__init__(list(_tag_entries(known, tags.collections.slash)), 0, {})
+        self._tags = tags
+        self._known = known
+
+    async def directory(self, entry: Entry) -> Directory:
+        """See Directory."""
+        assert isinstance(entry, TagEntry)
+        return TagDirectory(self._tags, entry.tag, self._known.get(entry.tag, ()))
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """See Directory."""
+        known = await self._tags.now(turn)
+        return None if known is self._known else TagsDirectory(self._tags, known)
+
+
+class TagDirectory(FixedDirectory):
+    """The collections that have a tag, by uuid or portable data hash."""
+
+    renewable = True
+
+    def __init__(self, tags: ClusterTags, tag: str, members: Sequence[bytes]) -> None:
+        super().__init__([_entry(member, member) for member in members], 0, {"tag": tag.encode("utf-8", "replace")})
+        self._tags = tags
+        self._tag = tag
+        self._members = members
+
+    async def directory(self, entry: Entry) -> Directory:
+        """See Directory."""
+        collections = self._tags.collections
+        if is_portable_data_hash(entry.name):
+            return await collections.by_hash(entry.name)
+        return await collections.by_uuid_or_broken(entry.name, entry.name.decode())
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """See Directory."""
+        members = (await self._tags.now(turn)).get(self._tag, ())
+        return None if members == self._members else TagDirectory(self._tags, self._tag, members)
+
+
+def _tag_entries(known: Tags, slash: str) -> Iterable[TagEntry]:
+    names = file_names(((b"%d" % number, tag) for number, tag in enumerate(known)), slash)
+    for name, (tag, members) in zip(names, known.items(), strict=True):
+        version = b" ".join(members)
+        yield TagEntry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=0, version=version, tag=tag)
+
+
+def _entry(name: bytes, version: bytes) -> Entry:
+    return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=0, version=version)
