@@ -14,7 +14,7 @@ from riafs.overlay.changes import Base
 from riafs.overlay.pushes import PendingPush
 from riafs.tree.source import open_store
 from riafs.tree.working import Means, working_tools
-from riafs.vfs.refreshing import Change as Forgotten
+from riafs.vfs.refreshing import Invalidation as Forgotten
 from riafs.vfs.writable import WritableFileSystem
 
 _MOST_COMMITS = 10_000

@@ -30,7 +30,7 @@ from riafs.storage.local_writer import LocalWriter
 from riafs.tree.source import open_store
 from riafs.tree.store import Store, StoreTools
 from riafs.tree.working import Means, working_tools
-from riafs.vfs.refreshing import Change as Forgotten
+from riafs.vfs.refreshing import Invalidation as Forgotten
 from riafs.vfs.writable import WritableFileSystem
 
 Tell = Callable[[Sequence[Forgotten]], Awaitable[None]]

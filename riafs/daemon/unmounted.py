@@ -13,7 +13,7 @@ from riafs.overlay.inode_map import Ownership
 from riafs.overlay.overlay import recorded_source
 from riafs.settings import Settings
 from riafs.vfs.assembly import open_assembled
-from riafs.vfs.overlaid import OverlayPlace, lay_over
+from riafs.vfs.open_overlay import OverlayPlace, lay_over
 from riafs.vfs.writable import WritableFileSystem
 
 
