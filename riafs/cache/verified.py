@@ -24,7 +24,8 @@ from dataclasses import dataclass
 
 import trio
 
-from riafs.storage.local_file import FileVersion
+from riafs.storage.bytesource import Version
+from riafs.storage.local_file import LocalVersion
 from riafs.storage.temporary import ensure_private_file
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ _LOOK_SECONDS = 1.0
 _PAUSE_SECONDS = 60.0
 """How long nothing is looked up after a look-up that took longer than `_LOOK_SECONDS`."""
 _DIGEST = 20
-_ROW = struct.Struct("<QQqqqqq16s")
+_ROW = struct.Struct("<qq16s")  # start, length, digest of the key, behind the token of the version
 _SCHEMA = "create table if not exists verified_2 (digest blob primary key) without rowid"
 _FORMER = "select device, inode, size, mtime_ns, ctime_ns, start, length, key from verified_1"
 
@@ -48,22 +49,17 @@ _FORMER = "select device, inode, size, mtime_ns, ctime_ns, start, length, key fr
 class Evidence:
     """Which bytes of which version of which file."""
 
-    identity: FileVersion
+    version: Version
     start: int
     length: int
 
 
 def _digest(evidence: Evidence, key: bytes) -> bytes:
-    identity = evidence.identity
-    return _row_digest(
-        identity.device, identity.inode, identity.size, identity.mtime_ns, identity.ctime_ns, evidence.start,
-        evidence.length, hashlib.blake2b(key, digest_size=16).digest(),
-    )  # fmt: skip
+    return _row_digest(evidence.version, evidence.start, evidence.length, hashlib.blake2b(key, digest_size=16).digest())
 
 
-def _row_digest(device: int, inode: int, *rest: int | bytes) -> bytes:
-    unsigned = (1 << 64) - 1  # of device and inode numbers, which the former table had as signed ones
-    return hashlib.blake2b(_ROW.pack(device & unsigned, inode & unsigned, *rest), digest_size=_DIGEST).digest()
+def _row_digest(version: Version, start: int, length: int, key: bytes) -> bytes:
+    return hashlib.blake2b(version.token + _ROW.pack(start, length, key), digest_size=_DIGEST).digest()
 
 
 class _Unusable(Exception):
@@ -100,7 +96,7 @@ def _put_aside(path: bytes | None) -> None:
 def _take_over(connection: sqlite3.Connection) -> None:
     """Move what riafs 0.1 remembered, in a table with all its columns."""
     if connection.execute("select 1 from sqlite_master where name = 'verified_1'").fetchone():
-        rows = ((_row_digest(*row),) for row in connection.execute(_FORMER).fetchall())
+        rows = ((_row_digest(LocalVersion(*row[:5]), *row[5:]),) for row in connection.execute(_FORMER).fetchall())
         connection.executemany("insert or ignore into verified_2 values (?)", rows)
         connection.execute("drop table verified_1")
 

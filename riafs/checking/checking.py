@@ -18,8 +18,7 @@ from riafs.content.copies import KeyPart
 from riafs.content.parts import Copy, CopyState, Part
 from riafs.errors import RiafsError
 from riafs.formats.names import joined
-from riafs.tree.divisible import Divisible, Holding
-from riafs.tree.protocol import Directory, Entry, Kind
+from riafs.tree.protocol import Directory, Divisible, Entry, Holding, Kind
 from riafs.watching import Reading, Watcher
 
 

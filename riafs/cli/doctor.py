@@ -20,7 +20,7 @@ from riafs.cli.render import print_json, printable
 from riafs.daemon.version import version
 from riafs.errors import ProgramKilled, RiafsError
 from riafs.formats.sources import RiaUrl
-from riafs.git.config import instead_of_rules
+from riafs.git.user import instead_of_rules
 from riafs.settings import complete_environment, load
 
 _PROGRAM_SECONDS = 5.0

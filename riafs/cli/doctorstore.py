@@ -18,12 +18,11 @@ from riafs.daemon.bounded import call_in_child
 from riafs.daemon.opening import opening_plan
 from riafs.errors import NotInStore, RiafsError, StoreTimeout
 from riafs.formats.sources import RiaUrl
-from riafs.git.config import instead_of_rules
+from riafs.git.user import instead_of_rules
 from riafs.settings import load
 from riafs.storage.protocol import Storage
-from riafs.tree.divisible import Holding
-from riafs.tree.protocol import Directory, Entry, Kind
-from riafs.tree.storeroot import AliasDirectory, StoreDirectory
+from riafs.tree.protocol import Directory, Entry, Holding, Kind
+from riafs.tree.store_root import AliasDirectory, StoreDirectory
 from riafs.vfs.assembly import Plan, open_assembled
 
 _STORE_SECONDS = 8.0

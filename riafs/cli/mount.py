@@ -21,7 +21,7 @@ from riafs.daemon.plan import MountPlan
 from riafs.daemon.unmount import find_mount
 from riafs.errors import BadSource, MountFailed, NotMounted, RiafsError, StoreTimeout, TooLarge, UsageError
 from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source, parse_source, rewrite
-from riafs.git.config import instead_of_rules
+from riafs.git.user import instead_of_rules
 from riafs.settings import AUTO, Given, Settings, complete_environment, directories, load, overlay_directory
 from riafs.storage.temporary import TEXT_PIECE, SpilledText
 from riafs.watching import Doing, untold

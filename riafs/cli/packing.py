@@ -15,14 +15,14 @@ from riafs.cli.progress import progress
 from riafs.cli.render import print_json, printable
 from riafs.errors import BadSource, MissingProgram
 from riafs.formats.sources import RiaUrl
-from riafs.git.config import instead_of_rules
+from riafs.git.user import instead_of_rules
 from riafs.packing.archiving import ArchiveReport
 from riafs.packing.dataset import PackedDataset, open_dataset
 from riafs.packing.problems import Damage
 from riafs.packing.unarchiving import UnarchiveReport
 from riafs.packing.watching import Watcher
 from riafs.settings import complete_environment, load
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
 
 Report = TypeVar("Report", ArchiveReport, UnarchiveReport)
 Job = Callable[[PackedDataset, Watcher], Awaitable[Report]]
@@ -45,7 +45,7 @@ def work(source: str, job: Job[Report], verbosity: int, *, dry_run: bool) -> Rep
     if not isinstance(located, RiaUrl):
         raise BadSource(f"{located}: only datasets of RIA stores are packed")
     allowed = tuple(map(os.fsencode, settings.allow_links))
-    means = Means(git, environment["PATH"], settings.deadline, settings.cache_dir, allowed)
+    means = CommandSettings(git, environment["PATH"], settings.deadline, settings.cache_dir, allowed)
 
     async def run() -> Report:
         async with open_dataset(located, means, dry_run=dry_run) as dataset:

@@ -18,12 +18,11 @@ from riafs.daemon.pushing import Failure, Order, push_changes
 from riafs.daemon.unmounted import open_unmounted, overlay_source
 from riafs.errors import PushConflict, RiafsError, UsageError
 from riafs.formats.gitrepository import valid_ref_name
-from riafs.git.config import instead_of_rules
-from riafs.git.identity import author, committer
+from riafs.git.user import author, committer, instead_of_rules
 from riafs.push.merging import Prefer
 from riafs.push.request import PushRequest
 from riafs.settings import complete_environment, load
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
 from riafs.vfs.assembly import find_git
 from riafs.vfs.refreshing import Invalidation
 
@@ -137,7 +136,9 @@ def _push_kept(
     """Push an overlay that is not mounted, in this process."""
     settings = load(environment, ()).settings
     allowed = tuple(map(os.fsencode, settings.allow_links))
-    means = Means(find_git(environment["PATH"]), environment["PATH"], settings.deadline, settings.cache_dir, allowed)
+    means = CommandSettings(
+        find_git(environment["PATH"]), environment["PATH"], settings.deadline, settings.cache_dir, allowed
+    )
     rules = tuple(instead_of_rules(environment))
     source = overlay_source(target.directory)
 

@@ -23,7 +23,7 @@ from riafs.daemon.pushing import Order
 from riafs.errors import Busy, GitError, OverlayFailed, PushConflict, RiafsError, UsageError
 from riafs.formats.gitobjects import Stamp
 from riafs.formats.runrecord import RunRecord, command_line, run_message
-from riafs.git.identity import author, committer
+from riafs.git.user import author, committer
 from riafs.push.request import PushRequest
 from riafs.settings import complete_environment
 from riafs.storage.temporary import private_opener

@@ -26,9 +26,9 @@ from riafs.content.parts import Copy, CopyState
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.daemon.opening import opening_plan
-from riafs.git.config import instead_of_rules
+from riafs.git.user import instead_of_rules
 from riafs.settings import complete_environment, load
-from riafs.tree.storeroot import AliasDirectory
+from riafs.tree.store_root import AliasDirectory
 from riafs.vfs.assembly import Plan, open_assembled
 
 _LOST, _DEGRADED = 2, 64

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from riafs.content.inplace import identity_of, is_only_touched
+from riafs.content.inplace import is_only_touched, version_of
 from riafs.errors import ChangedContent, RiafsError
 from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes
 from riafs.tasks import as_failure
@@ -37,7 +37,7 @@ class Hashing:
         self._concluded = trio.Event()
         self._readers = 0
         self._problem: RiafsError | None = None
-        self._identity = identity_of(source)
+        self._version = version_of(source)
         self._touched = False
         self.source = source
         self.ended = False
@@ -78,12 +78,12 @@ class Hashing:
 
     def look(self) -> None:
         """See whether what was read is still the same version. Raises ChangedContent."""
-        now = identity_of(self.source)
-        if now is self._identity:
+        now = version_of(self.source)
+        if now is self._version:
             return
-        if not is_only_touched(self._identity, now):
+        if not is_only_touched(self._version, now):
             raise ChangedContent(f"{self._place} was changed while it was open; open the file again")
-        self._identity, self._touched = now, True
+        self._version, self._touched = now, True
 
     @property
     def proven(self) -> bool:
@@ -136,7 +136,7 @@ class HashedBeside:
         return not self._hashing.proven
 
     @property
-    def version(self) -> object:
+    def shown_version(self) -> object:
         """See Provisional. Readers of one hashing may share what a cache has."""
         return PROVEN if self._hashing.proven else self._hashing
 

@@ -2,7 +2,7 @@
 
 Invariant: a chunk that is being read is not closed; others are, the one unused for longest first, and opened again when
 they are wanted. A chunk that has another size then is not the one whose size was counted on; one that was changed or
-replaced gives the whole another `identity`.
+replaced gives the whole another `version`.
 """
 
 from collections import OrderedDict
@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 from riafs.archive.member import DecodedMember
 from riafs.errors import NotInStore, ShortRead
-from riafs.storage.bytesource import Buffer, Extent, RangedBytes, read_across
-from riafs.storage.local_file import FileVersion, file_of
+from riafs.storage.bytesource import Buffer, Extent, RangedBytes, Version, read_across, stored_file
 
 MOST_OPEN = 64
 
@@ -24,31 +23,24 @@ OpenChunk = Callable[[int], Awaitable[RangedBytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class ChunkVersions:
     """Which version of its chunks the whole is made of."""
 
     files: int
-    contents: int
-    """The same without what says nothing of the content: see Identity.is_touched."""
+    modification: int
+    """As `Version.modification`."""
 
     @classmethod
-    def of(cls, origins: list[object]) -> "Version":
+    def of(cls, origins: list[object]) -> "ChunkVersions":
         """That of chunks from these origins."""
-        files = [
-            (each.identity.size, each.identity.mtime_ns, each.offset) if isinstance(each, _InFile) else each
-            for each in origins
-        ]
+        files = [(each.version.modification, each.offset) if isinstance(each, _InFile) else each for each in origins]
         return cls(hash(tuple(origins)), hash(tuple(files)))
-
-    def is_touched(self, other: "Version") -> bool:
-        """See Identity."""
-        return self.contents == other.contents
 
 
 class _InFile(NamedTuple):
     """Where a chunk lies as it is."""
 
-    identity: FileVersion
+    version: Version
     offset: int
 
 
@@ -65,7 +57,7 @@ class Chunks:
         self._open_chunk = open_chunk
         self._sizes = sizes
         self._origins = origins
-        self.identity = Version.of(origins)
+        self.version = ChunkVersions.of(origins)
         """Another object once a chunk is not what it was."""
         self._ends = list(accumulate(sizes))
         self._opened: OrderedDict[int, _Open] = OrderedDict()
@@ -103,7 +95,7 @@ class Chunks:
         origin = _origin(source)
         if origin != self._origins[number]:
             self._origins[number] = origin
-            self.identity = Version.of(self._origins)
+            self.version = ChunkVersions.of(self._origins)
 
     @asynccontextmanager
     async def _chunk(self, number: int) -> AsyncIterator[RangedBytes]:
@@ -149,7 +141,7 @@ class Chunks:
 
 def _origin(source: RangedBytes) -> object:
     """Equal as long as `source` is the same bytes of the same version of a file; None where nobody changes it."""
-    file = file_of(source)
-    if file is not None and file.identity is not None:
-        return _InFile(file.identity, source.offset if isinstance(source, Extent) else 0)
+    file = stored_file(source)
+    if file is not None and file.version is not None:
+        return _InFile(file.version, source.offset if isinstance(source, Extent) else 0)
     return source.origin if isinstance(source, DecodedMember) else None

@@ -1,6 +1,6 @@
 """Content that is read where it lies in the store, and stays what it was when it was verified.
 
-Others may write to a store's files while they are open here. `InPlace` notices by the file's identity after each read,
+Others may write to a store's files while they are open here. `InPlace` notices by the file's version after each read,
 and has the content proven again before any byte of the new version is served. `Sealed` compares the bytes themselves,
 with digests taken of each part while the whole was verified (``verify=always``): it depends on no times of files.
 """
@@ -11,11 +11,10 @@ from typing import Protocol
 
 import trio
 
-from riafs.content.chunks import Chunks, Version
+from riafs.content.chunks import Chunks, ChunkVersions
 from riafs.errors import ChangedContent, RiafsError
-from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes
+from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, Version, stored_file
 from riafs.storage.deadline import Deadline
-from riafs.storage.local_file import FileVersion, file_of
 
 _TRIES = 3
 _AT_ONCE = 256 << 10  # bytes that are compared sooner than a thread is found
@@ -33,7 +32,7 @@ class Versioned(Protocol):
     """What bytes are read from that others may change meanwhile."""
 
     @property
-    def identity(self) -> object:
+    def version(self) -> object:
         """The same object as long as all that was read belongs to one version."""
 
 
@@ -41,48 +40,48 @@ def versioned(source: RangedBytes) -> Versioned | None:
     """What tells whether `source` is still the same version; None for what nobody changes."""
     if isinstance(source, Chunks):
         return source
-    file = file_of(source)
-    return None if file is None or file.identity is None else file
+    file = stored_file(source)
+    return None if file is None or file.version is None else file
 
 
-def identity_of(source: RangedBytes) -> object:
+def version_of(source: RangedBytes) -> object:
     """Which version of `source` was read last; None for what nobody changes."""
     file = versioned(source)
-    return None if file is None else file.identity
+    return None if file is None else file.version
 
 
 def is_fresh(source: RangedBytes) -> bool:
     """Whether what `source` lies in was changed in this moment, so that one more change may leave no trace."""
-    file = file_of(source)
-    return file is not None and file.identity is not None and file.identity.fresh_seconds() > 0
+    file = stored_file(source)
+    return file is not None and file.version is not None and file.version.fresh_seconds() > 0
 
 
 async def rested(source: RangedBytes) -> None:
     """Wait until a change of what `source` lies in would leave a trace: no time at all, unless it was changed in this
     moment. Raises StoreError."""
-    file = file_of(source)
-    while file is not None and file.identity is not None and (seconds := file.identity.fresh_seconds()) > 0:
+    file = stored_file(source)
+    while file is not None and file.version is not None and (seconds := file.version.fresh_seconds()) > 0:
         await trio.sleep(seconds)
-        file.look()
+        await file.look()
 
 
 class InPlace:
-    """RangedBytes over `source`, which it owns and whose bytes were found to be right while `file` was `identity`.
+    """RangedBytes over `source`, which it owns and whose bytes were found to be right while `file` was `version`.
 
     `prove` is told which version was known and finds out about the one that is there now: returns that, and whether it
     was proven or may merely be as before; raises CorruptContent, ChangedContent. `digested`: whether there is a digest
     at all.
     """
 
-    __slots__ = ("_digested", "_file", "_identity", "_prove", "_proving", "_report", "_source", "_unproven")
+    __slots__ = ("_digested", "_file", "_prove", "_proving", "_report", "_source", "_unproven", "_version")
 
     def __init__(
-        self, source: RangedBytes, file: Versioned, identity: object, prove: Prove, *, digested: bool,
+        self, source: RangedBytes, file: Versioned, version: object, prove: Prove, *, digested: bool,
         report: Report = _as_it_is,
     ) -> None:  # fmt: skip
         self._source = source
         self._file = file
-        self._identity = identity
+        self._version = version
         self._prove = prove
         self._proving = trio.Lock()
         self._report = report
@@ -91,7 +90,7 @@ class InPlace:
 
     def reported(self, report: Report) -> "InPlace":
         """The same, with failures told in another way; takes over the source."""
-        return InPlace(self._source, self._file, self._identity, self._prove, digested=self._digested, report=report)
+        return InPlace(self._source, self._file, self._version, self._prove, digested=self._digested, report=report)
 
     @property
     def size(self) -> int:
@@ -104,15 +103,15 @@ class InPlace:
         return self._unproven
 
     @property
-    def version(self) -> object:
+    def shown_version(self) -> object:
         """See Provisional."""
-        return PROVEN if self._digested and not self._unproven else self._identity
+        return PROVEN if self._digested and not self._unproven else self._version
 
     async def read(self, offset: int, length: int) -> Buffer:
         """See RangedBytes. Raises CorruptContent, ChangedContent where it is not what was proven any more."""
         try:
             data = await self._source.read(offset, length)
-            if self._file.identity is not self._identity:
+            if self._file.version is not self._version:
                 data = await self._read_again(offset, length)
         except RiafsError as problem:
             raise self._report(problem) from problem
@@ -121,11 +120,11 @@ class InPlace:
     async def _read_again(self, offset: int, length: int) -> Buffer:
         for _ in range(_TRIES):
             async with self._proving:
-                if self._file.identity is not self._identity:
-                    self._identity, proven = await self._prove(self._identity)
+                if self._file.version is not self._version:
+                    self._version, proven = await self._prove(self._version)
                     self._unproven |= not proven
             data = await self._source.read(offset, length)
-            if self._file.identity is self._identity:
+            if self._file.version is self._version:
                 return data
         raise ChangedContent("the file in the store is being changed; try again when that has ended")
 
@@ -217,6 +216,5 @@ class Sealed:
 
 def is_only_touched(before: object, now: object) -> bool:
     """Whether a file was changed in nothing that concerns its content, as far as its times tell."""
-    if isinstance(before, FileVersion) and isinstance(now, FileVersion):
-        return before.is_touched(now)
-    return isinstance(before, Version) and isinstance(now, Version) and before.is_touched(now)
+    kinds = (Version, ChunkVersions)
+    return isinstance(before, kinds) and isinstance(now, kinds) and before.modification == now.modification

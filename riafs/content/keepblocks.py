@@ -229,16 +229,16 @@ class KeepBlocks:
     async def _verified(self, block: FileBlock, locator: Locator, place: BlockPlace) -> BlockInVolume:
         file, verified = block.file, self._tools.verified
         await rested(file)
-        assert file.identity is not None
+        assert file.version is not None
         found = BlockInVolume(file)
-        evidence = Evidence(file.identity, 0, file.size)
+        evidence = Evidence(file.version, 0, file.size)
         key = b"keep:" + locator.unsigned
         if await verified.is_good(evidence, key):
             return found
         if not verified.is_bad(evidence, key):
             self.counters.blocks_hashed += 1
             digest = await block.digest()
-            if file.identity is not evidence.identity:
+            if file.version is not evidence.version:
                 raise ChangedContent(f"{file.name} is being changed")
             if digest == locator.digest:
                 verified.remember_good(evidence, key)

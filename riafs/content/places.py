@@ -43,8 +43,8 @@ class LoosePlace:
     async def open(self) -> Opened:
         """See Place."""
         source = await self.storage.open(self.objects + b"/" + self.path)
-        assert source.identity is not None
-        return Opened(source, self.name, Evidence(source.identity, 0, source.size))
+        assert source.version is not None
+        return Opened(source, self.name, Evidence(source.version, 0, source.size))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from riafs.errors import RiafsError
-from riafs.storage.bytesource import Buffer, RangedBytes, is_provisional, version_of
+from riafs.storage.bytesource import Buffer, RangedBytes, is_provisional, shown_version_of
 
 
 class Reported:
@@ -26,9 +26,9 @@ class Reported:
         return is_provisional(self._source)
 
     @property
-    def version(self) -> object:
+    def shown_version(self) -> object:
         """See Provisional."""
-        return version_of(self._source)
+        return shown_version_of(self._source)
 
     async def read(self, offset: int, length: int) -> Buffer:
         """See RangedBytes."""

@@ -1,21 +1,19 @@
 """The 7z archives of one dataset: opened once, and again when the file was replaced, or others were used more.
 
-An archive is recognised by the identity of its file. Readers of members keep the file they opened: ``7z u`` writes a
+An archive is recognised by the version of its file. Readers of members keep the file they opened: ``7z u`` writes a
 new file and renames it over the old one, so an open descriptor stays valid.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 
-from riafs.archive.archive import Archive, ArchiveTools
+from riafs.archive.archive import Archive, ArchiveTools, Known
 from riafs.archive.member import DecodedMember
-from riafs.archive.opened import Known
 from riafs.cache.verified import Evidence
 from riafs.content.verifying import Opened
 from riafs.errors import ArchiveError, DamagedIndex, NotInStore
-from riafs.storage.bytesource import Extent, RangedBytes
+from riafs.storage.bytesource import Extent, RangedBytes, StoredFile, Version
 from riafs.storage.deadline import DeadlineLock
-from riafs.storage.local_file import FileBytes, FileVersion
 from riafs.storage.protocol import Storage
 
 _log = logging.getLogger(__name__)
@@ -39,14 +37,14 @@ class ArchiveShelf:
         Raises NotInStore where there is no archive, ArchiveError and its kinds, CorruptContent, DecodeFailed, …
         """
         for last in (False, True):
-            identity, archive = await self._archive(place)
+            version, archive = await self._archive(place)
             try:
-                return await _open_member(archive, place, names, identity)
+                return await _open_member(archive, place, names, version)
             except DamagedIndex as problem:
                 if last:
                     raise
                 _log.warning("%s; it is made again", problem)
-                known = self._known(place, identity)
+                known = self._known(place, version)
                 if known is not None and known.archive is archive:
                     del self._tools.open_archives[self, place]
                 await archive.forget()
@@ -60,15 +58,15 @@ class ArchiveShelf:
             return iter(())
         return (member.name for member in archive.listing if not member.is_directory)
 
-    async def _archive(self, place: bytes) -> tuple[FileVersion, Archive]:
+    async def _archive(self, place: bytes) -> tuple[Version, Archive]:
         path = self._dataset + b"/" + place
         source = await self._storage.open(path)
-        identity = source.identity
-        assert identity is not None
+        version = source.version
+        assert version is not None
         async with self._opening.one():
-            known = self._known(place, identity)
+            known = self._known(place, version)
             if known is None:
-                known = await self._open(source, identity, path)
+                known = await self._open(source, version, path)
                 self._tools.open_archives.pop((self, place), None)
                 self._tools.open_archives[self, place] = known
             else:
@@ -76,37 +74,37 @@ class ArchiveShelf:
         if known.archive is None:
             assert known.problem is not None
             raise type(known.problem)(*known.problem.args)
-        return identity, known.archive
+        return version, known.archive
 
-    def _known(self, place: bytes, identity: FileVersion) -> Known | None:
+    def _known(self, place: bytes, version: Version) -> Known | None:
         """What is known of the archive at `place`, if that is still the same file."""
         known: Known | None = self._tools.open_archives.get((self, place))
-        return known if known is not None and known.identity == identity else None
+        return known if known is not None and known.version == version else None
 
-    async def _open(self, source: FileBytes, identity: FileVersion, path: bytes) -> Known:
+    async def _open(self, source: StoredFile, version: Version, path: bytes) -> Known:
         """The archive in `source`, or what will be wrong with it as long as nobody changes it."""
         try:
-            return Known(identity, await Archive.open(source, self._tools, path))
+            return Known(version, await Archive.open(source, self._tools, path))
         except BaseException as problem:
             source.close()
             if isinstance(problem, ArchiveError) and not problem.retryable:
-                return Known(identity, None, problem)
+                return Known(version, None, problem)
             raise
 
 
-async def _open_member(archive: Archive, place: bytes, names: Sequence[bytes], identity: FileVersion) -> Opened | None:
+async def _open_member(archive: Archive, place: bytes, names: Sequence[bytes], version: Version) -> Opened | None:
     for name in names:
         member = archive.find(name)
         if member is not None and not member.is_directory:
-            return _opened(await archive.open_member(member), place.decode(), identity)
+            return _opened(await archive.open_member(member), place.decode(), version)
     return None
 
 
-def _opened(source: RangedBytes, place: str, identity: FileVersion) -> Opened:
+def _opened(source: RangedBytes, place: str, version: Version) -> Opened:
     """A member with what its readers need to know: where its bytes lie, or which key they were checked against."""
     if isinstance(source, Extent):
-        return Opened(source, place, Evidence(identity, source.offset, source.size))
+        return Opened(source, place, Evidence(version, source.offset, source.size))
     if isinstance(source, DecodedMember):
         # Decoded again from the same archive, a member is the same; no stored one begins before the archive.
-        return Opened(source, place, Evidence(identity, -1 - source.stream, source.size), source.key)
+        return Opened(source, place, Evidence(version, -1 - source.stream, source.size), source.key)
     return Opened(source, place, None)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, version_of
+from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, shown_version_of
 
 Begin = Callable[[], Awaitable[RangedBytes]]
 """Finds out that the bytes are right, and gives them. Asked again where it failed."""
@@ -58,9 +58,9 @@ class Unread:
         return self._content is not None and is_provisional(self._content)
 
     @property
-    def version(self) -> object:
+    def shown_version(self) -> object:
         """See Provisional. Nothing but what was proven will be read."""
-        return PROVEN if self._content is None else version_of(self._content)
+        return PROVEN if self._content is None else shown_version_of(self._content)
 
     def close(self) -> None:
         """Close the content, or give back what was found."""

@@ -18,14 +18,14 @@ from cachetools import LRUCache
 
 from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.content.beside import HashedBeside, Hashing
-from riafs.content.inplace import InPlace, Seal, Sealed, identity_of, is_fresh, is_only_touched, rested, versioned
+from riafs.content.inplace import InPlace, Seal, Sealed, is_fresh, is_only_touched, rested, version_of, versioned
 from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent
 from riafs.formats.digests import verifiable
 from riafs.formats.keys import Key
-from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
+from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes, Version
 from riafs.storage.deadline import Deadline, leave_request
-from riafs.storage.local_file import BlockingRead, FileVersion, blocking_read
+from riafs.storage.local_file import BlockingRead, blocking_read
 from riafs.tasks import Background
 
 log = logging.getLogger(__name__)
@@ -122,14 +122,14 @@ class Verifier:
         if checker is None:
             self.counters.keys_unverifiable += 1
             await rested(opened.source)
-            return self._in_place(opened, claim, identity_of(opened.source), digested=False)
+            return self._in_place(opened, claim, version_of(opened.source), digested=False)
         if opened.source.size <= IN_MEMORY:
             return await self._small(opened, claim, checker)
         if self._policy is Verify.ALWAYS:
             return await self._sealed(opened, claim)
         evidence = opened.evidence
         if evidence is not None and await self._is_good(opened, evidence, claim):
-            return self._in_place(opened, claim, evidence.identity)
+            return self._in_place(opened, claim, evidence.version)
         if self._is_whole_first(opened):
             return self._in_place(opened, claim, await self._whole(opened, claim))
         assert evidence is not None
@@ -150,10 +150,10 @@ class Verifier:
         if not await self.memory.is_good(evidence, claim.key):
             return False
         file = versioned(opened.source)
-        return file is None or file.identity == evidence.identity
+        return file is None or file.version == evidence.version
 
-    def _in_place(self, opened: Opened, claim: Claim, identity: object, *, digested: bool = True) -> RangedBytes:
-        """The source, watched if others can change it. `identity`: the version that is known."""
+    def _in_place(self, opened: Opened, claim: Claim, version: object, *, digested: bool = True) -> RangedBytes:
+        """The source, watched if others can change it. `version`: the version that is known."""
         file = versioned(opened.source)
         if file is None:
             return opened.source
@@ -161,12 +161,12 @@ class Verifier:
         async def prove(before: object) -> tuple[object, bool]:
             if digested and self._is_whole_first(opened):
                 return await self._whole(opened, claim), True
-            now = file.identity
+            now = file.version
             if not is_only_touched(before, now):
                 raise ChangedContent(f"{opened.place} was changed while it was open; open the file again")
             return now, False
 
-        return InPlace(opened.source, file, identity, prove, digested=digested)
+        return InPlace(opened.source, file, version, prove, digested=digested)
 
     async def _sealed(self, opened: Opened, claim: Claim) -> RangedBytes:
         """Verified here and now, unless this mount did that before; what this memory knows of earlier ones does not
@@ -186,10 +186,10 @@ class Verifier:
         """Content that is served from where it was hashed. What is being written just now is looked at once more."""
         source = opened.source
         for _ in range(_TRIES):
-            identity, fresh = identity_of(source), is_fresh(source)
+            version, fresh = version_of(source), is_fresh(source)
             data = bytes(await source.read(0, source.size))
             checker.update(data)
-            if checker.matches() or (identity_of(source) is identity and not fresh):
+            if checker.matches() or (version_of(source) is version and not fresh):
                 self.conclude(opened, claim, checker)
                 source.close()
                 return MemoryBytes(data)
@@ -202,16 +202,16 @@ class Verifier:
         size = opened.source.size
         for _ in range(_TRIES):
             await rested(opened.source)
-            identity = identity_of(opened.source)
+            version = version_of(opened.source)
             checker = claim.new_checker()
             assert checker is not None
             if seal is not None:
                 checker = _Sealing(checker, seal)
             for start in range(0, size, _HOP):
                 await self.hash_part(opened.source, checker, start, min(start + _HOP, size))
-            if identity_of(opened.source) is identity:
-                self.conclude(_at(opened, identity), claim, checker)
-                return identity
+            if version_of(opened.source) is version:
+                self.conclude(_at(opened, version), claim, checker)
+                return version
             if seal is not None:
                 seal.clear()
         raise ChangedContent(f"{opened.place} is being changed; try again when that has ended")
@@ -271,11 +271,11 @@ class Verifier:
             del self._beside[name]
 
 
-def _at(opened: Opened, identity: object) -> Opened:
+def _at(opened: Opened, version: object) -> Opened:
     """`opened`, as the version that was looked at."""
-    if opened.evidence is None or not isinstance(identity, FileVersion):
+    if opened.evidence is None or not isinstance(version, Version):
         return opened
-    return replace(opened, evidence=replace(opened.evidence, identity=identity))
+    return replace(opened, evidence=replace(opened.evidence, version=version))
 
 
 def _hash(read: BlockingRead, checker: Checker, start: int, end: int) -> None:

@@ -22,7 +22,7 @@ from riafs.fuse.presentation import Presentation
 from riafs.fuse.session import KernelOptions, Session
 from riafs.settings import show_settings
 from riafs.tasks import Background
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
 from riafs.vfs import assembly
 from riafs.vfs.assembly import find_git
 from riafs.vfs.open_overlay import OverlayPlace, lay_over
@@ -53,11 +53,11 @@ async def assemble(
     return _Mount(session, assembled, Changing(writable, plan.source, means(plan), session.tell, background))
 
 
-def means(plan: MountPlan) -> Means:
+def means(plan: MountPlan) -> CommandSettings:
     """What a push from this mount needs."""
     search_path = plan.environment["PATH"]
     allowed = tuple(map(os.fsencode, plan.settings.allow_links))
-    return Means(find_git(search_path), search_path, plan.settings.deadline, plan.settings.cache_dir, allowed)
+    return CommandSettings(find_git(search_path), search_path, plan.settings.deadline, plan.settings.cache_dir, allowed)
 
 
 def kernel_options(plan: MountPlan) -> KernelOptions:

@@ -24,7 +24,7 @@ from riafs.push.merging import Prefer
 from riafs.push.opening import obstacle
 from riafs.push.request import PushRequest
 from riafs.tasks import Background
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
 from riafs.vfs.writable import WritableFileSystem
 from riafs.watching import Step
 
@@ -84,7 +84,7 @@ class Changing:
     """
 
     def __init__(
-        self, filesystem: WritableFileSystem, source: RiaUrl, means: Means, tell: Tell, background: Background
+        self, filesystem: WritableFileSystem, source: RiaUrl, means: CommandSettings, tell: Tell, background: Background
     ) -> None:
         self._filesystem = filesystem
         self._source = source

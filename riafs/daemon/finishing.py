@@ -13,7 +13,7 @@ from riafs.git.repository import Repository
 from riafs.overlay.changes import Base
 from riafs.overlay.pushes import PendingPush
 from riafs.tree.source import open_store
-from riafs.tree.working import Means, working_tools
+from riafs.tree.tools import CommandSettings, working_tools
 from riafs.vfs.refreshing import Invalidation as Forgotten
 from riafs.vfs.writable import WritableFileSystem
 
@@ -24,7 +24,7 @@ _MOST_COMMITS = 10_000
 async def finish_killed(
     filesystem: WritableFileSystem,
     source: RiaUrl,
-    means: Means,
+    means: CommandSettings,
     tell: Callable[[Sequence[Forgotten]], Awaitable[None]],
 ) -> None:
     """Put what is left of the changes over the commits of pushes that were killed; `tell` makes a kernel forget.
@@ -37,7 +37,7 @@ async def finish_killed(
     if not waiting:
         return
     async with working_tools(means) as tools:
-        tools.git.read_also(overlay.kept)
+        tools.git.read_also(overlay.kept.directory)
         store = await open_store(source, tools.seconds, tools)
         for base, announced in waiting:
             try:

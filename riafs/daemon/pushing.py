@@ -28,8 +28,8 @@ from riafs.push.superdatasets import Member, push_all
 from riafs.push.watching import Watcher
 from riafs.storage.local_writer import LocalWriter
 from riafs.tree.source import open_store
-from riafs.tree.store import Store, StoreTools
-from riafs.tree.working import Means, working_tools
+from riafs.tree.store import Store
+from riafs.tree.tools import CommandSettings, StoreTools, working_tools
 from riafs.vfs.refreshing import Invalidation as Forgotten
 from riafs.vfs.writable import WritableFileSystem
 
@@ -92,7 +92,7 @@ class _Part:
 async def push_changes(
     filesystem: WritableFileSystem,
     source: RiaUrl,
-    means: Means,
+    means: CommandSettings,
     order: Order,
     watcher: Watcher,
     tell: Tell,
@@ -122,7 +122,7 @@ async def _push(
     overlay: Overlay,
     parts: Mapping[bytes, _Part],
     source: RiaUrl,
-    means: Means,
+    means: CommandSettings,
     request: PushRequest,
     watcher: Watcher,
     failures: list[Failure],
@@ -130,7 +130,7 @@ async def _push(
     """Push all, subdatasets first; what was not pushed is added to `failures`."""
     reports: dict[bytes, PushReport] = {}
     async with working_tools(means) as tools:
-        tools.git.read_also(overlay.kept)
+        tools.git.read_also(overlay.kept.directory)
         store = await open_store(source, tools.seconds, tools)
         writing = await open_writing(store, tools)
         try:

@@ -18,7 +18,7 @@ from riafs.formats.sources import RiaUrl
 from riafs.overlay.changes import Change, ChangeKind
 from riafs.push.opening import open_for_pushing
 from riafs.slices import Pauses, Sliced, in_slices
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
 from riafs.vfs.recording import Recording
 from riafs.vfs.writable import WritableFileSystem
 
@@ -26,7 +26,7 @@ from riafs.vfs.writable import WritableFileSystem
 class Recordings:
     """Those of a mount of `source`."""
 
-    def __init__(self, filesystem: WritableFileSystem, source: RiaUrl, means: Means) -> None:
+    def __init__(self, filesystem: WritableFileSystem, source: RiaUrl, means: CommandSettings) -> None:
         self._filesystem = filesystem
         self._source = source
         self._means = means

@@ -1,9 +1,11 @@
-"""One ``git cat-file --batch-command`` child: git objects out of an object directory, many at a time.
+"""The ``git cat-file`` children of a mount: git objects out of object directories, many at a time.
 
-A damaged or truncated pack can only kill the child (git maps packs; a truncated one gives SIGBUS), never the mount.
-Invariants: one batch at a time owns the child (`_lock`), its commands fit into the empty pipe (so writing never waits
-for a child that itself waits for us to read), and when a batch is left for any reason but completion the child is
-ended: the next one starts with clean pipes.
+A damaged or truncated pack can only kill a child (git maps packs; a truncated one gives SIGBUS), never the mount.
+Invariants of the ``--batch-command`` child of an object directory: one batch at a time owns the child (`_lock`), its
+commands fit into the empty pipe (so writing never waits for a child that itself waits for us to read), and when a batch
+is left for any reason but completion the child is ended: the next one starts with clean pipes.
+
+Large objects are written to files by children of their own (`FileWriters`).
 """
 
 import contextlib
@@ -13,7 +15,8 @@ import logging
 import os
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import trio
@@ -22,7 +25,9 @@ from riafs.children import ATTEMPTS, cause, ended_by_others, killed
 from riafs.counters import Counters
 from riafs.errors import GitError, ProgramKilled, RiafsError, StoreTimeout
 from riafs.formats.gitobjects import SHA1_DIGITS, object_name
+from riafs.git.environment import PrivateGitDirs
 from riafs.storage.deadline import within
+from riafs.tasks import start_detached
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +38,8 @@ _F_SETPIPE_SZ = 1031
 _DEATHS_IN_A_ROW = 24
 _RESTART_SECONDS = 0.1
 _MAX_RESTART_SECONDS = 5.0
+MAX_CHILDREN = 12
+MOST_WRITERS = 8
 
 
 class GitObject(NamedTuple):
@@ -46,7 +53,7 @@ class GitObject(NamedTuple):
 
 
 def blob_name(file: BinaryIO, size: int, digits: int) -> bytes:
-    """The same for a blob in a file, read from its beginning."""
+    """The name (hex, so many digits) of the blob of `size` bytes in a file, which is read from its beginning."""
     digest = hashlib.sha1(b"blob %d\0" % size) if digits == SHA1_DIGITS else hashlib.sha256(b"blob %d\0" % size)
     file.seek(0)
     while data := file.read(_PIPE_BYTES):
@@ -247,3 +254,106 @@ def _enlarge(descriptor: int) -> None:
         fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
     except OSError:  # the user's limit of pipe memory is reached: slower, not wrong
         return
+
+
+class GitPool:
+    """Hands out children by object directory. Owns the private GIT_DIRs. One per mount."""
+
+    def __init__(self, gits: PrivateGitDirs, seconds: float, counters: Counters, limit: int = MAX_CHILDREN) -> None:
+        self.gits = gits
+        self.alternate: Callable[[bytes], bytes] | None = None
+        """Object format → object directory of this machine that children read as well."""
+        self.writers = FileWriters()
+        self._seconds = seconds
+        self._counters = counters
+        self._limit = limit
+        self._children: OrderedDict[tuple[bytes, bool], CatFile] = OrderedDict()
+
+    def environment(self, objects: bytes, object_format: bytes, *, alone: bool = False) -> Mapping[str, str]:
+        """The environment for a git that reads `objects` and, unless `alone`, the alternate of this machine."""
+        environment = self.gits.environment(objects, object_format)
+        if self.alternate is None or alone:
+            return environment
+        # Colons separate these directories, quotes are C's (git(1)).
+        path = self.alternate(object_format)
+        escaped = path.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+        return {**environment, "GIT_ALTERNATE_OBJECT_DIRECTORIES": os.fsdecode(b'"' + escaped + b'"')}
+
+    def child(self, objects: bytes, object_format: bytes, name: str, *, alone: bool = False) -> CatFile:
+        """The child of an object directory; `name` is the dataset's for messages. `alone`: see `environment`."""
+        asked = objects, alone and self.alternate is not None
+        child = self._children.get(asked)
+        if child is None:
+            environment = self.environment(objects, object_format, alone=alone)
+            child = CatFile(self.gits.program, environment, name, self._seconds, self._counters)
+            self._children[asked] = child
+            self._end_idle()
+        self._children.move_to_end(asked)
+        return child
+
+    def has_child(self, objects: bytes) -> bool:
+        """Whether there is a child of that object directory."""
+        return (objects, False) in self._children
+
+    def count_read(self, objects: int) -> None:
+        """So many objects were read without a child."""
+        self._counters.git_objects_read += objects
+
+    def read_also(self, alternate: Callable[[bytes], bytes]) -> None:
+        """From now on objects that a store does not have are read from an object directory of this machine, which
+        `alternate` names for an object format.
+        """
+        self.alternate = alternate
+        self._end_all()
+
+    def _end_all(self) -> None:
+        for child in self._children.values():
+            child.retire()
+        self._children.clear()
+
+    def _end_idle(self) -> None:
+        idle = [path for path, child in self._children.items() if not child.busy]
+        for path in idle[: max(0, len(self._children) - self._limit)]:
+            self._children.pop(path).retire()
+
+    def close(self) -> None:
+        """End all children and remove the private directories."""
+        self._end_all()
+        self.gits.close()
+
+
+class FileWriters:
+    """Children that write one large object each into a file, at most MOST_WRITERS at a time; one of these per mount.
+
+    A child that reads from a dead disk cannot be killed: its caller gives up at the deadline, and the child counts
+    until the kernel lets it end, so that a dead store cannot fill the machine with such children.
+    """
+
+    def __init__(self) -> None:
+        self._room = trio.Semaphore(MOST_WRITERS)
+
+    async def run(self, command: Sequence[str], environment: Mapping[str, str], output: int) -> int:
+        """Wait for room, then for a child that writes to the descriptor `output`; its return code.
+
+        Cancelled, it kills the child.
+        """
+        await self._room.acquire()
+        try:
+            child = await trio.lowlevel.open_process(
+                list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL, env=dict(environment)
+            )
+        except BaseException:
+            self._room.release()
+            raise
+        try:
+            return await child.wait()
+        finally:
+            if child.returncode is None:
+                child.kill()
+            start_detached(self._count_until_gone, child)
+
+    async def _count_until_gone(self, child: trio.Process) -> None:
+        try:
+            await child.wait()
+        finally:
+            self._room.release()

@@ -33,10 +33,9 @@ from riafs.formats.gitobjects import (
     parse_tree,
 )
 from riafs.formats.gitrepository import HISTORY_FORMAT, adjusted_branch, candidates, looks_like_commit
-from riafs.git.catfile import MAX_BATCH, GitObject, blob_name
-from riafs.git.objectdir import object_directory
-from riafs.git.objectfiles import Wanted, read_objects
-from riafs.git.pool import GitPool
+from riafs.git.catfile import MAX_BATCH, GitObject, GitPool, blob_name
+from riafs.git.object_files import Wanted, read_objects
+from riafs.git.object_source import object_directory
 from riafs.git.references import References, Resolved
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.storage.deadline import within
@@ -234,7 +233,7 @@ class Repository:
     @property
     def reads_kept(self) -> bool:
         """Whether objects may come from this machine instead of the store."""
-        return self._pool.kept is not None
+        return self._pool.alternate is not None
 
     async def _batch(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
         """The batch, halved again and again where the child dies of it, until only damaged objects are missing."""

@@ -25,7 +25,7 @@ from riafs.overlay.inode_map import InodeMap
 from riafs.overlay.lower import Lower
 from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import Row
-from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, version_of
+from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, is_provisional, shown_version_of
 
 
 class Ranges:
@@ -153,9 +153,9 @@ class OpenFile:
         return bool(self.based) and (self._base is None or is_provisional(self._base))
 
     @property
-    def version(self) -> object:
+    def shown_version(self) -> object:
         """See Provisional."""
-        return PROVEN if not self.based or self._base is None else version_of(self._base)
+        return PROVEN if not self.based or self._base is None else shown_version_of(self._base)
 
     def _local(self) -> int:
         """The data file's descriptor."""

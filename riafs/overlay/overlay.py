@@ -1,8 +1,8 @@
 """An overlay on disk: its directory, its lock, its database and data files, and what it tells of its changes.
 
 Layout: ``overlay.sqlite`` (with SQLite's ``-wal`` and ``-shm``), ``data/``, ``state`` and ``copy.sqlite`` (see
-completeness), ``base/`` (see git/kept). The directory is locked while it is in use, so that two processes never are in
-it at once.
+completeness), ``base/`` (see git/kept_objects). The directory is locked while it is in use, so that two processes never
+are in it at once.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from urllib.parse import quote
 from riafs.counters import Counters
 from riafs.errors import Busy, NoSuchName, OverlayFailed
 from riafs.formats.names import below, joined, parents_of
-from riafs.git.kept import KeptObjects
+from riafs.git.kept_objects import KeptObjects
 from riafs.overlay.changes import NOTHING, Base, Carried, Change
 from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, has_evidence, keep_copy, read_database
 from riafs.overlay.data_files import Checksums, DataFiles, failure

@@ -10,7 +10,7 @@ from riafs.formats.keys import Key
 from riafs.formats.sevenzip.header import Member
 from riafs.packing.content import ContentCheck, Seen
 from riafs.packing.watching import Watcher
-from riafs.storage.local_file import FileBytes, FileVersion
+from riafs.storage.local_file import FileBytes, LocalVersion
 from riafs.storage.openat import open_regular
 from riafs.storage.posix import ABSENT, HeldDirectory, writing_to
 
@@ -64,7 +64,7 @@ def open_file(directory: HeldDirectory) -> int:
 def file_bytes(descriptor: int, directory: HeldDirectory) -> FileBytes:
     """The archive behind `descriptor`, which goes to what is returned."""
     status = os.fstat(descriptor)
-    return FileBytes(descriptor, status.st_size, os.fsdecode(path_in(directory)), identity=FileVersion.of(status))
+    return FileBytes(descriptor, status.st_size, os.fsdecode(path_in(directory)), version=LocalVersion.of(status))
 
 
 def in_reading_order(member: Member) -> tuple[int, int]:

@@ -22,8 +22,8 @@ from riafs.storage.permissions import Sharing, parse_sharing
 from riafs.storage.posix import ABSENT, HeldDirectory, writing_to
 from riafs.storage.protocol import Storage
 from riafs.tree.source import open_store, path_of_named
-from riafs.tree.store import Store, StoreTools
-from riafs.tree.working import Means, working_tools
+from riafs.tree.store import Store
+from riafs.tree.tools import CommandSettings, StoreTools, working_tools
 
 _MAX_VERSION_FILE = 4096
 _DECODING_SECONDS = 600.0
@@ -43,7 +43,7 @@ class PackedDataset:
 
 
 @asynccontextmanager
-async def open_dataset(source: RiaUrl, means: Means, *, dry_run: bool) -> AsyncIterator[PackedDataset]:
+async def open_dataset(source: RiaUrl, means: CommandSettings, *, dry_run: bool) -> AsyncIterator[PackedDataset]:
     """The dataset that `source` names. Directories for objects and archives are made if missing, unless `dry_run`.
 
     Raises BadSource where it names none or a version, SourceNotFound, ReadOnly (unknown layout), OutsideStore,

@@ -14,9 +14,8 @@ from riafs.formats.annexlogs import DIFFERENCE_LOG, Tuning, dead_repositories, p
 from riafs.formats.specialremotes import SpecialRemote, parse_remote_log, storage_remotes
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
-from riafs.git.objectdir import object_directory
-from riafs.git.transaction import RefWriter
-from riafs.git.writing import GitWriter
+from riafs.git.object_source import object_directory
+from riafs.git.writing import GitWriter, RefWriter
 from riafs.storage.permissions import Sharing, parse_sharing
 from riafs.storage.protocol import WritableStorage
 from riafs.tree.dataset import Dataset

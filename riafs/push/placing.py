@@ -15,7 +15,7 @@ from riafs.formats.gitobjects import EXECUTABLE, FILE, LINK, TreeEntry, object_n
 from riafs.formats.keys import Key
 from riafs.formats.largefiles import LOOKED_AT
 from riafs.formats.names import parents_of
-from riafs.git.attributes import NAME, AttributeFiles, Values
+from riafs.git.config import ATTRIBUTES_FILE, AttributeFiles, AttributeValues
 from riafs.overlay.changes import BaseEntry, Change, LocalContent
 from riafs.push.content import PIECE, PatchedBytes, open_local
 from riafs.push.destination import Destination
@@ -225,7 +225,7 @@ async def load_rules(
 ) -> Rules:
     """The rules for files of `contents` in the tree `root` (hex), which has everything but them."""
     paths = [change.path for change in contents]
-    attributes: list[Values] = []
+    attributes: list[AttributeValues] = []
     if paths:
         files = await _attribute_files(destination, trees, root, contents)
         attributes = await files.of(paths, ATTRIBUTES, destination.gits)
@@ -249,7 +249,7 @@ async def _attribute_files(
     destination: Destination, trees: TreeEditor, root: bytes, contents: Sequence[Change]
 ) -> AttributeFiles:
     directories = await in_slices(_directories(contents))
-    found = await trees.look_up(root, [directory + NAME for directory in directories])
+    found = await trees.look_up(root, [directory + ATTRIBUTES_FILE for directory in directories])
     # git reads no attributes through links
     known = {
         path: entry.oid.hex().encode()
@@ -263,7 +263,7 @@ async def _attribute_files(
     pauses = Pauses()
     for change in contents:
         await pauses.pause()
-        if change.path.rpartition(b"/")[2] == NAME:
+        if change.path.rpartition(b"/")[2] == ATTRIBUTES_FILE:
             opened = await ContentSource(destination).open(change)
             files[change.path] = bytes(await opened.read(0, _MAX_ATTRIBUTES))
             opened.close()

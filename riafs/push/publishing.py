@@ -17,7 +17,7 @@ import trio
 from riafs.errors import Busy, PushConflict, PushRefused, StoreError
 from riafs.formats.gitobjects import SUBMODULE, NewCommit, encode_commit, read_tree_entries
 from riafs.formats.keys import Key
-from riafs.git.transaction import RefsMoved, RefUpdate
+from riafs.git.writing import RefsMoved, RefUpdate
 from riafs.overlay.changes import Base
 from riafs.push.annexlogs import AnnexLogs
 from riafs.push.destination import ANNEX_BRANCH, Destination

@@ -30,7 +30,7 @@ from riafs.push.rules import Rules
 from riafs.push.trees import TreeEditor
 from riafs.push.watching import Step, Watcher
 from riafs.slices import Pauses
-from riafs.tree.nearest import versions_near
+from riafs.tree.source import versions_near
 
 _OBJECTS_AT_ONCE = 64 << 20
 

@@ -4,6 +4,7 @@ A loose object, an archive member, a chunked key, a git blob and a decoded file 
 a size, and bytes at an offset. ``tests/conformance/ranged.py`` is the suite that an implementation has to pass.
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate
@@ -36,6 +37,67 @@ class RangedBytes(Protocol):
         """Give back descriptors and buffers. Calling it twice is harmless; it never waits for the store."""
 
 
+class Version(ABC):
+    """One version of a stored file, as its transport tells them apart; opaque to everything else.
+
+    Hashable, and equal as long as nobody wrote to the file or replaced it.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def token(self) -> bytes:
+        """The same for equal versions and for no others, in all processes on this machine: facts about the content are
+        kept across mounts under this name.
+        """
+
+    @property
+    @abstractmethod
+    def modification(self) -> object:
+        """Hashable; equal for versions of one file between which only its names, links or permissions changed."""
+
+    @abstractmethod
+    def fresh_seconds(self) -> float:
+        """Seconds for which a change of the file may still leave its version equal; 0 if that is over."""
+
+
+class StoredFile(ABC):
+    """RangedBytes of a file in a store. `name` appears in messages.
+
+    `version`: the version of the file after the last read; None for files that nobody else changes. As long as it is
+    the same object, all bytes that were read belong to that version.
+    """
+
+    __slots__ = ()
+    name: str
+    version: Version | None
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Length in bytes."""
+
+    @abstractmethod
+    async def read(self, offset: int, length: int) -> Buffer:
+        """As RangedBytes."""
+
+    @abstractmethod
+    async def look(self) -> None:
+        """Bring `version` up to date. Raises StoreError, StoreTimeout."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """As RangedBytes."""
+
+
+def stored_file(source: RangedBytes) -> StoredFile | None:
+    """The stored file that the bytes of `source` are a part of, None where they are made of something else."""
+    while isinstance(source, Extent):
+        source = source.source
+    return source if isinstance(source, StoredFile) else None
+
+
 PROVEN = object()
 """The version of bytes that were found to be right: all that are shown under one inode are the same."""
 
@@ -48,19 +110,19 @@ class Provisional(Protocol):
         """Whether bytes were handed out that may turn out to be wrong: no cache may keep them for another reader."""
 
     @property
-    def version(self) -> object:
-        """PROVEN, or what only bytes are equal to that may stand beside these in a cache."""
+    def shown_version(self) -> object:
+        """PROVEN, or a version: a cache may hold bytes of equal versions only."""
 
 
 def is_provisional(source: RangedBytes) -> bool:
-    """See Provisional."""
-    # Asking whether it is a Provisional costs 20 µs, and files are opened by the thousand.
+    """`Provisional.provisional`, False for sources that are never that."""
+    # isinstance(source, Provisional) takes 20 µs, and files are opened by the thousand.
     return bool(getattr(source, "provisional", False))
 
 
-def version_of(source: RangedBytes) -> object:
-    """See Provisional."""
-    version: object = getattr(source, "version", PROVEN)
+def shown_version_of(source: RangedBytes) -> object:
+    """`Provisional.shown_version`, PROVEN for sources without one."""
+    version: object = getattr(source, "shown_version", PROVEN)
     return version
 
 

@@ -70,11 +70,11 @@ class FileBlock:
 class BlockInVolume:
     """A block's file in a volume, as RangedBytes, as long as it is what was hashed."""
 
-    __slots__ = ("_file", "_identity")
+    __slots__ = ("_file", "_version")
 
     def __init__(self, file: FileBytes) -> None:
         self._file = file
-        self._identity = file.identity
+        self._version = file.version
 
     @property
     def size(self) -> int:
@@ -84,7 +84,7 @@ class BlockInVolume:
     async def read(self, offset: int, length: int) -> Buffer:
         """See RangedBytes. Raises ChangedContent where the file was written to or replaced since it was hashed."""
         data = await self._file.read(offset, length)
-        if self._file.identity is not self._identity:
+        if self._file.version is not self._version:
             raise ChangedContent(f"{self._file.name} was changed since it was verified")
         return data
 

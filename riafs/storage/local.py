@@ -21,7 +21,7 @@ from riafs.errors import (
 )
 from riafs.formats.names import below, is_in
 from riafs.storage.deadline import Deadline
-from riafs.storage.local_file import FileBytes, FileVersion
+from riafs.storage.local_file import FileBytes, LocalVersion
 from riafs.storage.openat import DIRECTORY_FLAGS, PATH_FLAGS, READ_FLAGS, Root, Roots
 from riafs.storage.protocol import FileStatus, Item, ItemKind, Opener
 
@@ -262,7 +262,7 @@ class LocalStorage:
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise NotInStore(f"{self._named(path)} is not a regular file")
-        return FileBytes(descriptor, status.st_size, self._named(path), self._patience, FileVersion.of(status))
+        return FileBytes(descriptor, status.st_size, self._named(path), self._patience, LocalVersion.of(status))
 
     async def local_path(self, path: bytes) -> bytes:
         """See Storage."""

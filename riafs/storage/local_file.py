@@ -7,23 +7,25 @@ its status is read (1 µs), so that a reader who needs the bytes of one version 
 
 import errno
 import os
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from riafs.errors import RiafsError, ShortRead, StoreError
-from riafs.storage.bytesource import Buffer, Extent, RangedBytes
+from riafs.storage.bytesource import Buffer, Extent, RangedBytes, StoredFile, Version, stored_file
 from riafs.storage.deadline import Deadline
 
 _TICK_NS = 20_000_000
 """More than the steps in which Linux takes times for files: up to 10 ms."""
+_TOKEN = struct.Struct("<QQqqq")
 _COARSE_TICK_NS = 2_000_000_000
 """The same where a file system keeps whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class FileVersion:
-    """What a file was when it was looked at: it stays equal as long as nobody wrote to or replaced the file."""
+class LocalVersion(Version):
+    """The status of a local file that changes with its content."""
 
     device: int
     inode: int
@@ -32,43 +34,44 @@ class FileVersion:
     ctime_ns: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> "FileVersion":
-        """The identity in a stat result."""
+    def of(cls, status: os.stat_result) -> "LocalVersion":
+        """The version in a stat result."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
-    def is_touched(self, other: "FileVersion") -> bool:
-        """Whether only what says nothing of the content has changed: renamed, linked, unlinked, other permissions.
+    @property
+    def token(self) -> bytes:
+        """40 bytes; part of the formats of the verified memory and of saved archive indexes."""
+        unsigned = (1 << 64) - 1
+        return _TOKEN.pack(self.device & unsigned, self.inode & unsigned, self.size, self.mtime_ns, self.ctime_ns)
 
-        Somebody who sets the time of modification back makes a change of content look like that.
-        """
-        return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
+    @property
+    def modification(self) -> tuple[int, int]:
+        """Size and time. A program that sets the time back makes a change of content look like none."""
+        return self.size, self.mtime_ns
 
     def fresh_seconds(self) -> float:
-        """Seconds for which a change of the file may still leave no trace, as its clock has not moved on since the last
-        one; 0 if that is over."""
+        """Seconds until the clock that gives files their times has moved on since the last change."""
         tick = _TICK_NS if self.ctime_ns % 1_000_000_000 else _COARSE_TICK_NS
         age = time.time_ns() - self.ctime_ns
         return (tick - age) / 1e9 if -tick < age < tick else 0.0
 
 
-class FileBytes:
-    """RangedBytes over the descriptor `fd`, which it owns. Safe to read from any number of tasks and threads.
+class FileBytes(StoredFile):
+    """A file by its descriptor `fd`, which it owns. Safe to read from any number of tasks and threads.
 
-    `name` stands in messages. Without `patience` (files of our own on a local disk) every read is done at once.
-    `identity`: what the file was after the last read; None for files that nobody else changes. As long as it is the
-    same object, all bytes that were read belong to one version of the file.
+    Without a `deadline` (files of our own on a local disk) every read is done at once.
     """
 
-    __slots__ = ("_fd", "_patience", "_size", "identity", "name")
+    __slots__ = ("_deadline", "_fd", "_size", "name", "version")
 
     def __init__(
-        self, fd: int, size: int, name: str, patience: Deadline | None = None, identity: FileVersion | None = None
+        self, fd: int, size: int, name: str, deadline: Deadline | None = None, version: LocalVersion | None = None
     ) -> None:
         self._fd = fd
         self._size = size
-        self._patience = patience
+        self._deadline = deadline
         self.name = name
-        self.identity = identity
+        self.version: LocalVersion | None = version
 
     @property
     def size(self) -> int:
@@ -80,20 +83,19 @@ class FileBytes:
         return self._fd
 
     @property
-    def patience(self) -> Deadline | None:
-        """What to be patient with, for threads that call `read_into`."""
-        return self._patience
+    def deadline(self) -> Deadline | None:
+        """The store's, for threads that call `read_into`."""
+        return self._deadline
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes."""
         length = min(length, self._size - offset)
         if length <= 0:
             return b""
-        if self._patience is None:
+        if self._deadline is None:
             return self.read_blocking(offset, length)
         data = self._read_cached(offset, length)
         return (
-            data if data is not None else await self._patience.run_reading(length, self.read_blocking, offset, length)
+            data if data is not None else await self._deadline.run_reading(length, self.read_blocking, offset, length)
         )
 
     def _read_cached(self, offset: int, length: int) -> Buffer | None:
@@ -106,12 +108,14 @@ class FileBytes:
             raise self._failed(error) from error
         if count != length:
             return None
-        self.look()
+        self._look()
         return buffer
 
-    def look(self) -> None:
-        """See what the file is now. Raises StoreError."""
-        known = self.identity
+    async def look(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        known = self.version
         if known is None:
             return
         try:
@@ -119,7 +123,7 @@ class FileBytes:
         except OSError as error:
             raise self._failed(error) from error
         if found.st_ctime_ns != known.ctime_ns or found.st_mtime_ns != known.mtime_ns or found.st_size != known.size:
-            self.identity = FileVersion.of(found)
+            self.version = LocalVersion.of(found)
 
     def read_blocking(self, offset: int, length: int) -> Buffer:
         """The same bytes as `read`, for worker threads. Raises ShortRead, StoreError."""
@@ -135,7 +139,7 @@ class FileBytes:
             parts.append(part)
             offset += len(part)
             length -= len(part)
-        self.look()
+        self._look()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -149,7 +153,7 @@ class FileBytes:
                 raise ShortRead(f"{self.name} ends at byte {offset}, but should have {self._size} bytes")
             offset += count
             buffer = buffer[count:]
-        self.look()
+        self._look()
 
     def _failed(self, error: OSError) -> RiafsError:
         return StoreError(f"{self.name} cannot be read: {error.strerror}")
@@ -178,14 +182,9 @@ def blocking_read(source: RangedBytes) -> BlockingRead | None:
     return None
 
 
-def file_of(source: RangedBytes) -> FileBytes | None:
-    """The file that `source` lies in as it is, if it does."""
-    while isinstance(source, Extent):
-        source = source.source
-    return source if isinstance(source, FileBytes) else None
-
-
 def deadline_of(source: RangedBytes) -> Deadline | None:
-    """The patience with the store that `source` lies in; None for what lies on a disk of our own, or nowhere."""
-    file = file_of(source)
-    return None if file is None else file.patience
+    """The deadline of the store that `source` lies in; None for files on a disk of our own, and where only the event
+    loop can read.
+    """
+    file = stored_file(source)
+    return file.deadline if isinstance(file, FileBytes) else None

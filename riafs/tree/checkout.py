@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from riafs.formats.conversions import ATTRIBUTES, Conversion, conversion_of
 from riafs.formats.gitobjects import EXECUTABLE, FILE, Tree
 from riafs.formats.names import joined, parents_of
-from riafs.git.attributes import NAME, AttributeFiles
+from riafs.git.config import ATTRIBUTES_FILE, AttributeFiles
 from riafs.git.environment import PrivateGitDirs
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.listing import GitEntry
@@ -31,7 +31,7 @@ _WORDS = (b"text", b"eol", b"crlf", b"ident", b"working-tree-encoding", b"[attr]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DirectoryConversions:
     """What attributes ask for in one directory of a commit."""
 
     conversions: Mapping[bytes, Conversion]
@@ -40,7 +40,7 @@ class Wanted:
     """Of even length; another one where the attributes are others, empty where they ask for nothing."""
 
 
-NOTHING = Wanted({}, b"")
+NOTHING = DirectoryConversions({}, b"")
 
 
 class Checkouts:
@@ -48,19 +48,19 @@ class Checkouts:
 
     def __init__(self, gits: PrivateGitDirs) -> None:
         self._gits = gits
-        self._wanted: LRUCache[object, Wanted] = LRUCache(_DIRECTORIES)
+        self._wanted: LRUCache[object, DirectoryConversions] = LRUCache(_DIRECTORIES)
         self._sizes: LRUCache[tuple[bytes, Conversion], int] = LRUCache(_SIZES)
 
-    async def wanted(self, dataset: "Dataset", commit: bytes, path: bytes, tree: Tree) -> Wanted:
+    async def wanted(self, dataset: "Dataset", commit: bytes, path: bytes, tree: Tree) -> DirectoryConversions:
         """For the directory `path` with the entries `tree`. Raises GitError, StoreTimeout."""
         place = (dataset.path, commit, path)
         if place not in self._wanted:
             self._wanted[place] = await self._ask(dataset, commit, path, tree)
         return self._wanted[place]
 
-    async def _ask(self, dataset: "Dataset", commit: bytes, path: bytes, tree: Tree) -> Wanted:
+    async def _ask(self, dataset: "Dataset", commit: bytes, path: bytes, tree: Tree) -> DirectoryConversions:
         above = [b"", *parents_of(joined(path, b"x"))] if path else [b""]
-        places = [joined(directory, NAME) for directory in above if b"\n" not in directory]
+        places = [joined(directory, ATTRIBUTES_FILE) for directory in above if b"\n" not in directory]
         asked = [b"contents " + commit + b":" + place for place in places]
         found = await dataset.repository.objects(asked, _MAX_ATTRIBUTES)
         files = {place: blob.data for place, blob in zip(places, found, strict=True) if blob is not None}
@@ -71,9 +71,13 @@ class Checkouts:
         values = await AttributeFiles(files).of(paths, ATTRIBUTES, self._gits)
         conversions = {name: conversion_of(each) for name, each in zip(names, values, strict=True)}
         digest = hashlib.sha256(b"\0".join(part for item in sorted(files.items()) for part in item)).digest()
-        return Wanted({name: each for name, each in conversions.items() if each.changes_checkouts}, digest[:8])
+        return DirectoryConversions(
+            {name: each for name, each in conversions.items() if each.changes_checkouts}, digest[:8]
+        )
 
-    async def shown(self, dataset: "Dataset", wanted: Wanted, entries: Sequence[GitEntry]) -> Sequence[GitEntry]:
+    async def shown(
+        self, dataset: "Dataset", wanted: DirectoryConversions, entries: Sequence[GitEntry]
+    ) -> Sequence[GitEntry]:
         """The entries with the sizes of a checkout. Raises as reading blobs does."""
         found = {
             index: wanted.conversions[entry.name]

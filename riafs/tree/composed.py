@@ -16,10 +16,9 @@ from riafs.content.parts import Part
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError, StoreDenied
 from riafs.formats.composed import CollectionPath, ComposedFolder
 from riafs.storage.bytesource import RangedBytes
-from riafs.tree.broken import BrokenDirectory
-from riafs.tree.divisible import Divisible
+from riafs.tree.directories import BrokenDirectory
 from riafs.tree.listing import PIECE
-from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
+from riafs.tree.protocol import Directory, Divisible, Entry, Found, Kind, Versions
 
 Resolve = Callable[[bytes], Awaitable[Directory]]
 """The top directory of a collection by its name, uuid or portable data hash. Raises NotInStore, StoreError, …"""

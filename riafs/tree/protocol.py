@@ -1,17 +1,21 @@
 """The tree protocol: what a mount shows, as directories and entries, before there are inode numbers.
 
-A `Directory` is one directory *at one version*: its entries, their order and their content never change. A place whose
-content does change over time (the store's root, a dataset that follows a branch) is `renewable`: asked with `renewed`,
-it answers with the Directory that stands there now. Positions count from 0 in the directory's own fixed order.
-RIA stores, datasets and the virtual ``.riafs`` implement it; Keep collections will.
+A `Directory` is one directory *at one version*: its entries, their order and their content never change. A directory
+whose content does change over time (the store's root, a dataset that follows a branch) is `renewable`: asked with
+`renewed`, it answers with its present version. Positions count from 0 in the directory's own fixed order.
 ``tests/conformance/directory.py`` is the suite that an implementation has to pass.
+
+What only some directories can do are protocols of their own: `Divisible` and `Holding` for content that can be checked
+part by part (see content/parts), `OfCommit` and `WithoutCommit` for datasets that changes may be laid over.
 """
 
 import enum
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from riafs.content.parts import Part
+from riafs.git.kept_objects import KeptObjects
 from riafs.storage.bytesource import RangedBytes
 
 UNKNOWN_SIZE = -1
@@ -112,3 +116,70 @@ class Directory(Protocol):
         store once for all of them. It is negative, and never the same, where a directory is asked by itself and what
         was seen in the last round is not enough.
         """
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A directory that knows what its files are made of."""
+
+    async def parts(self, entry: Entry) -> Sequence[Part]:
+        """The parts of the file `entry`, in order, some perhaps several times. Reads no content."""
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """The top of something that may hold more than its files show: keys of other versions, blocks no file uses."""
+
+    @property
+    def holding(self) -> bool:
+        """Whether it is such a top."""
+
+    def held(self) -> AsyncGenerator[Part, None]:
+        """All parts that are stored for it, used by a file or not. Raises what listing them raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetPosition:
+    """A directory of a commit."""
+
+    dataset: bytes
+    """The dataset's id."""
+    commit: bytes
+    """Hex digits."""
+    path: bytes
+    """From the dataset's top; ``""`` for the top itself."""
+
+
+@runtime_checkable
+class OfCommit(Protocol):
+    """A directory of a dataset at a commit."""
+
+    @property
+    def standing(self) -> DatasetPosition:
+        """Which dataset, which commit, where in it."""
+
+    async def branch(self) -> bytes | None:
+        """The branch that changes here are for (``refs/heads/main``): the one that is followed, of a subdataset its
+        HEAD's; None where there is none. Raises what reading refs raises.
+        """
+
+    def forget(self) -> None:
+        """Read modes anew: those of locked files are their objects', which a push changes without a commit."""
+
+    async def at_commit(self, commit: bytes) -> Directory:
+        """The top of the same dataset at `commit`, to be renewed as this is. Raises MissingObject, …"""
+
+    async def keep_in(self, kept: KeptObjects, name: bytes) -> None:
+        """Keep what the commit consists of, as `name`. Raises as KeptObjects.keep."""
+
+
+@runtime_checkable
+class WithoutCommit(Protocol):
+    """A dataset that has no commit to show, as a directory."""
+
+    @property
+    def waiting(self) -> bytes:
+        """The dataset's id."""
+
+    async def shown_at(self, commit: bytes) -> Directory:
+        """The top of the dataset at `commit` all the same. Raises MissingObject, …"""

@@ -36,13 +36,13 @@ class Slots:
         self.of = of
         """position → slot, of the first entries at least."""
         self._count = len(of)
-        self._wanted: Wanted | None = None
+        self._wanted: Checksums | None = None
         self._seen: set[int] = set()
         self._all_wanted: set[int] | None = None
         self._positions: Mapping[int, int] | None = None
 
     @classmethod
-    def awaited(cls, count: int, wanted: "Wanted") -> "Slots":
+    def awaited(cls, count: int, wanted: "Checksums") -> "Slots":
         """The slots of `count` entries, none found out yet; `wanted`: checksums from one position to another."""
         slots = cls(array("I"))
         slots._count, slots._wanted = count, wanted
@@ -93,7 +93,7 @@ class Slots:
         return self._positions
 
 
-Wanted = Callable[[int, int], "array[int]"]
+Checksums = Callable[[int, int], "array[int]"]
 
 
 def _inverse(of: Sequence[int]) -> Sliced[Mapping[int, int]]:

@@ -21,12 +21,12 @@ from riafs.formats.gitrepository import Submodule, submodules
 from riafs.formats.sources import RiaUrl, parse_ria_url, redact, rewrite
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
-from riafs.tree.fixed import FixedDirectory
+from riafs.tree.directories import FixedDirectory
 from riafs.tree.protocol import Directory
 
 if TYPE_CHECKING:
+    from riafs.tree.commit_directory import Snapshot
     from riafs.tree.dataset import Dataset
-    from riafs.tree.snapshot import Snapshot
     from riafs.tree.store import Store
 
 _MAX_REGISTRIES = 64

@@ -12,10 +12,9 @@ from riafs.formats.names import valid_name
 from riafs.git.history import Version, VersionKind, abbreviated, named, newest
 from riafs.storage.protocol import FileStatus
 from riafs.tree.dataset import Dataset, VersionedDirectory
-from riafs.tree.delegating import DelegatingDirectory
-from riafs.tree.fixed import FixedDirectory
+from riafs.tree.directories import DelegatingDirectory, FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Found, Kind
-from riafs.tree.storeroot import StoreDirectory
+from riafs.tree.store_root import StoreDirectory
 
 NAME = b"versions"
 COMMITS = 20

@@ -15,32 +15,32 @@ from dataclasses import dataclass, field
 import trio
 
 from riafs.archive.archive import ArchiveTools
-from riafs.archive.checks import Digests
+from riafs.archive.blocks import Digests
 from riafs.archive.extractor import Extractor
-from riafs.archive.openpgp import Decryptor
-from riafs.archive.saved import INDEX_DIRECTORY, IndexDirectory
+from riafs.archive.index import INDEX_DIRECTORY, IndexDirectory
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.last_changes import DIRECTORY as TIMES_DIRECTORY
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
+from riafs.content.openpgp import Decryptor
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
 from riafs.errors import MissingProgram, StoreDenied
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.formats.sources import RiaUrl, Source
+from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
-from riafs.git.pool import GitPool
 from riafs.storage.deadline import Deadline
 from riafs.storage.temporary import Scratch, private_directory
 from riafs.tasks import Background
-from riafs.tree import versions, virtual
+from riafs.tree import directories as virtual
+from riafs.tree import versions
 from riafs.tree.checkout import Checkouts
-from riafs.tree.lastchanges import LastChanges
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory
 from riafs.tree.source import open_source
-from riafs.tree.store import StoreTools
-from riafs.tree.times import Times
+from riafs.tree.times import LastChanges, Times
+from riafs.tree.tools import StoreTools
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.keep_plan import KeepPlan, MountTools
 
@@ -136,7 +136,7 @@ async def assemble(
             from riafs.vfs.keep_assembly import open_keep
 
             root = await open_keep(plan.source, plan.keep, means)
-        shown = {virtual.NAME: _virtual(root, files)} if files else {}
+        shown = {virtual.VIRTUAL: _virtual(root, files)} if files else {}
         return Assembled(root, FileSystem(root, counters, shown), closing.pop_all(), git, times)
 
 

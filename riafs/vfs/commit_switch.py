@@ -18,8 +18,7 @@ from riafs.overlay.inode_map import OVERLAY
 from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import DIRECTORY, Row
 from riafs.slices import Pauses, Sliced, in_slices
-from riafs.tree.protocol import Directory, Entry, Kind
-from riafs.tree.standing import OfCommit
+from riafs.tree.protocol import Directory, Entry, Kind, OfCommit
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.inode_aliases import InodeAliases
 from riafs.vfs.lower_tree import LowerTree

@@ -24,13 +24,12 @@ from riafs.storage.keep_servers import KeepServer, ServerTools
 from riafs.storage.local import LocalStorage
 from riafs.storage.manifests import GivenManifest, ManifestDirectory, Manifests
 from riafs.storage.temporary import TEXT_PIECE, SpilledText
-from riafs.tree.byid import Resolve
-from riafs.tree.cluster import ClusterCollections
-from riafs.tree.clusterroot import ClusterRoot, open_cluster
-from riafs.tree.collecting import CollectionTools
+from riafs.tree.cluster_collections import ClusterCollections
+from riafs.tree.cluster_root import ClusterRoot, open_cluster
+from riafs.tree.collection import FolderCache
+from riafs.tree.collection_opening import CollectionTools, Resolve
 from riafs.tree.composed import ComposedDirectory
-from riafs.tree.folders import Folders
-from riafs.tree.keepsource import KeptCollections, open_kept
+from riafs.tree.manifests_root import ManifestCollections, open_manifests
 from riafs.tree.protocol import Directory
 from riafs.vfs.keep_plan import KeepPlan, MountTools
 
@@ -76,8 +75,8 @@ class _Opening:
         blocks = self._blocks(await self._named_places(source))
         manifests = await self._manifests(source, blocks)
         self._means.closing.callback(manifests.close)
-        kept = KeptCollections(manifests, self._collection_tools(blocks))
-        shown = await open_kept(kept, source.collection)
+        kept = ManifestCollections(manifests, self._collection_tools(blocks))
+        shown = await open_manifests(kept, source.collection)
         return shown if source.tree is None else await self._composed(source.tree, kept.resolve)
 
     async def _composed(self, path: bytes, resolve: Resolve) -> Directory:
@@ -115,7 +114,7 @@ class _Opening:
 
     def _collection_tools(self, blocks: KeepBlocks, replication: int | None = None) -> CollectionTools:
         means = self._means
-        folders = Folders(means.counters)
+        folders = FolderCache(means.counters)
         return CollectionTools(blocks, means.counters, self._plan.lenient, folders, means.scratch, replication)
 
     # -- places -------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from cachetools import LRUCache
 
 from riafs.content.unread import Unread
 from riafs.errors import StoreTimeout
-from riafs.storage.bytesource import PROVEN, RangedBytes, is_provisional, version_of
+from riafs.storage.bytesource import PROVEN, RangedBytes, is_provisional, shown_version_of
 
 _MOST = 100_000
 _SILENT_SECONDS = 0.5
@@ -44,8 +44,8 @@ class CachedPages:
 
     def opened(self, inode: int, content: RangedBytes, others: Collection[RangedBytes]) -> UseOfPages:
         """`content` is opened, beside `others` of the same inode."""
-        version = version_of(content)
-        if any(version_of(each) != version for each in others):
+        version = shown_version_of(content)
+        if any(shown_version_of(each) != version for each in others):
             return UseOfPages(kept=False, past=True)
         provisional = is_provisional(content) or any(map(is_provisional, others))
         known = inode not in self._doubtful

@@ -15,12 +15,11 @@ from dataclasses import replace
 import trio
 
 from riafs.errors import NoSuchName, NotADirectoryHere, OverlayFailed, RiafsError, StaleHandle
-from riafs.git.kept import KeptObjects
+from riafs.git.kept_objects import KeptObjects
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, LowerEntry
 from riafs.storage.bytesource import RangedBytes
-from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Kind
-from riafs.tree.standing import OfCommit, WithoutCommit
+from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Kind, OfCommit, WithoutCommit
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.nodes import ROOT, Node, slot_of
 

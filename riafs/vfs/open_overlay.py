@@ -36,7 +36,7 @@ async def lay_over(
     overlay = open_when_free(place.directory, filesystem.counters, doing)
     assembled.call_at_close(overlay.close)
     if assembled.git is not None:
-        assembled.git.read_also(overlay.kept)
+        assembled.git.read_also(overlay.kept.directory)
     assembled.times.come_from(overlay.times)
     store = str(replace(source, dataset=None, alias=None, version=None))
     writable = WritableFileSystem(filesystem, overlay, place.ownership, store)

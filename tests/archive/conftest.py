@@ -14,7 +14,7 @@ from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.counters import Counters
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.storage import temporary
-from riafs.storage.local_file import FileBytes, FileVersion
+from riafs.storage.local_file import FileBytes, LocalVersion
 
 SEARCH_PATH = tuple(map(os.fsencode, os.get_exec_path()))
 
@@ -84,7 +84,7 @@ def file_bytes(path: Path) -> FileBytes:
     """The archive's file."""
     descriptor = os.open(path, os.O_RDONLY)
     status = os.fstat(descriptor)
-    return FileBytes(descriptor, status.st_size, str(path), None, FileVersion.of(status))
+    return FileBytes(descriptor, status.st_size, str(path), None, LocalVersion.of(status))
 
 
 async def open_archive(path: Path, tools: ArchiveTools) -> Archive:

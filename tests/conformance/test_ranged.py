@@ -26,7 +26,7 @@ from riafs.push.content import PatchedBytes
 from riafs.storage.bytesource import Concatenated, Extent, MemoryBytes, RangedBytes
 from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
-from riafs.storage.local_file import FileBytes, FileVersion
+from riafs.storage.local_file import FileBytes, LocalVersion
 from riafs.tasks import Background
 from tests.behaviour.drivers import opened
 from tests.conformance.ranged import CHECKS, CONTENT, Check, Make, check_slices
@@ -39,7 +39,7 @@ def file_of(content: bytes, patience: Deadline | None = None) -> FileBytes:
         file.write(content)
         file.flush()
         descriptor = os.dup(file.fileno())
-    return FileBytes(descriptor, len(content), "a file", patience, FileVersion.of(os.fstat(descriptor)))
+    return FileBytes(descriptor, len(content), "a file", patience, LocalVersion.of(os.fstat(descriptor)))
 
 
 @asynccontextmanager
@@ -120,7 +120,7 @@ class _Sha256:
 @asynccontextmanager
 async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
     found = file_of(content)
-    assert found.identity is not None
+    assert found.version is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verifying, "IN_MEMORY", -1)
         patch.setattr(verifying, "WHOLE_BEFORE_FIRST_BYTE", -1)
@@ -132,7 +132,7 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
             patience = Deadline("the store", 10, Counters())
             verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), patience, Background(background))
             claim = Claim(b"the key", lambda: _Sha256(content))
-            source = await verifier.admit(Opened(found, "a place", Evidence(found.identity, 0, found.size)), claim)
+            source = await verifier.admit(Opened(found, "a place", Evidence(found.version, 0, found.size)), claim)
             assert isinstance(source, HashedBeside)
             yield source
             source.close()

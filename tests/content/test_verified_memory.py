@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from riafs.cache import verified
 from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.storage.local_file import FileVersion
+from riafs.storage.local_file import LocalVersion
 
 Announce = Callable[..., None]
 
-EVIDENCE = Evidence(FileVersion(1, 2, 3, 4, 5), 6, 7)
+EVIDENCE = Evidence(LocalVersion(1, 2, 3, 4, 5), 6, 7)
 IDENTITIES = st.builds(
-    FileVersion,
+    LocalVersion,
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**63 - 1),
@@ -65,13 +65,13 @@ def test_good_is_remembered_for_these_bytes_and_this_key_only(evidence: Evidence
     assert found(memory, evidence, key)
     assert not found(memory, evidence, key + b"x")
     assert not memory.is_bad(evidence, key)
-    first = evidence.identity
+    first = evidence.version
     for other in (
-        FileVersion(first.device ^ 1, first.inode, first.size, first.mtime_ns, first.ctime_ns),
-        FileVersion(first.device, first.inode ^ 1, first.size, first.mtime_ns, first.ctime_ns),
-        FileVersion(first.device, first.inode, first.size ^ 1, first.mtime_ns, first.ctime_ns),
-        FileVersion(first.device, first.inode, first.size, first.mtime_ns ^ 1, first.ctime_ns),
-        FileVersion(first.device, first.inode, first.size, first.mtime_ns, first.ctime_ns ^ 1),
+        LocalVersion(first.device ^ 1, first.inode, first.size, first.mtime_ns, first.ctime_ns),
+        LocalVersion(first.device, first.inode ^ 1, first.size, first.mtime_ns, first.ctime_ns),
+        LocalVersion(first.device, first.inode, first.size ^ 1, first.mtime_ns, first.ctime_ns),
+        LocalVersion(first.device, first.inode, first.size, first.mtime_ns ^ 1, first.ctime_ns),
+        LocalVersion(first.device, first.inode, first.size, first.mtime_ns, first.ctime_ns ^ 1),
     ):
         assert not found(memory, Evidence(other, evidence.start, evidence.length), key)
     assert not found(memory, Evidence(first, evidence.start ^ 1, evidence.length), key)
@@ -94,6 +94,11 @@ def test_what_the_former_table_held_is_taken_over(pairs: list[tuple[Evidence, by
     assert digests == {verified._digest(*pair) for pair in pairs if former_row(*pair) in kept_rows}
 
 
+def test_a_row_is_what_earlier_releases_wrote() -> None:
+    evidence = Evidence(LocalVersion(1, 2, 3, 4, 5), 6, 7)
+    assert verified._digest(evidence, b"the key").hex() == "77453d2042c08e7a2c835a664f76b60703410b5e"
+
+
 FORMER_SCHEMA = """
 create table verified_1 (
     device integer, inode integer, size integer, mtime_ns integer, ctime_ns integer, start integer, length integer,
@@ -104,7 +109,7 @@ create table verified_1 (
 
 def former_row(evidence: Evidence, key: bytes) -> tuple[int | bytes, ...]:
     """As riafs wrote it before there was one digest for all columns."""
-    identity = evidence.identity
+    identity = evidence.version
     device, inode = (n - (1 << 64) if n >= 1 << 63 else n for n in (identity.device, identity.inode))
     digest = hashlib.blake2b(key, digest_size=16).digest()
     place = (evidence.start, evidence.length)

@@ -17,9 +17,9 @@ from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent, StoreTimeout
 from riafs.formats.digests import checker
 from riafs.formats.keys import parse_key
-from riafs.storage.bytesource import PROVEN, Buffer, MemoryBytes, version_of
+from riafs.storage.bytesource import PROVEN, Buffer, MemoryBytes, shown_version_of
 from riafs.storage.deadline import Deadline
-from riafs.storage.local_file import FileBytes, FileVersion
+from riafs.storage.local_file import FileBytes, LocalVersion
 from riafs.tasks import Background
 from tests.behaviour.drivers import opened
 from tests.small import Locked, SmallStore, key_of, noise
@@ -91,7 +91,7 @@ class Bench:
         return admitted
 
 
-EVIDENCE = Evidence(FileVersion(1, 2, 5000, 4, 5), 0, 5000)
+EVIDENCE = Evidence(LocalVersion(1, 2, 5000, 4, 5), 0, 5000)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ async def test_always_verifies_large_content_before_its_first_byte(
     with pytest.raises(CorruptContent):
         await bench.admit(Source(BAD), evidence=EVIDENCE)
     good = Source(GOOD)
-    other = Evidence(FileVersion(1, 3, 5000, 4, 5), 0, 5000)
+    other = Evidence(LocalVersion(1, 3, 5000, 4, 5), 0, 5000)
     assert await bench.admit(good, evidence=other) is good
 
 
@@ -330,9 +330,9 @@ class Stored:
 
     def opened(self) -> Opened:
         status = self.path.stat()
-        file = FileBytes(os.open(self.path, os.O_RDONLY), status.st_size, "it", None, FileVersion.of(status))
-        assert file.identity is not None
-        return Opened(file, "a place", Evidence(file.identity, 0, status.st_size))
+        file = FileBytes(os.open(self.path, os.O_RDONLY), status.st_size, "it", None, LocalVersion.of(status))
+        assert file.version is not None
+        return Opened(file, "a place", Evidence(file.version, 0, status.st_size))
 
     def claim(self) -> Claim:
         return Claim(self.key, lambda: Meddler(self.key, self.meddling.pop(0) if self.meddling else lambda: None))
@@ -377,7 +377,7 @@ async def test_reader_of_changed_content_gets_an_error_and_the_right_bytes_once_
     stored.write(GOOD[:10])
     if policy is not Verify.NEVER:
         assert await content.read(0, 10) == GOOD[:10]
-        assert version_of(content) is PROVEN
+        assert shown_version_of(content) is PROVEN
     content.close()
 
 

@@ -36,7 +36,7 @@ READERS = 4
 PATIENCE = 20.0
 """Seconds that an error may last for one reader, of which a decoder that was killed again and again takes five."""
 _KINDS = {
-    b"--batch-command": "git cat-file", b"cat-file\0blob": "git cat-file of a blob", b"refmover": "move of refs",
+    b"--batch-command": "git cat-file", b"cat-file\0blob": "git cat-file of a blob", b"ref_mover": "move of refs",
     b"check-attr": "git attributes", b"update-index": "git attributes", b"hash-object": "git attributes",
     b"config\0": "git config", b"riafs.archive.child": "decoder", b"7z": "7-Zip", b"gpg": "gpg", b"ulimit": "decoder",
 }  # fmt: skip

@@ -13,10 +13,10 @@ import trio
 
 from riafs.cli import main
 from riafs.git.catfile import CatFile
-from riafs.git.transaction import RefUpdate, RefWriter
+from riafs.git.writing import RefUpdate, RefWriter
 from riafs.storage import openat
 from riafs.storage.local_file import FileBytes
-from riafs.tree.snapshot import CommitDirectory
+from riafs.tree.commit_directory import CommitDirectory
 from riafs.vfs.filesystem import FileSystem
 
 BAD = "bad"

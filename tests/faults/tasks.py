@@ -9,9 +9,9 @@ from typing import Any
 
 import trio
 
-from riafs.archive.driving import Driver
-from riafs.archive.goingahead import GoingAhead
-from riafs.archive.making import Making
+from riafs.archive.members import MemberAssembler
+from riafs.archive.prefetch import Prefetch
+from riafs.archive.scheduler import Scheduler
 from riafs.cache.blocks import BlockCache
 from riafs.cache.disk import DiskBlocks
 from riafs.cache.verified import VerifiedMemory
@@ -33,10 +33,10 @@ FAILURES: dict[str, Callable[[], Exception]] = {
 }
 _TASKS = (
     (VerifiedMemory, "_open"), (VerifiedMemory, "_write"), (BlockCache, "_write"), (DiskBlocks, "write"),
-    (Verifier, "hash_part"), (Driver, "_go_to_goal"), (Driver, "_noted"), (Making, "store"), (Making, "check"),
-    (Making, "parts"), (GoingAhead, "_begin_run"), (GoingAhead, "_decode_segments"), (GoingAhead, "_decode_front"),
-    (Session, "_refresh_regularly"), (Session, "refresh"), (WritableFileSystem, "keep"), (Overlay, "tidy"),
-    (session, "_forget_inode"), (life, "describe_stacks"), (Changing, "_changes"),
+    (Verifier, "hash_part"), (Scheduler, "_go_to_goal"), (Scheduler, "_noted"), (MemberAssembler, "store"),
+    (MemberAssembler, "check"), (MemberAssembler, "parts"), (Prefetch, "_begin_run"), (Prefetch, "_decode_segments"),
+    (Prefetch, "_decode_front"), (Session, "_refresh_regularly"), (Session, "refresh"), (WritableFileSystem, "keep"),
+    (Overlay, "tidy"), (session, "_forget_inode"), (life, "describe_stacks"), (Changing, "_changes"),
     (RecentErrors, "format"),
 )  # fmt: skip
 """Where background tasks work, and what the control socket asks."""

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from riafs.archive.openpgp import Decryptor
 from riafs.children import ATTEMPTS
 from riafs.cli import doctor, run
+from riafs.content.openpgp import Decryptor
 from riafs.counters import Counters
 from riafs.daemon import unmount
 from riafs.daemon.mounts import Mount
 from riafs.errors import MissingContent, ProgramKilled
-from riafs.git.attributes import AttributeFiles
-from riafs.git.config import change_config, instead_of_rules
+from riafs.git.catfile import GitPool
+from riafs.git.config import AttributeFiles, change_config
 from riafs.git.environment import PrivateGitDirs
-from riafs.git.identity import author
-from riafs.git.pool import GitPool
 from riafs.git.repository import Repository
+from riafs.git.user import author, instead_of_rules
 from riafs.storage.bytesource import MemoryBytes
 from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage

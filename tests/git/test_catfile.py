@@ -1,4 +1,4 @@
-"""One git child: many objects at once, and what happens when it dies, hangs or is asked for nonsense."""
+"""Children of git: many objects at once, what happens when one dies or is asked for nonsense, and large objects."""
 
 import hashlib
 import os
@@ -11,7 +11,8 @@ import trio
 
 from riafs.counters import Counters
 from riafs.errors import GitError, ProgramKilled, StoreTimeout
-from riafs.git.catfile import MAX_BATCH, CatFile
+from riafs.git import catfile
+from riafs.git.catfile import MAX_BATCH, CatFile, FileWriters
 from riafs.git.environment import PrivateGitDirs
 from tests.small import SmallDataset, SmallStore, noise
 
@@ -177,3 +178,53 @@ async def test_closing_ends_the_child(dataset: SmallDataset, tmp_path: Path) -> 
     with trio.fail_after(5):
         await trio.lowlevel.wait_readable(process)
     os.close(process)
+
+
+async def given_up(many: FileWriters, command: list[str], file: Path, seconds: float) -> bool:
+    """Whether the child had not ended after that time."""
+    with file.open("wb") as output, trio.move_on_after(seconds) as scope:
+        await many.run(command, {}, output.fileno())
+    return scope.cancelled_caught
+
+
+async def test_the_output_is_in_the_file(tmp_path: Path) -> None:
+    assert not await given_up(FileWriters(), ["/bin/echo", "content"], tmp_path / "out", 20)
+    assert (tmp_path / "out").read_bytes() == b"content\n"
+
+
+async def test_a_child_that_is_given_up_is_killed_and_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catfile, "MOST_WRITERS", 1)
+    many = FileWriters()
+    for _ in range(3):
+        assert await given_up(many, ["/bin/sleep", "60"], tmp_path / "out", 0.2)
+    assert not await given_up(many, ["/bin/echo", "x"], tmp_path / "out", 20)
+
+
+async def test_a_child_that_cannot_be_killed_holds_up_nobody_beyond_his_time_and_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catfile, "MOST_WRITERS", 1)
+    many, held = FileWriters(), list[trio.Process]()
+
+    def survive(child: trio.Process) -> None:
+        held.append(child)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trio.Process, "kill", survive)
+        with trio.fail_after(10):
+            assert await given_up(many, ["/bin/sleep", "60"], tmp_path / "out", 0.2)
+            assert await given_up(many, ["/bin/echo", "x"], tmp_path / "out", 0.2)
+    assert len(held) == 1
+    os.kill(held[0].pid, signal.SIGKILL)
+    assert not await given_up(many, ["/bin/echo", "x"], tmp_path / "out", 20)
+
+
+async def test_a_program_that_is_not_there_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catfile, "MOST_WRITERS", 1)
+    many = FileWriters()
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            await given_up(many, ["/nonexistent/program"], tmp_path / "out", 20)
+    assert not await given_up(many, ["/bin/echo", "x"], tmp_path / "out", 20)

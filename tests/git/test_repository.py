@@ -17,8 +17,8 @@ from riafs.errors import (
     UnsupportedRepository,
 )
 from riafs.git import repository as repository_module
+from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
-from riafs.git.pool import GitPool
 from riafs.git.repository import Repository
 from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from riafs.errors import Busy
-from riafs.git.transaction import RefUpdate, RefWriter
+from riafs.git.writing import RefUpdate, RefWriter
 from riafs.overlay.changes import Change
 from riafs.push.watching import Nobody, Step, Watcher
 from tests.push.changes import Below

@@ -22,7 +22,7 @@ from riafs.errors import (
     StoreError,
 )
 from riafs.formats.sources import parse_ria_source
-from riafs.git.identity import author, committer
+from riafs.git.user import author, committer
 from riafs.push.opening import open_for_pushing
 from riafs.push.request import PushRequest
 from tests.plugins.log_hygiene import Announce

@@ -139,7 +139,7 @@ async def test_file_that_is_replaced_has_another_identity(storage: LocalStorage,
     (tmp_path / "new").write_bytes(b"replace")
     (tmp_path / "new").rename(tmp_path / "root" / "file")
     second = await storage.open(b"file")
-    assert first.identity != second.identity
+    assert first.version != second.version
     assert await first.read(0, 10) == b"content"
     assert await second.read(0, 10) == b"replace"
     first.close()

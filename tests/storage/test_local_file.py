@@ -10,7 +10,7 @@ from riafs.counters import Counters
 from riafs.errors import ShortRead, StoreError
 from riafs.storage.bytesource import Extent, MemoryBytes
 from riafs.storage.deadline import Deadline
-from riafs.storage.local_file import FileBytes, FileVersion
+from riafs.storage.local_file import FileBytes, LocalVersion
 
 
 def opened(path: Path, size: int, patience: Deadline | None = None) -> FileBytes:
@@ -79,10 +79,10 @@ def test_forgotten_file_gives_its_descriptor_back(tmp_path: Path) -> None:
 def test_identity_changes_with_whatever_changes_the_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")
-    first = FileVersion.of(path.stat())
-    assert FileVersion.of(path.stat()) == first
+    first = LocalVersion.of(path.stat())
+    assert LocalVersion.of(path.stat()) == first
     os.utime(path, ns=(1, 1))
-    assert FileVersion.of(path.stat()) != first
+    assert LocalVersion.of(path.stat()) != first
 
 
 async def test_extent_beyond_the_end_of_its_source_says_so() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from riafs.storage.bytesource import PROVEN, Buffer, MemoryBytes
-from riafs.storage.local_file import FileVersion
+from riafs.storage.local_file import LocalVersion
 from riafs.vfs.kernel_cache import CachedPages, UseOfPages
 
 KEPT, DROPPED, PAST = (
@@ -12,14 +12,14 @@ KEPT, DROPPED, PAST = (
     UseOfPages(kept=False, past=True),
 )
 INODE = 1
-ONE, OTHER = FileVersion(1, 2, 3, 4, 5), FileVersion(1, 2, 3, 4, 6)
+ONE, OTHER = LocalVersion(1, 2, 3, 4, 5), LocalVersion(1, 2, 3, 4, 6)
 
 
 @dataclass
 class Content:
     """Content of a version; `provisional` as long as it is not proven."""
 
-    version: object = PROVEN
+    shown_version: object = PROVEN
     provisional: bool = False
     size: int = 1
 

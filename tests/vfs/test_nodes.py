@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.tree import slots as slots_module
-from riafs.tree.fixed import FixedDirectory
+from riafs.tree.directories import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Kind, Versions
 from riafs.tree.slots import LISTED_SLOTS, Slots, distinct, own_slots
 from riafs.vfs.nodes import MAX_NUMBER, MAX_SLOT, ROOT, Node, inode_of, new_number, number_of, renumbered, slot_of

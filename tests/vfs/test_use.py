@@ -7,9 +7,9 @@ import pytest
 
 from riafs.counters import Counters
 from riafs.storage.protocol import FileStatus
-from riafs.tree.fixed import FixedDirectory
+from riafs.tree.dataset import RefWatch
+from riafs.tree.directories import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Kind
-from riafs.tree.refwatch import RefWatch
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.nodes import PATIENT_ROUNDS, ROOT
 from riafs.vfs.refreshing import Invalidation
