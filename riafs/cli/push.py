@@ -23,7 +23,7 @@ from riafs.push.request import PushRequest
 from riafs.settings import complete_environment, load
 from riafs.tree.tools import CommandSettings
 from riafs.vfs.assembly import find_git
-from riafs.vfs.refreshing import Change
+from riafs.vfs.refreshing import Invalidation
 
 _PUSH_SECONDS = 7 * 86400.0
 _SHOWN = 10
@@ -141,7 +141,7 @@ def _push_kept(
     rules = tuple(instead_of_rules(environment))
     source = overlay_source(target.directory)
 
-    async def tell(_: Sequence[Change]) -> None:
+    async def tell(_: Sequence[Invalidation]) -> None:
         """No kernel has to hear of it."""
 
     async def work() -> list[dict[str, Any]]:

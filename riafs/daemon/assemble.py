@@ -25,7 +25,7 @@ from riafs.tasks import Background
 from riafs.tree.tools import CommandSettings
 from riafs.vfs import assembly
 from riafs.vfs.assembly import find_git
-from riafs.vfs.overlaid import OverlayPlace, lay_over
+from riafs.vfs.open_overlay import OverlayPlace, lay_over
 from riafs.watching import Doing
 
 

@@ -11,7 +11,7 @@ from riafs.formats.sources import ArvadosUrl, KeepUrl, RiaUrl, Source
 from riafs.settings import Settings
 from riafs.storage.temporary import SpilledText
 from riafs.vfs import assembly
-from riafs.vfs.keepplan import KeepPlan
+from riafs.vfs.keep_plan import KeepPlan
 
 
 def opening_plan(

@@ -43,8 +43,8 @@ from riafs.tree.source import open_store
 from riafs.tree.store import Store
 from riafs.tree.tools import CommandSettings, StoreTools, working_tools
 from riafs.vfs.assembly import open_assembled
-from riafs.vfs.overlaid import OverlayPlace, lay_over
-from riafs.vfs.refreshing import Change as Forgotten
+from riafs.vfs.open_overlay import OverlayPlace, lay_over
+from riafs.vfs.refreshing import Invalidation as Forgotten
 from riafs.vfs.writable import WritableFileSystem
 
 Tell = Callable[[Sequence[Forgotten]], Awaitable[None]]
