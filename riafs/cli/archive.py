@@ -9,9 +9,9 @@ from riafs.errors import UsageError
 from riafs.options import Kind, Option
 from riafs.packing.archiving import ArchiveReport, ArchiveRequest, archive_objects
 from riafs.packing.dataset import PackedDataset
-from riafs.packing.loose import Selection
-from riafs.packing.watching import Watcher
+from riafs.packing.selection import Selection
 from riafs.settings import Given, parse_value
+from riafs.watching import Watcher
 
 _MOST_IN_MEMORY = 256 << 20
 

@@ -18,11 +18,11 @@ from riafs.formats.sources import RiaUrl
 from riafs.git.user import instead_of_rules
 from riafs.packing.archiving import ArchiveReport
 from riafs.packing.dataset import PackedDataset, open_dataset
-from riafs.packing.problems import Damage
+from riafs.packing.loose_objects import Damage
 from riafs.packing.unarchiving import UnarchiveReport
-from riafs.packing.watching import Watcher
 from riafs.settings import complete_environment, load
 from riafs.tree.tools import CommandSettings
+from riafs.watching import Watcher
 
 Report = TypeVar("Report", ArchiveReport, UnarchiveReport)
 Job = Callable[[PackedDataset, Watcher], Awaitable[Report]]

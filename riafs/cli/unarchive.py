@@ -7,7 +7,7 @@ from riafs.cli.packing import conclude, work
 from riafs.cli.render import amount
 from riafs.packing.dataset import PackedDataset
 from riafs.packing.unarchiving import UnarchiveReport, UnarchiveRequest, unarchive_objects
-from riafs.packing.watching import Watcher
+from riafs.watching import Watcher
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -25,13 +25,13 @@ from riafs.push.pushing import Push
 from riafs.push.registering import Moves
 from riafs.push.request import PushReport, PushRequest
 from riafs.push.superdatasets import Member, push_all
-from riafs.push.watching import Watcher
 from riafs.storage.local_writer import LocalWriter
 from riafs.tree.source import open_store
 from riafs.tree.store import Store
 from riafs.tree.tools import CommandSettings, StoreTools, working_tools
 from riafs.vfs.refreshing import Change as Forgotten
 from riafs.vfs.writable import WritableFileSystem
+from riafs.watching import Watcher
 
 Tell = Callable[[Sequence[Forgotten]], Awaitable[None]]
 """Hears what a kernel has to forget."""
