@@ -13,8 +13,7 @@ from riafs.tree import slots as slots_module
 from riafs.tree.directories import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Kind, Versions
 from riafs.tree.slots import LISTED_SLOTS, Slots, distinct, own_slots
-from riafs.vfs.nodes import Node, renumbered
-from riafs.vfs.numbers import MAX_NUMBER, MAX_SLOT, ROOT, inode_of, new_number, number_of, slot_of
+from riafs.vfs.nodes import MAX_NUMBER, MAX_SLOT, ROOT, Node, inode_of, new_number, number_of, renumbered, slot_of
 
 # name → (version, whether it is a directory)
 Listing = dict[bytes, tuple[int, bool]]

@@ -31,7 +31,7 @@ from riafs.tree.collection_opening import CollectionTools, Resolve
 from riafs.tree.composed import ComposedDirectory
 from riafs.tree.manifests_root import ManifestCollections, open_manifests
 from riafs.tree.protocol import Directory
-from riafs.vfs.keepplan import KeepPlan, Means
+from riafs.vfs.keep_plan import KeepPlan, MountTools
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ _SERVICES_SECONDS = 300.0
 """How often a cluster is asked for its block servers."""
 
 
-async def open_keep(source: KeepUrl | ArvadosUrl, plan: KeepPlan, means: Means) -> Directory:
+async def open_keep(source: KeepUrl | ArvadosUrl, plan: KeepPlan, means: MountTools) -> Directory:
     """What a mount of `source` shows. Raises SourceNotFound, StoreDenied, StoreTimeout, StoreError, MissingContent."""
     return await _Opening(plan, means).open(source)
 
@@ -53,7 +53,7 @@ async def open_keep(source: KeepUrl | ArvadosUrl, plan: KeepPlan, means: Means) 
 class _Opening:
     """One source being opened."""
 
-    def __init__(self, plan: KeepPlan, means: Means) -> None:
+    def __init__(self, plan: KeepPlan, means: MountTools) -> None:
         self._plan = plan
         self._means = means
         options = HttpOptions(means.deadline, plan.insecure, plan.authorities, plan.proxies)

@@ -8,7 +8,7 @@ from riafs.formats.sources import RiaUrl
 from riafs.overlay.inode_map import Ownership
 from riafs.overlay.overlay import open_when_free
 from riafs.vfs.assembly import Assembled
-from riafs.vfs.beneath import not_here
+from riafs.vfs.lower_tree import not_here
 from riafs.vfs.writable import WritableFileSystem
 from riafs.watching import Doing, untold
 

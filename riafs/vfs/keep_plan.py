@@ -38,7 +38,7 @@ class KeepPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class MountTools:
     """What every mount has, whatever its source. `closing` gives back what is opened."""
 
     verified: VerifiedMemory

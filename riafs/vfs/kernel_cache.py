@@ -1,8 +1,14 @@
-"""Which version of each file the kernel's pages are of, and which reads it asks for once more.
+"""The kernel's page cache: which version of each file its pages are of, which reads it repeats, and whether files that
+are opened are going to be read.
 
 The kernel keeps the pages of an inode from one open to the next, and all who have it open share them. Invariants: pages
 that were read while nothing was proven, or of a version that is gone, are dropped when the file is opened the next
-time; and what may be of another version than what somebody has open goes past the pages.
+time; and a file of another version than the one that is open bypasses the pages.
+
+A file that is opened to be read is best verified at once: damage then is reported by `open`, and small content is put
+into the kernel's cache with the answer, which saves a request. A file that is only looked at, as backups and ``lsattr``
+do with each file, should cost no digest. Nothing in an `open` says which it is, so each PROBEth is answered without,
+and the others by what came of it.
 """
 
 from collections.abc import Collection
@@ -11,6 +17,7 @@ from dataclasses import dataclass
 import trio
 from cachetools import LRUCache
 
+from riafs.content.unread import Unread
 from riafs.errors import StoreTimeout
 from riafs.storage.bytesource import PROVEN, RangedBytes, is_provisional, shown_version_of
 
@@ -78,3 +85,31 @@ class SilentReads:
             again = StoreTimeout(*self.any[inode][0].args)
             again.reported = True
             raise again
+
+
+PROBE = 8
+
+
+class Readers:
+    """Of one mount."""
+
+    def __init__(self) -> None:
+        self._opens = 0
+        self._do_read = True
+
+    async def prepare(self, content: RangedBytes) -> None:
+        """Verify what was opened, if it is likely to be read. Raises what verifying does."""
+        if not isinstance(content, Unread):
+            return
+        self._opens += 1
+        if self._do_read and self._opens % PROBE:
+            try:
+                await content.begun()
+            except BaseException:
+                content.close()
+                raise
+        else:
+            content.on_end = self._note
+
+    def _note(self, was_read: bool) -> None:  # noqa: FBT001  # as it is called
+        self._do_read = was_read

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from riafs.counters import Counters
-from riafs.daemon import ask, control, life
+from riafs.daemon import ask, control, lifecycle
 from riafs.daemon.logs import RecentErrors
 from riafs.daemon.mounts import Mount
 from riafs.daemon.plan import MountPlan
@@ -58,7 +58,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountPlan:
     mountpoint = str(tmp_path / "mnt")
     os.mkdir(mountpoint)
     mount = Mount(mountpoint, "0:9999", "fuse.riafs", "s", os.getuid())
-    monkeypatch.setattr(life, "mount_at", lambda path: mount if path == mountpoint else None)
+    monkeypatch.setattr(lifecycle, "mount_at", lambda path: mount if path == mountpoint else None)
     monkeypatch.setattr("riafs.daemon.ask.runtime_directory", lambda *_: str(tmp_path / "run"))
     given = [Given("log", str(tmp_path / "log"), "test"), Given("cache-dir", str(tmp_path / "c"), "test")]
     directories = Directories(str(tmp_path / "c"), str(tmp_path / "run"), str(tmp_path / "l"))
@@ -72,7 +72,7 @@ def live(plan: MountPlan, fake: Fake, announce: Callable[[], None] = lambda: Non
     async def assemble(*_: object) -> Fake:
         return fake
 
-    life.run(plan, assemble, announce)
+    lifecycle.run(plan, assemble, announce)
 
 
 def send(*numbers: int, after: float = 0.0) -> Callable[[], None]:
@@ -90,7 +90,7 @@ def send(*numbers: int, after: float = 0.0) -> Callable[[], None]:
 def no_unmounting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Notes what would have been unmounted."""
     seen: list[str] = []
-    monkeypatch.setattr(life, "unmount", lambda mount, **_: seen.append(mount.mountpoint))
+    monkeypatch.setattr(lifecycle, "unmount", lambda mount, **_: seen.append(mount.mountpoint))
     return seen
 
 
@@ -111,7 +111,7 @@ def test_a_source_that_is_not_there_is_never_announced(plan: MountPlan) -> None:
         raise SourceNotFound("nowhere")
 
     with pytest.raises(SourceNotFound, match="nowhere"):
-        life.run(plan, assemble, pytest.fail)
+        lifecycle.run(plan, assemble, pytest.fail)
 
 
 def test_a_mount_that_fails_is_closed_and_its_reason_raised(plan: MountPlan) -> None:
@@ -126,9 +126,9 @@ def test_a_source_that_does_not_answer_fails_in_time(plan: MountPlan, monkeypatc
         await trio.sleep_forever()
         raise AssertionError
 
-    monkeypatch.setattr(life, "OPEN_SECONDS", 0.1)
+    monkeypatch.setattr(lifecycle, "OPEN_SECONDS", 0.1)
     with pytest.raises(StoreTimeout, match="did not answer"):
-        life.run(plan, assemble, pytest.fail)
+        lifecycle.run(plan, assemble, pytest.fail)
 
 
 def test_a_starter_that_has_gone_ends_the_mount(plan: MountPlan) -> None:
@@ -145,7 +145,7 @@ def test_a_starter_that_has_gone_ends_the_mount(plan: MountPlan) -> None:
 def test_a_signal_lets_readers_finish_for_a_bounded_time(
     plan: MountPlan, number: int, monkeypatch: pytest.MonkeyPatch, no_unmounting: list[str]
 ) -> None:
-    monkeypatch.setattr(life, "DRAIN_SECONDS", 0.3)
+    monkeypatch.setattr(lifecycle, "DRAIN_SECONDS", 0.3)
     fake = Fake()
     began = time.monotonic()
     live(plan, fake, send(number))
@@ -157,7 +157,7 @@ def test_a_signal_lets_readers_finish_for_a_bounded_time(
 def test_a_second_signal_does_not_wait(plan: MountPlan, no_unmounting: list[str]) -> None:
     began = time.monotonic()
     live(plan, Fake(), send(signal.SIGTERM, signal.SIGTERM))
-    assert time.monotonic() - began < life.DRAIN_SECONDS / 2
+    assert time.monotonic() - began < lifecycle.DRAIN_SECONDS / 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGVTALRM, signal.SIGIO, signal.SIGXFSZ, 64])
@@ -175,7 +175,7 @@ def test_a_signal_before_readiness_interrupts(plan: MountPlan) -> None:
         raise AssertionError
 
     with pytest.raises(Interrupted):
-        life.run(plan, assemble, pytest.fail)
+        lifecycle.run(plan, assemble, pytest.fail)
 
 
 def test_signals_refresh_and_write_to_the_log(
@@ -246,7 +246,7 @@ def test_a_request_names_a_command() -> None:
 def test_who_gets_on_may_take_longer_and_a_failure_names_what_was_waited_for(
     plan: MountPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(life, "OPEN_SECONDS", 0.2)
+    monkeypatch.setattr(lifecycle, "OPEN_SECONDS", 0.2)
     heard: list[str] = []
 
     async def assemble(*given: object) -> Fake:
@@ -259,7 +259,7 @@ def test_who_gets_on_may_take_longer_and_a_failure_names_what_was_waited_for(
         raise AssertionError
 
     with pytest.raises(StoreTimeout, match=r"nothing got on for 0\.2 s while file 5 is looked at$"):
-        life.run(plan, assemble, pytest.fail, heard.append)
+        lifecycle.run(plan, assemble, pytest.fail, heard.append)
     assert len(heard) == 6
 
 
@@ -271,7 +271,7 @@ def test_recent_errors_are_handed_to_who_assembles(plan: MountPlan) -> None:
         raise SourceNotFound("x")
 
     with pytest.raises(SourceNotFound):
-        life.run(plan, assemble, pytest.fail)
+        lifecycle.run(plan, assemble, pytest.fail)
     assert [type(one) for one in seen[:4]] == [MountPlan, Counters, RecentErrors, Background]
 
 

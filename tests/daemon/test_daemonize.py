@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from riafs.daemon import background
-from riafs.daemon.background import Announce
+from riafs.daemon import daemonize
+from riafs.daemon.daemonize import Announce
 from riafs.errors import MountFailed, SourceNotFound, StoreTimeout
 
 
@@ -27,7 +27,7 @@ def test_the_starter_returns_when_the_work_announces_itself_and_the_work_goes_on
         announce()
         time.sleep(30)
 
-    child = background.start(work)
+    child = daemonize.start(work)
     assert alive(child)
     assert os.getsid(child) == child
     outputs = {os.readlink(f"/proc/{child}/fd/{number}") for number in (0, 1, 2)}
@@ -41,7 +41,7 @@ def test_a_failure_before_readiness_is_raised_in_the_starter_as_it_was() -> None
         raise SourceNotFound("no store at /x")
 
     with pytest.raises(SourceNotFound, match=r"^no store at /x$"):
-        background.start(work)
+        daemonize.start(work)
 
 
 def test_what_was_written_to_standard_error_explains_a_failed_mount() -> None:
@@ -50,7 +50,7 @@ def test_what_was_written_to_standard_error_explains_a_failed_mount() -> None:
         raise MountFailed("cannot mount")
 
     with pytest.raises(MountFailed, match=r"^cannot mount \(fusermount3: not allowed\)$"):
-        background.start(work)
+        daemonize.start(work)
 
 
 def test_a_bug_before_readiness_is_a_failure() -> None:
@@ -58,7 +58,7 @@ def test_a_bug_before_readiness_is_a_failure() -> None:
         raise ValueError("oops")
 
     with pytest.raises(MountFailed, match="internal error"):
-        background.start(work)
+        daemonize.start(work)
 
 
 def test_a_process_that_dies_without_a_word_is_a_failure() -> None:
@@ -66,7 +66,7 @@ def test_a_process_that_dies_without_a_word_is_a_failure() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(MountFailed, match="signal 9"):
-        background.start(work)
+        daemonize.start(work)
 
 
 def test_a_process_that_is_never_ready_is_ended_in_time(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_process_that_is_never_ready_is_ended_in_time(tmp_path: Path) -> None:
 
     began = time.monotonic()
     with pytest.raises(StoreTimeout):
-        background.start(work, seconds=0.3)
+        daemonize.start(work, seconds=0.3)
     assert time.monotonic() - began < 5
     time.sleep(0.2)
     assert not alive(int((tmp_path / "process").read_text()))
@@ -91,7 +91,7 @@ def test_a_process_that_tells_of_what_it_is_doing_has_longer() -> None:
         announce()
         time.sleep(30)
 
-    child = background.start(work, seconds=1.5)
+    child = daemonize.start(work, seconds=1.5)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
@@ -104,12 +104,12 @@ def test_who_was_not_ready_says_what_was_waited_for() -> None:
     with pytest.raises(
         StoreTimeout, match=r"^the mount was not ready: .* for 0\.3 s while the overlay is being opened$"
     ):
-        background.start(work, seconds=0.3)
+        daemonize.start(work, seconds=0.3)
 
 
 STARTER = """
 import os, sys, time
-from riafs.daemon import background
+from riafs.daemon import daemonize
 def work(announce):
     with open(sys.argv[1], "w") as file:
         file.write(str(os.getpid()))
@@ -118,7 +118,7 @@ def work(announce):
     announce()
     time.sleep(60)
 starter = os.getpid()
-background.start(work)
+daemonize.start(work)
 """
 
 
@@ -143,7 +143,7 @@ def test_nothing_of_the_starters_is_held_open() -> None:
         announce()
         time.sleep(30)
 
-    child = background.start(work)
+    child = daemonize.start(work)
     os.close(writer)
     assert os.read(reader, 1) == b""
     os.close(reader)

@@ -1,9 +1,12 @@
-"""How an Arvados cluster or its block servers are reached: host, token, and where that was found.
+"""Secrets that a mount needs, and where they are found: the password of encrypted archives, access to Arvados.
 
-The places are those of the Arvados clients: ``ARVADOS_…`` variables win over the first ``arvados/settings.conf`` below
-``$CONFIGURATION_DIRECTORY``, ``$XDG_CONFIG_HOME`` and ``$XDG_CONFIG_DIRS``. Before both comes a file that is riafs' own
-(``token-file``), between them a systemd credential. A token is never asked for, never in an argument list, and never in
-a message; one that was configured for a cluster is not sent to another.
+A secret comes from a private file (an option), a variable or a systemd credential. It is never asked for, never in an
+argument list and never in a message.
+
+For Arvados the places are those of its own clients: ``ARVADOS_…`` variables win over the first
+``arvados/settings.conf`` below ``$CONFIGURATION_DIRECTORY``, ``$XDG_CONFIG_HOME`` and ``$XDG_CONFIG_DIRS``. Before both
+comes riafs' own option ``token-file``, between them a systemd credential. A token that was configured for one cluster
+is not sent to another.
 """
 
 import logging
@@ -14,12 +17,57 @@ from dataclasses import dataclass, field
 
 from riafs.errors import UsageError
 
-log = logging.getLogger(__name__)
-
-CREDENTIAL = "arvados-api-token"
-_MAX_TOKEN = 4096
+_VARIABLE = "RIAFS_ARCHIVE_PASSWORD"
+_OF_ARCHIVES = "riafs-archive-password"
+_OF_ARVADOS = "arvados-api-token"
+"""Names of systemd credentials."""
+_MAX_SECRET = 4096
 _MAX_SETTINGS = 1 << 20
 _TRUE = frozenset(("1", "t", "true", "y", "yes"))
+
+log = logging.getLogger(__name__)
+
+
+def archive_password(path: str, environment: Mapping[str, str]) -> str | None:
+    """The password in the file `path`, which only the user may read; without a path, the one in the environment or in
+    ``$CREDENTIALS_DIRECTORY``; None where there is none. One newline at its end is no part of it. Raises UsageError."""
+    if path:
+        return _read_password(path, private=True)
+    if _VARIABLE in environment:
+        return environment[_VARIABLE]
+    credential = _systemd_credential(environment, _OF_ARCHIVES)
+    return None if credential is None else _read_password(credential, private=False)
+
+
+def _read_password(path: str, *, private: bool) -> str:
+    try:
+        return _read_secret(path, "password", private=private).removesuffix(b"\n").decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the password in {path} is not UTF-8") from error
+
+
+def _systemd_credential(environment: Mapping[str, str], name: str) -> str | None:
+    """The path of a credential that systemd has passed to this service; None where it has not."""
+    path = os.path.join(environment.get("CREDENTIALS_DIRECTORY", "/nonexistent"), name)
+    return path if os.path.exists(path) else None
+
+
+def _read_secret(path: str, kind: str, *, private: bool) -> bytes:
+    """The content of a small file. `private`: refuse a file that other users can read; systemd protects its credentials
+    itself, if need be with an access list, which makes the group's bits say more than they mean."""
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if private and (status.st_mode & 0o077 or status.st_uid not in (0, os.geteuid())):
+                raise UsageError(f"{path} holds a {kind}: it must be yours and have mode 0600")
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SECRET:
+                raise UsageError(f"{path} is no file with a {kind}")
+            return file.read(_MAX_SECRET)
+    except OSError as error:
+        raise UsageError(f"cannot read the {kind} in {path}: {error.strerror}") from error
+
+
+# -- Arvados ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +119,15 @@ def _token(environment: Mapping[str, str], token_file: str, known: Mapping[str, 
         return _read_token(token_file, private=True)
     if environment.get("ARVADOS_API_TOKEN") and known:
         return _checked(known["ARVADOS_API_TOKEN"], "ARVADOS_API_TOKEN")
-    credential = os.path.join(environment.get("CREDENTIALS_DIRECTORY", "/nonexistent"), CREDENTIAL)
-    if os.path.exists(credential):
+    credential = _systemd_credential(environment, _OF_ARVADOS)
+    if credential is not None:
         return _read_token(credential, private=False)
     configured = known.get("ARVADOS_API_TOKEN")
     return _checked(configured, "arvados/settings.conf") if configured else None
 
 
 def _read_token(path: str, *, private: bool) -> str:
-    """systemd sees to it itself that nobody else reads its credentials, with an access list where it has to."""
-    try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if private and (status.st_mode & 0o077 or status.st_uid not in (0, os.geteuid())):
-                raise UsageError(f"{path} holds a token: it must be yours and have mode 0600")
-            if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_TOKEN:
-                raise UsageError(f"{path} is no file with a token")
-            return _checked(file.read(_MAX_TOKEN).decode("ascii", "replace").strip(), path)
-    except OSError as error:
-        raise UsageError(f"cannot read the token in {path}: {error.strerror}") from error
+    return _checked(_read_secret(path, "token", private=private).decode("ascii", "replace").strip(), path)
 
 
 def _checked(token: str, where: str) -> str:

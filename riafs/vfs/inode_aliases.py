@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from riafs.overlay.inode_map import OVERLAY
 from riafs.slices import Sliced
-from riafs.vfs.refreshing import Change
+from riafs.vfs.refreshing import Invalidation
 
 GONE = OVERLAY
 """The number of a row that there never is."""
@@ -18,7 +18,7 @@ _SPARE = 1 << 61
 """Above the numbers of the tree below, and never an overlay's."""
 
 
-class KernelNumbers:
+class InodeAliases:
     """`now` for what the kernel asks, `given` for what it is told; nothing is kept of numbers that are the same."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class KernelNumbers:
         if not number & OVERLAY:  # a row that is gone says so itself
             self._now[number] = GONE
 
-    def told(self, changes: Sequence[Change], also: Mapping[int, int] | None = None) -> list[Change]:
+    def told(self, changes: Sequence[Invalidation], also: Mapping[int, int] | None = None) -> list[Invalidation]:
         """`changes`, with the kernel's numbers. `also`: further ones, number → the kernel's."""
         known = {**self._given, **(also or {})}
         return [

@@ -1,8 +1,8 @@
-"""The life of one mount's process: open the source, mount, become ready, be told things, end.
+"""The life of a mount's process: open the source, mount, become ready, serve, unmount, end.
 
-Invariants: `announce` is called at most once, and only when the mount has answered a request; however this ends,
-nothing stays mounted that was mounted here. Ending on a signal lets open files be read on for a bounded
-time, out of sight.
+Invariants: `announce` is called at most once, and only when the mount has answered a request; however the process ends,
+nothing stays mounted that it mounted. After a signal to end, open files can be read for a bounded time, with the mount
+already detached.
 """
 
 import logging
@@ -12,21 +12,17 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
+from riafs import version
 from riafs.counters import Counters
 from riafs.daemon import control, logs
-from riafs.daemon.mountpoint import is_passed_device
+from riafs.daemon.mountpoint import LEAVING_SECONDS, is_passed_device, kept_by, unmount
 from riafs.daemon.mounts import Mount, all_mounts, mount_at
-from riafs.daemon.notify import Notifier
 from riafs.daemon.plan import MountPlan
-from riafs.daemon.readahead import set_readahead
-from riafs.daemon.servable import Servable
-from riafs.daemon.stacks import describe_stacks
-from riafs.daemon.unmount import LEAVING_SECONDS, kept_by, unmount
-from riafs.daemon.version import version
+from riafs.daemon.process import Notifier, describe_stacks, set_readahead
 from riafs.errors import Interrupted, MountFailed, RiafsError, StoreTimeout
 from riafs.settings import typed_settings
 from riafs.tasks import Background, as_failure
@@ -37,6 +33,30 @@ OPEN_SECONDS = 8.0
 10 s."""
 ANSWER_SECONDS = 5.0
 DRAIN_SECONDS = 10.0
+
+
+class Servable(Protocol):
+    """A source that is open and can be mounted once."""
+
+    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Mount, call ``task_status.started()`` when requests are served, return after an unmount.
+
+        Cancelling it unmounts. Raises MountFailed.
+        """
+
+    async def refresh(self) -> None:
+        """Look now for what has changed in the store, instead of when the refresh time has passed."""
+
+    @property
+    def commands(self) -> Mapping[str, control.Command]:
+        """Commands of the control socket beside those of every mount."""
+
+    async def status(self) -> Mapping[str, Any]:
+        """What ``riafs status`` shows of it beside what it shows of every mount."""
+
+    def close(self) -> None:
+        """Release what was opened; called after `serve` has ended, or instead of it."""
+
 
 Assemble = Callable[[MountPlan, Counters, logs.RecentErrors, Background, Doing], Awaitable[Servable]]
 Announce = Callable[[], None]

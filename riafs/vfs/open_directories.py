@@ -15,7 +15,7 @@ from riafs.errors import RiafsError, StaleHandle
 from riafs.overlay.filesystem import OverlayFileSystem
 from riafs.overlay.listing import Listed, Stat
 from riafs.vfs.filesystem import FileSystem, Page
-from riafs.vfs.kernelnumbers import KernelNumbers
+from riafs.vfs.inode_aliases import InodeAliases
 
 _PAGE = 64
 
@@ -48,11 +48,11 @@ class OpenDirectories:
     """The handles of one mount. `moves`: how many there were."""
 
     def __init__(
-        self, filesystem: FileSystem, engine: OverlayFileSystem, numbers: KernelNumbers, moves: Callable[[], int]
+        self, filesystem: FileSystem, merged: OverlayFileSystem, aliases: InodeAliases, moves: Callable[[], int]
     ) -> None:
         self._filesystem = filesystem
-        self._engine = engine
-        self._numbers = numbers
+        self._merged = merged
+        self._aliases = aliases
         self._moves = moves
         self._removed: set[int] = set()
         self._open: dict[int, _Open] = {}
@@ -72,9 +72,9 @@ class OpenDirectories:
         return self._last
 
     async def _opened(self, inode: int) -> _Open:
-        number, moves = self._numbers.now(inode), self._moves()
-        below = None if self._engine.has_row(number) else await self._filesystem.opendir(number)
-        return _Open(inode, self._engine.opendir(number), below, moves)
+        number, moves = self._aliases.now(inode), self._moves()
+        below = None if self._merged.has_row(number) else await self._filesystem.opendir(number)
+        return _Open(inode, self._merged.opendir(number), below, moves)
 
     def release(self, handle: int) -> None:
         """Give a handle back."""
@@ -84,7 +84,7 @@ class OpenDirectories:
             self._close(opened)
 
     def _close(self, opened: _Open) -> None:
-        self._engine.releasedir(opened.merged)
+        self._merged.releasedir(opened.merged)
         if opened.below is not None:
             self._filesystem.releasedir(opened.below)
 
@@ -123,8 +123,8 @@ class OpenDirectories:
         self._close(opened)
 
     async def _page(self, opened: _Open, offset: int) -> tuple[Sequence[Listed], bool]:
-        if opened.below is None or self._engine.has_row(self._numbers.now(opened.inode)):
-            return await self._engine.readdir(opened.merged, offset), True
+        if opened.below is None or self._merged.has_row(self._aliases.now(opened.inode)):
+            return await self._merged.readdir(opened.merged, offset), True
         page = await self._filesystem.readdir(opened.below, offset)
         return _listed(page, offset), page.current
 
@@ -137,7 +137,7 @@ class OpenDirectories:
         position = bisect_right(remaining, offset, key=lambda each: each[0])
         while position < len(remaining) and not found:
             for after, name in remaining[position : position + _PAGE]:
-                stat = await self._engine.lookup(self._numbers.now(opened.inode), name)
+                stat = await self._merged.lookup(self._aliases.now(opened.inode), name)
                 if stat is not None:
                     found.append(Revisited(name, after, stat))
             position += _PAGE

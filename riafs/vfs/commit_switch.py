@@ -19,11 +19,11 @@ from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import DIRECTORY, Row
 from riafs.slices import Pauses, Sliced, in_slices
 from riafs.tree.protocol import Directory, Entry, Kind, OfCommit
-from riafs.vfs.beneath import Beneath
 from riafs.vfs.filesystem import FileSystem
-from riafs.vfs.kernelnumbers import KernelNumbers
+from riafs.vfs.inode_aliases import InodeAliases
+from riafs.vfs.lower_tree import LowerTree
 from riafs.vfs.nodes import Node
-from riafs.vfs.refreshing import Change
+from riafs.vfs.refreshing import Invalidation
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +50,24 @@ class _Known:
         return self.row.name
 
 
-class Mover:
+class CommitSwitch:
     """One move."""
 
     def __init__(
         self,
         filesystem: FileSystem,
-        beneath: Beneath,
-        engine: OverlayFileSystem,
+        lower: LowerTree,
+        merged: OverlayFileSystem,
         overlay: Overlay,
-        numbers: KernelNumbers,
+        aliases: InodeAliases,
     ) -> None:
         self._filesystem = filesystem
-        self._beneath = beneath
-        self._engine = engine
+        self._lower = lower
+        self._merged = merged
         self._overlay = overlay
-        self._numbers = numbers
+        self._aliases = aliases
         self._steps: dict[int, int | None] = {}
-        """See KernelNumbers.move."""
+        """See InodeAliases.move."""
         self._shown: dict[int, int] = {}
         """Inode of a directory that the tree below has and that still has a row → the kernel's number."""
         self._staying: dict[int, set[bytes]] = {}
@@ -76,16 +76,16 @@ class Mover:
         """Directories that were made here and are in the commit now, with the inodes that the tree below has."""
         self._told = _Told()
 
-    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried) -> list[Change]:
+    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried) -> list[Invalidation]:
         """See WritableFileSystem. Returns what the kernel has to forget."""
-        top = self._beneath.pinned(dataset)
+        top = self._lower.pinned(dataset)
         assert isinstance(top.directory, OfCommit)
         if any(_sets_mode(change) for change in carried.changes):
             top.directory.forget()
         newer = await top.directory.at_commit(commit)
         known = await self._known(dataset, top)
         row = self._overlay.area(dataset).top
-        self._steps |= await self._engine.pushed(dataset, commit, carried, _Commit(newer).find)
+        self._steps |= await self._merged.pushed(dataset, commit, carried, _Commit(newer).find)
         places = await in_slices(self._places(row, known))
         renamed = self._detached(known, places)
         changed = list(await self._filesystem.move(top, newer))
@@ -102,30 +102,30 @@ class Mover:
             await self._place(each, below, in_place=above is not None and place == joined(above, each.name))
         await self._tell_of_added(known)
         await self._settle(dataset)
-        await in_slices(self._numbers.move(self._steps))
+        await in_slices(self._aliases.move(self._steps))
         changed = [replace(each, names=each.names - self._staying.get(each.inode, set())) for each in changed]
-        return [*self._numbers.told(changed, self._shown), *self._told.changes()]
+        return [*self._aliases.told(changed, self._shown), *self._told.changes()]
 
-    async def restore(self, dataset: bytes, paths: Sequence[bytes]) -> list[Change]:
+    async def restore(self, dataset: bytes, paths: Sequence[bytes]) -> list[Invalidation]:
         """See WritableFileSystem. Returns what the kernel has to forget."""
-        top = self._beneath.pinned(dataset)
+        top = self._lower.pinned(dataset)
         known = await self._known(dataset, top)
         try:
-            self._steps |= await self._engine.restore(dataset, paths)
+            self._steps |= await self._merged.restore(dataset, paths)
         finally:
             await self._settle(dataset)
             pauses = Pauses()
             for each in known:
                 self._give_back(each)
                 await pauses.pause()
-            await in_slices(self._numbers.move(self._steps))
+            await in_slices(self._aliases.move(self._steps))
         return self._told.changes()
 
     async def _settle(self, dataset: bytes) -> None:
         """What has no changes any more follows its branch again."""
-        await self._engine.attach()
+        await self._merged.attach()
         if dataset not in {base.dataset for base in self._overlay.datasets()}:
-            self._beneath.unpin(dataset)
+            self._lower.unpin(dataset)
 
     # -- before -------------------------------------------------------------------------------------------------------
 
@@ -148,12 +148,12 @@ class Mover:
         waiting: list[tuple[Row, bytes]] = [(top, b"")]
         while waiting:
             directory, path = waiting.pop()
-            parent = self._numbers.given(self._engine.inode_of(directory))
+            parent = self._aliases.given(self._merged.inode_of(directory))
             for row in rows.children(directory.id):
                 assert row.name is not None
                 below = joined(path, row.name)
-                inode = self._engine.inode_of(row)
-                yield _Known(row, below, inode, self._numbers.given(inode), parent, None)
+                inode = self._merged.inode_of(row)
+                yield _Known(row, below, inode, self._aliases.given(inode), parent, None)
                 if row.kind == DIRECTORY:
                     waiting.append((row, below))
 
@@ -171,7 +171,7 @@ class Mover:
 
     async def _in(self, directory: int, name: bytes) -> int | None:
         try:
-            found = await self._beneath.find(directory, name)
+            found = await self._lower.find(directory, name)
         except NotADirectoryHere:
             return None
         return None if found is None else found.inode
@@ -247,7 +247,7 @@ class Mover:
     async def _names(self, inode: int) -> set[bytes]:
         names: set[bytes] = set()
         pauses = Pauses()
-        while page := await self._beneath.entries(inode, len(names)):
+        while page := await self._lower.entries(inode, len(names)):
             names.update(each.entry.name for each in page)
             await pauses.pause()
         return names
@@ -286,10 +286,10 @@ class _Told:
         self._names.setdefault(parent, set())
         self._directories.setdefault(parent, []).append(directory)
 
-    def changes(self) -> list[Change]:
+    def changes(self) -> list[Invalidation]:
         """All of it."""
         return [
-            Change(
+            Invalidation(
                 parent,
                 frozenset(names),
                 tuple(self._directories.get(parent, ())),

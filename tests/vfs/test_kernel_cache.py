@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from riafs.storage.bytesource import PROVEN, Buffer, MemoryBytes
 from riafs.storage.local_file import LocalVersion
-from riafs.vfs.cachedpages import CachedPages, UseOfPages
+from riafs.vfs.kernel_cache import CachedPages, UseOfPages
 
 KEPT, DROPPED, PAST = (
     UseOfPages(kept=True, past=False),
