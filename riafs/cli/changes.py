@@ -160,7 +160,7 @@ def _datasets(target: Mounted | Kept) -> list[dict[str, Any]]:
         return list(asked(target.mount, "changes", {}, _LISTING_SECONDS)["datasets"])
     import trio  # slow to import, and of no use for a mount
 
-    from riafs.daemon.listing import describe_overlay
+    from riafs.daemon.replies import describe_overlay
     from riafs.overlay.overlay import opened
 
     with opened(target.directory) as overlay, overlay.snapshot() as snapshot:

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 
+from riafs import version
 from riafs.children import cause, run_again
 from riafs.cli.finding import Finding
 from riafs.cli.mount import absolute_source
 from riafs.cli.render import print_json, printable
-from riafs.daemon.version import version
 from riafs.errors import ProgramKilled, RiafsError
 from riafs.formats.sources import RiaUrl
 from riafs.git.user import instead_of_rules

@@ -12,8 +12,8 @@ from riafs.arvados.api import ApiServer
 from riafs.arvados.services import KeepService, fetch_services, named_services
 from riafs.cli.finding import Finding
 from riafs.counters import Counters
-from riafs.daemon.arvadosaccess import ArvadosAccess, arvados_access, proxies
-from riafs.daemon.bounded import call_in_child
+from riafs.daemon.credentials import ArvadosAccess, arvados_access, proxies
+from riafs.daemon.fork_call import call_in_child
 from riafs.errors import RiafsError
 from riafs.formats.sources import STANDARD_INPUT, ArvadosUrl, KeepUrl
 from riafs.settings import load

@@ -14,7 +14,7 @@ import trio
 
 from riafs.cli.finding import Finding
 from riafs.counters import Counters
-from riafs.daemon.bounded import call_in_child
+from riafs.daemon.fork_call import call_in_child
 from riafs.daemon.opening import opening_plan
 from riafs.errors import NotInStore, RiafsError, StoreTimeout
 from riafs.formats.sources import RiaUrl

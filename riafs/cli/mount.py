@@ -14,11 +14,11 @@ from urllib.parse import quote
 
 from riafs.cli.mountcaller import asked_for_writing
 from riafs.cli.mountopts import is_read_only, quote_option, wants_writing
-from riafs.daemon import background, mountpoint, process
+from riafs.daemon import daemonize, mountpoint
 from riafs.daemon.ask import ask
+from riafs.daemon.mountpoint import find_mount
 from riafs.daemon.mounts import mount_at, resolve
 from riafs.daemon.plan import MountPlan
-from riafs.daemon.unmount import find_mount
 from riafs.errors import BadSource, MountFailed, NotMounted, RiafsError, StoreTimeout, TooLarge, UsageError
 from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source, parse_source, rewrite
 from riafs.git.user import instead_of_rules
@@ -196,7 +196,7 @@ def manifest_on_input(source: Source) -> SpilledText | None:
 
 def _start(plan: MountPlan) -> None:
     try:
-        background.start(lambda announce: _live(plan, announce, announce.doing), keep=_kept_descriptors(plan))
+        daemonize.start(lambda announce: _live(plan, announce, announce.doing), keep=_kept_descriptors(plan))
     except (MountFailed, StoreTimeout):
         if not mountpoint.is_passed_device(plan.mountpoint):
             mountpoint.heal(plan.mountpoint)  # the kernel keeps the mount of a process that was killed
@@ -210,11 +210,11 @@ def _kept_descriptors(plan: MountPlan) -> list[int]:
 
 def _live(plan: MountPlan, announce: Callable[[], None], doing: Doing) -> None:
     """The mount's own process. The event loop and pyfuse3 take most of the start-up time, so only it imports them."""
-    process.settle()
-    from riafs.daemon import life
+    from riafs.daemon import lifecycle, process
     from riafs.daemon.assemble import assemble
 
-    life.run(plan, assemble, announce, doing)
+    process.settle()
+    lifecycle.run(plan, assemble, announce, doing)
 
 
 # -- /etc/fstab -------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from riafs import version
 from riafs.cli import mountopts
-from riafs.daemon.version import version
 from riafs.errors import UsageError
 from riafs.options import LOG_WORDS, OPTIONS, Kind, Option
 from riafs.settings import Given

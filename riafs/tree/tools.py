@@ -13,10 +13,10 @@ import trio
 
 from riafs.archive.archive import ArchiveTools
 from riafs.archive.extractor import Extractor
-from riafs.archive.openpgp import Decryptor
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
+from riafs.content.openpgp import Decryptor
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
 from riafs.formats.sevenzip.cursor import Limits

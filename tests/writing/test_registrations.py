@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from riafs.daemon.listing import describe_overlay
 from riafs.daemon.pushing import Order, Outcome, push_changes
+from riafs.daemon.replies import describe_overlay
 from riafs.errors import Busy, DirectoryNotEmpty, NoSuchName, PushConflict, PushRefused
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.overlay import Overlay

@@ -10,8 +10,8 @@ import pytest
 
 from riafs.cli import installhelper, main
 from riafs.cli.installhelper import closed_to_others, with_prunefs
+from riafs.daemon.mountpoint import unmount
 from riafs.daemon.mounts import Mount
-from riafs.daemon.unmount import unmount
 from riafs.errors import MountpointError, UsageError
 from tests.docs.installing import commands
 from tests.fuse.mounting import PROJECT
