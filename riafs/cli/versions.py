@@ -22,7 +22,8 @@ from riafs.formats.sources import RiaUrl, parse_ria_source
 from riafs.git.history import Version, VersionKind, abbreviated, named, newest
 from riafs.git.user import instead_of_rules
 from riafs.settings import complete_environment, load
-from riafs.tree.dataset import Dataset, VersionedDirectory
+from riafs.tree.commit_directory import VersionedDirectory
+from riafs.tree.dataset import Dataset
 from riafs.tree.protocol import Directory
 from riafs.tree.store_root import StoreDirectory
 from riafs.vfs.assembly import open_assembled
