@@ -9,10 +9,11 @@ from typing import Any
 
 import trio
 
-from riafs.cli.changes import Kept, Mounted, asked, failure_told, locate
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, printable
+from riafs.cli.targets import Kept, Mounted, locate
+from riafs.daemon.ask import asked, failure_told
 from riafs.daemon.pushing import Failure, Order, open_unmounted, overlay_source, push_changes
 from riafs.daemon.replies import describe_outcome
 from riafs.errors import PushConflict, RiafsError, UsageError

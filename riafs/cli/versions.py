@@ -12,8 +12,8 @@ from typing import Any
 import trio
 
 from riafs.cli.main import complain
-from riafs.cli.mount import absolute_source
 from riafs.cli.render import print_json, print_table
+from riafs.cli.targets import absolute_source
 from riafs.counters import Counters
 from riafs.daemon.mounts import Mount, riafs_mounts
 from riafs.daemon.opening import opening_plan
