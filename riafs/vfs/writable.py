@@ -22,13 +22,12 @@ from riafs.errors import (
     NotADirectoryHere,
     NotThereYet,
     ReadOnly,
-    RiafsError,
     StaleHandle,
     StoreTimeout,
 )
 from riafs.formats.names import is_in
 from riafs.overlay.changes import NOTHING, Carried
-from riafs.overlay.filesystem import COMMIT_SECONDS, Figures, OverlayFileSystem
+from riafs.overlay.filesystem import Figures, OverlayFileSystem
 from riafs.overlay.inode_map import Ownership
 from riafs.overlay.listing import Listed, Stat
 from riafs.overlay.lower import Home
@@ -111,28 +110,13 @@ class WritableFileSystem:
         """Those of the mount."""
         return self._filesystem.counters
 
-    async def keep(self) -> None:
-        """Commit what is pending, every COMMIT_SECONDS, until cancelled, which waits for what is under way."""
-        trouble = ""
-        while True:
-            await trio.sleep(COMMIT_SECONDS)
-            try:
-                with trio.CancelScope(shield=True):
-                    self.overlay.journal.commit()
-                    await self.overlay.tidy()
-                trouble = ""
-            except RiafsError as error:
-                if str(error) != trouble:
-                    log.error("changes are not safe: %s", error)  # noqa: TRY400  # the message says it all
-                trouble = str(error)
-
     def tasks(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """What has to run as long as this is used: commits, copies of the commits below changes, inspections."""
 
         async def keep_bases() -> None:
             await self._keeper.run(self._lower.pinned_directories)
 
-        return self.keep, keep_bases, self.overlay.inspector.keep_up
+        return self.overlay.keep, keep_bases, self.overlay.inspector.keep_up
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -287,7 +287,7 @@ async def test_what_a_move_comes_into_is_done_after_it(mount: Mount, monkeypatch
     await kernel.write(b"A/B/f", b"1")
     numbers = [await mount.number(path) for path in (b"A", b"A/B")]
     looked, go_on = trio.Event(), trio.Event()
-    naming, engine = kernel.filesystem._merged._naming, kernel.filesystem._merged
+    naming = engine = kernel.filesystem._merged
     slot, lookup = naming.slot, engine.lookup
     found: list[object] = []
 
