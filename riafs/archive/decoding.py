@@ -7,16 +7,15 @@ if its checks passed.
 
 import trio
 
-from riafs.archive.checks import Naming
-from riafs.archive.driving import Driver
+from riafs.archive.blocks import Naming
+from riafs.archive.decoders import Resources
 from riafs.archive.encryption import Unlocker
-from riafs.archive.folders import DecodableFolder, Folders
-from riafs.archive.goingahead import GoingAhead
-from riafs.archive.making import Making, again
-from riafs.archive.partial import Partial
+from riafs.archive.folder import DecodableFolder, Folders
+from riafs.archive.index import SavedWalks
+from riafs.archive.members import MemberAssembler, PartialMember, again
 from riafs.archive.planning import AHEAD, Planner
-from riafs.archive.walks import SavedWalks
-from riafs.archive.workshop import Workshop
+from riafs.archive.prefetch import Prefetch
+from riafs.archive.scheduler import Scheduler
 from riafs.errors import StoreError, StoreTimeout
 from riafs.formats.sevenzip.header import Listing, Member
 from riafs.storage.bytesource import RangedBytes
@@ -26,30 +25,30 @@ class Decoding:
     """The decoded members of one archive, which lies in `source`."""
 
     def __init__(
-        self, source: RangedBytes, listing: Listing, naming: Naming, workshop: Workshop, unlocker: Unlocker,
+        self, source: RangedBytes, listing: Listing, naming: Naming, resources: Resources, unlocker: Unlocker,
         walks: SavedWalks, shown: str,
     ) -> None:  # fmt: skip
-        self.workshop = workshop
+        self.resources = resources
         self.naming = naming
-        self.making = Making(listing, naming, workshop, shown)
-        self._driver = Driver(self.making, workshop)
-        self._planner = Planner(listing, self.making, self._driver, workshop)
+        self.assembler = MemberAssembler(listing, naming, resources, shown)
+        self._driver = Scheduler(self.assembler, resources)
+        self._planner = Planner(listing, self.assembler, self._driver, resources)
         self._folders = Folders(source, listing, unlocker, walks)
-        self._ahead = GoingAhead(listing, self.making, self._planner, self._driver, workshop, self._folders)
+        self._ahead = Prefetch(listing, self.assembler, self._planner, self._driver, resources, self._folders)
 
-    async def cover(self, partial: Partial, start: int, end: int, ahead: int = 0) -> None:
+    async def cover(self, partial: PartialMember, start: int, end: int, ahead: int = 0) -> None:
         """See to it that a range of a member's bytes is there; if then all are, that they are right.
 
         `ahead`: how many bytes more will be wanted. Raises CorruptContent, DecodeFailed, EncryptedArchive,
         StoreTimeout, …
         """
-        seconds = self.workshop.extractor.deadline
+        seconds = self.resources.extractor.deadline
         with trio.move_on_after(seconds):
             await self._cover(partial, start, end, ahead)
             return
         raise StoreTimeout(f"decoding an archive member took more than {seconds:g} s")
 
-    async def _cover(self, partial: Partial, start: int, end: int, ahead: int) -> None:
+    async def _cover(self, partial: PartialMember, start: int, end: int, ahead: int) -> None:
         folder = await self._folders.of(partial.member)
         in_order = self._ahead.follows(partial.member)
         if partial.covered.missing(start, end):
@@ -65,7 +64,9 @@ class Decoding:
         if partial.problem is not None:
             raise again(partial.problem)
 
-    def _begin_beside(self, folder: DecodableFolder, partial: Partial, end: int, ahead: int, *, in_order: bool) -> None:
+    def _begin_beside(
+        self, folder: DecodableFolder, partial: PartialMember, end: int, ahead: int, *, in_order: bool
+    ) -> None:
         """Let be decoded what will be wanted beside a range."""
         if ahead:
             self._ahead.rest_of(folder, partial, end, ahead)
@@ -74,7 +75,7 @@ class Decoding:
         if in_order:
             self._ahead.next_folder(folder)
 
-    async def _make(self, folder: DecodableFolder, partial: Partial, start: int, end: int, ahead: int) -> None:
+    async def _make(self, folder: DecodableFolder, partial: PartialMember, start: int, end: int, ahead: int) -> None:
         """Decode until a range is there, or it is known what is wrong. Raises what makes that impossible."""
         while partial.problem is None and partial.covered.missing(start, end):
             before = list(partial.covered.ranges)

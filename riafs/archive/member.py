@@ -2,9 +2,9 @@
 
 import trio
 
-from riafs.archive.checks import Digests
+from riafs.archive.blocks import Digests
 from riafs.archive.decoding import Decoding
-from riafs.archive.partial import IN_MEMORY, Partial
+from riafs.archive.members import IN_MEMORY, PartialMember
 from riafs.formats.sevenzip.header import Member
 from riafs.storage.bytesource import PROVEN, Buffer
 
@@ -29,7 +29,7 @@ class DecodedMember:
         self._decoding = decoding
         self._small = member.size <= IN_MEMORY
         self._data: bytes | None = None
-        self._partial: Partial | None = None
+        self._partial: PartialMember | None = None
         self._front = 0
 
     @property
@@ -65,12 +65,12 @@ class DecodedMember:
             return True
         if self._partial is not None:
             return self._partial.settled.is_set() and self._partial.problem is None
-        return self._decoding.making.is_good(self.stream)
+        return self._decoding.assembler.is_good(self.stream)
 
     async def prepare(self) -> None:
         """Decode and check what has to be before the first byte. Raises as `Decoding.cover`."""
-        self._decoding.making.refuse_bad(self.member)
-        first = min(self.size, self._decoding.workshop.blocks.size)
+        self._decoding.assembler.refuse_bad(self.member)
+        first = min(self.size, self._decoding.resources.blocks.size)
         if self.size <= _TINY:
             self._data = bytes(await self.read(0, self.size))
         elif self._small or self._decoding.naming.digests is Digests.BEFORE:
@@ -89,28 +89,28 @@ class DecodedMember:
         return await (self._read_small(offset, length) if self._small else self._read_large(offset, length))
 
     async def _kept(self, offset: int, length: int) -> Buffer | None:
-        return await self._decoding.workshop.blocks.read(self._content, self.size, offset, length)
+        return await self._decoding.resources.blocks.read(self._content, self.size, offset, length)
 
     async def _read_small(self, offset: int, length: int) -> Buffer:
         """A range of a member that is decoded as a whole."""
-        partial = self._decoding.making.join(self.member)
+        partial = self._decoding.assembler.join(self.member)
         try:
             return await self._kept_meanwhile(partial, offset, length) or await self._made(partial, offset, length)
         finally:
-            self._decoding.making.leave(partial)
+            self._decoding.assembler.leave(partial)
 
-    async def _made(self, partial: Partial, offset: int, length: int) -> bytes:
+    async def _made(self, partial: PartialMember, offset: int, length: int) -> bytes:
         await self._decoding.cover(partial, 0, self.size)
         return partial.read(offset, length)
 
-    async def _kept_meanwhile(self, partial: Partial, offset: int, length: int) -> Buffer | None:
+    async def _kept_meanwhile(self, partial: PartialMember, offset: int, length: int) -> Buffer | None:
         """The range, where a decoder has passed the member while the cache was asked the first time."""
         return None if partial.covered.ranges else await self._kept(offset, length)
 
     async def _read_large(self, offset: int, length: int) -> Buffer:
         """A range of a member that is decoded where it is read, or before."""
         if self._partial is None:
-            joined = self._decoding.making.join(self.member)
+            joined = self._decoding.assembler.join(self.member)
             kept = await self._while_joined(joined, offset, length)
             if kept is not None:
                 return kept
@@ -123,7 +123,7 @@ class DecodedMember:
         self._front = end
         return partial.read(offset, length)
 
-    async def _while_joined(self, joined: Partial, offset: int, length: int) -> Buffer | None:
+    async def _while_joined(self, joined: PartialMember, offset: int, length: int) -> Buffer | None:
         """Keep a partial for as long as this reader is open, unless the range turns out to be kept already."""
         kept = None
         try:
@@ -132,14 +132,14 @@ class DecodedMember:
             if kept is None and self._partial is None:
                 self._partial = joined
             else:
-                self._decoding.making.leave(joined)
+                self._decoding.assembler.leave(joined)
         return kept
 
     def close(self) -> None:
         """Give up what is in the making."""
         partial, self._partial = self._partial, None
         if partial is not None:
-            self._decoding.making.leave(partial)
+            self._decoding.assembler.leave(partial)
 
 
 async def open_decoded(decoding: Decoding, member: Member) -> DecodedMember:

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from riafs.archive.driving import Driver, Job
-from riafs.archive.folders import LONG, DecodableFolder
-from riafs.archive.making import Making, stream_of
-from riafs.archive.partial import Partial
-from riafs.archive.workshop import Workshop
+from riafs.archive.decoders import Resources
+from riafs.archive.folder import LONG, DecodableFolder
+from riafs.archive.members import MemberAssembler, PartialMember, stream_of
+from riafs.archive.scheduler import Job, Scheduler
 from riafs.formats.sevenzip.header import Listing
 from riafs.formats.sevenzip.lzma2 import Segment
 
@@ -32,8 +31,8 @@ _LIKELY_ALL = 8
 _LOOKED_AT = 4096
 _FOLDERS = 1024
 
-Wanted = tuple[Partial, int, int]
-"""A range of a member in the making."""
+Wanted = tuple[PartialMember, int, int]
+"""A range of a member that is being decoded."""
 
 
 @dataclass(slots=True)
@@ -56,18 +55,18 @@ class Plan:
 class Planner:
     """The plans for one archive, whose decoders are driven by `driver`."""
 
-    def __init__(self, listing: Listing, making: Making, driver: Driver, workshop: Workshop) -> None:
+    def __init__(self, listing: Listing, assembler: MemberAssembler, driver: Scheduler, resources: Resources) -> None:
         self._listing = listing
-        self._making = making
+        self._assembler = assembler
         self._driver = driver
-        self._workshop = workshop
+        self._resources = resources
         self._histories: LRUCache[int, _History] = LRUCache(_FOLDERS)
         self._planned: list[Segment] = []
 
     def has_runs(self, folder: DecodableFolder) -> bool:
         """Whether 7-Zip can decode parts of a folder."""
         possible = folder.has_runs and not folder.encrypted and not self._driver.runs_fail(folder)
-        return possible and self._workshop.extractor.is_there
+        return possible and self._resources.extractor.is_there
 
     def asked(self, folder: DecodableFolder, size: int) -> None:
         """Take note that somebody wants so many bytes that do not follow what was wanted before."""
@@ -139,7 +138,7 @@ class Planner:
 
     async def _waited_for_others(self, run: Segment) -> bool:
         """Wait while as many runs are decoded as may be at once; whether that took time."""
-        passes, most, waited = self._workshop.passes, self._workshop.workers.total_tokens, False
+        passes, most, waited = self._resources.decoders, self._resources.workers.total_tokens, False
         while len({run, *passes.runs(self._driver), *self._planned}) > most:
             await passes.changed()
             waited = True
@@ -150,15 +149,15 @@ class Planner:
         for job in plan.jobs:
             if job.segment in self._planned:
                 self._planned.remove(job.segment)
-                self._workshop.passes.tell()
+                self._resources.decoders.tell()
 
-    def _end_of_gap(self, folder: DecodableFolder, partial: Partial) -> int:
+    def _end_of_gap(self, folder: DecodableFolder, partial: PartialMember) -> int:
         """Up to where decoding from a member on makes more of what was not decoded yet than of what was."""
         end, new, known = partial.member.offset + partial.member.size, partial.member.size, 0
         first = stream_of(partial.member) + 1
         for stream in range(first, min(first + _LOOKED_AT, folder.streams.stop)):
             member = self._listing.member_of_stream(stream)
-            if self._making.is_done(stream):
+            if self._assembler.is_done(stream):
                 known += member.size
             else:
                 new += member.size

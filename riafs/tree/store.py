@@ -8,25 +8,18 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from riafs.content.annex import AnnexContents, ContentTools
+from riafs.content.annex import AnnexContents
 from riafs.content.branch import AnnexBranch
 from riafs.content.storages import StoredPlaces
-from riafs.counters import Counters
 from riafs.errors import NotInStore, RiafsError, SourceNotFound, TooLarge
 from riafs.formats.annex import parse_dataset_version, parse_store_version
 from riafs.formats.names import valid_name
-from riafs.git.catfile import GitPool
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Item, ItemKind, Storage
-from riafs.tree.checkout import Checkouts
-from riafs.tree.dataset import Dataset
-from riafs.tree.lastchanges import LastChanges
-from riafs.tree.listing import ListingCache
-from riafs.tree.refwatch import RefWatch
+from riafs.tree.dataset import Dataset, RefWatch
 from riafs.tree.subdatasets import RegisteredDatasets
-from riafs.tree.times import Times
+from riafs.tree.tools import StoreTools
 
 log = logging.getLogger(__name__)
 
@@ -36,28 +29,6 @@ _SPLIT = 3  # characters of an id that name the first directory
 ALIASES = b"alias"
 _SIGNS = (b"HEAD", b"annex/objects", b"archives")
 """What a dataset has: a bare repository, or objects, or an archive."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreTools:
-    """What all stores of a mount share."""
-
-    git: GitPool
-    content: ContentTools
-    listings: ListingCache
-    counters: Counters
-    seconds: float
-    """Deadline of a request to the store."""
-    instead_of: tuple[tuple[str, str], ...]
-    """The user's ``url.<base>.insteadOf`` rules: (base, prefix) each."""
-    allow_links: tuple[bytes, ...] = ()
-    """Directories outside of stores that links in stores may lead into."""
-    times: Times = field(default_factory=Times)
-    """Those that are not the commits'."""
-    checkouts: Checkouts | None = None
-    """For files as a checkout has them; None for files as they are in the commit."""
-    changes: LastChanges | None = None
-    """For files with the times of their last changes; None for those of the commit."""
 
 
 class Store:
@@ -207,7 +178,7 @@ class Store:
         return known
 
     async def _stored_elsewhere(self, identifier: bytes) -> StoredPlaces | None:
-        """See content/storages."""
+        """The places of a dataset's content in this store, by its id (see content/storages)."""
         try:
             return (await self.dataset(await self.path_of_id(identifier))).contents.stored_places
         except RiafsError:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from riafs.archive import folders, planning
+from riafs.archive import folder as folders
+from riafs.archive import planning
 from riafs.archive.archive import Archive, ArchiveTools
 from riafs.archive.decoders import ThreadDecoder
 from riafs.archive.extractor import ChildDecoder, Engine, Extractor
@@ -18,7 +19,7 @@ from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.header import Member
 from riafs.storage.bytesource import RangedBytes
 from tests.archive.conftest import Announce, Pack, content_of, open_archive, tools_with
-from tests.archive.test_decoding import DIVIDED, count_as_large, found, keys_of, text
+from tests.archive.test_members import DIVIDED, count_as_large, found, keys_of, text
 
 CONTENTS = keys_of([text(seed, 1_000_000 + seed) for seed in range(16)])
 SIZE = sum(len(content or b"") for content in CONTENTS.values())
@@ -309,11 +310,11 @@ async def test_the_next_folder_is_decoded_beside_the_one_that_is_read(
     assert members[4].folder != members[3].folder
     for member in members[:2]:
         await read(archive, member.name)
-    making = archive._decoding.making
+    assembler = archive._decoding.assembler
     with trio.fail_after(30):
-        while not making.is_done(members[4].stream or 0):  # noqa: ASYNC110 - there is no event for it
+        while not assembler.is_done(members[4].stream or 0):  # noqa: ASYNC110 - there is no event for it
             await trio.sleep(0.01)
-    assert not making.is_done(members[8].stream or 0)
+    assert not assembler.is_done(members[8].stream or 0)
     for member in members[2:]:
         assert await read(archive, member.name) == CONTENTS[member.name]
 
