@@ -19,12 +19,12 @@ from riafs.git.user import instead_of_rules
 from riafs.options import Kind, Option
 from riafs.packing.archiving import ArchiveReport, ArchiveRequest, archive_objects
 from riafs.packing.dataset import PackedDataset, open_dataset
-from riafs.packing.loose import Selection
-from riafs.packing.problems import Damage
+from riafs.packing.loose_objects import Damage
+from riafs.packing.selection import Selection
 from riafs.packing.unarchiving import UnarchiveReport, UnarchiveRequest, unarchive_objects
-from riafs.packing.watching import Watcher
 from riafs.settings import Given, complete_environment, load, parse_value
 from riafs.tree.tools import CommandSettings
+from riafs.watching import Watcher
 
 _MOST_IN_MEMORY = 256 << 20
 

@@ -35,7 +35,6 @@ from riafs.push.pushing import Push
 from riafs.push.registering import Moves
 from riafs.push.request import PushReport, PushRequest
 from riafs.push.superdatasets import Member, push_all
-from riafs.push.watching import Watcher
 from riafs.settings import Settings
 from riafs.slices import Sliced
 from riafs.storage.local_writer import LocalWriter
@@ -46,6 +45,7 @@ from riafs.vfs.assembly import open_assembled
 from riafs.vfs.open_overlay import OverlayPlace, lay_over
 from riafs.vfs.refreshing import Invalidation as Forgotten
 from riafs.vfs.writable import WritableFileSystem
+from riafs.watching import Watcher
 
 Tell = Callable[[Sequence[Forgotten]], Awaitable[None]]
 """Hears what a kernel has to forget."""

@@ -15,8 +15,8 @@ from riafs.daemon.pushing import Order, Outcome, push_changes
 from riafs.errors import NoSuchName, PushConflict, RiafsError, StaleHandle
 from riafs.formats.sources import parse_ria_source
 from riafs.push.merging import Prefer
-from riafs.push.watching import Nobody
 from riafs.tree.protocol import Kind
+from riafs.watching import Nobody
 from tests.push.conftest import means, request, tree, with_annex
 from tests.small import SmallDataset, SmallStore
 from tests.writing.drivers import writable

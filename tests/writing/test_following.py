@@ -12,7 +12,7 @@ import trio
 from riafs.daemon.pushing import Order, push_changes
 from riafs.errors import Busy, OverlayFailed, RiafsError, StaleHandle, UsageError
 from riafs.formats.sources import parse_ria_source
-from riafs.push.watching import Nobody
+from riafs.watching import Nobody
 from tests.plugins.log_hygiene import Announce
 from tests.push.conftest import means, request, tree, with_annex
 from tests.small import Registered, SmallDataset, SmallStore

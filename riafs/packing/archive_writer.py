@@ -1,40 +1,66 @@
-"""The new archive: what an old one holds, and objects added to it, written to a file that nobody else knows yet.
+"""The new archive: what an old one holds, and objects added to it, written to a file without a published name.
 
-Owns that file. Objects are hashed while they are read, and one that is not its key's content leaves no trace in the
-file. Packed bytes of the old archive are copied as they are, so nothing in it is decoded, sorted or compressed anew.
-The 7-Zip program is not used for writing: it sorts members by name, which for keys means at random (the files of one
-directory would be spread over all blocks), needs a pass over the whole archive for each method, and has no dictionary
-resets that readers could start from.
+Objects are hashed while they are read, and one that is not its key's content leaves no trace in the file. Packed bytes
+of the old archive are copied as they are, so nothing in it is decoded, sorted or compressed anew. The 7-Zip program is
+not used for writing: it sorts members by name, which for keys means at random (the files of one directory would be
+spread over all blocks), needs a pass over the whole archive for each method, and has no dictionary resets that readers
+could start from.
+
+Compression is LZMA2 with a dictionary reset every mebibyte. Each mebibyte is compressed by itself: a reader can start
+at any of them, and several threads can compress or decode one block. (liblzma ends a raw LZMA2 stream with a zero byte;
+without it, streams can be joined.)
 """
 
+import lzma
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from riafs.errors import StoreError
 from riafs.formats.sevenzip.fullheader import FullHeader, NewMember, shape_of_lzma2, shape_of_stored
 from riafs.formats.sevenzip.writing import encode_header, write_header, write_signature
-from riafs.packing.archives import NAME, path_in
-from riafs.packing.compressing import DICTIONARY_CODE, END, PIECE, Compressor
-from riafs.packing.content import ContentCheck, Seen
-from riafs.packing.loose import LooseObject
-from riafs.packing.objects import BadObject, ObjectReader
-from riafs.packing.problems import Damage
-from riafs.packing.watching import Watcher
+from riafs.packing.archive_file import ARCHIVE, Packed, path_in
+from riafs.packing.loose_objects import PIECE, BadObject, ContentCheck, Damage, LooseObject, ObjectReader, Seen
 from riafs.storage.permissions import FILE_MODE
-from riafs.storage.posix import HeldDirectory, writing_to
+from riafs.storage.posix import HeldDirectory, write_all, writing_to
+from riafs.watching import Watcher
 
+DICTIONARY_CODE = 16
+"""What LZMA2's property byte says for a dictionary of PIECE bytes."""
+END = b"\0"
+"""Ends a stream."""
+_FILTER = {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": PIECE}
 _COPIED_AT_ONCE = 64 << 20
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """An object that is in the new archive, and what was read of it."""
+class Compressor:
+    """Threads that compress; used as a context."""
 
-    object: LooseObject
-    seen: Seen
-    compressed: bool
+    def __init__(self) -> None:
+        self._threads = len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="riafs-compress")
+
+    def __enter__(self) -> "Compressor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def compress(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """The LZMA2 stream of `pieces`, each at most PIECE bytes, without its end. Keeps few of them in memory."""
+        waiting: deque[Future[bytes]] = deque()
+        for piece in pieces:
+            waiting.append(self._pool.submit(_compress, piece))
+            if len(waiting) > 2 * self._threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _compress(piece: bytes) -> bytes:
+    return lzma.compress(piece, lzma.FORMAT_RAW, filters=[_FILTER])[: -len(END)]
 
 
 class ArchiveWriter:
@@ -48,7 +74,7 @@ class ArchiveWriter:
         self.packed: list[Packed] = []
         self.damaged: list[Damage] = []
         with writing_to(path):
-            self._file = os.open(NAME, _NEW, FILE_MODE, dir_fd=directory.descriptor)
+            self._file = os.open(ARCHIVE, _NEW, FILE_MODE, dir_fd=directory.descriptor)
         self._kept_end = columns.packed_end
         self._end = self._kept_end
 
@@ -167,7 +193,7 @@ class ArchiveWriter:
         signature = write_signature(self._end, header)
         self._append(header)
         with writing_to(self._path):
-            _write_all(self._file, signature, 0)
+            write_all(self._file, signature, 0)
             os.fsync(self._file)
             # What is checked next comes from the disk, as far as the kernel forgets on request.
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -175,7 +201,7 @@ class ArchiveWriter:
 
     def _append(self, data: bytes) -> None:
         with writing_to(self._path):
-            _write_all(self._file, data, self._end)
+            write_all(self._file, data, self._end)
         self._end += len(data)
 
     def _take_back(self, end: int) -> None:
@@ -201,13 +227,5 @@ def _copy(source: int, target: int, offset: int, length: int) -> int:
         return os.copy_file_range(source, target, length, offset, offset)
     except OSError:  # across file systems, or not supported there: what fails in writing fails again below
         data = os.pread(source, min(length, PIECE), offset)
-        _write_all(target, data, offset)
+        write_all(target, data, offset)
         return len(data)
-
-
-def _write_all(file: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file, view, offset)
-        offset += written
-        view = view[written:]
