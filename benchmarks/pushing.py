@@ -20,8 +20,8 @@ from riafs.overlay.changes import Base, Change, ChangeKind, LocalContent
 from riafs.push.opening import open_for_pushing
 from riafs.push.pushing import Push
 from riafs.push.request import PushRequest
-from riafs.push.watching import Nobody
 from riafs.tree.tools import CommandSettings
+from riafs.watching import Nobody
 
 _SIZE = 20_000
 _EACH = 100

@@ -19,9 +19,9 @@ from riafs.checking.checking import Request, check
 from riafs.checking.opening import starting_point
 from riafs.checking.report import ArchiveTally, Finding, Report, Verdict
 from riafs.cli.main import complain
-from riafs.cli.mount import absolute_source, manifest_on_input
 from riafs.cli.progress import Display, progress
 from riafs.cli.render import amount, print_json, print_table, printable
+from riafs.cli.targets import absolute_source, manifest_on_input
 from riafs.content.parts import Copy, CopyState
 from riafs.content.verifying import Verify
 from riafs.counters import Counters

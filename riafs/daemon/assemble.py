@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from riafs.counters import Counters
-from riafs.daemon.changing import Changing
+from riafs.daemon.change_commands import Changing
 from riafs.daemon.control import Command
+from riafs.daemon.lifecycle import Servable
 from riafs.daemon.logs import RecentErrors
 from riafs.daemon.mounts import shown_source
 from riafs.daemon.opening import opening_plan
 from riafs.daemon.plan import MountPlan
-from riafs.daemon.servable import Servable
 from riafs.formats.sources import RiaUrl
 from riafs.fuse.presentation import Presentation
 from riafs.fuse.session import KernelOptions, Session
@@ -25,7 +25,7 @@ from riafs.tasks import Background
 from riafs.tree.tools import CommandSettings
 from riafs.vfs import assembly
 from riafs.vfs.assembly import find_git
-from riafs.vfs.overlaid import OverlayPlace, lay_over
+from riafs.vfs.open_overlay import OverlayPlace, lay_over
 from riafs.watching import Doing
 
 

@@ -133,7 +133,6 @@ class LiveClusterCollection:
         self._turn = 0
 
     async def now(self, turn: int) -> Directory:
-        """See Place."""
         state = await self._cluster.state(self._uuid, turn)
         if state is not None and state != self._state and self._turn != turn:
             self._turn = turn

@@ -29,7 +29,7 @@ from riafs.formats.locators import is_collection_uuid, is_identifier, is_portabl
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.cluster_collections import ClusterCollections
 from riafs.tree.collection_opening import BY_ID, ByIdDirectory, open_named
-from riafs.tree.directories import FixedDirectory
+from riafs.tree.directories import FixedDirectory, directory_entry
 from riafs.tree.protocol import Directory, Entry, Found, Kind
 
 HOME, SHARED, BY_TAG = b"home", b"shared", b"by_tag"
@@ -41,7 +41,7 @@ class ClusterRoot(FixedDirectory):
     def __init__(self, collections: ClusterCollections) -> None:
         now = time.time_ns()
         names = (BY_ID, BY_TAG, HOME, SHARED)
-        entries = [Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=now, version=b"") for name in names]
+        entries = [directory_entry(name, now, b"") for name in names]
         super().__init__(entries, now, {"cluster": collections.api.host.encode()})
         self._collections = collections
         self._projects = ClusterProjects(collections)
@@ -49,7 +49,6 @@ class ClusterRoot(FixedDirectory):
         self._by_id = ByIdDirectory(self.resolve, now)
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         match entry.name:
             case b"by_id":
                 return self._by_id
@@ -170,7 +169,6 @@ class ProjectDirectory(FixedDirectory):
         self._items = items
 
     async def find(self, name: bytes) -> Found:
-        """See Directory."""
         if name != RECORD or name in self._positions:
             return await super().find(name)
         text = await self._record()
@@ -185,11 +183,10 @@ class ProjectDirectory(FixedDirectory):
         return json.dumps(record, indent=2, sort_keys=True).encode() + b"\n"
 
     async def open(self, entry: Entry) -> RangedBytes:
-        """See Directory."""
         return MemoryBytes(entry.text) if isinstance(entry, RecordEntry) else await super().open(entry)
 
     async def prepare(self, start: int) -> None:
-        """See Directory: the manifests of the next collections come with one request, as far as they are small."""
+        """The manifests of the next collections come with one request, as far as they are small."""
         following = [entry.item for entry in self._entries[start + 1 : start + 1 + _AHEAD] if _is_collection(entry)]
         uuids, size = [], 0
         for item in following:
@@ -200,7 +197,6 @@ class ProjectDirectory(FixedDirectory):
         await self._projects.collections.fetch_together(uuids)
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         assert isinstance(entry, ItemEntry)
         if entry.item.chosen:
             return await FilterDirectory.load(self._projects, entry.item.uuid)
@@ -209,7 +205,6 @@ class ProjectDirectory(FixedDirectory):
         return await self._projects.collections.by_uuid_or_broken(entry.item.uuid, entry.item.uuid.decode())
 
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        """See Directory."""
         if not isinstance(entry, ItemEntry):
             return {}
         known = self._projects.collections.entered(entry.item.uuid)
@@ -219,7 +214,6 @@ class ProjectDirectory(FixedDirectory):
         return found if entry.item.hash is None else {**found, "collection": entry.item.hash}
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         items = await self._projects.now(self._uuid, turn)
         return None if items is self._items else ProjectDirectory(self._projects, self._uuid, items)
 
@@ -233,7 +227,6 @@ class FilterDirectory(ProjectDirectory):
         return cls(projects, uuid, await fetch_chosen(projects.api, uuid))
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         newer = await FilterDirectory.load(self._projects, self._uuid)
         return None if newer._items == self._items else newer
 
@@ -256,12 +249,10 @@ class SharedDirectory(FixedDirectory):
         return cls(projects, await fetch_shared(projects.api))
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         assert isinstance(entry, ItemEntry)
         return await self._projects.directory(entry.item.uuid)
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         newer = await SharedDirectory.load(self._projects)
         return None if newer._items == self._items else newer
 
@@ -317,12 +308,10 @@ class TagsDirectory(FixedDirectory):
         self._known = known
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         assert isinstance(entry, TagEntry)
         return TagDirectory(self._tags, entry.tag, self._known.get(entry.tag, ()))
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         known = await self._tags.now(turn)
         return None if known is self._known else TagsDirectory(self._tags, known)
 
@@ -333,20 +322,20 @@ class TagDirectory(FixedDirectory):
     renewable = True
 
     def __init__(self, tags: ClusterTags, tag: str, members: Sequence[bytes]) -> None:
-        super().__init__([_entry(member, member) for member in members], 0, {"tag": tag.encode("utf-8", "replace")})
+        super().__init__(
+            [directory_entry(member, 0, member) for member in members], 0, {"tag": tag.encode("utf-8", "replace")}
+        )
         self._tags = tags
         self._tag = tag
         self._members = members
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         collections = self._tags.collections
         if is_portable_data_hash(entry.name):
             return await collections.by_hash(entry.name)
         return await collections.by_uuid_or_broken(entry.name, entry.name.decode())
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         members = (await self._tags.now(turn)).get(self._tag, ())
         return None if members == self._members else TagDirectory(self._tags, self._tag, members)
 
@@ -356,7 +345,3 @@ def _tag_entries(known: Tags, slash: str) -> Iterable[TagEntry]:
     for name, (tag, members) in zip(names, known.items(), strict=True):
         version = b" ".join(members)
         yield TagEntry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=0, version=version, tag=tag)
-
-
-def _entry(name: bytes, version: bytes) -> Entry:
-    return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=0, version=version)

@@ -31,6 +31,7 @@ from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.names import MAX_NAME, joined
 from riafs.formats.text import shown
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
+from riafs.tree.directories import PlainDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
 
@@ -179,12 +180,10 @@ class Collection:
     """Shared by the collections of a mount."""
 
 
-class CollectionDirectory:
+class CollectionDirectory(PlainDirectory):
     """A directory of a collection: see the Directory protocol. `path` is ``b""`` at the top of the collection."""
 
     __slots__ = ("collection", "path")
-
-    renewable = False
 
     def __init__(self, collection: Collection, path: bytes) -> None:
         self.collection = collection
@@ -201,7 +200,7 @@ class CollectionDirectory:
         return await self.collection.folders.get(self.collection.manifest, self.path)
 
     async def entries(self, start: int) -> Sequence[Entry]:
-        """See Directory. Whoever goes on where the last entries ended gets many."""
+        """Whoever goes on where the last entries ended gets many."""
         pieces = self.collection.folders.pieces
         key = self.collection.manifest.portable_data_hash, self.path, self.mtime_ns
         first, piece = pieces.get(key, (0, ()))
@@ -241,11 +240,7 @@ class CollectionDirectory:
         """That of all directories of the collection."""
         return self.collection.manifest.portable_data_hash
 
-    async def prepare(self, start: int) -> None:
-        """See Directory: all that listing needs is here."""
-
     async def find(self, name: bytes) -> Found:
-        """See Directory."""
         folder = await self._folder()
         position = folder.find(name)
         if position is not None:
@@ -259,7 +254,6 @@ class CollectionDirectory:
         )
 
     async def versions(self) -> Versions:
-        """See Directory."""
         folder = await self._folder()
         if len(folder.names) < MANY:
             return self._versions(folder)
@@ -283,14 +277,12 @@ class CollectionDirectory:
         return joined(self.path, name)
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         folder, index = await self._index(entry)
         if index is None or not folder.folder.is_folder(index):
             raise NotADirectoryHere(f"{self._described(entry.name)} is not a directory")
         return CollectionDirectory(self.collection, self._below(folder.folder.names[index]))
 
     async def open(self, entry: Entry) -> RangedBytes:
-        """See Directory."""
         folder, index = await self._index(entry)
         if index is None:
             return MemoryBytes(self.collection.records[entry.name])
@@ -308,7 +300,7 @@ class CollectionDirectory:
         return f"{path!r} in collection {self._version.decode()}"
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
-        """See Divisible. Records are no part of the collection's content."""
+        """Records are no part of the collection's content."""
         folder, index = await self._index(entry)
         if index is None or folder.folder.is_folder(index):
             return ()
@@ -316,23 +308,18 @@ class CollectionDirectory:
 
     @property
     def holding(self) -> bool:
-        """See Holding."""
         return not self.path
 
     async def held(self) -> AsyncGenerator[Part, None]:
-        """See Holding: the blocks of the manifest."""
+        """The blocks of the manifest."""
         for block in range(self.collection.manifest.block_count):
             yield self._part(block)
 
     def _part(self, block: int) -> BlockPart:
         return BlockPart(self.collection.reader, block, self.collection.replication)
 
-    async def target(self, entry: Entry) -> bytes:
-        """See Directory."""
-        raise NoSuchName(f"{entry.name!r} is no link")
-
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        """See Directory. `locators` are those of a file's first blocks, without hints; `blocks` counts all."""
+        """`locators` are those of a file's first blocks, without hints; `blocks` counts all."""
         folder, index = await self._index(entry)
         known = {**self._attributes(), "path": self._below(entry.name)}
         if index is None or name in known or folder.folder.is_folder(index):
@@ -351,9 +338,4 @@ class CollectionDirectory:
         return {"collection": self._version, **self.collection.attributes}
 
     async def own_attributes(self) -> Mapping[str, bytes]:
-        """See Directory."""
         return self._attributes()
-
-    async def renewed(self, turn: int) -> Directory | None:
-        """A collection does not change; what has its name may."""
-        return None

@@ -19,7 +19,6 @@ from riafs.content.keepblocks import KeepBlocks
 from riafs.content.segments import CollectionReader
 from riafs.counters import Counters
 from riafs.errors import (
-    IsADirectoryHere,
     MalformedManifest,
     NoSuchName,
     NotInStore,
@@ -30,11 +29,10 @@ from riafs.errors import (
 from riafs.formats.locators import is_identifier
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.manifests.reader import ManifestReader
-from riafs.storage.bytesource import RangedBytes
 from riafs.storage.temporary import SpilledText, SpillFile
 from riafs.tree.collection import Collection, CollectionDirectory, FolderCache
-from riafs.tree.directories import BrokenDirectory
-from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
+from riafs.tree.directories import BrokenDirectory, PlainDirectory, directory_entry
+from riafs.tree.protocol import Directory, Entry, Found, Versions
 
 log = logging.getLogger(__name__)
 
@@ -156,10 +154,8 @@ Resolve = Callable[[bytes], Awaitable[Directory]]
 """The directory of a uuid or portable data hash, the same for the same one. Raises NotInStore."""
 
 
-class ByIdDirectory:
+class ByIdDirectory(PlainDirectory):
     """What `resolve` knows: see the Directory protocol."""
-
-    renewable = False
 
     def __init__(self, resolve: Resolve, mtime_ns: int) -> None:
         self._resolve = resolve
@@ -168,18 +164,12 @@ class ByIdDirectory:
         self.mtime_ns = mtime_ns
 
     async def entries(self, start: int) -> Sequence[Entry]:
-        """See Directory."""
         return [self._entry(name) for name in list(self._seen)[start:]]
 
     def _entry(self, name: bytes) -> Entry:
-        mtime_ns = self._seen[name].mtime_ns
-        return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=name)
-
-    async def prepare(self, start: int) -> None:
-        """See Directory."""
+        return directory_entry(name, self._seen[name].mtime_ns, name)
 
     async def find(self, name: bytes) -> Found:
-        """See Directory."""
         if name not in self._positions:
             await self._look_up(name)
         return Found(self._positions[name], self._entry(name))
@@ -195,32 +185,13 @@ class ByIdDirectory:
         self._positions.setdefault(name, len(self._positions))  # another task may have been as quick
 
     async def versions(self) -> Versions:
-        """See Directory."""
         return Versions({name: name for name in self._seen}, self._seen.keys())
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         return await self._resolve(entry.name)
 
-    async def open(self, entry: Entry) -> RangedBytes:
-        """See Directory."""
-        raise IsADirectoryHere(f"{entry.name!r} is a directory")
-
-    async def target(self, entry: Entry) -> bytes:
-        """See Directory."""
-        raise IsADirectoryHere(f"{entry.name!r} is a directory")
-
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        """See Directory."""
         return await self._seen[entry.name].own_attributes()
-
-    async def own_attributes(self) -> Mapping[str, bytes]:
-        """See Directory."""
-        return {}
-
-    async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
-        return None
 
 
 async def open_named(resolve: Resolve, name: bytes) -> Directory:

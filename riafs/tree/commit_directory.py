@@ -7,28 +7,28 @@ file itself where git holds the content, any other symbolic link as it is, a sub
 import itertools
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from riafs.content.copies import BlobPart, KeyPart
 from riafs.content.parts import Part
 from riafs.content.unread import Unread
 from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
+from riafs.formats.gitrepository import looks_like_commit
 from riafs.formats.keys import parse_key
 from riafs.formats.names import joined
 from riafs.git.kept_objects import KeptObjects
+from riafs.git.references import Resolved
 from riafs.git.repository import IN_MEMORY
 from riafs.storage.bytesource import RangedBytes
 from riafs.tree.checkout import NOTHING, DirectoryConversions
+from riafs.tree.dataset import Dataset, Signature, Snapshot
+from riafs.tree.directories import PlainDirectory
 from riafs.tree.listing import MAX_LINK, PIECE, GitEntry, Listing, TreeLine, classify, git_version, tree_lines
 from riafs.tree.protocol import UNKNOWN_SIZE, DatasetPosition, Directory, Entry, Found, Kind, Versions
 from riafs.tree.slots import Slots
-from riafs.tree.times import CommitTimes, EarlierDirectory, earlier_top
-
-if TYPE_CHECKING:
-    from riafs.tree.dataset import Dataset
+from riafs.tree.times import EarlierDirectory, earlier_top
 
 log = logging.getLogger(__name__)
 
@@ -38,27 +38,6 @@ _LOOK_AHEAD = 64
 _LATE = b" "
 """Marks versions of what has other times than it will have."""
 _VERSIONED = re.compile(rb"([^@]+)@(.+)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A commit of a dataset. `time_ns`: when it was committed; `own_times`: see times; `changed`: when its files were
-    changed last, where that is what is shown."""
-
-    dataset: "Dataset"
-    commit: bytes
-    tree: bytes
-    time_ns: int
-    own_times: bool = True
-    changed: CommitTimes | None = None
-
-    def root(self) -> "CommitDirectory":
-        """The commit's top directory."""
-        return CommitDirectory(self, self.tree, b"")
-
-    def dated_anew(self) -> "Snapshot":
-        """The same once more, with times that may be known by now."""
-        return replace(self, changed=self.dataset.changed_at(self.commit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +53,12 @@ def versioned(entry: Entry) -> Directory:
     return entry.directory
 
 
-class CommitDirectory:
+def top_of(snapshot: Snapshot) -> "CommitDirectory":
+    """The top directory of a commit."""
+    return CommitDirectory(snapshot, snapshot.tree, b"")
+
+
+class CommitDirectory(PlainDirectory):
     """A directory of a commit: see the Directory protocol. `path` is relative to the dataset, ``""`` for its top."""
 
     __slots__ = ("_name", "_since", "_snapshot", "_tree", "path")
@@ -93,7 +77,7 @@ class CommitDirectory:
 
     @property
     def renewable(self) -> bool:
-        """See Directory. The top is, as long as other times may come: see lastchanges."""
+        """The top is, as long as other times may come: see lastchanges."""
         changed = self._snapshot.changed
         return not self.path and changed is not None and changed.may_be_replaced
 
@@ -101,26 +85,21 @@ class CommitDirectory:
 
     @property
     def standing(self) -> DatasetPosition:
-        """See OfCommit."""
         return DatasetPosition(self._snapshot.dataset.identifier, self._snapshot.commit, self.path)
 
     async def branch(self) -> bytes | None:
-        """See OfCommit."""
         try:
             return (await self._snapshot.dataset.repository.find(None)).ref
         except NoSuchVersion:
             return None
 
     def forget(self) -> None:
-        """See OfCommit."""
         self._snapshot.dataset.listings.forget(self._snapshot.dataset.path)
 
     async def at_commit(self, commit: bytes) -> Directory:
-        """See OfCommit."""
-        return (await self._snapshot.dataset.snapshot(commit)).root()
+        return top_of(await self._snapshot.dataset.snapshot(commit))
 
     async def keep_in(self, kept: KeptObjects, name: bytes) -> None:
-        """See OfCommit."""
         await kept.keep(name, self._snapshot.dataset.repository, self._snapshot.commit)
 
     # -- listing ------------------------------------------------------------------------------------------------------
@@ -147,8 +126,8 @@ class CommitDirectory:
         known = listing.known(position)
         if not known:
             wanted = listing.to_read(position, listing=for_listing)
-            lines = list(tree_lines(listing.tree, wanted.start, wanted.stop))
-            read = tuple(await classify(self._snapshot.dataset, lines, self._snapshot.time_ns))
+            dataset, lines = self._snapshot.dataset, list(tree_lines(listing.tree, wanted.start, wanted.stop))
+            read = tuple(await classify(dataset.repository, dataset.contents, lines, self._snapshot.time_ns))
             listing.add(wanted, read)
             self._snapshot.dataset.listings.keep(self._name, listing)
             known = read[position - wanted.start :]
@@ -159,7 +138,7 @@ class CommitDirectory:
         self._snapshot.dataset.listings.keep(self._name, listing)
 
     async def prepare(self, start: int) -> None:
-        """See Directory: the trees of the next directories in one batch, then their first pieces together."""
+        """The trees of the next directories in one batch, then their first pieces together."""
         tree = (await self._listing()).tree
         near = range(start, min(start + _LOOK_AHEAD, len(tree.names)))
         wanted = [position for position in near if tree.modes[position] == DIRECTORY][:_PREPARED_DIRECTORIES]
@@ -176,14 +155,13 @@ class CommitDirectory:
         return self._snapshot.dataset.listings.get(self._name) is not None
 
     async def entries(self, start: int) -> Sequence[Entry]:
-        """See Directory."""
         listing = await self._listing()
         if start >= len(listing.tree.names):
             return ()
         return await self._as_shown(listing, await self._entries(listing, start, for_listing=True))
 
     async def find(self, name: bytes) -> Found:
-        """See Directory. ``NAME@REF`` finds a subdataset at another version."""
+        """``NAME@REF`` finds a subdataset at another version."""
         listing = await self._listing()
         position = await listing.position(name)
         if position is None:
@@ -200,10 +178,9 @@ class CommitDirectory:
         if position is None or listing.tree.modes[position] != SUBMODULE:
             raise NotThereYet(f"no {name!r} in {self._snapshot.dataset.name}")
         dataset = await self._snapshot.dataset.subdatasets.dataset(self._snapshot, self._below(match[1]))
-        return await dataset.versioned_entry(name, match[2])
+        return await find_version(dataset, name, match[2])
 
     async def versions(self) -> Versions:
-        """See Directory."""
         listing = await self._listing()
         tree, mark = listing.tree, (await self._wanted(listing)).mark
         if self._snapshot.changed is not None and await self._snapshot.changed.is_late():
@@ -215,7 +192,6 @@ class CommitDirectory:
         )
 
     async def slots(self) -> Slots:
-        """See Numbered."""
         return (await self._listing()).slots
 
     # -- entries ------------------------------------------------------------------------------------------------------
@@ -224,7 +200,6 @@ class CommitDirectory:
         return joined(self.path, name)
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         if not isinstance(entry, GitEntry):
             return versioned(entry)
         if entry.registered:
@@ -233,14 +208,14 @@ class CommitDirectory:
             )
         since = await self._earlier()
         if since is not None and since.tree != self._tree:
-            await since.read(self._snapshot.dataset)
+            await since.read(self._snapshot.dataset.repository)
         below = None if since is None else since.below(entry, same=since.tree == self._tree)
         return CommitDirectory(self._snapshot, entry.oid, self._below(entry.name), below)
 
     async def _as_shown(self, listing: Listing, entries: Sequence[GitEntry]) -> Sequence[GitEntry]:
         checkouts, wanted = self._snapshot.dataset.checkouts, await self._wanted(listing)
         if checkouts is not None and wanted.conversions:
-            entries = await checkouts.shown(self._snapshot.dataset, wanted, entries)
+            entries = await checkouts.shown(self._snapshot.dataset.repository, wanted, entries)
         return await self._dated(entries)
 
     async def _wanted(self, listing: Listing) -> DirectoryConversions:
@@ -248,14 +223,16 @@ class CommitDirectory:
         dataset = self._snapshot.dataset
         if dataset.checkouts is None:
             return NOTHING
-        return await dataset.checkouts.wanted(dataset, self._snapshot.commit, self.path, listing.tree)
+        return await dataset.checkouts.wanted(dataset.repository, self._snapshot.commit, self.path, listing.tree)
 
     # -- times --------------------------------------------------------------------------------------------------------
 
     async def _earlier(self) -> EarlierDirectory | None:
         """This directory in the commit that the first push from here was made over, if there was one."""
         if self._since is None and not self.path and self._snapshot.own_times:
-            self._since = await earlier_top(self._snapshot.dataset)
+            dataset = self._snapshot.dataset
+            first_base = dataset.times.since(dataset.identifier)
+            self._since = None if first_base is None else await earlier_top(dataset.repository, first_base)
         return self._since
 
     async def _dated(self, entries: Sequence[GitEntry]) -> Sequence[GitEntry]:
@@ -273,7 +250,7 @@ class CommitDirectory:
         if since is None:
             return entries
         if since.tree != self._tree:
-            await since.read(snapshot.dataset)
+            await since.read(snapshot.dataset.repository)
         written = snapshot.dataset.times.written(snapshot.dataset.identifier, self.path)
         dated = []
         for entry in entries:
@@ -288,7 +265,6 @@ class CommitDirectory:
         return dated
 
     async def open(self, entry: Entry) -> RangedBytes:
-        """See Directory."""
         assert isinstance(entry, GitEntry)
         dataset = self._snapshot.dataset
         if entry.key is not None:
@@ -297,7 +273,7 @@ class CommitDirectory:
             raise MissingObject(f"git object {entry.oid.decode()} of {self._described(entry)} cannot be read")
         if dataset.checkouts is not None:
             conversion = (await self._wanted(await self._listing())).conversions.get(entry.name)
-            opened = conversion and await dataset.checkouts.open(dataset, entry.oid, conversion)
+            opened = conversion and await dataset.checkouts.open(dataset.repository, entry.oid, conversion)
             if opened:
                 return opened
         # That git has it is known from its size. A large one is written to a file, which may find no room: at open.
@@ -306,7 +282,6 @@ class CommitDirectory:
         return Unread(entry.size, lambda: dataset.repository.open_blob(entry.oid, entry.size))
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
-        """See Divisible."""
         assert isinstance(entry, GitEntry)
         dataset = self._snapshot.dataset
         if entry.key is not None:
@@ -315,7 +290,6 @@ class CommitDirectory:
         return (BlobPart(dataset.repository, dataset.path, entry.oid, size),)
 
     async def target(self, entry: Entry) -> bytes:
-        """See Directory."""
         assert isinstance(entry, GitEntry)
         [found] = await self._snapshot.dataset.repository.objects([b"contents " + entry.oid], MAX_LINK)
         if found is None:
@@ -327,7 +301,6 @@ class CommitDirectory:
         return f"{path!r} in dataset {self._snapshot.dataset.name} at {self._snapshot.commit.decode()[:12]}"
 
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        """See Directory."""
         if not isinstance(entry, GitEntry):
             return await versioned(entry).own_attributes()
         known = dict(await self.own_attributes())
@@ -347,21 +320,21 @@ class CommitDirectory:
         return known
 
     async def own_attributes(self) -> Mapping[str, bytes]:
-        """See Directory."""
         return {"dataset": self._snapshot.dataset.identifier, "commit": self._snapshot.commit}
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory. A commit does not change, but when its files were changed last may take long to find out."""
+        """A commit does not change, but when its files were changed last may take long to find out."""
         changed = self._snapshot.changed
         if self.path or changed is None or not changed.is_outdated:
             return None
-        return self._snapshot.dated_anew().root()
+        return top_of(self._snapshot.dated_anew())
 
 
 async def prepare_together(snapshot: Snapshot, directories: Sequence[CommitDirectory]) -> None:
     """List `directories`, as far as they are small and not listed yet, with few questions to git and the store."""
+    dataset = snapshot.dataset
     missing = [each for each in directories if not each.listed]
-    trees = await snapshot.dataset.repository.trees([each._tree for each in missing])
+    trees = await dataset.repository.trees([each._tree for each in missing])
     lines: list[TreeLine] = []
     prepared: list[tuple[CommitDirectory, Listing]] = []
     for directory, tree in zip(missing, trees, strict=True):
@@ -369,6 +342,86 @@ async def prepare_together(snapshot: Snapshot, directories: Sequence[CommitDirec
             continue
         prepared.append((directory, directory._listed(tree)))
         lines += tree_lines(tree, 0, PIECE)
-    entries = iter(await classify(snapshot.dataset, lines, snapshot.time_ns)) if lines else iter(())
+    entries = iter(await classify(dataset.repository, dataset.contents, lines, snapshot.time_ns)) if lines else iter(())
     for directory, listing in prepared:
         directory._keep(listing, tuple(itertools.islice(entries, len(listing.tree.names))))
+
+
+class VersionedDirectory(CommitDirectory):
+    """The top of a dataset at the commit that `version` named when this was made. `open_version` makes them.
+
+    Renewable unless `signature` is None, which stands for a pinned commit.
+    """
+
+    __slots__ = ("_resolved", "_signature", "_version", "dataset")
+
+    def __init__(
+        self, snapshot: Snapshot, version: bytes | None, signature: Signature | None, resolved: Resolved
+    ) -> None:
+        super().__init__(snapshot, snapshot.tree, b"")
+        self.dataset = snapshot.dataset
+        self._version = version
+        self._signature = signature
+        self._resolved = resolved
+
+    @property
+    def renewable(self) -> bool:
+        return self._signature is not None or super().renewable
+
+    async def branch(self) -> bytes | None:
+        return self._resolved.ref
+
+    async def at_commit(self, commit: bytes) -> Directory:
+        signature: Signature | None = None if self._signature is None else ()  # as no refs have it
+        return VersionedDirectory(await self.dataset.snapshot(commit), self._version, signature, self._resolved)
+
+    @property
+    def holding(self) -> bool:
+        return self._version is None  # else one version was asked for
+
+    async def held(self) -> AsyncGenerator[Part, None]:
+        """All stored keys."""
+        async for key in self.dataset.contents.stored_keys():
+            yield KeyPart(self.dataset.contents, self.dataset.path, key)
+
+    async def own_attributes(self) -> Mapping[str, bytes]:
+        return {**await super().own_attributes(), **({"ref": self._resolved.ref} if self._resolved.ref else {})}
+
+    async def renewed(self, turn: int) -> Directory | None:
+        """Compares a few stat results first, so that asking every few seconds is cheap."""
+        if await super().renewed(turn) is not None:
+            return VersionedDirectory(self._snapshot.dated_anew(), self._version, self._signature, self._resolved)
+        if self._signature is None:
+            return None
+        if await self.dataset.watch.seen(self.dataset.path, self._resolved.refs, turn) == self._signature:
+            return None
+        newer = await open_version(self.dataset, self._version)
+        if newer._snapshot.commit == self._snapshot.commit:
+            self._signature, self._resolved = newer._signature, newer._resolved
+            return None
+        self.dataset.counters.refs_moved += 1
+        return newer
+
+
+async def open_version(dataset: Dataset, version: bytes | None) -> VersionedDirectory:
+    """The top directory at a branch, tag or commit, None for HEAD. Raises NoSuchVersion, GitError, …"""
+    first = await dataset.repository.find(version)
+    # Taken before the ref is read for good, so that no move in between can be missed later.
+    signature = await dataset.watch.look(dataset.path, first.refs)
+    resolved = await dataset.repository.find(version)
+    pinned = version is not None and resolved.ref is None and looks_like_commit(version)
+    snapshot = await dataset.snapshot(await dataset.repository.peeled(resolved.oid), own_times=not pinned)
+    return VersionedDirectory(snapshot, version, None if pinned else signature, resolved)
+
+
+async def find_version(dataset: Dataset, name: bytes, ref: bytes) -> Found:
+    """The entry for ``NAME@REF``, in which a ``/`` of the ref is written ``%2F``. Raises NotThereYet."""
+    version = ref.replace(b"%2F", b"/").replace(b"%2f", b"/").replace(b"%25", b"%")
+    try:
+        directory = await open_version(dataset, version)
+    except NoSuchVersion as error:
+        raise NotThereYet(str(error)) from error
+    entry = VersionedEntry(
+        name, Kind.DIRECTORY, 0, executable=True, mtime_ns=directory.mtime_ns, version=version, directory=directory
+    )
+    return Found(None, entry)

@@ -16,7 +16,7 @@ from riafs.content.parts import Part
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError, StoreDenied
 from riafs.formats.composed import CollectionPath, ComposedFolder
 from riafs.storage.bytesource import RangedBytes
-from riafs.tree.directories import BrokenDirectory
+from riafs.tree.directories import BrokenDirectory, PlainDirectory, directory_entry
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Divisible, Entry, Found, Kind, Versions
 
@@ -36,7 +36,7 @@ class _Place:
     original: Entry | None
 
 
-class ComposedDirectory:
+class ComposedDirectory(PlainDirectory):
     """A folder of a composed tree: see the Directory protocol.
 
     What cannot be found is shown as a directory that says why when it is looked into; a store that does not answer now
@@ -64,7 +64,7 @@ class ComposedDirectory:
                 place = await self._looked_up(name, source)
             else:
                 below = ComposedDirectory(source, self._resolve, self.mtime_ns)
-                place = _Place(_directory_entry(name, self.mtime_ns, b"composed"), below, None)
+                place = _Place(directory_entry(name, self.mtime_ns, b"composed"), below, None)
             self._places.setdefault(name, place)  # another task may have been as quick
         return self._places[name]
 
@@ -76,13 +76,13 @@ class ComposedDirectory:
                 raise
             reason = f"{_described(source)} cannot be shown as {os.fsdecode(name)!r}: {error}"
             broken = BrokenDirectory(StoreDenied(reason) if isinstance(error, StoreDenied) else reason, self.mtime_ns)
-            return _Place(_directory_entry(name, self.mtime_ns, b"broken"), broken, None)
+            return _Place(directory_entry(name, self.mtime_ns, b"broken"), broken, None)
 
     async def _find(self, name: bytes, source: CollectionPath) -> _Place:
         directory = await self._top(source.collection)
         if not source.path:
             version = (await directory.own_attributes()).get("collection", b"")
-            return _Place(_directory_entry(name, directory.mtime_ns, version), directory, None)
+            return _Place(directory_entry(name, directory.mtime_ns, version), directory, None)
         *folders, last = source.path.split(b"/")
         for folder in folders:
             found = await directory.find(folder)
@@ -120,60 +120,44 @@ class ComposedDirectory:
     # -- the protocol -------------------------------------------------------------------------------------------------
 
     async def entries(self, start: int) -> Sequence[Entry]:
-        """See Directory. Where one is known, those behind it that are known too: nobody may want the others."""
+        """Where one is known, those behind it that are known too: nobody may want the others."""
         names = self._names[start : start + PIECE]
         known = [place.entry for place in itertools.takewhile(bool, map(self._places.get, names)) if place]
         return known or [place.entry for place in await self._all_places(names)]
 
-    async def prepare(self, start: int) -> None:
-        """See Directory: listing has looked everything up."""
-
     async def find(self, name: bytes) -> Found:
-        """See Directory."""
         position = self._positions.get(name)
         if position is None:
             raise NoSuchName(f"no {name!r} in the composed tree")
         return Found(position, (await self._place(name)).entry)
 
     async def versions(self) -> Versions:
-        """See Directory."""
         entries = [place.entry for place in await self._all_places(self._names)]
         directories = {entry.name for entry in entries if entry.kind is Kind.DIRECTORY}
         return Versions({entry.name: entry.version for entry in entries}, directories)
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         place = await self._place(entry.name)
         return place.directory if place.original is None else await place.directory.directory(place.original)
 
     async def open(self, entry: Entry) -> RangedBytes:
-        """See Directory."""
         place = await self._place(entry.name)
         if place.original is None:
             raise IsADirectoryHere(f"{entry.name!r} is a directory")
         return await place.directory.open(place.original)
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
-        """See Divisible."""
         place = await self._place(entry.name)
         if place.original is None or not isinstance(place.directory, Divisible):
             return ()
         return await place.directory.parts(place.original)
 
-    async def target(self, entry: Entry) -> bytes:
-        """See Directory."""
-        raise NoSuchName(f"{entry.name!r} is no link")
-
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        """See Directory: those of what stands there, where it comes from."""
+        """Those of what stands there, where it comes from."""
         place = await self._place(entry.name)
         if place.original is None:
             return await place.directory.own_attributes()
         return await place.directory.attributes(place.original, name)
-
-    async def own_attributes(self) -> Mapping[str, bytes]:
-        """See Directory."""
-        return {}
 
     @property
     def renewable(self) -> bool:
@@ -182,7 +166,6 @@ class ComposedDirectory:
         return not sources <= self._tops.keys() or any(top.renewable for top in self._tops.values())
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         newer = {}
         for collection, top in list(self._tops.items()):
             found = await top.renewed(turn) if top.renewable else None
@@ -191,10 +174,6 @@ class ComposedDirectory:
         if not newer:
             return None
         return ComposedDirectory(self._folder, self._resolve, self.mtime_ns, {**self._tops, **newer})
-
-
-def _directory_entry(name: bytes, mtime_ns: int, version: bytes) -> Entry:
-    return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=version)
 
 
 def _described(source: CollectionPath) -> str:

@@ -17,14 +17,16 @@ dropped for it: a program that reads all of it again finds as much as there is r
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from cachetools import LRUCache
 
+from riafs.content.annex import AnnexContents
 from riafs.formats.annex import MAX_POINTER, Pointed, pointed
 from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, SUBMODULE, Tree
 from riafs.formats.keys import parse_key
 from riafs.git.catfile import GitObject
+from riafs.git.repository import Repository
 from riafs.slices import Sliced, in_slices
 from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind
 from riafs.tree.slots import Slots, slots_of_tree
@@ -236,9 +238,6 @@ class ListingCache:
             self._heavy = (name, listing)
 
 
-if TYPE_CHECKING:
-    from riafs.tree.dataset import Dataset
-
 MAX_LINK = 1 << 20
 """Bytes of a link's blob that are read; Linux follows links of up to 4 KiB."""
 _NO_BLOB = (DIRECTORY, SUBMODULE)
@@ -258,12 +257,14 @@ def tree_lines(tree: Tree, start: int, end: int) -> Iterable[TreeLine]:
     return map(TreeLine, tree.names[start:end], tree.modes[start:end], tree.oids[start:end])
 
 
-async def classify(dataset: "Dataset", lines: Sequence[TreeLine], time_ns: int) -> list[GitEntry]:
+async def classify(
+    repository: Repository, contents: AnnexContents, lines: Sequence[TreeLine], time_ns: int
+) -> list[GitEntry]:
     """An entry for each of `lines`; `time_ns` is the commit's time. Raises GitError, StoreError, StoreTimeout."""
-    blobs = await _blobs(dataset, lines)
+    blobs = await _blobs(repository, lines)
     keys = [pointed(blob.data) if blob is not None and blob.data else None for blob in blobs]
-    sizes = await _missing_sizes(dataset, keys)
-    executable = await _executable(dataset, lines, keys)
+    sizes = await _missing_sizes(contents, keys)
+    executable = await _executable(contents, lines, keys)
     entries = []
     for index, (line, blob, key) in enumerate(zip(lines, blobs, keys, strict=True)):
         if key is None:
@@ -285,14 +286,14 @@ async def classify(dataset: "Dataset", lines: Sequence[TreeLine], time_ns: int) 
     return entries
 
 
-async def _blobs(dataset: "Dataset", lines: Sequence[TreeLine]) -> list[GitObject | None]:
+async def _blobs(repository: Repository, lines: Sequence[TreeLine]) -> list[GitObject | None]:
     """Each line's blob: links and small files with their content, larger files with their size only."""
     blobs: list[GitObject | None] = [None] * len(lines)
     wanted = [index for index, line in enumerate(lines) if line.mode not in _NO_BLOB]
     first = [
         (b"contents " if lines[index].mode == LINK else b"info ") + lines[index].oid.hex().encode() for index in wanted
     ]
-    for index, blob in zip(wanted, await dataset.repository.objects(first, MAX_LINK), strict=True):
+    for index, blob in zip(wanted, await repository.objects(first, MAX_LINK), strict=True):
         blobs[index] = blob
     small = [
         index
@@ -301,22 +302,22 @@ async def _blobs(dataset: "Dataset", lines: Sequence[TreeLine]) -> list[GitObjec
     ]
     if small:
         second = [b"contents " + lines[index].oid.hex().encode() for index in small]
-        for index, blob in zip(small, await dataset.repository.objects(second, MAX_LINK), strict=True):
+        for index, blob in zip(small, await repository.objects(second, MAX_LINK), strict=True):
             blobs[index] = blob or blobs[index]  # a damaged one still has the size that it says it has
     return blobs
 
 
-async def _missing_sizes(dataset: "Dataset", keys: Sequence[Pointed | None]) -> dict[int, int]:
+async def _missing_sizes(contents: AnnexContents, keys: Sequence[Pointed | None]) -> dict[int, int]:
     """index → size of the content, for keys that do not tell it."""
     sizes = {}
     for index, key in enumerate(keys):
         if key is not None and key.size is None:
-            size = await dataset.contents.size(parse_key(key.serialised))
+            size = await contents.size(parse_key(key.serialised))
             sizes[index] = UNKNOWN_SIZE if size is None else size
     return sizes
 
 
-async def _executable(dataset: "Dataset", lines: Sequence[TreeLine], keys: Sequence[Pointed | None]) -> set[int]:
+async def _executable(contents: AnnexContents, lines: Sequence[TreeLine], keys: Sequence[Pointed | None]) -> set[int]:
     """Indexes of locked links whose content lies in the store as an executable file.
 
     git has no executable bit for a link; it survives as the mode of the object (as git-annex and ORA keep it).
@@ -324,7 +325,7 @@ async def _executable(dataset: "Dataset", lines: Sequence[TreeLine], keys: Seque
     locked = {index: key.file_name for index, key in enumerate(keys) if key is not None and lines[index].mode == LINK}
     if not locked:
         return set()
-    flags = await dataset.contents.executable(list(locked.values()))
+    flags = await contents.executable(list(locked.values()))
     return {index for index, flag in zip(locked, flags, strict=True) if flag}
 
 

@@ -25,8 +25,8 @@ from riafs.tree.collection_opening import (
     collection_directory,
     open_named,
 )
-from riafs.tree.directories import BrokenDirectory, FixedDirectory, LiveDirectory
-from riafs.tree.protocol import Directory, Entry, Kind
+from riafs.tree.directories import BrokenDirectory, FixedDirectory, LiveDirectory, directory_entry
+from riafs.tree.protocol import Directory, Entry
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,6 @@ class LiveManifestCollection:
         self._file = file
 
     async def now(self, turn: int) -> Directory:
-        """See Place."""
         file = (await self._kept.files(turn)).get(self._name)
         if file is not None and file != self._file and file.settled:
             newer = await self._kept.load(self._name, file)
@@ -173,29 +172,27 @@ class ManifestsRoot(FixedDirectory):
 
     def __init__(self, kept: ManifestCollections, files: Mapping[bytes, ManifestFile], by_id: ByIdDirectory) -> None:
         newest = max((file.mtime_ns for file in files.values()), default=by_id.mtime_ns)
-        entries = [_entry(name, file.mtime_ns, file.version) for name, file in files.items() if name != BY_ID]
-        super().__init__([_entry(BY_ID, newest, b""), *entries], newest, {"store": os.fsencode(kept.manifests.name)})
-        self.renewable = kept.manifests.changing
+        entries = [directory_entry(name, file.mtime_ns, file.version) for name, file in files.items() if name != BY_ID]
+        super().__init__(
+            [directory_entry(BY_ID, newest, b""), *entries], newest, {"store": os.fsencode(kept.manifests.name)}
+        )
         self._kept = kept
         self._files = files
         self._by_id = by_id
 
+    @property
+    def renewable(self) -> bool:
+        return self._kept.manifests.changing
+
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         return self._by_id if entry.name == BY_ID else await self._kept.by_name(entry.name)
 
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        """See Directory."""
         return await (await self.directory(entry)).own_attributes()
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         files = await self._kept.files(turn)
         return None if files is self._files else ManifestsRoot(self._kept, files, self._by_id)
-
-
-def _entry(name: bytes, mtime_ns: int, version: bytes) -> Entry:
-    return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=version)
 
 
 async def open_manifests(kept: ManifestCollections, collection: bytes | None) -> Directory:

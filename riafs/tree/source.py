@@ -17,6 +17,7 @@ from riafs.git.repository import HIDDEN_BRANCHES, Repository
 from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
 from riafs.storage.protocol import ItemKind, Storage
+from riafs.tree.commit_directory import open_version
 from riafs.tree.protocol import Directory
 from riafs.tree.store import ALIASES, Store, is_dataset_path
 from riafs.tree.store_root import AliasDirectory, dataset_directory
@@ -35,7 +36,7 @@ async def open_source(source: RiaUrl, tools: StoreTools, *, keys: bool = False) 
     path = await path_of_named(store, source)
     dataset = await store.dataset(path)
     try:
-        return await dataset.at(source.version)
+        return await open_version(dataset, source.version)
     except (NoSuchVersion, NotInStore) as error:
         if keys and source.version is None:
             return await dataset_directory(store, path, 0)

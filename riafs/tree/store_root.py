@@ -34,9 +34,9 @@ from riafs.formats.names import valid_name
 from riafs.git.references import Resolved
 from riafs.storage.bytesource import RangedBytes
 from riafs.storage.protocol import FileStatus, ItemKind
-from riafs.tree.commit_directory import VersionedEntry
-from riafs.tree.dataset import Dataset, Signature, VersionedDirectory
-from riafs.tree.directories import FixedDirectory
+from riafs.tree.commit_directory import VersionedDirectory, VersionedEntry, find_version, open_version
+from riafs.tree.dataset import Dataset, Signature
+from riafs.tree.directories import FixedDirectory, PlainDirectory, directory_entry
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
 from riafs.tree.store import ALIASES, Store, is_dataset_path
 
@@ -75,7 +75,7 @@ class StoreDirectory(FixedDirectory):
         self._signature = signature
 
     async def find(self, name: bytes) -> Found:
-        """See Directory. ``NAME@REF`` finds a dataset at another version, and is NotThereYet if it does not."""
+        """``NAME@REF`` finds a dataset at another version, and is NotThereYet if it does not."""
         try:
             return await super().find(name)
         except NoSuchName:
@@ -85,7 +85,7 @@ class StoreDirectory(FixedDirectory):
         path = self._dataset_path(match[1])
         if path is None:
             raise NotThereYet(f"{match[1]!r} is no dataset")
-        return await (await self._store.dataset(path)).versioned_entry(name, match[2])
+        return await find_version(await self._store.dataset(path), name, match[2])
 
     def _dataset_path(self, name: bytes) -> bytes | None:
         """The store's path of the dataset called `name` here, None where there is none."""
@@ -103,7 +103,6 @@ class StoreDirectory(FixedDirectory):
         return await self._store.dataset(entry.path)
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         if isinstance(entry, VersionedEntry):
             return entry.directory
         assert isinstance(entry, StoreEntry)
@@ -114,7 +113,6 @@ class StoreDirectory(FixedDirectory):
         return await dataset_directory(self._store, entry.path, entry.mtime_ns)
 
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        """See Directory."""
         if isinstance(entry, VersionedEntry):
             return await entry.directory.own_attributes()
         assert isinstance(entry, StoreEntry)
@@ -129,7 +127,7 @@ async def dataset_directory(store: Store, path: bytes, mtime_ns: int) -> Directo
     signature: Signature | None = None
     while True:
         try:
-            return await dataset.at(None)
+            return await open_version(dataset, None)
         except (NoSuchVersion, NotInStore) as error:
             if signature is not None:
                 has_keys = await dataset.contents.has_any()
@@ -152,7 +150,7 @@ class PendingDirectory(FixedDirectory):
     def __init__(
         self, dataset: Dataset, store: Store, reason: str, mtime_ns: int, signature: Signature, *, has_keys: bool
     ) -> None:
-        keys = Entry(KEYS, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=KEYS)
+        keys = directory_entry(KEYS, mtime_ns, KEYS)
         reason += f"; what is stored is in {os.fsdecode(KEYS)}" if has_keys else ""
         attributes = {"dataset": dataset.identifier, "error": os.fsencode(reason)}
         super().__init__((keys,) if has_keys else (), mtime_ns, attributes)
@@ -163,32 +161,26 @@ class PendingDirectory(FixedDirectory):
         self._keys = KeysDirectory(dataset.contents, dataset.identifier, mtime_ns)
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         return self._keys
 
     @property
     def waiting(self) -> bytes:
-        """See WithoutCommit."""
         return self._dataset.identifier
 
     async def shown_at(self, commit: bytes) -> Directory:
-        """See WithoutCommit."""
-        snapshot = await self._dataset.snapshot(commit)
-        return VersionedDirectory(self._dataset, None, snapshot, (), Resolved(commit, None))
+        return VersionedDirectory(await self._dataset.snapshot(commit), None, (), Resolved(commit, None))
 
     @property
     def holding(self) -> bool:
-        """See Holding."""
         return True
 
     async def held(self) -> AsyncGenerator[Part, None]:
-        """See Holding: every stored key."""
+        """Every stored key."""
         contents = self._dataset.contents
         async for key in contents.stored_keys():
             yield KeyPart(contents, self._dataset.path, key)
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         dataset = self._dataset
         stays = await dataset.watch.seen(dataset.path, (), turn) == self._signature
         if stays and self._has_keys == await dataset.contents.has_any():
@@ -234,7 +226,6 @@ class AliasDirectory(StoreDirectory):
         return await IdDirectory.load(self._store)
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         if await self._store.storage.stat_objects(b"", [self._path]) == self._signature:
             return None
         return await AliasDirectory.load(self._store, self._path)
@@ -275,7 +266,6 @@ class IdDirectory(StoreDirectory):
         return cls(store, b"", entries, signature, newest)
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         if await _prefixes(self._store) == self._signature:
             return None
         return await IdDirectory.load(self._store)
@@ -294,10 +284,8 @@ _PER_KEY = 900
 """Bytes of memory that a key takes here and in its listing."""
 
 
-class KeysDirectory:
+class KeysDirectory(PlainDirectory):
     """The keys in `contents` of the dataset `identifier`: see the Directory protocol."""
-
-    renewable = False
 
     def __init__(self, contents: AnnexContents, identifier: bytes, mtime_ns: int) -> None:
         self._contents = contents
@@ -307,7 +295,7 @@ class KeysDirectory:
         self.mtime_ns = mtime_ns
 
     async def entries(self, start: int) -> Sequence[Entry]:
-        """See Directory. From the start on, what the storage has now is looked for. Raises OutOfMemory."""
+        """From the start on, what the storage has now is looked for. Raises OutOfMemory."""
         if start == 0:
             async for key in self._contents.stored_keys():
                 if len(self._entries) % _AT_ONCE == 0:
@@ -327,11 +315,8 @@ class KeysDirectory:
             known = UNKNOWN_SIZE if size is None else size
             self._entries.append(Entry(name, Kind.FILE, known, executable=False, mtime_ns=mtime_ns, version=name))
 
-    async def prepare(self, start: int) -> None:
-        """See Directory."""
-
     async def find(self, name: bytes) -> Found:
-        """See Directory. Keys that were stored since the last listing are found."""
+        """Keys that were stored since the last listing are found."""
         if name not in self._positions:
             key = _key(name)
             size = await self._contents.size(key)
@@ -342,35 +327,22 @@ class KeysDirectory:
         return Found(position, self._entries[position])
 
     async def versions(self) -> Versions:
-        """See Directory."""
         return Versions({name: name for name in self._positions}, set())
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         raise NotADirectoryHere(f"{os.fsdecode(entry.name)} is a key")
 
     async def open(self, entry: Entry) -> RangedBytes:
-        """See Directory."""
         shown = f"{os.fsdecode(entry.name)!r} in {os.fsdecode(KEYS)} of dataset {os.fsdecode(self._identifier)}"
         return await self._contents.find(parse_file_name(entry.name), lambda: shown)
 
-    async def target(self, entry: Entry) -> bytes:
-        """See Directory."""
-        raise NoSuchName(f"{os.fsdecode(entry.name)} is no link")
-
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        """See Directory."""
         key = parse_file_name(entry.name)
         known = {**await self.own_attributes(), "kind": b"annex", "key": key.serialised}
         return known if name in known else {**known, **await self._contents.attributes(key, name)}
 
     async def own_attributes(self) -> Mapping[str, bytes]:
-        """See Directory."""
         return {"dataset": self._identifier}
-
-    async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
-        return None
 
 
 def _key(name: bytes) -> Key:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import trio
 from cachetools import LRUCache
@@ -62,20 +62,16 @@ class Times:
         self._kept = kept
 
     def since(self, dataset: bytes) -> bytes | None:
-        """See KeptTimes."""
         return None if self._kept is None else self._kept.since(dataset)
 
     def written(self, dataset: bytes, directory: bytes) -> Mapping[bytes, PushedTime]:
-        """See KeptTimes."""
         return {} if self._kept is None else self._kept.written(dataset, directory)
 
 
-if TYPE_CHECKING:
-    from riafs.tree.dataset import Dataset
-
-
 class EarlierDirectory:
-    """A directory of that commit. `tree`: its object (hex), None where there was none; `time_ns`: the commit's."""
+    """A directory of the commit that the first push was made over. `tree`: its object (hex), None where there was none;
+    `time_ns`: the commit's.
+    """
 
     __slots__ = ("_versions", "time_ns", "tree")
 
@@ -84,12 +80,12 @@ class EarlierDirectory:
         self.time_ns = time_ns
         self._versions: Mapping[bytes, bytes] | None = None
 
-    async def read(self, dataset: "Dataset") -> None:
+    async def read(self, repository: Repository) -> None:
         """Read what was in it, for `has`. Where the store has lost it, nothing was."""
         if self._versions is None:
             tree = None
             with suppress(MissingObject, MalformedObject):
-                tree = None if self.tree is None else await dataset.repository.tree(self.tree)
+                tree = None if self.tree is None else await repository.tree(self.tree)
             lines = () if tree is None else zip(tree.names, tree.modes, tree.oids, strict=True)
             self._versions = {name: git_version(mode, oid) for name, mode, oid in lines}
 
@@ -106,13 +102,10 @@ class EarlierDirectory:
         return EarlierDirectory(version[:-1].hex().encode() if is_directory else None, self.time_ns)
 
 
-async def earlier_top(dataset: "Dataset") -> EarlierDirectory | None:
-    """The top of a dataset in the commit that the first push was made over, None where there was none."""
-    commit = dataset.times.since(dataset.identifier)
-    if commit is None:
-        return None
+async def earlier_top(repository: Repository, commit: bytes) -> EarlierDirectory:
+    """The top of a dataset in `commit`, which the first push was made over."""
     try:
-        known = await dataset.repository.commit(commit)
+        known = await repository.commit(commit)
     except (MissingObject, MalformedObject):  # it was pruned: nothing has stayed as it was, as far as can be told
         return EarlierDirectory(None, 0)
     return EarlierDirectory(known.tree, known.time * 1_000_000_000)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.tree.commit_directory import CommitDirectory
-from riafs.tree.dataset import VersionedDirectory
+from riafs.tree.commit_directory import CommitDirectory, VersionedDirectory
 from riafs.tree.directories import FixedDirectory, VirtualDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Kind

@@ -16,8 +16,8 @@ from riafs.cache.blocks import BlockCache
 from riafs.cache.disk import DiskBlocks
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.verifying import Verifier
-from riafs.daemon import life
-from riafs.daemon.changing import Changing
+from riafs.daemon import lifecycle
+from riafs.daemon.change_commands import Changing
 from riafs.daemon.logs import RecentErrors
 from riafs.fuse import session
 from riafs.fuse.session import Session
@@ -36,7 +36,7 @@ _TASKS = (
     (Verifier, "hash_part"), (Scheduler, "_go_to_goal"), (Scheduler, "_noted"), (MemberAssembler, "store"),
     (MemberAssembler, "check"), (MemberAssembler, "parts"), (Prefetch, "_decode_batch"),
     (Prefetch, "_decode_front"), (Session, "_refresh_regularly"), (Session, "refresh"), (WritableFileSystem, "keep"),
-    (Overlay, "tidy"), (session, "_forget_inode"), (life, "describe_stacks"), (Changing, "_changes"),
+    (Overlay, "tidy"), (session, "_forget_inode"), (lifecycle, "describe_stacks"), (Changing, "_changes"),
     (RecentErrors, "format"),
 )  # fmt: skip
 """Where background tasks work, and what the control socket asks."""
@@ -62,7 +62,7 @@ def _fail_once(owner: Any, name: str, failure: Callable[[], Exception]) -> None:
 
 def start_no_thread_at_first() -> None:
     """Once the mount is ready: the first thread for each function cannot be started."""
-    run, become_ready = trio.to_thread.run_sync, life._Life._become_ready
+    run, become_ready = trio.to_thread.run_sync, lifecycle._Life._become_ready
     refused: set[str] = set()
     is_ready = threading.Event()
 
@@ -78,4 +78,4 @@ def start_no_thread_at_first() -> None:
         is_ready.set()
 
     trio.to_thread.run_sync = refuse_first  # type: ignore[assignment]  # that is the sabotage
-    life._Life._become_ready = ready  # type: ignore[method-assign]  # likewise
+    lifecycle._Life._become_ready = ready  # type: ignore[method-assign]  # likewise

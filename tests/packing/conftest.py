@@ -12,11 +12,11 @@ import pytest
 from riafs.formats.sources import parse_ria_source
 from riafs.packing.archiving import ArchiveReport, ArchiveRequest, archive_objects
 from riafs.packing.dataset import PackedDataset, open_dataset
-from riafs.packing.loose import Selection
+from riafs.packing.selection import Selection
 from riafs.packing.unarchiving import UnarchiveReport, UnarchiveRequest, unarchive_objects
-from riafs.packing.watching import Nobody, Watcher
 from riafs.storage.posix import HeldDirectory
 from riafs.tree.tools import CommandSettings
+from riafs.watching import Nobody, Watcher
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 
 TEXT = [b"line %d of a text that compresses well\n" % number * 500 for number in range(6)]

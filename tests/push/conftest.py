@@ -17,8 +17,8 @@ from riafs.push.merging import Prefer
 from riafs.push.opening import open_for_pushing
 from riafs.push.pushing import Push
 from riafs.push.request import PushReport, PushRequest
-from riafs.push.watching import Nobody, Watcher
 from riafs.tree.tools import CommandSettings
+from riafs.watching import Nobody, Watcher
 from tests.push.changes import Below
 from tests.small import Executable, Link, Locked, Pointer, SmallDataset, SmallStore, key_of, mixed_path
 

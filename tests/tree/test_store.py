@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from riafs.content.annex import AnnexContents
 from riafs.errors import BadSource, CorruptContent, NoSuchName, NoSuchVersion, OutsideStore, RiafsError, SourceNotFound
 from riafs.formats.keys import escape
+from riafs.git.repository import Repository
 from riafs.tree import commit_directory
-from riafs.tree.dataset import Dataset
 from riafs.tree.listing import FEW, GitEntry, TreeLine
 from tests.behaviour.drivers import opened
 from tests.small import Files, Locked, SmallDataset, SmallStore, key_of, noise, put
@@ -343,9 +344,11 @@ async def test_names_looked_up_in_order_are_classified_in_pieces(
     sizes: list[int] = []
     classify = commit_directory.classify
 
-    async def counting(dataset: Dataset, lines: Sequence[TreeLine], time_ns: int) -> list[GitEntry]:
+    async def counting(
+        repository: Repository, contents: AnnexContents, lines: Sequence[TreeLine], time_ns: int
+    ) -> list[GitEntry]:
         sizes.append(len(lines))
-        return await classify(dataset, lines, time_ns)
+        return await classify(repository, contents, lines, time_ns)
 
     count = 3 * commit_directory.PIECE
     store.dataset("large", {b"%06d" % number: b"x" for number in range(count)})
