@@ -28,7 +28,7 @@ from riafs.git.user import instead_of_rules
 from riafs.settings import load
 from riafs.storage.http import Http, HttpOptions, Request
 from riafs.storage.protocol import Storage
-from riafs.tree.protocol import Directory, Entry, Holding, Kind
+from riafs.tree.protocol import Directory, Entry, Kind, VerifiableTop
 from riafs.tree.store_root import AliasDirectory, StoreDirectory
 from riafs.vfs.assembly import Plan, open_assembled
 
@@ -153,8 +153,8 @@ async def _open(plan: Plan, found: _Found) -> None:
             await _look_at_all(root, found)
         else:
             found.dataset = await _described(root)
-            if isinstance(root, Holding):
-                async with aclosing(root.held()) as parts:
+            if isinstance(root, VerifiableTop):
+                async with aclosing(root.stored_parts()) as parts:
                     async for _ in parts:
                         return
                 found.warnings.append("it stores no content of annexed files")

@@ -1,7 +1,7 @@
 """Collections of an Arvados cluster: each fetched and taken apart once, whatever paths lead to it.
 
 Invariants: a portable data hash is fetched once and never asked for again, but for new permissions. All uuids that were
-entered are looked at with one list request a round, however many they are and whoever asks; a manifest is fetched only
+entered are looked at with one list request a round, however many there are; a manifest is fetched only
 where the portable data hash has changed.
 """
 
@@ -39,7 +39,7 @@ _GONE = CollectionState(b"", "")
 
 
 class ClusterCollections:
-    """The collections of the cluster behind `api`. `slash`: what stands for a ``/`` in names."""
+    """The collections of the cluster behind `api`. `slash`: replaces a ``/`` in names."""
 
     def __init__(self, api: ApiServer, tools: CollectionTools, slash: str = "") -> None:
         self.api = api
@@ -77,11 +77,11 @@ class ClusterCollections:
             return broken_directory(CollectionInfo(name, 0), error)
 
     def entered(self, uuid: bytes) -> Directory | None:
-        """The collection with that uuid, if somebody has entered it."""
+        """The collection with that uuid, if it was entered."""
         return self._by_uuid[uuid].current if uuid in self._by_uuid else None
 
     async def fetch_together(self, uuids: Sequence[bytes]) -> None:
-        """Enter those of the collections that nobody has entered yet, with one request, if the first is one of them.
+        """Enter those of the collections that were not entered yet, with one request, if the first is one of them.
 
         Raises as `by_hash`.
         """
@@ -105,13 +105,13 @@ class ClusterCollections:
         async def fetch() -> ManifestText:
             return (await fetch_collection(self.api, data_hash, self.tools.spill)).manifest
 
-        return await collection_directory(self.tools, record.manifest, told(record), fetch)
+        return await collection_directory(self.tools, record.manifest, info_of_record(record), fetch)
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
     async def state(self, uuid: bytes, turn: int) -> CollectionState | None:
         """The state of an entered collection as of round `turn`: `_GONE` for one that is not there any more, None where
-        the server did not answer in this round. Raises why to the first who asks, StoreDenied, StoreError, …
+        the server did not answer in this round. The first caller of the round gets the failure itself: StoreDenied, …
         """
         async with self._lock(b"").one():
             if turn != self._turn:
@@ -123,7 +123,7 @@ class ClusterCollections:
 
 
 class LiveClusterCollection:
-    """Where the collection with a uuid stands: see Place."""
+    """The collection with a uuid, which may get another content."""
 
     def __init__(self, cluster: ClusterCollections, uuid: bytes, state: CollectionState, directory: Directory) -> None:
         self.current = directory
@@ -150,19 +150,19 @@ class LiveClusterCollection:
     async def _newer(self, state: CollectionState) -> Directory:
         if state.hash == self._state.hash:
             shown = await fetch_shown(self._cluster.api, self._uuid)
-            kept = same_content(self.current, told_of(self._uuid, state, shown))
+            kept = same_content(self.current, info_of_state(self._uuid, state, shown))
             if kept is not None:
                 return kept
         cluster = self._cluster
         return await cluster.directory(await fetch_collection(cluster.api, self._uuid, cluster.tools.spill))
 
 
-def told(record: CollectionRecord) -> CollectionInfo:
+def info_of_record(record: CollectionRecord) -> CollectionInfo:
     """What a record tells of a collection besides its manifest."""
-    return replace(told_of(record.identifier, record.state, record.shown), replication=record.replication)
+    return replace(info_of_state(record.identifier, record.state, record.shown), replication=record.replication)
 
 
-def told_of(identifier: bytes, state: CollectionState, shown: bytes) -> CollectionInfo:
+def info_of_state(identifier: bytes, state: CollectionState, shown: bytes) -> CollectionInfo:
     """The same, from its parts."""
     attributes = {} if identifier == state.hash else {"uuid": identifier}
     return CollectionInfo(identifier.decode(), nanoseconds(state.modified_at), attributes, {RECORD: shown})

@@ -38,7 +38,7 @@ from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
 log = logging.getLogger(__name__)
 
 _FEW = 16
-"""Entries that are made when somebody asks for one, who may want the next ones too."""
+"""Entries that are made when one is asked for: the next ones may be wanted too."""
 _SHOWN_LOCATORS = 100
 _PER_VERSION = 600
 """Bytes of memory for a name while versions are compared."""
@@ -105,7 +105,7 @@ class FolderCache:
 
     def __init__(self, counters: Counters | None = None, limit: int | None = None) -> None:
         self.pieces: LRUCache[Hashable, tuple[int, tuple[Entry, ...]]] = LRUCache(_PIECES)
-        """The entries that were listed last, for those who list: where they begin, and what they are."""
+        """The entries that were listed last: position of the first, and entries."""
         self._counters = counters or Counters()
         self._limit = limit = limit or memory.share(MAX_CACHED_NAMES * _PER_NAME, _MEMORY_SHARE) // _PER_NAME
         self._cache: LRUCache[tuple[bytes, bytes], ShownFolder] = LRUCache(limit, getsizeof=self._weight)
@@ -175,13 +175,13 @@ class Collection:
     records: Mapping[bytes, bytes] = field(default_factory=dict)
     """Hidden files of the top directory: name → content. They are looked up, not listed."""
     replication: int | None = None
-    """How many copies of each block there should be, where somebody has said so."""
+    """How many copies of each block there should be; None where no number is set."""
     folders: FolderCache = field(default_factory=FolderCache)
     """Shared by the collections of a mount."""
 
 
 class CollectionDirectory(PlainDirectory):
-    """A directory of a collection: see the Directory protocol. `path` is ``b""`` at the top of the collection."""
+    """A directory of a collection. `path` is ``b""`` at the top of the collection."""
 
     __slots__ = ("collection", "path")
 
@@ -200,7 +200,7 @@ class CollectionDirectory(PlainDirectory):
         return await self.collection.folders.get(self.collection.manifest, self.path)
 
     async def entries(self, start: int) -> Sequence[Entry]:
-        """Whoever goes on where the last entries ended gets many."""
+        """Many where the last entries ended, as a listing continues there; elsewhere few."""
         pieces = self.collection.folders.pieces
         key = self.collection.manifest.portable_data_hash, self.path, self.mtime_ns
         first, piece = pieces.get(key, (0, ()))
@@ -307,10 +307,10 @@ class CollectionDirectory(PlainDirectory):
         return [self._part(segment.block) for segment in folder.folder.segments(index)]
 
     @property
-    def holding(self) -> bool:
+    def holds_parts(self) -> bool:
         return not self.path
 
-    async def held(self) -> AsyncGenerator[Part, None]:
+    async def stored_parts(self) -> AsyncGenerator[Part, None]:
         """The blocks of the manifest."""
         for block in range(self.collection.manifest.block_count):
             yield self._part(block)

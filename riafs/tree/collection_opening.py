@@ -74,11 +74,11 @@ class CollectionInfo:
     records: Mapping[bytes, bytes] = field(default_factory=dict)
     """Hidden files of its top directory: name → content."""
     replication: int | None = None
-    """How many copies of each block somebody wants."""
+    """How many copies of each block are wanted; None for the default."""
 
 
 async def collection_directory(
-    tools: CollectionTools, text: ManifestText, told: CollectionInfo, fetch: FetchText | None = None
+    tools: CollectionTools, text: ManifestText, info: CollectionInfo, fetch: FetchText | None = None
 ) -> CollectionDirectory | BrokenDirectory:
     """The top directory of the collection whose manifest is `text`, at once or in pieces.
 
@@ -88,22 +88,22 @@ async def collection_directory(
     try:
         manifest = await read_manifest(tools, text)
     except MalformedManifest as error:
-        return broken_directory(told, error)
+        return broken_directory(info, error)
 
     async def renewed() -> Manifest:
         assert fetch is not None
         return await read_manifest(tools, await fetch())
 
     reader = CollectionReader(tools.blocks, manifest, None if fetch is None else renewed)
-    copies = tools.replication if told.replication is None else told.replication
-    collection = Collection(manifest, reader, told.mtime_ns, told.attributes, told.records, copies, tools.folders)
+    copies = tools.replication if info.replication is None else info.replication
+    collection = Collection(manifest, reader, info.mtime_ns, info.attributes, info.records, copies, tools.folders)
     return CollectionDirectory(collection, b"")
 
 
-def broken_directory(told: CollectionInfo, error: RiafsError) -> BrokenDirectory:
+def broken_directory(info: CollectionInfo, error: RiafsError) -> BrokenDirectory:
     """What is shown instead of a collection; the log has the reason once."""
-    log.warning("collection %s cannot be shown: %s", told.name, error)
-    return BrokenDirectory(type(error)(f"collection {told.name}: {error}"), told.mtime_ns, **told.attributes)
+    log.warning("collection %s cannot be shown: %s", info.name, error)
+    return BrokenDirectory(type(error)(f"collection {info.name}: {error}"), info.mtime_ns, **info.attributes)
 
 
 async def read_manifest(tools: CollectionTools, text: ManifestText) -> Manifest:
@@ -140,11 +140,11 @@ async def _in_a_thread_if_large(size: int, function: Callable[[*Ts], T], *argume
     return await trio.to_thread.run_sync(function, *arguments)
 
 
-def same_content(directory: Directory, told: CollectionInfo) -> CollectionDirectory | None:
+def same_content(directory: Directory, info: CollectionInfo) -> CollectionDirectory | None:
     """The collection of `directory` with other times and records; None where it cannot be shown."""
     if not isinstance(directory, CollectionDirectory):
         return None
-    newer = replace(directory.collection, mtime_ns=told.mtime_ns, attributes=told.attributes, records=told.records)
+    newer = replace(directory.collection, mtime_ns=info.mtime_ns, attributes=info.attributes, records=info.records)
     return CollectionDirectory(newer, b"")
 
 
@@ -155,7 +155,7 @@ Resolve = Callable[[bytes], Awaitable[Directory]]
 
 
 class ByIdDirectory(PlainDirectory):
-    """What `resolve` knows: see the Directory protocol."""
+    """The collections and projects that `resolve` finds, as far as they were looked up."""
 
     def __init__(self, resolve: Resolve, mtime_ns: int) -> None:
         self._resolve = resolve
@@ -195,7 +195,7 @@ class ByIdDirectory(PlainDirectory):
 
 
 async def open_named(resolve: Resolve, name: bytes) -> Directory:
-    """What a source names. Raises SourceNotFound where there is no such thing, and as `resolve`."""
+    """The directory that a source names. Raises SourceNotFound where there is no such thing, and as `resolve`."""
     try:
         return await resolve(name)
     except NotInStore as error:

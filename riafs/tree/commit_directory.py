@@ -59,7 +59,7 @@ def top_of(snapshot: Snapshot) -> "CommitDirectory":
 
 
 class CommitDirectory(PlainDirectory):
-    """A directory of a commit: see the Directory protocol. `path` is relative to the dataset, ``""`` for its top."""
+    """A directory of a commit. `path` is relative to the dataset, ``""`` for its top."""
 
     __slots__ = ("_name", "_since", "_snapshot", "_tree", "path")
 
@@ -77,14 +77,14 @@ class CommitDirectory(PlainDirectory):
 
     @property
     def renewable(self) -> bool:
-        """The top is, as long as other times may come: see lastchanges."""
+        """The top is, as long as times of last changes may come."""
         changed = self._snapshot.changed
         return not self.path and changed is not None and changed.may_be_replaced
 
-    # -- where it stands ----------------------------------------------------------------------------------------------
+    # -- its commit ---------------------------------------------------------------------------------------------------
 
     @property
-    def standing(self) -> DatasetPosition:
+    def dataset_position(self) -> DatasetPosition:
         return DatasetPosition(self._snapshot.dataset.identifier, self._snapshot.commit, self.path)
 
     async def branch(self) -> bytes | None:
@@ -138,7 +138,7 @@ class CommitDirectory(PlainDirectory):
         self._snapshot.dataset.listings.keep(self._name, listing)
 
     async def prepare(self, start: int) -> None:
-        """The trees of the next directories in one batch, then their first pieces together."""
+        """Read the trees of the next directories in one batch, then their first pieces in another."""
         tree = (await self._listing()).tree
         near = range(start, min(start + _LOOK_AHEAD, len(tree.names)))
         wanted = [position for position in near if tree.modes[position] == DIRECTORY][:_PREPARED_DIRECTORIES]
@@ -350,7 +350,7 @@ async def prepare_together(snapshot: Snapshot, directories: Sequence[CommitDirec
 class VersionedDirectory(CommitDirectory):
     """The top of a dataset at the commit that `version` named when this was made. `open_version` makes them.
 
-    Renewable unless `signature` is None, which stands for a pinned commit.
+    Renewable unless `signature` is None, for a pinned commit.
     """
 
     __slots__ = ("_resolved", "_signature", "_version", "dataset")
@@ -376,10 +376,10 @@ class VersionedDirectory(CommitDirectory):
         return VersionedDirectory(await self.dataset.snapshot(commit), self._version, signature, self._resolved)
 
     @property
-    def holding(self) -> bool:
+    def holds_parts(self) -> bool:
         return self._version is None  # else one version was asked for
 
-    async def held(self) -> AsyncGenerator[Part, None]:
+    async def stored_parts(self) -> AsyncGenerator[Part, None]:
         """All stored keys."""
         async for key in self.dataset.contents.stored_keys():
             yield KeyPart(self.dataset.contents, self.dataset.path, key)

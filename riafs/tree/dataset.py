@@ -46,7 +46,7 @@ class RefWatch:
         return await self._storage.stat_objects(b"", _paths(path, refs))
 
     async def seen(self, path: bytes, refs: tuple[bytes, ...], turn: int) -> Signature:
-        """The signature as of round `turn`: see Directory.renewed."""
+        """The signature as of round `turn` (as in Directory.renewed)."""
         if turn < 0:
             return await self._look(path, refs)
         if turn != self._turn:
@@ -77,8 +77,8 @@ def _paths(path: bytes, refs: tuple[bytes, ...]) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A commit of a dataset. `time_ns`: when it was committed; `own_times`: see times; `changed`: when its files were
-    changed last, where that is what is shown."""
+    """A commit of a dataset. `time_ns`: when it was committed; `own_times`: whether what was pushed from this mount
+    keeps its times; `changed`: when its files were changed last, where that is shown."""
 
     dataset: "Dataset"
     commit: bytes

@@ -13,7 +13,7 @@ from typing import Protocol
 from riafs.content.parts import Part
 from riafs.errors import BrokenCollection, IsADirectoryHere, NoSuchName, RiafsError
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
-from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Divisible, Entry, Found, Holding, Kind, Versions
+from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Verifiable, VerifiableTop, Versions
 from riafs.tree.slots import Slots, own_slots, slots_by_versions
 
 _PIECE = 256
@@ -223,15 +223,15 @@ class LiveDirectory:
         return await self._shown.open(entry)
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
-        return await self._shown.parts(entry) if isinstance(self._shown, Divisible) else ()
+        return await self._shown.parts(entry) if isinstance(self._shown, Verifiable) else ()
 
     @property
-    def holding(self) -> bool:
-        return isinstance(self._shown, Holding) and self._shown.holding
+    def holds_parts(self) -> bool:
+        return isinstance(self._shown, VerifiableTop) and self._shown.holds_parts
 
-    async def held(self) -> AsyncGenerator[Part, None]:
-        if isinstance(self._shown, Holding):
-            async for part in self._shown.held():
+    async def stored_parts(self) -> AsyncGenerator[Part, None]:
+        if isinstance(self._shown, VerifiableTop):
+            async for part in self._shown.stored_parts():
                 yield part
 
     async def target(self, entry: Entry) -> bytes:

@@ -149,7 +149,7 @@ class Listing:
         return positions
 
     def known(self, position: int) -> Sequence[GitEntry]:
-        """Entries from `position` on, as far as they were found out together; none if that one was not."""
+        """Entries from `position` on, as far as they were classified with it; none if it was not."""
         number = position // PIECE
         piece = self.pieces.get(number)
         if piece is None:

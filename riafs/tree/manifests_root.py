@@ -1,6 +1,6 @@
 """What a mount of Keep with manifests shows: ``/NAME/`` for each manifest, and ``/by_id/<portable data hash>/``.
 
-Manifests are read when somebody enters them, and only then taken apart: a directory of thousands costs one listing. A
+Manifests are read and parsed when they are entered: a directory of thousands costs one listing. A
 manifest file that changes is a new version of its collection; one that may still be written to is shown as it was, and
 looked at again in the next round.
 """
@@ -71,7 +71,7 @@ class ManifestCollections:
         return LiveDirectory(place) if self.manifests.changing else place.current
 
     async def _first(self, name: bytes, file: ManifestFile) -> "LiveManifestCollection":
-        """The collection for somebody who has seen no version of it yet, and so waits until the file is complete."""
+        """The first version of a collection that is shown: waits until the file is complete."""
         for _ in range(_TRIES):
             if self.manifests.changing and not file.settled:
                 await trio.sleep(SETTLED_NS / _SECOND)
@@ -81,26 +81,26 @@ class ManifestCollections:
             if directory is not None:
                 return LiveManifestCollection(self, name, file, directory)
         problem = RiafsError("its manifest changes all the time")
-        return LiveManifestCollection(self, name, file, broken_directory(self._told(name, file), problem))
+        return LiveManifestCollection(self, name, file, broken_directory(self._info(name, file), problem))
 
     async def load(self, name: bytes, file: ManifestFile) -> Directory | None:
         """The collection as `file` has it, None where the file has changed. Raises what may pass: StoreTimeout,
         StoreError, OutOfMemory."""
-        told = self._told(name, file)
+        info = self._info(name, file)
         try:
             async with aclosing(self.manifests.read(file)) as text:
-                directory = await collection_directory(self._tools, text, told)
+                directory = await collection_directory(self._tools, text, info)
         except ChangedContent:
             return None
         except RiafsError as error:
             if error.retryable:
-                raise type(error)(f"collection {told.name}: {error}") from error
-            return broken_directory(told, error)
+                raise type(error)(f"collection {info.name}: {error}") from error
+            return broken_directory(info, error)
         broken = isinstance(directory, BrokenDirectory)
         return None if broken and not await self.manifests.is_now(file) else directory
 
     @staticmethod
-    def _told(name: bytes, file: ManifestFile) -> CollectionInfo:
+    def _info(name: bytes, file: ManifestFile) -> CollectionInfo:
         return CollectionInfo(os.fsdecode(name), file.mtime_ns)
 
     # -- by content ---------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class ManifestCollections:
 
 
 class LiveManifestCollection:
-    """Where the collection of a manifest file stands: see Place."""
+    """The collection of a manifest file, which may be replaced."""
 
     def __init__(self, kept: ManifestCollections, name: bytes, file: ManifestFile, directory: Directory) -> None:
         self.current = directory

@@ -5,8 +5,8 @@ whose content does change over time (the store's root, a dataset that follows a 
 `renewed`, it answers with its present version. Positions count from 0 in the directory's own fixed order.
 ``tests/conformance/directory.py`` is the suite that an implementation has to pass.
 
-What only some directories can do are protocols of their own: `Divisible` and `Holding` for content that can be checked
-part by part (see content/parts), `OfCommit` and `WithoutCommit` for datasets that changes may be laid over.
+What only some directories can do are protocols of their own: `Verifiable` and `VerifiableTop` for content that can be
+checked part by part (see content/parts), `Committed` and `Unborn` for datasets that changes may be laid over.
 """
 
 import enum
@@ -82,7 +82,7 @@ class Directory(Protocol):
 
     async def prepare(self, start: int) -> None:
         """The directories among the entries from position `start` on are likely to be listed next, one after the other:
-        what is cheaper for several of them together may be read now. Failures come up when they are listed.
+        what is cheaper to read for several at once may be read now. Failures come up when they are listed.
         """
 
     async def find(self, name: bytes) -> Found:
@@ -92,7 +92,7 @@ class Directory(Protocol):
         """The versions of all listed entries; cheaper than `entries`."""
 
     async def directory(self, entry: Entry) -> "Directory":
-        """The directory that `entry` (of kind DIRECTORY) stands for."""
+        """The directory of `entry` (of kind DIRECTORY)."""
 
     async def open(self, entry: Entry) -> RangedBytes:
         """The content of `entry` (of kind FILE). Raises MissingContent, CorruptContent, EncryptedContent, …"""
@@ -110,7 +110,7 @@ class Directory(Protocol):
         """``user.riafs.`` attributes of this directory where it is a mount's root."""
 
     async def renewed(self, turn: int) -> "Directory | None":
-        """What stands in this place now, or None if that is still this version.
+        """The present version of this directory, or None if that is still this one.
 
         `turn` is the same number for all directories asked in one round, so that an implementation can look at the
         store once for all of them. It is negative, and never the same, where a directory is asked by itself and what
@@ -119,7 +119,7 @@ class Directory(Protocol):
 
 
 @runtime_checkable
-class Divisible(Protocol):
+class Verifiable(Protocol):
     """A directory that knows what its files are made of."""
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
@@ -127,14 +127,14 @@ class Divisible(Protocol):
 
 
 @runtime_checkable
-class Holding(Protocol):
-    """The top of something that may hold more than its files show: keys of other versions, blocks no file uses."""
+class VerifiableTop(Protocol):
+    """The top of a dataset or collection, which may store more than its files use: keys of other versions."""
 
     @property
-    def holding(self) -> bool:
-        """Whether it is such a top."""
+    def holds_parts(self) -> bool:
+        """Whether `stored_parts` gives any: not where one version or a folder is shown."""
 
-    def held(self) -> AsyncGenerator[Part, None]:
+    def stored_parts(self) -> AsyncGenerator[Part, None]:
         """All parts that are stored for it, used by a file or not. Raises what listing them raises."""
 
 
@@ -151,11 +151,11 @@ class DatasetPosition:
 
 
 @runtime_checkable
-class OfCommit(Protocol):
+class Committed(Protocol):
     """A directory of a dataset at a commit."""
 
     @property
-    def standing(self) -> DatasetPosition:
+    def dataset_position(self) -> DatasetPosition:
         """Which dataset, which commit, where in it."""
 
     async def branch(self) -> bytes | None:
@@ -174,11 +174,11 @@ class OfCommit(Protocol):
 
 
 @runtime_checkable
-class WithoutCommit(Protocol):
+class Unborn(Protocol):
     """A dataset that has no commit to show, as a directory."""
 
     @property
-    def waiting(self) -> bytes:
+    def dataset_id(self) -> bytes:
         """The dataset's id."""
 
     async def shown_at(self, commit: bytes) -> Directory:

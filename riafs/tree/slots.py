@@ -27,7 +27,7 @@ LISTED_SLOTS = (1 << SLOT_BITS) - (1 << 20)
 class Slots:
     """Those of one version of a directory, found out from the first entry on as far as they are asked for.
 
-    Whoever shows the first names of a large directory does not wait for the slots of all.
+    So the first names of a large directory are shown before the slots of all are known.
     """
 
     __slots__ = ("_all_wanted", "_count", "_positions", "_seen", "_wanted", "of")
@@ -171,7 +171,7 @@ def make_distinct(wanted: "array[int]", seen: set[int], all_wanted: Set[int]) ->
 
 
 def another(slot: int) -> int:
-    """The slot to try after `slot`, in an order that comes to all of them."""
+    """The slot to try after `slot`, in an order that reaches all of them."""
     while True:  # a linear congruential generator of full period (Numerical Recipes)
         slot = (slot * 1_664_525 + 1_013_904_223) & ((1 << SLOT_BITS) - 1)
         if slot < LISTED_SLOTS:

@@ -178,7 +178,7 @@ class Store:
         return known
 
     async def _stored_elsewhere(self, identifier: bytes) -> StoredPlaces | None:
-        """See content/storages."""
+        """The places of a dataset's content in this store, by its id (see content/storages)."""
         try:
             return (await self.dataset(await self.path_of_id(identifier))).contents.stored_places
         except RiafsError:

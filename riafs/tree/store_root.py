@@ -164,17 +164,17 @@ class PendingDirectory(FixedDirectory):
         return self._keys
 
     @property
-    def waiting(self) -> bytes:
+    def dataset_id(self) -> bytes:
         return self._dataset.identifier
 
     async def shown_at(self, commit: bytes) -> Directory:
         return VersionedDirectory(await self._dataset.snapshot(commit), None, (), Resolved(commit, None))
 
     @property
-    def holding(self) -> bool:
+    def holds_parts(self) -> bool:
         return True
 
-    async def held(self) -> AsyncGenerator[Part, None]:
+    async def stored_parts(self) -> AsyncGenerator[Part, None]:
         """Every stored key."""
         contents = self._dataset.contents
         async for key in contents.stored_keys():
@@ -285,7 +285,9 @@ _PER_KEY = 900
 
 
 class KeysDirectory(PlainDirectory):
-    """The keys in `contents` of the dataset `identifier`: see the Directory protocol."""
+    """``.keys``: the keys in `contents` of the dataset `identifier`. It only grows, at its end: no position,
+    and no inode number with it, ever comes to mean another key.
+    """
 
     def __init__(self, contents: AnnexContents, identifier: bytes, mtime_ns: int) -> None:
         self._contents = contents

@@ -33,7 +33,7 @@ _PATIENT_TURNS = 6
 
 
 class Datasets(Protocol):
-    """The look-ups of a store that are needed here; see Store."""
+    """The look-ups of a Store that are needed here."""
 
     storage: Storage
 

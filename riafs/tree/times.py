@@ -106,7 +106,7 @@ async def earlier_top(repository: Repository, commit: bytes) -> EarlierDirectory
     """The top of a dataset in `commit`, which the first push was made over."""
     try:
         known = await repository.commit(commit)
-    except (MissingObject, MalformedObject):  # it was pruned: nothing has stayed as it was, as far as can be told
+    except (MissingObject, MalformedObject):  # it was pruned: nothing is known to be unchanged
         return EarlierDirectory(None, 0)
     return EarlierDirectory(known.tree, known.time * 1_000_000_000)
 
@@ -168,7 +168,7 @@ class LastChanges:
             walk.is_known = True
         except RiafsError as error:
             if isinstance(error, ProgramKilled):
-                del self._walks[identifier, commit]  # whoever asks next has it tried again
+                del self._walks[identifier, commit]  # the next reader tries again
             log.warning(
                 "dataset %s has the time of commit %s for all files: %s", repository.name, commit.decode()[:12], error
             )
@@ -209,7 +209,7 @@ class LastChanges:
             )
         except RiafsError as error:
             log.warning("times of a directory are not known: %s", error)
-        if found is None:  # removed meanwhile: walked again by who asks next
+        if found is None:  # removed meanwhile: the next reader walks again
             self._walks.pop((identifier, commit), None)
             return {}
         for path, times in found.items():

@@ -1,7 +1,7 @@
 """``.riafs/versions``: which versions there are, as directories that a program can list and enter.
 
 Of a dataset ``branches``, ``tags`` and ``commits``, the newest ones; of a store the same below each dataset's alias and
-id. A name is what stands behind the ``@`` of ``NAME@REF``, so a ``/`` in it is ``%2F``; its time is the commit's.
+id. A name is the part behind the ``@`` of ``NAME@REF``, so a ``/`` in it is ``%2F``; its time is the commit's.
 """
 
 from collections.abc import Mapping, Sequence

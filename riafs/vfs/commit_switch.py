@@ -18,7 +18,7 @@ from riafs.overlay.inode_map import OVERLAY
 from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import DIRECTORY, Row
 from riafs.slices import Pauses, Sliced, in_slices
-from riafs.tree.protocol import Directory, Entry, Kind, OfCommit
+from riafs.tree.protocol import Committed, Directory, Entry, Kind
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.inode_aliases import InodeAliases
 from riafs.vfs.lower_tree import LowerTree
@@ -79,7 +79,7 @@ class CommitSwitch:
     async def pushed(self, dataset: bytes, commit: bytes, carried: Carried) -> list[Invalidation]:
         """See WritableFileSystem. Returns what the kernel has to forget."""
         top = self._lower.pinned(dataset)
-        assert isinstance(top.directory, OfCommit)
+        assert isinstance(top.directory, Committed)
         if any(_sets_mode(change) for change in carried.changes):
             top.directory.forget()
         newer = await top.directory.at_commit(commit)

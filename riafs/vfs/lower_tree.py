@@ -19,7 +19,7 @@ from riafs.git.kept_objects import KeptObjects
 from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, LowerEntry
 from riafs.storage.bytesource import RangedBytes
-from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Kind, OfCommit, WithoutCommit
+from riafs.tree.protocol import UNKNOWN_SIZE, Committed, Directory, Kind, Unborn
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.nodes import ROOT, Node, slot_of
 
@@ -43,7 +43,7 @@ class BaseKeeper:
         """Name of a commit → when its dataset was going to be changed."""
         self._lock = trio.Lock()
 
-    async def before_change(self, directory: OfCommit) -> None:
+    async def before_change(self, directory: Committed) -> None:
         """Something is going to be changed over this commit."""
         name = _name(directory)
         if name in self._asked or name in self._known:
@@ -52,7 +52,7 @@ class BaseKeeper:
         with trio.move_on_after(_FIRST_SECONDS):
             await self._keep(directory)
 
-    async def _keep(self, directory: OfCommit) -> None:
+    async def _keep(self, directory: Committed) -> None:
         name = _name(directory)
         async with self._lock:
             if name in self._known:
@@ -64,7 +64,7 @@ class BaseKeeper:
                 return
             self._known.add(name)
 
-    async def run(self, changed: Callable[[], Iterable[OfCommit]]) -> None:
+    async def run(self, changed: Callable[[], Iterable[Committed]]) -> None:
         """Keep the commits of all datasets that have changes, and no others, until cancelled."""
         failed: set[bytes] = set()
         while True:
@@ -87,8 +87,8 @@ class BaseKeeper:
                 log.info("what is kept of commits that nothing lies over any more stays: %s", error)
 
 
-def _name(directory: OfCommit) -> bytes:
-    return directory.standing.dataset.hex().encode() + b"-" + directory.standing.commit
+def _name(directory: Committed) -> bytes:
+    return directory.dataset_position.dataset.hex().encode() + b"-" + directory.dataset_position.commit
 
 
 class LowerTree:
@@ -154,7 +154,7 @@ class LowerTree:
         if top is None:
             return None
         self._hold(top)  # from here on nothing below it is replaced
-        if self._keeper is not None and isinstance(top.directory, OfCommit):
+        if self._keeper is not None and isinstance(top.directory, Committed):
             await self._keeper.before_change(top.directory)
         return await self._home_in(top, inode)
 
@@ -164,7 +164,7 @@ class LowerTree:
 
     async def _home_in(self, top: Node, inode: int) -> Home | None:
         directory = top.directory
-        assert isinstance(directory, OfCommit)
+        assert isinstance(directory, Committed)
         entrance = await self._entrance(top)
         if entrance is None:
             return None
@@ -208,9 +208,9 @@ class LowerTree:
             inode = node.inode
         return b"/".join(names)
 
-    async def _base(self, directory: OfCommit) -> Base:
-        standing = directory.standing
-        return Base(standing.dataset, self._store, await directory.branch(), standing.commit)
+    async def _base(self, directory: Committed) -> Base:
+        position = directory.dataset_position
+        return Base(position.dataset, self._store, await directory.branch(), position.commit)
 
     async def top(self, base: Base, entrance: bytes) -> int | None:
         """See Lower. Raises OverlayFailed where another store or dataset is shown there."""
@@ -226,13 +226,13 @@ class LowerTree:
         except (NoSuchName, NotADirectoryHere):
             return None
         directory = node.directory
-        if isinstance(directory, WithoutCommit) and directory.waiting == base.dataset:  # its branch was deleted
+        if isinstance(directory, Unborn) and directory.dataset_id == base.dataset:  # its branch was deleted
             directory = node.directory = await directory.shown_at(base.commit)
-        if not isinstance(directory, OfCommit):
+        if not isinstance(directory, Committed):
             raise not_here(base, entrance)
-        if directory.standing.dataset != base.dataset or directory.standing.path:
+        if directory.dataset_position.dataset != base.dataset or directory.dataset_position.path:
             raise not_here(base, entrance)
-        if directory.standing.commit != base.commit:
+        if directory.dataset_position.commit != base.commit:
             node.directory = await directory.at_commit(base.commit)
         node.held = True
         self._pinned[base.dataset] = node
@@ -267,8 +267,8 @@ class LowerTree:
         self._held.pop(top, None)
         node = self._tops[top]
         node.held = True
-        assert isinstance(node.directory, OfCommit)
-        self._pinned[node.directory.standing.dataset] = node
+        assert isinstance(node.directory, Committed)
+        self._pinned[node.directory.dataset_position.dataset] = node
 
     def pinned(self, dataset: bytes) -> Node:
         """The top of a dataset that is pinned."""
@@ -278,9 +278,9 @@ class LowerTree:
         """Whether a dataset stays at its commit; one with changes does unless it is not shown any more."""
         return dataset in self._pinned
 
-    def pinned_directories(self) -> list[OfCommit]:
+    def pinned_directories(self) -> list[Committed]:
         """The tops of all datasets that are pinned."""
-        return [node.directory for node in self._pinned.values() if isinstance(node.directory, OfCommit)]
+        return [node.directory for node in self._pinned.values() if isinstance(node.directory, Committed)]
 
     def unpin(self, dataset: bytes) -> None:
         """Let a dataset follow its branch again."""
@@ -302,7 +302,7 @@ class LowerTree:
 
 def _is_top(node: Node) -> bool:
     directory: Directory = node.directory
-    return isinstance(directory, OfCommit) and not directory.standing.path
+    return isinstance(directory, Committed) and not directory.dataset_position.path
 
 
 def not_here(base: Base, entrance: bytes) -> OverlayFailed:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import pyfuse3
 import trio
 
 from riafs.cli import main
@@ -147,6 +148,11 @@ def another_user() -> None:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
+
+
+def unknown_pyfuse3() -> None:
+    """A pyfuse3 of a version that riafs does not know."""
+    pyfuse3.__version__ = "9.0.0"
 
 
 if __name__ == "__main__":
