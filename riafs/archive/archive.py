@@ -15,12 +15,11 @@ from cachetools import LRUCache
 
 from riafs.archive.blocks import Digests, MemberBlocks, Naming, SpilledBlocks
 from riafs.archive.decoders import Resources
-from riafs.archive.decoding import Decoding
 from riafs.archive.encryption import Unlocker
 from riafs.archive.extractor import Extractor
 from riafs.archive.header import Found, find_archive, read_listing
 from riafs.archive.index import IndexDirectory, SavedWalks
-from riafs.archive.member import open_decoded
+from riafs.archive.member import DecodedMembers, open_decoded
 from riafs.cache.blocks import BlockCache
 from riafs.counters import Counters
 from riafs.errors import ArchiveError, IsADirectoryHere, MalformedArchive, OversizedArchive, ShortRead, StoreTimeout
@@ -89,7 +88,7 @@ class Archive:
         walks = SavedWalks(tools.indexes, name)
         naming = Naming(name, tools.digests)
         shown = "an archive" if path is None else os.fsdecode(path)
-        self._decoding = Decoding(source, listing, naming, tools.resources, tools.unlocker, walks, shown)
+        self._decoding = DecodedMembers(source, listing, naming, tools.resources, tools.unlocker, walks, shown)
 
     @classmethod
     async def open(cls, source: RangedBytes, tools: ArchiveTools, path: bytes | None) -> "Archive":

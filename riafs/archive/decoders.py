@@ -84,7 +84,6 @@ class StoredDecoder:
 
 _MOST = 8
 _OWN_MEMORY = 4 << 20
-_NEAR = 8 << 20  # what a decoder makes while another one is started
 
 
 class RunningDecoder:
@@ -122,55 +121,40 @@ class RunningDecoder:
 
 
 class DecoderPool:
-    """All passes of a mount: at most `_MOST`, together at most `memory` bytes of dictionaries, or a single one."""
+    """The running decoders of a mount: at most `_MOST`, their dictionaries at most `memory` bytes, or a single one."""
 
     def __init__(self, memory: int) -> None:
         self._bound = memory
-        self._passes: OrderedDict[RunningDecoder, int] = OrderedDict()
+        self._running: OrderedDict[RunningDecoder, int] = OrderedDict()
         self._opening = 0
         self._opening_memory = 0
         self._room = trio.Event()
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._passes)
+        return len(self._running)
 
     def find(self, archive: object, folder: int, offset: int) -> RunningDecoder | None:
-        """The pass that delivers the byte at `offset` of a folder soonest; None where a new one is sooner there."""
+        """The decoder that delivers the byte at `offset` of a folder soonest, if one will."""
         coming = [each for each in self._through(archive, folder, offset) if each.delivered <= offset]
-        found = max(coming, key=lambda each: each.position, default=None)
-        far = found is not None and found.segment.is_run and offset - found.position > _NEAR
-        return None if far else found
+        return max(coming, key=lambda each: each.position, default=None)
 
     def just_beyond(self, archive: object, folder: int, offset: int, distance: int) -> RunningDecoder | None:
-        """A pass that has delivered the byte at `offset` of a folder, and not more than `distance` after it."""
+        """A decoder that has delivered the byte at `offset` of a folder, and not more than `distance` after it."""
         beyond = [each for each in self._through(archive, folder, offset) if each.delivered > offset]
         return next((each for each in beyond if each.delivered - offset <= distance), None)
 
-    def has_run(self, archive: object, folder: int, offset: int) -> bool:
-        """Whether there is a run that has the byte at `offset` of a folder."""
-        return any(each.segment.is_run for each in self._through(archive, folder, offset))
-
     def _through(self, archive: object, folder: int, offset: int) -> list[RunningDecoder]:
-        """The passes whose segment has the byte at `offset` of a folder."""
+        """The decoders whose segment has the byte at `offset` of a folder."""
         name = (archive, folder)
-        within = [each for each in self._passes if each.segment.start <= offset < each.segment.end]
+        within = [each for each in self._running if each.segment.start <= offset < each.segment.end]
         return [each for each in within if (each.archive, each.folder) == name]
-
-    def runs(self, archive: object) -> list[Segment]:
-        """The runs of an archive that are being decoded."""
-        working = [each for each in self._passes if each.archive is archive and each.running]
-        return [each.segment for each in working if each.segment.is_run]
-
-    async def changed(self) -> None:
-        """Wait until a pass was left, or opened."""
-        await self._room.wait()
 
     async def open(
         self, archive: object, folder: int, segment: Segment, memory: int, engine: Engine | None,
         start: Callable[[], Awaitable[Decoder]],
     ) -> RunningDecoder:  # fmt: skip
-        """A new pass, used once, with what `start` makes, as soon as there is room for one of `memory` bytes.
+        """A new decoder, used once, with what `start` makes, as soon as there is room for one of `memory` bytes.
 
         Raises StoreError once the pool was closed, and what `start` raises.
         """
@@ -182,7 +166,7 @@ class DecoderPool:
         self._opening_memory += memory
         try:
             opened = RunningDecoder(archive, folder, segment, engine, await start())
-            self._passes[opened] = memory
+            self._running[opened] = memory
             opened.users += 1
             if self._closed:  # meanwhile
                 self.close(opened)
@@ -199,15 +183,15 @@ class DecoderPool:
 
     def _make_room(self, memory: int) -> bool:
         """Close what is idle, longest unused first, until one more fits."""
-        for idle in [each for each in self._passes if not each.users]:
+        for idle in [each for each in self._running if not each.users]:
             if self._fits(memory):
                 break
             self.close(idle)
         return self._fits(memory)
 
     def _fits(self, memory: int) -> bool:
-        count = len(self._passes) + self._opening
-        used = sum(self._passes.values()) + self._opening_memory
+        count = len(self._running) + self._opening
+        used = sum(self._running.values()) + self._opening_memory
         return count == 0 or (count < _MOST and used + memory <= self._bound)
 
     def tell(self) -> None:
@@ -216,31 +200,31 @@ class DecoderPool:
         self._room = trio.Event()
 
     def leave(self, used: RunningDecoder) -> None:
-        """A user less. A pass that has come to its end is closed."""
+        """A user less. A decoder that has come to its end is closed."""
         used.users -= 1
         if not used.closed:
-            self._passes.move_to_end(used)
+            self._running.move_to_end(used)
             if used.position >= used.segment.end and not used.users:
                 self.close(used)
         self.tell()
 
     def close(self, one: RunningDecoder) -> None:
-        """Close a pass; harmless twice."""
+        """Close a decoder; harmless twice."""
         one.closed = True
-        self._passes.pop(one, None)
+        self._running.pop(one, None)
         one.decoder.close()
         one.tell()
 
     def close_all(self) -> None:
-        """Close every pass, and let there be no more."""
+        """Close every decoder, and open no more."""
         self._closed = True
         self.tell()
-        for each in list(self._passes):
+        for each in list(self._running):
             self.close(each)
 
     def close_idle(self, archive: object) -> None:
         """Close those of an archive that nobody uses."""
-        for each in list(self._passes):
+        for each in list(self._running):
             if each.archive is archive and not each.users:
                 self.close(each)
 

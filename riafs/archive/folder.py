@@ -34,10 +34,6 @@ class SeekPoints(Protocol):
     async def segment(self, offset: int) -> Segment:
         """The one that holds the decoded byte `offset`. Raises what reading the archive raises."""
 
-    async def run(self, offset: int, end: int) -> Segment:
-        """Several, from the one that holds `offset` on, as one that reaches to `end` or a little further; a single one
-        where it is of no use to go on to the next. Raises as `segment`."""
-
 
 class FrontOnly:
     """Decoding begins at the front only."""
@@ -46,11 +42,6 @@ class FrontOnly:
         self._segment = Segment(0, packed_size, 0, size)
 
     async def segment(self, offset: int) -> Segment:
-        """See Division."""
-        return self._segment
-
-    async def run(self, offset: int, end: int) -> Segment:
-        """See Division."""
         return self._segment
 
 
@@ -61,14 +52,9 @@ class Everywhere:
         self._size = size
 
     async def segment(self, offset: int) -> Segment:
-        """See Division."""
         start = offset - offset % _FIXED
         end = min(start + _FIXED, self._size)
         return Segment(start, end, start, end)
-
-    async def run(self, offset: int, end: int) -> Segment:
-        """See Division."""
-        return await self.segment(offset)
 
 
 class AtResets:
@@ -84,7 +70,6 @@ class AtResets:
         self._walking = DeadlineLock()
 
     async def segment(self, offset: int) -> Segment:
-        """See Division."""
         if not self._resets.knows(offset):
             async with self._walking.one():
                 if not self._loaded:
@@ -92,12 +77,6 @@ class AtResets:
                     self._loaded = True
                 await self._walk(offset)
         return self._resets.segment(offset)
-
-    async def run(self, offset: int, end: int) -> Segment:
-        """See Division."""
-        last = min(end, self._resets.size) - 1
-        await self.segment(last)
-        return self._resets.run(offset, last)
 
     async def _walk(self, offset: int) -> None:
         resets, began = self._resets, self._resets.walked
@@ -145,7 +124,6 @@ LONG = 8 << 20
 """Decoded bytes of which it takes so long to make them that 7-Zip's decoder, which is a third faster than liblzma 5.4,
 makes up for starting it and for copying the packed bytes."""
 _MOST_COPIED = 1 << 30
-_MOST_THREADS = 4
 _KEPT = 256
 _STREAM_END = b"\0"
 _WORTH_REMEMBERING = 8 << 20  # bytes packed: about a hundred chunks, walked in a millisecond where the file is cached
@@ -188,7 +166,7 @@ class DecodableFolder:
 
     def _is_possible_for_7zip(self, segment: Segment) -> bool:
         """Whether it knows the methods, and a segment is a folder by itself."""
-        part_is_whole = segment.size == self.folder.size or self.has_runs
+        part_is_whole = segment.size == self.folder.size or (self.is_divided and self.folder.only_coder is not None)
         return part_is_whole and segment.packed_end - segment.packed <= _MOST_COPIED and not is_foreign(self.folder)
 
     def _is_worth_a_child(self, segment: Segment) -> bool:
@@ -196,9 +174,9 @@ class DecodableFolder:
         return segment.size >= LONG and not self.encrypted
 
     @property
-    def has_runs(self) -> bool:
-        """Whether parts of it are folders too: LZMA2 and nothing else, where decoding can begin at several places."""
-        return isinstance(self.division, AtResets) and self.folder.only_coder is not None
+    def is_divided(self) -> bool:
+        """Whether decoding can begin at several places, so that several decoders can be at work."""
+        return isinstance(self.division, AtResets)
 
     async def start(
         self, engine: Engine | None, segment: Segment, workers: trio.CapacityLimiter, extractor: Extractor
@@ -209,14 +187,13 @@ class DecodableFolder:
         if engine is None:
             make = partial(decompressor_of, self.folder)
             return ThreadDecoder(self.packed, segment.packed, make, segment.size, workers, self.shown)
-        threads = min(int(workers.total_tokens), _MOST_THREADS) if segment.is_run else 1
         if segment.size == self.folder.size:
-            return await extractor.start(engine, self.folder, self.packed, self.shown, threads)
+            return await extractor.start(engine, self.folder, self.packed, self.shown)
         length = segment.packed_end - segment.packed
         ending = b"" if segment.end == self.folder.size else _STREAM_END
         packed = Concatenated([Extent(self.packed, segment.packed, length), MemoryBytes(ending)])
         part = dataclasses.replace(self.folder, pack_sizes=(packed.size,), unpack_sizes=(segment.size,), crc=None)
-        return await extractor.start(engine, part, packed, self.shown, threads)
+        return await extractor.start(engine, part, packed, self.shown)
 
 
 class Folders:

@@ -1,17 +1,85 @@
-"""A member that has to be decoded, as a reader sees it: blocks that are kept already, or else bytes from a decoder."""
+"""Members that have to be decoded, as their readers see them: blocks that are kept already, else bytes from a decoder.
+
+Owns the decision how much to decode: what a reader asks for, and what it is likely to ask for next. Invariant: the last
+bytes of a member are given out only if its checks passed.
+"""
 
 import trio
 
-from riafs.archive.blocks import Digests
-from riafs.archive.decoding import Decoding
-from riafs.archive.members import IN_MEMORY, PartialMember
-from riafs.formats.sevenzip.header import Member
-from riafs.storage.bytesource import PROVEN, Buffer
+from riafs.archive.blocks import Digests, Naming
+from riafs.archive.decoders import Resources
+from riafs.archive.encryption import Unlocker
+from riafs.archive.folder import DecodableFolder, Folders
+from riafs.archive.index import SavedWalks
+from riafs.archive.members import IN_MEMORY, MemberAssembler, PartialMember, again
+from riafs.archive.prefetch import AHEAD, Prefetch
+from riafs.archive.scheduler import Scheduler
+from riafs.errors import StoreError, StoreTimeout
+from riafs.formats.sevenzip.header import Listing, Member
+from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes
 
 _TINY = 128 << 10
 """Members up to this many bytes are held by their reader, which needs them once."""
 _AHEAD = 8 << 20
 """Decoded beyond what a reader that goes through in order has asked for, so that several segments are at work."""
+
+
+class DecodedMembers:
+    """The decoded members of the archive that lies in `source` and that messages call `shown`."""
+
+    def __init__(
+        self, source: RangedBytes, listing: Listing, naming: Naming, resources: Resources, unlocker: Unlocker,
+        walks: SavedWalks, shown: str,
+    ) -> None:  # fmt: skip
+        self.resources = resources
+        self.naming = naming
+        self.assembler = MemberAssembler(listing, naming, resources, shown)
+        self._scheduler = Scheduler(self.assembler, resources)
+        self._folders = Folders(source, listing, unlocker, walks)
+        seconds = resources.extractor.deadline
+        self._prefetch = Prefetch(listing, self.assembler, self._scheduler, self._folders, seconds)
+
+    async def cover(self, partial: PartialMember, start: int, end: int, ahead: int = 0) -> None:
+        """Decode until a range of a member's bytes is there, and check it once all of its bytes are.
+
+        `ahead`: how many bytes more will be wanted. Raises CorruptContent, DecodeFailed, EncryptedArchive,
+        StoreTimeout, …
+        """
+        seconds = self.resources.extractor.deadline
+        with trio.move_on_after(seconds):
+            if partial.covered.missing(start, end):
+                await self._decode(await self._folders.of(partial.member), partial, start, end, ahead)
+            if partial.complete:
+                await partial.settled.wait()
+                self._prefetch.read(partial.member)
+            if partial.problem is not None:
+                raise again(partial.problem)
+            return
+        raise StoreTimeout(f"decoding an archive member took more than {seconds:g} s")
+
+    async def _decode(self, folder: DecodableFolder, partial: PartialMember, start: int, end: int, ahead: int) -> None:
+        """Decode until a range is there, or it is known what is wrong. Raises what makes that impossible."""
+        if ahead:
+            self._prefetch.rest_of(folder, partial, end, ahead)
+        elif self._prefetch.follows(partial.member):
+            self._prefetch.members_after(folder, partial.member)
+            ahead = AHEAD
+        else:
+            self._prefetch.apart(folder, partial.member, end - start)
+        while partial.problem is None and partial.covered.missing(start, end):
+            before = list(partial.covered.ranges)
+            problem = await self._scheduler.decode(folder, [(partial, start, end)], ahead)
+            idle = partial.covered.ranges == before and partial.problem is None
+            if idle or isinstance(problem, StoreTimeout):
+                raise problem or StoreError("a decoder passed an archive member without decoding it")
+
+    async def taken(self, member: Member) -> None:
+        """A reader was served a member."""
+        await self._prefetch.taken(member)
+
+    def close(self) -> None:
+        """End decoders that nobody uses."""
+        self._scheduler.close()
 
 
 class DecodedMember:
@@ -21,7 +89,7 @@ class DecodedMember:
     ones are served as they are decoded; what completes them is held back until the checks have passed.
     """
 
-    def __init__(self, decoding: Decoding, member: Member) -> None:
+    def __init__(self, decoding: DecodedMembers, member: Member) -> None:
         checks = decoding.naming.checks(member)
         self.key = checks.key
         self.member = member
@@ -68,7 +136,7 @@ class DecodedMember:
         return self._decoding.assembler.is_good(self.stream)
 
     async def prepare(self) -> None:
-        """Decode and check what has to be before the first byte. Raises as `Decoding.cover`."""
+        """Decode and check what has to be before the first byte. Raises as `DecodedMembers.cover`."""
         self._decoding.assembler.refuse_bad(self.member)
         first = min(self.size, self._decoding.resources.blocks.size)
         if self.size <= _TINY:
@@ -78,7 +146,7 @@ class DecodedMember:
         await self._decoding.taken(self.member)
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises as `Decoding.cover`."""
+        """See RangedBytes. Raises as `DecodedMembers.cover`."""
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
@@ -142,8 +210,8 @@ class DecodedMember:
             self._decoding.assembler.leave(partial)
 
 
-async def open_decoded(decoding: Decoding, member: Member) -> DecodedMember:
-    """A member that is ready to be read. Raises as `Decoding.cover`, and what is known to be wrong with it."""
+async def open_decoded(decoding: DecodedMembers, member: Member) -> DecodedMember:
+    """A member that is ready to be read. Raises as `DecodedMembers.cover`, and what is known to be wrong with it."""
     opened = DecodedMember(decoding, member)
     try:
         await opened.prepare()

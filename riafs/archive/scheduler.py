@@ -1,9 +1,10 @@
-"""Driving decoders: from ranges of members in one segment to a decoder that goes on until they are there.
+"""The scheduler: from ranges of members to decoders that go on until these ranges are there.
 
-Each decoder has one task, which decodes a piece while the piece before is stored and checked. It goes on as far as
-somebody wanted, so a reader that gives up costs others nothing; but when nobody waits any more, not for longer than
-readers would, so an archive that claims to be endless is not decoded for ever. The task is one of trio's system tasks,
-as it belongs to no reader; every failure that it meets is the decoder's, and told to those who wait.
+Ranges are cut into the segments of their folder that hold them, and as many segments are decoded at once as there are
+workers. Each decoder has one task, which decodes a piece while the piece before is stored and checked. It goes on as
+far as a reader wanted, so a reader that gives up costs others nothing; when no reader waits any more, it stops after
+the time that readers would have waited, so that an archive that claims to be endless is not decoded for ever. The task
+is detached, as it belongs to no reader; every failure that it meets is the decoder's, and told to those who wait.
 """
 
 import logging
@@ -34,6 +35,10 @@ from riafs.tasks import as_failure, start_detached
 
 log = logging.getLogger(__name__)
 
+Wanted = tuple[PartialMember, int, int]
+"""A range of a member."""
+
+_MOST_JOBS = 16
 _STEP = 2 << 20
 _LEAST_STEP = 64 << 10
 _LASTING = (DecodeFailed, MalformedArchive, UnsupportedArchive, MissingProgram)
@@ -57,11 +62,11 @@ class _Failures:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What is wanted of one segment: ranges of members."""
+class _Job:
+    """What is wanted of one segment."""
 
     segment: Segment
-    ranges: list[tuple[PartialMember, int, int]] = field(default_factory=list)
+    ranges: list[Wanted] = field(default_factory=list)
 
     def start(self) -> int | None:
         """Where in the folder the first byte is that is still missing, None if there is none."""
@@ -86,14 +91,16 @@ class Scheduler:
         self._assembler = assembler
         self._resources = resources
         self._starting = DeadlineLock()
-        self._runless: set[int] = set()
         self._failures: dict[tuple[int, int], _Failures] = {}
 
-    async def drive_all(self, folder: DecodableFolder, jobs: Sequence[Job], ahead: int) -> RiafsError | None:
-        """Do jobs, in as many segments at once as there are workers, and go on for `ahead` bytes.
+    async def decode(self, folder: DecodableFolder, wanted: Sequence[Wanted], ahead: int = 0) -> RiafsError | None:
+        """Decode what is missing of ranges of members, or the first segments of it; look again what is missing then.
 
-        Returns the failure that ended it, if any.
+        Where a folder is one segment, its decoder goes on for `ahead` bytes. Returns the failure that ended it, if any.
+        Raises what reading the archive raises.
         """
+        jobs = await self._jobs(folder, wanted)
+        ahead = 0 if folder.is_divided else ahead
         problems: list[RiafsError] = []
         waiting = list(reversed(jobs))
 
@@ -112,10 +119,24 @@ class Scheduler:
                     nursery.start_soon(work)
         return problems[0] if problems else None
 
-    async def _drive(self, folder: DecodableFolder, job: Job, ahead: int) -> None:
+    async def _jobs(self, folder: DecodableFolder, wanted: Sequence[Wanted]) -> Sequence[_Job]:
+        """One job a segment for what is missing, not more than are worth it before looking again."""
+        jobs: dict[int, _Job] = {}
+        for partial, start, end in wanted:
+            base = partial.member.offset
+            for gap_start, gap_end in partial.covered.missing(start, end):
+                offset = base + gap_start
+                while offset < base + gap_end and len(jobs) < _MOST_JOBS:
+                    segment = await folder.division.segment(offset)
+                    job = jobs.setdefault(segment.start, _Job(segment))
+                    job.ranges.append((partial, offset - base, min(gap_end, segment.end - base)))
+                    offset = segment.end
+        return list(jobs.values())
+
+    async def _drive(self, folder: DecodableFolder, job: _Job, ahead: int) -> None:
         """Wait until nothing that a job wants is missing any more, with one engine after the other where these fail."""
         while job.start() is not None:
-            used = await self._pass(folder, job)
+            used = await self._decoder(folder, job)
             if used is None:
                 continue
             try:
@@ -125,39 +146,8 @@ class Scheduler:
                 self._resources.decoders.leave(used)
             if used.problem is None or job.start() is None:
                 continue
-            joined_run = used.segment.is_run and not job.segment.is_run
-            others_may_do = isinstance(used.problem, (*_LASTING, *_DEATHS)) and not job.segment.is_run
-            if not (joined_run or others_may_do):
+            if not isinstance(used.problem, (*_LASTING, *_DEATHS)):  # otherwise another engine may do
                 raise again(used.problem)
-
-    # -- runs ---------------------------------------------------------------------------------------------------------
-
-    def coming_to(self, folder: DecodableFolder, offset: int) -> Segment | None:
-        """What a decoder under way is decoding that will soon come to a byte of a folder."""
-        found = self._resources.decoders.find(self, folder.number, offset)
-        return None if found is None else found.segment
-
-    def has_run(self, folder: DecodableFolder, *offsets: int) -> bool:
-        """Whether a run comes to one of the bytes at `offsets` of a folder, or has come."""
-        return any(self._resources.decoders.has_run(self, folder.number, offset) for offset in offsets)
-
-    async def begin(self, folder: DecodableFolder, run: Segment, ahead: int) -> None:
-        """Decode the first `ahead` bytes of a run, which goes on when somebody comes there. Raises as `start`."""
-        resources = self._resources
-        used = await resources.decoders.open(
-            self, folder.number, run, folder.memory, Engine.SEVENZIP,
-            lambda: folder.start(Engine.SEVENZIP, run, resources.workers, resources.extractor),
-        )  # fmt: skip
-        self._want(folder, used, run.start + ahead)
-        resources.decoders.leave(used)
-
-    def runs_fail(self, folder: DecodableFolder) -> bool:
-        """Whether there should be no more runs in a folder."""
-        return folder.number in self._runless
-
-    def give_up_runs(self, folder: DecodableFolder) -> None:
-        """Let there be no more."""
-        self._runless.add(folder.number)
 
     def go_on(self, folder: DecodableFolder, offset: int, ahead: int) -> None:
         """A reader in order has come to `offset` of a folder: go on for `ahead` bytes with the decoder before it."""
@@ -167,7 +157,7 @@ class Scheduler:
 
     # -- one decoder --------------------------------------------------------------------------------------------------
 
-    async def _pass(self, folder: DecodableFolder, job: Job) -> RunningDecoder | None:
+    async def _decoder(self, folder: DecodableFolder, job: _Job) -> RunningDecoder | None:
         """A decoder that has not delivered the start of a job, used once more: one under way if possible.
 
         None if the job was done while this task waited, or an engine turned out to be of no use. Raises what is wrong
@@ -189,7 +179,7 @@ class Scheduler:
                     lambda: folder.start(engine, segment, resources.workers, resources.extractor),
                 )  # fmt: skip
             except _LASTING as problem:
-                if segment.is_run or (engine is Engine.SEVENZIP and isinstance(problem, MissingProgram)):
+                if engine is Engine.SEVENZIP and isinstance(problem, MissingProgram):
                     raise
                 self._note(problem, folder, segment, engine, segment.start)
                 return None
@@ -199,7 +189,7 @@ class Scheduler:
         failures = self._failures.get((folder.number, segment.start), _Failures())
         if trio.current_time() > failures.until:
             failures = self._failures[folder.number, segment.start] = _Failures()
-        engines = (Engine.SEVENZIP,) if segment.is_run else self._engines(folder, segment)
+        engines = self._engines(folder, segment)
         for engine in engines:
             if start < failures.reached.get(engine, segment.end):
                 return engine
@@ -295,9 +285,7 @@ class Scheduler:
         """What to tell of a failed decoder; remembered if it will fail again."""
         if used.closed:
             return problem
-        if used.segment.is_run:
-            self.give_up_runs(folder)
-        elif isinstance(problem, (*_LASTING, *_DEATHS)):
+        if isinstance(problem, (*_LASTING, *_DEATHS)):
             return self._note(problem, folder, used.segment, used.engine, used.position)
         return problem
 

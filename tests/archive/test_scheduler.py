@@ -186,7 +186,7 @@ async def test_what_claims_to_have_no_end_is_not_decoded_for_ever(
     tools.resources.extractor.deadline = 0.2
     with pytest.raises(StoreTimeout):
         await content_of(archive, b"zz")
-    (decoder,) = tools.resources.decoders._passes
+    (decoder,) = tools.resources.decoders._running
     await until(lambda: not decoder.running)
     assert decoder.position < 4 << 20
     assert decoder.users == 0
@@ -233,7 +233,7 @@ async def test_tools_are_closed_while_a_decoder_ends(pack: Pack, spool: Path, tm
                 await content_of(archive, b"a")
 
         nursery.start_soon(read)
-        await until(lambda: any(each.decoder._left == 0 for each in tools.resources.decoders._passes))  # type: ignore[attr-defined]
+        await until(lambda: any(each.decoder._left == 0 for each in tools.resources.decoders._running))  # type: ignore[attr-defined]
         await trio.sleep(0.05)
         tools.close()
     assert children() == []
@@ -291,7 +291,7 @@ async def test_a_child_does_not_outlive_a_lack_of_descriptors(
 def impatient(path: Path) -> FileBytes:
     """An archive in a store that has to answer within a fifth of a second."""
     opened = file_bytes(path)
-    opened._patience = Deadline("the store", 0.2, Counters())
+    opened._deadline = Deadline("the store", 0.2, Counters())
     return opened
 
 

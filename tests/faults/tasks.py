@@ -34,7 +34,7 @@ FAILURES: dict[str, Callable[[], Exception]] = {
 _TASKS = (
     (VerifiedMemory, "_open"), (VerifiedMemory, "_write"), (BlockCache, "_write"), (DiskBlocks, "write"),
     (Verifier, "hash_part"), (Scheduler, "_go_to_goal"), (Scheduler, "_noted"), (MemberAssembler, "store"),
-    (MemberAssembler, "check"), (MemberAssembler, "parts"), (Prefetch, "_begin_run"), (Prefetch, "_decode_segments"),
+    (MemberAssembler, "check"), (MemberAssembler, "parts"), (Prefetch, "_decode_batch"),
     (Prefetch, "_decode_front"), (FileSystem, "keep_fresh"), (Session, "refresh"), (Overlay, "keep"),
     (Overlay, "tidy"), (session, "_forget_inode"), (lifecycle, "describe_stacks"), (Changing, "_changes"),
     (RecentErrors, "format"),
