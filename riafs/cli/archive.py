@@ -12,7 +12,7 @@ import trio
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, printable
-from riafs.cli.targets import absolute_source
+from riafs.daemon.plan import absolute_source
 from riafs.errors import BadSource, MissingProgram, UsageError
 from riafs.formats.sources import RiaUrl
 from riafs.git.user import instead_of_rules

@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 
-from riafs import version
 from riafs.children import cause, run_again
 from riafs.cli.render import Finding, print_json, printable
-from riafs.cli.targets import absolute_source
+from riafs.daemon.plan import absolute_source
 from riafs.errors import ProgramKilled, RiafsError
 from riafs.formats.sources import RiaUrl
 from riafs.git.user import instead_of_rules
-from riafs.settings import complete_environment, load
+from riafs.settings import complete_environment, load, version
 
 _PROGRAM_SECONDS = 5.0
 _STORE_SECONDS = 8.0

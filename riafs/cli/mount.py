@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 
 from riafs.cli.mount_options import asked_for_writing, is_read_only, quote_option, sort_options, wants_writing
 from riafs.cli.parser import build_helper_parser
-from riafs.cli.targets import absolute_source, manifest_on_input
+from riafs.cli.targets import manifest_on_input
 from riafs.daemon import daemonize, mountpoint
 from riafs.daemon.ask import ask
 from riafs.daemon.mountpoint import find_mount
 from riafs.daemon.mounts import mount_at, resolve
-from riafs.daemon.plan import MountPlan
+from riafs.daemon.plan import MountPlan, absolute_source
 from riafs.errors import MountFailed, NotMounted, RiafsError, StoreTimeout, UsageError
 from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source
 from riafs.git.user import instead_of_rules

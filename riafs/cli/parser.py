@@ -11,11 +11,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from riafs import version
 from riafs.cli import mount_options
 from riafs.errors import UsageError
 from riafs.options import LOG_WORDS, OPTIONS, Kind, Option
-from riafs.settings import Given
+from riafs.settings import Given, version
 
 SOURCE_HELP = (
     "ria+file:///path/to/store or a plain path to a store, optionally with #ID or #~ALIAS for one dataset and @BRANCH, "

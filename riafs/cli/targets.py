@@ -12,14 +12,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from riafs.daemon.ask import asked
 from riafs.daemon.mounts import Mount, is_at_or_below, resolve, riafs_mounts
-from riafs.errors import BadSource, NoSuchName, NotMounted, StoreTimeout, TooLarge, UsageError
-from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_source, rewrite
+from riafs.daemon.plan import absolute_source
+from riafs.errors import NoSuchName, NotMounted, StoreTimeout, TooLarge, UsageError
+from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source
 from riafs.storage.temporary import TEXT_PIECE, SpilledText
 
 MAX_MANIFEST = 1 << 30
@@ -115,22 +115,6 @@ def _below(top: str, mount: Mount, complain: Complain) -> Iterator[File]:
 
 
 # -- sources
-
-
-def absolute_source(text: str, rules: Iterable[tuple[str, str]]) -> Source:
-    """The source `text` names after git's ``insteadOf`` `rules`; a relative path is one from here. Raises BadSource."""
-    if "#" in text and "://" not in text and os.path.isdir(text):
-        url = quote(os.path.abspath(os.fsencode(text)))
-        raise BadSource(
-            f"{text} is a directory, but what follows a # in a source names a dataset: write ria+file://{url} for the "
-            "store, and #~ALIAS behind it for a dataset"
-        )
-    source = parse_source(rewrite(text, tuple(rules)).url)
-    if not isinstance(source, RiaUrl):
-        return source.from_here(os.getcwdb())
-    if source.scheme == "file" and not source.path.startswith(b"/"):
-        return replace(source, path=os.path.abspath(source.path))
-    return source
 
 
 def manifest_on_input(source: Source) -> SpilledText | None:

@@ -13,10 +13,10 @@ import trio
 
 from riafs.cli.main import complain
 from riafs.cli.render import print_json, print_table
-from riafs.cli.targets import absolute_source
 from riafs.counters import Counters
 from riafs.daemon.mounts import Mount, riafs_mounts
 from riafs.daemon.opening import opening_plan
+from riafs.daemon.plan import absolute_source
 from riafs.errors import BadSource, NoSuchVersion, NotInStore, UsageError
 from riafs.formats.sources import RiaUrl, parse_ria_source
 from riafs.git.history import Version, VersionKind, abbreviated, named, newest

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import trio
 
-from riafs import version
 from riafs.counters import Counters
 from riafs.daemon import control, logs
 from riafs.daemon.mountpoint import LEAVING_SECONDS, is_passed_device, kept_by, unmount
@@ -24,7 +23,7 @@ from riafs.daemon.mounts import Mount, all_mounts, mount_at
 from riafs.daemon.plan import MountPlan
 from riafs.daemon.process import Notifier, describe_stacks, set_readahead
 from riafs.errors import Interrupted, MountFailed, RiafsError, StoreTimeout
-from riafs.settings import typed_settings
+from riafs.settings import typed_settings, version
 from riafs.tasks import Background, as_failure
 from riafs.watching import Doing, untold
 

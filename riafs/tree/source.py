@@ -19,9 +19,14 @@ from riafs.storage.local import LocalStorage
 from riafs.storage.protocol import ItemKind, Storage
 from riafs.tree.commit_directory import open_version
 from riafs.tree.protocol import Directory
-from riafs.tree.store import ALIASES, Store, is_dataset_path
+from riafs.tree.store import ALIASES, DATASET_SIGNS, Store, is_dataset_path
 from riafs.tree.store_root import AliasDirectory, dataset_directory
 from riafs.tree.tools import StoreTools
+
+_SHOWN = 3
+_MAX_LOOKED_AT = 10_000
+_MAX_CONFIG = 1 << 20
+_LOCAL_URL = re.compile(r"^\s*url\s*=\s*(?:file://)?(/.*?)\s*$", re.MULTILINE)
 
 
 async def open_source(source: RiaUrl, tools: StoreTools, *, keys: bool = False) -> Directory:
@@ -78,13 +83,6 @@ async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store
             raise
     except SourceNotFound as error:
         raise SourceNotFound(f"{error}{await stores_near(path, patience)}") from error
-
-
-_SHOWN = 3
-_MAX_LOOKED_AT = 10_000
-_MAX_CONFIG = 1 << 20
-_LOCAL_URL = re.compile(r"^\s*url\s*=\s*(?:file://)?(/.*?)\s*$", re.MULTILINE)
-_SPLIT = 3  # characters of an id that name the first directory
 
 
 async def versions_near(repository: Repository, version: bytes) -> str:
@@ -209,7 +207,7 @@ def _is_store(path: str) -> bool:
 
 
 def _is_dataset(path: str) -> bool:
-    return any(os.path.exists(os.path.join(path, sign)) for sign in ("HEAD", "annex/objects", "archives"))
+    return any(os.path.exists(os.path.join(path, os.fsdecode(sign))) for sign in DATASET_SIGNS)
 
 
 def _within(store: str, rest: str) -> str:
@@ -232,7 +230,7 @@ def _label(store: str, place: str) -> str:
     for name in sorted(_names(aliases)):
         if os.path.realpath(os.path.join(aliases, name)) == there:
             return f"~{name}"
-    return place[:_SPLIT] + place[_SPLIT + 1 :]
+    return place.replace("/", "", 1)
 
 
 def _names(path: str) -> list[str]:
