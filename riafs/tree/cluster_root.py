@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 from riafs.arvados.names import file_names
 from riafs.arvados.projects import (
@@ -33,6 +32,11 @@ from riafs.tree.directories import FixedDirectory, directory_entry
 from riafs.tree.protocol import Directory, Entry, Found, Kind
 
 HOME, SHARED, BY_TAG = b"home", b"shared", b"by_tag"
+RECORD = b".arvados#project"
+_AHEAD = 64
+_AHEAD_BYTES = 4 << 20
+Tags = Mapping[str, Sequence[bytes]]
+"""tag → uuids or portable data hashes of the collections that have it."""
 
 
 class ClusterRoot(FixedDirectory):
@@ -76,11 +80,6 @@ async def open_cluster(root: ClusterRoot, identifier: bytes | None) -> Directory
     return root if identifier is None else await open_named(root.resolve, identifier)
 
 
-RECORD = b".arvados#project"
-_AHEAD = 64
-_AHEAD_BYTES = 4 << 20
-
-
 @dataclass(frozen=True, slots=True)
 class ItemEntry(Entry):
     """A collection or project in a listing."""
@@ -100,17 +99,17 @@ def item_entries(items: Sequence[Item], slash: str) -> list[ItemEntry]:
     named = [(item, item.name) for item in items if item.name is not None]
     names = file_names(((item.uuid, name) for item, name in named), slash)
     return [
-        ItemEntry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=item.mtime_ns, version=_version(item), item=item)
+        ItemEntry(
+            name,
+            Kind.DIRECTORY,
+            0,
+            executable=True,
+            mtime_ns=item.mtime_ns,
+            version=item.uuid + b" " + item.modified_at.encode(),
+            item=item,
+        )
         for name, (item, _) in zip(names, named, strict=True)
     ]
-
-
-def _is_collection(entry: Entry) -> TypeGuard[ItemEntry]:
-    return isinstance(entry, ItemEntry) and entry.item.hash is not None
-
-
-def _version(item: Item) -> bytes:
-    return item.uuid + b" " + item.modified_at.encode()
 
 
 class ClusterProjects:
@@ -187,13 +186,13 @@ class ProjectDirectory(FixedDirectory):
 
     async def prepare(self, start: int) -> None:
         """The manifests of the next collections come with one request, as far as they are small."""
-        following = [entry.item for entry in self._entries[start + 1 : start + 1 + _AHEAD] if _is_collection(entry)]
         uuids, size = [], 0
-        for item in following:
-            uuids.append(item.uuid)
-            size += int((item.hash or b"").partition(b"+")[2] or 0)
-            if size > _AHEAD_BYTES:
-                break
+        for entry in self._entries[start + 1 : start + 1 + _AHEAD]:
+            if isinstance(entry, ItemEntry) and entry.item.hash is not None:
+                uuids.append(entry.item.uuid)
+                size += int(entry.item.hash.partition(b"+")[2] or 0)
+                if size > _AHEAD_BYTES:
+                    break
         await self._projects.collections.fetch_together(uuids)
 
     async def directory(self, entry: Entry) -> Directory:
@@ -255,10 +254,6 @@ class SharedDirectory(FixedDirectory):
     async def renewed(self, turn: int) -> Directory | None:
         newer = await SharedDirectory.load(self._projects)
         return None if newer._items == self._items else newer
-
-
-Tags = Mapping[str, Sequence[bytes]]
-"""tag → uuids or portable data hashes of the collections that have it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ is shown otherwise or left out: NUL as ``_``, a name of more than 255 bytes or o
 import hashlib
 import logging
 import os
+from array import array
 from collections.abc import AsyncGenerator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,10 +31,12 @@ from riafs.formats.manifests.folder import FOLDER, ManifestFolder
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.names import MAX_NAME, joined
 from riafs.formats.text import shown
+from riafs.slices import Sliced, in_slices
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.directories import PlainDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
+from riafs.tree.slots import Slots, checksum, distinct
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ MANY = 4096
 _MANY_BYTES = 64 << 10
 """The same as bytes of their tokens."""
 _PIECES = 64
+_MAX_SLOTS = 100_000
+"""Entries whose slots are kept in memory in all, of folders of fewer than MANY."""
 _MEMORY_SHARE = 8
 _SPECIAL = 300
 """Bytes of memory for a name in a folder of which not all are shown as they are."""
@@ -106,6 +111,10 @@ class FolderCache:
     def __init__(self, counters: Counters | None = None, limit: int | None = None) -> None:
         self.pieces: LRUCache[Hashable, tuple[int, tuple[Entry, ...]]] = LRUCache(_PIECES)
         """The entries that were listed last: position of the first, and entries."""
+        self.slots: LRUCache[Hashable, tuple[int, Slots | None]] = LRUCache(
+            _MAX_SLOTS, getsizeof=lambda known: 1 + known[0]
+        )
+        """Of the folders that were looked into last: how many slots are kept of each, and which."""
         self._counters = counters or Counters()
         self._limit = limit = limit or memory.share(MAX_CACHED_NAMES * _PER_NAME, _MEMORY_SHARE) // _PER_NAME
         self._cache: LRUCache[tuple[bytes, bytes], ShownFolder] = LRUCache(limit, getsizeof=self._weight)
@@ -225,15 +234,16 @@ class CollectionDirectory(PlainDirectory):
 
     def _made(self, folder: ShownFolder, index: int, name: bytes, glance: tuple[int, int, int]) -> Entry:
         """The entry of the name that has this index in the folder."""
-        collection = self.collection
-        size, block, offset = glance
+        version, size = self._content_version(folder.folder, index, glance), glance[0]
+        if size == FOLDER:
+            return Entry(name, Kind.DIRECTORY, 0, True, self.collection.mtime_ns, version)
+        return Entry(name, Kind.FILE, size, True, self.collection.mtime_ns, version)
+
+    def _content_version(self, folder: ManifestFolder, index: int, glance: tuple[int, int, int]) -> bytes:
+        manifest, (size, block, offset) = self.collection.manifest, glance
         if block != NO_BLOCK:
-            version = b"%b+%d+%d" % (collection.manifest.digest(block), offset, size)
-        elif size == FOLDER:
-            return Entry(name, Kind.DIRECTORY, 0, True, collection.mtime_ns, self._version)
-        else:
-            version = file_version(collection.manifest, folder.folder, index)
-        return Entry(name, Kind.FILE, size, True, collection.mtime_ns, version)
+            return b"%b+%d+%d" % (manifest.digest(block), offset, size)
+        return self._version if size == FOLDER else file_version(manifest, folder, index)
 
     @property
     def _version(self) -> bytes:
@@ -252,6 +262,29 @@ class CollectionDirectory(PlainDirectory):
         return Found(
             None, Entry(name, Kind.FILE, len(record), executable=False, mtime_ns=self.mtime_ns, version=version)
         )
+
+    async def slots(self) -> Slots | None:
+        """None, for positions, in a folder of MANY entries: a look-up at its end would need the versions of all."""
+        kept, key = self.collection.folders.slots, (self._version, self.path)
+        known = kept.get(key)
+        if known is None:
+            folder = await self._folder()
+            known = 0, None
+            if len(folder.names) < MANY:
+                known = len(folder.names), Slots(distinct(await in_slices(self._checksums(folder))))
+            kept[key] = known
+        return known[1]
+
+    def _checksums(self, folder: ShownFolder) -> "Sliced[array[int]]":
+        checksums, inner = array("I"), folder.folder
+        for start in range(0, len(folder.names), PIECE):
+            for name, index in zip(
+                folder.names[start : start + PIECE], folder.indices[start : start + PIECE], strict=True
+            ):
+                glance = inner.glance(index)
+                checksums.append(checksum(name, self._content_version(inner, index, glance), glance[0] == FOLDER))
+            yield
+        return checksums
 
     async def versions(self) -> Versions:
         folder = await self._folder()

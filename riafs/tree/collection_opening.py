@@ -46,6 +46,9 @@ _IN_A_THREAD = 1 << 18
 _PIECE = 1 << 20
 _PER_PIECE = 16 << 20
 """Bytes of memory that are needed to read a piece; what is kept of it in memory are its folders."""
+BY_ID = b"by_id"
+Resolve = Callable[[bytes], Awaitable[Directory]]
+"""The directory of a uuid or portable data hash, the same for the same one. Raises NotInStore."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +149,6 @@ def same_content(directory: Directory, info: CollectionInfo) -> CollectionDirect
         return None
     newer = replace(directory.collection, mtime_ns=info.mtime_ns, attributes=info.attributes, records=info.records)
     return CollectionDirectory(newer, b"")
-
-
-BY_ID = b"by_id"
-
-Resolve = Callable[[bytes], Awaitable[Directory]]
-"""The directory of a uuid or portable data hash, the same for the same one. Raises NotInStore."""
 
 
 class ByIdDirectory(PlainDirectory):

@@ -61,9 +61,10 @@ def top_of(snapshot: Snapshot) -> "CommitDirectory":
 class CommitDirectory(PlainDirectory):
     """A directory of a commit. `path` is relative to the dataset, ``""`` for its top."""
 
-    __slots__ = ("_name", "_since", "_snapshot", "_tree", "path")
+    __slots__ = ("_name", "_since", "_snapshot", "_tree", "dataset", "path")
 
     def __init__(self, snapshot: Snapshot, tree: bytes, path: bytes, since: EarlierDirectory | None = None) -> None:
+        self.dataset = snapshot.dataset
         self._snapshot = snapshot
         self._tree = tree
         self._since = since
@@ -85,31 +86,31 @@ class CommitDirectory(PlainDirectory):
 
     @property
     def dataset_position(self) -> DatasetPosition:
-        return DatasetPosition(self._snapshot.dataset.identifier, self._snapshot.commit, self.path)
+        return DatasetPosition(self.dataset.identifier, self._snapshot.commit, self.path)
 
     async def branch(self) -> bytes | None:
         try:
-            return (await self._snapshot.dataset.repository.find(None)).ref
+            return (await self.dataset.repository.find(None)).ref
         except NoSuchVersion:
             return None
 
     def forget(self) -> None:
-        self._snapshot.dataset.listings.forget(self._snapshot.dataset.path)
+        self.dataset.listings.forget(self.dataset.path)
 
     async def at_commit(self, commit: bytes) -> Directory:
-        return top_of(await self._snapshot.dataset.snapshot(commit))
+        return top_of(await self.dataset.snapshot(commit))
 
     async def keep_in(self, kept: KeptObjects, name: bytes) -> None:
-        await kept.keep(name, self._snapshot.dataset.repository, self._snapshot.commit)
+        await kept.keep(name, self.dataset.repository, self._snapshot.commit)
 
     # -- listing ------------------------------------------------------------------------------------------------------
 
     async def _listing(self) -> Listing:
-        listing = self._snapshot.dataset.listings.get(self._name)
-        return self._listed(await self._snapshot.dataset.repository.tree(self._tree)) if listing is None else listing
+        listing = self.dataset.listings.get(self._name)
+        return self._listed(await self.dataset.repository.tree(self._tree)) if listing is None else listing
 
     def _listed(self, tree: Tree) -> Listing:
-        dataset = self._snapshot.dataset
+        dataset = self.dataset
         if tree.dropped:
             dataset.counters.names_dropped += tree.dropped
             log.warning(
@@ -126,16 +127,16 @@ class CommitDirectory(PlainDirectory):
         known = listing.known(position)
         if not known:
             wanted = listing.to_read(position, listing=for_listing)
-            dataset, lines = self._snapshot.dataset, list(tree_lines(listing.tree, wanted.start, wanted.stop))
+            dataset, lines = self.dataset, list(tree_lines(listing.tree, wanted.start, wanted.stop))
             read = tuple(await classify(dataset.repository, dataset.contents, lines, self._snapshot.time_ns))
             listing.add(wanted, read)
-            self._snapshot.dataset.listings.keep(self._name, listing)
+            self.dataset.listings.keep(self._name, listing)
             known = read[position - wanted.start :]
         return known
 
     def _keep(self, listing: Listing, piece: tuple[GitEntry, ...]) -> None:
         listing.add(range(PIECE), piece)
-        self._snapshot.dataset.listings.keep(self._name, listing)
+        self.dataset.listings.keep(self._name, listing)
 
     async def prepare(self, start: int) -> None:
         """Read the trees of the next directories in one batch, then their first pieces in another."""
@@ -152,7 +153,7 @@ class CommitDirectory(PlainDirectory):
     @property
     def listed(self) -> bool:
         """Whether the listing is at hand."""
-        return self._snapshot.dataset.listings.get(self._name) is not None
+        return self.dataset.listings.get(self._name) is not None
 
     async def entries(self, start: int) -> Sequence[Entry]:
         listing = await self._listing()
@@ -174,10 +175,10 @@ class CommitDirectory(PlainDirectory):
         match = _VERSIONED.fullmatch(name)
         position = await listing.position(match[1]) if match else None
         if match is None:
-            raise NoSuchName(f"no {name!r} in {self._snapshot.dataset.name}")
+            raise NoSuchName(f"no {name!r} in {self.dataset.name}")
         if position is None or listing.tree.modes[position] != SUBMODULE:
-            raise NotThereYet(f"no {name!r} in {self._snapshot.dataset.name}")
-        dataset = await self._snapshot.dataset.subdatasets.dataset(self._snapshot, self._below(match[1]))
+            raise NotThereYet(f"no {name!r} in {self.dataset.name}")
+        dataset = await self.dataset.subdatasets.dataset(self._snapshot, self._below(match[1]))
         return await find_version(dataset, name, match[2])
 
     async def versions(self) -> Versions:
@@ -203,24 +204,22 @@ class CommitDirectory(PlainDirectory):
         if not isinstance(entry, GitEntry):
             return versioned(entry)
         if entry.registered:
-            return await self._snapshot.dataset.subdatasets.directory(
-                self._snapshot, self._below(entry.name), entry.oid
-            )
+            return await self.dataset.subdatasets.directory(self._snapshot, self._below(entry.name), entry.oid)
         since = await self._earlier()
         if since is not None and since.tree != self._tree:
-            await since.read(self._snapshot.dataset.repository)
+            await since.read(self.dataset.repository)
         below = None if since is None else since.below(entry, same=since.tree == self._tree)
         return CommitDirectory(self._snapshot, entry.oid, self._below(entry.name), below)
 
     async def _as_shown(self, listing: Listing, entries: Sequence[GitEntry]) -> Sequence[GitEntry]:
-        checkouts, wanted = self._snapshot.dataset.checkouts, await self._wanted(listing)
+        checkouts, wanted = self.dataset.checkouts, await self._wanted(listing)
         if checkouts is not None and wanted.conversions:
-            entries = await checkouts.shown(self._snapshot.dataset.repository, wanted, entries)
+            entries = await checkouts.shown(self.dataset.repository, wanted, entries)
         return await self._dated(entries)
 
     async def _wanted(self, listing: Listing) -> DirectoryConversions:
         """What attributes ask for in this directory."""
-        dataset = self._snapshot.dataset
+        dataset = self.dataset
         if dataset.checkouts is None:
             return NOTHING
         return await dataset.checkouts.wanted(dataset.repository, self._snapshot.commit, self.path, listing.tree)
@@ -230,9 +229,8 @@ class CommitDirectory(PlainDirectory):
     async def _earlier(self) -> EarlierDirectory | None:
         """This directory in the commit that the first push from here was made over, if there was one."""
         if self._since is None and not self.path and self._snapshot.own_times:
-            dataset = self._snapshot.dataset
-            first_base = dataset.times.since(dataset.identifier)
-            self._since = None if first_base is None else await earlier_top(dataset.repository, first_base)
+            first_base = self.dataset.times.since(self.dataset.identifier)
+            self._since = None if first_base is None else await earlier_top(self.dataset.repository, first_base)
         return self._since
 
     async def _dated(self, entries: Sequence[GitEntry]) -> Sequence[GitEntry]:
@@ -266,7 +264,7 @@ class CommitDirectory(PlainDirectory):
 
     async def open(self, entry: Entry) -> RangedBytes:
         assert isinstance(entry, GitEntry)
-        dataset = self._snapshot.dataset
+        dataset = self.dataset
         if entry.key is not None:
             return await dataset.contents.find(parse_key(entry.key), lambda: self._described(entry))
         if entry.size == UNKNOWN_SIZE:
@@ -283,7 +281,7 @@ class CommitDirectory(PlainDirectory):
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
         assert isinstance(entry, GitEntry)
-        dataset = self._snapshot.dataset
+        dataset = self.dataset
         if entry.key is not None:
             return (KeyPart(dataset.contents, dataset.path, parse_key(entry.key)),)
         size = None if entry.size == UNKNOWN_SIZE else entry.size
@@ -291,14 +289,14 @@ class CommitDirectory(PlainDirectory):
 
     async def target(self, entry: Entry) -> bytes:
         assert isinstance(entry, GitEntry)
-        [found] = await self._snapshot.dataset.repository.objects([b"contents " + entry.oid], MAX_LINK)
+        [found] = await self.dataset.repository.objects([b"contents " + entry.oid], MAX_LINK)
         if found is None:
             raise MissingObject(f"git object {entry.oid.decode()} of {self._described(entry)} cannot be read")
         return found.data
 
     def _described(self, entry: Entry) -> str:
         path = self._below(entry.name).decode(errors="replace")
-        return f"{path!r} in dataset {self._snapshot.dataset.name} at {self._snapshot.commit.decode()[:12]}"
+        return f"{path!r} in dataset {self.dataset.name} at {self._snapshot.commit.decode()[:12]}"
 
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         if not isinstance(entry, GitEntry):
@@ -308,19 +306,19 @@ class CommitDirectory(PlainDirectory):
         if entry.registered:
             known |= {"kind": b"subdataset", "commit": entry.oid}
             if name not in ("path", "kind", "commit"):
-                known |= await self._snapshot.dataset.subdatasets.attributes(self._snapshot, known["path"], entry.oid)
+                known |= await self.dataset.subdatasets.attributes(self._snapshot, known["path"], entry.oid)
             return known
         if entry.kind is not Kind.DIRECTORY:
             known["kind"] = b"git" if entry.key is None else b"annex"
         if entry.key is not None:
             known["key"] = entry.key
-            known |= await self._snapshot.dataset.contents.attributes(parse_key(entry.key), name)
+            known |= await self.dataset.contents.attributes(parse_key(entry.key), name)
         else:
             known["object"] = entry.oid
         return known
 
     async def own_attributes(self) -> Mapping[str, bytes]:
-        return {"dataset": self._snapshot.dataset.identifier, "commit": self._snapshot.commit}
+        return {"dataset": self.dataset.identifier, "commit": self._snapshot.commit}
 
     async def renewed(self, turn: int) -> Directory | None:
         """A commit does not change, but when its files were changed last may take long to find out."""
@@ -353,13 +351,12 @@ class VersionedDirectory(CommitDirectory):
     Renewable unless `signature` is None, for a pinned commit.
     """
 
-    __slots__ = ("_resolved", "_signature", "_version", "dataset")
+    __slots__ = ("_resolved", "_signature", "_version")
 
     def __init__(
         self, snapshot: Snapshot, version: bytes | None, signature: Signature | None, resolved: Resolved
     ) -> None:
         super().__init__(snapshot, snapshot.tree, b"")
-        self.dataset = snapshot.dataset
         self._version = version
         self._signature = signature
         self._resolved = resolved

@@ -44,6 +44,11 @@ _RUN = 4096
 """Names that go into the index at once."""
 
 _MARKS = {LINK: b"", FILE: b"f", EXECUTABLE: b"x", DIRECTORY: b"d", SUBMODULE: b"s"}
+_KINDS = tuple(Kind)
+_EXECUTABLE = 8
+MAX_LINK = 1 << 20
+"""Bytes of a link's blob that are read; Linux follows links of up to 4 KiB."""
+_NO_BLOB = (DIRECTORY, SUBMODULE)
 
 
 def git_version(mode: int, raw_oid: bytes) -> bytes:
@@ -72,10 +77,6 @@ class GitEntry(Entry):
     def unreadable(self) -> bool:
         """Whether git could not read the object, so that not even the kind is certain."""
         return self.size == UNKNOWN_SIZE and self.key is None
-
-
-_KINDS = tuple(Kind)
-_EXECUTABLE = 8
 
 
 class _Packed:
@@ -236,11 +237,6 @@ class ListingCache:
         else:
             self._cache.pop(name, None)
             self._heavy = (name, listing)
-
-
-MAX_LINK = 1 << 20
-"""Bytes of a link's blob that are read; Linux follows links of up to 4 KiB."""
-_NO_BLOB = (DIRECTORY, SUBMODULE)
 
 
 class TreeLine(NamedTuple):

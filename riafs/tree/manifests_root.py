@@ -81,12 +81,14 @@ class ManifestCollections:
             if directory is not None:
                 return LiveManifestCollection(self, name, file, directory)
         problem = RiafsError("its manifest changes all the time")
-        return LiveManifestCollection(self, name, file, broken_directory(self._info(name, file), problem))
+        return LiveManifestCollection(
+            self, name, file, broken_directory(CollectionInfo(os.fsdecode(name), file.mtime_ns), problem)
+        )
 
     async def load(self, name: bytes, file: ManifestFile) -> Directory | None:
         """The collection as `file` has it, None where the file has changed. Raises what may pass: StoreTimeout,
         StoreError, OutOfMemory."""
-        info = self._info(name, file)
+        info = CollectionInfo(os.fsdecode(name), file.mtime_ns)
         try:
             async with aclosing(self.manifests.read(file)) as text:
                 directory = await collection_directory(self._tools, text, info)
@@ -98,10 +100,6 @@ class ManifestCollections:
             return broken_directory(info, error)
         broken = isinstance(directory, BrokenDirectory)
         return None if broken and not await self.manifests.is_now(file) else directory
-
-    @staticmethod
-    def _info(name: bytes, file: ManifestFile) -> CollectionInfo:
-        return CollectionInfo(os.fsdecode(name), file.mtime_ns)
 
     # -- by content ---------------------------------------------------------------------------------------------------
 

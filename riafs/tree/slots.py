@@ -126,11 +126,16 @@ def _is_numbered(kind: type[Directory]) -> bool:
     return issubclass(kind, Numbered)
 
 
+def checksum(name: bytes, version: bytes, is_directory: bool) -> int:  # noqa: FBT001  # called for each entry
+    """The slot that an entry has unless another entry has it."""
+    return crc32(name) if is_directory else crc32(version, crc32(name))
+
+
 def slots_by_versions(versions: Versions) -> Slots:
     """The slots of entries by their names and versions."""
     directories = versions.directories
     wanted = array("I", [
-        crc32(name) if name in directories else crc32(version, crc32(name)) for name, version in versions.of.items()
+        checksum(name, version, name in directories) for name, version in versions.of.items()
     ])  # fmt: skip
     return Slots(distinct(wanted))
 

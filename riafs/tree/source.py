@@ -19,9 +19,14 @@ from riafs.storage.local import LocalStorage
 from riafs.storage.protocol import ItemKind, Storage
 from riafs.tree.commit_directory import open_version
 from riafs.tree.protocol import Directory
-from riafs.tree.store import ALIASES, Store, is_dataset_path
+from riafs.tree.store import ALIASES, DATASET_SIGNS, Store, is_dataset_path
 from riafs.tree.store_root import AliasDirectory, dataset_directory
 from riafs.tree.tools import StoreTools
+
+_SHOWN = 3
+_MAX_LOOKED_AT = 10_000
+_MAX_CONFIG = 1 << 20
+_LOCAL_URL = re.compile(r"^\s*url\s*=\s*(?:file://)?(/.*?)\s*$", re.MULTILINE)
 
 
 async def open_source(source: RiaUrl, tools: StoreTools, *, keys: bool = False) -> Directory:
@@ -68,23 +73,16 @@ async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store
             f"{source}: stores behind ria+{source.scheme}:// cannot be mounted yet, only ria+file:// and paths"
         )
     path = os.path.abspath(source.path)
-    patience = Deadline(f"store {os.fsdecode(path)}", seconds, tools.counters)
+    deadline = Deadline(f"store {os.fsdecode(path)}", seconds, tools.counters)
     try:
-        storage = await LocalStorage.open_root(path, patience, tools.allow_links)
+        storage = await LocalStorage.open_root(path, deadline, tools.allow_links)
         try:
             return await Store.open(storage, tools)
         except RiafsError:
             storage.close()
             raise
     except SourceNotFound as error:
-        raise SourceNotFound(f"{error}{await stores_near(path, patience)}") from error
-
-
-_SHOWN = 3
-_MAX_LOOKED_AT = 10_000
-_MAX_CONFIG = 1 << 20
-_LOCAL_URL = re.compile(r"^\s*url\s*=\s*(?:file://)?(/.*?)\s*$", re.MULTILINE)
-_SPLIT = 3  # characters of an id that name the first directory
+        raise SourceNotFound(f"{error}{await stores_near(path, deadline)}") from error
 
 
 async def versions_near(repository: Repository, version: bytes) -> str:
@@ -162,10 +160,10 @@ async def _aliases(storage: Storage) -> list[bytes]:
 # -- stores -----------------------------------------------------------------------------------------------------------
 
 
-async def stores_near(path: bytes, patience: Deadline) -> str:
+async def stores_near(path: bytes, deadline: Deadline) -> str:
     """The store, or the dataset in one, that is at, above, below or beside the directory `path`, which is no store."""
     try:
-        found = await patience.run(_near_on_disk, os.fsdecode(path))
+        found = await deadline.run(_near_on_disk, os.fsdecode(path))
     except (RiafsError, OSError):
         return ""
     return f"; did you mean {found}?" if found else ""
@@ -209,7 +207,7 @@ def _is_store(path: str) -> bool:
 
 
 def _is_dataset(path: str) -> bool:
-    return any(os.path.exists(os.path.join(path, sign)) for sign in ("HEAD", "annex/objects", "archives"))
+    return any(os.path.exists(os.path.join(path, os.fsdecode(sign))) for sign in DATASET_SIGNS)
 
 
 def _within(store: str, rest: str) -> str:
@@ -232,7 +230,7 @@ def _label(store: str, place: str) -> str:
     for name in sorted(_names(aliases)):
         if os.path.realpath(os.path.join(aliases, name)) == there:
             return f"~{name}"
-    return place[:_SPLIT] + place[_SPLIT + 1 :]
+    return place.replace("/", "", 1)
 
 
 def _names(path: str) -> list[str]:

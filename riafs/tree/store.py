@@ -27,7 +27,7 @@ _MAX_VERSION_FILE = 4096
 _DATASET_PATH = re.compile(rb"([^/]+)/([^/]+)")
 _SPLIT = 3  # characters of an id that name the first directory
 ALIASES = b"alias"
-_SIGNS = (b"HEAD", b"annex/objects", b"archives")
+DATASET_SIGNS = (b"HEAD", b"annex/objects", b"archives")
 """What a dataset has: a bare repository, or objects, or an archive."""
 
 
@@ -67,12 +67,12 @@ class Store:
 
     async def _is_dataset(self) -> bool:
         """Whether the root itself looks like a dataset."""
-        return any(await self.storage.stat_objects(b"", _SIGNS))
+        return any(await self.storage.stat_objects(b"", DATASET_SIGNS))
 
     async def _has_datasets(self) -> bool:
         """Whether anything in the place of a dataset looks like one."""
         paths = await self.dataset_paths()
-        signs = [path + b"/" + sign for path in paths for sign in _SIGNS]
+        signs = [path + b"/" + sign for path in paths for sign in DATASET_SIGNS]
         return any(await self.storage.stat_objects(b"", signs))
 
     # -- which datasets -----------------------------------------------------------------------------------------------

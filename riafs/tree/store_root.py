@@ -44,6 +44,10 @@ log = logging.getLogger(__name__)
 
 BY_ID = b"by-id"
 _VERSIONED = re.compile(rb"([^@]+)@(.+)", re.DOTALL)
+KEYS = b".keys"
+_AT_ONCE = 4096
+_PER_KEY = 900
+"""Bytes of memory that a key takes here and in its listing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,12 +282,6 @@ async def _prefixes(store: Store) -> Sequence[tuple[bytes, int | None]]:
     return [(name, None if status is None else status.mtime_ns) for name, status in zip(names, statuses, strict=True)]
 
 
-KEYS = b".keys"
-_AT_ONCE = 4096
-_PER_KEY = 900
-"""Bytes of memory that a key takes here and in its listing."""
-
-
 class KeysDirectory(PlainDirectory):
     """``.keys``: the keys in `contents` of the dataset `identifier`. It only grows, at its end: no position,
     and no inode number with it, ever comes to mean another key.
@@ -303,11 +301,8 @@ class KeysDirectory(PlainDirectory):
                 if len(self._entries) % _AT_ONCE == 0:
                     memory.ensure(_AT_ONCE * _PER_KEY, f"the list of more than {len(self._entries)} keys")
                 if valid_name(key.file_name) and key.file_name not in self._positions:
-                    self._add(key, await self._size(key))
+                    self._add(key, await self._contents.size(key) if key.size is None else key.size)
         return self._entries[start:]
-
-    async def _size(self, key: Key) -> int | None:
-        return await self._contents.size(key) if key.size is None else key.size
 
     def _add(self, key: Key, size: int | None) -> None:
         name = key.file_name

@@ -32,6 +32,14 @@ from riafs.storage.temporary import temporary_file
 from riafs.tasks import Background, as_failure
 from riafs.tree.listing import GitEntry, git_version
 
+log = logging.getLogger(__name__)
+_PIECE = 1 << 20
+_MAX_NAMES = 200_000
+"""Names whose times are kept in memory; of a larger directory those alone."""
+_MOST_OPEN = 16
+"""Files of the cache that are kept open, one a dataset."""
+ChangeTimes = Mapping[bytes, int]
+
 
 class PushedTime(NamedTuple):
     """A file, link or directory that was pushed from here."""
@@ -109,16 +117,6 @@ async def earlier_top(repository: Repository, commit: bytes) -> EarlierDirectory
     except (MissingObject, MalformedObject):  # it was pruned: nothing is known to be unchanged
         return EarlierDirectory(None, 0)
     return EarlierDirectory(known.tree, known.time * 1_000_000_000)
-
-
-log = logging.getLogger(__name__)
-
-_PIECE = 1 << 20
-_MAX_NAMES = 200_000
-"""Names whose times are kept in memory; of a larger directory those alone."""
-_MOST_OPEN = 16
-"""Files of the cache that are kept open, one a dataset."""
-ChangeTimes = Mapping[bytes, int]
 
 
 @dataclass(slots=True, eq=False)

@@ -11,6 +11,7 @@ from riafs.tree.collection import MANY, CollectionDirectory, FolderCache
 from riafs.tree.directories import BrokenDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Kind
+from riafs.tree.slots import own_slots
 from riafs.vfs.filesystem import FileSystem
 from tests.behaviour.drivers import ObjectDriver
 from tests.collections import EMPTY, MTIME_NS, collection, directory, locator
@@ -164,6 +165,25 @@ async def test_all_versions_of_a_large_folder_are_those_of_its_entries() -> None
 
 
 # -- large folders ---------------------------------------------------------------------------------------------------
+
+
+async def slots_of(text: bytes) -> dict[bytes, int]:
+    shown = directory(text)
+    slots = await own_slots(shown)
+    assert slots is not None
+    return dict(zip(await names(shown), await slots.reach(), strict=True))
+
+
+async def test_an_unchanged_entry_keeps_its_slot_in_a_new_version() -> None:
+    before = await slots_of(f". {FOO} {BAR} 0:3:b 0:3:same 3:6:changed\n./folder {FOO} 0:3:f\n".encode())
+    after = await slots_of(f". {FOO} {BAR} 0:3:a 0:3:same 3:5:changed\n./folder {FOO} 0:2:other\n".encode())
+    assert {name for name, slot in before.items() if after.get(name) == slot} == {b"same", b"folder"}
+    assert len({*before.values(), *after.values()}) == 6
+
+
+async def test_slots_of_a_large_folder_are_positions() -> None:
+    assert await own_slots(directory(many(MANY))) is None
+    assert len(await slots_of(many(MANY - 1))) == MANY - 1
 
 
 async def test_listing_goes_on_anywhere_and_in_pieces() -> None:
