@@ -307,7 +307,7 @@ class OverlayFileSystem(Namespace):
         return self._handles.file(handle)
 
     async def fsync(self, handle: int) -> None:
-        """See OpenFile.sync."""
+        """Make an open file's bytes, attributes and name survive the loss of power."""
         await self._handles.file(handle).sync()
 
     def release(self, handle: int) -> None:
@@ -317,8 +317,9 @@ class OverlayFileSystem(Namespace):
     # -- after a push -------------------------------------------------------------------------------------------------
 
     async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, find: Find) -> dict[int, int]:
-        """See rebasing.drop_pushed. Whoever has a file open goes on with the content it has; a file that is open to be
-        written stays a change. Afterwards the tree below must show `commit` there, and then `attach` be called.
+        """What a push carried is in `commit` now. A program that has a file open goes on with the content it has; a
+        file that is open to be written stays a change. Afterwards the tree below must show `commit` there, and then
+        `attach` be called.
 
         Returns the inode numbers of what is still a change: before → from now on.
         """
@@ -332,7 +333,8 @@ class OverlayFileSystem(Namespace):
         return changed
 
     async def restore(self, dataset: bytes, paths: Sequence[bytes]) -> dict[int, int]:
-        """See rebasing.restore_all. Afterwards `attach` must be called. Raises Busy while something changed is open.
+        """Drop the changes of `paths` and of what is in them. Afterwards `attach` must be called. Raises Busy while
+        something changed is open.
 
         Returns the inode numbers of what goes on under other names: before → from now on.
         """

@@ -137,16 +137,16 @@ class Statements(Protocol):
     """What executes statements: the journal, or a snapshot of what it has."""
 
     def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
-        """See Journal."""
+        """Execute one statement."""
 
     def run_each(self, sql: str, values: Iterable[Values]) -> None:
-        """See Journal."""
+        """Execute one statement with each of `values`."""
 
     def one(self, sql: str, values: Values = ()) -> Any:  # noqa: ANN401  # as sqlite3 types it
-        """See Journal."""
+        """The first row, None if there is none."""
 
     def begin(self) -> None:
-        """See Journal."""
+        """Begin a group unless there is one."""
 
 
 class Journal:

@@ -149,12 +149,12 @@ class OpenFile:
 
     @property
     def provisional(self) -> bool:
-        """See Provisional. Nothing is known before somebody has read the base content."""
+        """Whether bytes read so far may turn out to be wrong. Nothing is known before base content was read."""
         return bool(self.based) and (self._base is None or is_provisional(self._base))
 
     @property
     def shown_version(self) -> object:
-        """See Provisional."""
+        """What tells this content from another one of the same file; PROVEN for local bytes."""
         return PROVEN if not self.based or self._base is None else shown_version_of(self._base)
 
     def _local(self) -> int:

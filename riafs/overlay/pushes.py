@@ -163,11 +163,11 @@ class PushedTimes:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def since(self, dataset: bytes) -> bytes | None:
-        """See KeptTimes."""
+        """The commit below the first push from here, None without one."""
         return self._since.get(dataset)
 
     def written(self, dataset: bytes, directory: bytes) -> Mapping[bytes, PushedTime]:
-        """See KeptTimes."""
+        """Name → what was pushed, in a directory of a dataset."""
         if dataset not in self._since:
             return {}
         known = self._known.get((dataset, directory))

@@ -235,7 +235,7 @@ class _Visited:
 
 
 class Rebasing:
-    """See Overlay.pushed."""
+    """One move of a dataset's changes to another commit."""
 
     def __init__(
         self, overlay: Overlay, area: Area, commit: bytes, carried: Carried, find: Find, in_use: InUse
@@ -426,7 +426,7 @@ class Rebasing:
     # -- applying -----------------------------------------------------------------------------------------------------
 
     def _apply(self, rows: Rows, statements: Statements, doom: Callable[[int], None]) -> None:
-        """See Overlay.apart."""
+        """Change the rows, in a thread, in one step."""
         plan = self._plan
         for row in plan.gone:
             self._drop(rows, row, doom)

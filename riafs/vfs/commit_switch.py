@@ -67,7 +67,7 @@ class CommitSwitch:
         self._overlay = overlay
         self._aliases = aliases
         self._steps: dict[int, int | None] = {}
-        """See InodeAliases.move."""
+        """Give things their new numbers."""
         self._shown: dict[int, int] = {}
         """Inode of a directory that the tree below has and that still has a row → the kernel's number."""
         self._staying: dict[int, set[bytes]] = {}
@@ -77,7 +77,7 @@ class CommitSwitch:
         self._told = _Told()
 
     async def pushed(self, dataset: bytes, commit: bytes, carried: Carried) -> list[Invalidation]:
-        """See WritableFileSystem. Returns what the kernel has to forget."""
+        """Move the rows and the tree below. Returns what the kernel has to forget."""
         top = self._lower.pinned(dataset)
         assert isinstance(top.directory, Committed)
         if any(_sets_mode(change) for change in carried.changes):
@@ -107,7 +107,7 @@ class CommitSwitch:
         return [*self._aliases.told(changed, self._shown), *self._told.changes()]
 
     async def restore(self, dataset: bytes, paths: Sequence[bytes]) -> list[Invalidation]:
-        """See WritableFileSystem. Returns what the kernel has to forget."""
+        """Move the rows and the tree below. Returns what the kernel has to forget."""
         top = self._lower.pinned(dataset)
         known = await self._known(dataset, top)
         try:

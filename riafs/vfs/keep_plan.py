@@ -24,9 +24,9 @@ class KeepPlan:
     services: tuple[str, ...] = ()
     """URLs of block servers to use instead of those that the cluster lists."""
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """See HttpOptions."""
+    """Scheme → URL of the proxy to use."""
     authorities: str | None = None
-    """See HttpOptions."""
+    """File with the certificates of the authorities that are trusted; None for the system's."""
     per_server: int = 4
     per_volume: int = 0
     """Blocks read at a time from one volume; 0 for no limit."""

@@ -106,7 +106,7 @@ class LowerTree:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def find(self, parent: int, name: bytes) -> LowerEntry | None:
-        """See Lower."""
+        """The entry of a name, None if there is none."""
         self._filesystem.counters.lookups += 1
         try:
             inode, entry = await self._filesystem.find(parent, name)
@@ -115,12 +115,12 @@ class LowerTree:
         return LowerEntry(inode, entry)
 
     async def entries(self, inode: int, start: int) -> Sequence[LowerEntry]:
-        """See Lower."""
+        """Some entries of a directory from a position on."""
         page = await self._filesystem.page(inode, start)
         return [LowerEntry(page.inode_at(position), entry) for position, entry in enumerate(page.entries, start)]
 
     async def entry(self, inode: int) -> LowerEntry:
-        """See Lower."""
+        """The entry an inode stands for. Raises StaleHandle."""
         entry = await self._filesystem.entry(inode)
         if entry.size == UNKNOWN_SIZE and inode in self._sizes:
             entry = replace(entry, size=self._sizes[inode])
@@ -139,17 +139,19 @@ class LowerTree:
             content.close()
 
     async def open(self, inode: int) -> RangedBytes:
-        """See Lower."""
+        """The content of a file."""
         return (await self._filesystem.content(inode))[1]
 
     async def target(self, inode: int) -> bytes:
-        """See Lower."""
+        """The text of a symbolic link."""
         return await self._filesystem.readlink(inode)
 
     # -- datasets -----------------------------------------------------------------------------------------------------
 
     async def home(self, inode: int) -> Home | None:
-        """See Lower. Raises StaleHandle for what a dataset no longer shows."""
+        """Where an inode is in its dataset, None where nothing can be changed. Raises StaleHandle for what a dataset no
+        longer shows.
+        """
         top = await self._top_above(inode)
         if top is None:
             return None
@@ -159,7 +161,7 @@ class LowerTree:
         return await self._home_in(top, inode)
 
     def parent(self, inode: int) -> int:
-        """See Lower."""
+        """Inode of the directory that an inode is in."""
         return self._filesystem.parent(inode).inode
 
     async def _home_in(self, top: Node, inode: int) -> Home | None:
@@ -213,7 +215,9 @@ class LowerTree:
         return Base(position.dataset, self._store, await directory.branch(), position.commit)
 
     async def top(self, base: Base, entrance: bytes) -> int | None:
-        """See Lower. Raises OverlayFailed where another store or dataset is shown there."""
+        """Inode of a dataset's top, which is pinned to its commit, None where nothing is shown. Raises OverlayFailed
+        where another store or dataset is shown there.
+        """
         if base.store != self._store:
             raise not_here(base, entrance)
         if base.dataset in self._pinned:
@@ -263,7 +267,7 @@ class LowerTree:
             self._held[top.inode] = top, trio.current_time() + HOLD_SECONDS
 
     def pin(self, top: int) -> None:
-        """See Lower."""
+        """Keep showing the commit that the dataset with this top shows now."""
         self._held.pop(top, None)
         node = self._tops[top]
         node.held = True

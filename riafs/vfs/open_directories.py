@@ -105,7 +105,7 @@ class OpenDirectories:
     # -- listing ------------------------------------------------------------------------------------------------------
 
     async def read(self, handle: int, offset: int) -> tuple[Shown, bool]:
-        """See OverlayFileSystem.readdir; and whether the kernel may remember what is listed."""
+        """Some names from an offset on; and whether the kernel may remember what is listed."""
         if handle in self._removed:
             return (), True
         opened = self._get(handle)

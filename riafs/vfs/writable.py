@@ -1,8 +1,7 @@
 """A file system that can be written: an overlay's engine over a FileSystem, with what neither knows of the other.
 
 What belongs to no dataset, and what is only looked up (``.riafs``, ``NAME@REF``), comes from the FileSystem alone; so
-do files whose size only their content tells, until they are changed. Handles of the engine are even numbers here, those
-of the FileSystem odd ones.
+do files whose size only their content tells, until they are changed.
 """
 
 import logging
@@ -10,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import trio
 from cachetools import LRUCache
@@ -61,6 +60,14 @@ _OVERTAKEN = (NoSuchName, NotADirectoryHere, NotThereYet, ReadOnly, StaleHandle)
 """What a call may come to that a move came into."""
 
 
+class _OpenFile(NamedTuple):
+    """A file handle: the kernel's inode, and the handle of the FileSystem (`is_below`) or of the merged tree."""
+
+    inode: int
+    handle: int
+    is_below: bool
+
+
 class WritableFileSystem:
     """`filesystem` with the changes in `overlay`; `store`: the store, as a source that names it."""
 
@@ -71,7 +78,8 @@ class WritableFileSystem:
         self._merged = OverlayFileSystem(overlay, self._lower, ownership)
         self._aliases = InodeAliases()
         self._directories = OpenDirectories(filesystem, self._merged, self._aliases, lambda: self._moves)
-        self._inodes: dict[int, int] = {}
+        self._files: dict[int, _OpenFile] = {}
+        self._last_handle = 0
         self._removed: LRUCache[int, Stat] = LRUCache(_MAX_REMOVED)
         """Directories by the kernel's numbers, asked where nothing else has the number."""
         self._pages = CachedPages()
@@ -146,7 +154,7 @@ class WritableFileSystem:
         return self._merged.has_row(inode) or self._filesystem.is_lasting(inode)
 
     async def getattr(self, inode: int) -> Stat:
-        """See OverlayFileSystem. A removed directory is there, with no links, as long as a program may be in it."""
+        """What an inode is. A removed directory is there, with no links, as long as a program may be in it."""
         try:
             return self._given(await self._seen(inode, lambda: self._merged.getattr(self._aliases.now(inode))))
         except StaleHandle:
@@ -155,7 +163,7 @@ class WritableFileSystem:
             return self._removed[inode]
 
     async def readlink(self, inode: int) -> bytes:
-        """See OverlayFileSystem."""
+        """The text of a symbolic link."""
         return await self._seen(inode, lambda: self._merged.readlink(self._aliases.now(inode)))
 
     async def attribute(self, inode: int, name: str) -> bytes:
@@ -171,7 +179,7 @@ class WritableFileSystem:
         return own or await self._filesystem.attributes(inode, name)
 
     def statfs(self) -> Figures:
-        """See OverlayFileSystem."""
+        """The file system that the overlay lies on."""
         return self._merged.statfs()
 
     # -- listing ------------------------------------------------------------------------------------------------------
@@ -186,11 +194,11 @@ class WritableFileSystem:
             return self._directories.open_removed()
 
     async def readdir(self, handle: int, offset: int) -> tuple[Shown, bool]:
-        """See OpenDirectories."""
+        """Some names from an offset on, and whether the kernel may remember them."""
         return await self._directories.read(handle, offset)
 
     def stat_of(self, listed: Listed | Revisited) -> Stat:
-        """See OverlayFileSystem."""
+        """The attributes of a name in a listing."""
         return self._given(listed.stat if isinstance(listed, Revisited) else self._merged.stat_of(listed))
 
     def releasedir(self, handle: int) -> None:
@@ -198,7 +206,7 @@ class WritableFileSystem:
         self._directories.release(handle)
 
     async def fsyncdir(self, handle: int) -> None:
-        """See OverlayFileSystem."""
+        """Make the names in a directory survive the loss of power."""
         await self._merged.fsyncdir(self._directories.merged(handle))
 
     # -- names --------------------------------------------------------------------------------------------------------
@@ -206,28 +214,28 @@ class WritableFileSystem:
     async def create(
         self, parent: int, name: bytes, maker: Creator, flags: int, thread: int | None = None
     ) -> tuple[Stat, OpenedFile]:
-        """See OverlayFileSystem."""
+        """A new file, open; an existing one is opened unless `flags` has O_EXCL."""
         found, handle = await self._done(lambda: self._merged.create(self._aliases.now(parent), name, maker, flags))
         shown = self._given(found)
         self.recorder.wrote(shown.inode, thread)
         return shown, self._opened(shown.inode, handle)
 
     async def mknod(self, parent: int, name: bytes, maker: Creator, kind: Kind, device: int) -> Stat:
-        """See OverlayFileSystem."""
+        """A new file, fifo, socket or device."""
         now = self._aliases.now
         return self._given(await self._done(lambda: self._merged.mknod(now(parent), name, maker, kind, device)))
 
     async def mkdir(self, parent: int, name: bytes, maker: Creator) -> Stat:
-        """See OverlayFileSystem."""
+        """A new directory."""
         return self._given(await self._done(lambda: self._merged.mkdir(self._aliases.now(parent), name, maker)))
 
     async def symlink(self, parent: int, name: bytes, target: bytes, maker: Creator) -> Stat:
-        """See OverlayFileSystem."""
+        """A new symbolic link."""
         now = self._aliases.now
         return self._given(await self._done(lambda: self._merged.symlink(now(parent), name, target, maker)))
 
     async def link(self, inode: int, parent: int, name: bytes) -> Stat:
-        """See OverlayFileSystem."""
+        """Another name of a file."""
 
         async def link() -> Stat:
             number = self._aliases.now(inode)
@@ -237,11 +245,11 @@ class WritableFileSystem:
         return self._given(await self._done(link))
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        """See OverlayFileSystem."""
+        """Remove a name of a file."""
         await self._done(lambda: self._merged.unlink(self._aliases.now(parent), name))
 
     async def rmdir(self, parent: int, name: bytes) -> None:
-        """See OverlayFileSystem."""
+        """Remove an empty directory; a subdataset follows its branch again."""
         found = await self._lookup(parent, name)
         if await self._done(lambda: self._merged.rmdir(self._aliases.now(parent), name)):
             self._lower.unpin_all_but({base.dataset for base in self.overlay.datasets()})
@@ -249,7 +257,7 @@ class WritableFileSystem:
             self._removed[found.inode] = found._replace(links=0)
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
-        """See OverlayFileSystem."""
+        """Move an entry, or exchange two."""
         now = self._aliases.now
         await self._done(lambda: self._merged.rename(now(parent), name, now(new_parent), new_name, flags))
 
@@ -259,7 +267,7 @@ class WritableFileSystem:
         self, inode: int, *, mode: int | None, uid: int | None, gid: int | None, size: int | None,
         atime_ns: int | None, mtime_ns: int | None, thread: int | None = None,
     ) -> Stat:  # fmt: skip
-        """See OverlayFileSystem."""
+        """chmod, chown, truncate, utimens. What is None stays. `thread`: the one that asks for it."""
 
         async def change() -> Stat:
             number = self._aliases.now(inode)
@@ -296,59 +304,74 @@ class WritableFileSystem:
             await self._before_change(number, empties=bool(flags & os.O_TRUNC))
         elif not self._merged.has_row(number) and await self._lower.has_unknown_size(number):
             found = await self._filesystem.open(number)
-            return OpenedFile(found.handle << 1 | 1, found.cached, found.settled)
+            return OpenedFile(
+                self._new_handle(_OpenFile(inode, found.handle, is_below=True)), found.cached, found.settled
+            )
         return self._opened(inode, await self._merged.open(number, flags))
 
     def _opened(self, inode: int, handle: int) -> OpenedFile:
         """`inode`: the kernel's, as this is about what it has cached."""
         pages = self._pages.opened(inode, self._merged.opened_file(handle), ())  # all handles are on one file
-        self._inodes[handle << 1] = inode
-        return OpenedFile(handle << 1, cached=True, settled=pages.kept)
+        return OpenedFile(self._new_handle(_OpenFile(inode, handle, is_below=False)), cached=True, settled=pages.kept)
+
+    def _new_handle(self, file: _OpenFile) -> int:
+        self._last_handle += 1
+        self._files[self._last_handle] = file
+        return self._last_handle
+
+    def _file(self, handle: int) -> _OpenFile:
+        try:
+            return self._files[handle]
+        except KeyError:
+            raise StaleHandle(f"handle {handle} is not open") from None
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
-        """See OverlayFileSystem."""
-        if handle & 1:
-            return await self._filesystem.read(handle >> 1, offset, length)
+        """Bytes of an open file; fewer than `length` only at its end."""
+        inode, merged, is_below = self._file(handle)
+        if is_below:
+            return await self._filesystem.read(merged, offset, length)
         if self._silent.any:
-            self._silent.refuse(self._inodes[handle])
+            self._silent.refuse(inode)
         try:
-            data = await self._merged.read(handle >> 1, offset, length)
+            data = await self._merged.read(merged, offset, length)
         except StoreTimeout as problem:
-            self._silent.note(self._inodes[handle], problem)
+            self._silent.note(inode, problem)
             raise
         self.counters.reads += 1
         self.counters.bytes_read += len(data)
         return data
 
     async def write(self, handle: int, offset: int, data: Buffer) -> int:
-        """See OverlayFileSystem."""
-        return await self._done(lambda: self._merged.write(handle >> 1, offset, data))
+        """Write; the number of bytes that were written."""
+        file = self._file(handle)
+        return await self._done(lambda: self._merged.write(file.handle, offset, data))
 
     async def fsync(self, handle: int) -> None:
-        """See OverlayFileSystem."""
-        if not handle & 1:
-            await self._merged.fsync(handle >> 1)
+        """Make an open file survive the loss of power."""
+        file = self._file(handle)
+        if not file.is_below:
+            await self._merged.fsync(file.handle)
 
     def inode_of_handle(self, handle: int) -> int:
         """The kernel's number of the inode that a file handle was opened on."""
-        if handle & 1:
-            return self._aliases.given(self._filesystem.inode_of_handle(handle >> 1))
-        return self._inodes[handle]
+        file = self._file(handle)
+        return self._aliases.given(self._filesystem.inode_of_handle(file.handle)) if file.is_below else file.inode
 
     def release(self, handle: int) -> None:
         """Give a file handle back."""
-        if handle & 1:
-            self._filesystem.release(handle >> 1)
+        file = self._files.pop(handle, None)
+        if file is None:
+            return
+        if file.is_below:
+            self._filesystem.release(file.handle)
         else:
-            inode = self._inodes.pop(handle, None)
-            if inode is not None:
-                self._pages.left(inode, self._merged.opened_file(handle >> 1))
-            self._merged.release(handle >> 1)
+            self._pages.left(file.inode, self._merged.opened_file(file.handle))
+            self._merged.release(file.handle)
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
     async def refresh(self, tell: Tell, unused: int | None = None) -> None:
-        """See FileSystem; datasets with changes stay where they are."""
+        """Look for newer versions of all renewable directories; datasets with changes stay where they are."""
         await self.recorder.hold()
         self._lower.let_go()
 
