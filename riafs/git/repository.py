@@ -40,7 +40,7 @@ from riafs.git.references import References, Resolved
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.storage.deadline import within
 from riafs.storage.local_file import FileBytes
-from riafs.storage.protocol import Storage
+from riafs.storage.protocol import LocalStore
 from riafs.storage.temporary import temporary_file
 
 _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
@@ -62,7 +62,7 @@ HIDDEN_BRANCHES = re.compile(rb"refs/heads/(git-annex$|synced/|adjusted/)")
 class Repository:
     """The bare repository at the store's path `path`; `name` is the dataset's, for messages."""
 
-    def __init__(self, storage: Storage, path: bytes, pool: GitPool, name: str, seconds: float) -> None:
+    def __init__(self, storage: LocalStore, path: bytes, pool: GitPool, name: str, seconds: float) -> None:
         self._storage = storage
         self._path = path
         self._pool = pool

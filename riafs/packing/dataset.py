@@ -20,7 +20,7 @@ from riafs.storage.local_writer import LocalWriter
 from riafs.storage.openat import DIRECTORY_FLAGS, open_resolved
 from riafs.storage.permissions import Sharing, parse_sharing
 from riafs.storage.posix import ABSENT, HeldDirectory, writing_to
-from riafs.storage.protocol import Storage
+from riafs.storage.protocol import Storage, local_store
 from riafs.tree.source import open_store, path_of_named
 from riafs.tree.store import Store, StoreTools
 from riafs.tree.working import Means, working_tools
@@ -72,7 +72,7 @@ async def open_dataset(source: RiaUrl, means: Means, *, dry_run: bool) -> AsyncI
 
 async def _held(store: Store, path: bytes, sharing: Sharing | None, tools: StoreTools) -> HeldDirectory:
     """A directory of the store, open; made if missing with the modes of `sharing`, if that is given."""
-    storage = store.storage
+    storage = local_store(store.storage)
     try:
         place = await storage.local_path(path)
     except NotInStore:

@@ -8,6 +8,7 @@ from riafs.formats.sources import RiaUrl
 from riafs.push.destination import Destination, open_destination
 from riafs.storage.deadline import Deadline
 from riafs.storage.local_writer import LocalWriter
+from riafs.storage.protocol import local_store
 from riafs.tree.source import open_store, path_of_named
 from riafs.tree.store import Store, StoreTools
 from riafs.tree.working import Means, working_tools
@@ -46,6 +47,6 @@ async def obstacle(source: RiaUrl, means: Means) -> str:
 
 async def open_writing(store: Store, tools: StoreTools) -> LocalWriter:
     """The store as something to write to, for all of its datasets; the caller closes it. Raises StoreDenied, …"""
-    root = await store.storage.local_path(b".")
+    root = await local_store(store.storage).local_path(b".")
     patience = Deadline(f"store {store.storage.name}", tools.seconds, tools.counters)
     return await LocalWriter.open_root(root, patience)
