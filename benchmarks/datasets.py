@@ -17,7 +17,7 @@ from benchmarks.report import Row, Target
 _REFRESH = 5
 """Seconds, as riafs has it unless told otherwise."""
 _GRACE = 9 * _REFRESH
-"""Seconds after which nothing that was entered counts as in use, see riafs/vfs/use."""
+"""Seconds after which nothing that was entered counts as in use, see riafs/vfs/nodes."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _STATS = ("stat", "lstat", "newfstatat", "statx", "openat", "openat2")
 """The kernel's calls by which riafs looks at paths."""

@@ -20,8 +20,8 @@ from riafs.overlay.changes import Base, Change, ChangeKind, LocalContent
 from riafs.push.opening import open_for_pushing
 from riafs.push.pushing import Push
 from riafs.push.request import PushRequest
-from riafs.push.watching import Nobody
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
+from riafs.watching import Nobody
 
 _SIZE = 20_000
 _EACH = 100
@@ -69,7 +69,7 @@ class _Lab:
     async def _push(self, base: Base, changes: Sequence[Change]) -> None:
         stamp = Stamp(b"benchmark <benchmark@riafs.invalid> %d +0000" % time.time())
         search_path = os.environ["PATH"]
-        means = Means(shutil.which("git") or "git", search_path, 300.0, None)
+        means = CommandSettings(shutil.which("git") or "git", search_path, 300.0, None)
         async with open_for_pushing(parse_ria_source(f"{self.path / 'store'}#{self.identifier}"), means) as destination:
             await Push(destination, base, changes, PushRequest(b"push", stamp, stamp, search_path), Nobody()).run()
 

@@ -14,7 +14,7 @@ from benchmarks.stores import Annexed
 
 DATASETS = 10_000
 _SECOND = Target(at_most=1, of_ratio=False)
-_IMPORTS = "import riafs.cli.main, riafs.cli.parser, riafs.cli.mount, riafs.daemon.life, riafs.daemon.assemble"
+_IMPORTS = "import riafs.cli.main, riafs.cli.parser, riafs.cli.mount, riafs.daemon.lifecycle, riafs.daemon.assemble"
 
 
 def store(bench: Bench) -> Path:

@@ -380,6 +380,16 @@ def find_option_in(path: str, name: str) -> Option:
 # -- this machine -----------------------------------------------------------------------------------------------------
 
 
+def version() -> str:
+    """The version of riafs from the package's metadata, or ``unknown`` where it runs without having been installed."""
+    from importlib import metadata  # a tenth of a command's start-up time
+
+    try:
+        return metadata.version("riafs")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def complete_environment() -> Mapping[str, str]:
     """The environment, with PATH and HOME where mount(8) left them out (seen with util-linux 2.38).
 

@@ -31,6 +31,38 @@ class Reading(Step):
     READING = "reading"
 
 
+class PushStep(Step):
+    """The steps of pushing one dataset, in this order."""
+
+    LOOKING = "looking at the changes"
+    OBJECTS = "sending content"
+    HISTORY = "writing history"
+    """git objects."""
+    REFS = "moving refs"
+    """Then the push is done."""
+
+    @property
+    def in_bytes(self) -> bool:
+        """Content is counted in bytes, anything else in objects."""
+        return self is PushStep.OBJECTS
+
+
+class PackingStep(Step):
+    """The steps of writing or unpacking an archive, in this order."""
+
+    LOOKING = "looking at the store"
+    PACKING = "packing"
+    CHECKING = "checking"
+    REPLACING = "replacing the archive"
+    UNPACKING = "unpacking"
+    REMOVING = "removing"
+
+    @property
+    def in_bytes(self) -> bool:
+        """Content is counted in bytes, anything else in objects."""
+        return self in (PackingStep.PACKING, PackingStep.CHECKING, PackingStep.UNPACKING)
+
+
 class Watcher(Protocol):
     """Is told what is going on, and must not take time; an exception from it ends the work as an interrupt would."""
 

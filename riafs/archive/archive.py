@@ -1,35 +1,33 @@
 """A 7z archive: members by name, and each member's bytes.
 
-Owns the choice of how a member is read: in place where it is stored, else decoded (see archive/decoding). Everything in
-an archive is a claim of whoever made it: a member is served only if its folder lies inside the archive's file and fits
-the limits. Stored members are not checked against their CRC32: their readers know better digests. Invariant: one member
-that cannot be read does not concern the others.
+Owns the choice of how a member is read: in place where it is stored, else decoded (see archive/member). Everything in
+an archive is a claim of its maker: a member is served only if its folder lies inside the archive's file and fits the
+limits. Stored members are not checked against their CRC32: their readers know better digests. Invariant: a member that
+cannot be read does not affect the others.
 """
 
 import os
 from collections.abc import Awaitable
+from dataclasses import dataclass
 
 import trio
+from cachetools import LRUCache
 
-from riafs.archive.blocks import MemberBlocks, SpilledBlocks
-from riafs.archive.checks import Digests, Naming
-from riafs.archive.decoding import Decoding
+from riafs.archive.blocks import Digests, MemberBlocks, Naming, SpilledBlocks
+from riafs.archive.decoders import Resources
 from riafs.archive.encryption import Unlocker
 from riafs.archive.extractor import Extractor
 from riafs.archive.header import Found, find_archive, read_listing
-from riafs.archive.member import open_decoded
-from riafs.archive.opened import OpenArchives
-from riafs.archive.saved import IndexDirectory
-from riafs.archive.walks import SavedWalks
-from riafs.archive.workshop import Workshop
+from riafs.archive.index import IndexDirectory, SavedWalks
+from riafs.archive.member import DecodedMembers, open_decoded
 from riafs.cache.blocks import BlockCache
 from riafs.counters import Counters
-from riafs.errors import IsADirectoryHere, MalformedArchive, OversizedArchive, ShortRead, StoreTimeout
+from riafs.errors import ArchiveError, IsADirectoryHere, MalformedArchive, OversizedArchive, ShortRead, StoreTimeout
 from riafs.formats.sevenzip.cursor import SIGNATURE_HEADER_SIZE, Limits
 from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.header import Listing, Member
 from riafs.formats.sevenzip.streams import ELEMENTS
-from riafs.storage.bytesource import Extent, MemoryBytes, RangedBytes, StoredFile
+from riafs.storage.bytesource import Extent, MemoryBytes, RangedBytes, StoredFile, Version
 
 _SPILL = 64 << 30
 _MEMBERS_AT_ONCE = 2
@@ -68,11 +66,11 @@ class ArchiveTools:
         self.members = trio.Semaphore(_MEMBERS_AT_ONCE)
         kept = MemberBlocks(blocks, SpilledBlocks(extractor.directory, spilled) if spilled else None)
         threads = workers or max(2, len(os.sched_getaffinity(0)))
-        self.workshop = Workshop(extractor, kept, counters or Counters(), spill, 2 * limits.dictionary, threads)
+        self.resources = Resources(extractor, kept, counters or Counters(), spill, 2 * limits.dictionary, threads)
 
     def close(self) -> None:
         """End all decoders; nothing is read any more."""
-        self.workshop.passes.close_all()
+        self.resources.decoders.close_all()
 
 
 class Archive:
@@ -90,7 +88,7 @@ class Archive:
         walks = SavedWalks(tools.indexes, name)
         naming = Naming(name, tools.digests)
         shown = "an archive" if path is None else os.fsdecode(path)
-        self._decoding = Decoding(source, listing, naming, tools.workshop, tools.unlocker, walks, shown)
+        self._decoding = DecodedMembers(source, listing, naming, tools.resources, tools.unlocker, walks, shown)
 
     @classmethod
     async def open(cls, source: RangedBytes, tools: ArchiveTools, path: bytes | None) -> "Archive":
@@ -174,7 +172,7 @@ async def _name_of(source: RangedBytes, inside: RangedBytes) -> bytes:
 
 async def _within(tools: ArchiveTools, reading: Awaitable[Found]) -> Found:
     """What `reading` finds, if that does not take longer than decoding may. Raises StoreTimeout."""
-    seconds = tools.workshop.extractor.deadline
+    seconds = tools.resources.extractor.deadline
     with trio.move_on_after(seconds):
         return await reading
     raise StoreTimeout(f"reading the list of an archive's members took more than {seconds:g} s")
@@ -187,3 +185,33 @@ async def _saved(indexes: IndexDirectory, name: bytes, listing: Listing) -> List
         return listing
     saved = await indexes.find(name, _LISTING, ELEMENTS)
     return listing if saved is None else Listing.from_columns(saved)
+
+
+MOST = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An archive's file as it was looked at, and what came of opening it: the archive, or what is wrong with it."""
+
+    version: Version
+    archive: Archive | None
+    problem: ArchiveError | None = None
+
+
+class OpenArchives(LRUCache[tuple[object, bytes], Known]):
+    """By owner, and place among the owner's archives; those unused for longest are closed.
+
+    An open archive takes two descriptors (its file and its index), and a mount may show thousands of datasets. Members
+    that are open stay readable when their archive is closed, as they keep the file themselves.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(MOST)
+
+    def __delitem__(self, name: tuple[object, bytes]) -> None:
+        """Let one go, also when it has to make room."""
+        known: Known = self[name]
+        super().__delitem__(name)
+        if known.archive is not None:
+            known.archive.close()

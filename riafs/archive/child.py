@@ -1,7 +1,7 @@
 """The Python program of the limited child: decodes an archive that it was given, to its standard output.
 
 Started by archive/extractor with nothing but descriptors, as ``main(["steps", DESCRIPTOR])`` for the only folder of a
-7z archive by the decoders of archive/coders, or ``main(["member", DESCRIPTOR, NAME])`` for one member of any archive
+7z archive by the decoders of archive/methods, or ``main(["member", DESCRIPTOR, NAME])`` for one member of any archive
 that libarchive reads; without a name its first one. What decodes is imported first, then no further file, socket or
 process can be opened. Exit status: 0 everything was written, or one of those below, with the reason on standard error.
 """
@@ -11,8 +11,8 @@ import os
 import resource
 from collections.abc import Iterator
 
-from riafs.archive.chains import Chain
-from riafs.archive.coders import Step, step_of
+from riafs.archive.decompressors import Decompressor
+from riafs.archive.methods import RestartingDecompressor, decompressor_of
 from riafs.errors import MalformedArchive, MissingProgram, RiafsError, UnsupportedArchive
 from riafs.formats.sevenzip.writing import parse_single_folder
 
@@ -69,21 +69,21 @@ def _close_the_door() -> None:
 def _folder(archive: int) -> Iterator[bytes]:
     folder = parse_single_folder(lambda offset, length: os.pread(archive, length, offset))
     start = folder.pack_offset
-    steps: list[Step] = []  # none is given up before the end of the process, as pyppmd's thread may still wait in it
+    kept: list[Decompressor] = []  # until the process ends, as pyppmd's thread may still wait in one
 
-    def make() -> Step:
-        steps.append(step_of(folder))
-        return steps[-1]
+    def make() -> Decompressor:
+        kept.append(decompressor_of(folder))
+        return kept[-1]
 
-    chain = Chain(make, folder.size, "the folder")
+    decompressor = RestartingDecompressor(make, folder.size, "the folder")
     _close_the_door()
     left = folder.size
     while left > 0:
         data = b""
-        if chain.needs_input:
-            length = min(_PIECE, folder.pack_size - chain.position)
-            data = os.pread(archive, length, start + chain.position) if length > 0 else b""
-        decoded = chain.decode(data, _PIECE)
+        if decompressor.needs_input:
+            length = min(_PIECE, folder.pack_size - decompressor.position)
+            data = os.pread(archive, length, start + decompressor.position) if length > 0 else b""
+        decoded = decompressor.decode(data, _PIECE)
         left -= len(decoded)
         yield decoded
 

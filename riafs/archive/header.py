@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import trio
 
-from riafs.archive.chains import Chain
-from riafs.archive.coders import IN_PROCESS, is_decodable, step_of
 from riafs.archive.encryption import Unlocker
+from riafs.archive.methods import IN_PROCESS, RestartingDecompressor, decompressor_of, is_decodable
 from riafs.errors import (
     ArchiveError,
     DecodeFailed,
@@ -172,12 +171,12 @@ def _decode(folder: Folder, packed: bytes) -> bytes:
     if not is_decodable(folder, IN_PROCESS):
         methods = " ".join(coder.method.hex() for coder in folder.shape.coders)
         raise UnsupportedArchive(f"7z header is packed with method {methods}")
-    chain = Chain(lambda: step_of(folder), folder.size, "7z header")
+    decompressor = RestartingDecompressor(lambda: decompressor_of(folder), folder.size, "7z header")
     header = bytearray()
     try:
         while len(header) < folder.size:
-            data = packed[chain.position : chain.position + _PIECE] if chain.needs_input else b""
-            header += chain.decode(data, folder.size)
+            data = packed[decompressor.position : decompressor.position + _PIECE] if decompressor.needs_input else b""
+            header += decompressor.decode(data, folder.size)
     except DecodeFailed as error:
         raise MalformedArchive(str(error)) from error
     _check(bytes(header), folder.crc)

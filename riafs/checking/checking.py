@@ -18,8 +18,7 @@ from riafs.content.copies import KeyPart
 from riafs.content.parts import Copy, CopyState, Part
 from riafs.errors import RiafsError
 from riafs.formats.names import joined
-from riafs.tree.divisible import Divisible, Holding
-from riafs.tree.protocol import Directory, Entry, Kind
+from riafs.tree.protocol import Directory, Entry, Kind, Verifiable, VerifiableTop
 from riafs.watching import Reading, Watcher
 
 
@@ -76,9 +75,9 @@ class _Checking:
 
     async def walk(self, root: Directory) -> None:
         """Send every part below `root`, each once."""
-        tops: list[tuple[bytes, Holding]] = []
+        tops: list[tuple[bytes, VerifiableTop]] = []
         async for path, directory in self._directories(root):
-            if isinstance(directory, Holding) and directory.holding:
+            if isinstance(directory, VerifiableTop) and directory.holds_parts:
                 tops.append((path, directory))
                 self._watcher.at(os.fsdecode(path))
             async for name, part in self._parts(path, directory):
@@ -86,7 +85,7 @@ class _Checking:
         for path, top in tops:
             self._watcher.at(os.fsdecode(path))
             with self._problems_of(path):
-                async for part in top.held():
+                async for part in top.stored_parts():
                     await self._met(part, None)
 
     @contextmanager
@@ -112,7 +111,7 @@ class _Checking:
 
     async def _parts(self, path: bytes, directory: Directory) -> AsyncIterator[tuple[bytes, Part]]:
         """The parts of the files in one directory, each with its file's path."""
-        if not isinstance(directory, Divisible):
+        if not isinstance(directory, Verifiable):
             return
         for entry in await _entries(directory):
             if entry.kind is Kind.FILE:

@@ -1,7 +1,7 @@
 """Where a check begins: the directory below which everything of a source lies, each thing once if possible."""
 
 from riafs.tree.protocol import Directory
-from riafs.tree.storeroot import AliasDirectory
+from riafs.tree.store_root import AliasDirectory
 
 
 async def starting_point(root: Directory) -> Directory:

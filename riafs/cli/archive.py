@@ -1,23 +1,36 @@
-"""``riafs archive``: pack a dataset's loose objects into its 7z archive."""
+"""``riafs archive`` packs a dataset's loose objects into its 7z archive, ``riafs unarchive`` unpacks it again."""
 
 import argparse
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
 
-from riafs.cli.packing import conclude, work
-from riafs.cli.render import amount
-from riafs.errors import UsageError
+import trio
+
+from riafs.cli.main import complain
+from riafs.cli.progress import progress
+from riafs.cli.render import amount, print_json, printable
+from riafs.daemon.plan import absolute_source
+from riafs.errors import BadSource, MissingProgram, UsageError
+from riafs.formats.sources import RiaUrl
+from riafs.git.user import instead_of_rules
 from riafs.options import Kind, Option
 from riafs.packing.archiving import ArchiveReport, ArchiveRequest, archive_objects
-from riafs.packing.dataset import PackedDataset
-from riafs.packing.loose import Selection
-from riafs.packing.watching import Watcher
-from riafs.settings import Given, parse_value
+from riafs.packing.dataset import PackedDataset, open_dataset
+from riafs.packing.loose_objects import Damage
+from riafs.packing.selection import Selection
+from riafs.packing.unarchiving import UnarchiveReport, UnarchiveRequest, unarchive_objects
+from riafs.settings import Given, complete_environment, load, parse_value
+from riafs.tree.tools import CommandSettings
+from riafs.watching import Watcher
 
 _MOST_IN_MEMORY = 256 << 20
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """The subcommand. Exit status 64 if some objects were left out because they are damaged."""
+def run_archive(arguments: argparse.Namespace) -> int:
+    """``riafs archive``. Exit status 64 if some objects were left out because they are damaged."""
     request = ArchiveRequest(
         selection=Selection(_days(arguments.older), _size("larger", arguments), _size("smaller", arguments)),
         solid_block=_solid_block(arguments),
@@ -29,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         return await archive_objects(dataset, request, watcher)
 
     report = work(arguments.source, job, arguments.verbosity, dry_run=request.dry_run)
-    return conclude(report, list(_lines(report)), arguments)
+    return conclude(report, list(_archive_lines(report)), arguments)
 
 
 def _days(text: str | None) -> float | None:
@@ -60,7 +73,7 @@ def _solid_block(arguments: argparse.Namespace) -> int:
     return size
 
 
-def _lines(report: ArchiveReport) -> Iterator[str]:
+def _archive_lines(report: ArchiveReport) -> Iterator[str]:
     would = "would be " if report.dry_run else ""
     yield f"{report.archive}: {_count(report.chosen, 'object')} chosen, {report.already} in the archive before"
     packed = f"{_count(report.packed, 'object')} of {amount(report.packed_bytes)} {would}packed"
@@ -76,3 +89,80 @@ def _lines(report: ArchiveReport) -> Iterator[str]:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def run_unarchive(arguments: argparse.Namespace) -> int:
+    """``riafs unarchive``. Exit status 64 if some members are damaged; then the archive stays."""
+    request = UnarchiveRequest(arguments.remove_archive, arguments.dry_run)
+
+    async def job(dataset: PackedDataset, watcher: Watcher) -> UnarchiveReport:
+        return await unarchive_objects(dataset, request, watcher)
+
+    report = work(arguments.source, job, arguments.verbosity, dry_run=request.dry_run)
+    return conclude(report, list(_unarchive_lines(report, request)), arguments)
+
+
+def _unarchive_lines(report: UnarchiveReport, request: UnarchiveRequest) -> Iterator[str]:
+    would = "would be " if report.dry_run else ""
+    yield f"{report.archive}: {report.keys} keys, {report.already} of them loose before"
+    yield f"{report.unpacked} keys of {amount(report.unpacked_bytes)} {would}unpacked"
+    if report.others:
+        yield f"{report.others} files in the archive are no objects"
+    if request.remove_archive:
+        yield f"archive {would}removed" if report.archive_removed else "archive not removed"
+
+
+Report = TypeVar("Report", ArchiveReport, UnarchiveReport)
+Job = Callable[[PackedDataset, Watcher], Awaitable[Report]]
+
+SOME_DAMAGED = 64
+"""Exit status when some keys were left out."""
+
+
+def work(source: str, job: Job[Report], verbosity: int, *, dry_run: bool) -> Report:
+    """Run `job` on the dataset that `source` names, and show its progress.
+
+    Raises what opening the dataset and the job raise.
+    """
+    environment = complete_environment()
+    settings = load(environment, ()).settings
+    git = shutil.which("git")
+    if git is None:
+        raise MissingProgram("git is not installed (Debian: apt install git)")
+    located = absolute_source(source, instead_of_rules(environment))
+    if not isinstance(located, RiaUrl):
+        raise BadSource(f"{located}: only datasets of RIA stores are packed")
+    allowed = tuple(map(os.fsencode, settings.allow_links))
+    means = CommandSettings(git, environment["PATH"], settings.deadline, settings.cache_dir, allowed)
+
+    async def run() -> Report:
+        async with open_dataset(located, means, dry_run=dry_run) as dataset:
+            with progress(verbosity) as watcher:
+                watcher.at(os.fsdecode(located.alias or located.dataset or b""))
+                return await job(dataset, watcher)
+
+    return trio.run(run)
+
+
+def conclude(report: ArchiveReport | UnarchiveReport, lines: Sequence[str], arguments: argparse.Namespace) -> int:
+    """Print the report, or its `lines`; returns the exit status."""
+    if arguments.json:
+        print_json(_json(report))
+    elif arguments.verbosity >= 0:
+        for line in lines:
+            print(printable(line))
+    for each in report.damaged:
+        complain(f"key {os.fsdecode(each.key)}: the copy in {each.place} {each.reason}")
+    return SOME_DAMAGED if report.damaged else 0
+
+
+def _json(report: ArchiveReport | UnarchiveReport) -> dict[str, Any]:
+    return asdict(report) | {"damaged": [_damage(each) for each in report.damaged]}
+
+
+def _damage(each: Damage) -> dict[str, str]:
+    return {
+        "key": each.key.decode(errors="backslashreplace"),
+        "place": os.fsencode(each.place).decode(errors="backslashreplace"),
+        "reason": each.reason,
+    }

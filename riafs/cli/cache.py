@@ -29,7 +29,7 @@ from riafs.cache.eviction import (
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, print_table
-from riafs.cli.trees import files_below
+from riafs.cli.targets import files_below
 from riafs.errors import StoreDenied, UsageError
 from riafs.settings import Settings, complete_environment, load
 from riafs.watching import Reading

@@ -14,14 +14,12 @@ from dataclasses import asdict
 from importlib import metadata
 
 from riafs.children import cause, run_again
-from riafs.cli.finding import Finding
-from riafs.cli.mount import absolute_source
-from riafs.cli.render import print_json, printable
-from riafs.daemon.version import version
+from riafs.cli.render import Finding, print_json, printable
+from riafs.daemon.plan import absolute_source
 from riafs.errors import ProgramKilled, RiafsError
 from riafs.formats.sources import RiaUrl
 from riafs.git.user import instead_of_rules
-from riafs.settings import complete_environment, load
+from riafs.settings import complete_environment, load, version
 
 _PROGRAM_SECONDS = 5.0
 _STORE_SECONDS = 8.0
@@ -151,12 +149,12 @@ def check_source(text: str) -> list[Finding]:
     try:
         source = absolute_source(text, instead_of_rules(environment))
         if not isinstance(source, RiaUrl):
-            from riafs.cli.doctorkeep import check_keep
+            from riafs.cli.doctor_source import check_keep
 
             return list(check_keep(source, environment))
         if source.scheme != "file":
             return [Finding("fail", f"{source}: only local RIA stores can be mounted", "use ria+file:// or a path")]
-        from riafs.cli.doctorstore import check_store
+        from riafs.cli.doctor_source import check_store
 
         return list(check_store(source, environment))
     except RiafsError as error:

@@ -18,24 +18,25 @@ if TYPE_CHECKING:
     import argparse
 
 COMMANDS = {
-    "mount": "mount",
-    "umount": "umount",
-    "status": "status",
-    "versions": "versions",
-    "push": "push",
-    "run": "run",
-    "diff": "diff",
-    "restore": "restore",
-    "overlay": "overlay",
-    "prefetch": "prefetch",
-    "cache": "cache",
-    "verify": "verify",
-    "doctor": "doctor",
-    "config": "config",
-    "archive": "archive",
-    "unarchive": "unarchive",
-    "install-helper": "installhelper",
+    "mount": "mount:run",
+    "umount": "umount:run",
+    "status": "status:run",
+    "versions": "versions:run",
+    "push": "push:run",
+    "run": "run:run",
+    "diff": "changes:run_diff",
+    "restore": "changes:run_restore",
+    "overlay": "overlay:run",
+    "prefetch": "prefetch:run",
+    "cache": "cache:run",
+    "verify": "verify:run",
+    "doctor": "doctor:run",
+    "config": "config:run",
+    "archive": "archive:run_archive",
+    "unarchive": "archive:run_unarchive",
+    "install-helper": "install_helper:run",
 }
+"""The module below riafs.cli and the function of each."""
 HELPERS = ("mount.riafs", "mount.fuse.riafs")
 LOUDNESS = ("-q", "--quiet", "-v", "--verbose", "-vv")
 _GLOBAL = ("--version", "--help", "-h")
@@ -76,7 +77,7 @@ def complain(message: str) -> None:
 
 def _dispatch(program: str, words: Sequence[str]) -> int:
     if program in HELPERS:
-        return int(importlib.import_module("riafs.cli.helper").run(words))
+        return int(importlib.import_module("riafs.cli.mount").run_helper(words))
     from riafs.cli import parser
 
     if not words:
@@ -90,9 +91,10 @@ def _dispatch(program: str, words: Sequence[str]) -> int:
             raise UsageError(f"{error}; a command with options of its own goes behind --") from error
         raise
     arguments.by_mount = not names_a_command(words)  # so does mount.fuse3
-    module = importlib.import_module(f"riafs.cli.{COMMANDS[arguments.command]}")
+    module, _, function = COMMANDS[arguments.command].partition(":")
+    run_command = getattr(importlib.import_module(f"riafs.cli.{module}"), function)
     with _told(arguments):
-        return int(module.run(arguments))
+        return int(run_command(arguments))
 
 
 @contextmanager

@@ -1,33 +1,30 @@
-"""``riafs mount``: from what was typed to a mount that answers. Also the work of ``mount.riafs``.
+"""``riafs mount`` and ``mount.riafs``: from an argument list to a mount that answers.
 
-Everything that can be wrong without asking the store is found before a process is started.
+Everything that can be wrong without asking the store is found before a process is started. mount(8) runs
+``mount.riafs`` for the type riafs with SOURCE, DIR, flags, and always an ``-o`` (seen with util-linux 2.38); when root
+or /etc/fstab mounts, with neither HOME nor PATH in the environment.
 """
 
 import argparse
 import contextlib
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import quote
 
-from riafs.cli.mountcaller import asked_for_writing
-from riafs.cli.mountopts import is_read_only, quote_option, wants_writing
-from riafs.daemon import background, mountpoint, process
+from riafs.cli.mount_options import asked_for_writing, is_read_only, quote_option, sort_options, wants_writing
+from riafs.cli.parser import build_helper_parser
+from riafs.cli.targets import manifest_on_input
+from riafs.daemon import daemonize, mountpoint
 from riafs.daemon.ask import ask
+from riafs.daemon.mountpoint import find_mount
 from riafs.daemon.mounts import mount_at, resolve
-from riafs.daemon.plan import MountPlan
-from riafs.daemon.unmount import find_mount
-from riafs.errors import BadSource, MountFailed, NotMounted, RiafsError, StoreTimeout, TooLarge, UsageError
-from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source, parse_source, rewrite
+from riafs.daemon.plan import MountPlan, absolute_source
+from riafs.errors import MountFailed, NotMounted, RiafsError, StoreTimeout, UsageError
+from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source
 from riafs.git.user import instead_of_rules
 from riafs.settings import AUTO, Given, Settings, complete_environment, directories, load, overlay_directory
-from riafs.storage.temporary import TEXT_PIECE, SpilledText
 from riafs.watching import Doing, untold
-
-MAX_MANIFEST = 1 << 30
-"""Bytes of a manifest on standard input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,7 @@ class MountRequest:
     words: tuple[str, ...]
     """mount(8)'s own options."""
     by_mount: bool = False
-    """Whether mount(8) asks, which says ``rw`` of its own accord: see cli/mountcaller."""
+    """Whether mount(8) asks, which says ``rw`` of its own accord: see cli/mount_options."""
     verbose: bool = False
     """Whether to tell that it was mounted, and where its log is."""
 
@@ -161,42 +158,9 @@ def _overlay(request: MountRequest, settings: Settings, source: Source, environm
     return overlay_directory(str(source), environment) if wanted == AUTO else wanted
 
 
-def absolute_source(text: str, rules: Iterable[tuple[str, str]]) -> Source:
-    """The source `text` names after git's ``insteadOf`` `rules`; a relative path is one from here. Raises BadSource."""
-    if "#" in text and "://" not in text and os.path.isdir(text):
-        url = quote(os.path.abspath(os.fsencode(text)))
-        raise BadSource(
-            f"{text} is a directory, but what follows a # in a source names a dataset: write ria+file://{url} for the "
-            "store, and #~ALIAS behind it for a dataset"
-        )
-    source = parse_source(rewrite(text, tuple(rules)).url)
-    if not isinstance(source, RiaUrl):
-        return source.from_here(os.getcwdb())
-    if source.scheme == "file" and not source.path.startswith(b"/"):
-        return replace(source, path=os.path.abspath(source.path))
-    return source
-
-
-def manifest_on_input(source: Source) -> SpilledText | None:
-    """The manifest that comes on standard input, read whole while there still is one; None where none does.
-
-    Raises UsageError for a terminal, TooLarge.
-    """
-    if not isinstance(source, KeepUrl) or source.manifests != STANDARD_INPUT:
-        return None
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("manifests=- takes a manifest from standard input: riafs mount … < FILE")
-    text = SpilledText(os.fsencode(tempfile.gettempdir()), "the manifest on standard input")
-    while piece := sys.stdin.buffer.read(TEXT_PIECE):
-        text.append(piece)
-        if len(text) > MAX_MANIFEST:
-            raise TooLarge(f"the manifest on standard input has more than {MAX_MANIFEST} bytes; give it as a file")
-    return text
-
-
 def _start(plan: MountPlan) -> None:
     try:
-        background.start(lambda announce: _live(plan, announce, announce.doing), keep=_kept_descriptors(plan))
+        daemonize.start(lambda announce: _live(plan, announce, announce.doing), keep=_kept_descriptors(plan))
     except (MountFailed, StoreTimeout):
         if not mountpoint.is_passed_device(plan.mountpoint):
             mountpoint.heal(plan.mountpoint)  # the kernel keeps the mount of a process that was killed
@@ -210,11 +174,11 @@ def _kept_descriptors(plan: MountPlan) -> list[int]:
 
 def _live(plan: MountPlan, announce: Callable[[], None], doing: Doing) -> None:
     """The mount's own process. The event loop and pyfuse3 take most of the start-up time, so only it imports them."""
-    process.settle()
-    from riafs.daemon import life
+    from riafs.daemon import lifecycle, process
     from riafs.daemon.assemble import assemble
 
-    life.run(plan, assemble, announce, doing)
+    process.settle()
+    lifecycle.run(plan, assemble, announce, doing)
 
 
 # -- /etc/fstab -------------------------------------------------------------------------------------------------------
@@ -262,3 +226,12 @@ def _fstab_field(text: str) -> str:
     """Escaped as fstab(5) has it: blanks and backslashes by their octal code."""
     escaped = "".join(f"\\{ord(character):03o}" if character in " \t\n\\" else character for character in text)
     return "\\043" + escaped[1:] if escaped.startswith("#") else escaped
+
+
+def run_helper(words: Sequence[str]) -> int:
+    """Mount as mount(8) asks with the arguments `words`."""
+    arguments = build_helper_parser().parse_args(words)
+    options = sort_options(arguments.options, sloppy=arguments.sloppy)
+    place = (arguments.source, arguments.mountpoint)
+    request = MountRequest(*place, options.given, options.words, verbose=arguments.v, by_mount=True)
+    return mount(request, fake=arguments.fake)

@@ -11,11 +11,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from riafs.cli import mountopts
-from riafs.daemon.version import version
+from riafs.cli import mount_options
 from riafs.errors import UsageError
 from riafs.options import LOG_WORDS, OPTIONS, Kind, Option
-from riafs.settings import Given
+from riafs.settings import Given, version
 
 SOURCE_HELP = (
     "ria+file:///path/to/store or a plain path to a store, optionally with #ID or #~ALIAS for one dataset and @BRANCH, "
@@ -106,7 +105,7 @@ class _MountOptions(argparse.Action):
         values: str | Sequence[object] | None,
         option_string: str | None = None,
     ) -> None:
-        found = mountopts.sort_options([str(values)], sloppy=False)
+        found = mount_options.sort_options([str(values)], sloppy=False)
         namespace.given = (*namespace.given, *found.given)
         namespace.words = (*namespace.words, *found.words)
 

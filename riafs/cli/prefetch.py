@@ -16,7 +16,7 @@ from riafs import watching
 from riafs.cli.main import complain
 from riafs.cli.progress import Display, progress
 from riafs.cli.render import amount, print_json
-from riafs.cli.trees import File, files_below
+from riafs.cli.targets import File, files_below
 
 _CHUNK = 1 << 20
 _WAITING_FOR_EACH = 4

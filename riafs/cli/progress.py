@@ -103,7 +103,7 @@ class Display:
             thread.join()
 
     def _show(self, state: Mapping[str, Any]) -> None:
-        """`state`: see riafs.daemon.changing."""
+        """`state`: see riafs.daemon.change_commands."""
         if not state:
             return
         self.at(str(state["dataset"]))

@@ -9,22 +9,22 @@ from typing import Any
 
 import trio
 
-from riafs.cli.changes import Kept, Mounted, asked, failure_told, locate
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, printable
-from riafs.daemon.listing import describe_outcome
-from riafs.daemon.pushing import Failure, Order, push_changes
-from riafs.daemon.unmounted import open_unmounted, overlay_source
+from riafs.cli.targets import Kept, Mounted, locate
+from riafs.daemon.ask import asked, failure_told
+from riafs.daemon.pushing import Failure, Order, open_unmounted, overlay_source, push_changes
+from riafs.daemon.replies import describe_outcome
 from riafs.errors import PushConflict, RiafsError, UsageError
 from riafs.formats.gitrepository import valid_ref_name
 from riafs.git.user import author, committer, instead_of_rules
 from riafs.push.merging import Prefer
 from riafs.push.request import PushRequest
 from riafs.settings import complete_environment, load
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
 from riafs.vfs.assembly import find_git
-from riafs.vfs.refreshing import Change
+from riafs.vfs.refreshing import Invalidation
 
 _PUSH_SECONDS = 7 * 86400.0
 _SHOWN = 10
@@ -136,11 +136,13 @@ def _push_kept(
     """Push an overlay that is not mounted, in this process."""
     settings = load(environment, ()).settings
     allowed = tuple(map(os.fsencode, settings.allow_links))
-    means = Means(find_git(environment["PATH"]), environment["PATH"], settings.deadline, settings.cache_dir, allowed)
+    means = CommandSettings(
+        find_git(environment["PATH"]), environment["PATH"], settings.deadline, settings.cache_dir, allowed
+    )
     rules = tuple(instead_of_rules(environment))
     source = overlay_source(target.directory)
 
-    async def tell(_: Sequence[Change]) -> None:
+    async def tell(_: Sequence[Invalidation]) -> None:
         """No kernel has to hear of it."""
 
     async def work() -> list[dict[str, Any]]:

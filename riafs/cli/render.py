@@ -7,9 +7,19 @@ to draw a table on a terminal.
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 _KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of ``riafs doctor``: `state` is ok, warn or fail; `advice` is what to do about the latter two."""
+
+    state: str
+    what: str
+    advice: str = ""
 
 
 def printable(text: str) -> str:

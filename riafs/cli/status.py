@@ -8,8 +8,8 @@ from typing import Any
 from riafs.cli.main import complain
 from riafs.cli.render import amount, duration, print_json, print_table
 from riafs.daemon.ask import ask
+from riafs.daemon.mountpoint import find_mount, is_dead
 from riafs.daemon.mounts import Mount, riafs_mounts
-from riafs.daemon.unmount import find_mount, is_dead
 from riafs.errors import NotMounted, StoreTimeout
 from riafs.settings import complete_environment
 

@@ -11,8 +11,8 @@ from typing import Any
 from riafs.cli.main import complain
 from riafs.cli.render import print_table
 from riafs.daemon.ask import ask
+from riafs.daemon.mountpoint import LEAVING_SECONDS, find_mount, kept_by, unmount
 from riafs.daemon.mounts import Mount, riafs_mounts
-from riafs.daemon.unmount import LEAVING_SECONDS, find_mount, kept_by, unmount
 from riafs.errors import NotMounted, RiafsError, StoreTimeout, UsageError
 from riafs.settings import complete_environment
 

@@ -19,16 +19,17 @@ from riafs.checking.checking import Request, check
 from riafs.checking.opening import starting_point
 from riafs.checking.report import ArchiveTally, Finding, Report, Verdict
 from riafs.cli.main import complain
-from riafs.cli.mount import absolute_source, manifest_on_input
 from riafs.cli.progress import Display, progress
 from riafs.cli.render import amount, print_json, print_table, printable
+from riafs.cli.targets import manifest_on_input
 from riafs.content.parts import Copy, CopyState
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.daemon.opening import opening_plan
+from riafs.daemon.plan import absolute_source
 from riafs.git.user import instead_of_rules
 from riafs.settings import complete_environment, load
-from riafs.tree.storeroot import AliasDirectory
+from riafs.tree.store_root import AliasDirectory
 from riafs.vfs.assembly import Plan, open_assembled
 
 _LOST, _DEGRADED = 2, 64

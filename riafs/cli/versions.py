@@ -12,19 +12,20 @@ from typing import Any
 import trio
 
 from riafs.cli.main import complain
-from riafs.cli.mount import absolute_source
 from riafs.cli.render import print_json, print_table
 from riafs.counters import Counters
 from riafs.daemon.mounts import Mount, riafs_mounts
 from riafs.daemon.opening import opening_plan
+from riafs.daemon.plan import absolute_source
 from riafs.errors import BadSource, NoSuchVersion, NotInStore, UsageError
 from riafs.formats.sources import RiaUrl, parse_ria_source
 from riafs.git.history import Version, VersionKind, abbreviated, named, newest
 from riafs.git.user import instead_of_rules
 from riafs.settings import complete_environment, load
-from riafs.tree.dataset import Dataset, VersionedDirectory
+from riafs.tree.commit_directory import VersionedDirectory
+from riafs.tree.dataset import Dataset
 from riafs.tree.protocol import Directory
-from riafs.tree.storeroot import StoreDirectory
+from riafs.tree.store_root import StoreDirectory
 from riafs.vfs.assembly import open_assembled
 
 _TITLES = ("KIND", "NAME", "COMMIT", "DATE", "AUTHOR", "SUBJECT")

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from riafs.archive.archive import ArchiveTools
-from riafs.archive.openpgp import Decryptor
 from riafs.content.archivemembers import LinkedMember
 from riafs.content.branch import AnnexBranch
 from riafs.content.inplace import InPlace
+from riafs.content.openpgp import Decryptor
 from riafs.content.places import ArchivePlace, LoosePlace, Place
 from riafs.content.reported import Reported
 from riafs.content.shelf import PLACES, ArchiveShelf

@@ -90,7 +90,7 @@ class LinkedMember:
         raise problem or NotInStore(f"the archive of {self.name} is not in the store")
 
     async def _from_archive(self, archive: RangedBytes, size: int) -> FileBytes:
-        extractor = self.tools.workshop.extractor
+        extractor = self.tools.resources.extractor
         with trio.move_on_after(extractor.deadline):
             async with self.tools.members:
                 for _ in range(ATTEMPTS - 1):
@@ -100,7 +100,7 @@ class LinkedMember:
         raise StoreTimeout(f"{self.name} took more than {extractor.deadline:g} s to read")
 
     async def _decoded(self, archive: RangedBytes, size: int) -> FileBytes:
-        decoder = await self.tools.workshop.extractor.start_member(archive, self.link.path, size, self.name)
+        decoder = await self.tools.resources.extractor.start_member(archive, self.link.path, size, self.name)
         try:
             return await self._written(decoder.decode, size)
         finally:
@@ -109,7 +109,7 @@ class LinkedMember:
     async def _written(self, decode: Callable[[int], Awaitable[bytes]], size: int) -> FileBytes:
         digest, left = checker(self.key), size
         try:
-            with temporary_file(self.tools.workshop.extractor.directory, size) as file:
+            with temporary_file(self.tools.resources.extractor.directory, size) as file:
                 while left > 0:
                     data = await decode(min(left, _PIECE))
                     left -= len(data)
@@ -156,10 +156,10 @@ class _CheckedMember:
         return await self._file.read(offset, length)
 
     async def _kept(self, offset: int, length: int) -> Buffer | None:
-        return await self._member.tools.workshop.blocks.read(self._content, self._size, offset, length)
+        return await self._member.tools.resources.blocks.read(self._content, self._size, offset, length)
 
     async def _keep(self, file: FileBytes) -> None:
-        blocks = self._member.tools.workshop.blocks
+        blocks = self._member.tools.resources.blocks
         for index, offset in enumerate(range(0, self._size, blocks.size)):
             await blocks.put(self._content, index, bytes(await file.read(offset, blocks.size)))
 

@@ -7,9 +7,8 @@ new file and renames it over the old one, so an open descriptor stays valid.
 import logging
 from collections.abc import Iterator, Sequence
 
-from riafs.archive.archive import Archive, ArchiveTools
+from riafs.archive.archive import Archive, ArchiveTools, Known
 from riafs.archive.member import DecodedMember
-from riafs.archive.opened import Known
 from riafs.cache.verified import Evidence
 from riafs.content.verifying import Opened
 from riafs.errors import ArchiveError, DamagedIndex, NotInStore

@@ -10,8 +10,8 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from riafs.archive.openpgp import Decryptor
 from riafs.content.chunks import Chunks
+from riafs.content.openpgp import Decryptor
 from riafs.content.verifying import Opened
 from riafs.errors import EncryptedContent, NotInStore
 from riafs.formats.keys import Key

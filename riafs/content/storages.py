@@ -11,8 +11,8 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from riafs.archive.openpgp import Decryptor
 from riafs.content.branch import AnnexBranch
+from riafs.content.openpgp import Decryptor
 from riafs.content.places import Place
 from riafs.content.specialforms import Form, SpecialPlace
 from riafs.content.verifying import Opened

@@ -1,14 +1,16 @@
 """Asking a running mount over its control socket, without an event loop: ``riafs status`` has to start quickly."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from riafs import errors
 from riafs.daemon.mounts import Mount
-from riafs.errors import NotMounted, StoreTimeout, UsageError
-from riafs.settings import runtime_directory
+from riafs.errors import NotMounted, PushConflict, RiafsError, StoreDenied, StoreTimeout, UsageError
+from riafs.settings import complete_environment, runtime_directory
 
 SECONDS = 2.0
 MAX_REQUEST, MAX_REPLY = 1 << 24, 1 << 28
@@ -68,3 +70,27 @@ def _parse(reply: bytes, mount: Mount) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise NotMounted(f"what listens for {mount.mountpoint} is no riafs daemon of ours")
     return value
+
+
+# -- failures of the daemon as exceptions here ------------------------------------------------------------------------
+
+
+def asked(mount: Mount, command: str, arguments: Mapping[str, Any], seconds: float = SECONDS) -> dict[str, Any]:
+    """What a mount's daemon replies. Raises what went wrong there, StoreDenied for another user's mount, …"""
+    try:
+        reply = ask(mount, command, complete_environment(), seconds, arguments)
+    except PermissionError as error:
+        raise StoreDenied(f"the mount at {mount.mountpoint} is another user's") from error
+    if "error" in reply:
+        raise failure_told(reply, mount)
+    return reply
+
+
+def failure_told(reply: Mapping[str, Any], mount: Mount) -> RiafsError:
+    """The failure that a mount's daemon tells of."""
+    message, kind = str(reply["error"]), getattr(errors, str(reply.get("kind")), None)
+    if kind is PushConflict:
+        return PushConflict(message, tuple(os.fsencode(path) for path in reply.get("paths", ())))
+    if isinstance(kind, type) and issubclass(kind, RiafsError):
+        return kind(message)
+    return NotMounted(f"the daemon of {mount.mountpoint} does not do that: {message}")

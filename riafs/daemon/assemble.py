@@ -10,22 +10,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from riafs.counters import Counters
-from riafs.daemon.changing import Changing
+from riafs.daemon.change_commands import Changing
 from riafs.daemon.control import Command
+from riafs.daemon.lifecycle import Servable
 from riafs.daemon.logs import RecentErrors
 from riafs.daemon.mounts import shown_source
 from riafs.daemon.opening import opening_plan
 from riafs.daemon.plan import MountPlan
-from riafs.daemon.servable import Servable
 from riafs.formats.sources import RiaUrl
 from riafs.fuse.presentation import Presentation
 from riafs.fuse.session import KernelOptions, Session
 from riafs.settings import show_settings
 from riafs.tasks import Background
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
 from riafs.vfs import assembly
 from riafs.vfs.assembly import find_git
-from riafs.vfs.overlaid import OverlayPlace, lay_over
+from riafs.vfs.open_overlay import OverlayPlace, lay_over
 from riafs.watching import Doing
 
 
@@ -53,11 +53,11 @@ async def assemble(
     return _Mount(session, assembled, Changing(writable, plan.source, means(plan), session.tell, background))
 
 
-def means(plan: MountPlan) -> Means:
+def means(plan: MountPlan) -> CommandSettings:
     """What a push from this mount needs."""
     search_path = plan.environment["PATH"]
     allowed = tuple(map(os.fsencode, plan.settings.allow_links))
-    return Means(find_git(search_path), search_path, plan.settings.deadline, plan.settings.cache_dir, allowed)
+    return CommandSettings(find_git(search_path), search_path, plan.settings.deadline, plan.settings.cache_dir, allowed)
 
 
 def kernel_options(plan: MountPlan) -> KernelOptions:

@@ -16,7 +16,8 @@ from typing import Any
 import trio
 
 from riafs.daemon.ask import MAX_REQUEST, socket_path
-from riafs.errors import PushConflict, RiafsError
+from riafs.daemon.replies import described_error
+from riafs.errors import RiafsError, UsageError
 from riafs.slices import in_slices, listing
 from riafs.storage.temporary import private_directory
 from riafs.tasks import Background, as_failure
@@ -151,10 +152,7 @@ async def _reply(line: bytes, process: int, commands: Mapping[str, Command]) -> 
         with as_failure(f"the mount cannot answer {request['command']}"):
             return "".join(await in_slices(listing(_encoded(await command({**request, ASKED_BY: process}))))).encode()
     except RiafsError as error:
-        failure: dict[str, Any] = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
-        if isinstance(error, PushConflict):
-            failure["paths"] = [os.fsdecode(path) for path in error.paths]
-        return json.dumps(failure).encode()
+        return json.dumps(described_error(error)).encode()
 
 
 def _encoded(value: Any) -> Iterator[str]:  # noqa: ANN401  # whatever JSON has
@@ -188,3 +186,30 @@ def parse_request(line: bytes) -> Request | None:
     except (ValueError, RecursionError):
         return None
     return request if isinstance(request, dict) and isinstance(request.get("command"), str) else None
+
+
+# -- fields of requests -----------------------------------------------------------------------------------------------
+
+
+def text(request: Request, name: str) -> str:
+    """A text that a request must have. Raises UsageError."""
+    value = request.get(name)
+    if not isinstance(value, str):
+        raise UsageError(f"a request {request['command']} needs {name}, which is text")
+    return value
+
+
+def texts(request: Request, name: str) -> list[str]:
+    """A list of texts that a request must have. Raises UsageError."""
+    value = request.get(name)
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise UsageError(f"a request {request['command']} needs {name}, which is a list of texts")
+    return value
+
+
+def number(request: Request, name: str) -> int:
+    """A number that a request must have. Raises UsageError."""
+    value = request.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageError(f"a request {request['command']} needs {name}, which is a number")
+    return value

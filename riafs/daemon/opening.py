@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from riafs.cache.blocks import BlockLimits
 from riafs.cache.eviction import DiskLimits
 from riafs.content.verifying import Verify
-from riafs.daemon.archivepassword import archive_password
-from riafs.daemon.arvadosaccess import arvados_access, proxies
+from riafs.daemon.credentials import archive_password, arvados_access, proxies
 from riafs.formats.sources import ArvadosUrl, KeepUrl, RiaUrl, Source
 from riafs.settings import Settings
 from riafs.storage.temporary import SpilledText
 from riafs.vfs import assembly
-from riafs.vfs.keepplan import KeepPlan
+from riafs.vfs.keep_plan import KeepPlan
 
 
 def opening_plan(

@@ -1,9 +1,12 @@
 """One mount that is about to be made: everything that was decided before its process starts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from urllib.parse import quote
 
-from riafs.formats.sources import Source
+from riafs.errors import BadSource
+from riafs.formats.sources import RiaUrl, Source, parse_source, rewrite
 from riafs.settings import Directories, Settings
 from riafs.storage.temporary import SpilledText
 
@@ -25,3 +28,19 @@ class MountPlan:
     """Whether mount(8) asks, for a line of /etc/fstab or a person."""
     manifest: SpilledText | None = field(default=None, repr=False)
     """The manifest that came on standard input, where `source` has its manifest from there."""
+
+
+def absolute_source(text: str, rules: Iterable[tuple[str, str]]) -> Source:
+    """The source `text` names after git's ``insteadOf`` `rules`; a relative path is one from here. Raises BadSource."""
+    if "#" in text and "://" not in text and os.path.isdir(text):
+        url = quote(os.path.abspath(os.fsencode(text)))
+        raise BadSource(
+            f"{text} is a directory, but what follows a # in a source names a dataset: write ria+file://{url} for the "
+            "store, and #~ALIAS behind it for a dataset"
+        )
+    source = parse_source(rewrite(text, tuple(rules)).url)
+    if not isinstance(source, RiaUrl):
+        return source.from_here(os.getcwdb())
+    if source.scheme == "file" and not source.path.startswith(b"/"):
+        return replace(source, path=os.path.abspath(source.path))
+    return source

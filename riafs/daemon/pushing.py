@@ -1,23 +1,33 @@
-"""Pushing what an overlay holds, mounted or not: which datasets, in which order, and what is shown afterwards.
+"""Pushing the changes of an overlay, mounted or not: which datasets, in which order, and what is shown afterwards.
 
 A dataset that is shown inside of another one is registered there at a commit. So that a push never takes from view what
 it has just pushed, every dataset that is shown above a pushed one is pushed as well, be it only with the new commit of
 what is registered in it.
+
+A push may have been killed after its last step in the store and before the overlay knew of it. The commit that it
+announced is in the branch's history then, so its changes are dropped before the next push: they would be conflicts with
+the user's own commit.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
 
-from riafs.daemon.finishing import finish_killed
-from riafs.daemon.places import select
-from riafs.errors import PushConflict, RiafsError
-from riafs.formats.names import parents_of
-from riafs.formats.sources import RiaUrl
+from riafs.counters import Counters
+from riafs.daemon.opening import opening_plan
+from riafs.errors import MissingObject, OverlayFailed, PushConflict, RiafsError, SourceNotFound, UsageError
+from riafs.formats.names import below, is_in, is_in_one, parents_of
+from riafs.formats.sources import RiaUrl, parse_source
+from riafs.git.repository import Repository
 from riafs.overlay.changes import NOTHING, Base, Carried, Change, ChangeKind
-from riafs.overlay.overlay import Overlay
+from riafs.overlay.inode_map import Ownership
+from riafs.overlay.overlay import Overlay, recorded_source
+from riafs.overlay.pushes import PendingPush
 from riafs.push.destination import open_destination
 from riafs.push.opening import open_writing
 from riafs.push.publishing import Announce, unannounced
@@ -25,13 +35,17 @@ from riafs.push.pushing import Push
 from riafs.push.registering import Moves
 from riafs.push.request import PushReport, PushRequest
 from riafs.push.superdatasets import Member, push_all
-from riafs.push.watching import Watcher
+from riafs.settings import Settings
+from riafs.slices import Sliced
 from riafs.storage.local_writer import LocalWriter
 from riafs.tree.source import open_store
-from riafs.tree.store import Store, StoreTools
-from riafs.tree.working import Means, working_tools
-from riafs.vfs.refreshing import Change as Forgotten
+from riafs.tree.store import Store
+from riafs.tree.tools import CommandSettings, StoreTools, working_tools
+from riafs.vfs.assembly import open_assembled
+from riafs.vfs.open_overlay import OverlayPlace, lay_over
+from riafs.vfs.refreshing import Invalidation as Forgotten
 from riafs.vfs.writable import WritableFileSystem
+from riafs.watching import Watcher
 
 Tell = Callable[[Sequence[Forgotten]], Awaitable[None]]
 """Hears what a kernel has to forget."""
@@ -92,7 +106,7 @@ class _Part:
 async def push_changes(
     filesystem: WritableFileSystem,
     source: RiaUrl,
-    means: Means,
+    means: CommandSettings,
     order: Order,
     watcher: Watcher,
     tell: Tell,
@@ -122,7 +136,7 @@ async def _push(
     overlay: Overlay,
     parts: Mapping[bytes, _Part],
     source: RiaUrl,
-    means: Means,
+    means: CommandSettings,
     request: PushRequest,
     watcher: Watcher,
     failures: list[Failure],
@@ -249,3 +263,103 @@ def _by_dataset(places: Sequence[bytes], entrances: Set[bytes]) -> Mapping[bytes
         if nearest is not None:
             found.setdefault(nearest, []).append(place)
     return found
+
+
+def select(changes: Sequence[Change], entrance: bytes, places: Sequence[bytes]) -> Sliced[Sequence[Change]]:
+    """Those of a dataset's changes that are at one of `places`, in their order; all for no places.
+
+    Raises UsageError for a place inside of a directory that has another name in the store.
+    """
+    if not places or any(is_in(entrance, place) for place in places):
+        return changes
+    inside = {below(place, entrance) for place in places if is_in(place, entrance)}
+    through = {above: place for place in inside for above in parents_of(place)}
+    chosen = []
+    for change in changes:
+        if change.kind is ChangeKind.RENAMED and change.path in through:
+            inner, outer = os.fsdecode(through[change.path]), os.fsdecode(change.path)
+            raise UsageError(f"{inner} is in {outer}, which has another name in the store: choose {outer}")
+        if _touches(change, inside):
+            chosen.append(change)
+        yield
+    return chosen
+
+
+def _touches(change: Change, places: Set[bytes]) -> bool:
+    """A second name of a file of the commit goes with the first: without that there may be nothing to copy."""
+    source = change.base.path if change.kind is ChangeKind.COPIED and change.base is not None else change.source
+    return is_in_one(change.path, places) or (source is not None and is_in_one(source, places))
+
+
+_MOST_COMMITS = 10_000
+"""That others may have made since."""
+
+
+async def finish_killed(
+    filesystem: WritableFileSystem,
+    source: RiaUrl,
+    means: CommandSettings,
+    tell: Callable[[Sequence[Forgotten]], Awaitable[None]],
+) -> None:
+    """Put what is left of the changes over the commits of pushes that were killed; `tell` makes a kernel forget.
+
+    Raises what opening the source and reading commits raises, and as WritableFileSystem.pushed.
+    """
+    overlay = filesystem.overlay
+    bases = overlay.datasets()
+    waiting = [(base, found) for base in bases if (found := overlay.announced(base.dataset)) is not None]
+    if not waiting:
+        return
+    async with working_tools(means) as tools:
+        tools.git.read_also(overlay.kept.directory)
+        store = await open_store(source, tools.seconds, tools)
+        for base, announced in waiting:
+            try:
+                dataset = await store.dataset(await store.path_of_id(base.dataset))
+            except SourceNotFound:  # the push that comes now will tell
+                continue
+            if await _is_published(dataset.repository, base, announced):
+                with contextlib.suppress(PushConflict):  # the push that comes now will tell
+                    await filesystem.pushed(base.dataset, announced.commit, announced.carried, tell)
+            overlay.withdraw(base.dataset)
+
+
+async def _is_published(repository: Repository, base: Base, announced: PendingPush) -> bool:
+    """Whether the branch has come to the announced commit."""
+    tip = None if base.ref is None else await repository.references.resolve(base.ref)
+    waiting, seen = [] if tip is None else [tip.oid], {base.commit}
+    while waiting and len(seen) < _MOST_COMMITS:
+        oid = waiting.pop(0)
+        if oid == announced.commit:
+            return True
+        if oid not in seen:
+            seen.add(oid)
+            try:
+                waiting += (await repository.commit(oid)).parents
+            except MissingObject:
+                continue
+    return False
+
+
+# -- overlays that are not mounted ------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_unmounted(
+    directory: str, settings: Settings, environment: Mapping[str, str], rules: tuple[tuple[str, str], ...]
+) -> AsyncIterator[WritableFileSystem]:
+    """The overlay with its source below. Raises OverlayFailed, Busy while it is mounted, and as opening the source."""
+    source = overlay_source(directory)
+    plan = opening_plan(source, replace(settings, checkout=False), environment, rules, None)
+    async with open_assembled(plan, Counters(), {}) as assembled:
+        place = OverlayPlace(directory, Ownership(os.getuid(), os.getgid()))
+        yield await lay_over(assembled, source, place)
+
+
+def overlay_source(directory: str) -> RiaUrl:
+    """The source that an overlay's changes were made in. Raises OverlayFailed, BadSource."""
+    text = recorded_source(directory)
+    source = None if text is None else parse_source(text)
+    if not isinstance(source, RiaUrl):
+        raise OverlayFailed(f"the overlay {directory} was never mounted, so there is nothing to do with it")
+    return source

@@ -9,11 +9,11 @@ from riafs.overlay.inode_map import Ownership
 from riafs.overlay.listing import Stat
 from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind
 from riafs.vfs.filesystem import Attributes, OpenedFile
-from riafs.vfs.use import PATIENT_ROUNDS
+from riafs.vfs.nodes import PATIENT_ROUNDS
 from riafs.vfs.writable import Opened
 
 # Names and attributes only change when riafs tells the kernel to forget them, so they may be kept for long. Names of
-# directories are looked up more often: see vfs/use.
+# directories are looked up more often: see vfs/nodes.
 LASTING_SECONDS = 86_400.0
 _BLOCK = 512
 _LINK = 0o777

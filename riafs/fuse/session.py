@@ -18,7 +18,7 @@ from riafs.fuse.waiting import wait_eagerly
 from riafs.fuse.writing import WritingOperations
 from riafs.tasks import Background
 from riafs.vfs.filesystem import FileSystem
-from riafs.vfs.refreshing import Change
+from riafs.vfs.refreshing import Invalidation
 from riafs.vfs.writable import WritableFileSystem
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class Session:
         """Look now for what has changed in the store."""
         await self._filesystem.refresh(self.tell)
 
-    async def tell(self, changes: Sequence[Change]) -> None:
+    async def tell(self, changes: Sequence[Invalidation]) -> None:
         """Make the kernel forget what changed. In a thread: it blocks while a request for the directory is under
         way."""
         await trio.to_thread.run_sync(_forget_changes, changes, abandon_on_cancel=True)
@@ -152,7 +152,7 @@ class Session:
             self._background.start_soon(trio.to_thread.run_sync, _forget_inode, inode, False)
 
 
-def _forget_changes(changes: Sequence[Change]) -> None:
+def _forget_changes(changes: Sequence[Invalidation]) -> None:
     for change in changes:
         for name in change.names:
             _quietly(pyfuse3.invalidate_entry, change.inode, name)

@@ -2,9 +2,12 @@
 
 pyfuse3 waits in trio, under a lock, which for each request comes to two turns of the loop and five system calls: more
 than most answers take. But a program mostly asks one thing after the other, so that its next request is there some
-microseconds after an answer. Therefore whoever has just answered waits for it here and now, as long as that pays.
+microseconds after an answer. Therefore a task that has just answered waits for it without giving up its turn, as long
+as that pays.
 
-This takes the place of trio in pyfuse3's eyes, as pyfuse3.asyncio does it too (seen with pyfuse3 3.4 and 3.5).
+pyfuse3 is given a trio module of ours for that, as pyfuse3.asyncio gives it one of its own. That relies on how pyfuse3
+waits, which is known of the versions in KNOWN (pyfuse3's internal.pxi); any other one waits by itself. With
+packaging/pyfuse3-eager-wait.patch pyfuse3 would do all this without us.
 
 Invariants: the loop has its turn after MOST requests, and whenever EAGER_SECONDS pass without one; of the tasks that
 wait in trio one waits for the descriptor, and hands that over before it returns.
@@ -22,6 +25,8 @@ from riafs.tasks import described
 
 log = logging.getLogger(__name__)
 
+KNOWN = ("3.4", "3.5")
+"""Versions of pyfuse3, without the last number."""
 EAGER_SECONDS = 0.0001
 MOST = 16
 _SELECTABLE = 1024
@@ -100,11 +105,16 @@ def is_readable(descriptor: int, seconds: float) -> bool:
     return bool(poll.poll(0))
 
 
-def wait_eagerly() -> None:
-    """Let pyfuse3 wait so, from the next mount of this process on."""
+def wait_eagerly() -> bool:
+    """Let pyfuse3 wait so, from the next mount of this process on. False for a version of pyfuse3 that is not known."""
+    version = str(getattr(pyfuse3, "__version__", "of unknown version"))
+    if version.rpartition(".")[0] not in KNOWN:
+        log.info("pyfuse3 %s waits for requests by itself, which is slower: %s is known", version, ", ".join(KNOWN))
+        return False
     waiting = Waiting()
     lowlevel = _replacing(trio.lowlevel, wait_readable=waiting.wait_readable)
     pyfuse3.trio = _replacing(trio, lowlevel=lowlevel, Lock=_AlwaysFree)  # type: ignore[attr-defined]  # not declared
+    return True
 
 
 def _replacing(module: ModuleType, **names: object) -> ModuleType:

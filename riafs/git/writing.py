@@ -24,7 +24,6 @@ from dataclasses import dataclass
 
 import trio
 
-import riafs
 from riafs.children import ATTEMPTS, ended_by_others, killed
 from riafs.errors import Busy, GitError, NotInStore, OutsideStore, RiafsError, StoreTimeout
 from riafs.formats.gitobjects import SHA1_DIGITS, NewObject, loose_object, make_pack, object_header, object_name
@@ -118,7 +117,7 @@ class GitWriter:
 STALE_SECONDS = 600.0
 """git holds the lock of a ref for milliseconds."""
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from riafs.git.ref_mover import main; main()"
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(riafs.__file__ or ".")))
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _LISTS = (b"info/refs", b"objects/info/packs")
 
 

@@ -45,7 +45,6 @@ import errno
 import logging
 import os
 import sqlite3
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -173,17 +172,19 @@ class Journal:
             try:
                 self._connection = undoing.enter_context(contextlib.closing(_connect(path)))
                 self._checkpointer = undoing.enter_context(contextlib.closing(_connect(path)))
+                self._anchor = undoing.enter_context(contextlib.closing(_connect(path)))
                 prepare(self._connection)
             except sqlite3.Error as error:
                 raise self._failure(error) from error
             self._execute = self._connection.execute
             self._log = os.open(path + "-wal", os.O_RDWR | os.O_CLOEXEC)
             undoing.callback(os.close, self._log)
-            self._index = os.open(path + "-shm", os.O_RDONLY | os.O_CLOEXEC)
-            undoing.callback(os.close, self._index)
-            self._allocated = os.fstat(self._log).st_size
+            self._allocated = self._used = os.fstat(self._log).st_size
             self._commits: int = self.one("SELECT value FROM setting WHERE name = 'commits'")[0]
             undoing.pop_all()
+        self._groups = 0
+        """Those since `_used` was the size of the log."""
+        self._is_anchored = self._is_moving = False
         self._apart: trio.Event | None = None
         self._synced = trio.Lock()
         self._durable = 0
@@ -243,18 +244,24 @@ class Journal:
             self._make_room(spare)
             self.run("BEGIN IMMEDIATE")
             self._in_group = True
+            self._groups += 1
 
     def _make_room(self, spare: int) -> None:
         """Allocate what the log may grow by, so that the commit cannot fail for want of it."""
-        needed = self._frames() + _ROOM + spare
+        if self._log_size + _ROOM + spare > self._allocated:
+            self._count()
+        needed = self._log_size + _ROOM + spare
         if needed > self._allocated and not self._allocate(needed + _STRIDE) and not self._allocate(needed):
             self._move_log()
-            if self._frames() + _ROOM + spare > self._allocated:
+            self._count()
+            if self._log_size + _ROOM + spare > self._allocated:
                 raise OverlayFull(f"no room left for {self.path}")
         # What removes things goes on where the database could not take the log in.
         figures = os.fstatvfs(self._log)
-        if spare and figures.f_bavail * figures.f_frsize < self._frames():
-            raise OverlayFull(f"no room left for {self.path}")
+        if spare and figures.f_bavail * figures.f_frsize < self._log_size:
+            self._count()
+            if figures.f_bavail * figures.f_frsize < self._log_size:
+                raise OverlayFull(f"no room left for {self.path}")
 
     def _allocate(self, length: int) -> bool:
         try:
@@ -267,12 +274,23 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Bytes of the database and of what is in use of its log."""
-        return os.stat(self.path).st_size + self._frames()
+        """Bytes of the database and of its log; at most what they would be without space that was set aside."""
+        return os.stat(self.path).st_size + self._log_size
 
-    def _frames(self) -> int:
-        """Bytes of the log in use: the wal-index's header has the number of frames at byte 16 (SQLite's WAL format)."""
-        return int.from_bytes(os.pread(self._index, 4, 16), sys.byteorder) * _FRAME
+    @property
+    def _log_size(self) -> int:
+        """Bytes of the log in use, at most."""
+        return self._used + self._groups * _ROOM
+
+    def _count(self) -> None:
+        """Ask SQLite how long the log is. It only says so when it is told to move the log into the database, of which
+        `_anchor` keeps it: that reads what there was when the log began, so there is nothing that could be moved.
+        """
+        if self._is_anchored and not self._is_moving:
+            with contextlib.suppress(sqlite3.OperationalError):
+                _, frames, _ = self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if frames >= 0:
+                    self._used, self._groups = frames * _FRAME, int(self._in_group)
 
     def end_step(self) -> None:
         """Count a step; the last of a group commits."""
@@ -325,6 +343,7 @@ class Journal:
         try:
             result = await trio.to_thread.run_sync(self._run_apart, work, limiter=self._apart_threads)
             self._commits += 1
+            self._used = os.fstat(self._log).st_size  # at most
         except RuntimeError as error:
             if not is_shortage(error):
                 raise
@@ -375,18 +394,31 @@ class Journal:
 
     async def checkpoint(self, least: int = _CHECKPOINT) -> None:
         """Move the log into the database if it is `least` bytes long."""
-        if self._frames() >= least:
+        if self._log_size >= least:
+            self._count()
+        if self._log_size >= least:
             self.commit()
             self.failpoint("before checkpoint")
-            await self.patience.run(self._move_log)
+            self._is_moving = True
+            try:
+                await self.patience.run(self._move_log)
+            finally:
+                self._is_moving = False
+            self._count()
             self.failpoint("after checkpoint")
 
     def _move_log(self) -> None:
         """In a thread. The write makes the log begin again, which syncs its header: here, not on the event loop."""
+        self._is_anchored = False
         try:
+            self._anchor.rollback()
             _, frames, moved = self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if frames == moved:
+                self._anchor.execute("BEGIN")
+                self._anchor.execute("SELECT 1 FROM setting").fetchone()
                 self._checkpointer.execute("UPDATE setting SET value = value + 1 WHERE name = 'checkpoints'")
+                self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()  # what came in between
+                self._is_anchored = True
         except sqlite3.OperationalError as error:
             log.info("%s: the log stays as it is for now: %s", self.path, error)
 
@@ -403,11 +435,11 @@ class Journal:
         except OSError as error:
             raise OverlayFailed(f"{self.path} cannot be synced: {error.strerror}") from error
         finally:
+            self._anchor.close()
             self._checkpointer.close()
             self._connection.close()
             # Not before: closing a descriptor of a file gives up the process's locks on it, SQLite's among them.
             os.close(self._log)
-            os.close(self._index)
 
 
 class Single:

@@ -21,7 +21,7 @@ from riafs.overlay.changes import Carried, Change, ChangeKind, Stood
 from riafs.overlay.data_files import failure
 from riafs.overlay.journal import Statements
 from riafs.storage.temporary import prompt_opener
-from riafs.tree.times import Written
+from riafs.tree.times import PushedTime
 
 _PREFIX = "announced-"
 
@@ -151,7 +151,7 @@ class PushedTimes:
 
     def __init__(self, statements: Statements) -> None:
         self._journal = statements
-        self._known: dict[tuple[bytes, bytes], Mapping[bytes, Written]] = {}
+        self._known: dict[tuple[bytes, bytes], Mapping[bytes, PushedTime]] = {}
         self._since: dict[bytes, bytes] = {}
         self.read_again()
 
@@ -166,7 +166,7 @@ class PushedTimes:
         """See KeptTimes."""
         return self._since.get(dataset)
 
-    def written(self, dataset: bytes, directory: bytes) -> Mapping[bytes, Written]:
+    def written(self, dataset: bytes, directory: bytes) -> Mapping[bytes, PushedTime]:
         """See KeptTimes."""
         if dataset not in self._since:
             return {}
@@ -175,7 +175,7 @@ class PushedTimes:
             found = self._journal.run(_READ, (dataset, directory)).fetchall()
             if len(self._known) >= _MOST_DIRECTORIES:
                 self._known.clear()
-            known = self._known[dataset, directory] = {name: Written(content, at) for name, content, at in found}
+            known = self._known[dataset, directory] = {name: PushedTime(content, at) for name, content, at in found}
         return known
 
 

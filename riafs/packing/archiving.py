@@ -1,8 +1,9 @@
 """``riafs archive``: loose objects into the dataset's archive.
 
-The order of things is what keeps the store safe: the new archive is written beside the old one, made durable, read back
-and compared, only then renamed over the old one, and only then objects are removed that were read out of it. Whatever
-ends the process in between leaves the store as it was or as it is to be, and the next run goes on from there.
+The order of the steps keeps the store safe: the new archive is written beside the old one, made durable, read back and
+compared, only then renamed over the old one, and only then objects are removed that were read out of it: one by one, as
+long as the file in which their content was verified is the dataset's archive. A process that is killed at any step
+leaves the store as it was or as it is to be, and the next run continues from there.
 
 This is a batch job of its own process: it blocks its event loop while it writes.
 """
@@ -17,20 +18,27 @@ from riafs.archive.header import read_plain_header
 from riafs.errors import Busy, StoreError
 from riafs.formats.sevenzip.cursor import SIGNATURE_HEADER_SIZE
 from riafs.formats.sevenzip.fullheader import FullHeader, parse_full_header
-from riafs.packing.archives import NAME, FileMark, file_bytes, mark_at, open_file, path_in
-from riafs.packing.checking import check_kept, check_members, check_packed, look_at_already
-from riafs.packing.compressing import Compressor
-from riafs.packing.dataset import PackedDataset
-from riafs.packing.lock import workspace
-from riafs.packing.loose import LooseObject, Selection
-from riafs.packing.objects import ObjectReader
-from riafs.packing.problems import Damage
-from riafs.packing.pruning import remove_objects
-from riafs.packing.survey import Candidate, Survey, in_batches, look_around
-from riafs.packing.watching import Step, Watcher
-from riafs.packing.writing import ArchiveWriter, Packed
+from riafs.packing.archive_file import (
+    ARCHIVE,
+    FileMark,
+    Packed,
+    check_kept,
+    check_members,
+    check_packed,
+    file_bytes,
+    look_at_already,
+    mark_at,
+    open_file,
+    path_in,
+)
+from riafs.packing.archive_writer import ArchiveWriter, Compressor
+from riafs.packing.dataset import PackedDataset, workspace
+from riafs.packing.loose_objects import Damage, LooseObject, ObjectReader
+from riafs.packing.selection import Candidate, Selection, Survey, compressed_share, in_batches, look_around
+from riafs.storage import posix
 from riafs.storage.local_file import FileBytes
-from riafs.storage.posix import HeldDirectory, writing_to
+from riafs.storage.posix import HeldDirectory, sync_file_system, writing_to
+from riafs.watching import PackingStep, Watcher
 
 _ROOM_FOR_MEMBER = 400
 """Bytes of a header for each member, about twice of what they are."""
@@ -194,7 +202,7 @@ class _Run:
         self._kept_end = columns.packed_end
         self._check_room()
         total = self._kept_end + sum(each.object.size for each in self._survey.new)
-        self._watcher.begin(Step.PACKING, total)
+        self._watcher.begin(PackingStep.PACKING, total)
         writer = ArchiveWriter(directory, columns, self._reader, self._watcher)
         try:
             with Compressor() as compressor:
@@ -231,7 +239,7 @@ class _Run:
             return []
         done = {each.object.member for each in writer.packed}
         left = {twin.member: twin for twin in self._survey.twins if twin.member not in done}
-        return [Candidate(twin, self._reader.share(twin)) for twin in left.values()]
+        return [Candidate(twin, compressed_share(twin, self._reader)) for twin in left.values()]
 
     def _check_room(self) -> None:
         with writing_to(self._dataset.archives.path):
@@ -251,7 +259,7 @@ class _Run:
         source = file_bytes(descriptor, directory)
         try:
             total = self._kept_end - SIGNATURE_HEADER_SIZE + sum(each.seen.size for each in self._packed)
-            self._watcher.begin(Step.CHECKING, total)
+            self._watcher.begin(PackingStep.CHECKING, total)
             archive = await Archive.open(source, self._dataset.tools, path_in(directory))
             if self._old is not None:
                 check_members(self._old.archive, archive)
@@ -263,12 +271,12 @@ class _Run:
 
     def _replace(self, directory: HeldDirectory) -> None:
         """Put the new archive in place of the old one, which must still be the one that was read."""
-        self._watcher.begin(Step.REPLACING, 0)
+        self._watcher.begin(PackingStep.REPLACING, 0)
         with writing_to(self._path):
             self._take_over_access(directory)
             if mark_at(self._dataset.archives) != (self._old.mark if self._old else None):
                 raise Busy(f"{os.fsdecode(self._path)} was changed by another program meanwhile; run this again")
-            os.rename(NAME, NAME, src_dir_fd=directory.descriptor, dst_dir_fd=self._dataset.archives.descriptor)
+            os.rename(ARCHIVE, ARCHIVE, src_dir_fd=directory.descriptor, dst_dir_fd=self._dataset.archives.descriptor)
             os.fsync(self._dataset.archives.descriptor)
 
     def _take_over_access(self, directory: HeldDirectory) -> None:
@@ -305,7 +313,7 @@ class _Run:
             if FileMark.of(os.fstat(descriptor)) != mark:
                 raise Busy(f"{os.fsdecode(self._path)} was changed by another program meanwhile; run this again")
             archive = await Archive.open(source, self._dataset.tools, self._path)
-            self._watcher.begin(Step.CHECKING, sum(each.size for each in self._survey.already))
+            self._watcher.begin(PackingStep.CHECKING, sum(each.size for each in self._survey.already))
             good, damaged = await look_at_already(archive, self._survey.already, self._reader, self._watcher)
         finally:
             source.close()
@@ -330,3 +338,62 @@ class _Run:
             bytes_freed=sum(each.on_disk for each in self._removed),
             damaged=tuple(self._damaged),
         )
+
+
+# -- removing objects --------------------------------------------------------------------------------------------------
+
+
+def remove_objects(
+    directory: HeldDirectory, objects: Sequence[LooseObject], archives: HeldDirectory, mark: FileMark, watcher: Watcher
+) -> int:
+    """Remove `objects` below `directory`, and the directories that are empty then. Returns how many inodes were freed.
+
+    `mark` is that of the checked archive, which has to be in `archives`. That they are gone lasts. Raises Busy where it
+    no longer is, StoreDenied, StoreError.
+    """
+    watcher.begin(PackingStep.REMOVING, len(objects))
+    freed = 0
+    for found in objects:
+        watcher.advance(1)
+        if mark_at(archives) != mark:
+            raise Busy(f"{os.fsdecode(path_in(archives))} was changed by another program; the remaining objects stay")
+        with writing_to(directory.path + b"/" + found.path):
+            freed += _remove(directory.descriptor, found.path)
+    if objects:
+        with writing_to(directory.path):
+            sync_file_system(directory.descriptor)
+    return freed
+
+
+def _remove(root: int, path: bytes) -> int:
+    above, name = os.path.split(path)
+    try:
+        with posix.opened_directory(root, above) as directory:
+            _unlink(name, directory)
+    except FileNotFoundError:
+        return 0
+    return 1 + _remove_empty(root, above)
+
+
+def _unlink(name: bytes, directory: int) -> None:
+    """git-annex takes the write bit from the directories of objects."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except PermissionError:
+        os.fchmod(directory, os.fstat(directory).st_mode & 0o7777 | 0o200)
+        os.unlink(name, dir_fd=directory)
+
+
+def _remove_empty(root: int, path: bytes) -> int:
+    """The directory `path` and those above it, as far as they are empty."""
+    removed = 0
+    while path:
+        above, name = os.path.split(path)
+        try:
+            with posix.opened_directory(root, above) as directory:
+                os.rmdir(name, dir_fd=directory)
+        except OSError:  # not empty, or somebody was faster: both leave nothing to do
+            return removed
+        removed += 1
+        path = above
+    return removed

@@ -15,17 +15,14 @@ from riafs.formats.annex import likely_path
 from riafs.formats.keys import Key, parse_file_name
 from riafs.formats.names import parents_of
 from riafs.formats.sevenzip.header import Member
-from riafs.packing.archives import NAME, FileMark, file_bytes, in_reading_order, mark_at, open_file, path_in
-from riafs.packing.content import ContentCheck, Seen
-from riafs.packing.dataset import PackedDataset
-from riafs.packing.lock import workspace
-from riafs.packing.objects import ObjectReader, read_object
-from riafs.packing.problems import Damage
-from riafs.packing.watching import Step, Watcher
+from riafs.packing.archive_file import ARCHIVE, FileMark, file_bytes, in_reading_order, mark_at, open_file, path_in
+from riafs.packing.dataset import PackedDataset, workspace
+from riafs.packing.loose_objects import ContentCheck, Damage, ObjectReader, Seen, read_object
 from riafs.storage import posix
 from riafs.storage.openat import READ_FLAGS, open_beneath
 from riafs.storage.permissions import object_mode
-from riafs.storage.posix import HeldDirectory, make_durable, start_writing, writing_to
+from riafs.storage.posix import HeldDirectory, make_durable, start_writing, write_all, writing_to
+from riafs.watching import PackingStep, Watcher
 
 _CHUNK = 1 << 20
 _UNNAMED = b"object-%d"
@@ -137,7 +134,7 @@ class _Run:
     async def unpack(self, directory: HeldDirectory) -> None:
         """Write what is missing or damaged, durably; `directory` holds what is not finished."""
         self._check_room()
-        self._watcher.begin(Step.UNPACKING, sum(each.member.size for each in self._wanted))
+        self._watcher.begin(PackingStep.UNPACKING, sum(each.member.size for each in self._wanted))
         for number, wanted in enumerate(self._wanted):
             self._watcher.files(number, len(self._wanted))
             try:
@@ -218,7 +215,7 @@ class _Run:
                 self._watcher.advance(len(data))
                 check.update(data)
                 with writing_to(temporary):
-                    _write_all(file, data)
+                    write_all(file, data)
         finally:
             content.close()
 
@@ -249,20 +246,20 @@ class _Run:
 
     def remove_archive(self, mark: FileMark) -> None:
         """Read every object back from its file, then remove the archive. Raises Busy, StoreError."""
-        self._watcher.begin(Step.CHECKING, sum(seen.size for _, seen in self._expected))
+        self._watcher.begin(PackingStep.CHECKING, sum(seen.size for _, seen in self._expected))
         for number, (wanted, seen) in enumerate(self._expected):
             self._watcher.files(number, len(self._expected))
             self._watcher.advance(seen.size)
             if read_object(self._reader, wanted.key, wanted.path) != seen:
                 key = wanted.key.serialised.decode(errors="replace")
                 raise StoreError(f"the loose object of {key} is gone or damaged again; the archive stays")
-        self._watcher.begin(Step.REMOVING, 1)
+        self._watcher.begin(PackingStep.REMOVING, 1)
         self._watcher.advance(1)
         archives = self._dataset.archives
         with writing_to(path_in(archives)):
             if mark_at(archives) != mark:
                 raise Busy(f"{os.fsdecode(path_in(archives))} was changed by another program meanwhile; it stays")
-            os.unlink(NAME, dir_fd=archives.descriptor)
+            os.unlink(ARCHIVE, dir_fd=archives.descriptor)
             os.fsync(archives.descriptor)
         self._removed = True
 
@@ -322,9 +319,3 @@ def _key(name: bytes) -> Key | None:
     except MalformedKey:
         return None
     return key if above == file == key.file_name else None
-
-
-def _write_all(file: int, data: bytes | bytearray | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]

@@ -22,12 +22,12 @@ from riafs.formats.digests import KeyMaker
 from riafs.formats.keys import ExtensionRules, Key
 from riafs.push.content import PIECE
 from riafs.push.destination import Destination
-from riafs.push.watching import Watcher
 from riafs.storage.bytesource import Buffer, RangedBytes
 from riafs.storage.local_file import FileBytes
 from riafs.storage.permissions import object_mode
 from riafs.storage.protocol import NewFile
 from riafs.tasks import run_all
+from riafs.watching import Watcher
 
 SMALL = 1 << 20
 """Bytes of content that is held in memory before it is written."""

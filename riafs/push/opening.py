@@ -10,12 +10,12 @@ from riafs.storage.deadline import Deadline
 from riafs.storage.local_writer import LocalWriter
 from riafs.storage.protocol import local_store
 from riafs.tree.source import open_store, path_of_named
-from riafs.tree.store import Store, StoreTools
-from riafs.tree.working import Means, working_tools
+from riafs.tree.store import Store
+from riafs.tree.tools import CommandSettings, StoreTools, working_tools
 
 
 @asynccontextmanager
-async def open_for_pushing(source: RiaUrl, means: Means) -> AsyncIterator[Destination]:
+async def open_for_pushing(source: RiaUrl, means: CommandSettings) -> AsyncIterator[Destination]:
     """The dataset that `source` names. Raises BadSource where it names none, SourceNotFound, PushRefused, ReadOnly,
     StoreDenied, OutsideStore, StoreTimeout, StoreError, GitError.
     """
@@ -31,7 +31,7 @@ async def open_for_pushing(source: RiaUrl, means: Means) -> AsyncIterator[Destin
             writing.close()
 
 
-async def obstacle(source: RiaUrl, means: Means) -> str:
+async def obstacle(source: RiaUrl, means: CommandSettings) -> str:
     """What stops every push to the dataset that `source` names, "" if nothing does that can be known before.
 
     Raises BadSource where it names none.

@@ -24,7 +24,7 @@ from riafs.push.destination import ANNEX_BRANCH, Destination
 from riafs.push.merging import Merged, Prefer, merge
 from riafs.push.request import PushRequest
 from riafs.push.trees import Edits, TreeEditor
-from riafs.push.watching import Step, Watcher
+from riafs.watching import PushStep, Watcher
 
 if TYPE_CHECKING:
     from riafs.push.registering import Registrations
@@ -88,7 +88,7 @@ class Publisher:
         Raises PushConflict, Busy where others are faster for too long, GitError, StoreError, …
         """
         for attempt in range(_ATTEMPTS):
-            self._watcher.begin(Step.HISTORY, 0)
+            self._watcher.begin(PushStep.HISTORY, 0)
             before = await starting_point(ref)
             merged = await self._merged(ref, before, edits)
             if self.brings_back:
@@ -187,10 +187,10 @@ class Publisher:
         new = self._trees.take()
         if not updates:
             return
-        self._watcher.begin(Step.HISTORY, len(new))
+        self._watcher.begin(PushStep.HISTORY, len(new))
         await self._to.git.store(new)
         self._watcher.advance(len(new))
-        self._watcher.begin(Step.REFS, len(updates))
+        self._watcher.begin(PushStep.REFS, len(updates))
         await self._to.refs.move(updates)
         self._watcher.advance(len(updates))
         await self._confirm(updates)

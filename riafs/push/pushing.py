@@ -28,9 +28,9 @@ from riafs.push.registering import MODULES, Moves, Registrations
 from riafs.push.request import PushReport, PushRequest
 from riafs.push.rules import Rules
 from riafs.push.trees import TreeEditor
-from riafs.push.watching import Step, Watcher
 from riafs.slices import Pauses
-from riafs.tree.nearest import versions_near
+from riafs.tree.source import versions_near
+from riafs.watching import PushStep, Watcher
 
 _OBJECTS_AT_ONCE = 64 << 20
 
@@ -92,7 +92,7 @@ class Push:
         Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, Busy where a lock was left
         behind, and what reading changed files raises.
         """
-        self._watcher.begin(Step.LOOKING, 0)
+        self._watcher.begin(PushStep.LOOKING, 0)
         ref = await self._ref()
         self._gone = await self._is_gone()
         self._base_root = await self._to.root(self._base.commit)
@@ -301,7 +301,7 @@ class Push:
     async def _place(self, ready: _Prepared, objects: ObjectWriter) -> None:
         plan = ready.plan
         sizes = [change.content.size for change in plan.contents if change.content is not None]
-        self._watcher.begin(Step.OBJECTS, sum(sizes))
+        self._watcher.begin(PushStep.OBJECTS, sum(sizes))
         for number, change in enumerate(plan.contents):
             self._watcher.files(number, len(plan.contents))
             placed = await ready.placer.place(change, objects)

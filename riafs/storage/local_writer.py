@@ -21,7 +21,7 @@ from riafs.storage.bytesource import Buffer
 from riafs.storage.deadline import Deadline
 from riafs.storage.openat import DIRECTORY_FLAGS, READ_FLAGS, open_beneath, open_regular
 from riafs.storage.permissions import Sharing, with_executable
-from riafs.storage.posix import HeldDirectory, make_durable, opened_directory, start_writing, write_failure
+from riafs.storage.posix import HeldDirectory, make_durable, opened_directory, start_writing, write_all, write_failure
 from riafs.storage.protocol import NewFile
 from riafs.storage.staging import DIRECTORY, Workspace, new_workspace, remove_workspace
 
@@ -150,7 +150,7 @@ class LocalWriter:
         for file in files:
             descriptor = self._create(file.path, file.mode, sharing)
             try:
-                _write_all(descriptor, file.data)
+                write_all(descriptor, file.data)
             finally:
                 os.close(descriptor)
 
@@ -266,7 +266,7 @@ class LocalUpload:
 
     def _write(self, data: Buffer) -> None:
         """The disk begins at once with what `sync` will wait for."""
-        _write_all(self._descriptor, data)
+        write_all(self._descriptor, data)
         self._end += len(data)
         if self._end - self._started >= _STARTED_AT_ONCE:
             start, self._started = self._started, self._end
@@ -287,9 +287,3 @@ def _failure(error: OSError, path: str) -> RiafsError:
 
 def _token() -> bytes:
     return secrets.token_hex(8).encode()
-
-
-def _write_all(descriptor: int, data: Buffer) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

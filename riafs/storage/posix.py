@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from riafs.errors import ReadOnly, RiafsError, StoreDenied, StoreError
+from riafs.storage.bytesource import Buffer
 from riafs.storage.openat import DIRECTORY_FLAGS, open_beneath, open_plain
 from riafs.storage.permissions import DIRECTORY_MODE, Sharing
 
@@ -225,3 +226,12 @@ def lock_holder(descriptor: int) -> str:
             if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == place:
                 return f" (process {fields[4]})"
     return ""
+
+
+def write_all(descriptor: int, data: Buffer, offset: int | None = None) -> None:
+    """Write all of `data`, at `offset` or where the descriptor is. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        written = os.write(descriptor, view) if offset is None else os.pwrite(descriptor, view, offset)
+        offset = None if offset is None else offset + written
+        view = view[written:]

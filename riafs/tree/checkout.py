@@ -7,7 +7,6 @@ at once; only where an attribute asks for one are blobs read, since a listing ha
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
@@ -16,11 +15,9 @@ from riafs.formats.gitobjects import EXECUTABLE, FILE, Tree
 from riafs.formats.names import joined, parents_of
 from riafs.git.config import ATTRIBUTES_FILE, AttributeFiles
 from riafs.git.environment import PrivateGitDirs
+from riafs.git.repository import Repository
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.listing import GitEntry
-
-if TYPE_CHECKING:
-    from riafs.tree.dataset import Dataset
 
 MAX_CONVERTED = 64 << 20
 """Bytes of the largest blob that is converted; a larger one is shown as it is."""
@@ -31,7 +28,7 @@ _WORDS = (b"text", b"eol", b"crlf", b"ident", b"working-tree-encoding", b"[attr]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DirectoryConversions:
     """What attributes ask for in one directory of a commit."""
 
     conversions: Mapping[bytes, Conversion]
@@ -40,7 +37,7 @@ class Wanted:
     """Of even length; another one where the attributes are others, empty where they ask for nothing."""
 
 
-NOTHING = Wanted({}, b"")
+NOTHING = DirectoryConversions({}, b"")
 
 
 class Checkouts:
@@ -48,21 +45,21 @@ class Checkouts:
 
     def __init__(self, gits: PrivateGitDirs) -> None:
         self._gits = gits
-        self._wanted: LRUCache[object, Wanted] = LRUCache(_DIRECTORIES)
+        self._wanted: LRUCache[object, DirectoryConversions] = LRUCache(_DIRECTORIES)
         self._sizes: LRUCache[tuple[bytes, Conversion], int] = LRUCache(_SIZES)
 
-    async def wanted(self, dataset: "Dataset", commit: bytes, path: bytes, tree: Tree) -> Wanted:
+    async def wanted(self, repository: Repository, commit: bytes, path: bytes, tree: Tree) -> DirectoryConversions:
         """For the directory `path` with the entries `tree`. Raises GitError, StoreTimeout."""
-        place = (dataset.path, commit, path)
+        place = (repository, commit, path)
         if place not in self._wanted:
-            self._wanted[place] = await self._ask(dataset, commit, path, tree)
+            self._wanted[place] = await self._ask(repository, commit, path, tree)
         return self._wanted[place]
 
-    async def _ask(self, dataset: "Dataset", commit: bytes, path: bytes, tree: Tree) -> Wanted:
+    async def _ask(self, repository: Repository, commit: bytes, path: bytes, tree: Tree) -> DirectoryConversions:
         above = [b"", *parents_of(joined(path, b"x"))] if path else [b""]
         places = [joined(directory, ATTRIBUTES_FILE) for directory in above if b"\n" not in directory]
         asked = [b"contents " + commit + b":" + place for place in places]
-        found = await dataset.repository.objects(asked, _MAX_ATTRIBUTES)
+        found = await repository.objects(asked, _MAX_ATTRIBUTES)
         files = {place: blob.data for place, blob in zip(places, found, strict=True) if blob is not None}
         if not any(word in text for text in files.values() for word in _WORDS):
             return NOTHING
@@ -71,9 +68,13 @@ class Checkouts:
         values = await AttributeFiles(files).of(paths, ATTRIBUTES, self._gits)
         conversions = {name: conversion_of(each) for name, each in zip(names, values, strict=True)}
         digest = hashlib.sha256(b"\0".join(part for item in sorted(files.items()) for part in item)).digest()
-        return Wanted({name: each for name, each in conversions.items() if each.changes_checkouts}, digest[:8])
+        return DirectoryConversions(
+            {name: each for name, each in conversions.items() if each.changes_checkouts}, digest[:8]
+        )
 
-    async def shown(self, dataset: "Dataset", wanted: Wanted, entries: Sequence[GitEntry]) -> Sequence[GitEntry]:
+    async def shown(
+        self, repository: Repository, wanted: DirectoryConversions, entries: Sequence[GitEntry]
+    ) -> Sequence[GitEntry]:
         """The entries with the sizes of a checkout. Raises as reading blobs does."""
         found = {
             index: wanted.conversions[entry.name]
@@ -82,35 +83,35 @@ class Checkouts:
         }
         if not found:
             return entries
-        await self._measure(dataset, [(entries[index], conversion) for index, conversion in found.items()])
+        await self._measure(repository, [(entries[index], conversion) for index, conversion in found.items()])
         shown = list(entries)
         for index, conversion in found.items():
             size = self._sizes.get((entries[index].oid, conversion), entries[index].size)
             shown[index] = replace(entries[index], size=size)
         return shown
 
-    async def _measure(self, dataset: "Dataset", files: Sequence[tuple[GitEntry, Conversion]]) -> None:
+    async def _measure(self, repository: Repository, files: Sequence[tuple[GitEntry, Conversion]]) -> None:
         missing = [each for each in files if (each[0].oid, each[1]) not in self._sizes]
         small = [each for each in missing if each[0].size <= _SMALL]
         asked = [b"contents " + entry.oid for entry, _ in small]
-        blobs = await dataset.repository.objects(asked, _SMALL) if asked else []
+        blobs = await repository.objects(asked, _SMALL) if asked else []
         for (entry, conversion), blob in zip(small, blobs, strict=True):
             if blob is not None:
                 self._sizes[entry.oid, conversion] = len(conversion.checked_out(blob.data, entry.oid))
         for entry, conversion in missing:
             if entry.size > _SMALL:
-                content = await self._converted(dataset, entry.oid, entry.size, conversion)
+                content = await self._converted(repository, entry.oid, entry.size, conversion)
                 self._sizes[entry.oid, conversion] = content.size
 
-    async def open(self, dataset: "Dataset", oid: bytes, conversion: Conversion) -> RangedBytes | None:
+    async def open(self, repository: Repository, oid: bytes, conversion: Conversion) -> RangedBytes | None:
         """The file that a checkout has for a blob (hex); None where it is shown as it is, or cannot be read."""
-        [known] = await dataset.repository.objects([b"info " + oid])
+        [known] = await repository.objects([b"info " + oid])
         if known is None or known.size > MAX_CONVERTED:
             return None
-        return await self._converted(dataset, oid, known.size, conversion)
+        return await self._converted(repository, oid, known.size, conversion)
 
-    async def _converted(self, dataset: "Dataset", oid: bytes, size: int, conversion: Conversion) -> RangedBytes:
-        opened = await dataset.repository.open_blob(oid, size)
+    async def _converted(self, repository: Repository, oid: bytes, size: int, conversion: Conversion) -> RangedBytes:
+        opened = await repository.open_blob(oid, size)
         try:
             return MemoryBytes(conversion.checked_out(bytes(await opened.read(0, size)), oid))
         finally:

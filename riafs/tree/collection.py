@@ -2,38 +2,174 @@
 
 Every file and directory shows the time of the collection. Keep knows no permissions, so that every file may be
 executed, as in Arvados' own mounts. Listing never touches a block.
+
+Folders are kept as shown while there is room, and made again from the manifest. What cannot be a file name
+is shown otherwise or left out: NUL as ``_``, a name of more than 255 bytes or one that is taken already not at all.
 """
 
+import hashlib
+import logging
 import os
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import AsyncGenerator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import trio
+from cachetools import LRUCache
 
 from riafs import memory
 from riafs.content.blockparts import BlockPart
 from riafs.content.parts import Part
 from riafs.content.reported import Reported
 from riafs.content.segments import CollectionReader
+from riafs.counters import Counters
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError
+from riafs.formats.columns import PagedNames
 from riafs.formats.manifests.blocks import NO_BLOCK, Segment
-from riafs.formats.manifests.folder import FOLDER
+from riafs.formats.manifests.folder import FOLDER, ManifestFolder
 from riafs.formats.manifests.manifest import Manifest
-from riafs.formats.names import joined
+from riafs.formats.names import MAX_NAME, joined
+from riafs.formats.text import shown
+from riafs.slices import Sliced, in_slices
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
-from riafs.tree.broken import BrokenDirectory
-from riafs.tree.folders import MANY, Folders, ShownFolder, file_version
+from riafs.tree.directories import PlainDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
+from riafs.tree.slots import Slots, checksum, distinct
 
-__all__ = ["BrokenDirectory", "Collection", "CollectionDirectory"]
+log = logging.getLogger(__name__)
 
 _FEW = 16
-"""Entries that are made when somebody asks for one, who may want the next ones too."""
+"""Entries that are made when one is asked for: the next ones may be wanted too."""
 _SHOWN_LOCATORS = 100
 _PER_VERSION = 600
 """Bytes of memory for a name while versions are compared."""
+MAX_CACHED_NAMES = 500_000
+"""Names kept in memory in all, `_PER_NAME` bytes each; fewer where the control group has not so much."""
+_PER_NAME = 100
+_OF_A_LARGE_ONE = 20_000
+"""What a folder in pages counts as."""
+MANY = 4096
+"""Names from which on other readers would notice how long it takes to go through all."""
+_MANY_BYTES = 64 << 10
+"""The same as bytes of their tokens."""
+_PIECES = 64
+_MAX_SLOTS = 100_000
+"""Entries whose slots are kept in memory in all, of folders of fewer than MANY."""
+_MEMORY_SHARE = 8
+_SPECIAL = 300
+"""Bytes of memory for a name in a folder of which not all are shown as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownFolder:
+    """A folder with the names under which it is shown; positions count those."""
+
+    folder: ManifestFolder
+    names: Sequence[bytes]
+    indices: Sequence[int]
+    """position → index in `folder`."""
+    special: dict[bytes, int] | None
+    """Shown name → position, where not all names are shown as they are."""
+
+    def find(self, name: bytes) -> int | None:
+        """The position of a shown name."""
+        return self.folder.find(name) if self.special is None else self.special.get(name)
+
+    @property
+    def dropped(self) -> int:
+        """Names that are left out."""
+        return len(self.folder) - len(self.names)
+
+
+def shown_folder(folder: ManifestFolder) -> ShownFolder:
+    """How a folder is shown."""
+    names = folder.names
+    if all(map(_possible, (names[start : start + MANY] for start in range(0, len(names), MANY)))):
+        return ShownFolder(folder, names, range(len(names)), None)
+    memory.ensure(_SPECIAL * len(names), "the names of a large folder")
+    # Those that stay as they are come first, so that none of them loses its name to another one.
+    order = sorted(range(len(names)), key=lambda index: b"\0" in names[index])
+    taken: dict[bytes, int] = {}
+    for index in order:
+        if len(names[index]) <= MAX_NAME:
+            taken.setdefault(names[index].replace(b"\0", b"_"), index)
+    listed = sorted(taken)
+    return ShownFolder(
+        folder, listed, [taken[name] for name in listed], {name: position for position, name in enumerate(listed)}
+    )
+
+
+def _possible(names: Sequence[bytes]) -> bool:
+    return max(map(len, names)) <= MAX_NAME and b"\0" not in b"/".join(names)
+
+
+class FolderCache:
+    """The folders that were looked into last, in all collections of a mount. `counters`: those of the mount."""
+
+    def __init__(self, counters: Counters | None = None, limit: int | None = None) -> None:
+        self.pieces: LRUCache[Hashable, tuple[int, tuple[Entry, ...]]] = LRUCache(_PIECES)
+        """The entries that were listed last: position of the first, and entries."""
+        self.slots: LRUCache[Hashable, tuple[int, Slots | None]] = LRUCache(
+            _MAX_SLOTS, getsizeof=lambda known: 1 + known[0]
+        )
+        """Of the folders that were looked into last: how many slots are kept of each, and which."""
+        self._counters = counters or Counters()
+        self._limit = limit = limit or memory.share(MAX_CACHED_NAMES * _PER_NAME, _MEMORY_SHARE) // _PER_NAME
+        self._cache: LRUCache[tuple[bytes, bytes], ShownFolder] = LRUCache(limit, getsizeof=self._weight)
+        self._one_at_a_time = trio.Lock()
+
+    async def get(self, manifest: Manifest, path: bytes) -> ShownFolder:
+        """The folder of a manifest that is at `path`, which must be there."""
+        key = manifest.portable_data_hash, path
+        known = self._known(key)
+        if known is not None:
+            return known
+        if manifest.folder_weight(path) < _MANY_BYTES:
+            return self._keep(key, _read(manifest, path))
+        async with self._one_at_a_time:
+            return self._known(key) or self._keep(key, await trio.to_thread.run_sync(_read, manifest, path))
+
+    def _known(self, key: tuple[bytes, bytes]) -> ShownFolder | None:
+        known: ShownFolder | None = self._cache.get(key)
+        return known
+
+    def _keep(self, key: tuple[bytes, bytes], folder: ShownFolder) -> ShownFolder:
+        if folder.dropped:
+            self._counters.names_dropped += folder.dropped
+            where = f"/{key[1].decode(errors='replace')} of collection {key[0].decode()}"
+            log.warning("%d impossible names left out in %s, among them %s", folder.dropped, where, _a_dropped(folder))
+        self._cache[key] = folder
+        return folder
+
+    def _weight(self, folder: ShownFolder) -> int:
+        count = len(folder.folder)
+        if isinstance(folder.folder.names, PagedNames) and folder.special is None:
+            count = min(count, _OF_A_LARGE_ONE)
+        return min(1 + count, self._limit)
+
+
+def _read(manifest: Manifest, path: bytes) -> ShownFolder:
+    folder = manifest.folder(path)
+    assert folder is not None
+    return shown_folder(folder)
+
+
+def _a_dropped(folder: ShownFolder) -> str:
+    kept = set(folder.indices)
+    return next(shown(name) for index, name in enumerate(folder.folder.names) if index not in kept)
+
+
+def file_version(manifest: Manifest, folder: ManifestFolder, index: int) -> bytes:
+    """What the content of a file depends on that is not in one block: its segments, by the digests of their blocks."""
+    digest, between = hashlib.md5(usedforsecurity=False), b""
+    for block, offset, length in folder.all_segments(index):
+        if length:
+            named = b"" if block == NO_BLOCK else manifest.digest(block)
+            digest.update(b"%b%b+%d+%d" % (between, named, offset, length))
+            between = b" "
+    return digest.digest() if between else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +184,15 @@ class Collection:
     records: Mapping[bytes, bytes] = field(default_factory=dict)
     """Hidden files of the top directory: name → content. They are looked up, not listed."""
     replication: int | None = None
-    """How many copies of each block there should be, where somebody has said so."""
-    folders: Folders = field(default_factory=Folders)
+    """How many copies of each block there should be; None where no number is set."""
+    folders: FolderCache = field(default_factory=FolderCache)
     """Shared by the collections of a mount."""
 
 
-class CollectionDirectory:
-    """A directory of a collection: see the Directory protocol. `path` is ``b""`` at the top of the collection."""
+class CollectionDirectory(PlainDirectory):
+    """A directory of a collection. `path` is ``b""`` at the top of the collection."""
 
     __slots__ = ("collection", "path")
-
-    renewable = False
 
     def __init__(self, collection: Collection, path: bytes) -> None:
         self.collection = collection
@@ -75,7 +209,7 @@ class CollectionDirectory:
         return await self.collection.folders.get(self.collection.manifest, self.path)
 
     async def entries(self, start: int) -> Sequence[Entry]:
-        """See Directory. Whoever goes on where the last entries ended gets many."""
+        """Many where the last entries ended, as a listing continues there; elsewhere few."""
         pieces = self.collection.folders.pieces
         key = self.collection.manifest.portable_data_hash, self.path, self.mtime_ns
         first, piece = pieces.get(key, (0, ()))
@@ -100,26 +234,23 @@ class CollectionDirectory:
 
     def _made(self, folder: ShownFolder, index: int, name: bytes, glance: tuple[int, int, int]) -> Entry:
         """The entry of the name that has this index in the folder."""
-        collection = self.collection
-        size, block, offset = glance
+        version, size = self._content_version(folder.folder, index, glance), glance[0]
+        if size == FOLDER:
+            return Entry(name, Kind.DIRECTORY, 0, True, self.collection.mtime_ns, version)
+        return Entry(name, Kind.FILE, size, True, self.collection.mtime_ns, version)
+
+    def _content_version(self, folder: ManifestFolder, index: int, glance: tuple[int, int, int]) -> bytes:
+        manifest, (size, block, offset) = self.collection.manifest, glance
         if block != NO_BLOCK:
-            version = b"%b+%d+%d" % (collection.manifest.digest(block), offset, size)
-        elif size == FOLDER:
-            return Entry(name, Kind.DIRECTORY, 0, True, collection.mtime_ns, self._version)
-        else:
-            version = file_version(collection.manifest, folder.folder, index)
-        return Entry(name, Kind.FILE, size, True, collection.mtime_ns, version)
+            return b"%b+%d+%d" % (manifest.digest(block), offset, size)
+        return self._version if size == FOLDER else file_version(manifest, folder, index)
 
     @property
     def _version(self) -> bytes:
         """That of all directories of the collection."""
         return self.collection.manifest.portable_data_hash
 
-    async def prepare(self, start: int) -> None:
-        """See Directory: all that listing needs is here."""
-
     async def find(self, name: bytes) -> Found:
-        """See Directory."""
         folder = await self._folder()
         position = folder.find(name)
         if position is not None:
@@ -132,8 +263,30 @@ class CollectionDirectory:
             None, Entry(name, Kind.FILE, len(record), executable=False, mtime_ns=self.mtime_ns, version=version)
         )
 
+    async def slots(self) -> Slots | None:
+        """None, for positions, in a folder of MANY entries: a look-up at its end would need the versions of all."""
+        kept, key = self.collection.folders.slots, (self._version, self.path)
+        known = kept.get(key)
+        if known is None:
+            folder = await self._folder()
+            known = 0, None
+            if len(folder.names) < MANY:
+                known = len(folder.names), Slots(distinct(await in_slices(self._checksums(folder))))
+            kept[key] = known
+        return known[1]
+
+    def _checksums(self, folder: ShownFolder) -> "Sliced[array[int]]":
+        checksums, inner = array("I"), folder.folder
+        for start in range(0, len(folder.names), PIECE):
+            for name, index in zip(
+                folder.names[start : start + PIECE], folder.indices[start : start + PIECE], strict=True
+            ):
+                glance = inner.glance(index)
+                checksums.append(checksum(name, self._content_version(inner, index, glance), glance[0] == FOLDER))
+            yield
+        return checksums
+
     async def versions(self) -> Versions:
-        """See Directory."""
         folder = await self._folder()
         if len(folder.names) < MANY:
             return self._versions(folder)
@@ -157,14 +310,12 @@ class CollectionDirectory:
         return joined(self.path, name)
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         folder, index = await self._index(entry)
         if index is None or not folder.folder.is_folder(index):
             raise NotADirectoryHere(f"{self._described(entry.name)} is not a directory")
         return CollectionDirectory(self.collection, self._below(folder.folder.names[index]))
 
     async def open(self, entry: Entry) -> RangedBytes:
-        """See Directory."""
         folder, index = await self._index(entry)
         if index is None:
             return MemoryBytes(self.collection.records[entry.name])
@@ -182,31 +333,26 @@ class CollectionDirectory:
         return f"{path!r} in collection {self._version.decode()}"
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
-        """See Divisible. Records are no part of the collection's content."""
+        """Records are no part of the collection's content."""
         folder, index = await self._index(entry)
         if index is None or folder.folder.is_folder(index):
             return ()
         return [self._part(segment.block) for segment in folder.folder.segments(index)]
 
     @property
-    def holding(self) -> bool:
-        """See Holding."""
+    def holds_parts(self) -> bool:
         return not self.path
 
-    async def held(self) -> AsyncGenerator[Part, None]:
-        """See Holding: the blocks of the manifest."""
+    async def stored_parts(self) -> AsyncGenerator[Part, None]:
+        """The blocks of the manifest."""
         for block in range(self.collection.manifest.block_count):
             yield self._part(block)
 
     def _part(self, block: int) -> BlockPart:
         return BlockPart(self.collection.reader, block, self.collection.replication)
 
-    async def target(self, entry: Entry) -> bytes:
-        """See Directory."""
-        raise NoSuchName(f"{entry.name!r} is no link")
-
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        """See Directory. `locators` are those of a file's first blocks, without hints; `blocks` counts all."""
+        """`locators` are those of a file's first blocks, without hints; `blocks` counts all."""
         folder, index = await self._index(entry)
         known = {**self._attributes(), "path": self._below(entry.name)}
         if index is None or name in known or folder.folder.is_folder(index):
@@ -225,9 +371,4 @@ class CollectionDirectory:
         return {"collection": self._version, **self.collection.attributes}
 
     async def own_attributes(self) -> Mapping[str, bytes]:
-        """See Directory."""
         return self._attributes()
-
-    async def renewed(self, turn: int) -> Directory | None:
-        """A collection does not change; what has its name may."""
-        return None

@@ -1,6 +1,6 @@
 """A composed tree: one tree whose files and folders come from several collections, without touching their data.
 
-Its own folders are fixed; what stands in them is looked up in the collections when somebody looks there. Where one of
+Its own folders are fixed; their entries are looked up in the collections when they are asked for. Where one of
 the collections changes, the folders that show something of it are renewed.
 """
 
@@ -16,10 +16,9 @@ from riafs.content.parts import Part
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError, StoreDenied
 from riafs.formats.composed import CollectionPath, ComposedFolder
 from riafs.storage.bytesource import RangedBytes
-from riafs.tree.broken import BrokenDirectory
-from riafs.tree.divisible import Divisible
+from riafs.tree.directories import BrokenDirectory, PlainDirectory, directory_entry
 from riafs.tree.listing import PIECE
-from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
+from riafs.tree.protocol import Directory, Entry, Found, Kind, Verifiable, Versions
 
 Resolve = Callable[[bytes], Awaitable[Directory]]
 """The top directory of a collection by its name, uuid or portable data hash. Raises NotInStore, StoreError, …"""
@@ -28,20 +27,20 @@ _AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """What stands under one name: `entry` as it is shown, and what stands behind it."""
+class _Composed:
+    """An entry as it is shown, and where it comes from."""
 
     entry: Entry
     directory: Directory
-    """Where the entry was found, or what the entry is where `original` is None."""
+    """The directory in which the entry was found; the entry itself where `original` is None."""
     original: Entry | None
 
 
-class ComposedDirectory:
-    """A folder of a composed tree: see the Directory protocol.
+class ComposedDirectory(PlainDirectory):
+    """A folder of a composed tree.
 
-    What cannot be found is shown as a directory that says why when it is looked into; a store that does not answer now
-    fails the call.
+    What cannot be found is shown as a broken directory with the reason; a store that does not answer fails the
+    call.
     """
 
     def __init__(
@@ -53,23 +52,23 @@ class ComposedDirectory:
         self._resolve = resolve
         self._tops: dict[bytes, Directory] = dict(tops or {})
         """Of the collections that were looked into, in the versions that are shown."""
-        self._places: dict[bytes, _Place] = {}
+        self._composed: dict[bytes, _Composed] = {}
         self.mtime_ns = mtime_ns
 
-    # -- what stands where --------------------------------------------------------------------------------------------
+    # -- looking up ---------------------------------------------------------------------------------------------------
 
-    async def _place(self, name: bytes) -> _Place:
-        if name not in self._places:
+    async def _compose(self, name: bytes) -> _Composed:
+        if name not in self._composed:
             source = self._folder.entries[name]
             if isinstance(source, CollectionPath):
-                place = await self._looked_up(name, source)
+                composed = await self._looked_up(name, source)
             else:
                 below = ComposedDirectory(source, self._resolve, self.mtime_ns)
-                place = _Place(_directory_entry(name, self.mtime_ns, b"composed"), below, None)
-            self._places.setdefault(name, place)  # another task may have been as quick
-        return self._places[name]
+                composed = _Composed(directory_entry(name, self.mtime_ns, b"composed"), below, None)
+            self._composed.setdefault(name, composed)  # another task may have been as quick
+        return self._composed[name]
 
-    async def _looked_up(self, name: bytes, source: CollectionPath) -> _Place:
+    async def _looked_up(self, name: bytes, source: CollectionPath) -> _Composed:
         try:
             return await self._find(name, source)
         except RiafsError as error:
@@ -77,13 +76,13 @@ class ComposedDirectory:
                 raise
             reason = f"{_described(source)} cannot be shown as {os.fsdecode(name)!r}: {error}"
             broken = BrokenDirectory(StoreDenied(reason) if isinstance(error, StoreDenied) else reason, self.mtime_ns)
-            return _Place(_directory_entry(name, self.mtime_ns, b"broken"), broken, None)
+            return _Composed(directory_entry(name, self.mtime_ns, b"broken"), broken, None)
 
-    async def _find(self, name: bytes, source: CollectionPath) -> _Place:
+    async def _find(self, name: bytes, source: CollectionPath) -> _Composed:
         directory = await self._top(source.collection)
         if not source.path:
             version = (await directory.own_attributes()).get("collection", b"")
-            return _Place(_directory_entry(name, directory.mtime_ns, version), directory, None)
+            return _Composed(directory_entry(name, directory.mtime_ns, version), directory, None)
         *folders, last = source.path.split(b"/")
         for folder in folders:
             found = await directory.find(folder)
@@ -91,7 +90,7 @@ class ComposedDirectory:
                 raise NotADirectoryHere(f"{folder!r} is not a directory")
             directory = await directory.directory(found.entry)
         original = (await directory.find(last)).entry
-        return _Place(dataclasses.replace(original, name=name), directory, original)
+        return _Composed(dataclasses.replace(original, name=name), directory, original)
 
     async def _top(self, collection: bytes) -> Directory:
         if collection not in self._tops:
@@ -99,15 +98,15 @@ class ComposedDirectory:
             self._tops.setdefault(collection, top)
         return self._tops[collection]
 
-    async def _all_places(self, names: Sequence[bytes]) -> list[_Place]:
+    async def _compose_all(self, names: Sequence[bytes]) -> list[_Composed]:
         """Look up several, some at the same time. Raises the first failure."""
-        missing = [name for name in names if name not in self._places]
+        missing = [name for name in names if name not in self._composed]
         failures: list[RiafsError] = []
 
         async def look_up(some: Sequence[bytes]) -> None:
             try:
                 for name in some:
-                    await self._place(name)
+                    await self._compose(name)
             except RiafsError as error:
                 failures.append(error)
 
@@ -116,65 +115,50 @@ class ComposedDirectory:
                 nursery.start_soon(look_up, missing[first::_AT_ONCE])
         if failures:
             raise failures[0]
-        return [self._places[name] for name in names]
+        return [self._composed[name] for name in names]
 
     # -- the protocol -------------------------------------------------------------------------------------------------
 
     async def entries(self, start: int) -> Sequence[Entry]:
-        """See Directory. Where one is known, those behind it that are known too: nobody may want the others."""
+        """Where the first is known, the known ones that follow: the others may not be wanted."""
         names = self._names[start : start + PIECE]
-        known = [place.entry for place in itertools.takewhile(bool, map(self._places.get, names)) if place]
-        return known or [place.entry for place in await self._all_places(names)]
-
-    async def prepare(self, start: int) -> None:
-        """See Directory: listing has looked everything up."""
+        known = [composed.entry for composed in itertools.takewhile(bool, map(self._composed.get, names)) if composed]
+        return known or [composed.entry for composed in await self._compose_all(names)]
 
     async def find(self, name: bytes) -> Found:
-        """See Directory."""
         position = self._positions.get(name)
         if position is None:
             raise NoSuchName(f"no {name!r} in the composed tree")
-        return Found(position, (await self._place(name)).entry)
+        return Found(position, (await self._compose(name)).entry)
 
     async def versions(self) -> Versions:
-        """See Directory."""
-        entries = [place.entry for place in await self._all_places(self._names)]
+        entries = [composed.entry for composed in await self._compose_all(self._names)]
         directories = {entry.name for entry in entries if entry.kind is Kind.DIRECTORY}
         return Versions({entry.name: entry.version for entry in entries}, directories)
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
-        place = await self._place(entry.name)
-        return place.directory if place.original is None else await place.directory.directory(place.original)
+        composed = await self._compose(entry.name)
+        return (
+            composed.directory if composed.original is None else await composed.directory.directory(composed.original)
+        )
 
     async def open(self, entry: Entry) -> RangedBytes:
-        """See Directory."""
-        place = await self._place(entry.name)
-        if place.original is None:
+        composed = await self._compose(entry.name)
+        if composed.original is None:
             raise IsADirectoryHere(f"{entry.name!r} is a directory")
-        return await place.directory.open(place.original)
+        return await composed.directory.open(composed.original)
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
-        """See Divisible."""
-        place = await self._place(entry.name)
-        if place.original is None or not isinstance(place.directory, Divisible):
+        composed = await self._compose(entry.name)
+        if composed.original is None or not isinstance(composed.directory, Verifiable):
             return ()
-        return await place.directory.parts(place.original)
-
-    async def target(self, entry: Entry) -> bytes:
-        """See Directory."""
-        raise NoSuchName(f"{entry.name!r} is no link")
+        return await composed.directory.parts(composed.original)
 
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        """See Directory: those of what stands there, where it comes from."""
-        place = await self._place(entry.name)
-        if place.original is None:
-            return await place.directory.own_attributes()
-        return await place.directory.attributes(place.original, name)
-
-    async def own_attributes(self) -> Mapping[str, bytes]:
-        """See Directory."""
-        return {}
+        composed = await self._compose(entry.name)
+        if composed.original is None:
+            return await composed.directory.own_attributes()
+        return await composed.directory.attributes(composed.original, name)
 
     @property
     def renewable(self) -> bool:
@@ -183,7 +167,6 @@ class ComposedDirectory:
         return not sources <= self._tops.keys() or any(top.renewable for top in self._tops.values())
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         newer = {}
         for collection, top in list(self._tops.items()):
             found = await top.renewed(turn) if top.renewable else None
@@ -192,10 +175,6 @@ class ComposedDirectory:
         if not newer:
             return None
         return ComposedDirectory(self._folder, self._resolve, self.mtime_ns, {**self._tops, **newer})
-
-
-def _directory_entry(name: bytes, mtime_ns: int, version: bytes) -> Entry:
-    return Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=version)
 
 
 def _described(source: CollectionPath) -> str:

@@ -1,24 +1,32 @@
-"""Listings: what is known of one git tree, read piece by piece and kept as long as there is room.
+"""Listings of git trees: names at once, and what each entry is for a reader as it is asked for.
 
-Names, modes and object names of a tree come at once; what each entry is for a reader (an annexed file, a file in git, a
-link) needs its blob and is found out in pieces of PIECE entries, so that a directory of 100,000 entries starts to list
-after a fraction of a second. Everything here follows from the object name of the
-tree and may be dropped and read again at any time.
+Names, modes and object names of a tree are read together. What an entry is (an annexed file, a file in git, a link)
+follows from its blob and is found out in pieces of PIECE entries, so that a directory of 100,000 entries starts to list
+after a fraction of a second; where single entries of a large directory are asked for, in groups of FEW. Everything here
+follows from the object name of the tree, and may be dropped and read again at any time.
 
-Whoever asks for entries here and there in a large directory, without listing it, gets groups of FEW entries.
+`classify` costs little per entry only because git, the store and threads are asked for many entries at once: two
+batches to git (links and sizes, then the content of small files), one request to the store. Entries of several
+directories are classified in one call where it is known that all will be wanted.
 
 Of a very large directory only the first pieces are kept as entries; the others are packed, which takes a fifth of the
-memory, and a tenth of the time of finding them out again. What is beyond that is not kept, rather than something else
-dropped for it: who goes through all of it again finds as much as there is room for.
+memory, and a tenth of the time of classifying them again. Beyond that nothing is kept, rather than something else
+dropped for it: a program that reads all of it again finds as much as there is room for.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cachetools import LRUCache
 
+from riafs.content.annex import AnnexContents
+from riafs.formats.annex import MAX_POINTER, Pointed, pointed
 from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, SUBMODULE, Tree
+from riafs.formats.keys import parse_key
+from riafs.git.catfile import GitObject
+from riafs.git.repository import Repository
 from riafs.slices import Sliced, in_slices
 from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind
 from riafs.tree.slots import Slots, slots_of_tree
@@ -36,6 +44,11 @@ _RUN = 4096
 """Names that go into the index at once."""
 
 _MARKS = {LINK: b"", FILE: b"f", EXECUTABLE: b"x", DIRECTORY: b"d", SUBMODULE: b"s"}
+_KINDS = tuple(Kind)
+_EXECUTABLE = 8
+MAX_LINK = 1 << 20
+"""Bytes of a link's blob that are read; Linux follows links of up to 4 KiB."""
+_NO_BLOB = (DIRECTORY, SUBMODULE)
 
 
 def git_version(mode: int, raw_oid: bytes) -> bytes:
@@ -64,10 +77,6 @@ class GitEntry(Entry):
     def unreadable(self) -> bool:
         """Whether git could not read the object, so that not even the kind is certain."""
         return self.size == UNKNOWN_SIZE and self.key is None
-
-
-_KINDS = tuple(Kind)
-_EXECUTABLE = 8
 
 
 class _Packed:
@@ -141,7 +150,7 @@ class Listing:
         return positions
 
     def known(self, position: int) -> Sequence[GitEntry]:
-        """Entries from `position` on, as far as they were found out together; none if that one was not."""
+        """Entries from `position` on, as far as they were classified with it; none if it was not."""
         number = position // PIECE
         piece = self.pieces.get(number)
         if piece is None:
@@ -228,3 +237,98 @@ class ListingCache:
         else:
             self._cache.pop(name, None)
             self._heavy = (name, listing)
+
+
+class TreeLine(NamedTuple):
+    """A line of a git tree."""
+
+    name: bytes
+    mode: int
+    oid: bytes
+    """Raw."""
+
+
+def tree_lines(tree: Tree, start: int, end: int) -> Iterable[TreeLine]:
+    """The lines of `tree` from position `start` up to `end`."""
+    return map(TreeLine, tree.names[start:end], tree.modes[start:end], tree.oids[start:end])
+
+
+async def classify(
+    repository: Repository, contents: AnnexContents, lines: Sequence[TreeLine], time_ns: int
+) -> list[GitEntry]:
+    """An entry for each of `lines`; `time_ns` is the commit's time. Raises GitError, StoreError, StoreTimeout."""
+    blobs = await _blobs(repository, lines)
+    keys = [pointed(blob.data) if blob is not None and blob.data else None for blob in blobs]
+    sizes = await _missing_sizes(contents, keys)
+    executable = await _executable(contents, lines, keys)
+    entries = []
+    for index, (line, blob, key) in enumerate(zip(lines, blobs, keys, strict=True)):
+        if key is None:
+            kind, size = _plain(line.mode, blob)
+        else:
+            kind, size = Kind.FILE, sizes[index] if key.size is None else key.size
+        entries.append(
+            GitEntry(
+                line.name,
+                kind,
+                size,
+                line.mode == EXECUTABLE or index in executable,
+                time_ns if key is None or key.mtime is None else key.mtime * 1_000_000_000,
+                git_version(line.mode, line.oid),
+                None if key is None else key.serialised,
+                line.mode == SUBMODULE,
+            )
+        )
+    return entries
+
+
+async def _blobs(repository: Repository, lines: Sequence[TreeLine]) -> list[GitObject | None]:
+    """Each line's blob: links and small files with their content, larger files with their size only."""
+    blobs: list[GitObject | None] = [None] * len(lines)
+    wanted = [index for index, line in enumerate(lines) if line.mode not in _NO_BLOB]
+    first = [
+        (b"contents " if lines[index].mode == LINK else b"info ") + lines[index].oid.hex().encode() for index in wanted
+    ]
+    for index, blob in zip(wanted, await repository.objects(first, MAX_LINK), strict=True):
+        blobs[index] = blob
+    small = [
+        index
+        for index in wanted
+        if lines[index].mode != LINK and (blob := blobs[index]) is not None and 0 < blob.size <= MAX_POINTER
+    ]
+    if small:
+        second = [b"contents " + lines[index].oid.hex().encode() for index in small]
+        for index, blob in zip(small, await repository.objects(second, MAX_LINK), strict=True):
+            blobs[index] = blob or blobs[index]  # a damaged one still has the size that it says it has
+    return blobs
+
+
+async def _missing_sizes(contents: AnnexContents, keys: Sequence[Pointed | None]) -> dict[int, int]:
+    """index → size of the content, for keys that do not tell it."""
+    sizes = {}
+    for index, key in enumerate(keys):
+        if key is not None and key.size is None:
+            size = await contents.size(parse_key(key.serialised))
+            sizes[index] = UNKNOWN_SIZE if size is None else size
+    return sizes
+
+
+async def _executable(contents: AnnexContents, lines: Sequence[TreeLine], keys: Sequence[Pointed | None]) -> set[int]:
+    """Indexes of locked links whose content lies in the store as an executable file.
+
+    git has no executable bit for a link; it survives as the mode of the object (as git-annex and ORA keep it).
+    """
+    locked = {index: key.file_name for index, key in enumerate(keys) if key is not None and lines[index].mode == LINK}
+    if not locked:
+        return set()
+    flags = await contents.executable(list(locked.values()))
+    return {index for index, flag in zip(locked, flags, strict=True) if flag}
+
+
+def _plain(mode: int, blob: GitObject | None) -> tuple[Kind, int]:
+    """Kind and size of what is not annexed."""
+    if mode in _NO_BLOB:
+        return Kind.DIRECTORY, 0
+    if mode == LINK:
+        return Kind.LINK, UNKNOWN_SIZE if blob is None else blob.size
+    return Kind.FILE, UNKNOWN_SIZE if blob is None else blob.size

@@ -1,17 +1,21 @@
 """The tree protocol: what a mount shows, as directories and entries, before there are inode numbers.
 
-A `Directory` is one directory *at one version*: its entries, their order and their content never change. A place whose
-content does change over time (the store's root, a dataset that follows a branch) is `renewable`: asked with `renewed`,
-it answers with the Directory that stands there now. Positions count from 0 in the directory's own fixed order.
-RIA stores, datasets and the virtual ``.riafs`` implement it; Keep collections will.
+A `Directory` is one directory *at one version*: its entries, their order and their content never change. A directory
+whose content does change over time (the store's root, a dataset that follows a branch) is `renewable`: asked with
+`renewed`, it answers with its present version. Positions count from 0 in the directory's own fixed order.
 ``tests/conformance/directory.py`` is the suite that an implementation has to pass.
+
+What only some directories can do are protocols of their own: `Verifiable` and `VerifiableTop` for content that can be
+checked part by part (see content/parts), `Committed` and `Unborn` for datasets that changes may be laid over.
 """
 
 import enum
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from riafs.content.parts import Part
+from riafs.git.kept_objects import KeptObjects
 from riafs.storage.bytesource import RangedBytes
 
 UNKNOWN_SIZE = -1
@@ -78,7 +82,7 @@ class Directory(Protocol):
 
     async def prepare(self, start: int) -> None:
         """The directories among the entries from position `start` on are likely to be listed next, one after the other:
-        what is cheaper for several of them together may be read now. Failures come up when they are listed.
+        what is cheaper to read for several at once may be read now. Failures come up when they are listed.
         """
 
     async def find(self, name: bytes) -> Found:
@@ -88,7 +92,7 @@ class Directory(Protocol):
         """The versions of all listed entries; cheaper than `entries`."""
 
     async def directory(self, entry: Entry) -> "Directory":
-        """The directory that `entry` (of kind DIRECTORY) stands for."""
+        """The directory of `entry` (of kind DIRECTORY)."""
 
     async def open(self, entry: Entry) -> RangedBytes:
         """The content of `entry` (of kind FILE). Raises MissingContent, CorruptContent, EncryptedContent, …"""
@@ -106,9 +110,76 @@ class Directory(Protocol):
         """``user.riafs.`` attributes of this directory where it is a mount's root."""
 
     async def renewed(self, turn: int) -> "Directory | None":
-        """What stands in this place now, or None if that is still this version.
+        """The present version of this directory, or None if that is still this one.
 
         `turn` is the same number for all directories asked in one round, so that an implementation can look at the
         store once for all of them. It is negative, and never the same, where a directory is asked by itself and what
         was seen in the last round is not enough.
         """
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A directory that knows what its files are made of."""
+
+    async def parts(self, entry: Entry) -> Sequence[Part]:
+        """The parts of the file `entry`, in order, some perhaps several times. Reads no content."""
+
+
+@runtime_checkable
+class VerifiableTop(Protocol):
+    """The top of a dataset or collection, which may store more than its files use: keys of other versions."""
+
+    @property
+    def holds_parts(self) -> bool:
+        """Whether `stored_parts` gives any: not where one version or a folder is shown."""
+
+    def stored_parts(self) -> AsyncGenerator[Part, None]:
+        """All parts that are stored for it, used by a file or not. Raises what listing them raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetPosition:
+    """A directory of a commit."""
+
+    dataset: bytes
+    """The dataset's id."""
+    commit: bytes
+    """Hex digits."""
+    path: bytes
+    """From the dataset's top; ``""`` for the top itself."""
+
+
+@runtime_checkable
+class Committed(Protocol):
+    """A directory of a dataset at a commit."""
+
+    @property
+    def dataset_position(self) -> DatasetPosition:
+        """Which dataset, which commit, where in it."""
+
+    async def branch(self) -> bytes | None:
+        """The branch that changes here are for (``refs/heads/main``): the one that is followed, of a subdataset its
+        HEAD's; None where there is none. Raises what reading refs raises.
+        """
+
+    def forget(self) -> None:
+        """Read modes anew: those of locked files are their objects', which a push changes without a commit."""
+
+    async def at_commit(self, commit: bytes) -> Directory:
+        """The top of the same dataset at `commit`, to be renewed as this is. Raises MissingObject, …"""
+
+    async def keep_in(self, kept: KeptObjects, name: bytes) -> None:
+        """Keep what the commit consists of, as `name`. Raises as KeptObjects.keep."""
+
+
+@runtime_checkable
+class Unborn(Protocol):
+    """A dataset that has no commit to show, as a directory."""
+
+    @property
+    def dataset_id(self) -> bytes:
+        """The dataset's id."""
+
+    async def shown_at(self, commit: bytes) -> Directory:
+        """The top of the dataset at `commit` all the same. Raises MissingObject, …"""

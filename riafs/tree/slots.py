@@ -27,7 +27,7 @@ LISTED_SLOTS = (1 << SLOT_BITS) - (1 << 20)
 class Slots:
     """Those of one version of a directory, found out from the first entry on as far as they are asked for.
 
-    Whoever shows the first names of a large directory does not wait for the slots of all.
+    So the first names of a large directory are shown before the slots of all are known.
     """
 
     __slots__ = ("_all_wanted", "_count", "_positions", "_seen", "_wanted", "of")
@@ -36,13 +36,13 @@ class Slots:
         self.of = of
         """position → slot, of the first entries at least."""
         self._count = len(of)
-        self._wanted: Wanted | None = None
+        self._wanted: Checksums | None = None
         self._seen: set[int] = set()
         self._all_wanted: set[int] | None = None
         self._positions: Mapping[int, int] | None = None
 
     @classmethod
-    def awaited(cls, count: int, wanted: "Wanted") -> "Slots":
+    def awaited(cls, count: int, wanted: "Checksums") -> "Slots":
         """The slots of `count` entries, none found out yet; `wanted`: checksums from one position to another."""
         slots = cls(array("I"))
         slots._count, slots._wanted = count, wanted
@@ -93,7 +93,7 @@ class Slots:
         return self._positions
 
 
-Wanted = Callable[[int, int], "array[int]"]
+Checksums = Callable[[int, int], "array[int]"]
 
 
 def _inverse(of: Sequence[int]) -> Sliced[Mapping[int, int]]:
@@ -126,11 +126,16 @@ def _is_numbered(kind: type[Directory]) -> bool:
     return issubclass(kind, Numbered)
 
 
+def checksum(name: bytes, version: bytes, is_directory: bool) -> int:  # noqa: FBT001  # called for each entry
+    """The slot that an entry has unless another entry has it."""
+    return crc32(name) if is_directory else crc32(version, crc32(name))
+
+
 def slots_by_versions(versions: Versions) -> Slots:
     """The slots of entries by their names and versions."""
     directories = versions.directories
     wanted = array("I", [
-        crc32(name) if name in directories else crc32(version, crc32(name)) for name, version in versions.of.items()
+        checksum(name, version, name in directories) for name, version in versions.of.items()
     ])  # fmt: skip
     return Slots(distinct(wanted))
 
@@ -171,7 +176,7 @@ def make_distinct(wanted: "array[int]", seen: set[int], all_wanted: Set[int]) ->
 
 
 def another(slot: int) -> int:
-    """The slot to try after `slot`, in an order that comes to all of them."""
+    """The slot to try after `slot`, in an order that reaches all of them."""
     while True:  # a linear congruential generator of full period (Numerical Recipes)
         slot = (slot * 1_664_525 + 1_013_904_223) & ((1 << SLOT_BITS) - 1)
         if slot < LISTED_SLOTS:

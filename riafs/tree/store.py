@@ -8,26 +8,19 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from riafs.content.annex import AnnexContents, ContentTools
+from riafs.content.annex import AnnexContents
 from riafs.content.branch import AnnexBranch
 from riafs.content.storages import StoredPlaces
-from riafs.counters import Counters
 from riafs.errors import NotInStore, RiafsError, SourceNotFound, TooLarge
 from riafs.formats.annex import parse_dataset_version, parse_store_version
 from riafs.formats.names import valid_name
-from riafs.git.catfile import GitPool
-from riafs.git.object_source import RepositoryMirror, local_repository
+from riafs.git.object_source import local_repository
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Item, ItemKind, Storage
-from riafs.tree.checkout import Checkouts
-from riafs.tree.dataset import Dataset
-from riafs.tree.lastchanges import LastChanges
-from riafs.tree.listing import ListingCache
-from riafs.tree.refwatch import RefWatch
+from riafs.tree.dataset import Dataset, RefWatch
 from riafs.tree.subdatasets import RegisteredDatasets
-from riafs.tree.times import Times
+from riafs.tree.tools import StoreTools
 
 log = logging.getLogger(__name__)
 
@@ -35,32 +28,8 @@ _MAX_VERSION_FILE = 4096
 _DATASET_PATH = re.compile(rb"([^/]+)/([^/]+)")
 _SPLIT = 3  # characters of an id that name the first directory
 ALIASES = b"alias"
-_SIGNS = (b"HEAD", b"annex/objects", b"archives")
+DATASET_SIGNS = (b"HEAD", b"annex/objects", b"archives")
 """What a dataset has: a bare repository, or objects, or an archive."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreTools:
-    """What all stores of a mount share."""
-
-    git: GitPool
-    content: ContentTools
-    listings: ListingCache
-    counters: Counters
-    seconds: float
-    """Deadline of a request to the store."""
-    instead_of: tuple[tuple[str, str], ...]
-    """The user's ``url.<base>.insteadOf`` rules: (base, prefix) each."""
-    allow_links: tuple[bytes, ...] = ()
-    """Directories outside of stores that links in stores may lead into."""
-    times: Times = field(default_factory=Times)
-    """Those that are not the commits'."""
-    checkouts: Checkouts | None = None
-    """For files as a checkout has them; None for files as they are in the commit."""
-    changes: LastChanges | None = None
-    """For files with the times of their last changes; None for those of the commit."""
-    mirror: RepositoryMirror | None = None
-    """For stores that are no directories of this machine."""
 
 
 class Store:
@@ -100,12 +69,12 @@ class Store:
 
     async def _is_dataset(self) -> bool:
         """Whether the root itself looks like a dataset."""
-        return any(await self.storage.stat_objects(b"", _SIGNS))
+        return any(await self.storage.stat_objects(b"", DATASET_SIGNS))
 
     async def _has_datasets(self) -> bool:
         """Whether anything in the place of a dataset looks like one."""
         paths = await self.dataset_paths()
-        signs = [path + b"/" + sign for path in paths for sign in _SIGNS]
+        signs = [path + b"/" + sign for path in paths for sign in DATASET_SIGNS]
         return any(await self.storage.stat_objects(b"", signs))
 
     # -- which datasets -----------------------------------------------------------------------------------------------
@@ -187,10 +156,12 @@ class Store:
     async def _followed(self, aliases: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
         """`aliases` themselves where the server follows their links, and does not say where they lead."""
         statuses = await self.storage.stat_objects(b"", aliases)
-        signs = await self.storage.stat_objects(b"", [alias + b"/" + sign for alias in aliases for sign in _SIGNS])
+        signs = await self.storage.stat_objects(
+            b"", [alias + b"/" + sign for alias in aliases for sign in DATASET_SIGNS]
+        )
         found: list[bytes | RiafsError] = []
         for index, (alias, status) in enumerate(zip(aliases, statuses, strict=True)):
-            if any(signs[index * len(_SIGNS) : (index + 1) * len(_SIGNS)]):
+            if any(signs[index * len(DATASET_SIGNS) : (index + 1) * len(DATASET_SIGNS)]):
                 self._followed_aliases.add(alias)
             missing = NotInStore(f"{self.storage.name}/{os.fsdecode(alias)} does not exist")
             found.append(missing if status is None else alias)
@@ -235,7 +206,7 @@ class Store:
         return known
 
     async def _stored_elsewhere(self, identifier: bytes) -> StoredPlaces | None:
-        """See content/storages."""
+        """The places of a dataset's content in this store, by its id (see content/storages)."""
         try:
             return (await self.dataset(await self.path_of_id(identifier))).contents.stored_places
         except RiafsError:

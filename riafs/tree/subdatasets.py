@@ -11,7 +11,7 @@ subdataset that is not installed.
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 from cachetools import LRUCache
@@ -21,29 +21,43 @@ from riafs.formats.gitrepository import Submodule, submodules
 from riafs.formats.sources import RiaUrl, parse_ria_url, redact, rewrite
 from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
-from riafs.tree.fixed import FixedDirectory
+from riafs.storage.protocol import Storage
+from riafs.tree.commit_directory import top_of
+from riafs.tree.dataset import Dataset, Snapshot
+from riafs.tree.directories import FixedDirectory
 from riafs.tree.protocol import Directory
-
-if TYPE_CHECKING:
-    from riafs.tree.dataset import Dataset
-    from riafs.tree.snapshot import Snapshot
-    from riafs.tree.store import Store
 
 _MAX_REGISTRIES = 64
 _PATIENT_TURNS = 6
 """How many rounds of refreshing pass between two looks for a subdataset that was not there."""
 
 
+class Datasets(Protocol):
+    """The look-ups of a Store that are needed here."""
+
+    storage: Storage
+
+    async def dataset(self, path: bytes) -> Dataset: ...
+
+    async def dataset_at(self, path: bytes) -> bytes | None: ...
+
+    async def path_of_id(self, identifier: bytes) -> bytes: ...
+
+    async def path_of_alias(self, alias: bytes) -> bytes: ...
+
+    async def alias_directories(self) -> list[bytes]: ...
+
+
 class RegisteredDatasets:
     """Finds the subdatasets of the datasets of `store`. Implements tree/dataset's Subdatasets."""
 
-    def __init__(self, store: "Store", gits: PrivateGitDirs, rules: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, store: Datasets, gits: PrivateGitDirs, rules: Sequence[tuple[str, str]]) -> None:
         self._store = store
         self._gits = gits
         self._rules = rules
         self._registries: LRUCache[tuple[bytes, bytes], Mapping[bytes, Submodule]] = LRUCache(_MAX_REGISTRIES)
 
-    async def _registry(self, snapshot: "Snapshot") -> Mapping[bytes, Submodule]:
+    async def _registry(self, snapshot: Snapshot) -> Mapping[bytes, Submodule]:
         name = (snapshot.dataset.path, snapshot.commit)
         known = self._registries.get(name)
         if known is None:
@@ -52,8 +66,8 @@ class RegisteredDatasets:
             self._registries[name] = known
         return known
 
-    async def dataset(self, snapshot: "Snapshot", path: bytes) -> "Dataset":
-        """See Subdatasets: the first candidate that exists, whatever commits it has."""
+    async def dataset(self, snapshot: Snapshot, path: bytes) -> Dataset:
+        """The first candidate that exists, whatever commits it has."""
         registered = (await self._registry(snapshot)).get(path)
         if registered is not None:
             for find in (self._by_ids, self._by_urls):
@@ -61,21 +75,19 @@ class RegisteredDatasets:
                     return await self._store.dataset(candidate)
         raise NotThereYet(f"the subdataset {os.fsdecode(path)} of {snapshot.dataset.name} is not in the store")
 
-    async def directory(self, snapshot: "Snapshot", path: bytes, commit: bytes) -> Directory:
-        """See Subdatasets."""
+    async def directory(self, snapshot: Snapshot, path: bytes, commit: bytes) -> Directory:
         found, reason = await self._resolve(snapshot, path, commit)
         if found is not None:
-            return (await found.snapshot(commit)).root()
+            return top_of(await found.snapshot(commit))
         return AbsentSubdataset(self, snapshot, path, commit, reason)
 
-    async def attributes(self, snapshot: "Snapshot", path: bytes, commit: bytes) -> Mapping[str, bytes]:
-        """See Subdatasets."""
+    async def attributes(self, snapshot: Snapshot, path: bytes, commit: bytes) -> Mapping[str, bytes]:
         found, reason = await self._resolve(snapshot, path, commit)
         if found is None:
             return {"error": os.fsencode(reason)}
         return {"dataset": found.identifier}
 
-    async def _resolve(self, snapshot: "Snapshot", path: bytes, commit: bytes) -> tuple["Dataset | None", str]:
+    async def _resolve(self, snapshot: Snapshot, path: bytes, commit: bytes) -> tuple[Dataset | None, str]:
         """The dataset that has the registered commit, or why there is none."""
         shown = f"subdataset {os.fsdecode(path)} of {snapshot.dataset.name}"
         try:
@@ -98,7 +110,7 @@ class RegisteredDatasets:
             return None, f"{shown} cannot be read: {'; '.join(unreadable)}"
         return None, f"{shown} is registered at commit {commit.decode()}, which the store does not have"
 
-    async def _with_commit(self, candidate: bytes, commit: bytes) -> tuple["Dataset | None", str]:
+    async def _with_commit(self, candidate: bytes, commit: bytes) -> tuple[Dataset | None, str]:
         """The dataset at the store's path `candidate` if it has `commit`, else why it could not be read, if so."""
         try:
             dataset = await self._store.dataset(candidate)
@@ -109,7 +121,7 @@ class RegisteredDatasets:
 
     # -- candidates ---------------------------------------------------------------------------------------------------
 
-    async def _by_ids(self, snapshot: "Snapshot", registered: Submodule) -> list[bytes]:
+    async def _by_ids(self, snapshot: Snapshot, registered: Submodule) -> list[bytes]:
         """The store's paths of the datasets with an id that `registered` names."""
         sources = [source for url in _urls(registered) if (source := self._ria_url(url)) is not None]
         ids = [registered.datalad_id, *(source.dataset for source in sources)]
@@ -121,7 +133,7 @@ class RegisteredDatasets:
         except SourceNotFound:
             return None
 
-    async def _by_urls(self, snapshot: "Snapshot", registered: Submodule) -> list[bytes]:
+    async def _by_urls(self, snapshot: Snapshot, registered: Submodule) -> list[bytes]:
         """The store's paths that the URLs of `registered` lead to."""
         found = []
         for url in _urls(registered):
@@ -152,7 +164,7 @@ class RegisteredDatasets:
         except RiafsError:
             return None
 
-    async def _by_path(self, snapshot: "Snapshot", path: bytes | None) -> list[bytes | None]:
+    async def _by_path(self, snapshot: Snapshot, path: bytes | None) -> list[bytes | None]:
         """What a path leads to, which may be relative to where the superdataset was cloned from."""
         storage = self._store.storage.local
         if path is None or storage is None:
@@ -199,7 +211,7 @@ class AbsentSubdataset(FixedDirectory):
     renewable = True
 
     def __init__(
-        self, registered: RegisteredDatasets, snapshot: "Snapshot", path: bytes, commit: bytes, reason: str
+        self, registered: RegisteredDatasets, snapshot: Snapshot, path: bytes, commit: bytes, reason: str
     ) -> None:
         super().__init__((), snapshot.time_ns, {"commit": commit, "error": os.fsencode(reason)})
         self._registered = registered
@@ -209,7 +221,7 @@ class AbsentSubdataset(FixedDirectory):
         self._looked = 0
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory. Looks now and then only: git goes through its packs anew for a commit that is missing."""
+        """Looks now and then only: git goes through its packs anew for a commit that is missing."""
         if 0 <= turn < self._looked + _PATIENT_TURNS:
             return None
         self._looked = max(turn, self._looked)

@@ -1,7 +1,7 @@
 """``.riafs/versions``: which versions there are, as directories that a program can list and enter.
 
 Of a dataset ``branches``, ``tags`` and ``commits``, the newest ones; of a store the same below each dataset's alias and
-id. A name is what stands behind the ``@`` of ``NAME@REF``, so a ``/`` in it is ``%2F``; its time is the commit's.
+id. A name is the part behind the ``@`` of ``NAME@REF``, so a ``/`` in it is ``%2F``; its time is the commit's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ from riafs.errors import NoSuchVersion, NotInStore
 from riafs.formats.names import valid_name
 from riafs.git.history import Version, VersionKind, abbreviated, named, newest
 from riafs.storage.protocol import FileStatus
-from riafs.tree.dataset import Dataset, VersionedDirectory
-from riafs.tree.delegating import DelegatingDirectory
-from riafs.tree.fixed import FixedDirectory
-from riafs.tree.protocol import Directory, Entry, Found, Kind
-from riafs.tree.storeroot import StoreDirectory
+from riafs.tree.commit_directory import VersionedDirectory, open_version
+from riafs.tree.dataset import Dataset
+from riafs.tree.directories import FixedDirectory, directory_entry
+from riafs.tree.protocol import Directory, Entry, Kind
+from riafs.tree.store_root import StoreDirectory
 
 NAME = b"versions"
 COMMITS = 20
@@ -30,21 +30,19 @@ def versions_of(root: Directory) -> Directory | None:
     return DatasetVersions(root.dataset, root.mtime_ns) if isinstance(root, VersionedDirectory) else None
 
 
-class StoreVersions(DelegatingDirectory):
+class StoreVersions(FixedDirectory):
     """The names of a directory of a store; behind each are the versions of a dataset, or again such a directory."""
-
-    def __init__(self, shown: StoreDirectory) -> None:
-        super().__init__(shown)
-        self._of = shown
 
     renewable = True
 
-    async def find(self, name: bytes) -> Found:
-        """See Directory. ``NAME@REF`` is nothing here."""
-        return await FixedDirectory.find(self._of, name)
+    def __init__(self, of: StoreDirectory) -> None:
+        super().__init__(of._entries, of.mtime_ns, of._attributes)
+        self._of = of
+
+    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
+        return await self._of.attributes(entry, name)
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         dataset = await self._of.dataset(entry)
         if dataset is not None:
             return DatasetVersions(dataset, entry.mtime_ns)
@@ -53,7 +51,6 @@ class StoreVersions(DelegatingDirectory):
         return StoreVersions(below)
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         newer = await self._of.renewed(turn)
         return StoreVersions(newer) if isinstance(newer, StoreDirectory) else None
 
@@ -62,18 +59,17 @@ class DatasetVersions(FixedDirectory):
     """``branches``, ``commits`` and ``tags`` of a dataset."""
 
     def __init__(self, dataset: Dataset, mtime_ns: int) -> None:
-        entries = [Entry(name, Kind.DIRECTORY, 0, executable=True, mtime_ns=mtime_ns, version=b"") for name in _KINDS]
+        entries = [directory_entry(name, mtime_ns, b"") for name in _KINDS]
         super().__init__(entries, mtime_ns, {"dataset": dataset.identifier})
         self._dataset = dataset
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         return await ListedVersions.load(self._dataset, _KINDS[entry.name])
 
 
 @dataclass(frozen=True, slots=True)
 class _VersionEntry(Entry):
-    """A version; `meaning` is what ``Dataset.at`` takes."""
+    """A version; `meaning` is what `open_version` takes."""
 
     meaning: bytes
     described: Version
@@ -104,19 +100,16 @@ class ListedVersions(FixedDirectory):
         return cls(dataset, kind, _entries(kind, await _versions(dataset, kind)), signature)
 
     async def directory(self, entry: Entry) -> Directory:
-        """See Directory."""
         assert isinstance(entry, _VersionEntry)
-        return await self._dataset.at(entry.meaning)
+        return await open_version(self._dataset, entry.meaning)
 
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        """See Directory."""
         assert isinstance(entry, _VersionEntry)
         version = entry.described
         heading = {"author": version.heading.author.encode(), "subject": version.heading.subject.encode()}
         return {"dataset": self._dataset.identifier, "commit": version.commit, "ref": entry.meaning, **heading}
 
     async def renewed(self, turn: int) -> Directory | None:
-        """See Directory."""
         if await _signature(self._dataset, self._kind) == self._signature:
             return None
         return await ListedVersions.load(self._dataset, self._kind)

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 import trio
 
 from riafs.archive.archive import ArchiveTools
-from riafs.archive.checks import Digests
+from riafs.archive.blocks import Digests
 from riafs.archive.extractor import Extractor
-from riafs.archive.openpgp import Decryptor
-from riafs.archive.saved import INDEX_DIRECTORY, IndexDirectory
+from riafs.archive.index import INDEX_DIRECTORY, IndexDirectory
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.last_changes import DIRECTORY as TIMES_DIRECTORY
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
+from riafs.content.openpgp import Decryptor
 from riafs.content.verifying import Verifier, Verify
 from riafs.counters import Counters
 from riafs.errors import MissingProgram, StoreDenied
@@ -33,16 +33,16 @@ from riafs.git.environment import PrivateGitDirs
 from riafs.storage.deadline import Deadline
 from riafs.storage.temporary import Scratch, private_directory
 from riafs.tasks import Background
-from riafs.tree import versions, virtual
+from riafs.tree import directories as virtual
+from riafs.tree import versions
 from riafs.tree.checkout import Checkouts
-from riafs.tree.lastchanges import LastChanges
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory
 from riafs.tree.source import open_source
-from riafs.tree.store import StoreTools
-from riafs.tree.times import Times
+from riafs.tree.times import LastChanges, Times
+from riafs.tree.tools import StoreTools
 from riafs.vfs.filesystem import FileSystem
-from riafs.vfs.keepplan import KeepPlan, Means
+from riafs.vfs.keep_plan import KeepPlan, MountTools
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ async def assemble(
         background.keep_running(memory.keep)
         blocks = BlockCache(kept, plan.blocks, counters)
         background.keep_running(blocks.keep)
-        means = Means(memory, blocks, counters, background, plan.deadline, closing, os.fsencode(scratch.path))
+        means = MountTools(memory, blocks, counters, background, plan.deadline, closing, os.fsencode(scratch.path))
         git: GitPool | None = None
         times = Times()
         if isinstance(plan.source, RiaUrl):
@@ -133,10 +133,10 @@ async def assemble(
             closing.callback(git.close)
             root = await _open_store(plan, plan.source, scratch, means, git, times)
         else:
-            from riafs.vfs.keepassembly import open_keep
+            from riafs.vfs.keep_assembly import open_keep
 
             root = await open_keep(plan.source, plan.keep, means)
-        shown = {virtual.NAME: _virtual(root, files)} if files else {}
+        shown = {virtual.VIRTUAL: _virtual(root, files)} if files else {}
         return Assembled(root, FileSystem(root, counters, shown), closing.pop_all(), git, times)
 
 
@@ -152,7 +152,7 @@ def _git_pool(plan: Plan, scratch: Scratch, counters: Counters) -> GitPool:
 
 
 async def _open_store(
-    plan: Plan, source: RiaUrl, scratch: Scratch, means: Means, git: GitPool, times: Times
+    plan: Plan, source: RiaUrl, scratch: Scratch, means: MountTools, git: GitPool, times: Times
 ) -> Directory:
     path = os.fsencode(scratch.path)
     patience = Deadline("the store", plan.deadline, means.counters, _HASHING_THREADS)
@@ -168,7 +168,7 @@ async def _open_store(
     return await open_source(source, tools, keys=not plan.believing)
 
 
-def _last_changes(plan: Plan, scratch: Scratch, means: Means) -> LastChanges:
+def _last_changes(plan: Plan, scratch: Scratch, means: MountTools) -> LastChanges:
     place = f"{scratch.cache or scratch.path}/{TIMES_DIRECTORY}"
     changes = LastChanges(place, scratch.path, means.background, plan.deadline)
     means.closing.callback(changes.close)

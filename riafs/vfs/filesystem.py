@@ -31,12 +31,9 @@ from riafs.errors import (
 from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
 from riafs.tree.slots import Slots, own_slots
-from riafs.vfs.cachedpages import CachedPages, SilentReads
-from riafs.vfs.nodes import Node
-from riafs.vfs.numbers import ROOT, inode_of, new_number, number_of, slot_of
-from riafs.vfs.readers import Readers
-from riafs.vfs.refreshing import Change, Refresher
-from riafs.vfs.use import Use, Uses
+from riafs.vfs.kernel_cache import CachedPages, Readers, SilentReads
+from riafs.vfs.nodes import ROOT, Node, Use, Uses, inode_of, new_number, number_of, slot_of
+from riafs.vfs.refreshing import Invalidation, Refresher
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +45,7 @@ ATTRIBUTE_PREFIX = "user.riafs."
 _WAKING_SECONDS = 1.0
 """For so long a request waits for what rests to be looked at; a store that is silent is not waited for longer."""
 
-Tell = Callable[[Sequence[Change]], Awaitable[None]]
+Tell = Callable[[Sequence[Invalidation]], Awaitable[None]]
 """Hears what the kernel has to forget."""
 
 
@@ -120,7 +117,7 @@ class FileSystem:
         self._uses = Uses()
         self._root.use = self._uses.of(self._root, None)
         self._tell: Tell | None = None
-        self._untold: list[Change] = []
+        self._untold: list[Invalidation] = []
         """What the kernel has to be told in the next round."""
         self._nodes: dict[int, Node] = {ROOT: self._root}
         self._by_number = {self._root.number: self._root}
@@ -331,7 +328,7 @@ class FileSystem:
     async def open(self, inode: int, *, to_be_read: bool = True) -> OpenedFile:
         """A handle on a file's content as it is now; it stays the same until released.
 
-        Where there is none, this fails. Damage is found at the first read, if not earlier: see vfs/readers.
+        Where there is none, this fails. Damage is found at the first read, if not earlier: see vfs/kernel_cache.
         """
         entry, content = await self.content(inode, to_be_read=to_be_read)
         sized = entry.size != UNKNOWN_SIZE
@@ -425,7 +422,7 @@ class FileSystem:
             if untold:
                 await tell(untold)
 
-    # -- use: see vfs/use ---------------------------------------------------------------------------------------------
+    # -- which directories are in use ---------------------------------------------------------------------------------
 
     def _note_use(self, node: Node) -> None:
         """Give a node that was entered, or has another directory now, its use."""
@@ -457,10 +454,10 @@ class FileSystem:
                 with trio.move_on_after(_WAKING_SECONDS):
                     await self._tell(changes)
 
-    async def _wake(self, use: Use) -> Sequence[Change]:
+    async def _wake(self, use: Use) -> Sequence[Invalidation]:
         if not use.rests or self.refreshing.statistics().owner is trio.lowlevel.current_task():
             return ()
-        changes: Sequence[Change] = ()
+        changes: Sequence[Invalidation] = ()
         with trio.move_on_after(_WAKING_SECONDS):
             async with self.refreshing:
                 if use.rests and use.node.directory.renewable and not use.node.held:
@@ -471,7 +468,7 @@ class FileSystem:
 
     # -- moving -------------------------------------------------------------------------------------------------------
 
-    async def move(self, node: Node, newer: Directory, *, elsewhere: bool = False) -> Sequence[Change]:
+    async def move(self, node: Node, newer: Directory, *, elsewhere: bool = False) -> Sequence[Invalidation]:
         """Move a directory to another version, whatever its branch does; what the kernel has to forget then. The caller
         has `refreshing`. `elsewhere`: see Refresher.
         """
@@ -479,7 +476,7 @@ class FileSystem:
             await trio.lowlevel.checkpoint()  # something was laid over a dataset in it meanwhile
         return self._noted(changes)
 
-    def _noted(self, changes: Sequence[Change]) -> Sequence[Change]:
+    def _noted(self, changes: Sequence[Invalidation]) -> Sequence[Invalidation]:
         for change in changes:
             node = self._nodes.get(change.inode)
             if node is not None:
@@ -490,7 +487,7 @@ class FileSystem:
         """Take out a directory that was entered and that a move puts in another place, for `graft`."""
         return self._nodes.pop(inode, None)
 
-    async def graft(self, node: Node, inode: int) -> Sequence[Change]:
+    async def graft(self, node: Node, inode: int) -> Sequence[Invalidation]:
         """Put what `detach` took out, and what was entered below it, where `inode` is now: what is in it keeps its
         numbers. Returns and requires what `move` does.
         """
@@ -500,7 +497,7 @@ class FileSystem:
         self._nodes[inode] = node
         return await self.move(node, directory, elsewhere=True)
 
-    async def _renewed(self, node: Node, turn: int) -> Sequence[Change]:
+    async def _renewed(self, node: Node, turn: int) -> Sequence[Invalidation]:
         try:
             changes = await Refresher(self._nodes, turn).renew(node)
         except (RiafsError, OSError) as error:

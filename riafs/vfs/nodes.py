@@ -1,23 +1,158 @@
-"""Nodes: the directories a mount has entered, and how their entries are numbered.
+"""The directories a mount has entered: their inode numbers, which of them are in use, how their entries are numbered.
+
+Inode numbers are computed, not stored. A directory that has been entered gets a number, made from its own inode number,
+and keeps it for the life of the mount. Whatever is in it has the inode number ``number << 32 | slot`` (slots:
+tree/slots). So inode numbers are the same in every mount, a mount remembers the directories it showed, not the files,
+and what the kernel forgets costs nothing.
+
+A mount that has been up for weeks has entered thousands of datasets, and to ask all of them every few seconds would
+keep a file server busy for nothing. So directories that were not used for some rounds are asked in turn, a few in each
+round; those left out in the last round *rest*, and are asked before they are used again. Using a directory counts as
+using everything above it, too. The kernel answers much by itself: it is told to look directories' names up again after
+PATIENT_ROUNDS, so that nothing is reached by a path without our being asked once it rests.
 
 A node outlives the versions of its directory. When the directory is renewed, an entry whose version did not change
 keeps its slot (and with it its inode number, and what the kernel has cached of it); a changed or new one gets the slot
-that it has in every mount (see tree/slots), but never one that stands for something else in this mount, so that whoever
-has the old one open keeps reading the old content.
+that it has in every mount, but never one that stands for something else in this mount, so that a program that has the
+old one open keeps reading the old content.
 """
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from hashlib import blake2b
 from zlib import crc32
 
 from riafs.errors import StaleHandle
 from riafs.tree.protocol import Directory, Entry, Versions
-from riafs.tree.slots import Slots, another, own_slots
-from riafs.vfs.numbers import hidden_slot, inode_of
+from riafs.tree.slots import LISTED_SLOTS, SLOT_BITS, Slots, another, own_slots
 
-if TYPE_CHECKING:
-    from riafs.vfs.use import Use
+MAX_SLOT = (1 << SLOT_BITS) - 1
+MAX_NUMBER = (1 << 29) - 1
+"""Inode numbers stay below 2**61."""
+ROOT = 1
+_FIRST = 2  # the root's inode number is in directory 0, what is in the root in directory 1
+
+
+def inode_of(number: int, slot: int) -> int:
+    """The inode number of what is at `slot` in the directory with that number."""
+    return number << SLOT_BITS | slot
+
+
+def number_of(inode: int) -> int:
+    """The number of the directory that an inode is in; 0 for the root itself."""
+    return inode >> SLOT_BITS
+
+
+def slot_of(inode: int) -> int:
+    """The slot of an inode in its directory."""
+    return inode & MAX_SLOT
+
+
+def new_number(inode: int, taken: Container[int]) -> int:
+    """A number for the directory with that inode number. Which one is a matter of the order in which directories are
+    entered only where two would have the same: one of 100,000 pairs of directories among half a million entered.
+    """
+    count = MAX_NUMBER - _FIRST + 1
+    place = int.from_bytes(blake2b(inode.to_bytes(8, "big"), digest_size=8).digest(), "big") % count
+    while place + _FIRST in taken:
+        place = (place + 1) % count
+    return place + _FIRST
+
+
+def hidden_slot(digest: int, taken: Container[int]) -> int:
+    """A slot for a name that is not listed, whose checksum is `digest`."""
+    count = MAX_SLOT + 1 - LISTED_SLOTS
+    place = digest % count
+    while LISTED_SLOTS + place in taken:
+        place = (place + 1) % count
+    return LISTED_SLOTS + place
+
+
+PATIENT_ROUNDS = 4
+"""For so many rounds the kernel may go on with the name of a directory."""
+_ROUNDS_IN_USE = PATIENT_ROUNDS + 2  # a round of manual refreshing may fall between
+
+
+@dataclass(slots=True, eq=False)
+class Use:
+    """How the directory of `node` is used, with all that is below it. `above`: of the next one that may be renewed."""
+
+    node: "Node"
+    above: "Use | None"
+    round: int = 0
+    """In which it was used last."""
+    handles: int = 0
+    """How many are open."""
+    asked: int = 0
+    """The round in which it was asked last."""
+    rests: bool = False
+    """Whether it was left out in the last round."""
+
+    def chain(self) -> Iterator["Use"]:
+        """This one and those above it."""
+        use: Use | None = self
+        while use is not None:
+            yield use
+            use = use.above
+
+    def opened(self, count: int) -> None:
+        """So many handles more are open."""
+        for use in self.chain():
+            use.handles += count
+
+
+class Uses:
+    """Those of one mount, by the rounds of refreshing that it makes by itself."""
+
+    def __init__(self) -> None:
+        self._uses: list[Use] = []
+        self._round = 0
+
+    def of(self, node: "Node", above: Use | None) -> Use:
+        """The use of a node that was entered or moved just now."""
+        use = Use(node, above, self._round)
+        self._uses.append(use)
+        return use
+
+    def mark(self, use: Use) -> bool:
+        """It is used now. Whether it, or one above it, rests."""
+        rests = False
+        current: Use | None = use
+        while current is not None:  # no generator: this is done for each request
+            current.round = self._round
+            rests = rests or current.rests
+            current = current.above
+        return rests
+
+    def all(self) -> list[Use]:
+        """Each of them, to be asked; none of them rests then."""
+        self._drop_left()
+        for use in self._uses:
+            use.rests = False
+        return list(self._uses)
+
+    def due(self, unused: int) -> list[Use]:
+        """Those that a new round asks: what is in use, the mount's root, and `unused` of the others."""
+        self._round += 1
+        self._drop_left()
+        oldest = self._round - _ROUNDS_IN_USE
+        asked: list[Use] = []
+        others: list[Use] = []
+        for use in self._uses:
+            in_use = use.handles > 0 or use.round > oldest or use.above is None
+            (asked if in_use else others).append(use)
+            use.rests = not in_use
+        for use in heapq.nsmallest(unused, others, key=lambda use: use.asked):
+            use.rests = False
+            asked.append(use)
+        for use in asked:
+            use.asked = self._round
+        return asked
+
+    def _drop_left(self) -> None:
+        """Forget the uses of nodes that have another one now."""
+        self._uses = [use for use in self._uses if use.node.use is use]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """What a command does in a writable mount: which files of the commit it opens to read, and which files it writes.
 
-A recording is asked for by a process, the runner; whatever the processes below it do is the command's. The kernel says
-of each request which thread it comes from, and asks for each open, also where it has all of a file's pages.
+A recording is requested by a process, the runner; whatever the processes below it do (by ``/proc``, proc(5)) is the
+command's. The kernel says of each request which thread it comes from, and asks for each open, also where it has all of
+a file's pages.
 
 Invariants: two recordings have no dataset in common; the dataset of a recording stays at its commit until its end,
 which comes at the latest with the end of the runner.
@@ -16,10 +17,49 @@ from riafs.errors import Busy, NoSuchName, RiafsError, StaleHandle, UsageError
 from riafs.formats.names import is_in
 from riafs.overlay.changes import Base
 from riafs.overlay.filesystem import OverlayFileSystem
-from riafs.vfs.beneath import Beneath
-from riafs.vfs.kernelnumbers import KernelNumbers
-from riafs.vfs.numbers import ROOT
-from riafs.vfs.processes import processes_above
+from riafs.vfs.inode_aliases import InodeAliases
+from riafs.vfs.lower_tree import LowerTree
+from riafs.vfs.nodes import ROOT
+
+_ATTEMPTS = 5
+_DEEPEST = 10_000
+
+
+def processes_above(thread: int) -> frozenset[int]:
+    """Numbers of the processes above the one that `thread` is of, up to the first one; none where it has ended, or is
+    not to be seen from here.
+    """
+    for _ in range(_ATTEMPTS):
+        found = _climb(thread)
+        if found is not None:
+            return frozenset(found)
+    return frozenset()
+
+
+def _climb(process: int) -> list[int] | None:
+    """None: one of them has ended on the way up, so that those below it have another parent now."""
+    found: list[int] = []
+    while len(found) < _DEEPEST:
+        parent = _parent(process)
+        if parent is None:
+            return None if found else []
+        if not parent:
+            return found
+        found.append(parent)
+        process = parent
+    return found
+
+
+def _parent(process: int) -> int | None:
+    """0 where there is none, None where there is no such process."""
+    try:
+        with open(f"/proc/{process}/stat", "rb", buffering=0) as file:
+            text = file.read(4096)
+    except OSError:
+        return None
+    fields = text.rpartition(b")")[2].split()  # a program's name may have blanks and parentheses
+    return int(fields[1]) if len(fields) > 1 else None
+
 
 _READS = (os.O_RDONLY, os.O_RDWR)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
@@ -61,10 +101,10 @@ class Seen:
 class Recorder:
     """The recordings of one mount. `numbers`: by which the kernel calls things."""
 
-    def __init__(self, engine: OverlayFileSystem, beneath: Beneath, numbers: KernelNumbers) -> None:
-        self._engine = engine
-        self._beneath = beneath
-        self._numbers = numbers
+    def __init__(self, merged: OverlayFileSystem, lower: LowerTree, aliases: InodeAliases) -> None:
+        self._merged = merged
+        self._lower = lower
+        self._aliases = aliases
         self._recordings: dict[int, Recording] = {}
         self._last = 0
 
@@ -78,7 +118,7 @@ class Recorder:
         the tree raises.
         """
         self._drop_ended()
-        found = await self._engine.places.dataset(await self._find(place))
+        found = await self._merged.places.dataset(await self._find(place))
         if found is None:
             raise UsageError(f"{os.fsdecode(place) or 'the root'} is in no dataset that can be changed")
         base, entrance = found
@@ -104,7 +144,7 @@ class Recorder:
     async def commit(self, recording: Recording) -> bytes | None:
         """The commit that its dataset is over now, None where it is not shown any more."""
         top = await self.inode_at(recording.entrance)
-        found = None if top is None else await self._engine.places.dataset(top)
+        found = None if top is None else await self._merged.places.dataset(top)
         return None if found is None or found[0].dataset != recording.base.dataset else found[0].commit
 
     def end(self, number: int) -> None:
@@ -128,12 +168,12 @@ class Recorder:
         self._drop_ended()
         for recording in list(self._recordings.values()):
             with contextlib.suppress(RiafsError):
-                await self._beneath.home(recording.top)
+                await self._lower.home(recording.top)
 
     async def _find(self, path: bytes) -> int:
         inode = ROOT
         for name in path.split(b"/") if path else ():
-            found = await self._engine.lookup(inode, name)
+            found = await self._merged.lookup(inode, name)
             if found is None:
                 raise NoSuchName(f"there is no {os.fsdecode(path)}")
             inode = found.inode
@@ -156,13 +196,13 @@ class Recorder:
         if not recordings:
             return None
         reads = flags & os.O_ACCMODE in _READS and not flags & os.O_TRUNC
-        number = self._numbers.now(inode)
+        number = self._aliases.now(inode)
         read = await self._origin(number) if reads else None
         return Seen(recordings, number, read, bool(flags & _WRITES))
 
     async def _origin(self, inode: int) -> bytes | None:
         try:
-            return await self._engine.places.origin(inode)
+            return await self._merged.places.origin(inode)
         except StaleHandle:  # of a dataset that moves on, so of none that is recorded
             return None
 
@@ -178,7 +218,7 @@ class Recorder:
     def wrote(self, inode: int, thread: int) -> None:
         """The kernel's `inode` was made or cut by `thread`."""
         for recording in self._of(thread):
-            recording.written.add(self._numbers.now(inode))
+            recording.written.add(self._aliases.now(inode))
 
     def _of(self, thread: int) -> tuple[Recording, ...]:
         if not self._recordings:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 from riafs.tree.protocol import Directory
 from riafs.tree.slots import own_slots
-from riafs.vfs.nodes import Node, Renumbering, renumbered
-from riafs.vfs.numbers import inode_of
+from riafs.vfs.nodes import Node, Renumbering, inode_of, renumbered
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Invalidation:
     """What the kernel has to forget of one directory."""
 
     inode: int
@@ -31,7 +30,7 @@ class _Step:
     node: Node
     directory: Directory
     renumbering: Renumbering
-    change: Change
+    change: Invalidation
 
 
 class Refresher:
@@ -42,12 +41,12 @@ class Refresher:
         self._turn = turn
         self._steps: list[_Step] = []
 
-    async def renew(self, node: Node) -> list[Change]:
+    async def renew(self, node: Node) -> list[Invalidation]:
         """Ask for a newer version of `node` and move to it. Returns what changed, nothing if there is none."""
         newer = await node.directory.renewed(self._turn)
         return [] if newer is None or node.held else await self.move(node, newer)
 
-    async def move(self, node: Node, newer: Directory, *, elsewhere: bool = False) -> list[Change]:
+    async def move(self, node: Node, newer: Directory, *, elsewhere: bool = False) -> list[Invalidation]:
         """Move `node` to `newer`, and what was entered below it along with it. Returns what changed.
 
         `elsewhere`: `newer` has another path, so that directories in it are others although nothing in them changed.
@@ -89,5 +88,5 @@ class Refresher:
             if child is not None and not child.held:
                 entry = (await newer.find(name)).entry
                 below.append((child, await newer.directory(entry)))
-        self._steps.append(_Step(node, newer, renumbering, Change(node.inode, names, tuple(changed))))
+        self._steps.append(_Step(node, newer, renumbering, Invalidation(node.inode, names, tuple(changed))))
         return below

@@ -29,16 +29,15 @@ from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import Area
 from riafs.storage.bytesource import Buffer
 from riafs.tree.protocol import Kind
-from riafs.vfs.beneath import Beneath
-from riafs.vfs.cachedpages import CachedPages, SilentReads
+from riafs.vfs.commit_switch import CommitSwitch
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, Tell
-from riafs.vfs.keepingbases import BaseKeeper
-from riafs.vfs.kernelnumbers import KernelNumbers
-from riafs.vfs.moving import Mover
+from riafs.vfs.inode_aliases import InodeAliases
+from riafs.vfs.kernel_cache import CachedPages, SilentReads
+from riafs.vfs.lower_tree import BaseKeeper, LowerTree
 from riafs.vfs.nodes import Node
-from riafs.vfs.opendirectories import OpenDirectories, Revisited, Shown
+from riafs.vfs.open_directories import OpenDirectories, Revisited, Shown
 from riafs.vfs.recording import Recorder
-from riafs.vfs.refreshing import Change
+from riafs.vfs.refreshing import Invalidation
 from riafs.watching import Doing, untold
 
 log = logging.getLogger(__name__)
@@ -68,10 +67,10 @@ class WritableFileSystem:
     def __init__(self, filesystem: FileSystem, overlay: Overlay, ownership: Ownership, store: str) -> None:
         self._filesystem = filesystem
         self._keeper = BaseKeeper(overlay.kept)
-        self._beneath = Beneath(filesystem, store, self._keeper)
-        self._engine = OverlayFileSystem(overlay, self._beneath, ownership)
-        self._numbers = KernelNumbers()
-        self._directories = OpenDirectories(filesystem, self._engine, self._numbers, lambda: self._moves)
+        self._lower = LowerTree(filesystem, store, self._keeper)
+        self._merged = OverlayFileSystem(overlay, self._lower, ownership)
+        self._aliases = InodeAliases()
+        self._directories = OpenDirectories(filesystem, self._merged, self._aliases, lambda: self._moves)
         self._inodes: dict[int, int] = {}
         self._removed: LRUCache[int, Stat] = LRUCache(_MAX_REMOVED)
         """Directories by the kernel's numbers, asked where nothing else has the number."""
@@ -85,26 +84,26 @@ class WritableFileSystem:
         self._running = 0
         self._one_ended = trio.Event()
         self.overlay = overlay
-        self.recorder = Recorder(self._engine, self._beneath, self._numbers)
+        self.recorder = Recorder(self._merged, self._lower, self._aliases)
 
     async def attach(self, doing: Doing = untold) -> None:
         """To be called once, before anything else: finds the datasets with changes again. Raises OverlayFailed where
         something else is shown, NoSuchVersion, GitError, …
         """
-        await self._engine.attach(doing)
+        await self._merged.attach(doing)
 
     def unshown(self) -> list[Area]:
         """Datasets with changes that the tree below does not show any more: a superdataset has dropped them."""
         return [
             area
             for area in self.overlay.rows.areas()
-            if not self._beneath.is_pinned(area.base.dataset) and area.base.dataset not in self.troubled
+            if not self._lower.is_pinned(area.base.dataset) and area.base.dataset not in self.troubled
         ]
 
     @property
     def troubled(self) -> Mapping[bytes, str]:
         """Datasets with changes whose commit cannot be read: why. They show what the store has."""
-        return self._engine.places.troubled
+        return self._merged.places.troubled
 
     @property
     def counters(self) -> Counters:
@@ -128,13 +127,13 @@ class WritableFileSystem:
 
     async def keep_bases(self) -> None:
         """Keep the commits that changes lie over, until cancelled."""
-        await self._keeper.run(self._beneath.pinned_directories)
+        await self._keeper.run(self._lower.pinned_directories)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
         """See OverlayFileSystem."""
-        found = await self._seen(parent, lambda: self._engine.lookup(self._numbers.now(parent), name))
+        found = await self._seen(parent, lambda: self._merged.lookup(self._aliases.now(parent), name))
         if found is None:
             return None
         await self._filesystem.reached(found.inode)
@@ -142,18 +141,18 @@ class WritableFileSystem:
 
     def _given(self, found: Stat) -> Stat:
         """With the number that the kernel has for it."""
-        number = self._numbers.given(found.inode)
+        number = self._aliases.given(found.inode)
         return found if number == found.inode else found._replace(inode=number)
 
     def is_lasting(self, inode: int) -> bool:
         """See FileSystem."""
-        number = self._numbers.now(inode)
-        return self._engine.has_row(number) or self._filesystem.is_lasting(number)
+        number = self._aliases.now(inode)
+        return self._merged.has_row(number) or self._filesystem.is_lasting(number)
 
     async def getattr(self, inode: int) -> Stat:
         """See OverlayFileSystem. A removed directory is there, with no links, as long as a program may be in it."""
         try:
-            return self._given(await self._seen(inode, lambda: self._engine.getattr(self._numbers.now(inode))))
+            return self._given(await self._seen(inode, lambda: self._merged.getattr(self._aliases.now(inode))))
         except StaleHandle:
             if inode not in self._removed:
                 raise
@@ -161,23 +160,23 @@ class WritableFileSystem:
 
     async def readlink(self, inode: int) -> bytes:
         """See OverlayFileSystem."""
-        return await self._seen(inode, lambda: self._engine.readlink(self._numbers.now(inode)))
+        return await self._seen(inode, lambda: self._merged.readlink(self._aliases.now(inode)))
 
     async def attribute(self, inode: int, name: str) -> bytes:
         """The value of an extended attribute ``user.riafs.…``. Raises NoSuchAttribute."""
         short = name.removeprefix(ATTRIBUTE_PREFIX)
-        known = await self._seen(inode, lambda: self._attributes(self._numbers.now(inode), short))
+        known = await self._seen(inode, lambda: self._attributes(self._aliases.now(inode), short))
         if short == name or short not in known:
             raise NoSuchAttribute(f"no attribute {name}")
         return known[short]
 
     async def _attributes(self, inode: int, name: str) -> Mapping[str, bytes]:
-        own = await self._engine.attributes(inode)
+        own = await self._merged.attributes(inode)
         return own or await self._filesystem.attributes(inode, name)
 
     def statfs(self) -> Figures:
         """See OverlayFileSystem."""
-        return self._engine.statfs()
+        return self._merged.statfs()
 
     # -- listing ------------------------------------------------------------------------------------------------------
 
@@ -196,7 +195,7 @@ class WritableFileSystem:
 
     def stat_of(self, listed: Listed | Revisited) -> Stat:
         """See OverlayFileSystem."""
-        return self._given(listed.stat if isinstance(listed, Revisited) else self._engine.stat_of(listed))
+        return self._given(listed.stat if isinstance(listed, Revisited) else self._merged.stat_of(listed))
 
     def releasedir(self, handle: int) -> None:
         """Give a directory's handle back."""
@@ -204,56 +203,56 @@ class WritableFileSystem:
 
     async def fsyncdir(self, handle: int) -> None:
         """See OverlayFileSystem."""
-        await self._engine.fsyncdir(self._directories.merged(handle))
+        await self._merged.fsyncdir(self._directories.merged(handle))
 
     # -- names --------------------------------------------------------------------------------------------------------
 
     async def create(self, parent: int, name: bytes, maker: Creator, flags: int) -> tuple[Stat, Opened]:
         """See OverlayFileSystem."""
-        found, handle = await self._done(lambda: self._engine.create(self._numbers.now(parent), name, maker, flags))
+        found, handle = await self._done(lambda: self._merged.create(self._aliases.now(parent), name, maker, flags))
         shown = self._given(found)
         return shown, self._opened(shown.inode, handle)
 
     async def mknod(self, parent: int, name: bytes, maker: Creator, kind: Kind, device: int) -> Stat:
         """See OverlayFileSystem."""
-        now = self._numbers.now
-        return self._given(await self._done(lambda: self._engine.mknod(now(parent), name, maker, kind, device)))
+        now = self._aliases.now
+        return self._given(await self._done(lambda: self._merged.mknod(now(parent), name, maker, kind, device)))
 
     async def mkdir(self, parent: int, name: bytes, maker: Creator) -> Stat:
         """See OverlayFileSystem."""
-        return self._given(await self._done(lambda: self._engine.mkdir(self._numbers.now(parent), name, maker)))
+        return self._given(await self._done(lambda: self._merged.mkdir(self._aliases.now(parent), name, maker)))
 
     async def symlink(self, parent: int, name: bytes, target: bytes, maker: Creator) -> Stat:
         """See OverlayFileSystem."""
-        now = self._numbers.now
-        return self._given(await self._done(lambda: self._engine.symlink(now(parent), name, target, maker)))
+        now = self._aliases.now
+        return self._given(await self._done(lambda: self._merged.symlink(now(parent), name, target, maker)))
 
     async def link(self, inode: int, parent: int, name: bytes) -> Stat:
         """See OverlayFileSystem."""
 
         async def link() -> Stat:
-            number = self._numbers.now(inode)
+            number = self._aliases.now(inode)
             await self._before_change(number, empties=False)
-            return await self._engine.link(number, self._numbers.now(parent), name)
+            return await self._merged.link(number, self._aliases.now(parent), name)
 
         return self._given(await self._done(link))
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """See OverlayFileSystem."""
-        await self._done(lambda: self._engine.unlink(self._numbers.now(parent), name))
+        await self._done(lambda: self._merged.unlink(self._aliases.now(parent), name))
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """See OverlayFileSystem."""
         found = await self.lookup(parent, name)
-        if await self._done(lambda: self._engine.rmdir(self._numbers.now(parent), name)):
-            self._beneath.unpin_all_but({base.dataset for base in self.overlay.datasets()})
+        if await self._done(lambda: self._merged.rmdir(self._aliases.now(parent), name)):
+            self._lower.unpin_all_but({base.dataset for base in self.overlay.datasets()})
         if found is not None:
             self._removed[found.inode] = found._replace(links=0)
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """See OverlayFileSystem."""
-        now = self._numbers.now
-        await self._done(lambda: self._engine.rename(now(parent), name, now(new_parent), new_name, flags))
+        now = self._aliases.now
+        await self._done(lambda: self._merged.rename(now(parent), name, now(new_parent), new_name, flags))
 
     # -- attributes ---------------------------------------------------------------------------------------------------
 
@@ -264,17 +263,17 @@ class WritableFileSystem:
         """See OverlayFileSystem."""
 
         async def change() -> Stat:
-            number = self._numbers.now(inode)
+            number = self._aliases.now(inode)
             await self._before_change(number, empties=size == 0)
-            return await self._engine.setattr(
+            return await self._merged.setattr(
                 number, mode=mode, uid=uid, gid=gid, size=size, atime_ns=atime_ns, mtime_ns=mtime_ns
             )
 
         return self._given(await self._done(change))
 
     async def _before_change(self, inode: int, *, empties: bool) -> None:
-        if not empties and not self._engine.has_row(inode):
-            await self._beneath.learn_size(inode)
+        if not empties and not self._merged.has_row(inode):
+            await self._lower.learn_size(inode)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -283,17 +282,17 @@ class WritableFileSystem:
         return await self._done(lambda: self._open(inode, flags))
 
     async def _open(self, inode: int, flags: int) -> Opened:
-        number = self._numbers.now(inode)
+        number = self._aliases.now(inode)
         if flags & WRITING:
             await self._before_change(number, empties=bool(flags & os.O_TRUNC))
-        elif not self._engine.has_row(number) and await self._beneath.has_unknown_size(number):
+        elif not self._merged.has_row(number) and await self._lower.has_unknown_size(number):
             found = await self._filesystem.open(number)
             return Opened(found.handle << 1 | 1, found.cached, found.settled)
-        return self._opened(inode, await self._engine.open(number, flags))
+        return self._opened(inode, await self._merged.open(number, flags))
 
     def _opened(self, inode: int, handle: int) -> Opened:
         """`inode`: the kernel's, as this is about what it has cached."""
-        pages = self._pages.opened(inode, self._engine.opened_file(handle), ())  # all handles are on one file
+        pages = self._pages.opened(inode, self._merged.opened_file(handle), ())  # all handles are on one file
         self._inodes[handle << 1] = inode
         return Opened(handle << 1, cached=True, settled=pages.kept)
 
@@ -304,7 +303,7 @@ class WritableFileSystem:
         if self._silent.any:
             self._silent.refuse(self._inodes[handle])
         try:
-            data = await self._engine.read(handle >> 1, offset, length)
+            data = await self._merged.read(handle >> 1, offset, length)
         except StoreTimeout as problem:
             self._silent.note(self._inodes[handle], problem)
             raise
@@ -314,17 +313,17 @@ class WritableFileSystem:
 
     async def write(self, handle: int, offset: int, data: Buffer) -> int:
         """See OverlayFileSystem."""
-        return await self._done(lambda: self._engine.write(handle >> 1, offset, data))
+        return await self._done(lambda: self._merged.write(handle >> 1, offset, data))
 
     async def fsync(self, handle: int) -> None:
         """See OverlayFileSystem."""
         if not handle & 1:
-            await self._engine.fsync(handle >> 1)
+            await self._merged.fsync(handle >> 1)
 
     def inode_of_handle(self, handle: int) -> int:
         """The kernel's number of the inode that a file handle was opened on."""
         if handle & 1:
-            return self._numbers.given(self._filesystem.inode_of_handle(handle >> 1))
+            return self._aliases.given(self._filesystem.inode_of_handle(handle >> 1))
         return self._inodes[handle]
 
     def release(self, handle: int) -> None:
@@ -334,18 +333,18 @@ class WritableFileSystem:
         else:
             inode = self._inodes.pop(handle, None)
             if inode is not None:
-                self._pages.left(inode, self._engine.opened_file(handle >> 1))
-            self._engine.release(handle >> 1)
+                self._pages.left(inode, self._merged.opened_file(handle >> 1))
+            self._merged.release(handle >> 1)
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
     async def refresh(self, tell: Tell, unused: int | None = None) -> None:
         """See FileSystem; datasets with changes stay where they are."""
         await self.recorder.hold()
-        self._beneath.let_go()
+        self._lower.let_go()
 
-        async def tell_all(changes: Sequence[Change]) -> None:
-            await tell(self._numbers.told(changes))
+        async def tell_all(changes: Sequence[Invalidation]) -> None:
+            await tell(self._aliases.told(changes))
 
         await self._filesystem.refresh(tell_all, unused)
 
@@ -383,9 +382,9 @@ class WritableFileSystem:
         if self._concerned is None:
             return False
         top, areas = self._concerned
-        number = self._numbers.now(inode)
+        number = self._aliases.now(inode)
         try:
-            row = self._engine.places.row(number)
+            row = self._merged.places.row(number)
             if row is not None:
                 return row.area not in areas
             above: Node | None = self._filesystem.parent(number)
@@ -451,11 +450,11 @@ class WritableFileSystem:
 
     def _concerns(self, dataset: bytes) -> tuple[Node, Set[int]] | None:
         """The top of a dataset, and the areas of it and of those in it; None where it is not shown."""
-        if not self._beneath.is_pinned(dataset):
+        if not self._lower.is_pinned(dataset):
             return None
         entrance = self.overlay.area(dataset).entrance
         areas = {area.id for area in self.overlay.rows.areas() if is_in(area.entrance, entrance)}
-        return self._beneath.pinned(dataset), areas
+        return self._lower.pinned(dataset), areas
 
     async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, tell: Tell) -> None:
         """What a push carried is in `commit` now: show it, with what was changed since. Open files go on as they are.
@@ -463,7 +462,7 @@ class WritableFileSystem:
         Raises NoSuchName, Busy where changes never pause, and what reading the commit raises.
         """
         async with self._alone(dataset):
-            if not self._beneath.is_pinned(dataset):
+            if not self._lower.is_pinned(dataset):
                 await self._drop_unshown(dataset, carried)
                 return
             told = await self._mover().pushed(dataset, commit, carried)
@@ -478,21 +477,21 @@ class WritableFileSystem:
         with self.overlay.snapshot() as snapshot:
             changes = await snapshot.changes(self.overlay.area(dataset))
         if all((change.path, change.kind) in pushed for change in changes):
-            await self._engine.restore(dataset, [b""])
+            await self._merged.restore(dataset, [b""])
 
-    def _mover(self) -> Mover:
-        return Mover(self._filesystem, self._beneath, self._engine, self.overlay, self._numbers)
+    def _mover(self) -> CommitSwitch:
+        return CommitSwitch(self._filesystem, self._lower, self._merged, self.overlay, self._aliases)
 
     async def superdatasets(self, dataset: bytes) -> list[Home]:
         """Where a dataset with changes is registered, then where that one is, and so on."""
         found: list[Home] = []
-        if not self._beneath.is_pinned(dataset):
+        if not self._lower.is_pinned(dataset):
             return []
-        step = await self._beneath.above(self._beneath.pinned(dataset).inode)
+        step = await self._lower.above(self._lower.pinned(dataset).inode)
         while step is not None:
             home, top = step
             found.append(home)
-            step = await self._beneath.above(top)
+            step = await self._lower.above(top)
         return found
 
     async def restore(self, dataset: bytes, paths: Sequence[bytes], tell: Tell) -> None:
@@ -501,8 +500,8 @@ class WritableFileSystem:
         Raises NoSuchName where nothing is changed, and Busy while something changed is open.
         """
         async with self._alone(dataset):
-            if not self._beneath.is_pinned(dataset):
-                await self._engine.restore(dataset, paths)
+            if not self._lower.is_pinned(dataset):
+                await self._merged.restore(dataset, paths)
                 await self._drop_unshown(dataset, NOTHING)
                 await self.overlay.durable()
                 return
@@ -516,5 +515,5 @@ class WritableFileSystem:
         """Give back all handles; what they wrote is stored. The overlay stays open."""
         self.recorder.close()
         self._directories.clear()
-        self._engine.close()
+        self._merged.close()
         self._filesystem.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from riafs.archive import driving
+from riafs.archive import scheduler
 from riafs.archive.archive import Archive
 from riafs.archive.extractor import ChildDecoder
 from riafs.children import ATTEMPTS
@@ -66,7 +66,7 @@ async def right_members(archive: Archive, names: list[bytes], readers: int) -> s
 async def test_all_members_before_the_damage_are_served_in_any_order_by_any_number_of_readers(
     method: str, pack: Pack, spool: Path, expected_warnings: Announce
 ) -> None:
-    expected_warnings("this copy is not used")
+    expected_warnings("this copy is not used", "it is tried again")
     path = damaged(pack(CONTENTS, "-ms=on", "-mx=1", *METHODS[method]), 0.6)
     names, outcomes = sorted(CONTENTS), []
     for seed, readers, search_path in ((0, 1, ()), (1, 1, ()), (2, 5, ()), (0, 1, SEARCH_PATH)):
@@ -128,7 +128,7 @@ async def test_what_was_killed_too_often_is_tried_again_after_a_while(
     pack: Pack, spool: Path, monkeypatch: pytest.MonkeyPatch, expected_warnings: Announce
 ) -> None:
     expected_warnings("it is tried again", "SIGKILL")
-    monkeypatch.setattr(driving, "_KILLED_SECONDS", 0.5)
+    monkeypatch.setattr(scheduler, "_KILLED_SECONDS", 0.5)
     with contextlib.closing(tools_with(spool, search_path=())) as tools:
         archive = await open_archive(pack(CONTENTS, "-m0=PPMd"), tools)
         kill(monkeypatch, times=ATTEMPTS)

@@ -13,7 +13,7 @@ from riafs.formats.sevenzip.header import parse_signature
 from riafs.storage.bytesource import Extent, MemoryBytes
 from tests.archive.conftest import Announce, Pack, tools_with
 from tests.archive.headers import archive as archive_of
-from tests.archive.test_decoding import keys_of, text
+from tests.archive.test_members import keys_of, text
 from tests.archive.test_methods import METHODS
 
 CONTENTS = keys_of([text(1, 700), b"", text(2, 300), b"x"])

@@ -12,8 +12,8 @@ import py7zr
 import pytest
 
 from riafs.archive.archive import ArchiveTools
+from riafs.archive.index import IndexDirectory
 from riafs.archive.member import DecodedMember
-from riafs.archive.saved import IndexDirectory
 from riafs.storage.bytesource import Extent
 from tests.archive.conftest import SEARCH_PATH, Pack, content_of, open_archive, tools_with, update
 from tests.archive.headers import File, stored_archive

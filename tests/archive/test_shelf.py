@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from riafs.archive import archive, opened
+from riafs.archive import archive
+from riafs.archive import archive as opened
 from riafs.archive.archive import ArchiveTools
 from riafs.content.shelf import ArchiveShelf
 from riafs.counters import Counters

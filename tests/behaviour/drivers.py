@@ -16,8 +16,8 @@ from riafs.formats.sources import parse_ria_source
 from riafs.tree.protocol import Kind
 from riafs.vfs.assembly import Plan, open_filesystem
 from riafs.vfs.filesystem import Attributes, FileSystem
-from riafs.vfs.numbers import ROOT
-from riafs.vfs.refreshing import Change
+from riafs.vfs.nodes import ROOT
+from riafs.vfs.refreshing import Invalidation
 
 READ_SIZE = 128 << 10
 """Bytes that are asked for at once, as the kernel does."""
@@ -58,7 +58,7 @@ class ObjectDriver:
 
     def __init__(self, filesystem: FileSystem) -> None:
         self.filesystem = filesystem
-        self.changes: list[Change] = []
+        self.changes: list[Invalidation] = []
 
     @property
     def counters(self) -> Counters:
@@ -116,7 +116,7 @@ class ObjectDriver:
     async def refresh(self) -> None:
         """Look for changes in the store; what the kernel would be told is added to `changes`."""
 
-        async def tell(changes: Sequence[Change]) -> None:
+        async def tell(changes: Sequence[Invalidation]) -> None:
             self.changes += changes
 
         await self.filesystem.refresh(tell)

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from riafs.tree.dataset import VersionedDirectory
-from riafs.tree.fixed import FixedDirectory
+from riafs.tree.commit_directory import CommitDirectory, VersionedDirectory
+from riafs.tree.directories import FixedDirectory, VirtualDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Kind
-from riafs.tree.snapshot import CommitDirectory
-from riafs.tree.storeroot import AliasDirectory, IdDirectory, PendingDirectory
+from riafs.tree.store_root import AliasDirectory, IdDirectory, PendingDirectory
 from riafs.tree.subdatasets import AbsentSubdataset
-from riafs.tree.virtual import VirtualDirectory
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.conformance.directory import CHECKS, Check, all_entries
 from tests.small import Executable, Files, Link, Locked, Pointer, Registered, SmallStore, key_of

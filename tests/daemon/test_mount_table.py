@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.daemon.bounded import call_in_child
-from riafs.daemon.mountpoint import is_passed_device, prepare
+from riafs.daemon.fork_call import call_in_child
+from riafs.daemon.mountpoint import find_mount, is_passed_device, prepare
 from riafs.daemon.mounts import Mount, all_mounts, mount_at, parse_mountinfo, resolve
-from riafs.daemon.unmount import find_mount
 from riafs.errors import MountpointError, NotMounted, StoreTimeout
 
 LINE = (

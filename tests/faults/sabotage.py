@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import pyfuse3
 import trio
 
 from riafs.cli import main
@@ -16,7 +17,7 @@ from riafs.git.catfile import CatFile
 from riafs.git.writing import RefUpdate, RefWriter
 from riafs.storage import openat
 from riafs.storage.local_file import FileBytes
-from riafs.tree.snapshot import CommitDirectory
+from riafs.tree.commit_directory import CommitDirectory
 from riafs.vfs.filesystem import FileSystem
 
 BAD = "bad"
@@ -147,6 +148,11 @@ def another_user() -> None:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
+
+
+def unknown_pyfuse3() -> None:
+    """A pyfuse3 of a version that riafs does not know."""
+    pyfuse3.__version__ = "9.0.0"
 
 
 if __name__ == "__main__":

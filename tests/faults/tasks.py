@@ -9,15 +9,15 @@ from typing import Any
 
 import trio
 
-from riafs.archive.driving import Driver
-from riafs.archive.goingahead import GoingAhead
-from riafs.archive.making import Making
+from riafs.archive.members import MemberAssembler
+from riafs.archive.prefetch import Prefetch
+from riafs.archive.scheduler import Scheduler
 from riafs.cache.blocks import BlockCache
 from riafs.cache.disk import DiskBlocks
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.verifying import Verifier
-from riafs.daemon import life
-from riafs.daemon.changing import Changing
+from riafs.daemon import lifecycle
+from riafs.daemon.change_commands import Changing
 from riafs.daemon.logs import RecentErrors
 from riafs.fuse import session
 from riafs.fuse.session import Session
@@ -33,10 +33,10 @@ FAILURES: dict[str, Callable[[], Exception]] = {
 }
 _TASKS = (
     (VerifiedMemory, "_open"), (VerifiedMemory, "_write"), (BlockCache, "_write"), (DiskBlocks, "write"),
-    (Verifier, "hash_part"), (Driver, "_go_to_goal"), (Driver, "_noted"), (Making, "store"), (Making, "check"),
-    (Making, "parts"), (GoingAhead, "_begin_run"), (GoingAhead, "_decode_segments"), (GoingAhead, "_decode_front"),
-    (Session, "_refresh_regularly"), (Session, "refresh"), (WritableFileSystem, "keep"), (Overlay, "tidy"),
-    (session, "_forget_inode"), (life, "describe_stacks"), (Changing, "_changes"),
+    (Verifier, "hash_part"), (Scheduler, "_go_to_goal"), (Scheduler, "_noted"), (MemberAssembler, "store"),
+    (MemberAssembler, "check"), (MemberAssembler, "parts"), (Prefetch, "_decode_batch"),
+    (Prefetch, "_decode_front"), (Session, "_refresh_regularly"), (Session, "refresh"), (WritableFileSystem, "keep"),
+    (Overlay, "tidy"), (session, "_forget_inode"), (lifecycle, "describe_stacks"), (Changing, "_changes"),
     (RecentErrors, "format"),
 )  # fmt: skip
 """Where background tasks work, and what the control socket asks."""
@@ -62,7 +62,7 @@ def _fail_once(owner: Any, name: str, failure: Callable[[], Exception]) -> None:
 
 def start_no_thread_at_first() -> None:
     """Once the mount is ready: the first thread for each function cannot be started."""
-    run, become_ready = trio.to_thread.run_sync, life._Life._become_ready
+    run, become_ready = trio.to_thread.run_sync, lifecycle._Life._become_ready
     refused: set[str] = set()
     is_ready = threading.Event()
 
@@ -78,4 +78,4 @@ def start_no_thread_at_first() -> None:
         is_ready.set()
 
     trio.to_thread.run_sync = refuse_first  # type: ignore[assignment]  # that is the sabotage
-    life._Life._become_ready = ready  # type: ignore[method-assign]  # likewise
+    lifecycle._Life._become_ready = ready  # type: ignore[method-assign]  # likewise

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from riafs.archive.openpgp import Decryptor
 from riafs.children import ATTEMPTS
 from riafs.cli import doctor, run
+from riafs.content.openpgp import Decryptor
 from riafs.counters import Counters
-from riafs.daemon import unmount
+from riafs.daemon import mountpoint
 from riafs.daemon.mounts import Mount
 from riafs.errors import MissingContent, ProgramKilled
 from riafs.git.catfile import GitPool
@@ -163,14 +163,14 @@ def test_what_run_asks_of_git_is_asked_again(tmp_path: Path, killed: Killed, nam
 
 def test_a_killed_fusermount_is_started_again(tmp_path: Path, killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
     mount = Mount(str(tmp_path), "0:1", "fuse.riafs", "x", os.geteuid())
-    monkeypatch.setattr(unmount, "all_mounts", lambda: (mount,))
+    monkeypatch.setattr(mountpoint, "all_mounts", lambda: (mount,))
     killed("fusermount3", ATTEMPTS)
     with pytest.raises(ProgramKilled, match=f"fusermount3 -u {KILLED}"):
-        unmount._unmount_as_user(mount, lazy=False)
-    with pytest.raises(unmount.MountpointError):  # the real one, as nothing is mounted there
-        unmount._unmount_as_user(mount, lazy=False)
-    monkeypatch.setattr(unmount, "all_mounts", tuple)
-    unmount._unmount_as_user(mount, lazy=False)  # the one before had done it
+        mountpoint._unmount_as_user(mount, lazy=False)
+    with pytest.raises(mountpoint.MountpointError):  # the real one, as nothing is mounted there
+        mountpoint._unmount_as_user(mount, lazy=False)
+    monkeypatch.setattr(mountpoint, "all_mounts", tuple)
+    mountpoint._unmount_as_user(mount, lazy=False)  # the one before had done it
 
 
 # -- content ----------------------------------------------------------------------------------------------------------

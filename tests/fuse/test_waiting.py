@@ -4,14 +4,19 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pyfuse3
 import pytest
 import trio
 import trio.lowlevel
 import trio.testing
 
 from riafs.fuse import waiting
-from riafs.fuse.waiting import MOST, Waiting, is_readable
+from riafs.fuse.waiting import MOST, Waiting, is_readable, wait_eagerly
+from tests.fuse.mounting import mounted
+from tests.small import SmallStore
 
 _HIGH = 2000
 
@@ -127,3 +132,37 @@ def test_high_descriptors_can_be_asked(ends: tuple[socket.socket, socket.socket]
         assert is_readable(high, 0.0)
     finally:
         os.close(high)
+
+
+@pytest.mark.parametrize("version", ["3.6.0", "4.0", "3.50.1", "3"])
+def test_an_unknown_pyfuse3_waits_by_itself(
+    version: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pyfuse3, "__version__", version)
+    monkeypatch.setattr(pyfuse3, "trio", trio, raising=False)
+    with caplog.at_level("INFO", logger="riafs.fuse.waiting"):
+        assert not wait_eagerly()
+    assert pyfuse3.trio is trio  # type: ignore[attr-defined]  # not declared
+    assert f"pyfuse3 {version} waits for requests by itself" in caplog.text
+
+
+@pytest.mark.parametrize("version", ["3.4.0", "3.5.0", "3.5.7"])
+def test_a_known_pyfuse3_gets_our_waiting(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyfuse3, "__version__", version)
+    monkeypatch.setattr(pyfuse3, "trio", trio, raising=False)
+    assert wait_eagerly()
+    assert pyfuse3.trio.Lock is not trio.Lock  # type: ignore[attr-defined]  # not declared
+
+
+def test_a_mount_works_with_a_pyfuse3_that_waits_by_itself(fuse: None, tmp_path: Path) -> None:
+    store = SmallStore.make(tmp_path / "store")
+    names = [f"{number:03}" for number in range(100)]
+    store.dataset("one", {name.encode(): name.encode() for name in names})
+    command = ("-m", "tests.faults.sabotage", "unknown_pyfuse3")
+    with mounted(store.path, tmp_path / "mounted", "-v", command=command) as mount:
+        one = mount.path / "one"
+        with ThreadPoolExecutor(8) as readers:
+            contents = list(readers.map(lambda name: (one / name).read_text(), names))
+        assert contents == names
+        assert sorted(os.listdir(one)) == names
+        assert "pyfuse3 9.0.0 waits for requests by itself" in mount.logged()

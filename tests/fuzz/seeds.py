@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from riafs.archive.header import decode_header
-from riafs.archive.saved import write_columns
+from riafs.archive.index import write_columns
 from riafs.cache.block_files import BlockName, make_header
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.formats.sevenzip.header import is_encoded, parse_encoded_header, parse_signature

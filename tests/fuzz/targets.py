@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from riafs.archive.saved import read_columns
+from riafs.archive.index import read_columns
 from riafs.cache.block_files import HEADER_SIZE, check_block
 from riafs.errors import RiafsError
 from riafs.formats.sevenzip.cursor import Limits

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.vfs.readers import PROBE
+from riafs.vfs.kernel_cache import PROBE
 from tests.fuse.mounting import Mounted, mounted
 from tests.small import EPOCH, Files, Locked, SmallDataset, SmallStore, key_of, noise
 

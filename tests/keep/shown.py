@@ -10,7 +10,7 @@ from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.formats.sources import parse_source
 from riafs.vfs.assembly import Plan, open_filesystem
-from riafs.vfs.keepplan import KeepPlan
+from riafs.vfs.keep_plan import KeepPlan
 from tests.behaviour.drivers import ObjectDriver
 from tests.keep.standin.api import TOKEN
 from tests.keep.standin.cluster import Cluster

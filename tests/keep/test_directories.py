@@ -5,14 +5,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from riafs.tree.byid import ByIdDirectory
-from riafs.tree.clusterroot import ClusterRoot
+from riafs.tree.cluster_root import ClusterRoot, ProjectDirectory, SharedDirectory, TagDirectory, TagsDirectory
 from riafs.tree.collection import CollectionDirectory
+from riafs.tree.collection_opening import ByIdDirectory
 from riafs.tree.composed import ComposedDirectory
-from riafs.tree.projects import ProjectDirectory, SharedDirectory
+from riafs.tree.directories import LiveDirectory
 from riafs.tree.protocol import Directory
-from riafs.tree.renewable import PlacedDirectory
-from riafs.tree.tags import TagDirectory, TagsDirectory
 from tests.conformance.directory import CHECKS, Check
 from tests.keep.making import KeptStore, manifest_of
 from tests.keep.shown import shown, shown_cluster
@@ -80,9 +78,9 @@ OPENERS: dict[str, Open] = {
     "shared": in_cluster(SharedDirectory, b"shared"),
     "tags": in_cluster(TagsDirectory, b"by_tag"),
     "tag": in_cluster(TagDirectory, b"by_tag/tag_ged"),
-    "collection": in_cluster(PlacedDirectory, b"home/one"),
+    "collection": in_cluster(LiveDirectory, b"home/one"),
     "folder": in_cluster(CollectionDirectory, b"home/one/below"),
-    "collection-as-source": in_cluster(PlacedDirectory, b"", f"#{COLLECTION}"),
+    "collection-as-source": in_cluster(LiveDirectory, b"", f"#{COLLECTION}"),
     "kept": kept_root,
     "composed": composed,
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from riafs.formats.locators import parse_locator
 from riafs.storage.keep_places import HintedPlaces, Places
-from riafs.vfs.keepplan import KeepPlan
+from riafs.vfs.keep_plan import KeepPlan
 from tests.keep.making import KeptStore, manifest_of
 from tests.keep.shown import shown
 

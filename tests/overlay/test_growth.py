@@ -9,6 +9,7 @@ import pytest
 from riafs.counters import Counters
 from riafs.overlay.filesystem import OverlayFileSystem
 from riafs.overlay.inode_map import Ownership
+from riafs.overlay.journal import GROUP
 from riafs.overlay.namespace import EXCHANGE, Creator
 from riafs.overlay.overlay import Overlay
 from tests.overlay.disk import TOP, DiskLower
@@ -87,3 +88,19 @@ async def test_links_of_a_directory_follow_every_change(engine: tuple[OverlayFil
     await made.rmdir(two, b"a")
     await made.unlink(one, b"b")
     assert await links() == (2, 2)
+
+
+def test_the_size_of_the_log_is_known_without_moving_it(tmp_path: Path) -> None:
+    overlay = Overlay(str(tmp_path), Counters())
+    database, journal = tmp_path / "overlay.sqlite", overlay.journal
+    try:
+        journal.move_log()
+        before = database.read_bytes()
+        for number in range(20 * GROUP):
+            with journal.step:
+                journal.run("INSERT OR REPLACE INTO setting VALUES ('many', ?)", (b"%d" % number,))
+        journal._count()
+        assert 20 * 4096 < journal.size - len(before) < 1 << 20
+        assert database.read_bytes() == before
+    finally:
+        overlay.close()

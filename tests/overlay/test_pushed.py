@@ -17,9 +17,9 @@ from riafs.overlay.lower import LowerEntry
 from riafs.overlay.overlay import Overlay
 from riafs.push.opening import open_for_pushing
 from riafs.push.pushing import Push
-from riafs.push.watching import Nobody
 from riafs.tree.listing import GitEntry, git_version
 from riafs.tree.protocol import Kind
+from riafs.watching import Nobody
 from tests.overlay.disk import DiskLower
 from tests.overlay.walking import Walker
 from tests.push.conftest import means, request, tree

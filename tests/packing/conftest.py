@@ -12,11 +12,11 @@ import pytest
 from riafs.formats.sources import parse_ria_source
 from riafs.packing.archiving import ArchiveReport, ArchiveRequest, archive_objects
 from riafs.packing.dataset import PackedDataset, open_dataset
-from riafs.packing.loose import Selection
+from riafs.packing.selection import Selection
 from riafs.packing.unarchiving import UnarchiveReport, UnarchiveRequest, unarchive_objects
-from riafs.packing.watching import Nobody, Watcher
 from riafs.storage.posix import HeldDirectory
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
+from riafs.watching import Nobody, Watcher
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 
 TEXT = [b"line %d of a text that compresses well\n" % number * 500 for number in range(6)]
@@ -35,10 +35,10 @@ def dataset(tmp_path: Path) -> SmallDataset:
     return made
 
 
-def means(deadline: float = 30.0) -> Means:
+def means(deadline: float = 30.0) -> CommandSettings:
     git = shutil.which("git")
     assert git is not None
-    return Means(git, os.environ["PATH"], deadline, None)
+    return CommandSettings(git, os.environ["PATH"], deadline, None)
 
 
 def source(dataset: SmallDataset) -> str:

@@ -24,12 +24,11 @@ from riafs.errors import (
 from riafs.formats.annex import Layout, hash_lower, hash_mixed
 from riafs.formats.keys import escape
 from riafs.formats.sources import parse_ria_source
-from riafs.packing.archives import FileMark
+from riafs.packing.archive_file import FileMark
 from riafs.packing.archiving import archive_objects
 from riafs.packing.dataset import open_dataset
-from riafs.packing.loose import find_loose
-from riafs.packing.objects import ObjectReader
-from riafs.packing.watching import Nobody, Step
+from riafs.packing.loose_objects import ObjectReader, find_loose
+from riafs.watching import Nobody, PackingStep
 from tests.packing.conftest import (
     CONTENTS,
     NOISE,
@@ -55,11 +54,11 @@ MEMBERS = {mixed_path(key): content for key, content in CONTENTS.items()}
 class At(Nobody):
     """Calls a function when a step begins."""
 
-    def __init__(self, step: Step, call: object) -> None:
+    def __init__(self, step: PackingStep, call: object) -> None:
         self._step = step
         self._call = call
 
-    def begin(self, step: Step, total: int) -> None:
+    def begin(self, step: PackingStep, total: int) -> None:
         if step is self._step:
             assert callable(self._call)
             self._call()
@@ -343,13 +342,13 @@ async def test_objects_pushed_meanwhile_stay(dataset: SmallDataset) -> None:
     def push() -> None:
         dataset.put(key_of(late), late)
 
-    await archive(dataset, request(prune=True), At(Step.CHECKING, push))
+    await archive(dataset, request(prune=True), At(PackingStep.CHECKING, push))
     assert loose(dataset) == {mixed_path(key_of(late)): late}
 
 
 async def test_an_object_dropped_meanwhile_is_left_out(dataset: SmallDataset) -> None:
     gone = dataset.object_path(key_of(NOISE[0]))
-    report = await archive(dataset, request(prune=True), At(Step.PACKING, gone.unlink))
+    report = await archive(dataset, request(prune=True), At(PackingStep.PACKING, gone.unlink))
     assert [each.reason for each in report.damaged] == ["cannot be read: No such file or directory"]
     assert len(archived(dataset)) == len(MEMBERS) - 1
 
@@ -361,7 +360,7 @@ async def test_an_archive_changed_meanwhile_is_not_replaced(dataset: SmallDatase
         dataset.archive({b"meanwhile": b"2"}, paths=True)
 
     with pytest.raises(Busy):
-        await archive(dataset, request(prune=True), At(Step.REPLACING, change))
+        await archive(dataset, request(prune=True), At(PackingStep.REPLACING, change))
     assert archived(dataset) == {b"before": b"1", b"meanwhile": b"2"}
     assert loose(dataset) == MEMBERS
     assert nothing_unfinished(dataset)
@@ -372,7 +371,7 @@ async def test_nothing_is_removed_once_the_archive_was_changed(dataset: SmallDat
         archive_path(dataset).write_bytes(b"")
 
     with pytest.raises(Busy):
-        await archive(dataset, request(prune=True), At(Step.REMOVING, change))
+        await archive(dataset, request(prune=True), At(PackingStep.REMOVING, change))
     assert loose(dataset) == MEMBERS
 
 
@@ -383,7 +382,7 @@ async def test_two_at_once_are_refused(dataset: SmallDataset) -> None:
         assert other.returncode == 2
         assert "another riafs archive or unarchive (process " in other.stderr
 
-    await archive(dataset, request(), At(Step.PACKING, start_another))
+    await archive(dataset, request(), At(PackingStep.PACKING, start_another))
     assert archived(dataset) == MEMBERS
 
 
@@ -485,7 +484,7 @@ async def test_a_new_archive_that_gives_back_other_bytes_is_thrown_away(dataset:
         path.write_bytes(raw)
 
     with pytest.raises(CorruptContent):
-        await archive(dataset, request(prune=True), At(Step.CHECKING, flip))
+        await archive(dataset, request(prune=True), At(PackingStep.CHECKING, flip))
     assert archive_path(dataset).read_bytes() == before
     assert loose(dataset) == MEMBERS
     assert nothing_unfinished(dataset)
@@ -502,7 +501,7 @@ async def test_old_content_that_is_different_in_the_new_archive_is_noticed(datas
         path.write_bytes(raw)
 
     with pytest.raises(CorruptContent):
-        await archive(dataset, request(), At(Step.CHECKING, flip))
+        await archive(dataset, request(), At(PackingStep.CHECKING, flip))
     assert archived(dataset) == {b"old": old}
 
 
@@ -518,14 +517,14 @@ async def test_without_room_nothing_is_written(dataset: SmallDataset, monkeypatc
 async def test_an_object_that_cannot_be_read_is_reported(
     dataset: SmallDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ObjectReader._open
+    real = ObjectReader.open
 
     def fail(self: ObjectReader, path: bytes) -> int:
         if path == mixed_path(key_of(NOISE[0])):
             raise OSError(5, "Input/output error")
         return real(self, path)
 
-    monkeypatch.setattr(ObjectReader, "_open", fail)
+    monkeypatch.setattr(ObjectReader, "open", fail)
     report = await archive(dataset, request(prune=True))
     assert [each.reason for each in report.damaged] == ["cannot be read: Input/output error"]
     assert loose(dataset) == {mixed_path(key_of(NOISE[0])): NOISE[0]}

@@ -98,9 +98,9 @@ def test_an_interrupt_leaves_the_store_as_it_was(dataset: SmallDataset) -> None:
         "import os, signal, sys\n"
         "from riafs.cli.main import run\n"
         "from riafs.cli.progress import Display\n"
-        "from riafs.packing.watching import Step\n"
+        "from riafs.watching import PackingStep\n"
         "def begin(self, step, total):\n"
-        "    if step is Step.CHECKING: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    if step is PackingStep.CHECKING: os.kill(os.getpid(), signal.SIGINT)\n"
         "Display.begin = begin\n"
         "sys.exit(run('riafs', ['archive', sys.argv[1], '--prune']))"
     )

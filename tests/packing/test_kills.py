@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from riafs.packing.watching import Nobody, Step
+from riafs.watching import Nobody, PackingStep
 from tests.packing.conftest import (
     archive,
     archive_path,
@@ -44,7 +44,7 @@ class Killer(Nobody):
     def __init__(self, last: int) -> None:
         self._left = last
 
-    def begin(self, step: Step, total: int) -> None:
+    def begin(self, step: PackingStep, total: int) -> None:
         self._count()
 
     def advance(self, amount: int) -> None:

@@ -13,13 +13,10 @@ from hypothesis import strategies as st
 
 from riafs.errors import Busy, NotOurs, ReadOnly, StoreDenied, StoreError
 from riafs.formats.keys import parse_key
-from riafs.packing.compressing import END, PIECE, Compressor, shrinks_to, worth_compressing
-from riafs.packing.content import ContentCheck, expected_size
-from riafs.packing.dataset import PackedDataset
-from riafs.packing.lock import workspace
-from riafs.packing.loose import LooseObject
-from riafs.packing.order import in_tree_order
-from riafs.packing.survey import Candidate, in_batches
+from riafs.packing.archive_writer import END, Compressor
+from riafs.packing.dataset import PackedDataset, workspace
+from riafs.packing.loose_objects import PIECE, ContentCheck, LooseObject, expected_size
+from riafs.packing.selection import WORTH, Candidate, in_batches, in_tree_order, shrinks_to
 from riafs.storage.permissions import parse_sharing, with_executable
 from riafs.storage.posix import writing_to
 from tests.packing.conftest import CONTENTS, held, with_dataset
@@ -46,8 +43,8 @@ def test_compressed_pieces_are_one_stream_that_decodes_from_every_reset(size: in
 
 @pytest.mark.parametrize("size", [1000, 1_000_000])
 def test_text_is_worth_compressing_and_noise_is_not(size: int) -> None:
-    assert worth_compressing(share(b"text of some kind\n" * (size // 18)))
-    assert not worth_compressing(share(noise(size)))
+    assert share(b"text of some kind\n" * (size // 18)) <= WORTH
+    assert share(noise(size)) > WORTH
 
 
 def share(content: bytes) -> float:
@@ -58,7 +55,7 @@ def share(content: bytes) -> float:
 
 
 def test_nothing_is_not_worth_compressing() -> None:
-    assert not worth_compressing(share(b""))
+    assert share(b"") > WORTH
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.booleans())), st.integers(1, 500))

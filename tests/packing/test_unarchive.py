@@ -11,8 +11,8 @@ from riafs.errors import Busy, NotInStore, StoreError
 from riafs.formats.annex import hash_lower
 from riafs.formats.sevenzip.header import Listing, Member
 from riafs.packing import unarchiving
-from riafs.packing.watching import Step
 from riafs.storage import posix
+from riafs.watching import PackingStep
 from tests.packing.conftest import (
     CONTENTS,
     NOISE,
@@ -215,7 +215,7 @@ async def test_an_object_that_vanishes_before_the_end_keeps_the_archive(packed: 
         packed.object_path(key_of(b"x")).unlink()
 
     with pytest.raises(StoreError, match="archive stays"):
-        await unarchive(packed, remove=True, watcher=At(Step.CHECKING, drop))
+        await unarchive(packed, remove=True, watcher=At(PackingStep.CHECKING, drop))
     assert archived(packed) == MEMBERS
 
 
@@ -224,7 +224,7 @@ async def test_an_archive_changed_meanwhile_is_not_removed(packed: SmallDataset)
         packed.archive({b"new": b"1"}, paths=True)
 
     with pytest.raises(Busy):
-        await unarchive(packed, remove=True, watcher=At(Step.REMOVING, change))
+        await unarchive(packed, remove=True, watcher=At(PackingStep.REMOVING, change))
     assert archived(packed) == {**MEMBERS, b"new": b"1"}
 
 

@@ -17,8 +17,8 @@ from riafs.push.merging import Prefer
 from riafs.push.opening import open_for_pushing
 from riafs.push.pushing import Push
 from riafs.push.request import PushReport, PushRequest
-from riafs.push.watching import Nobody, Watcher
-from riafs.tree.working import Means
+from riafs.tree.tools import CommandSettings
+from riafs.watching import Nobody, Watcher
 from tests.push.changes import Below
 from tests.small import Executable, Link, Locked, Pointer, SmallDataset, SmallStore, key_of, mixed_path
 
@@ -72,10 +72,10 @@ def changes_over(dataset: SmallDataset, area: Path, ref: str = "main") -> Below:
     return Below(dataset.path, area, dataset.git("rev-parse", ref))
 
 
-def means() -> Means:
+def means() -> CommandSettings:
     git = shutil.which("git")
     assert git is not None
-    return Means(git, os.environ["PATH"], 60.0, None)
+    return CommandSettings(git, os.environ["PATH"], 60.0, None)
 
 
 def request(

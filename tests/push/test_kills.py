@@ -15,7 +15,7 @@ import trio
 from riafs.errors import Busy
 from riafs.git.writing import RefUpdate, RefWriter
 from riafs.overlay.changes import Change
-from riafs.push.watching import Nobody, Step, Watcher
+from riafs.watching import Nobody, PushStep, Watcher
 from tests.push.changes import Below
 from tests.push.conftest import STORAGE, annex_log, content, push, sound, tree
 from tests.small import SmallDataset, key_of, noise
@@ -30,7 +30,7 @@ class Killer(Nobody):
     def __init__(self, last: int) -> None:
         self._left = last
 
-    def begin(self, step: Step, total: int) -> None:
+    def begin(self, step: PushStep, total: int) -> None:
         self._count()
 
     def advance(self, amount: int) -> None:

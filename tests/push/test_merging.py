@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from riafs.errors import PushConflict, PushRefused
 from riafs.push.merging import Prefer
-from riafs.push.watching import Nobody, Step
+from riafs.watching import Nobody, PushStep
 from tests.push.changes import Below
 from tests.push.conftest import (
     FILES,
@@ -170,9 +170,9 @@ class Meddler(Nobody):
     def __init__(self, meddle: object) -> None:
         self._meddle = meddle
 
-    def begin(self, step: Step, total: int) -> None:
-        meddle, self._meddle = self._meddle, None if step is Step.REFS else self._meddle
-        if step is Step.REFS and callable(meddle):
+    def begin(self, step: PushStep, total: int) -> None:
+        meddle, self._meddle = self._meddle, None if step is PushStep.REFS else self._meddle
+        if step is PushStep.REFS and callable(meddle):
             meddle()
 
 

@@ -11,7 +11,7 @@ from riafs.formats.sources import parse_ria_source
 from riafs.push.opening import open_for_pushing
 from riafs.push.pushing import Push
 from riafs.push.superdatasets import Member, push_all, subdatasets_first
-from riafs.push.watching import Nobody
+from riafs.watching import Nobody
 from tests.push.conftest import changes_over, means, request, tree
 from tests.small import Registered, SmallDataset, SmallStore
 

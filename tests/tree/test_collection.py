@@ -7,10 +7,11 @@ import pytest
 from riafs.counters import Counters
 from riafs.errors import BrokenCollection, IsADirectoryHere, MissingContent, NoSuchName, NotInStore, StoreDenied
 from riafs.formats.manifests.reader import parse_manifest
-from riafs.tree.collection import BrokenDirectory, CollectionDirectory
-from riafs.tree.folders import MANY, Folders
+from riafs.tree.collection import MANY, CollectionDirectory, FolderCache
+from riafs.tree.directories import BrokenDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Kind
+from riafs.tree.slots import own_slots
 from riafs.vfs.filesystem import FileSystem
 from tests.behaviour.drivers import ObjectDriver
 from tests.collections import EMPTY, MTIME_NS, collection, directory, locator
@@ -121,7 +122,7 @@ async def test_nul_is_shown_as_underscore_and_nothing_hides_a_real_name() -> Non
     shown = directory(rf". {FOO} {BAR} 0:3:a\000b 3:6:c\000d 0:1:c_d 0:2:\000/x".encode() + b"\n", b"foo", b"barbar")
     expected = [b"_", b"a_b", b"c_d"]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("riafs.tree.folders.log.warning", lambda *told: None)
+        patched.setattr("riafs.tree.collection.log.warning", lambda *told: None)
         assert await names(shown) == expected
     assert await content(shown, b"a_b") == b"foo"
     assert await content(shown, b"c_d") == b"f"
@@ -135,7 +136,7 @@ async def test_names_that_are_too_long_are_left_out_and_counted(expected_warning
     expected_warnings("2 impossible names left out in / of collection .*, among them 'xxx")
     counters = Counters()
     text = f". {FOO} 0:3:{'x' * 256} 0:3:{'y' * 255} 0:3:{'z' * 256}\n".encode()
-    shown = directory(text, b"foo", folders=Folders(counters))
+    shown = directory(text, b"foo", folders=FolderCache(counters))
     assert await names(shown) == [b"y" * 255]
     assert counters.names_dropped == 2
 
@@ -164,6 +165,25 @@ async def test_all_versions_of_a_large_folder_are_those_of_its_entries() -> None
 
 
 # -- large folders ---------------------------------------------------------------------------------------------------
+
+
+async def slots_of(text: bytes) -> dict[bytes, int]:
+    shown = directory(text)
+    slots = await own_slots(shown)
+    assert slots is not None
+    return dict(zip(await names(shown), await slots.reach(), strict=True))
+
+
+async def test_an_unchanged_entry_keeps_its_slot_in_a_new_version() -> None:
+    before = await slots_of(f". {FOO} {BAR} 0:3:b 0:3:same 3:6:changed\n./folder {FOO} 0:3:f\n".encode())
+    after = await slots_of(f". {FOO} {BAR} 0:3:a 0:3:same 3:5:changed\n./folder {FOO} 0:2:other\n".encode())
+    assert {name for name, slot in before.items() if after.get(name) == slot} == {b"same", b"folder"}
+    assert len({*before.values(), *after.values()}) == 6
+
+
+async def test_slots_of_a_large_folder_are_positions() -> None:
+    assert await own_slots(directory(many(MANY))) is None
+    assert len(await slots_of(many(MANY - 1))) == MANY - 1
 
 
 async def test_listing_goes_on_anywhere_and_in_pieces() -> None:
@@ -198,7 +218,7 @@ async def test_one_entry_of_a_large_folder_costs_few(monkeypatch: pytest.MonkeyP
 
 async def test_folders_are_dropped_and_made_again() -> None:
     lines = [f"./{number:03d} {FOO} {' '.join(f'0:3:{name:02d}' for name in range(50))}\n" for number in range(100)]
-    folders = Folders(limit=200)
+    folders = FolderCache(limit=200)
     shown = directory("".join(lines).encode(), b"foo", folders=folders)
     for _ in range(2):
         for number in (*range(100), 7):
@@ -208,7 +228,7 @@ async def test_folders_are_dropped_and_made_again() -> None:
 
 
 async def test_collections_of_one_content_share_their_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = Folders()
+    folders = FolderCache()
     first, second = (directory(many(10), b"foo", folders=folders) for _ in range(2))
     assert await names(first) == await names(second)
     assert len(folders._cache) == 1

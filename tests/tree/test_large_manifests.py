@@ -21,7 +21,7 @@ from riafs.formats.manifests.reader import ManifestReader, parse_manifest
 from riafs.memory import Group, group_of
 from riafs.storage import temporary
 from riafs.storage.temporary import SpillFile
-from riafs.tree.folders import Folders
+from riafs.tree.collection import FolderCache
 from tests.collections import MTIME_NS, directory, tree_of
 from tests.plugins.log_hygiene import Announce
 
@@ -92,7 +92,7 @@ def test_what_is_on_disk_is_what_would_be_in_memory(text: bytes, tmp_path: Path)
 @pytest.mark.usefixtures("small_bounds")
 async def test_a_large_collection_is_listed_and_read_from_disk(tmp_path: Path) -> None:
     text = numbered(shuffled(5000))
-    shown = directory(text, b"foo", folders=Folders(Counters()))
+    shown = directory(text, b"foo", folders=FolderCache(Counters()))
     manifest = read(text, tmp_path)
     object.__setattr__(shown.collection, "manifest", manifest)
     names: list[bytes] = []

@@ -18,8 +18,8 @@ from riafs.formats.gitrepository import ChangedCommit, parse_history
 from riafs.formats.sources import parse_ria_source
 from riafs.git.repository import Repository
 from riafs.tasks import Background
-from riafs.tree.lastchanges import LastChanges as LastChangesOfMount
-from riafs.tree.lastchanges import Walk
+from riafs.tree.times import LastChanges as LastChangesOfMount
+from riafs.tree.times import Walk
 from riafs.vfs import assembly
 from tests.behaviour.drivers import ObjectDriver
 from tests.plugins.log_hygiene import Announce

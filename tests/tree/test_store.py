@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from riafs.content.annex import AnnexContents
 from riafs.errors import BadSource, CorruptContent, NoSuchName, NoSuchVersion, OutsideStore, RiafsError, SourceNotFound
 from riafs.formats.keys import escape
-from riafs.tree import snapshot
-from riafs.tree.classifying import Item
-from riafs.tree.dataset import Dataset
-from riafs.tree.listing import FEW, GitEntry
+from riafs.git.repository import Repository
+from riafs.tree import commit_directory
+from riafs.tree.listing import FEW, GitEntry, TreeLine
 from tests.behaviour.drivers import opened
 from tests.small import Files, Locked, SmallDataset, SmallStore, key_of, noise, put
 
@@ -312,7 +312,7 @@ async def test_percent_sign_in_a_ref_is_written_as_percent_25(store: SmallStore)
 
 
 async def test_large_directory_is_classified_piece_by_piece(store: SmallStore) -> None:
-    count = 20 * snapshot.PIECE
+    count = 20 * commit_directory.PIECE
     files: Files = {b"%06d" % number: b"x" for number in range(count)}
     store.dataset("large", files)
     async with opened(store.path) as shown:
@@ -321,12 +321,12 @@ async def test_large_directory_is_classified_piece_by_piece(store: SmallStore) -
         before = shown.counters.git_objects_read
         page = await shown.filesystem.readdir(handle, 0)
         assert 0 < len(page.entries) < count
-        assert shown.counters.git_objects_read - before <= 2 * snapshot.PIECE
+        assert shown.counters.git_objects_read - before <= 2 * commit_directory.PIECE
         assert len(await shown.ls(b"large")) == count
 
 
 async def test_names_looked_up_here_and_there_in_a_large_directory_cost_little(store: SmallStore) -> None:
-    count = 4 * snapshot.PIECE
+    count = 4 * commit_directory.PIECE
     files: Files = {b"%06d" % number: b"x%d" % number for number in range(count)}
     store.dataset("large", files)
     async with opened(store.path) as shown:
@@ -342,19 +342,21 @@ async def test_names_looked_up_in_order_are_classified_in_pieces(
     store: SmallStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    classify = snapshot.classify
+    classify = commit_directory.classify
 
-    async def counting(dataset: Dataset, lines: Sequence[Item], time_ns: int) -> list[GitEntry]:
+    async def counting(
+        repository: Repository, contents: AnnexContents, lines: Sequence[TreeLine], time_ns: int
+    ) -> list[GitEntry]:
         sizes.append(len(lines))
-        return await classify(dataset, lines, time_ns)
+        return await classify(repository, contents, lines, time_ns)
 
-    count = 3 * snapshot.PIECE
+    count = 3 * commit_directory.PIECE
     store.dataset("large", {b"%06d" % number: b"x" for number in range(count)})
-    monkeypatch.setattr(snapshot, "classify", counting)
+    monkeypatch.setattr(commit_directory, "classify", counting)
     async with opened(store.path) as shown:
         for number in range(5, count):
             await shown.inode(b"large/%06d" % number)
-    assert sizes == [FEW, *[snapshot.PIECE] * 3]
+    assert sizes == [FEW, *[commit_directory.PIECE] * 3]
 
 
 async def test_second_listing_reads_nothing(store: SmallStore) -> None:

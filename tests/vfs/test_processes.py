@@ -4,7 +4,7 @@ import os
 import subprocess
 import threading
 
-from riafs.vfs.processes import processes_above
+from riafs.vfs.recording import processes_above
 
 
 def test_a_process_is_below_those_that_started_it() -> None:

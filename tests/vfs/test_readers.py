@@ -9,7 +9,7 @@ from riafs.content.unread import Unread
 from riafs.content.verifying import Verify
 from riafs.errors import CorruptContent, MissingContent
 from riafs.storage.bytesource import MemoryBytes
-from riafs.vfs.readers import PROBE
+from riafs.vfs.kernel_cache import PROBE
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 

@@ -8,7 +8,7 @@ import trio.testing
 
 from riafs.counters import Counters
 from riafs.errors import NoSuchName, NotThereYet, StaleHandle
-from riafs.tree.fixed import FixedDirectory
+from riafs.tree.directories import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Found, Kind
 from riafs.vfs.filesystem import Attributes, FileSystem
 from tests.behaviour.drivers import ObjectDriver, opened

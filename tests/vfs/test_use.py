@@ -7,13 +7,12 @@ import pytest
 
 from riafs.counters import Counters
 from riafs.storage.protocol import FileStatus
-from riafs.tree.fixed import FixedDirectory
+from riafs.tree.dataset import RefWatch
+from riafs.tree.directories import FixedDirectory
 from riafs.tree.protocol import Directory, Entry, Kind
-from riafs.tree.refwatch import RefWatch
 from riafs.vfs.filesystem import FileSystem
-from riafs.vfs.numbers import ROOT
-from riafs.vfs.refreshing import Change
-from riafs.vfs.use import PATIENT_ROUNDS
+from riafs.vfs.nodes import PATIENT_ROUNDS, ROOT
+from riafs.vfs.refreshing import Invalidation
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.small import SmallStore
 
@@ -45,7 +44,7 @@ def _entry(number: int) -> Entry:
     return Entry(b"%d" % number, Kind.DIRECTORY, 0, executable=True, mtime_ns=0, version=b"")
 
 
-async def _tell(changes: Sequence[Change]) -> None:
+async def _tell(changes: Sequence[Invalidation]) -> None:
     raise AssertionError(f"nothing has changed, but the kernel is told of {changes}")
 
 
@@ -105,7 +104,7 @@ async def test_refresh_by_hand_looks_at_all() -> None:
 
 
 async def _one_round(shown: ObjectDriver, unused: int = 0) -> None:
-    async def tell(changes: Sequence[Change]) -> None:
+    async def tell(changes: Sequence[Invalidation]) -> None:
         shown.changes += changes
 
     await shown.filesystem.refresh(tell, unused)

@@ -19,9 +19,9 @@ from riafs.overlay.listing import Stat
 from riafs.overlay.namespace import Creator
 from riafs.tree.protocol import Kind
 from riafs.vfs.assembly import Plan, open_assembled
-from riafs.vfs.numbers import ROOT
-from riafs.vfs.overlaid import OverlayPlace, lay_over
-from riafs.vfs.refreshing import Change
+from riafs.vfs.nodes import ROOT
+from riafs.vfs.open_overlay import OverlayPlace, lay_over
+from riafs.vfs.refreshing import Invalidation
 from riafs.vfs.writable import WritableFileSystem
 
 
@@ -61,9 +61,9 @@ class WritableObject:
 
     def __init__(self, filesystem: WritableFileSystem) -> None:
         self.filesystem = filesystem
-        self.told: list[Change] = []
+        self.told: list[Invalidation] = []
 
-    async def tell(self, changes: Sequence[Change]) -> None:
+    async def tell(self, changes: Sequence[Invalidation]) -> None:
         """In the place of the kernel."""
         self.told += changes
 

@@ -17,8 +17,8 @@ from riafs.errors import DirectoryNotEmpty, NoSuchName, NotADirectoryHere, Stale
 from riafs.overlay.filesystem import Stat
 from riafs.overlay.namespace import Creator
 from riafs.tree.protocol import Kind
-from riafs.vfs.numbers import ROOT
-from riafs.vfs.refreshing import Change
+from riafs.vfs.nodes import ROOT
+from riafs.vfs.refreshing import Invalidation
 from riafs.vfs.writable import WritableFileSystem
 
 P = ParamSpec("P")
@@ -97,7 +97,7 @@ class Kernel:
                     found.append((path + b"/" + name if path else name, below))
         return found
 
-    async def tell(self, changes: Sequence[Change]) -> None:
+    async def tell(self, changes: Sequence[Invalidation]) -> None:
         """Names that the kernel has to forget."""
         async with self.lock:
             for change in changes:

@@ -12,7 +12,7 @@ from riafs.cli.overlay import move
 from riafs.cli.progress import Display
 from riafs.errors import UsageError
 from riafs.overlay.overlay import opened
-from riafs.push.watching import Step
+from riafs.watching import PushStep
 from tests.plugins.log_hygiene import Announce
 from tests.push.conftest import content, run, sound, state, tree, with_annex
 from tests.push.conftest import dataset as dataset
@@ -269,8 +269,8 @@ def test_a_dataset_that_goes_away_half_way_is_told_and_the_push_run_again(
 ) -> None:
     gone = Path(f"{dataset.path}.gone")
 
-    def leave(_: Display, step: Step, total: int) -> None:
-        if step is Step.HISTORY and not gone.exists():
+    def leave(_: Display, step: PushStep, total: int) -> None:
+        if step is PushStep.HISTORY and not gone.exists():
             dataset.path.rename(gone)
 
     with monkeypatch.context() as patched:

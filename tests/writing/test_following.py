@@ -12,7 +12,7 @@ import trio
 from riafs.daemon.pushing import Order, push_changes
 from riafs.errors import Busy, OverlayFailed, RiafsError, StaleHandle, UsageError
 from riafs.formats.sources import parse_ria_source
-from riafs.push.watching import Nobody
+from riafs.watching import Nobody
 from tests.plugins.log_hygiene import Announce
 from tests.push.conftest import means, request, tree, with_annex
 from tests.small import Registered, SmallDataset, SmallStore
@@ -57,7 +57,7 @@ async def test_who_asks_in_vain_holds_a_dataset_for_a_minute(
 ) -> None:
     one, _ = datasets
     async with writable(store_of(one), tmp_path / "over") as driver:
-        home = await driver.filesystem._beneath.home((await driver.status(b"one/a")).inode)
+        home = await driver.filesystem._lower.home((await driver.status(b"one/a")).inode)
         assert home is not None
         assert (home.entrance, home.path, home.base.ref) == (b"one", b"a", b"refs/heads/main")
         one.commit({b"a": b"2"}, time=LATER)

@@ -9,7 +9,7 @@ from riafs.daemon.pushing import Order, push_changes
 from riafs.errors import NotPermitted, PushRefused
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay import namespace
-from riafs.push.watching import Nobody
+from riafs.watching import Nobody
 from tests.push.conftest import dataset as dataset
 from tests.push.conftest import means, request, tree
 from tests.small import SmallDataset

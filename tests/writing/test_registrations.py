@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from riafs.daemon.listing import describe_overlay
 from riafs.daemon.pushing import Order, Outcome, push_changes
+from riafs.daemon.replies import describe_overlay
 from riafs.errors import Busy, DirectoryNotEmpty, NoSuchName, PushConflict, PushRefused
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.overlay import Overlay
 from riafs.push.merging import Prefer
-from riafs.push.watching import Nobody
+from riafs.watching import Nobody
 from tests.push.conftest import means, request, sound, tree, with_annex
 from tests.small import Registered, SmallStore
 from tests.writing.drivers import WritableObject, writable

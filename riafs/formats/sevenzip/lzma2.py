@@ -58,7 +58,7 @@ def parse_chunk(header: bytes) -> Chunk | None:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of a stream that is decoded by itself: from a reset up to the next one, or up to a later one."""
+    """A part of a stream that is decoded by itself: from a reset up to the next one."""
 
     packed: int
     """Where it starts in the stream."""
@@ -66,8 +66,6 @@ class Segment:
     start: int
     """Where its bytes start among the decoded ones."""
     end: int
-    is_run: bool = False
-    """Whether it is several in a row, so that decoding could begin inside it as well."""
 
     @property
     def size(self) -> int:
@@ -112,11 +110,6 @@ class Resets:
         if number + 1 < len(self._starts):
             end, packed_end = self._starts[number + 1], self._packed[number + 1]
         return Segment(self._packed[number], packed_end, self._starts[number], end)
-
-    def run(self, offset: int, last: int) -> Segment:
-        """The segments that hold the decoded bytes from `offset` to `last`, both of which `knows` must know, as one."""
-        begins, ends = self.segment(offset), self.segment(last)
-        return Segment(begins.packed, ends.packed_end, begins.start, ends.end, is_run=begins.start != ends.start)
 
     def walk(self, read: Callable[[int, int], bytes | bytearray | memoryview], beyond: int, most: int) -> None:
         """Go over at most `most` chunks, or until the segment of the decoded byte `beyond` is known.

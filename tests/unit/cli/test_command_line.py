@@ -27,7 +27,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[MountRequest, bool]]
         return 0
 
     monkeypatch.setattr(mount, "mount", record)
-    monkeypatch.setattr("riafs.cli.helper.mount", record)
+    monkeypatch.setattr("riafs.cli.mount.mount", record)
     return seen
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from riafs.cli import installhelper, main
-from riafs.cli.installhelper import closed_to_others, with_prunefs
+from riafs.cli import install_helper, main
+from riafs.cli.install_helper import closed_to_others, with_prunefs
+from riafs.daemon.mountpoint import unmount
 from riafs.daemon.mounts import Mount
-from riafs.daemon.unmount import unmount
 from riafs.errors import MountpointError, UsageError
 from tests.docs.installing import commands
 from tests.fuse.mounting import PROJECT
@@ -40,9 +40,9 @@ def test_what_others_cannot_reach_is_found(tmp_path: Path) -> None:
 def test_install_helper_warns_where_others_cannot_reach_riafs(
     barriers: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(installhelper, "closed_to_others", lambda _: iter(barriers))
-    monkeypatch.setattr(installhelper, "installed_program", lambda: "/bin/sh")
-    monkeypatch.setattr(installhelper, "DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(install_helper, "closed_to_others", lambda _: iter(barriers))
+    monkeypatch.setattr(install_helper, "installed_program", lambda: "/bin/sh")
+    monkeypatch.setattr(install_helper, "DIRECTORY", str(tmp_path))
     assert main.run("riafs", ["install-helper"]) == 0
     said = capsys.readouterr().err
     assert said.count("\n") == len(barriers)
@@ -91,7 +91,7 @@ def test_install_helper_changes_the_configuration_of_updatedb(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configuration = tmp_path / "updatedb.conf"
-    monkeypatch.setattr(installhelper, "UPDATEDB", str(configuration))
+    monkeypatch.setattr(install_helper, "UPDATEDB", str(configuration))
     assert main.run("riafs", ["install-helper", "--prunefs"]) == 0
     assert "there is no" in capsys.readouterr().err
     assert not configuration.exists()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.cli.mountopts import quote_option, sort_options, split_options, wants_writing
+from riafs.cli.mount_options import quote_option, sort_options, split_options, wants_writing
 from riafs.errors import UsageError
 
 

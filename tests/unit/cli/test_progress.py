@@ -15,8 +15,7 @@ import pytest
 from riafs.cli import main
 from riafs.cli.parser import build_parser
 from riafs.cli.progress import Display, progress
-from riafs.push.watching import Step
-from riafs.watching import Reading
+from riafs.watching import PushStep, Reading
 from tests.daemon.conftest import PROGRAM, Run, mountpoint, riafs
 from tests.small import Locked, SmallStore, key_of, noise
 
@@ -107,7 +106,7 @@ def test_a_display_without_a_bar_tells_steps_only_if_asked(capfd: pytest.Capture
             display.begin(Reading.READING, 1024)
             display.advance(1024)
             display.files(1, 1)
-            display.begin(Step.REFS, 2)
+            display.begin(PushStep.REFS, 2)
         assert capfd.readouterr().err == lines
 
 

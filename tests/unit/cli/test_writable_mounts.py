@@ -7,8 +7,7 @@ import pytest
 
 from riafs.cli.main import run
 from riafs.cli.mount import MountRequest, fstab_line, make_plan
-from riafs.cli.mountcaller import fstab_says_writing, says_writing
-from riafs.cli.mountopts import is_read_only
+from riafs.cli.mount_options import fstab_says_writing, is_read_only, says_writing
 from riafs.errors import UsageError
 from riafs.settings import Given, overlay_directory
 
