@@ -17,11 +17,11 @@ from benchmarks.report import Row, Target
 from riafs.formats.gitobjects import Stamp
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import Base, Change, ChangeKind, LocalContent
-from riafs.push.opening import open_for_pushing
+from riafs.push.protocol import PushRequest
 from riafs.push.pushing import Push
-from riafs.push.request import PushRequest
 from riafs.tree.tools import CommandSettings
 from riafs.watching import Nobody
+from tests.push.destinations import open_for_pushing
 
 _SIZE = 20_000
 _EACH = 100

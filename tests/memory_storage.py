@@ -2,24 +2,32 @@
 
 It cannot list, knows no links (it follows them, as such a server does) and no modes, and is no directory of this
 machine. git reads a private copy of each repository, which `CopiedRepositories` makes.
+
+``python -m tests.memory_storage COPIES mount STORE …`` is the command line with all stores read into memory.
 """
 
 import hashlib
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
+from riafs.cli import main
 from riafs.counters import Counters
 from riafs.errors import NotAFile, NotInStore, TooLarge
+from riafs.formats.sources import RiaUrl
 from riafs.storage.bytesource import Buffer, StoredFile, Version
 from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
 from riafs.storage.protocol import FileStatus, ItemKind, LocalStore, Storage
+from riafs.tree import source as source_module
+from riafs.tree.store import Store
+from riafs.tree.tools import StoreTools
 
 _GIT = ("HEAD", "config", "packed-refs", "refs", "objects")
 
@@ -145,3 +153,19 @@ class CopiedRepositories:
                 shutil.copy(source, copy / name)
         deadline = Deadline("private copies", 20, Counters())
         return await LocalStorage.open_root(os.fsencode(self._place), deadline), os.fsencode(copy.name)
+
+
+def read_stores_into_memory(copies: Path) -> None:
+    """From now on, whatever store is opened. Private copies of repositories go below `copies`."""
+    mirror = CopiedRepositories(copies)
+
+    async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store:
+        storage = MemoryStorage(Path(os.fsdecode(source.path)))
+        return await Store.open(storage, replace(tools, mirror=mirror))
+
+    source_module.open_store = open_store
+
+
+if __name__ == "__main__":
+    read_stores_into_memory(Path(sys.argv[1]))
+    sys.exit(main.run("riafs", sys.argv[2:]))

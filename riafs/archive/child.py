@@ -1,6 +1,6 @@
 """The Python program of the limited child: decodes an archive that it was given, to its standard output.
 
-Started by archive/extractor with nothing but descriptors, as ``main(["steps", DESCRIPTOR])`` for the only folder of a
+Started by archive/extractor with nothing but descriptors, as ``main(["folder", DESCRIPTOR])`` for the only folder of a
 7z archive by the decoders of archive/methods, or ``main(["member", DESCRIPTOR, NAME])`` for one member of any archive
 that libarchive reads; without a name its first one. What decodes is imported first, then no further file, socket or
 process can be opened. Exit status: 0 everything was written, or one of those below, with the reason on standard error.

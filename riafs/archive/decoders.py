@@ -50,7 +50,6 @@ class ThreadDecoder:
         self._workers = workers
 
     async def decode(self, most: int) -> bytes:
-        """See Decoder."""
         while True:
             data = b""
             if self._decompressor.needs_input:
@@ -60,7 +59,7 @@ class ThreadDecoder:
                 return decoded
 
     def close(self) -> None:
-        """See Decoder."""
+        """Nothing to give back."""
 
 
 class StoredDecoder:
@@ -71,7 +70,6 @@ class StoredDecoder:
         self._position = offset
 
     async def decode(self, most: int) -> bytes:
-        """See Decoder."""
         data = bytes(await self._packed.read(self._position, most))
         if not data:
             raise DecodeFailed("encrypted archive member ends too early")
@@ -79,7 +77,7 @@ class StoredDecoder:
         return data
 
     def close(self) -> None:
-        """See Decoder."""
+        """Nothing to give back."""
 
 
 _MOST = 8

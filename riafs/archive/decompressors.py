@@ -49,11 +49,9 @@ class Piped:
 
     @property
     def needs_input(self) -> bool:
-        """See Decompressor."""
         return self._outer.needs_input and self._inner.needs_input and self._left > 0
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """See Decompressor."""
         may_feed = self.needs_input
         while True:
             piece = b""
@@ -79,11 +77,9 @@ class Streams:
 
     @property
     def needs_input(self) -> bool:
-        """See Decompressor."""
         return not self._decoder.unused_data if self._decoder.eof else self._decoder.needs_input
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """See Decompressor."""
         while True:
             if self._decoder.eof:
                 data = self._decoder.unused_data + data
@@ -117,7 +113,6 @@ class _Fed:
         self.needs_input = True
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """See Decompressor."""
         if data:
             self._input, self._at, self.needs_input = data, 0, False
         size = max(1, max_length // _PIECES)
@@ -185,7 +180,6 @@ class _BrotliFrames:
         return _Fed(lambda piece, most: decoder.process(piece, output_buffer_limit=most), decoder.can_accept_more_data)
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """See Decompressor."""
         self._front += data
         while True:
             piece = b""
@@ -232,11 +226,9 @@ class _Translated:
 
     @property
     def needs_input(self) -> bool:
-        """See Decompressor."""
         return self._step.needs_input
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """See Decompressor."""
         try:
             return self._step.decompress(data, max_length)
         except self._error as error:
@@ -260,7 +252,6 @@ class Ppmd:
         self.needs_input = True
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """See Decompressor."""
         ended = self.needs_input and not data
         if self._front is not None:
             data = self._front = self._front + data

@@ -131,7 +131,6 @@ class Decrypted:
         return self._source.size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes."""
         length = min(length, self.size - offset)
         if length <= 0:
             return b""

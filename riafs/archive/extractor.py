@@ -82,7 +82,7 @@ def find_program(search_path: Sequence[bytes]) -> bytes:
 class Engine(enum.Enum):
     """What a child decodes with."""
 
-    STEPS = "the decoders of py7zr"
+    LIBRARIES = "the decoders of py7zr"
     LIBARCHIVE = "libarchive"
     SEVENZIP = "7z"
 
@@ -124,7 +124,7 @@ class Extractor:
                 b"/proc/self/fd/" + _DESCRIPTOR,
             ]
         else:
-            command = _python(b"member" if engine is Engine.LIBARCHIVE else b"steps")
+            command = _python(b"member" if engine is Engine.LIBARCHIVE else b"folder")
         front, back = single_folder_ends(folder)
         return await self._start(command, (front, packed, back), folder.size, engine, shown)
 
@@ -246,7 +246,7 @@ class ChildDecoder:
         self._shown = shown
 
     async def decode(self, most: int) -> bytes:
-        """See Decoder. The last piece is given only once the child ended well."""
+        """The last piece is given only once the child ended well."""
         try:
             if not self._held:
                 self._held = bytes(await self._output.receive_some(min(most, _CHUNK)))

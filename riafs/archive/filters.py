@@ -118,11 +118,9 @@ class Converted:
 
     @property
     def needs_input(self) -> bool:
-        """See Decompressor."""
         return not self._output
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """See Decompressor."""
         if data:
             self._held += data
             self._left -= len(data)
@@ -145,11 +143,9 @@ class LiblzmaFilter:
 
     @property
     def needs_input(self) -> bool:
-        """See Decompressor."""
         return self._decoder.needs_input
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """See Decompressor."""
         chunks = b""
         for start in range(0, len(data), _MOST_IN_CHUNK):
             chunk = data[start : start + _MOST_IN_CHUNK]

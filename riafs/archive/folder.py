@@ -161,7 +161,7 @@ class DecodableFolder:
         if is_decodable(self.folder, IN_PROCESS):
             return (*last, None) if last and self._is_worth_a_child(segment) else (None, *last)
         if is_decodable(self.folder, IN_PROCESS | IN_CHILD):
-            return (Engine.STEPS, *last)
+            return (Engine.LIBRARIES, *last)
         return (Engine.LIBARCHIVE, *last) if self.folder.chain is None else (Engine.SEVENZIP,)
 
     def _is_possible_for_7zip(self, segment: Segment) -> bool:

@@ -173,21 +173,21 @@ class IndexDirectory:
         self.patience = Deadline("the cache directory", seconds, Counters(), _THREADS, ours=True)
 
     async def find(self, name: bytes, kind: bytes, expected: Mapping[str, str]) -> dict[str, Column] | None:
-        """See `load`."""
+        """`load` in a thread; None where the directory does not answer."""
         try:
             return await self.patience.run(self.load, name, kind, expected)
         except StoreTimeout:
             return None
 
     async def keep(self, name: bytes, kind: bytes, columns: Mapping[str, tuple[str, Column]]) -> bool:
-        """See `save`. The columns must not be changed any more."""
+        """`save` in a thread; False where the directory does not answer. The columns must not be changed any more."""
         try:
             return await self.patience.run_longer(_SAVE_SECONDS, self.save, name, kind, columns)
         except StoreTimeout:
             return False
 
     async def forget(self, name: bytes, kind: bytes) -> None:
-        """See `remove`."""
+        """`remove` in a thread, or not at all where the directory does not answer."""
         with contextlib.suppress(StoreTimeout):
             await self.patience.run(self.remove, name, kind)
 

@@ -118,12 +118,11 @@ class DecodedMember:
 
     @property
     def provisional(self) -> bool:
-        """See Provisional."""
         return self._partial is not None and not self._is_good
 
     @property
     def shown_version(self) -> object:
-        """See Provisional. Readers of one version of an archive may share what a cache has."""
+        """Readers of one version of an archive may share what a cache has."""
         return PROVEN if self._small or self._is_good else self.origin
 
     @property
@@ -146,7 +145,7 @@ class DecodedMember:
         await self._decoding.taken(self.member)
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises as `DecodedMembers.cover`."""
+        """Raises as `DecodedMembers.cover`."""
         length = min(length, self.size - offset)
         if length <= 0:
             return b""

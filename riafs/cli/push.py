@@ -19,8 +19,7 @@ from riafs.daemon.replies import describe_outcome
 from riafs.errors import PushConflict, RiafsError, UsageError
 from riafs.formats.gitrepository import valid_ref_name
 from riafs.git.user import author, committer, instead_of_rules
-from riafs.push.merging import Prefer
-from riafs.push.request import PushRequest
+from riafs.push.protocol import Prefer, PushRequest
 from riafs.settings import complete_environment, load
 from riafs.tree.tools import CommandSettings
 from riafs.vfs.assembly import find_git

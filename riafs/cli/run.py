@@ -30,7 +30,7 @@ from riafs.errors import Busy, GitError, MissingProgram, OverlayFailed, PushConf
 from riafs.formats.gitobjects import Stamp
 from riafs.formats.runrecord import RunRecord, command_line, run_message
 from riafs.git.user import author, committer
-from riafs.push.request import PushRequest
+from riafs.push.protocol import PushRequest
 from riafs.settings import complete_environment
 from riafs.storage.temporary import private_opener
 

@@ -13,7 +13,6 @@ Paths and names in requests and replies are text as `os.fsdecode` gives it.
 import gc
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import trio
@@ -21,14 +20,13 @@ import trio
 from riafs.daemon.control import ASKED_BY, Command, Request, number, text, texts
 from riafs.daemon.pushing import Failure, Order, Tell, push_changes
 from riafs.daemon.replies import describe_failure, describe_outcome, describe_overlay
-from riafs.errors import Busy, UsageError
+from riafs.errors import Busy, RiafsError, UsageError
 from riafs.formats.gitobjects import Stamp
 from riafs.formats.names import below, is_in, joined
 from riafs.formats.sources import RiaUrl
 from riafs.overlay.changes import Change, ChangeKind
-from riafs.push.merging import Prefer
-from riafs.push.opening import obstacle, open_for_pushing
-from riafs.push.request import PushRequest
+from riafs.push.protocol import Prefer, PushRequest
+from riafs.push.pushers import open_pusher
 from riafs.slices import Pauses, Sliced, in_slices
 from riafs.tasks import Background
 from riafs.tree.tools import CommandSettings
@@ -182,10 +180,14 @@ class Changing:
         return {"restored": len(paths)}
 
     async def _pushable(self, _: Request) -> Mapping[str, Any]:
-        """``{"command": "pushable"}``: what stops every push to the one dataset that is mounted, as ``obstacle``."""
+        """``{"command": "pushable"}``: what stops pushes to the one dataset that is mounted, as ``obstacle``."""
         if self._source.dataset is None and self._source.alias is None:
             return {"obstacle": ""}  # of a whole store, a push of each dataset says it
-        return {"obstacle": await obstacle(self._source, self._means)}
+        try:
+            async with open_pusher(self._source, self._means) as pusher:
+                return {"obstacle": await pusher.check()}
+        except RiafsError as error:
+            return {"obstacle": str(error)}
 
     # -- pushing ------------------------------------------------------------------------------------------------------
 
@@ -293,9 +295,8 @@ class Recordings:
             raise UsageError(
                 f"{os.fsdecode(base.dataset)} is shown at a commit, not at a branch: nothing can be pushed"
             )
-        named = replace(self._source, dataset=base.dataset, alias=None, version=None)
-        async with open_for_pushing(named, self._means):
-            pass
+        async with open_pusher(self._source, self._means) as pusher:
+            await pusher.check(base.dataset)
 
     async def _changes(self, recording: Recording) -> list[tuple[bytes, Change]]:
         """All but empty directories and special files, which no commit can hold; with paths from the root."""

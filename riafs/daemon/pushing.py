@@ -20,27 +20,18 @@ import trio
 
 from riafs.counters import Counters
 from riafs.daemon.opening import opening_plan
-from riafs.errors import MissingObject, OverlayFailed, PushConflict, RiafsError, SourceNotFound, UsageError
+from riafs.errors import OverlayFailed, PushConflict, RiafsError, SourceNotFound, UsageError
 from riafs.formats.names import below, is_in, is_in_one, parents_of
 from riafs.formats.sources import RiaUrl, parse_source
-from riafs.git.repository import Repository
 from riafs.overlay.changes import NOTHING, Base, Carried, Change, ChangeKind
 from riafs.overlay.inode_map import Ownership
 from riafs.overlay.overlay import Overlay, recorded_source
-from riafs.overlay.pushes import PendingPush
-from riafs.push.destination import open_destination
-from riafs.push.opening import open_writing
-from riafs.push.publishing import Announce, unannounced
-from riafs.push.pushing import Push
-from riafs.push.registering import Moves
-from riafs.push.request import PushReport, PushRequest
-from riafs.push.superdatasets import Member, push_all
+from riafs.push.merging import Moves
+from riafs.push.protocol import Announce, PushReport, PushRequest, Share, unannounced
+from riafs.push.pushers import open_pusher
 from riafs.settings import Settings
 from riafs.slices import Sliced
-from riafs.storage.local_writer import LocalWriter
-from riafs.tree.source import open_store
-from riafs.tree.store import Store
-from riafs.tree.tools import CommandSettings, StoreTools, working_tools
+from riafs.tree.tools import CommandSettings
 from riafs.vfs.assembly import open_assembled
 from riafs.vfs.open_overlay import OverlayPlace, lay_over
 from riafs.vfs.refreshing import Invalidation as Forgotten
@@ -115,8 +106,8 @@ async def push_changes(
     """Push, and show the new commits. Nothing where nothing of it has changed. Subdatasets come first. What stops one
     dataset stops those that are registered in each other with it, and no others.
 
-    Raises what `push_all` and `open_destination` raise, and UsageError for places that cannot be pushed for themselves;
-    the local changes are as they were then. Where others were pushed, failures are added to `failed`, if that is given.
+    Raises as `open_pusher` and Pusher, and UsageError for places that cannot be pushed for themselves; local changes
+    are as they were then. Where others were pushed, failures are added to `failed`, if that is given.
     """
     if not order.request.dry_run:
         await finish_killed(filesystem, source, means, tell)
@@ -143,29 +134,23 @@ async def _push(
 ) -> list[Outcome]:
     """Push all, subdatasets first; what was not pushed is added to `failures`."""
     reports: dict[bytes, PushReport] = {}
-    async with working_tools(means) as tools:
-        tools.git.read_also(overlay.kept.directory)
-        store = await open_store(source, tools.seconds, tools)
-        writing = await open_writing(store, tools)
-        try:
-            for group in _related(parts):
-                try:
-                    for part in group.values():
-                        await overlay.inspector.check(part.carried.changes)
-                    members = [
-                        Member(
-                            at,
-                            await _opened(overlay, part, store, writing, tools, request, watcher),
-                            part.above,
-                            part.path,
-                        )
-                        for at, part in group.items()
-                    ]
-                    reports |= await push_all(members)
-                except RiafsError as error:
-                    failures.append(Failure(tuple(group), error))
-        finally:
-            writing.close()
+    async with open_pusher(source, means, overlay.kept.directory) as pusher:
+        for group in _related(parts):
+            try:
+                for part in group.values():
+                    await overlay.inspector.check(part.carried.changes)
+                shares = [
+                    Share(
+                        at, part.base, part.carried.changes, part.above, part.path, may_empty=part.named,
+                        announce=_announce(overlay, part),
+                    )
+                    for at, part in group.items()
+                ]  # fmt: skip
+                planned = await pusher.plan(shares, request, watcher)
+                await planned.push()
+                reports |= planned.result
+            except RiafsError as error:
+                failures.append(Failure(tuple(group), error))
     return [Outcome(at, report, report.ref != parts[at].base.ref) for at, report in reports.items()]
 
 
@@ -185,17 +170,6 @@ def _related(parts: Mapping[bytes, _Part]) -> list[dict[bytes, _Part]]:
             merged |= group
         groups.append(merged)
     return groups
-
-
-async def _opened(
-    overlay: Overlay, part: _Part, store: Store, writing: LocalWriter, tools: StoreTools, request: PushRequest,
-    watcher: Watcher,
-) -> Push:  # fmt: skip
-    dataset = await store.dataset(await store.path_of_id(part.base.dataset))
-    destination = await open_destination(dataset, writing, tools.git.gits, tools.seconds)
-    push = Push(destination, part.base, part.carried.changes, request, watcher, _announce(overlay, part))
-    push.may_empty = part.named
-    return push
 
 
 async def _show(
@@ -291,10 +265,6 @@ def _touches(change: Change, places: Set[bytes]) -> bool:
     return is_in_one(change.path, places) or (source is not None and is_in_one(source, places))
 
 
-_MOST_COMMITS = 10_000
-"""That others may have made since."""
-
-
 async def finish_killed(
     filesystem: WritableFileSystem,
     source: RiaUrl,
@@ -310,35 +280,16 @@ async def finish_killed(
     waiting = [(base, found) for base in bases if (found := overlay.announced(base.dataset)) is not None]
     if not waiting:
         return
-    async with working_tools(means) as tools:
-        tools.git.read_also(overlay.kept.directory)
-        store = await open_store(source, tools.seconds, tools)
+    async with open_pusher(source, means, overlay.kept.directory) as pusher:
         for base, announced in waiting:
             try:
-                dataset = await store.dataset(await store.path_of_id(base.dataset))
-            except SourceNotFound:  # the push that comes now will tell
+                published = await pusher.is_published(base, announced.commit)
+            except SourceNotFound:  # the push that follows reports it
                 continue
-            if await _is_published(dataset.repository, base, announced):
-                with contextlib.suppress(PushConflict):  # the push that comes now will tell
+            if published:
+                with contextlib.suppress(PushConflict):  # likewise
                     await filesystem.pushed(base.dataset, announced.commit, announced.carried, tell)
             overlay.withdraw(base.dataset)
-
-
-async def _is_published(repository: Repository, base: Base, announced: PendingPush) -> bool:
-    """Whether the branch has come to the announced commit."""
-    tip = None if base.ref is None else await repository.references.resolve(base.ref)
-    waiting, seen = [] if tip is None else [tip.oid], {base.commit}
-    while waiting and len(seen) < _MOST_COMMITS:
-        oid = waiting.pop(0)
-        if oid == announced.commit:
-            return True
-        if oid not in seen:
-            seen.add(oid)
-            try:
-                waiting += (await repository.commit(oid)).parents
-            except MissingObject:
-                continue
-    return False
 
 
 # -- overlays that are not mounted ------------------------------------------------------------------------------------

@@ -16,12 +16,13 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from riafs.errors import FileTooLarge, OverlayFailed, OverlayFull, RiafsError
 from riafs.formats.digests import crc32
 from riafs.overlay.journal import Journal
-from riafs.storage.deadline import Deadline
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -47,14 +48,16 @@ class DataFiles:
         self._last = max(self._last, number)
         return descriptor
 
-    async def sync(self, number: int, descriptor: int, patience: Deadline) -> None:
-        """Make a data file survive the loss of power, its name once. Raises OSError, StoreTimeout."""
-        if number > self._named:
-            last = max(self._last, number)
-            await patience.run(_sync, descriptor, self.directory)
-            self._named = max(self._named, last)
-        else:
-            await patience.run(os.fdatasync, descriptor)
+    def syncing(self, number: int, descriptor: int) -> Callable[[], None]:
+        """What makes a data file survive the loss of power, its name once. It blocks, and raises OSError."""
+        if number <= self._named:
+            return partial(os.fdatasync, descriptor)
+        return partial(self._sync_with_name, descriptor, max(self._last, number))
+
+    def _sync_with_name(self, descriptor: int, last: int) -> None:
+        os.fdatasync(descriptor)
+        os.fsync(self.directory)
+        self._named = max(self._named, last)
 
     def open(self, number: int) -> int:
         """A descriptor of a data file. Raises OverlayFailed, also for what was put in the place of one."""
@@ -125,11 +128,6 @@ class DataFiles:
 def is_ours(status: os.stat_result) -> bool:
     """Whether that may be a data file: a regular one of this user."""
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-
-
-def _sync(descriptor: int, directory: int) -> None:
-    os.fdatasync(descriptor)
-    os.fsync(directory)
 
 
 def failure(error: OSError, path: str) -> RiafsError:

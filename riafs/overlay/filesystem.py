@@ -37,7 +37,6 @@ from riafs.overlay.rebasing import Find
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.slices import in_slices
 from riafs.storage.bytesource import Buffer
-from riafs.tasks import run_all
 from riafs.tree.protocol import Kind
 from riafs.watching import Doing, untold
 
@@ -353,12 +352,8 @@ class OverlayFileSystem:
         return self._handles.file(handle)
 
     async def fsync(self, handle: int) -> None:
-        """Make an open file's bytes, attributes and name survive the loss of power.
-
-        Both at once, so that the file system below makes one commit of it. Rows that are durable before their bytes are
-        what a loss of power may leave of any file, and are put right when the overlay is opened.
-        """
-        await run_all(self._handles.file(handle).sync, self._overlay.durable)
+        """See OpenFile.sync."""
+        await self._handles.file(handle).sync()
 
     def release(self, handle: int) -> None:
         """Give a handle back. Never fails: what cannot be stored is reported by the next commit."""

@@ -45,8 +45,9 @@ import errno
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -188,6 +189,8 @@ class Journal:
         self._apart: trio.Event | None = None
         self._synced = trio.Lock()
         self._durable = 0
+        self._jobs: list[_Job] = []
+        """What is to be done beside the next sync of the log."""
         self._apart_threads = trio.CapacityLimiter(1)
         self.step = Step(self, _SPARE)
         self.freeing = Step(self, 0)
@@ -373,23 +376,40 @@ class Journal:
 
     # -- durability ---------------------------------------------------------------------------------------------------
 
-    async def durable(self) -> None:
-        """Commit, and wait until that survives the loss of power. Raises OverlayFailed, StoreTimeout."""
-        while self._apart is not None:
-            await self._apart.wait()
+    async def durable(self, beside: Callable[[], None] | None = None) -> None:
+        """Commit, and wait until that survives the loss of power, and `beside` was done in a thread, at the same time
+        as the log is synced. Raises OverlayFailed, StoreTimeout, and what `beside` raises.
+        """
         self.commit()
-        wanted = self._commits
-        async with self._synced:  # one sync serves all that came while the one before was under way
-            if self._durable >= wanted:
-                return
-            reached = self._commits
-            self.failpoint("before sync")
-            try:
-                await self.patience.run(os.fdatasync, self._log)
-            except OSError as error:
-                raise OverlayFailed(f"{self.path} cannot be synced: {error.strerror}") from error
-            self._durable = reached
-            self.failpoint("after sync")
+        wanted, job = self._commits, None if beside is None else _Job(beside)
+        if job is not None:
+            self._jobs.append(job)
+        try:
+            async with self._synced:  # one sync serves all that came while the one before was under way
+                if self._durable < wanted or (job is not None and not job.is_done):
+                    await self._sync()
+        finally:
+            if job is not None and job in self._jobs:
+                self._jobs.remove(job)
+        if job is not None and job.problem is not None:
+            raise job.problem
+
+    async def _sync(self) -> None:
+        """Sync the log, and do what is to be done beside it, with one visit to a thread: to wait for several costs more
+        than a sync of a fast disk.
+        """
+        reached, jobs = self._commits, list(self._jobs)
+        log_file = self._log if self._durable < reached else None
+        self.failpoint("before sync")
+        try:
+            await self.patience.run(_sync_together, log_file, jobs)
+        except OSError as error:
+            raise OverlayFailed(f"{self.path} cannot be synced: {error.strerror}") from error
+        finally:
+            self._jobs = [job for job in self._jobs if not job.is_done]
+        self._durable = max(self._durable, reached)
+        self.failpoint("after sync")
+        if log_file is not None:
             self.synced(reached)
 
     async def checkpoint(self, least: int = _CHECKPOINT) -> None:
@@ -440,6 +460,43 @@ class Journal:
             self._connection.close()
             # Not before: closing a descriptor of a file gives up the process's locks on it, SQLite's among them.
             os.close(self._log)
+
+
+class _Job:
+    """What is done in a thread beside a sync of the log. `problem`: why it failed."""
+
+    __slots__ = ("_do", "is_done", "problem")
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+        self.is_done = False
+        self.problem: OSError | None = None
+
+    def run(self) -> None:
+        """Do it."""
+        try:
+            self._do()
+        except OSError as error:
+            self.problem = error
+        self.is_done = True
+
+
+def _sync_together(log_file: int | None, jobs: Sequence[_Job]) -> None:
+    """In a thread: sync the log beside `jobs`, each in a thread of its own, so that the file system below makes one
+    commit of all. Returns when all are done. Raises OSError for the log.
+    """
+    ended: SimpleQueue[object] = SimpleQueue()
+    here, elsewhere = (list(jobs[:1]), jobs[1:]) if log_file is None else ([], jobs)
+    for job in elsewhere:
+        trio.lowlevel.start_thread_soon(job.run, ended.put)
+    try:
+        if log_file is not None:
+            os.fdatasync(log_file)
+        for job in here:
+            job.run()
+    finally:
+        for _ in elsewhere:
+            ended.get()
 
 
 class Single:

@@ -348,15 +348,22 @@ class OpenFile:
             )  # fmt: skip
 
     async def sync(self) -> None:
-        """Make the local bytes survive the loss of power. Raises OverlayFailed, OverlayFull."""
-        if self.data:
-            if self._must_sync:  # or a checksum of other bytes could be there after a loss of power
-                await self._overlay.durable()
-                self._must_sync = False
-            try:
-                await self._overlay.files.sync(self.data, self._local(), self._overlay.patience)
-            except OSError as error:
-                raise failure(error, f"{self._overlay.files.path}/{self.data:x}") from error
+        """Make the bytes, attributes and name survive the loss of power. Raises OverlayFailed, OverlayFull.
+
+        Both at once, so that the file system below makes one commit of it. Rows that are durable before their bytes are
+        what a loss of power may leave of any file, and are put right when the overlay is opened.
+        """
+        overlay = self._overlay
+        if self.data and self._must_sync:  # or a checksum of other bytes could be there after a loss of power
+            await overlay.durable()
+            self._must_sync = False
+        if not self.data:
+            await overlay.durable()
+            return
+        try:
+            await overlay.journal.durable(overlay.files.syncing(self.data, self._local()))
+        except OSError as error:
+            raise failure(error, f"{overlay.files.path}/{self.data:x}") from error
 
     def conclude(self) -> None:
         """Nobody writes any more: let the checksum of the local bytes be known, which mostly is known already."""

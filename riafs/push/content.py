@@ -1,16 +1,40 @@
-"""The content of a changed file: what is local, put together with what is still as in the commit below it."""
+"""The content of changed files: read, and written to the annex or into git.
+
+The bytes of a changed file are those that are local, over those of the commit below it. Its key, or git's blob, is
+known once they are written; then its tree entry is made.
+"""
 
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from riafs.errors import StoreError
-from riafs.overlay.changes import LocalContent
+import trio
+
+from riafs.errors import MalformedText, PushRefused, StoreError
+from riafs.formats.annex import MAX_POINTER, locked_target, parse_pointer, pointer_text
+from riafs.formats.conversions import Ends
+from riafs.formats.digests import KeyMaker
+from riafs.formats.gitobjects import EXECUTABLE, FILE, LINK, TreeEntry, object_name, tree_entry
+from riafs.formats.keys import Key
+from riafs.formats.largefiles import LOOKED_AT
+from riafs.formats.names import parents_of
+from riafs.git.config import ATTRIBUTES_FILE, AttributeFiles, AttributeValues
+from riafs.overlay.changes import BaseEntry, Change, LocalContent
 from riafs.overlay.data_files import is_ours
-from riafs.storage.bytesource import Buffer, RangedBytes
+from riafs.push.destination import Destination
+from riafs.push.objects import PIECE, ObjectWriter, Wanted
+from riafs.push.rules import ATTRIBUTES, Rules, Verdict
+from riafs.push.trees import TreeEditor
+from riafs.slices import Pauses, Sliced, in_slices
+from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
 from riafs.storage.local_file import FileBytes
 
-PIECE = 4 << 20
+_BLOB_IN_MEMORY = 1 << 20
+_MAX_ATTRIBUTES = 1 << 20
+_SHOWN = 10
+_LINK_MODE = b"%o" % LINK
 
 
 def open_local(content: LocalContent) -> FileBytes:
@@ -45,7 +69,7 @@ class PatchedBytes:
         return self._size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes."""
+        """Up to `length` bytes, fewer only at the end."""
         end = min(offset + length, self._size)
         parts: list[Buffer] = []
         while offset < end:
@@ -65,7 +89,249 @@ class PatchedBytes:
         return self._base, following
 
     def close(self) -> None:
-        """See RangedBytes."""
+        """Close both."""
         self._local.close()
         if self._base is not None:
             self._base.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One file that is placed. `key` is None for what git keeps."""
+
+    entry: TreeEntry
+    key: Key | None
+
+
+class ContentSource:
+    """Opens the content of changes: local bytes over those of the commit below."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._dataset = destination.dataset
+
+    async def open(self, change: Change) -> RangedBytes:
+        """The whole new content. Raises StoreError, MissingContent, …"""
+        content = change.content
+        assert content is not None
+        if content.size == 0:
+            return MemoryBytes(b"")
+        local: RangedBytes = open_local(content) if content.data else MemoryBytes(b"")
+        if content.is_whole and local.size == content.size:
+            return local
+        base = None if content.is_whole else await self._base(change)
+        return PatchedBytes(local, base, content.extents, content.size)
+
+    async def _base(self, change: Change) -> RangedBytes | None:
+        base = change.base
+        if base is None:
+            return None
+        if base.key is not None:
+            return await self._dataset.contents.open(base.key, lambda: f"{base.path!r} of {self._dataset.name}")
+        return await self.blob(base)
+
+    async def blob(self, base: BaseEntry) -> RangedBytes:
+        """What git keeps of the commit below. Raises StoreError, …"""
+        [known] = await self._dataset.repository.objects([b"info " + base.oid])
+        if known is None:
+            raise StoreError(f"git object {base.oid.decode()} of {self._dataset.name} cannot be read")
+        return await self._dataset.repository.open_blob(base.oid, known.size)
+
+
+class Placer:
+    """Decides by `rules`, hashes, and writes; git's blobs go to `trees`."""
+
+    def __init__(self, destination: Destination, rules: Rules, trees: TreeEditor) -> None:
+        self._to = destination
+        self._rules = rules
+        self._trees = trees
+        self._source = ContentSource(destination)
+        self.converted: set[bytes] = set()
+        """Paths of files that go into git with other bytes than they have."""
+        self.pointers: dict[bytes, Key] = {}
+        """Paths of files that git keeps and that read like pointers of git-annex → key whose content is shown there."""
+
+    async def verdict(self, change: Change) -> Verdict:
+        """Whether the file goes to the annex, and with which backend. Raises PushRefused, MissingProgram."""
+        content = change.content
+        assert content is not None
+        head = b""
+        if self._rules.reads_content(change):
+            opened = await self._source.open(change)
+            try:
+                head = bytes(await opened.read(0, LOOKED_AT))
+            finally:
+                opened.close()
+        verdict = self._rules.decide(change, content.size, head)
+        if verdict.backend is not None and self._to.obstacle:
+            raise PushRefused(self._to.obstacle)
+        return verdict
+
+    async def check(self, changes: Sequence[Change], *, unfiltered: bool) -> None:
+        """Raise PushRefused for files that git would not take as they are, or, unless they are to be `unfiltered`, only
+        through a filter: that may be a program that encrypts them.
+        """
+        filtered: list[str] = []
+        pauses = Pauses()
+        for change in changes:
+            await pauses.pause()
+            conversion = self._rules.conversion(change.path)
+            if conversion.filter is None and conversion.encoding is None:
+                continue
+            if (await self.verdict(change)).backend is not None:
+                continue
+            if conversion.filter is not None:
+                filtered.append(f"{os.fsdecode(change.path)} (filter={conversion.filter.decode(errors='replace')})")
+            if conversion.encoding is not None:
+                await self.foresee(change)
+        if filtered and not unfiltered:
+            more = f" and {len(filtered) - _SHOWN} more" if len(filtered) > _SHOWN else ""
+            raise PushRefused(
+                f"{self._to.dataset.name}: .gitattributes asks for filters, which riafs does not run, for "
+                f"{', '.join(filtered[:_SHOWN])}{more}; commit them in a clone that has the filters, or push the bytes "
+                "as they are with --unfiltered"
+            )
+
+    async def place(self, change: Change, objects: ObjectWriter) -> Placed:
+        """Bring the content into the store (by `objects` once they are finished)."""
+        content = change.content
+        assert content is not None
+        verdict = await self.verdict(change)
+        if verdict.backend is None:
+            return Placed(tree_entry(_mode(content), await self._store_blob(change, content)), None)
+        wanted = Wanted(change.path, lambda: self._source.open(change), verdict.backend, content.executable)
+        key = await objects.put(wanted)
+        return Placed(self._annexed(change, content, key, unlocked=verdict.unlocked), key)
+
+    async def foresee(self, change: Change) -> TreeEntry:
+        """What `place` will make of it, with nothing written."""
+        content = change.content
+        assert content is not None
+        verdict = await self.verdict(change)
+        opened = await self._source.open(change)
+        try:
+            if verdict.backend is None:
+                data = await self._converted(change, bytes(await opened.read(0, opened.size)))
+                return tree_entry(_mode(content), object_name(b"blob", data, self._to.git.digits))
+            maker = KeyMaker(verdict.backend)
+            for offset in range(0, opened.size, PIECE):
+                maker.update(await opened.read(offset, PIECE))
+        finally:
+            opened.close()
+        key = maker.key(change.path, self._rules.extensions)
+        return self._annexed(change, content, key, unlocked=verdict.unlocked)
+
+    async def _store_blob(self, change: Change, content: LocalContent) -> bytes:
+        opened = await self._source.open(change)
+        try:
+            if self._rules.conversion(change.path).changes_nothing and content.size > _BLOB_IN_MEMORY:
+                return await self._to.git.store_blob(opened)
+            data = await self._converted(change, bytes(await opened.read(0, opened.size)))
+        finally:
+            opened.close()
+        if len(data) > _BLOB_IN_MEMORY:
+            return await self._to.git.store_blob(MemoryBytes(data))
+        self._note_pointer(change, data)
+        return self._trees.add(b"blob", data)
+
+    async def look_for_pointer(self, change: Change) -> None:
+        """Whether a file that git keeps would be taken for a pointer."""
+        if change.content is not None and change.content.size <= MAX_POINTER:
+            opened = await self._source.open(change)
+            try:
+                self._note_pointer(change, bytes(await opened.read(0, opened.size)))
+            finally:
+                opened.close()
+
+    def _note_pointer(self, change: Change, data: bytes) -> None:
+        key = parse_pointer(data)
+        if key is not None:
+            self.pointers[change.path] = key
+
+    async def _converted(self, change: Change, data: bytes) -> bytes:
+        """What ``git add`` would make of a file, so that a fresh checkout is as it should be. Raises PushRefused."""
+        conversion = self._rules.conversion(change.path)
+        if conversion.changes_nothing:
+            return data
+        before = b""
+        base = change.base
+        if conversion.ends is Ends.GUESSED and b"\r\n" in data and _is_blob(base):
+            assert base is not None
+            opened = await self._source.blob(base)
+            try:
+                before = bytes(await opened.read(0, opened.size))
+            finally:
+                opened.close()
+        try:
+            convert = partial(conversion.stored, data, before)
+            stored = convert() if len(data) < _BLOB_IN_MEMORY else await trio.to_thread.run_sync(convert)
+        except MalformedText as problem:
+            raise PushRefused(f"{os.fsdecode(change.path)} cannot be pushed: {problem}") from problem
+        if stored != data:
+            self.converted.add(change.path)
+        return stored
+
+    def _annexed(self, change: Change, content: LocalContent, key: Key, *, unlocked: bool) -> TreeEntry:
+        if not unlocked:
+            return tree_entry(LINK, self._trees.add(b"blob", locked_target(key, change.path)))
+        return tree_entry(_mode(content), self._trees.add(b"blob", pointer_text(key)))
+
+
+def _is_blob(base: BaseEntry | None) -> bool:
+    return base is not None and base.key is None and base.mode in (FILE, EXECUTABLE)
+
+
+def _mode(content: LocalContent) -> int:
+    return EXECUTABLE if content.executable else FILE
+
+
+# -- rules of a dataset -----------------------------------------------------------------------------------------------
+
+
+async def load_rules(
+    destination: Destination, trees: TreeEditor, root: bytes, contents: Sequence[Change], search_path: str
+) -> Rules:
+    """The rules for files of `contents` in the tree `root` (hex), which has everything but them."""
+    paths = [change.path for change in contents]
+    attributes: list[AttributeValues] = []
+    if paths:
+        files = await _attribute_files(destination, trees, root, contents)
+        attributes = await files.of(paths, ATTRIBUTES, destination.gits)
+    return Rules(
+        dict(zip(paths, attributes, strict=bool(attributes))),
+        {} if destination.annex is None else destination.annex.configured,
+        has_annex=destination.annex is not None,
+        search_path=search_path,
+    )
+
+
+def _directories(contents: Sequence[Change]) -> Sliced[set[bytes]]:
+    found = {b""}
+    for change in contents:
+        found.update(parent + b"/" for parent in parents_of(change.path))
+        yield
+    return found
+
+
+async def _attribute_files(
+    destination: Destination, trees: TreeEditor, root: bytes, contents: Sequence[Change]
+) -> AttributeFiles:
+    directories = await in_slices(_directories(contents))
+    found = await trees.look_up(root, [directory + ATTRIBUTES_FILE for directory in directories])
+    # git reads no attributes through links
+    known = {
+        path: entry.oid.hex().encode()
+        for path, entry in found.items()
+        if entry is not None and entry.mode != _LINK_MODE
+    }
+    blobs = await destination.dataset.repository.objects(
+        [b"contents " + oid for oid in known.values()], _MAX_ATTRIBUTES
+    )
+    files = {path: blob.data for path, blob in zip(known, blobs, strict=True) if blob is not None}
+    pauses = Pauses()
+    for change in contents:
+        await pauses.pause()
+        if change.path.rpartition(b"/")[2] == ATTRIBUTES_FILE:
+            opened = await ContentSource(destination).open(change)
+            files[change.path] = bytes(await opened.read(0, _MAX_ATTRIBUTES))
+            opened.close()
+    return AttributeFiles(files)

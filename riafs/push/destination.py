@@ -1,4 +1,4 @@
-"""The dataset that is pushed to: what must be known of it, and whether it may be written at all.
+"""The dataset that is pushed to: opened, and checked whether it may be written at all.
 
 Everything that can be refused is refused here, before anything is written: layouts and tunings that riafs does not
 know, storages that git-annex would write differently, and stores that this user may not write.

@@ -20,7 +20,6 @@ from riafs.content.shelf import PLACES
 from riafs.formats.annex import likely_path, object_directories
 from riafs.formats.digests import KeyMaker
 from riafs.formats.keys import ExtensionRules, Key
-from riafs.push.content import PIECE
 from riafs.push.destination import Destination
 from riafs.storage.bytesource import Buffer, RangedBytes
 from riafs.storage.local_file import FileBytes
@@ -29,6 +28,8 @@ from riafs.storage.protocol import NewFile
 from riafs.tasks import run_all
 from riafs.watching import Watcher
 
+PIECE = 4 << 20
+"""Bytes of content that are read, hashed and written at once."""
 SMALL = 1 << 20
 """Bytes of content that is held in memory before it is written."""
 _WRITTEN_AT_ONCE = 16 << 20

@@ -1,8 +1,9 @@
 """The last part of a push: commits on both branches, and both refs moved together.
 
-What was read of the store before counts only as long as the refs stay where they were: they move from the values that
-the commits were made for, or not at all. Then everything is made anew for what is there now: lines are added to the new
-git-annex branch, changes are merged with the new commit.
+Reads of the store before count only as long as the refs stay where they were: they move from the values that the
+commits were made for, or not at all. Then everything is made anew for the new values: changes are merged with the new
+commit, and lines are added to the logs of the new git-annex branch, one for each key that the storage has now. That is
+the same as a union merge, for a log is a set of lines; no line of another user is ever lost.
 """
 
 import os
@@ -10,28 +11,25 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import trio
 
-from riafs.errors import Busy, PushConflict, PushRefused, StoreError
-from riafs.formats.gitobjects import SUBMODULE, NewCommit, encode_commit, read_tree_entries
+from riafs.errors import Busy, GitError, PushConflict, PushRefused, StoreError
+from riafs.formats.annexlogs import CHUNK_LOG, LOCATION_LOG, Tuning, with_chunks, with_presence
+from riafs.formats.gitobjects import FILE, SUBMODULE, NewCommit, TreeEntry, encode_commit, read_tree_entries, tree_entry
 from riafs.formats.keys import Key
+from riafs.formats.specialremotes import SpecialRemote
+from riafs.git.repository import Repository
 from riafs.git.writing import RefsMoved, RefUpdate
 from riafs.overlay.changes import Base
-from riafs.push.annexlogs import AnnexLogs
 from riafs.push.destination import ANNEX_BRANCH, Destination
-from riafs.push.merging import Merged, Prefer, merge
-from riafs.push.request import PushRequest
+from riafs.push.merging import Merged, Registrations, merge
+from riafs.push.protocol import Announce, Prefer, PushRequest, unannounced
 from riafs.push.trees import Edits, TreeEditor
 from riafs.watching import PushStep, Watcher
 
-if TYPE_CHECKING:
-    from riafs.push.registering import Registrations
-
-Announce = Callable[[bytes], Awaitable[None]]
-"""Hears of the commit (hex) that the branch is going to move to. May be called again, with another one."""
 _ATTEMPTS = 100
+_MAX_LOG = 4 << 20
 _LONGEST_PAUSE = 0.3
 _SHOWN = 10
 _GITLINK = b"%o" % SUBMODULE
@@ -46,10 +44,6 @@ class Published:
     commit: bytes
     changed: int
     overruled: tuple[bytes, ...]
-
-
-async def unannounced(_: bytes) -> None:
-    """Nobody hears of it."""
 
 
 class Publisher:
@@ -225,3 +219,61 @@ def refuse_conflicts(merged: Merged, destination: Destination, base: Base, ref: 
         "nothing was pushed, --ours, --theirs or --as-branch NAME decides",
         tuple(paths),
     )
+
+
+# -- logs of the git-annex branch --------------------------------------------------------------------------------------
+
+
+class AnnexLogs:
+    """Writes logs for keys that `storage` holds; `chunked`: those stored in chunks → how many."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        tuning: Tuning,
+        storage: SpecialRemote,
+        keys: Sequence[Key],
+        chunked: Mapping[Key, int],
+    ) -> None:
+        self._repository = repository
+        self._tuning = tuning
+        self._storage = storage
+        self._keys = keys
+        self._chunked = chunked
+
+    async def tree(self, trees: TreeEditor, root: bytes, now: int) -> bytes:
+        """The branch's tree `root` (hex) with the lines added; `now` in seconds since the epoch."""
+        wanted = [self._tuning.log_path(key, LOCATION_LOG) for key in self._keys]
+        wanted += [self._tuning.log_path(key, CHUNK_LOG) for key in self._chunked]
+        old = await self._texts(await trees.look_up(root, wanted))
+        new: dict[bytes, TreeEntry | None] = {}
+        for path, text in self._changed(old, now):
+            new[path] = tree_entry(FILE, trees.add(b"blob", text))
+        return await trees.edit(root, new) if new else root
+
+    async def _texts(self, found: Mapping[bytes, TreeEntry | None]) -> dict[bytes, bytes]:
+        known = {path: entry.oid.hex().encode() for path, entry in found.items() if entry is not None}
+        blobs = (
+            await self._repository.objects([b"contents " + oid for oid in known.values()], _MAX_LOG) if known else []
+        )
+        texts: dict[bytes, bytes] = {}
+        for path, blob in zip(known, blobs, strict=True):
+            if blob is None or blob.kind != b"blob":
+                raise GitError(f"the log {path.decode(errors='replace')} of {self._repository.name} cannot be read")
+            texts[path] = blob.data
+        return texts
+
+    def _changed(self, old: Mapping[bytes, bytes], now: int) -> list[tuple[bytes, bytes]]:
+        uuid = self._storage.log_uuid
+        changed: list[tuple[bytes, bytes]] = []
+        for key in self._keys:
+            path = self._tuning.log_path(key, LOCATION_LOG)
+            text = with_presence(old.get(path, b""), uuid, now)
+            if text is not None:
+                changed.append((path, text))
+        for key, count in self._chunked.items():
+            path, size = self._tuning.log_path(key, CHUNK_LOG), self._storage.chunk_size
+            text = with_chunks(old.get(path, b""), uuid, size, count, now) if size else None
+            if text is not None:
+                changed.append((path, text))
+        return changed

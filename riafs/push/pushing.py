@@ -18,14 +18,13 @@ from riafs.formats.gitobjects import FILE, SUBMODULE, object_name, tree_entry
 from riafs.formats.gitrepository import adjusted_branch
 from riafs.git.config import MAX_CONFIG
 from riafs.overlay.changes import Base, Change
+from riafs.push.content import ContentSource, Placer, load_rules
 from riafs.push.destination import ANNEX_BRANCH, Destination
-from riafs.push.merging import Merged, Prefer, merge
+from riafs.push.merging import MODULES, Merged, Moves, Registrations, merge
 from riafs.push.objects import ObjectWriter
-from riafs.push.placing import ContentSource, Placer, load_rules
 from riafs.push.planning import Plan, Planner
-from riafs.push.publishing import Announce, Publisher, branch_exists, refuse_conflicts, unannounced
-from riafs.push.registering import MODULES, Moves, Registrations
-from riafs.push.request import PushReport, PushRequest
+from riafs.push.protocol import Announce, Prefer, PushReport, PushRequest, unannounced
+from riafs.push.publishing import Publisher, branch_exists, refuse_conflicts
 from riafs.push.rules import Rules
 from riafs.push.trees import TreeEditor
 from riafs.slices import Pauses

@@ -3,8 +3,10 @@
 import hashlib
 import os
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import trio
@@ -163,6 +165,26 @@ async def test_a_spill_file_that_is_too_small_is_used_in_turns(pack: Pack, spool
     archive = await open_archive(pack(SOLID, "-ms=on"), tools)
     for name in [*sorted(SOLID, reverse=True), *sorted(SOLID)]:
         assert await content_of(archive, name) == SOLID[name]
+
+
+async def test_a_cold_open_passes_few_modules_and_functions(pack: Pack, tools: ArchiveTools) -> None:
+    """So that a reader of the code can follow it."""
+    archive = await open_archive(pack(SOLID, "-ms=on"), tools)
+    passed: set[tuple[str, str]] = set()
+
+    def look(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event == "call" and "/riafs/archive/" in code.co_filename and "<" not in code.co_name:
+            passed.add((code.co_filename, code.co_qualname))
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        await content_of(archive, max(SOLID))
+    finally:
+        sys.setprofile(before)
+    assert 5 <= len({module for module, _ in passed}) <= 15
+    assert len(passed) <= 130
 
 
 # -- resets -----------------------------------------------------------------------------------------------------------

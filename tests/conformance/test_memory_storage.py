@@ -3,23 +3,20 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from riafs.errors import NoSuchName, ReadOnly, StoreError
-from riafs.formats.sources import RiaUrl
 from riafs.storage.bytesource import shown_version_of
 from riafs.storage.protocol import Storage, listing_of, local_store
 from riafs.tree import source as source_module
-from riafs.tree.store import Store
-from riafs.tree.tools import StoreTools
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.conformance.directory import CHECKS as DIRECTORY_CHECKS
 from tests.conformance.directory import Check as DirectoryCheck
 from tests.conformance.ranged import CHECKS, CONTENT, Check
-from tests.memory_storage import CopiedRepositories, MemoryStorage
+from tests.fuse.mounting import mounted
+from tests.memory_storage import MemoryStorage, read_stores_into_memory
 from tests.small import Locked, SmallStore, key_of, noise
 
 LOOSE, STORED, DECODED = b"loose" * 40_000, noise(300_000, "stored"), b"decoded" * 50_000
@@ -42,13 +39,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
 @asynccontextmanager
 async def in_memory(store: SmallStore, scratch: Path, fragment: str = "") -> AsyncIterator[ObjectDriver]:
     """The file system of the store in memory, with private copies of its repositories."""
-    mirror = CopiedRepositories(scratch)
-
-    async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store:
-        return await Store.open(MemoryStorage(store.path), replace(tools, mirror=mirror))
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source_module, "open_store", open_store)
+        patch.setattr(source_module, "open_store", source_module.open_store)  # put back at the end
+        read_stores_into_memory(scratch)
         async with opened(store.path, fragment) as shown:
             yield shown
 
@@ -111,3 +104,15 @@ async def test_content_has_the_version_that_the_transport_made(store: SmallStore
     assert first.version is not None
     assert first.version.token.startswith(b"memory ")
     assert shown_version_of(first) is shown_version_of(second)
+
+
+async def test_mount_of_a_store_in_memory(store: SmallStore, tmp_path: Path) -> None:
+    command = ("-m", "tests.memory_storage", str(tmp_path / "copies"))
+    (tmp_path / "copies").mkdir()
+    with mounted(store.path, tmp_path / "mounted", "--cache-dir", str(tmp_path / "cache"), command=command) as mount:
+        shown = mount.driver
+        assert await shown.ls(b"") == [b"by-id"]
+        assert await shown.read(b"loose/annexed") == LOOSE
+        assert await shown.read(b"stored/annexed") == STORED
+        assert await shown.read(b"decoded/annexed") == DECODED
+        assert {b"loose", b"stored", b"decoded"} < set(await shown.ls(b""))

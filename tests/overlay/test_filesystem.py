@@ -1,19 +1,31 @@
 """What the engine does, call by call."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from riafs.counters import Counters
-from riafs.errors import BadChange, Busy, DirectoryNotEmpty, NameExists, NameTooLong, NoSuchName, NotPermitted
+from riafs.errors import (
+    BadChange,
+    Busy,
+    DirectoryNotEmpty,
+    NameExists,
+    NameTooLong,
+    NoSuchName,
+    NotPermitted,
+    OverlayFailed,
+)
 from riafs.overlay.changes import ChangeKind
 from riafs.overlay.filesystem import OverlayFileSystem
 from riafs.overlay.inode_map import OVERLAY, Ownership
 from riafs.overlay.namespace import EXCHANGE, NOREPLACE
 from riafs.overlay.overlay import Overlay
+from riafs.storage.deadline import Deadline
 from tests.overlay.disk import TOP, DiskLower
 from tests.overlay.walking import Walker
 
@@ -391,6 +403,45 @@ async def test_an_fsync_is_one_sync_of_the_data_and_one_of_the_log(
             await walker.engine.write(handle, 0, b"again")
             nursery.start_soon(walker.engine.fsync, handle)
     assert synced.count("overlay.sqlite-wal") <= 3
+
+
+async def test_a_data_file_that_cannot_be_synced_fails_its_own_fsync_only(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that are asked for at once are waited for in one thread, but each is told what became of its own."""
+    walker = await setup.open()
+    handles = [await walker.open(b"new%d" % number, os.O_CREAT | os.O_WRONLY) for number in range(6)]
+    for handle in handles:
+        await walker.engine.write(handle, 0, b"saved")
+    sync, run = os.fdatasync, Deadline.run
+    visits: list[Any] = []
+    failed: list[int] = []
+
+    def failing(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("/data/3"):
+            raise OSError(errno.EIO, "no disk")
+        sync(descriptor)
+
+    async def counted(*arguments: Any) -> Any:  # as it is typed
+        visits.append(arguments)
+        return await run(*arguments)
+
+    async def fsync(number: int) -> None:
+        try:
+            await walker.engine.fsync(handles[number])
+        except OverlayFailed:
+            failed.append(number)
+
+    monkeypatch.setattr(os, "fdatasync", failing)
+    monkeypatch.setattr(Deadline, "run", counted)
+    async with trio.open_nursery() as nursery:
+        for number in range(len(handles)):
+            nursery.start_soon(fsync, number)
+    assert failed == [2]
+    assert len(visits) <= 2
+    await walker.engine.write(handles[0], 0, b"again")
+    await walker.engine.fsync(handles[0])
+    assert len(visits) <= 3
 
 
 async def test_attributes_of_a_new_file_are_inserted_with_it(setup: Setup) -> None:

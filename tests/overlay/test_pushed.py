@@ -15,7 +15,6 @@ from riafs.overlay.filesystem import OverlayFileSystem
 from riafs.overlay.inode_map import Ownership
 from riafs.overlay.lower import LowerEntry
 from riafs.overlay.overlay import Overlay
-from riafs.push.opening import open_for_pushing
 from riafs.push.pushing import Push
 from riafs.tree.listing import GitEntry, git_version
 from riafs.tree.protocol import Kind
@@ -23,6 +22,7 @@ from riafs.watching import Nobody
 from tests.overlay.disk import DiskLower
 from tests.overlay.walking import Walker
 from tests.push.conftest import means, request, tree
+from tests.push.destinations import open_for_pushing
 from tests.small import Executable, Link, SmallDataset, SmallStore
 
 FILES = {

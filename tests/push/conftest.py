@@ -13,13 +13,12 @@ from riafs.formats.gitobjects import Stamp
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import Change
 from riafs.push.destination import Destination
-from riafs.push.merging import Prefer
-from riafs.push.opening import open_for_pushing
+from riafs.push.protocol import Prefer, PushReport, PushRequest
 from riafs.push.pushing import Push
-from riafs.push.request import PushReport, PushRequest
 from riafs.tree.tools import CommandSettings
 from riafs.watching import Nobody, Watcher
 from tests.push.changes import Below
+from tests.push.destinations import open_for_pushing
 from tests.small import Executable, Link, Locked, Pointer, SmallDataset, SmallStore, key_of, mixed_path
 
 STORAGE = b"5d9c6f0e-1111-4222-8333-444455556666"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riafs.errors import PushConflict, PushRefused
-from riafs.push.merging import Prefer
+from riafs.push.protocol import Prefer
 from riafs.watching import Nobody, PushStep
 from tests.push.changes import Below
 from tests.push.conftest import (

@@ -23,8 +23,7 @@ from riafs.errors import (
 )
 from riafs.formats.sources import parse_ria_source
 from riafs.git.user import author, committer
-from riafs.push.opening import open_for_pushing
-from riafs.push.request import PushRequest
+from riafs.push.protocol import PushRequest
 from tests.plugins.log_hygiene import Announce
 from tests.push.changes import Below
 from tests.push.conftest import (
@@ -41,6 +40,7 @@ from tests.push.conftest import (
     tree,
     with_annex,
 )
+from tests.push.destinations import open_for_pushing
 from tests.small import SmallDataset, SmallStore, noise
 
 NEW = b"new content\n"

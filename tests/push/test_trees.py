@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from riafs.errors import MalformedObject, MissingObject
 from riafs.formats.gitobjects import FILE, TreeEntry, encode_tree, read_tree_entries, tree_entry
 from riafs.formats.sources import parse_ria_source
-from riafs.push.opening import open_for_pushing
 from riafs.push.trees import TreeEditor
 from tests.push.conftest import means
+from tests.push.destinations import open_for_pushing
 from tests.small import SmallDataset, SmallStore
 
 _NAMES = [b"a", b"a.b", b"a/x", b"a/y", b"b/c/d", b"b/c/e", b"b-", b"z"]

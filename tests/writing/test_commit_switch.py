@@ -14,7 +14,7 @@ import trio.lowlevel
 from riafs.daemon.pushing import Order, Outcome, push_changes
 from riafs.errors import NoSuchName, PushConflict, RiafsError, StaleHandle
 from riafs.formats.sources import parse_ria_source
-from riafs.push.merging import Prefer
+from riafs.push.protocol import Prefer
 from riafs.tree.protocol import Kind
 from riafs.watching import Nobody
 from tests.push.conftest import means, request, tree, with_annex

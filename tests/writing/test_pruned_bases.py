@@ -10,7 +10,7 @@ import pytest
 from riafs.daemon.pushing import Failure, Order, Outcome, push_changes
 from riafs.errors import ChangedElsewhere, GitError, PushConflict
 from riafs.formats.sources import parse_ria_source
-from riafs.push.merging import Prefer
+from riafs.push.protocol import Prefer
 from riafs.watching import Nobody
 from tests.plugins.log_hygiene import Announce
 from tests.push.conftest import content, means, request, sound, tree, with_annex

@@ -12,7 +12,7 @@ from riafs.daemon.replies import describe_overlay
 from riafs.errors import Busy, DirectoryNotEmpty, NoSuchName, PushConflict, PushRefused
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.overlay import Overlay
-from riafs.push.merging import Prefer
+from riafs.push.protocol import Prefer
 from riafs.watching import Nobody
 from tests.push.conftest import means, request, sound, tree, with_annex
 from tests.small import Registered, SmallStore

@@ -17,11 +17,11 @@ from riafs.overlay.changes import BaseEntry, Change, ChangeKind
 from riafs.overlay.journal import Statements, _Connected
 from riafs.overlay.rebasing import Restoring
 from riafs.overlay.rows import Rows
-from riafs.push.opening import open_for_pushing
 from riafs.push.planning import Planner
 from riafs.push.trees import TreeEditor
 from riafs.slices import Sliced, at_once, in_slices, sorting
 from tests.push.conftest import means, with_annex
+from tests.push.destinations import open_for_pushing
 from tests.small import SmallStore
 from tests.writing.drivers import WritableObject, writable
 from tests.writing.stalls import measure

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from riafs.errors import PushConflict, PushRefused
-from riafs.formats.sources import parse_ria_source
-from riafs.push.opening import open_for_pushing
+from riafs.formats.sources import parse_ria_source, parse_source
+from riafs.push.pushers import open_pusher
 from riafs.push.pushing import Push
-from riafs.push.superdatasets import Member, push_all, subdatasets_first
+from riafs.push.ria import Member, PlannedRiaPush, subdatasets_first
 from riafs.watching import Nobody
 from tests.push.conftest import changes_over, means, request, tree
+from tests.push.destinations import open_for_pushing
 from tests.small import Registered, SmallDataset, SmallStore
 
 
@@ -44,7 +45,9 @@ async def push_members(
             members.append(Member(name, push, *ABOVE[name]))
         if b"conflict" in written:
             datasets[b"middle"].commit({b"y": b"theirs"})
-        await push_all(members)
+        planned = PlannedRiaPush(members)
+        await planned.prepare()
+        await planned.push()
 
 
 async def test_every_superdataset_registers_the_new_commit(datasets: dict[bytes, SmallDataset], tmp_path: Path) -> None:
@@ -82,3 +85,10 @@ def test_the_order(dataset: SmallDataset) -> None:
     assert [member.name for member in subdatasets_first(members)] == [b"c", b"b", b"a"]
     with pytest.raises(PushRefused):
         subdatasets_first([Member(b"a", push, b"b", b"x"), Member(b"b", push, b"a", b"x")])
+
+
+@pytest.mark.parametrize("source", ["keep+file:///volumes?manifests=/manifests", "arvados://cluster.invalid"])
+async def test_a_source_without_a_pusher_is_refused(source: str) -> None:
+    with pytest.raises(PushRefused, match="cannot be pushed to"):
+        async with open_pusher(parse_source(source), means()):
+            pass
