@@ -74,6 +74,17 @@ async def run_all(*jobs: Callable[[], Awaitable[Any]]) -> None:
         raise first_failure(group) from None
 
 
+@contextmanager
+def ungrouped() -> Iterator[None]:
+    """Raise the exception in a group of one by itself: a nursery wraps also what goes wrong in its own body."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None
+
+
 def first_failure(error: BaseException) -> BaseException:
     """The first exception in a (nested) group that is no cancellation, if there is one; anything else is itself."""
     while isinstance(error, BaseExceptionGroup):

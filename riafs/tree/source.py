@@ -73,16 +73,16 @@ async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store
             f"{source}: stores behind ria+{source.scheme}:// cannot be mounted yet, only ria+file:// and paths"
         )
     path = os.path.abspath(source.path)
-    patience = Deadline(f"store {os.fsdecode(path)}", seconds, tools.counters)
+    deadline = Deadline(f"store {os.fsdecode(path)}", seconds, tools.counters)
     try:
-        storage = await LocalStorage.open_root(path, patience, tools.allow_links)
+        storage = await LocalStorage.open_root(path, deadline, tools.allow_links)
         try:
             return await Store.open(storage, tools)
         except RiafsError:
             storage.close()
             raise
     except SourceNotFound as error:
-        raise SourceNotFound(f"{error}{await stores_near(path, patience)}") from error
+        raise SourceNotFound(f"{error}{await stores_near(path, deadline)}") from error
 
 
 async def versions_near(repository: Repository, version: bytes) -> str:
@@ -160,10 +160,10 @@ async def _aliases(storage: Storage) -> list[bytes]:
 # -- stores -----------------------------------------------------------------------------------------------------------
 
 
-async def stores_near(path: bytes, patience: Deadline) -> str:
+async def stores_near(path: bytes, deadline: Deadline) -> str:
     """The store, or the dataset in one, that is at, above, below or beside the directory `path`, which is no store."""
     try:
-        found = await patience.run(_near_on_disk, os.fsdecode(path))
+        found = await deadline.run(_near_on_disk, os.fsdecode(path))
     except (RiafsError, OSError):
         return ""
     return f"; did you mean {found}?" if found else ""

@@ -24,7 +24,7 @@ from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
 from riafs.storage.deadline import Deadline
 from riafs.storage.temporary import Scratch
-from riafs.tasks import Background
+from riafs.tasks import Background, ungrouped
 from riafs.tree.checkout import Checkouts
 from riafs.tree.listing import ListingCache
 from riafs.tree.times import LastChanges, Times
@@ -69,31 +69,27 @@ class CommandSettings:
 
 
 @asynccontextmanager
-async def working_tools(means: CommandSettings) -> AsyncIterator[StoreTools]:
+async def working_tools(settings: CommandSettings) -> AsyncIterator[StoreTools]:
     """The tools to open stores with; closed and removed at the end."""
-    try:
+    with ungrouped():
         async with trio.open_nursery() as nursery:
-            scratch = Scratch(means.scratch_in)
-            gits = PrivateGitDirs(means.git, means.search_path, os.fsencode(scratch.path))
-            git = GitPool(gits, means.deadline, Counters())
+            scratch = Scratch(settings.scratch_in)
+            gits = PrivateGitDirs(settings.git, settings.search_path, os.fsencode(scratch.path))
+            git = GitPool(gits, settings.deadline, Counters())
             try:
-                yield _tools(means, os.fsencode(scratch.path), git, Background(nursery))
+                yield _tools(settings, os.fsencode(scratch.path), git, Background(nursery))
             finally:
                 git.close()
                 scratch.close()
                 nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:  # the nursery wraps what went wrong in its body
-        if len(group.exceptions) > 1:
-            raise
-        raise group.exceptions[0] from None
 
 
-def _tools(means: CommandSettings, scratch: bytes, git: GitPool, background: Background) -> StoreTools:
+def _tools(settings: CommandSettings, scratch: bytes, git: GitPool, background: Background) -> StoreTools:
     counters = Counters()
-    search_path = [os.fsencode(directory) for directory in means.search_path.split(":")]
-    patience = Deadline("the store", means.deadline, counters)
-    verifier = Verifier(Verify.ALWAYS, VerifiedMemory(None), counters, patience, background)
+    search_path = [os.fsencode(directory) for directory in settings.search_path.split(":")]
+    deadline = Deadline("the store", settings.deadline, counters)
+    verifier = Verifier(Verify.ALWAYS, VerifiedMemory(None), counters, deadline, background)
     blocks = BlockCache(None, BlockLimits(), counters)
     archives = ArchiveTools(Limits(), Extractor(search_path, scratch, _DECODING_SECONDS), blocks)
-    content = ContentTools(verifier, archives, Decryptor(means.search_path, scratch, means.deadline))
-    return StoreTools(git, content, ListingCache(), counters, means.deadline, (), means.allow_links)
+    content = ContentTools(verifier, archives, Decryptor(settings.search_path, scratch, settings.deadline))
+    return StoreTools(git, content, ListingCache(), counters, settings.deadline, (), settings.allow_links)

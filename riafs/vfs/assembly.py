@@ -32,7 +32,7 @@ from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
 from riafs.storage.deadline import Deadline
 from riafs.storage.temporary import Scratch, private_directory
-from riafs.tasks import Background
+from riafs.tasks import Background, ungrouped
 from riafs.tree import directories as virtual
 from riafs.tree import versions
 from riafs.tree.checkout import Checkouts
@@ -189,7 +189,7 @@ async def open_assembled(
     plan: Plan, counters: Counters, files: Mapping[bytes, Callable[[], str]]
 ) -> AsyncIterator[Assembled]:
     """The same with what stands behind the filesystem."""
-    try:
+    with ungrouped():
         async with trio.open_nursery() as nursery:
             assembled = await assemble(plan, counters, Background(nursery, counters), files)
             try:
@@ -197,10 +197,6 @@ async def open_assembled(
             finally:
                 assembled.close()
                 nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:  # the nursery wraps what went wrong in its body
-        if len(group.exceptions) > 1:
-            raise
-        raise group.exceptions[0] from None
 
 
 def find_git(search_path: str) -> str:
