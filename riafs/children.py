@@ -71,3 +71,8 @@ def run_again(
         if not ended_by_others(done.returncode):
             return done
     raise killed(" ".join(command[:2]), done.returncode)
+
+
+def first_line(stderr: bytes) -> str:
+    """The first line that git wrote on standard error, for messages."""
+    return stderr.decode(errors="replace").strip().partition("\n")[0]

@@ -81,11 +81,12 @@ def _dispatch(program: str, words: Sequence[str]) -> int:
     from riafs.cli import parser
 
     if not words:
-        print(parser.build_parser().format_help(), end="")
+        print(parser.build_parser("").format_help(), end="")
         return 0
     completed = with_command(words)
     try:
-        arguments = parser.build_parser().parse_args(completed)
+        chosen = completed[0] if completed[0] in COMMANDS else ""  # none for --help
+        arguments = parser.build_parser(chosen).parse_args(completed)
     except UsageError as error:
         if "run" in completed[:1] and "--" not in completed:
             raise UsageError(f"{error}; a command with options of its own goes behind --") from error

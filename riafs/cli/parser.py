@@ -8,7 +8,7 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from riafs.cli import mount_options
@@ -152,42 +152,48 @@ class _Whole(Parser):
         return "\n".join([*lines, "", _EXAMPLES, ""])
 
 
-def build_parser() -> Parser:
-    """The parser of ``riafs``; `command` in its result is the subcommand's name."""
+def build_parser(command: str | None = None) -> Parser:
+    """The parser of ``riafs``; `command` in its result is the subcommand's name.
+
+    `command`: the only subcommand whose arguments are wanted; those of all take longer than ``riafs status`` itself.
+    """
     parser = _Whole(
         prog="riafs", description="Mount DataLad RIA stores and Keep collections as file systems.", allow_abbrev=False
     )
     parser.set_defaults(verbosity=0)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    _add_mount(_command(commands, "mount", "Mount a store, a dataset, collections, or a cluster."))
-    _add_umount(_command(commands, "umount", "Unmount riafs mounts, also those whose process was killed."))
-    _add_status(_command(commands, "status", "Show all mounts, their state and counters."))
-    _add_versions(_command(commands, "versions", "List the branches, tags and newest commits of a dataset."))
-    _add_push(_command(commands, "push", "Turn local changes into a commit in the store."))
-    _add_run(
-        _command(commands, "run", "Run a command in a mount, and push the files that it changed, with a run record.")
-    )
-    _add_diff(_command(commands, "diff", "List local changes."))
-    _add_restore(_command(commands, "restore", "Drop local changes: the mount shows the version in the store again."))
-    _add_overlay(
-        _command(commands, "overlay", "List, move, remove and recover overlays: the directories with local changes.")
-    )
-    _add_prefetch(
-        _command(
-            commands, "prefetch", "Read files and trees of mounts ahead, so that they are verified and in the cache."
-        )
-    )
-    _add_cache(_command(commands, "cache", "Show, check, pin and evict the contents of this user's block cache."))
-    _add_verify(_command(commands, "verify", "Read everything a source holds; report what is damaged or missing."))
-    _add_doctor(
-        _command(commands, "doctor", "Check this machine and, if given, a source; give advice for each problem.")
-    )
-    _add_config(_command(commands, "config", "Show the settings of a mount, and the origin of each."))
-    _add_archive(_command(commands, "archive", "Pack a dataset's loose objects into its 7z archive."))
-    _add_unarchive(_command(commands, "unarchive", "Turn a dataset's archived keys into loose objects again."))
-    _add_install_helper(_command(commands, "install-helper", "Make the type riafs known to mount(8) and /etc/fstab."))
+    for name, description, add_arguments in _commands():
+        added = _command(commands, name, description)
+        if command in (None, name):
+            add_arguments(added)
     return parser
+
+
+def _commands() -> tuple[tuple[str, str, Callable[[Parser], None]], ...]:
+    return (
+        ("mount", "Mount a store, a dataset, collections, or a cluster.", _add_mount),
+        ("umount", "Unmount riafs mounts, also those whose process was killed.", _add_umount),
+        ("status", "Show all mounts, their state and counters.", _add_status),
+        ("versions", "List the branches, tags and newest commits of a dataset.", _add_versions),
+        ("push", "Turn local changes into a commit in the store.", _add_push),
+        ("run", "Run a command in a mount, and push the files that it changed, with a run record.", _add_run),
+        ("diff", "List local changes.", _add_diff),
+        ("restore", "Drop local changes: the mount shows the version in the store again.", _add_restore),
+        ("overlay", "List, move, remove and recover overlays: the directories with local changes.", _add_overlay),
+        (
+            "prefetch",
+            "Read files and trees of mounts ahead, so that they are verified and in the cache.",
+            _add_prefetch,
+        ),
+        ("cache", "Show, check, pin and evict the contents of this user's block cache.", _add_cache),
+        ("verify", "Read everything a source holds; report what is damaged or missing.", _add_verify),
+        ("doctor", "Check this machine and, if given, a source; give advice for each problem.", _add_doctor),
+        ("config", "Show the settings of a mount, and the origin of each.", _add_config),
+        ("archive", "Pack a dataset's loose objects into its 7z archive.", _add_archive),
+        ("unarchive", "Turn a dataset's archived keys into loose objects again.", _add_unarchive),
+        ("install-helper", "Make the type riafs known to mount(8) and /etc/fstab.", _add_install_helper),
+    )
 
 
 def _command(commands: "argparse._SubParsersAction[Parser]", name: str, what: str) -> Parser:

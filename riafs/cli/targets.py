@@ -13,14 +13,16 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from riafs.daemon.ask import asked
 from riafs.daemon.mounts import Mount, is_at_or_below, resolve, riafs_mounts
 from riafs.daemon.plan import absolute_source
 from riafs.errors import NoSuchName, NotMounted, StoreTimeout, TooLarge, UsageError
 from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source
-from riafs.storage.temporary import TEXT_PIECE, SpilledText
+
+if TYPE_CHECKING:
+    from riafs.storage.temporary import SpilledText
 
 MAX_MANIFEST = 1 << 30
 """Bytes of a manifest on standard input."""
@@ -117,7 +119,7 @@ def _below(top: str, mount: Mount, complain: Complain) -> Iterator[File]:
 # -- sources
 
 
-def manifest_on_input(source: Source) -> SpilledText | None:
+def manifest_on_input(source: Source) -> "SpilledText | None":
     """The manifest that comes on standard input, read whole while there still is one; None where none does.
 
     Raises UsageError for a terminal, TooLarge.
@@ -126,6 +128,8 @@ def manifest_on_input(source: Source) -> SpilledText | None:
         return None
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("manifests=- takes a manifest from standard input: riafs mount … < FILE")
+    from riafs.storage.temporary import TEXT_PIECE, SpilledText  # imports trio
+
     text = SpilledText(os.fsencode(tempfile.gettempdir()), "the manifest on standard input")
     while piece := sys.stdin.buffer.read(TEXT_PIECE):
         text.append(piece)

@@ -7,10 +7,9 @@ what it needs. Imports pyfuse3, so it is imported in the mount's own process onl
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from riafs.counters import Counters
-from riafs.daemon.change_commands import Changing
 from riafs.daemon.control import Command
 from riafs.daemon.lifecycle import Servable
 from riafs.daemon.logs import RecentErrors
@@ -25,8 +24,10 @@ from riafs.tasks import Background
 from riafs.tree.tools import CommandSettings
 from riafs.vfs import assembly
 from riafs.vfs.assembly import find_git
-from riafs.vfs.open_overlay import OverlayPlace, lay_over
 from riafs.watching import Doing
+
+if TYPE_CHECKING:
+    from riafs.daemon.change_commands import Changing
 
 
 async def assemble(
@@ -43,6 +44,9 @@ async def assemble(
         session = Session(assembled.filesystem, kernel_options(plan), presentation(plan))
         return _Mount(session, assembled, None)
     assert isinstance(plan.source, RiaUrl)
+    from riafs.daemon.change_commands import Changing  # a third of all imports, and of no use where nothing is changed
+    from riafs.vfs.open_overlay import OverlayPlace, lay_over
+
     try:
         place = OverlayPlace(plan.settings.overlay, presentation(plan).ownership)
         writable = await lay_over(assembled, plan.source, place, doing)
@@ -98,7 +102,7 @@ def _virtual(plan: MountPlan, counters: Counters, recent: RecentErrors) -> Mappi
 class _Mount:
     """A Session with what has to be given back after it."""
 
-    def __init__(self, session: Session, assembled: assembly.Assembled, changing: Changing | None) -> None:
+    def __init__(self, session: Session, assembled: assembly.Assembled, changing: "Changing | None") -> None:
         self.serve = session.serve
         self.refresh = session.refresh
         self.close = assembled.close
@@ -106,9 +110,7 @@ class _Mount:
 
     @property
     def commands(self) -> Mapping[str, Command]:
-        """See Servable."""
         return {} if self._changing is None else self._changing.commands
 
     async def status(self) -> Mapping[str, Any]:
-        """See Servable."""
         return {} if self._changing is None else await self._changing.status()

@@ -16,8 +16,7 @@ from typing import Any
 import trio
 
 from riafs.daemon.ask import MAX_REQUEST, socket_path
-from riafs.daemon.replies import described_error
-from riafs.errors import RiafsError, UsageError
+from riafs.errors import PushConflict, RiafsError, UsageError
 from riafs.slices import in_slices, listing
 from riafs.storage.temporary import private_directory
 from riafs.tasks import Background, as_failure
@@ -153,6 +152,14 @@ async def _reply(line: bytes, process: int, commands: Mapping[str, Command]) -> 
             return "".join(await in_slices(listing(_encoded(await command({**request, ASKED_BY: process}))))).encode()
     except RiafsError as error:
         return json.dumps(described_error(error)).encode()
+
+
+def described_error(error: RiafsError) -> dict[str, Any]:
+    """``error``, ``kind``, ``exit_code``, of conflicts the paths in conflict."""
+    described: dict[str, Any] = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
+    if isinstance(error, PushConflict):
+        described["paths"] = [os.fsdecode(path) for path in error.paths]
+    return described
 
 
 def _encoded(value: Any) -> Iterator[str]:  # noqa: ANN401  # whatever JSON has

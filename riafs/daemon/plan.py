@@ -3,12 +3,17 @@
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from riafs.errors import BadSource
 from riafs.formats.sources import RiaUrl, Source, parse_source, rewrite
 from riafs.settings import Directories, Settings
-from riafs.storage.temporary import SpilledText
+
+if TYPE_CHECKING:
+    from riafs.storage.temporary import (
+        SpilledText,  # imports trio, which the process that starts a mount can do without
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,7 @@ class MountPlan:
     """(base, prefix) of the user's ``url.<base>.insteadOf`` rules; already applied to `source`."""
     by_mount: bool = False
     """Whether mount(8) asks, for a line of /etc/fstab or a person."""
-    manifest: SpilledText | None = field(default=None, repr=False)
+    manifest: "SpilledText | None" = field(default=None, repr=False)
     """The manifest that came on standard input, where `source` has its manifest from there."""
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from riafs.errors import PushConflict, RiafsError
+from riafs.daemon.control import described_error
 from riafs.overlay.changes import Change
 from riafs.overlay.overlay import Overlay, Snapshot
 from riafs.overlay.rows import Area
@@ -59,14 +59,6 @@ def _size(change: Change) -> int | None:
 def describe_failure(failure: "Failure") -> dict[str, Any]:
     """Datasets that were not pushed, and why."""
     return {"datasets": [os.fsdecode(entrance) for entrance in failure.entrances], **described_error(failure.error)}
-
-
-def described_error(error: RiafsError) -> dict[str, Any]:
-    """``error``, ``kind``, ``exit_code``, of conflicts the paths in conflict."""
-    described: dict[str, Any] = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
-    if isinstance(error, PushConflict):
-        described["paths"] = [os.fsdecode(path) for path in error.paths]
-    return described
 
 
 def describe_outcome(outcome: "Outcome") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from riafs.children import first_line
 from riafs.errors import GitError, StoreTimeout
 from riafs.formats.gitrepository import parse_config_list
 from riafs.git.environment import PrivateGitDirs, run_git
@@ -53,11 +54,6 @@ async def change_config(gits: PrivateGitDirs, text: bytes, commands: Sequence[Se
             if done.returncode:
                 raise GitError(f"git cannot change the configuration: {first_line(done.stderr)}")
         return Path(path).read_bytes()
-
-
-def first_line(stderr: bytes) -> str:
-    """The first line that git wrote on standard error, for messages."""
-    return stderr.decode(errors="replace").strip().partition("\n")[0]
 
 
 # -- attributes -------------------------------------------------------------------------------------------------------

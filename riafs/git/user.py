@@ -8,10 +8,9 @@ import os
 import subprocess
 from collections.abc import Mapping
 
-from riafs.children import run_again
+from riafs.children import first_line, run_again
 from riafs.errors import NoAuthor, ProgramKilled
 from riafs.formats.gitobjects import Stamp
-from riafs.git.config import first_line
 
 log = logging.getLogger(__name__)
 

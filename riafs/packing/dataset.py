@@ -21,21 +21,18 @@ from riafs.archive.archive import ArchiveTools
 from riafs.errors import BadSource, Busy, NotInStore, NotOurs, ReadOnly
 from riafs.formats.annex import Layout, parse_dataset_version
 from riafs.formats.sources import RiaUrl
-from riafs.git.config import MAX_CONFIG, parse_config
-from riafs.git.environment import PrivateGitDirs
 from riafs.git.repository import Repository
 from riafs.storage.deadline import Deadline
 from riafs.storage.local_writer import LocalWriter
 from riafs.storage.openat import DIRECTORY_FLAGS, open_regular, open_resolved
 from riafs.storage.permissions import Sharing, parse_sharing
 from riafs.storage.posix import ABSENT, HeldDirectory, lock_holder, writing_to
-from riafs.storage.protocol import Storage
 from riafs.storage.staging import is_ours, open_working_directory, remove_content
+from riafs.tree.dataset_files import read_layout_version, read_settings
 from riafs.tree.source import open_store, path_of_named
 from riafs.tree.store import Store
 from riafs.tree.tools import CommandSettings, StoreTools, working_tools
 
-_MAX_VERSION_FILE = 4096
 DIRECTORY = b".riafs-packing"
 _LOCK = b"lock"
 _NEW_LOCK = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -68,9 +65,14 @@ async def open_dataset(source: RiaUrl, means: CommandSettings, *, dry_run: bool)
     async with working_tools(means) as tools:
         store = await open_store(source, tools.seconds, tools)
         path = await path_of_named(store, source)
-        layout = await _layout(store.storage, path)
+        version = parse_dataset_version(await read_layout_version(store.storage, path))
+        if not version.known:
+            raise ReadOnly(
+                f"dataset {os.fsdecode(path)} is left alone, since where its objects belong is unknown: "
+                f"{version.reason}"
+            )
         dataset = await store.dataset(path)
-        sharing = await _sharing(store.storage, path, tools.git.gits)
+        sharing = parse_sharing((await read_settings(store.storage, path, tools.git.gits)).items())
         made = None if dry_run else sharing
         with ExitStack() as stack:
             objects = await _held(store, path + b"/annex/objects", made, tools)
@@ -78,7 +80,7 @@ async def open_dataset(source: RiaUrl, means: CommandSettings, *, dry_run: bool)
             archives = await _held(store, path + b"/archives", made, tools)
             stack.callback(archives.close)
             yield PackedDataset(
-                dataset.name, objects, archives, layout, sharing, dataset.repository, tools.content.archives
+                dataset.name, objects, archives, version.layout, sharing, dataset.repository, tools.content.archives
             )
 
 
@@ -100,26 +102,6 @@ async def _held(store: Store, path: bytes, sharing: Sharing | None, tools: Store
         place = await storage.local_path(path)
     with writing_to(place):
         return HeldDirectory(open_resolved(place, DIRECTORY_FLAGS), place)
-
-
-async def _layout(storage: Storage, path: bytes) -> Layout:
-    try:
-        text = await storage.read_file(path + b"/ria-layout-version", _MAX_VERSION_FILE)
-    except NotInStore:
-        text = None
-    version = parse_dataset_version(text)
-    if not version.known:
-        name = os.fsdecode(path)
-        raise ReadOnly(f"dataset {name} is left alone, since where its objects belong is unknown: {version.reason}")
-    return version.layout
-
-
-async def _sharing(storage: Storage, path: bytes, gits: PrivateGitDirs) -> Sharing:
-    try:
-        settings = await parse_config(gits, await storage.read_file(path + b"/config", MAX_CONFIG))
-    except NotInStore:
-        settings = ()
-    return parse_sharing(settings)
 
 
 # -- the staging directory --------------------------------------------------------------------------------------------

@@ -12,16 +12,15 @@ from riafs.errors import NotInStore, OutsideStore, PushRefused, UnsupportedRepos
 from riafs.formats.annex import Layout, parse_dataset_version, parse_store_version
 from riafs.formats.annexlogs import DIFFERENCE_LOG, Tuning, dead_repositories, parse_config_log, parse_difference_log
 from riafs.formats.specialremotes import SpecialRemote, parse_remote_log, storage_remotes
-from riafs.git.config import MAX_CONFIG, parse_config
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.object_source import object_directory
 from riafs.git.writing import GitWriter, RefWriter
 from riafs.storage.permissions import Sharing, parse_sharing
 from riafs.storage.protocol import WritableStorage
 from riafs.tree.dataset import Dataset
+from riafs.tree.dataset_files import read_layout_version, read_settings
 
 ANNEX_BRANCH = b"refs/heads/git-annex"
-_MAX_VERSION_FILE = 4096
 _MAX_LOG = 4 << 20
 _NEEDED = (b"objects", b"refs")
 
@@ -74,7 +73,7 @@ async def open_destination(
 ) -> Destination:
     """The dataset as something to push to. Raises PushRefused, ReadOnly, StoreDenied, StoreTimeout, StoreError, …"""
     layout = await _known_layout(dataset)
-    settings = await _settings(dataset, gits)
+    settings = await read_settings(dataset.storage, dataset.path, gits)
     sharing = parse_sharing(settings.items())
     git = await _git_writer(dataset, writing, gits, sharing)
     await writing.check_writable([dataset.path, *(dataset.path + b"/" + part for part in _NEEDED)])
@@ -86,27 +85,12 @@ async def open_destination(
 
 
 async def _known_layout(dataset: Dataset) -> Layout:
-    store = parse_store_version(await _version_file(dataset, b"ria-layout-version"))
-    version = parse_dataset_version(await _version_file(dataset, dataset.path + b"/ria-layout-version"))
+    store = parse_store_version(await read_layout_version(dataset.storage))
+    version = parse_dataset_version(await read_layout_version(dataset.storage, dataset.path))
     for known, reason in ((store.known, store.reason), (version.known, version.reason)):
         if not known:
             raise PushRefused(f"{dataset.name} is not pushed to, since its layout is unknown: {reason}")
     return version.layout
-
-
-async def _version_file(dataset: Dataset, path: bytes) -> bytes | None:
-    try:
-        return await dataset.storage.read_file(path, _MAX_VERSION_FILE)
-    except NotInStore:
-        return None
-
-
-async def _settings(dataset: Dataset, gits: PrivateGitDirs) -> dict[bytes, bytes | None]:
-    """The repository's configuration, of which the last line of a name counts."""
-    try:
-        return dict(await parse_config(gits, await dataset.storage.read_file(dataset.path + b"/config", MAX_CONFIG)))
-    except NotInStore:
-        return {}
 
 
 async def _git_writer(dataset: Dataset, writing: WritableStorage, gits: PrivateGitDirs, sharing: Sharing) -> GitWriter:

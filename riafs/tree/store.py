@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from riafs.content.annex import AnnexContents
 from riafs.content.branch import AnnexBranch
 from riafs.content.storages import StoredPlaces
-from riafs.errors import NotInStore, RiafsError, SourceNotFound, TooLarge
+from riafs.errors import NotInStore, RiafsError, SourceNotFound
 from riafs.formats.annex import parse_dataset_version, parse_store_version
 from riafs.formats.names import valid_name
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Item, ItemKind, Storage
 from riafs.tree.dataset import Dataset, RefWatch
+from riafs.tree.dataset_files import read_layout_version
 from riafs.tree.subdatasets import RegisteredDatasets
 from riafs.tree.tools import StoreTools
 
 log = logging.getLogger(__name__)
 
-_MAX_VERSION_FILE = 4096
 _DATASET_PATH = re.compile(rb"([^/]+)/([^/]+)")
 _SPLIT = 3  # characters of an id that name the first directory
 ALIASES = b"alias"
@@ -45,7 +45,7 @@ class Store:
     async def open(cls, storage: Storage, tools: StoreTools) -> "Store":
         """The store in `storage`. Raises SourceNotFound where there is none, StoreDenied, StoreTimeout, StoreError."""
         store = cls(storage, tools)
-        text = await store._version_file(b"ria-layout-version")
+        text = await read_layout_version(storage)
         version = parse_store_version(text)
         if await store._is_dataset() and not await store._has_datasets():
             raise SourceNotFound(f"{storage.name} is the directory of a dataset, not a store")
@@ -56,14 +56,6 @@ class Store:
         if not version.known:
             log.warning("%s: %s; it is shown as it is", storage.name, version.reason)
         return store
-
-    async def _version_file(self, path: bytes) -> bytes | None:
-        try:
-            return await self.storage.read_file(path, _MAX_VERSION_FILE)
-        except NotInStore:
-            return None
-        except TooLarge:
-            return b"of more bytes than a version has"
 
     async def _is_dataset(self) -> bool:
         """Whether the root itself looks like a dataset."""
@@ -187,7 +179,7 @@ class Store:
     async def _open(self, path: bytes) -> Dataset:
         identifier = path.replace(b"/", b"")
         name = os.fsdecode(identifier)
-        version = parse_dataset_version(await self._version_file(path + b"/ria-layout-version"))
+        version = parse_dataset_version(await read_layout_version(self.storage, path))
         if not version.known:
             log.warning("dataset %s in %s: %s", name, self.storage.name, version.reason)
         repository = Repository(self.storage, path, self._tools.git, name, self._tools.seconds)
