@@ -78,11 +78,12 @@ def run_restore(arguments: argparse.Namespace) -> int:
     wanted = restorable(local_changes(target), [os.fsdecode(place) for place in target.places] or [""])
     if isinstance(target, Kept):
         from riafs.overlay.overlay import opened  # slow to import, and of no use for a mount
+        from riafs.overlay.rebasing import restore as restore_changes
 
         with opened(target.directory) as overlay:
             for dataset, paths in wanted.items():
                 for path in paths:
-                    overlay.restore(os.fsencode(dataset), os.fsencode(path))
+                    restore_changes(overlay, os.fsencode(dataset), os.fsencode(path))
         return 0
     for dataset, paths in wanted.items():
         asked(target.mount, "restore", {"dataset": dataset, "paths": list(paths)}, _RESTORE_SECONDS)

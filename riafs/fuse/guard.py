@@ -8,8 +8,7 @@ leaves its stack in the log, once per place it was raised from.
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -61,14 +60,6 @@ class Guard:
                 raise pyfuse3.FUSEError(errno.EIO) from None
 
         return guarded
-
-    @contextmanager
-    def survived(self, name: str) -> Iterator[None]:
-        """For what the mount does of its own accord (looking for changes): a failure is logged and costs that turn."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  # the same boundary: a bug costs one turn, not the mount
-            self._report(name, error)
 
     def _tell(self, error: RiafsError) -> None:
         """Log what is the store's fault, and what a caller cannot know, each message once as long as it is remembered;

@@ -1,22 +1,30 @@
-"""pyfuse3's handlers: decode the call, ask the filesystem, encode the reply. Nothing is decided here but EROFS.
+"""pyfuse3's handlers: decode the call, ask the file system, encode the reply. Nothing is decided here but EROFS.
 
-The mount is made read-only for the kernel as well, but root can ``mount -o remount,rw`` and then the changing calls
+A read-only mount is made so for the kernel as well, but root can ``mount -o remount,rw`` and then the changing calls
 arrive here (seen with Linux 6.18): each of them answers EROFS.
 """
 
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Generic, NoReturn, TypeVar
 
 import pyfuse3
 
 from riafs.errors import ChangedContent, CorruptContent, NoSuchName, NotThereYet
 from riafs.fuse.guard import Guard
 from riafs.fuse.presentation import Presenter, file_info
-from riafs.tree.protocol import Kind
+from riafs.overlay.listing import Stat
+from riafs.tree.protocol import Entry, Kind
 from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem
+from riafs.vfs.writable import WritableFileSystem
+
+FS = TypeVar("FS", FileSystem, WritableFileSystem)
+
+Listed = tuple[bytes, int, int, Entry | Stat]
+"""A name in a listing, the offset after it, its inode number, and what it is."""
 
 NAME_MAX = 255
 _LOOKED_AT = 0
@@ -25,55 +33,52 @@ and lsattr do). What a program opens has O_LARGEFILE at least (fs/fuse/ioctl.c a
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
 
-class Operations(pyfuse3.Operations):
-    """The handlers of one mount. `forget_content` makes the kernel drop the cached pages of an inode.
+class Operations(pyfuse3.Operations, Generic[FS]):
+    """The handlers that read, of one mount. `forget_content` makes the kernel drop the cached pages of an inode."""
 
-    Not implemented on purpose: access, flush and fsync, which the kernel then stops asking for.
-    """
-
-    supports_dot_lookup = True
+    supports_dot_lookup = False
     enable_writeback_cache = False
+    guarded: Sequence[str] = (
+        "lookup", "getattr", "readlink", "open", "read", "release", "opendir", "readdir", "releasedir", "statfs",
+        "_attribute",
+    )  # fmt: skip
+    """Handlers that may fail."""
 
     def __init__(
-        self, filesystem: FileSystem, presenter: Presenter, guard: Guard, forget_content: Callable[[int], None]
+        self, filesystem: FS, presenter: Presenter, guard: Guard, forget_content: Callable[[int], None]
     ) -> None:
         super().__init__()
-        self._filesystem = filesystem
+        self._filesystem: FS = filesystem
         self._presenter = presenter
         self._forget_content = forget_content
-        for name in _READING:
-            setattr(self, name, guard.wrap(getattr(self, name)))
+        for name in self.guarded:
+            setattr(self, name, guard.wrap(self._handler(name)))
+
+    def _handler(self, name: str) -> Callable[..., Awaitable[object]]:
+        handler: Callable[..., Awaitable[object]] = getattr(self, name)
+        return handler
 
     async def lookup(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """See FileSystem.lookup."""
+        """The attributes of a name, or how long the kernel may remember that there is none."""
         try:
-            return self._presenter.attributes(await self._filesystem.lookup(parent_inode, name))
+            return self._presenter.shown(await self._filesystem.lookup(parent_inode, name))
         except NotThereYet:
             return self._presenter.absent(lasting=False)
         except NoSuchName:
             return self._presenter.absent(lasting=True)
 
     async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        """See FileSystem.getattr."""
-        return self._presenter.attributes(await self._filesystem.getattr(inode))
+        """stat(2)."""
+        return self._presenter.shown(await self._filesystem.getattr(inode))
 
     async def readlink(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileNameT:
-        """See FileSystem.readlink."""
+        """The text of a symbolic link."""
         return pyfuse3.FileNameT(await self._filesystem.readlink(inode))
 
-    async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """See FileSystem.open. Files whose size is only known when they are open bypass the kernel's cache."""
-        if flags & _WRITING:
-            _refuse()
-        opened = await self._filesystem.open(inode, to_be_read=flags != _LOOKED_AT)
-        if opened.whole:
-            _store(inode, opened.whole)
-        return file_info(opened)
-
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
-        """See FileSystem.read. What the kernel has cached of content that turns out to be damaged is dropped."""
+        """Bytes of a file. What the kernel has cached of content that turns out to be damaged is dropped."""
         try:
             data = await self._filesystem.read(fh, off, size)
         except (CorruptContent, ChangedContent):
@@ -82,36 +87,80 @@ class Operations(pyfuse3.Operations):
         return data  # type: ignore[return-value]  # pyfuse3 takes any buffer
 
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
-        """See FileSystem.release."""
+        """Give a file handle back."""
         self._filesystem.release(fh)
 
     async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
-        """See FileSystem.opendir."""
+        """A handle to list a directory."""
         return pyfuse3.FileHandleT(await self._filesystem.opendir(inode))
 
+    @abstractmethod
+    async def _entries(self, fh: int, start: int) -> tuple[Iterable[Listed], bool]:
+        """Some entries of an open directory, and whether the kernel may remember them."""
+
     async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """See FileSystem.readdir: entries with their attributes, as many as the kernel's buffer takes."""
-        page = await self._filesystem.readdir(fh, start_id)
+        """Entries with their attributes, as many as the kernel's buffer takes."""
+        entries, current = await self._entries(fh, start_id)
         # From here to the reply there is no await: what changes later is told to the kernel after it.
-        fill, reply = self._presenter.fill, pyfuse3.readdir_reply
+        reply, fill = pyfuse3.readdir_reply, self._presenter.fill
         fleeting = self._presenter.fleeting()
         lasting, directory = fleeting, fleeting
-        if page.current:
+        if current:
             lasting, directory = self._presenter.blank(), self._presenter.directory()
-        for offset, entry in enumerate(page.entries, start_id):
-            shown = directory if entry.kind is Kind.DIRECTORY else lasting
-            if entry.size < 0:  # something could not be found out
+        for name, offset, inode, found in entries:
+            shown = directory if found.kind is Kind.DIRECTORY else lasting
+            if found.size < 0:  # something could not be found out
                 shown = fleeting
-            fill(shown, page.inode_at(offset), entry)
-            if not reply(token, entry.name, shown, offset + 1):
+            fill(shown, inode, found)
+            if not reply(token, name, shown, offset):
                 return
 
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
-        """See FileSystem.releasedir."""
+        """Give a directory's handle back."""
         self._filesystem.releasedir(fh)
 
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
-        """Inode numbers are computed, so there is nothing to forget."""
+        """Inode numbers are computed, or those of rows, so there is nothing to forget."""
+
+    async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
+        """An attribute ``user.riafs.…``. Other namespaces than ``user.`` are not supported, rather than merely empty:
+        so ``ls -l`` asks for access control lists once, not for every file (seen with coreutils 9.1).
+
+        Programs that copy ask for several of others' names a file: these are answered here, before any guard.
+        """
+        _check_attribute(name)
+        return await self._attribute(inode, name)
+
+    async def _attribute(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT) -> bytes:
+        return await self._filesystem.attribute(inode, name.decode(errors="replace"))
+
+    async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
+        """Nothing: the attributes can be asked for, but ``cp -a`` should not copy them."""
+        return ()
+
+
+class ReadOnlyOperations(Operations[FileSystem]):
+    """A mount that is only read.
+
+    Not implemented on purpose: access, flush and fsync, which the kernel then stops asking for.
+    """
+
+    supports_dot_lookup = True
+
+    async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """A handle to read. Files whose size is only known when they are open bypass the kernel's cache."""
+        if flags & _WRITING:
+            _refuse()
+        opened = await self._filesystem.open(inode, to_be_read=flags != _LOOKED_AT)
+        if opened.whole:
+            _store(inode, opened.whole)
+        return file_info(opened)
+
+    async def _entries(self, fh: int, start: int) -> tuple[Iterable[Listed], bool]:
+        page = await self._filesystem.readdir(fh, start)
+        inode_at = page.inode_at
+        entries = ((each.name, at + 1, inode_at(at), each) for at, each in enumerate(page.entries, start))
+        return entries, page.current
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         """Sizes are unknown and nothing can be written; overlayfs and df want an answer all the same."""
@@ -119,23 +168,6 @@ class Operations(pyfuse3.Operations):
         status.f_bsize = status.f_frsize = 4096
         status.f_namemax = NAME_MAX
         return status
-
-    async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        """See FileSystem.attribute. Other namespaces than ``user.`` are not supported, rather than merely empty:
-        so ``ls -l`` asks for access control lists once, not for every file (seen with coreutils 9.1).
-
-        Programs that copy ask for several of others' names a file: these are answered here, before any guard.
-        """
-        check_attribute(name)
-        return await self._attribute(inode, name)
-
-    async def _attribute(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT) -> bytes:
-        """See FileSystem.attribute."""
-        return await self._filesystem.attribute(inode, name.decode(errors="replace"))
-
-    async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
-        """Nothing: the attributes can be asked for, but ``cp -a`` should not copy them."""
-        return ()
 
     async def _refused(self, *_: object) -> NoReturn:
         """EROFS."""
@@ -146,13 +178,9 @@ class Operations(pyfuse3.Operations):
 
 
 _PREFIX = ATTRIBUTE_PREFIX.encode()
-_READING = (
-    "lookup", "getattr", "readlink", "open", "read", "release", "opendir", "readdir", "releasedir", "statfs",
-    "_attribute",
-)  # fmt: skip
 
 
-def check_attribute(name: bytes) -> None:
+def _check_attribute(name: bytes) -> None:
     """Raises FUSEError for an extended attribute that is none of ours."""
     if not name.startswith(_PREFIX):
         raise pyfuse3.FUSEError(pyfuse3.ENOATTR if name.startswith(b"user.") else errno.ENOTSUP)

@@ -10,7 +10,6 @@ from riafs.overlay.listing import Stat
 from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind
 from riafs.vfs.filesystem import Attributes, OpenedFile
 from riafs.vfs.nodes import PATIENT_ROUNDS
-from riafs.vfs.writable import Opened
 
 # Names and attributes only change when riafs tells the kernel to forget them, so they may be kept for long. Names of
 # directories are looked up more often: see vfs/nodes.
@@ -85,43 +84,28 @@ class Presenter:
         shown.entry_timeout = shown.attr_timeout = 0
         return shown
 
-    def fill(self, shown: pyfuse3.EntryAttributes, inode: int, entry: Entry | Attributes) -> None:
+    def fill(self, shown: pyfuse3.EntryAttributes, inode: int, found: Entry | Attributes | Stat) -> None:
         """Set what differs from entry to entry."""
         shown.st_ino = inode
-        shown.st_mode = self._modes[entry.kind, entry.executable]
-        size = max(0, entry.size)
+        size = max(0, found.size)
         shown.st_size = size
         shown.st_blocks = -(-size // _BLOCK)
-        shown.st_mtime_ns = shown.st_ctime_ns = shown.st_atime_ns = entry.mtime_ns
+        if isinstance(found, Stat):  # of a file system that can be written
+            shown.st_mode = _TYPES[found.kind] | found.mode
+            shown.st_nlink, shown.st_rdev = found.links, found.device
+            shown.st_uid, shown.st_gid = found.uid, found.gid
+            shown.st_atime_ns, shown.st_mtime_ns, shown.st_ctime_ns = found.atime_ns, found.mtime_ns, found.ctime_ns
+        else:
+            shown.st_mode = self._modes[found.kind, found.executable]
+            shown.st_mtime_ns = shown.st_ctime_ns = shown.st_atime_ns = found.mtime_ns
 
-    def attributes(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
-        """The kernel's form of `attributes`."""
-        shown = self.directory() if attributes.kind is Kind.DIRECTORY else self.blank()
-        self.fill(shown, attributes.inode, attributes)
-        if not attributes.listed:
+    def shown(self, found: Attributes | Stat) -> pyfuse3.EntryAttributes:
+        """The kernel's form of the attributes of an inode."""
+        shown = self.directory() if found.kind is Kind.DIRECTORY else self.blank()
+        self.fill(shown, found.inode, found)
+        if not found.listed:
             shown.entry_timeout = self._presentation.refresh
-        return self._until_known(shown, attributes.kind, attributes.size)
-
-    @staticmethod
-    def fill_status(shown: pyfuse3.EntryAttributes, status: Stat) -> None:
-        """The same for a file system that can be written."""
-        shown.st_ino = status.inode
-        shown.st_mode = _TYPES[status.kind] | status.mode
-        shown.st_nlink = status.links
-        shown.st_rdev = status.device
-        shown.st_uid, shown.st_gid = status.uid, status.gid
-        size = max(0, status.size)
-        shown.st_size = size
-        shown.st_blocks = -(-size // _BLOCK)
-        shown.st_atime_ns, shown.st_mtime_ns, shown.st_ctime_ns = status.atime_ns, status.mtime_ns, status.ctime_ns
-
-    def status(self, status: Stat, *, lasting: bool = True) -> pyfuse3.EntryAttributes:
-        """The kernel's form of `status`. `lasting`: whether the kernel will be told of a change of the name."""
-        shown = self.directory() if status.kind is Kind.DIRECTORY else self.blank()
-        self.fill_status(shown, status)
-        if not lasting:
-            shown.entry_timeout = self._presentation.refresh
-        return self._until_known(shown, status.kind, status.size)
+        return self._until_known(shown, found.kind, found.size)
 
     def _until_known(self, shown: pyfuse3.EntryAttributes, kind: Kind, size: int) -> pyfuse3.EntryAttributes:
         """`shown`, whose name the kernel looks up again soon where the size, and maybe the kind, is not known.
@@ -142,7 +126,7 @@ class Presenter:
         return shown
 
 
-def file_info(opened: OpenedFile | Opened) -> pyfuse3.FileInfo:
+def file_info(opened: OpenedFile) -> pyfuse3.FileInfo:
     """An open file, and what the kernel may do with what it has cached of it."""
     handle = pyfuse3.FileHandleT(opened.handle)
     return pyfuse3.FileInfo(fh=handle, direct_io=not opened.cached, keep_cache=opened.cached and opened.settled)

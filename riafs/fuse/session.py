@@ -12,7 +12,7 @@ import trio
 
 from riafs.errors import MountFailed
 from riafs.fuse.guard import Guard
-from riafs.fuse.operations import Operations
+from riafs.fuse.operations import ReadOnlyOperations
 from riafs.fuse.presentation import Presentation, Presenter
 from riafs.fuse.waiting import wait_eagerly
 from riafs.fuse.writing import WritingOperations
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 SUBTYPE = "riafs"
 # Requests that wait for a store are limited by its Patience far below this, so that cached paths always get a turn.
 _MAX_TASKS = 512
-_UNUSED_A_SECOND = 8
-"""Datasets and other directories that nobody uses, of which so many are looked at: four calls of stat each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +104,10 @@ class Session:
         try:
             async with trio.open_nursery() as nursery:
                 self._background = Background(nursery, self._filesystem.counters)
-                self._background.keep_running(self._refresh_regularly)
+                self._background.keep_running(self._filesystem.keep_fresh, self.tell, self._presentation.refresh)
                 if isinstance(self._filesystem, WritableFileSystem):
-                    self._background.keep_running(self._filesystem.keep)
-                    self._background.keep_running(self._filesystem.keep_bases)
-                    self._background.keep_running(self._filesystem.overlay.inspector.keep_up)
+                    for task in self._filesystem.tasks():
+                        self._background.keep_running(task)
                 task_status.started()
                 await pyfuse3.main(max_tasks=_MAX_TASKS)
                 nursery.cancel_scope.cancel()
@@ -123,7 +120,7 @@ class Session:
         presenter = Presenter(self._presentation)
         if isinstance(self._filesystem, WritableFileSystem):
             return WritingOperations(self._filesystem, presenter, self._guard, self._forget_content)
-        return Operations(self._filesystem, presenter, self._guard, self._forget_content)
+        return ReadOnlyOperations(self._filesystem, presenter, self._guard, self._forget_content)
 
     @staticmethod
     def stop() -> None:
@@ -131,12 +128,6 @@ class Session:
         pyfuse3.terminate()
 
     # -- invalidation -------------------------------------------------------------------------------------------------
-
-    async def _refresh_regularly(self) -> None:
-        while True:
-            await trio.sleep(self._presentation.refresh)
-            with self._guard.survived("refresh"):
-                await self._filesystem.refresh(self.tell, max(1, round(_UNUSED_A_SECOND * self._presentation.refresh)))
 
     async def refresh(self) -> None:
         """Look now for what has changed in the store."""

@@ -6,64 +6,36 @@ written, and what a mapping has changed once it is written back, is with us, so 
 """
 
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 
 import pyfuse3
 
-from riafs.errors import ChangedContent, CorruptContent
-from riafs.fuse.guard import Guard
-from riafs.fuse.operations import NAME_MAX, check_attribute
-from riafs.fuse.presentation import KINDS, Presenter, file_info
+from riafs.fuse.operations import NAME_MAX, Listed, Operations
+from riafs.fuse.presentation import KINDS, file_info
 from riafs.overlay.namespace import Creator
 from riafs.tree.protocol import Kind
-from riafs.vfs.writable import WRITING, WritableFileSystem
+from riafs.vfs.writable import WritableFileSystem
 
 
-class WritingOperations(pyfuse3.Operations):
-    """The handlers of one mount. `forget_content` makes the kernel drop the cached pages of an inode.
+class WritingOperations(Operations[WritableFileSystem]):
+    """Those that read, and those that change something.
 
     Not implemented on purpose: access, flush, setxattr and removexattr, which the kernel then stops asking for; of the
     last two it says by itself that they are not supported.
     """
 
-    supports_dot_lookup = False
-    enable_writeback_cache = False
+    guarded = (
+        *Operations.guarded, "fsyncdir", "create", "mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename",
+        "setattr", "write", "fsync",
+    )  # fmt: skip
 
-    def __init__(
-        self,
-        filesystem: WritableFileSystem,
-        presenter: Presenter,
-        guard: Guard,
-        forget_content: Callable[[int], None],
-    ) -> None:
-        super().__init__()
-        self._filesystem = filesystem
-        self._presenter = presenter
-        self._forget_content = forget_content
-        passes: dict[str, Callable[..., bool]] = dict.fromkeys(_LOOKING, lambda inode, *_: filesystem.is_apart(inode))
-        passes["read"] = lambda handle, *_: filesystem.is_apart_handle(handle)
-        passes["open"] = lambda inode, flags, _: not flags & WRITING and filesystem.is_apart(inode)
-        for name in _HANDLERS:
-            setattr(self, name, guard.wrap(filesystem.in_turn(getattr(self, name), passes.get(name))))
+    def _handler(self, name: str) -> Callable[..., Awaitable[object]]:
+        return self._filesystem.in_turn(super()._handler(name), name)
 
-    # -- looking ------------------------------------------------------------------------------------------------------
-
-    async def lookup(
-        self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        """See OverlayFileSystem.lookup. ``NAME@REF`` may come to be without the kernel being told."""
-        found = await self._filesystem.lookup(parent_inode, name)
-        if found is None:
-            return self._presenter.absent(lasting=b"@" not in name)
-        return self._presenter.status(found, lasting=self._filesystem.is_lasting(found.inode))
-
-    async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        """See OverlayFileSystem.getattr."""
-        return self._presenter.status(await self._filesystem.getattr(inode))
-
-    async def readlink(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileNameT:
-        """See OverlayFileSystem.readlink."""
-        return pyfuse3.FileNameT(await self._filesystem.readlink(inode))
+    async def _entries(self, fh: int, start: int) -> tuple[Iterable[Listed], bool]:
+        entries, current = await self._filesystem.readdir(fh, start)
+        stats = map(self._filesystem.stat_of, entries)
+        return ((each.name, each.offset, stat.inode, stat) for each, stat in zip(entries, stats, strict=True)), current
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         """The room there is for changes."""
@@ -76,41 +48,6 @@ class WritingOperations(pyfuse3.Operations):
         status.f_namemax = NAME_MAX
         return status
 
-    async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
-        """Inode numbers are computed or rows' own, so there is nothing to forget."""
-
-    # -- listing ------------------------------------------------------------------------------------------------------
-
-    async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
-        """See WritableFileSystem.opendir."""
-        return pyfuse3.FileHandleT(await self._filesystem.opendir(inode))
-
-    async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """See WritableFileSystem.readdir: entries with their attributes, as many as the kernel's buffer takes."""
-        entries, current = await self._filesystem.readdir(fh, start_id)
-        # From here to the reply there is no await: what changes later is told to the kernel after it.
-        fill, reply = self._presenter.fill_status, pyfuse3.readdir_reply
-        fleeting = self._presenter.fleeting()
-        lasting, directory = fleeting, fleeting
-        if current:
-            lasting, directory = self._presenter.blank(), self._presenter.directory()
-        for listed in entries:
-            status = self._filesystem.stat_of(listed)
-            shown = directory if status.kind is Kind.DIRECTORY else lasting
-            if status.size < 0:  # something could not be found out
-                shown = fleeting
-            fill(shown, status)
-            if not reply(token, pyfuse3.FileNameT(listed.name), shown, listed.offset):
-                return
-
-    async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
-        """See WritableFileSystem.releasedir."""
-        self._filesystem.releasedir(fh)
-
-    async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001  # as pyfuse3 has it
-        """See OverlayFileSystem.fsyncdir."""
-        await self._filesystem.fsyncdir(fh)
-
     # -- names --------------------------------------------------------------------------------------------------------
 
     async def create(
@@ -121,10 +58,9 @@ class WritingOperations(pyfuse3.Operations):
         flags: pyfuse3.FlagT,
         ctx: pyfuse3.RequestContext,
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        """See OverlayFileSystem.create."""
-        found, opened = await self._filesystem.create(parent_inode, name, _maker(mode, ctx), flags)
-        self._filesystem.recorder.wrote(found.inode, ctx.pid)
-        return file_info(opened), self._presenter.status(found)
+        """A new file, open."""
+        found, opened = await self._filesystem.create(parent_inode, name, _creator(mode, ctx), flags, ctx.pid)
+        return file_info(opened), self._presenter.shown(found)
 
     async def mknod(
         self,
@@ -134,16 +70,16 @@ class WritingOperations(pyfuse3.Operations):
         rdev: int,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """See OverlayFileSystem.mknod."""
+        """A new file, fifo, socket or device."""
         kind = KINDS.get(stat.S_IFMT(mode), Kind.FILE)
-        made = await self._filesystem.mknod(parent_inode, name, _maker(mode, ctx), kind, rdev)
-        return self._presenter.status(made)
+        made = await self._filesystem.mknod(parent_inode, name, _creator(mode, ctx), kind, rdev)
+        return self._presenter.shown(made)
 
     async def mkdir(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, mode: pyfuse3.ModeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """See OverlayFileSystem.mkdir."""
-        return self._presenter.status(await self._filesystem.mkdir(parent_inode, name, _maker(mode, ctx)))
+        """A new directory."""
+        return self._presenter.shown(await self._filesystem.mkdir(parent_inode, name, _creator(mode, ctx)))
 
     async def symlink(
         self,
@@ -152,9 +88,9 @@ class WritingOperations(pyfuse3.Operations):
         target: pyfuse3.FileNameT,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """See OverlayFileSystem.symlink."""
+        """A new symbolic link."""
         made = await self._filesystem.symlink(parent_inode, name, target, Creator(ctx.uid, ctx.gid, 0o777))
-        return self._presenter.status(made)
+        return self._presenter.shown(made)
 
     async def link(
         self,
@@ -163,15 +99,15 @@ class WritingOperations(pyfuse3.Operations):
         new_name: pyfuse3.FileNameT,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """See OverlayFileSystem.link."""
-        return self._presenter.status(await self._filesystem.link(inode, new_parent_inode, new_name))
+        """Another name of a file."""
+        return self._presenter.shown(await self._filesystem.link(inode, new_parent_inode, new_name))
 
     async def unlink(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        """See OverlayFileSystem.unlink."""
+        """Remove a name of a file."""
         await self._filesystem.unlink(parent_inode, name)
 
     async def rmdir(self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        """See OverlayFileSystem.rmdir."""
+        """Remove a directory."""
         await self._filesystem.rmdir(parent_inode, name)
 
     async def rename(
@@ -183,7 +119,7 @@ class WritingOperations(pyfuse3.Operations):
         flags: pyfuse3.FlagT,
         ctx: pyfuse3.RequestContext,
     ) -> None:
-        """See OverlayFileSystem.rename."""
+        """Move an entry, or exchange two."""
         await self._filesystem.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     # -- attributes ---------------------------------------------------------------------------------------------------
@@ -196,7 +132,7 @@ class WritingOperations(pyfuse3.Operations):
         fh: pyfuse3.FileHandleT | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """See OverlayFileSystem.setattr."""
+        """chmod, chown, truncate, utimens."""
         changed = await self._filesystem.setattr(
             inode,
             mode=attr.st_mode if fields.update_mode else None,
@@ -205,65 +141,29 @@ class WritingOperations(pyfuse3.Operations):
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            thread=ctx.pid,
         )
-        if fields.update_size:
-            self._filesystem.recorder.wrote(inode, ctx.pid)
-        return self._presenter.status(changed)
-
-    async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        """See Operations.getxattr."""
-        check_attribute(name)
-        return await self._attribute(inode, name)
-
-    async def _attribute(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT) -> bytes:
-        """See WritableFileSystem.attribute."""
-        return await self._filesystem.attribute(inode, name.decode(errors="replace"))
-
-    async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
-        """Nothing: the attributes can be asked for, but ``cp -a`` should not copy them."""
-        return ()
+        return self._presenter.shown(changed)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
     async def open(self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """See WritableFileSystem.open."""
-        seen = await self._filesystem.recorder.seen(inode, flags, ctx.pid)
-        opened = await self._filesystem.open(inode, flags)
-        if seen is not None:
-            self._filesystem.recorder.note(seen)
-        return file_info(opened)
-
-    async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
-        """See OverlayFileSystem.read. What the kernel has cached of content that turns out to be damaged is dropped."""
-        try:
-            data = await self._filesystem.read(fh, off, size)
-        except (CorruptContent, ChangedContent):
-            self._forget_content(self._filesystem.inode_of_handle(fh))
-            raise
-        return data  # type: ignore[return-value]  # pyfuse3 takes any buffer
+        """A handle to read or write."""
+        return file_info(await self._filesystem.open(inode, flags, ctx.pid))
 
     async def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> int:
-        """See OverlayFileSystem.write."""
+        """Write; the number of bytes that were written."""
         return await self._filesystem.write(fh, off, buf)
 
     async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001  # as pyfuse3 has it
-        """See OverlayFileSystem.fsync."""
+        """Make a file survive the loss of power."""
         await self._filesystem.fsync(fh)
 
-    async def release(self, fh: pyfuse3.FileHandleT) -> None:
-        """See WritableFileSystem.release."""
-        self._filesystem.release(fh)
+    async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:  # noqa: FBT001  # as pyfuse3 has it
+        """Make the names in a directory survive the loss of power."""
+        await self._filesystem.fsyncdir(fh)
 
 
-_LOOKING = ("lookup", "getattr", "readlink", "getxattr", "opendir")
-"""Handlers that only look at the inode that comes first."""
-_HANDLERS = (
-    "lookup", "getattr", "readlink", "statfs", "opendir", "readdir", "releasedir", "fsyncdir", "create", "mknod",
-    "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "_attribute", "open", "read",
-    "write", "fsync", "release",
-)  # fmt: skip
-
-
-def _maker(mode: int, ctx: pyfuse3.RequestContext) -> Creator:
+def _creator(mode: int, ctx: pyfuse3.RequestContext) -> Creator:
     """Who makes something; the kernel has taken the umask out of `mode`."""
     return Creator(ctx.uid, ctx.gid, stat.S_IMODE(mode))

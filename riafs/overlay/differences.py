@@ -5,7 +5,7 @@ from collections.abc import Iterable, Set
 from operator import itemgetter
 
 from riafs.formats.names import joined
-from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent
+from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent, Stood
 from riafs.overlay.data_files import DataFiles
 from riafs.overlay.lower import Remembered, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, SPECIAL, WHITEOUT, Area, Outline, Row, Rows
@@ -183,3 +183,18 @@ def _filled(row: Outline, record: Row) -> Outline:
         id=record.id, mode=record.mode, size=record.size, target=record.target, based=record.based, data=record.data,
         written=record.written, version=max(row.version, record.version),
     )  # fmt: skip
+
+
+def standing(rows: Rows, area: Area) -> Sliced[dict[int, Stood]]:
+    """Where the rows of an area are. Nothing in `rows` may be changed until it ends."""
+    found: dict[int, Stood] = {}
+    waiting = [(area.top, b"")]
+    while waiting:
+        directory, path = waiting.pop()
+        for row in rows.outlines(directory):
+            below = joined(path, row.name)
+            found[row.id] = Stood(below, row.covered is None)
+            if row.kind == DIRECTORY:
+                waiting.append((row.id, below))
+            yield
+    return found

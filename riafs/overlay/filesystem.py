@@ -14,8 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import trio
-
 from riafs.errors import (
     BadChange,
     Busy,
@@ -23,7 +21,6 @@ from riafs.errors import (
     OverlayFailed,
     OverlayFull,
     StaleHandle,
-    StoreTimeout,
 )
 from riafs.formats.text import shown
 from riafs.overlay.changes import Carried
@@ -33,7 +30,7 @@ from riafs.overlay.lower import Lower
 from riafs.overlay.namespace import Creator, Namespace, check_length
 from riafs.overlay.open_files import OpenFile, OpenFiles
 from riafs.overlay.overlay import Overlay
-from riafs.overlay.rebasing import Find
+from riafs.overlay.rebasing import Find, drop_pushed, restore_all
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.slices import in_slices
 from riafs.storage.bytesource import Buffer
@@ -41,9 +38,6 @@ from riafs.tree.protocol import Kind
 from riafs.watching import Doing, untold
 
 log = logging.getLogger(__name__)
-
-COMMIT_SECONDS = 0.1
-_DOOMED = 1000
 
 
 class Figures(NamedTuple):
@@ -57,19 +51,16 @@ class Figures(NamedTuple):
     files_free: int
 
 
-class OverlayFileSystem:
+class OverlayFileSystem(Namespace):
     """`overlay` over `lower`; `ownership` is what things of the store have."""
 
     def __init__(self, overlay: Overlay, lower: Lower, ownership: Ownership) -> None:
-        self._overlay = overlay
-        self._rows = overlay.rows
-        self._lower = lower
-        self._places = InodeMap(overlay, lower, ownership)
-        overlay.journal.undone = self._rows.forget
-        self._handles = OpenFiles(overlay, self._places, lower)
-        self._stats = Stats(self._rows, self._places, self._handles)
-        overlay.is_open = lambda row: self._handles.is_open(self._places.inode(row))
-        self._naming = Namespace(overlay, self._places, lower, self._handles.is_open)
+        places = InodeMap(overlay, lower, ownership)
+        overlay.journal.undone = overlay.rows.forget
+        self._handles = OpenFiles(overlay, places, lower)
+        super().__init__(overlay, places, lower, self._handles.is_open)
+        self._stats = Stats(self._rows, places, self._handles)
+        overlay.is_open = lambda row: self._handles.is_open(places.inode(row))
         self._directories: dict[int, OpenDirectory] = {}
         self._last_directory = 0
         overlay.journal.before_commit = self._handles.store
@@ -83,21 +74,6 @@ class OverlayFileSystem:
     def places(self) -> InodeMap:
         """Which inode is what."""
         return self._places
-
-    async def keep(self) -> None:
-        """Commit every COMMIT_SECONDS what is pending, and tidy up, until cancelled. What fails is tried again: callers
-        of fsync are told, and a database that cannot be written refuses further changes by itself.
-        """
-        said = ""
-        while True:
-            await trio.sleep(COMMIT_SECONDS)
-            try:
-                self._overlay.journal.commit()
-                await self._overlay.tidy()
-            except (OverlayFull, OverlayFailed, StoreTimeout) as error:
-                if str(error) != said:
-                    log.warning("changes are not stored yet: %s", error)
-                said = str(error)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -195,58 +171,37 @@ class OverlayFileSystem:
 
         Raises NameExists, IsADirectoryHere, NameTooLong, NoSuchName, ReadOnly, OverlayFull.
         """
-        slot = await self._naming.slot(parent, name)
+        slot = await self.slot(parent, name)
         if not slot.is_free and not flags & os.O_EXCL:
             found = await self.lookup(parent, name)
             if found is not None:
                 return found, await self.open(found.inode, flags)
-        row = self._naming.make_at(slot, FILE, maker)
+        row = self.make_at(slot, FILE, maker)
         return self._stats.row(row), self._handles.created(self._places.inode(row.id), row)
 
     async def mknod(self, parent: int, name: bytes, maker: Creator, kind: Kind = Kind.FILE, device: int = 0) -> Stat:
         """An empty file, a fifo, a socket, or a device with the number `device`. Raises as `mkdir`."""
-        return self._stats.row(await self._naming.make(parent, name, KINDS[kind], maker, device=device))
+        return self._stats.row(await self.make(parent, name, KINDS[kind], maker, device=device))
 
     async def mkdir(self, parent: int, name: bytes, maker: Creator) -> Stat:
         """A directory. Raises NameExists, NameTooLong, NoSuchName, ReadOnly, OverlayFull."""
-        return self._stats.row(await self._naming.make(parent, name, DIRECTORY, maker))
+        return self._stats.row(await self.make(parent, name, DIRECTORY, maker))
 
     async def symlink(self, parent: int, name: bytes, target: bytes, maker: Creator) -> Stat:
         """A symbolic link. Raises as `mkdir`."""
-        return self._stats.row(await self._naming.make(parent, name, LINK, maker, target))
+        return self._stats.row(await self.make(parent, name, LINK, maker, target))
 
     async def link(self, inode: int, parent: int, name: bytes) -> Stat:
-        """Another name of a file. See Namespace.link."""
+        """Another name of a file. Raises as `add_name`."""
         ahead = self._handles.ahead(inode)
         if ahead is not None:
             with self._overlay.journal.single:
                 ahead.store()
-        record = await self._naming.link(inode, parent, name)
+        record = await self.add_name(inode, parent, name)
         opened = self._handles.at(inode)
         if opened is not None:
             opened.linked(record)
         return await self.getattr(inode)
-
-    async def unlink(self, parent: int, name: bytes) -> None:
-        """See Namespace.unlink."""
-        await self._naming.unlink(parent, name)
-        await self._tidy()
-
-    async def rmdir(self, parent: int, name: bytes) -> bool:
-        """See Namespace.rmdir."""
-        dropped = await self._naming.rmdir(parent, name)
-        if dropped:
-            self._places.forget_gone()
-        return dropped
-
-    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
-        """See Namespace.rename."""
-        await self._naming.rename(parent, name, new_parent, new_name, flags)
-        await self._tidy()
-
-    async def _tidy(self) -> None:
-        if self._overlay.files.doomed >= _DOOMED:
-            await self._overlay.tidy()
 
     # -- attributes ---------------------------------------------------------------------------------------------------
 
@@ -362,7 +317,7 @@ class OverlayFileSystem:
     # -- after a push -------------------------------------------------------------------------------------------------
 
     async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, find: Find) -> dict[int, int]:
-        """See Overlay.pushed. Whoever has a file open goes on with the content it has; a file that is open to be
+        """See rebasing.drop_pushed. Whoever has a file open goes on with the content it has; a file that is open to be
         written stays a change. Afterwards the tree below must show `commit` there, and then `attach` be called.
 
         Returns the inode numbers of what is still a change: before → from now on.
@@ -371,13 +326,13 @@ class OverlayFileSystem:
             if opened.row is not None and opened.based:
                 await opened.base()
         area = self._overlay.area(dataset).id
-        await self._overlay.pushed(dataset, commit, carried, find, self._handles.is_written)
+        await drop_pushed(self._overlay, dataset, commit, carried, find, self._handles.is_written)
         changed = await in_slices(self._places.moved(area))
         self._handles.renumber(changed)
         return changed
 
     async def restore(self, dataset: bytes, paths: Sequence[bytes]) -> dict[int, int]:
-        """See Overlay.restore_all. Afterwards `attach` must be called. Raises Busy while something changed is open.
+        """See rebasing.restore_all. Afterwards `attach` must be called. Raises Busy while something changed is open.
 
         Returns the inode numbers of what goes on under other names: before → from now on.
         """
@@ -387,7 +342,7 @@ class OverlayFileSystem:
             if row is not None and row.area == area.id and (row.parent is not None or row.links):
                 raise Busy(f"{'a file' if row.name is None else shown(row.name)} is open; nothing was restored")
         try:
-            await self._overlay.restore_all(dataset, paths)
+            await restore_all(self._overlay, dataset, paths)
         finally:
             changed = await in_slices(self._places.dropped())
         return changed

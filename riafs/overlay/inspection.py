@@ -14,7 +14,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
+from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
 from urllib.parse import quote
 
 import trio
@@ -23,11 +23,10 @@ from riafs.errors import OverlayDamaged, OverlayFailed
 from riafs.overlay.changes import Change
 from riafs.overlay.completeness import DATABASE, damaged
 from riafs.overlay.data_files import Checksum, Checksums, DataFiles, checksum, taken
-from riafs.overlay.rows import NUMBERS, Row
+from riafs.overlay.journal import Journal
+from riafs.overlay.rows import NUMBERS, Row, Rows
+from riafs.storage.deadline import Deadline
 from riafs.watching import Doing, untold
-
-if TYPE_CHECKING:
-    from riafs.overlay.overlay import Overlay
 
 log = logging.getLogger(__name__)
 
@@ -139,10 +138,27 @@ class Inspection:
         self._files.close()
 
 
+class Inspected(Protocol):
+    """An open overlay."""
+
+    path: str
+    files: DataFiles
+    journal: Journal
+    rows: Rows
+    checksums: Checksums
+    patience: Deadline
+    doing: Doing
+    is_open: Callable[[int], bool]
+    """Whether a row's file is open."""
+
+    def leave_closed(self) -> None:
+        """Let what is wrong now be found again at the next opening."""
+
+
 class Inspector:
     """Inspects one overlay that is open."""
 
-    def __init__(self, overlay: "Overlay", *, was_closed: bool) -> None:
+    def __init__(self, overlay: Inspected, *, was_closed: bool) -> None:
         self._overlay = overlay
         self._was_closed = was_closed
         self._pending: Inspection | None = None

@@ -37,6 +37,8 @@ class Stat(NamedTuple):
     ctime_ns: int
     device: int = 0
     """Of a device: its number."""
+    listed: bool = True
+    """Whether the kernel will be told of a change of the name. What is only looked up may change without that."""
 
 
 class Listed(NamedTuple):

@@ -33,6 +33,8 @@ from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row, Rows
 from riafs.tree.protocol import Kind
 
 NAME_MAX = 255
+_DOOMED = 1000
+"""Data files that are not needed any more, removed at once."""
 TARGET_MAX = 4095
 NOREPLACE, EXCHANGE = 1, 2
 """Flags of renameat2(2)."""
@@ -80,7 +82,10 @@ class Slot:
 
 
 class Namespace:
-    """Changes the names of `overlay`. `is_open`: whether an inode is open, so that what it stands for lives on."""
+    """Changes names; the part of OverlayFileSystem that does.
+
+    `is_open`: whether an inode is open, so that what it stands for lives on.
+    """
 
     def __init__(self, overlay: Overlay, places: InodeMap, lower: Lower, is_open: Callable[[int], bool]) -> None:
         self._overlay = overlay
@@ -163,7 +168,7 @@ class Namespace:
             len(target or b""), target, slot.parent.area, None, None, 0, 0, 0, self._rows.next_version(),
         )  # fmt: skip
 
-    async def link(self, inode: int, parent: int, name: bytes) -> Row:
+    async def add_name(self, inode: int, parent: int, name: bytes) -> Row:
         """Another name of what an inode stands for, which gets a record of its own with its second name. Returns that.
 
         Raises NameExists, NoSuchName, NotPermitted (a directory), AcrossDatasets, NameTooLong, ReadOnly, OverlayFull.
@@ -213,6 +218,11 @@ class Namespace:
         with self._overlay.journal.freeing:
             self._take_away(slot, now)
             self._rows.touch(slot.parent.id, now)
+        await self._tidy()
+
+    async def _tidy(self) -> None:
+        if self._overlay.files.doomed >= _DOOMED:
+            await self._overlay.tidy()
 
     async def rmdir(self, parent: int, name: bytes) -> bool:
         """Remove an empty directory. That of a subdataset is no longer registered then, as in a clone: what was removed
@@ -238,6 +248,8 @@ class Namespace:
                 self._forget_subdataset(top)
             self._take_away(slot, now)
             self._rows.touch(slot.parent.id, now)
+        if top is not None:
+            self._places.forget_gone()
         return top is not None
 
     def _subdataset_top(self, slot: Slot) -> Row | None:
@@ -311,6 +323,7 @@ class Namespace:
             return  # also where both are names of one file, as POSIX has it
         with self._overlay.journal.step:
             (self._exchange if flags == EXCHANGE else self._move)(source, target, time.time_ns())
+        await self._tidy()
 
     def _replaces_open(self, target: Slot) -> bool:
         return target.below is not None and self._is_open(target.below.inode)

@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+import trio
+
 from riafs.counters import Counters
-from riafs.errors import Busy, NoSuchName, OverlayFailed
+from riafs.errors import Busy, NoSuchName, OverlayFailed, RiafsError
 from riafs.formats.names import below, joined, parents_of
 from riafs.git.kept_objects import KeptObjects
-from riafs.overlay.changes import NOTHING, Base, Carried, Change
+from riafs.overlay.changes import Base, Carried, Change
 from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, has_evidence, keep_copy, read_database
 from riafs.overlay.data_files import Checksums, DataFiles, failure
-from riafs.overlay.differences import count, differences
+from riafs.overlay.differences import count, differences, standing
 from riafs.overlay.inspection import Findings, Inspector
 from riafs.overlay.journal import LAYOUT, Journal, Statements, no_failpoint
 from riafs.overlay.pushes import PendingPush, PendingPushes, PushedTimes
-from riafs.overlay.rebasing import Find, InUse, Rebasing, Restoring, nobody, standing
 from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.slices import Sliced, at_once, in_slices
 from riafs.storage.deadline import Deadline
@@ -39,11 +40,21 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+COMMIT_SECONDS = 0.1
 _SYNC_SECONDS = 300.0
 _THREADS = 8
 _REMOVED_AT_ONCE = 1000
 """Data files: each has a statement on the event loop."""
 _ENDING_SECONDS, _STEP_SECONDS = 2.0, 0.02
+
+
+InUse = Callable[[int], bool]
+"""Whether the row of that number may still be written to."""
+
+
+def nobody(_: int) -> bool:
+    """Nothing is in use."""
+    return False
 
 
 class Overlay:
@@ -182,6 +193,23 @@ class Overlay:
         """Make everything answered so far survive the loss of power, as far as names and attributes go."""
         await self.journal.durable()
 
+    async def keep(self) -> None:
+        """Commit what is pending, every COMMIT_SECONDS, until cancelled, which waits for what is under way. What fails
+        is tried again: callers of fsync are told, and a database that cannot be written refuses further changes.
+        """
+        trouble = ""
+        while True:
+            await trio.sleep(COMMIT_SECONDS)
+            try:
+                with trio.CancelScope(shield=True):
+                    self.journal.commit()
+                    await self.tidy()
+                trouble = ""
+            except RiafsError as error:
+                if str(error) != trouble:
+                    log.error("changes are not safe: %s", error)  # noqa: TRY400  # the message says it all
+                trouble = str(error)
+
     async def tidy(self) -> None:
         """Remove the data files that are not needed any more, move the log into the database if it is long."""
         while self.files.doomed and not self.keeps_files and not self.journal.is_apart:
@@ -269,45 +297,6 @@ class Overlay:
         for data in doomed:
             self.files.doom(data)
         return result
-
-    def restore(self, dataset: bytes, path: bytes) -> None:
-        """Drop the changes of a path and of what is in it; ``""`` is the whole dataset. Nothing of it may be open. For
-        whoever is alone in a process. Raises NoSuchName where nothing is changed, OverlayFailed.
-        """
-        area = self.area(dataset)
-        with self.journal.freeing:
-            Restoring(self.rows, self.files.doom, area).restore(path)
-
-    async def restore_all(self, dataset: bytes, paths: Sequence[bytes]) -> None:
-        """The same of several paths beside others, who cannot change anything meanwhile. Raises as `restore`; what came
-        before the path that is not changed is restored then.
-        """
-        area = self.area(dataset)
-
-        def restore(rows: Rows, _: Statements, doom: Callable[[int], None]) -> NoSuchName | None:
-            try:
-                for path in paths:
-                    Restoring(rows, doom, area).restore(path)
-            except NoSuchName as error:
-                return error
-            return None
-
-        problem = await self.apart(restore)
-        if problem is not None:
-            raise problem
-
-    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, find: Find, in_use: InUse = nobody) -> None:
-        """What a push carried is in `commit` now, which lies below from here on: drop them, durably. What was changed
-        meanwhile stays. `find`: the entry at a path in `commit`; `in_use`: what must stay though it was pushed.
-
-        Raises NoSuchName, Busy where changes never pause, and what `find` raises.
-        """
-        await Rebasing(self, self.area(dataset), commit, carried, find, in_use).run()
-        self.withdraw(dataset)
-
-    async def rebase(self, dataset: bytes, commit: bytes, find: Find, in_use: InUse = nobody) -> None:
-        """Put all changes of a dataset over another commit. Raises as `pushed`."""
-        await self.pushed(dataset, commit, NOTHING, find, in_use)
 
     async def announce(self, dataset: bytes, carried: Carried, commit: bytes) -> None:
         """What a push carried will be in `commit` as soon as refs have moved; `pushed` comes next, unless this process

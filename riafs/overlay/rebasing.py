@@ -14,7 +14,6 @@ A rename is one change with two ends: whichever is restored, the entry is back w
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -23,9 +22,10 @@ from riafs.formats.names import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.journal import Statements
 from riafs.overlay.lower import packed, unpacked
+from riafs.overlay.overlay import InUse, Overlay, nobody
 from riafs.overlay.pushes import Pushed, keep
 from riafs.overlay.rows import DIRECTORY, FILE, SPECIAL, WHITEOUT, Area, Row, Rows
-from riafs.slices import Pauses, Sliced
+from riafs.slices import Pauses
 from riafs.tree.protocol import Entry, Kind
 
 
@@ -97,33 +97,49 @@ class Restoring:
             self._rows.delete(whiteout)
 
 
-if TYPE_CHECKING:
-    from riafs.overlay.overlay import Overlay
-
 Find = Callable[[bytes], Awaitable[Entry | None]]
-InUse = Callable[[int], bool]
-"""Whether the row of that number may still be written to."""
+"""The entry at a path of a commit, None where nothing is."""
 _ATTEMPTS = 20
 
 
-def nobody(_: int) -> bool:
-    """Nothing is in use."""
-    return False
+def restore(overlay: Overlay, dataset: bytes, path: bytes) -> None:
+    """Drop the changes of a path and of what is in it; ``""`` is the whole dataset. Nothing of it may be open. For a
+    process that has no event loop. Raises NoSuchName where nothing is changed, OverlayFailed.
+    """
+    area = overlay.area(dataset)
+    with overlay.journal.freeing:
+        Restoring(overlay.rows, overlay.files.doom, area).restore(path)
 
 
-def standing(rows: Rows, area: Area) -> Sliced[dict[int, Stood]]:
-    """Where the rows of an area are. Nothing in `rows` may be changed until it ends."""
-    found: dict[int, Stood] = {}
-    waiting = [(area.top, b"")]
-    while waiting:
-        directory, path = waiting.pop()
-        for row in rows.outlines(directory):
-            below = joined(path, row.name)
-            found[row.id] = Stood(below, row.covered is None)
-            if row.kind == DIRECTORY:
-                waiting.append((row.id, below))
-            yield
-    return found
+async def restore_all(overlay: Overlay, dataset: bytes, paths: Sequence[bytes]) -> None:
+    """The same of several paths while the mount is in use: nothing can be changed meanwhile. Raises as `restore`; what
+    came before the path that is not changed is restored then.
+    """
+    area = overlay.area(dataset)
+
+    def restore(rows: Rows, _: Statements, doom: Callable[[int], None]) -> NoSuchName | None:
+        try:
+            for path in paths:
+                Restoring(rows, doom, area).restore(path)
+        except NoSuchName as error:
+            return error
+        return None
+
+    problem = await overlay.apart(restore)
+    if problem is not None:
+        raise problem
+
+
+async def drop_pushed(
+    overlay: Overlay, dataset: bytes, commit: bytes, carried: Carried, find: Find, in_use: InUse = nobody
+) -> None:
+    """What a push carried is in `commit` now, which lies below from here on: drop it, durably. What was changed
+    meanwhile stays. `find`: the entry at a path in `commit`; `in_use`: what must stay though it was pushed.
+
+    Raises NoSuchName, Busy where changes never pause, and what `find` raises.
+    """
+    await Rebasing(overlay, overlay.area(dataset), commit, carried, find, in_use).run()
+    overlay.withdraw(dataset)
 
 
 class _Pushed:
@@ -222,7 +238,7 @@ class Rebasing:
     """See Overlay.pushed."""
 
     def __init__(
-        self, overlay: "Overlay", area: Area, commit: bytes, carried: Carried, find: Find, in_use: InUse
+        self, overlay: Overlay, area: Area, commit: bytes, carried: Carried, find: Find, in_use: InUse
     ) -> None:
         self._overlay = overlay
         self._rows = overlay.rows

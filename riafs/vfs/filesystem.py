@@ -45,6 +45,9 @@ ATTRIBUTE_PREFIX = "user.riafs."
 _WAKING_SECONDS = 1.0
 """For so long a request waits for what rests to be looked at; a store that is silent is not waited for longer."""
 
+_UNUSED_A_SECOND = 8
+"""So many of the datasets and other directories that are not in use are looked at: four calls of stat each."""
+
 Tell = Callable[[Sequence[Invalidation]], Awaitable[None]]
 """Hears what the kernel has to forget."""
 
@@ -103,8 +106,13 @@ class OpenedFile:
     settled: bool
     """Whether what the kernel has cached of the inode may be used: its content is known to be right, and has been since
     the kernel began to cache it."""
-    whole: bytes | None
+    whole: bytes | None = None
     """Its whole content, where that is at hand and nobody else has the inode open."""
+
+
+def unused_in(seconds: float) -> int:
+    """How many of the directories that are not in use are looked at by a round of refreshing, one each `seconds`."""
+    return max(1, round(_UNUSED_A_SECOND * seconds))
 
 
 class FileSystem:
@@ -421,6 +429,12 @@ class FileSystem:
             untold, self._untold = self._untold, []
             if untold:
                 await tell(untold)
+
+    async def keep_fresh(self, tell: Tell, seconds: float) -> None:
+        """Look for changes in the store every so many seconds, until cancelled."""
+        while True:
+            await trio.sleep(seconds)
+            await self.refresh(tell, unused_in(seconds))
 
     # -- which directories are in use ---------------------------------------------------------------------------------
 

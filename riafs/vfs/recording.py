@@ -188,7 +188,7 @@ class Recorder:
 
     # -- what is seen -------------------------------------------------------------------------------------------------
 
-    async def seen(self, inode: int, flags: int, thread: int) -> Seen | None:
+    async def seen(self, inode: int, flags: int, thread: int | None) -> Seen | None:
         """An open of the kernel's `inode` by `thread`, None where it is no command's. Raises what looking at the tree
         raises.
         """
@@ -215,13 +215,13 @@ class Recorder:
             if seen.writes:
                 recording.written.add(seen.inode)
 
-    def wrote(self, inode: int, thread: int) -> None:
+    def wrote(self, inode: int, thread: int | None) -> None:
         """The kernel's `inode` was made or cut by `thread`."""
         for recording in self._of(thread):
             recording.written.add(self._aliases.now(inode))
 
-    def _of(self, thread: int) -> tuple[Recording, ...]:
-        if not self._recordings:
+    def _of(self, thread: int | None) -> tuple[Recording, ...]:
+        if thread is None or not self._recordings:
             return ()
         above = processes_above(thread)
         return tuple(each for each in self._recordings.values() if each.runner in above)

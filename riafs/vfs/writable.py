@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -17,10 +16,18 @@ import trio
 from cachetools import LRUCache
 
 from riafs.counters import Counters
-from riafs.errors import NoSuchAttribute, NoSuchName, NotADirectoryHere, ReadOnly, RiafsError, StaleHandle, StoreTimeout
+from riafs.errors import (
+    NoSuchAttribute,
+    NoSuchName,
+    NotADirectoryHere,
+    NotThereYet,
+    ReadOnly,
+    StaleHandle,
+    StoreTimeout,
+)
 from riafs.formats.names import is_in
 from riafs.overlay.changes import NOTHING, Carried
-from riafs.overlay.filesystem import COMMIT_SECONDS, Figures, OverlayFileSystem
+from riafs.overlay.filesystem import Figures, OverlayFileSystem
 from riafs.overlay.inode_map import Ownership
 from riafs.overlay.listing import Listed, Stat
 from riafs.overlay.lower import Home
@@ -30,7 +37,7 @@ from riafs.overlay.rows import Area
 from riafs.storage.bytesource import Buffer
 from riafs.tree.protocol import Kind
 from riafs.vfs.commit_switch import CommitSwitch
-from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, Tell
+from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, OpenedFile, Tell, unused_in
 from riafs.vfs.inode_aliases import InodeAliases
 from riafs.vfs.kernel_cache import CachedPages, SilentReads
 from riafs.vfs.lower_tree import BaseKeeper, LowerTree
@@ -48,17 +55,10 @@ T = TypeVar("T")
 _ENDING_SECONDS = 1.0
 _MAX_REMOVED = 4096
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
-_OVERTAKEN = (NoSuchName, NotADirectoryHere, ReadOnly, StaleHandle)
+_LOOKING = ("lookup", "getattr", "readlink", "_attribute", "opendir")
+"""Requests that only look at the inode that comes first."""
+_OVERTAKEN = (NoSuchName, NotADirectoryHere, NotThereYet, ReadOnly, StaleHandle)
 """What a call may come to that a move came into."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An open file. `cached`, `settled`: see OpenedFile."""
-
-    handle: int
-    cached: bool
-    settled: bool
 
 
 class WritableFileSystem:
@@ -110,44 +110,40 @@ class WritableFileSystem:
         """Those of the mount."""
         return self._filesystem.counters
 
-    async def keep(self) -> None:
-        """Commit what is pending, every COMMIT_SECONDS, until cancelled, which waits for what is under way."""
-        trouble = ""
-        while True:
-            await trio.sleep(COMMIT_SECONDS)
-            try:
-                with trio.CancelScope(shield=True):
-                    self.overlay.journal.commit()
-                    await self.overlay.tidy()
-                trouble = ""
-            except RiafsError as error:
-                if str(error) != trouble:
-                    log.error("changes are not safe: %s", error)  # noqa: TRY400  # the message says it all
-                trouble = str(error)
+    def tasks(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """What has to run as long as this is used: commits, copies of the commits below changes, inspections."""
 
-    async def keep_bases(self) -> None:
-        """Keep the commits that changes lie over, until cancelled."""
-        await self._keeper.run(self._lower.pinned_directories)
+        async def keep_bases() -> None:
+            await self._keeper.run(self._lower.pinned_directories)
+
+        return self.overlay.keep, keep_bases, self.overlay.inspector.keep_up
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    async def lookup(self, parent: int, name: bytes) -> Stat | None:
-        """See OverlayFileSystem."""
+    async def lookup(self, parent: int, name: bytes) -> Stat:
+        """What a name in a directory is. Raises NoSuchName, NotThereYet for a ``NAME@REF`` that may come to be without
+        the kernel being told, and what the tree below raises.
+        """
+        found = await self._lookup(parent, name)
+        if found is None:
+            raise (NotThereYet if b"@" in name else NoSuchName)(f"there is no {os.fsdecode(name)}")
+        return found
+
+    async def _lookup(self, parent: int, name: bytes) -> Stat | None:
         found = await self._seen(parent, lambda: self._merged.lookup(self._aliases.now(parent), name))
         if found is None:
             return None
         await self._filesystem.reached(found.inode)
-        return self._given(found)
+        shown = self._given(found)
+        return shown if self._is_lasting(found.inode) else shown._replace(listed=False)
 
     def _given(self, found: Stat) -> Stat:
         """With the number that the kernel has for it."""
         number = self._aliases.given(found.inode)
         return found if number == found.inode else found._replace(inode=number)
 
-    def is_lasting(self, inode: int) -> bool:
-        """See FileSystem."""
-        number = self._aliases.now(inode)
-        return self._merged.has_row(number) or self._filesystem.is_lasting(number)
+    def _is_lasting(self, inode: int) -> bool:
+        return self._merged.has_row(inode) or self._filesystem.is_lasting(inode)
 
     async def getattr(self, inode: int) -> Stat:
         """See OverlayFileSystem. A removed directory is there, with no links, as long as a program may be in it."""
@@ -207,10 +203,13 @@ class WritableFileSystem:
 
     # -- names --------------------------------------------------------------------------------------------------------
 
-    async def create(self, parent: int, name: bytes, maker: Creator, flags: int) -> tuple[Stat, Opened]:
+    async def create(
+        self, parent: int, name: bytes, maker: Creator, flags: int, thread: int | None = None
+    ) -> tuple[Stat, OpenedFile]:
         """See OverlayFileSystem."""
         found, handle = await self._done(lambda: self._merged.create(self._aliases.now(parent), name, maker, flags))
         shown = self._given(found)
+        self.recorder.wrote(shown.inode, thread)
         return shown, self._opened(shown.inode, handle)
 
     async def mknod(self, parent: int, name: bytes, maker: Creator, kind: Kind, device: int) -> Stat:
@@ -243,7 +242,7 @@ class WritableFileSystem:
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """See OverlayFileSystem."""
-        found = await self.lookup(parent, name)
+        found = await self._lookup(parent, name)
         if await self._done(lambda: self._merged.rmdir(self._aliases.now(parent), name)):
             self._lower.unpin_all_but({base.dataset for base in self.overlay.datasets()})
         if found is not None:
@@ -258,7 +257,7 @@ class WritableFileSystem:
 
     async def setattr(
         self, inode: int, *, mode: int | None, uid: int | None, gid: int | None, size: int | None,
-        atime_ns: int | None, mtime_ns: int | None,
+        atime_ns: int | None, mtime_ns: int | None, thread: int | None = None,
     ) -> Stat:  # fmt: skip
         """See OverlayFileSystem."""
 
@@ -269,7 +268,10 @@ class WritableFileSystem:
                 number, mode=mode, uid=uid, gid=gid, size=size, atime_ns=atime_ns, mtime_ns=mtime_ns
             )
 
-        return self._given(await self._done(change))
+        changed = self._given(await self._done(change))
+        if size is not None:
+            self.recorder.wrote(inode, thread)
+        return changed
 
     async def _before_change(self, inode: int, *, empties: bool) -> None:
         if not empties and not self._merged.has_row(inode):
@@ -277,24 +279,31 @@ class WritableFileSystem:
 
     # -- files --------------------------------------------------------------------------------------------------------
 
-    async def open(self, inode: int, flags: int) -> Opened:
-        """See OverlayFileSystem."""
-        return await self._done(lambda: self._open(inode, flags))
+    async def open(self, inode: int, flags: int, thread: int | None = None) -> OpenedFile:
+        """A handle. Opening to write copies no content. `thread`: the one that asks for it.
 
-    async def _open(self, inode: int, flags: int) -> Opened:
+        Raises IsADirectoryHere, ReadOnly, OverlayFull, OverlayFailed, and opening to read what the content raises.
+        """
+        seen = await self.recorder.seen(inode, flags, thread)
+        opened = await self._done(lambda: self._open(inode, flags))
+        if seen is not None:
+            self.recorder.note(seen)
+        return opened
+
+    async def _open(self, inode: int, flags: int) -> OpenedFile:
         number = self._aliases.now(inode)
         if flags & WRITING:
             await self._before_change(number, empties=bool(flags & os.O_TRUNC))
         elif not self._merged.has_row(number) and await self._lower.has_unknown_size(number):
             found = await self._filesystem.open(number)
-            return Opened(found.handle << 1 | 1, found.cached, found.settled)
+            return OpenedFile(found.handle << 1 | 1, found.cached, found.settled)
         return self._opened(inode, await self._merged.open(number, flags))
 
-    def _opened(self, inode: int, handle: int) -> Opened:
+    def _opened(self, inode: int, handle: int) -> OpenedFile:
         """`inode`: the kernel's, as this is about what it has cached."""
         pages = self._pages.opened(inode, self._merged.opened_file(handle), ())  # all handles are on one file
         self._inodes[handle << 1] = inode
-        return Opened(handle << 1, cached=True, settled=pages.kept)
+        return OpenedFile(handle << 1, cached=True, settled=pages.kept)
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
         """See OverlayFileSystem."""
@@ -348,14 +357,19 @@ class WritableFileSystem:
 
         await self._filesystem.refresh(tell_all, unused)
 
+    async def keep_fresh(self, tell: Tell, seconds: float) -> None:
+        """Look for changes in the store every so many seconds, until cancelled."""
+        while True:
+            await trio.sleep(seconds)
+            await self.refresh(tell, unused_in(seconds))
+
     # -- moving to another commit -------------------------------------------------------------------------------------
 
-    def in_turn(
-        self, handler: Callable[P, Awaitable[T]], passes: Callable[P, bool] | None = None
-    ) -> Callable[P, Awaitable[T]]:
-        """`handler`, which does not begin while a dataset is moved to another commit, but where it only reads and
-        `passes` says that the move does not concern it.
+    def in_turn(self, handler: Callable[P, Awaitable[T]], name: str = "") -> Callable[P, Awaitable[T]]:
+        """`handler` of the request `name`, which does not begin while a dataset is moved to another commit, but where
+        it only reads and the move does not concern it.
         """
+        passes: Callable[P, bool] | None = self._passes().get(name)
 
         @wraps(handler)
         async def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -377,6 +391,13 @@ class WritableFileSystem:
         while self._moving is not None:
             await self._moving.wait()
 
+    def _passes(self) -> dict[str, Callable[..., bool]]:
+        """Request → whether, with its arguments, it does not concern the dataset that is being moved."""
+        passes: dict[str, Callable[..., bool]] = dict.fromkeys(_LOOKING, lambda inode, *_: self.is_apart(inode))
+        passes["read"] = lambda handle, *_: self.is_apart(self.inode_of_handle(handle))
+        passes["open"] = lambda inode, flags, *_: not flags & WRITING and self.is_apart(inode)
+        return passes
+
     def is_apart(self, inode: int) -> bool:
         """Whether an inode of the kernel's is none of the dataset that is being moved, nor of one in it."""
         if self._concerned is None:
@@ -393,10 +414,6 @@ class WritableFileSystem:
         while above is not None and above is not top:
             above = above.parent
         return above is None and number != top.inode
-
-    def is_apart_handle(self, handle: int) -> bool:
-        """The same for an open file."""
-        return self.is_apart(self.inode_of_handle(handle))
 
     async def _seen(self, inode: int, look: Callable[[], Awaitable[T]]) -> T:
         """What `look` finds at an inode of the kernel's, as it is after a move that came into it."""

@@ -22,7 +22,7 @@ from riafs.daemon.logs import RecentErrors
 from riafs.fuse import session
 from riafs.fuse.session import Session
 from riafs.overlay.overlay import Overlay
-from riafs.vfs.writable import WritableFileSystem
+from riafs.vfs.filesystem import FileSystem
 
 _NO_THREAD = "can't start new thread"
 FAILURES: dict[str, Callable[[], Exception]] = {
@@ -35,7 +35,7 @@ _TASKS = (
     (VerifiedMemory, "_open"), (VerifiedMemory, "_write"), (BlockCache, "_write"), (DiskBlocks, "write"),
     (Verifier, "hash_part"), (Scheduler, "_go_to_goal"), (Scheduler, "_noted"), (MemberAssembler, "store"),
     (MemberAssembler, "check"), (MemberAssembler, "parts"), (Prefetch, "_decode_batch"),
-    (Prefetch, "_decode_front"), (Session, "_refresh_regularly"), (Session, "refresh"), (WritableFileSystem, "keep"),
+    (Prefetch, "_decode_front"), (FileSystem, "keep_fresh"), (Session, "refresh"), (Overlay, "keep"),
     (Overlay, "tidy"), (session, "_forget_inode"), (lifecycle, "describe_stacks"), (Changing, "_changes"),
     (RecentErrors, "format"),
 )  # fmt: skip

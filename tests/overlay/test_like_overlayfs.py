@@ -25,6 +25,7 @@ from riafs.overlay.filesystem import OverlayFileSystem
 from riafs.overlay.inode_map import Ownership
 from riafs.overlay.namespace import EXCHANGE, NOREPLACE
 from riafs.overlay.overlay import Overlay
+from riafs.overlay.rebasing import drop_pushed
 from riafs.tree.protocol import Entry, Kind
 from tests.overlay.disk import BASE, DiskLower
 from tests.overlay.walking import Walker
@@ -365,7 +366,7 @@ class Beside(RuleBasedStateMachine):
             found = lower.at(path)
             return None if found is None else found.entry
 
-        trio.run(self._overlay.pushed, b"study", self._shown.commit, carried, find)
+        trio.run(drop_pushed, self._overlay, b"study", self._shown.commit, carried, find)
         self._close()
         self._open()
         for path, names in trio.run(self._walker.linked).items():  # the commit has files of their own

@@ -9,6 +9,7 @@ import pytest
 from riafs.errors import NoSuchName
 from riafs.overlay.changes import ChangeKind
 from riafs.overlay.lower import packed, unpacked
+from riafs.overlay.rebasing import restore
 from riafs.tree.listing import GitEntry, git_version
 from riafs.tree.protocol import Entry, Kind
 from tests.overlay.test_filesystem import Setup
@@ -25,7 +26,7 @@ async def restored(setup: Setup, *paths: bytes) -> dict[bytes, tuple[str, int, b
     """Close the mount, restore, look again."""
     setup.engine.close()
     for path in paths:
-        setup.overlay.restore(b"study", path)
+        restore(setup.overlay, b"study", path)
     return await (await setup.again()).tree()
 
 
@@ -70,7 +71,7 @@ async def test_what_is_not_changed_cannot_be_restored(setup: Setup) -> None:
     walker = await setup.open()
     await walker.write(b"new", b"")
     with pytest.raises(NoSuchName):
-        setup.overlay.restore(b"study", b"a/one")
+        restore(setup.overlay, b"study", b"a/one")
 
 
 async def test_open_files_go_on_over_a_push(setup: Setup) -> None:

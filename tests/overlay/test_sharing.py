@@ -144,8 +144,8 @@ async def test_large_writes_of_tasks_do_not_mix(setup: Setup) -> None:
 async def test_commits_go_on_after_one_that_found_no_room(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, expected_warnings: Announce
 ) -> None:
-    expected_warnings("changes are not stored yet: no room left for x")
-    walker = await setup.open()
+    expected_warnings("changes are not safe: no room left for x")
+    await setup.open()
     calls, enough = [], trio.Event()
 
     async def full() -> None:
@@ -157,6 +157,6 @@ async def test_commits_go_on_after_one_that_found_no_room(
     monkeypatch.setattr(setup.overlay, "tidy", full)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(walker.engine.keep)
+            nursery.start_soon(setup.overlay.keep)
             await enough.wait()
             nursery.cancel_scope.cancel()

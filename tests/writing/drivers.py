@@ -12,7 +12,6 @@ import trio
 
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
-from riafs.errors import NoSuchName
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.inode_map import Ownership
 from riafs.overlay.listing import Stat
@@ -70,10 +69,7 @@ class WritableObject:
     async def status(self, path: bytes) -> Stat:
         found = await self.filesystem.getattr(ROOT)
         for name in path.split(b"/") if path else ():
-            step = await self.filesystem.lookup(found.inode, name)
-            if step is None:
-                raise NoSuchName(path.decode(errors="replace"))
-            found = step
+            found = await self.filesystem.lookup(found.inode, name)
         return found
 
     async def _at(self, path: bytes) -> tuple[int, bytes]:

@@ -75,9 +75,16 @@ class Kernel:
             if found.kind is not Kind.DIRECTORY:
                 raise NotADirectoryHere(os.fsdecode(path))
             if name not in found.names:
-                found.names[name] = self._as_name(await self.filesystem.lookup(found.inode, name))
+                found.names[name] = self._as_name(await self.look_up(found.inode, name))
             found = found.names[name]
         return found
+
+    async def look_up(self, parent: int, name: bytes) -> Stat | None:
+        """What a name is now, None if nothing."""
+        try:
+            return await self.filesystem.lookup(parent, name)
+        except NoSuchName:
+            return None
 
     def _as_name(self, stat: Stat | None) -> Name:
         if stat is None:
@@ -135,7 +142,6 @@ class Kernel:
                 opened = await self.filesystem.open(known, os.O_WRONLY | os.O_TRUNC)
             except StaleHandle:
                 stat = await self.filesystem.lookup(inode, name)
-                assert stat is not None
                 parent.names[name] = self._as_name(stat)
                 opened = await self.filesystem.open(stat.inode, os.O_WRONLY | os.O_TRUNC)
         await self.filesystem.write(opened.handle, 0, data)
@@ -169,7 +175,7 @@ class Kernel:
             parent.names[name] = self._as_name(await self.filesystem.link(inode, into, name))
         except StaleHandle:
             source, above, of = await self._in(old)
-            source.names[of] = self._as_name(await self.filesystem.lookup(above, of))
+            source.names[of] = self._as_name(await self.look_up(above, of))
             again = source.names[of].inode
             assert again is not None
             parent.names[name] = self._as_name(await self.filesystem.link(again, into, name))
@@ -218,7 +224,7 @@ class Kernel:
             assert directory.inode is not None
             assert (await self.filesystem.getattr(directory.inode)).inode == directory.inode
             for name, known in directory.names.items():
-                found = await self.filesystem.lookup(directory.inode, name)
+                found = await self.look_up(directory.inode, name)
                 assert (None if found is None else found.inode) == known.inode, (path, name)
                 if known.inode is not None:
                     seen.setdefault(known.inode, []).append(path + b"/" + name)

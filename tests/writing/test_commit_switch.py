@@ -155,7 +155,7 @@ async def test_a_directory_that_was_removed_is_not_the_one_made_in_its_place(mou
     await kernel.write(b"A/f", b"2")
     await mount.push()
     await kernel.check()
-    assert await kernel.filesystem.lookup(removed, b"f") is None
+    assert await kernel.look_up(removed, b"f") is None
     with pytest.raises(RiafsError):
         await kernel.filesystem.mkdir(removed, b"x", kernel._maker)
 
@@ -271,7 +271,7 @@ async def test_a_listing_that_a_push_comes_into_goes_on(mount: Mount, changes: b
         listed += [each.name for each in page]
         offset = page[-1].offset
         for each in page:
-            found = await kernel.filesystem.lookup(await mount.number(b"A"), each.name)
+            found = await kernel.look_up(await mount.number(b"A"), each.name)
             assert kernel.filesystem.stat_of(each) == found
     assert listed == [name for name in names if not changes or name != b"555"]
     again, _ = await kernel.filesystem.readdir(handle, 0)
@@ -287,7 +287,7 @@ async def test_what_a_move_comes_into_is_done_after_it(mount: Mount, monkeypatch
     await kernel.write(b"A/B/f", b"1")
     numbers = [await mount.number(path) for path in (b"A", b"A/B")]
     looked, go_on = trio.Event(), trio.Event()
-    naming, engine = kernel.filesystem._merged._naming, kernel.filesystem._merged
+    naming = engine = kernel.filesystem._merged
     slot, lookup = naming.slot, engine.lookup
     found: list[object] = []
 
@@ -309,7 +309,7 @@ async def test_what_a_move_comes_into_is_done_after_it(mount: Mount, monkeypatch
         found.append((await kernel.filesystem.mkdir(numbers[1], b"made", kernel._maker)).kind)
 
     async def look() -> None:
-        found.append(await kernel.filesystem.lookup(numbers[1], b"f"))
+        found.append(await kernel.look_up(numbers[1], b"f"))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(make)
