@@ -26,7 +26,7 @@ _MAX_DEPTH = 5  # as git
 class _Checked:
     path: bytes
     parts: Mapping[bytes, Sequence[bytes]]
-    """See `_parts`."""
+    """Parts that git is not given as they are: the result of `_parts`."""
 
 
 async def object_directory(storage: Storage, objects: bytes, gits: PrivateGitDirs) -> bytes:
