@@ -49,7 +49,7 @@ async def local_repository(storage: Storage, path: bytes, mirror: RepositoryMirr
 class _Checked:
     path: bytes
     parts: Mapping[bytes, Sequence[bytes]]
-    """See `_parts`."""
+    """Parts that git is not given as they are: the result of `_parts`."""
 
 
 async def object_directory(storage: LocalStore, objects: bytes, gits: PrivateGitDirs) -> bytes:

@@ -192,7 +192,7 @@ def _is_current(lock: int, held: HeldDirectory, archives: HeldDirectory) -> bool
 
 
 def _remove(archives: HeldDirectory, held: HeldDirectory) -> None:
-    """The lock goes last of all files: whoever comes next may then put new ones there."""
+    """The lock goes last of all files: the next process may then put new ones there."""
     with suppress(OSError):
         remove_content(held, keep=_LOCK)
         os.unlink(_LOCK, dir_fd=held.descriptor)
