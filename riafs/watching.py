@@ -1,4 +1,4 @@
-"""How whoever started a long piece of work sees it go on.
+"""Progress of long operations.
 
 A Watcher is told before anything that changes a store happens, so that a test can stop the work at any such point.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 Doing = Callable[[str], None]
-"""Hears of something that takes long, each time that it gets on: a sentence that could follow "while"."""
+"""Called at each step of something that takes long, with a sentence that could follow "while"."""
 
 
 def untold(_: str) -> None:
@@ -80,16 +80,16 @@ class Watcher(Protocol):
 
 
 class Nobody:
-    """A Watcher that does not watch."""
+    """A Watcher that ignores everything."""
 
     def begin(self, step: Step, total: int) -> None:
-        """See Watcher."""
+        """Ignored."""
 
     def advance(self, amount: int) -> None:
-        """See Watcher."""
+        """Ignored."""
 
     def files(self, done: int, total: int) -> None:
-        """See Watcher."""
+        """Ignored."""
 
     def at(self, name: str) -> None:
-        """See Watcher."""
+        """Ignored."""

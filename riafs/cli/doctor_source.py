@@ -210,7 +210,8 @@ async def _look_at(ids: StoreDirectory, entry: Entry, aliases: Mapping[str, str]
 async def _list_objects(storage: Storage, path: bytes) -> None:
     """Raises what keeps a reader from finding objects there."""
     try:
-        await storage.list(path)
+        if storage.listing is not None:
+            await storage.listing.list(path)
     except NotInStore:  # nothing is annexed, or all of it is in archives
         return
 

@@ -114,8 +114,9 @@ class AnnexContents:
 
     async def has_any(self) -> bool:
         """Whether anything is stored at all, as far as directories and the presence of an archive tell."""
-        [items] = await self._storage.list_each([self._objects])
-        return bool(items) or any(await self._storage.stat_objects(self._dataset, PLACES))
+        if self._storage.listing is not None and any(await self._storage.listing.list_each([self._objects])):
+            return True
+        return any(await self._storage.stat_objects(self._dataset, PLACES))
 
     def stored_places(self, key: Key) -> Iterator[Place]:
         """Where the bytes stored under `key` may lie, loose or in an archive."""
@@ -265,10 +266,12 @@ class AnnexContents:
 
     async def executable(self, file_names: Sequence[bytes]) -> Sequence[bool]:
         """Which of the keys with these file names are loose objects with an executable bit."""
+        if self._storage.modes is None:
+            return [False] * len(file_names)
         paths = [likely_path(name, self._layout) for name in file_names]
         try:
-            return await self._storage.executable_each(self._objects, paths)
-        except (OutsideStore, StoreDenied):  # whoever reads from there hears of it
+            return await self._storage.modes.executable_each(self._objects, paths)
+        except (OutsideStore, StoreDenied):  # raised again when the content is read
             return [False] * len(paths)
 
     async def attributes(self, key: Key, name: str | None = None) -> Mapping[str, bytes]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from riafs.content.shelf import PLACES, ArchiveShelf
 from riafs.errors import MalformedKey, NotInStore
 from riafs.formats.keys import Key, parse_file_name
-from riafs.storage.protocol import ItemKind, Storage
+from riafs.storage.protocol import ItemKind, Storage, listing_of
 
 _HIDDEN = b"GPGHMAC"
 
@@ -30,7 +30,7 @@ async def stored_keys(storage: Storage, objects: bytes, shelf: ArchiveShelf) -> 
 
 async def _directories(storage: Storage, path: bytes) -> list[bytes]:
     try:
-        items = await storage.list(path)
+        items = await listing_of(storage).list(path)
     except NotInStore:
         return []
     return sorted(path + b"/" + item.name for item in items if item.kind is ItemKind.DIRECTORY)
@@ -40,7 +40,7 @@ async def _listed(storage: Storage, paths: list[bytes]) -> list[list[bytes]]:
     """The names of the directories in each of `paths`."""
     return [
         sorted(item.name for item in items if item.kind is ItemKind.DIRECTORY)
-        for items in await storage.list_each(paths)
+        for items in await listing_of(storage).list_each(paths)
     ]
 
 

@@ -230,7 +230,7 @@ class CatFile:
         return None
 
     def retire(self) -> None:
-        """End the child, and from now on after every batch: nobody will look after it any more."""
+        """End the child, and from now on after every batch: it has no owner any more."""
         self._retired = True
         self.close()
 

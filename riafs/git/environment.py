@@ -1,4 +1,4 @@
-"""How git is started on objects that somebody else wrote.
+"""How git is started on objects that other people wrote.
 
 git never sees the store's repository, only its object directory: GIT_DIR is an empty private repository of ours, so no
 configuration, hook, filter or ref of the store is read. (Plain ``git --git-dir=STORE cat-file`` on a repository with

@@ -10,11 +10,12 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from riafs.errors import NotInStore, OutsideStore, RiafsError
+from riafs.errors import NotInStore, OutsideStore, RiafsError, UnsupportedRepository
 from riafs.formats.gitrepository import parse_alternates
 from riafs.git.environment import PrivateGitDirs
-from riafs.storage.protocol import ItemKind, Storage
+from riafs.storage.protocol import ItemKind, LocalStore, Storage
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +23,36 @@ _MAX_ALTERNATES = 1 << 16
 _MAX_DEPTH = 5  # as git
 
 
+class RepositoryMirror(Protocol):
+    """Private copies on this machine of the git repositories of stores that are no directories of it."""
+
+    async def repository(self, storage: Storage, path: bytes) -> tuple[LocalStore, bytes]:
+        """The copy of the repository at the store's path `path`: the store that it is in, and its path there.
+
+        Raises NotInStore where there is no repository, UnsupportedRepository, and as Storage does.
+        """
+
+
+async def local_repository(storage: Storage, path: bytes, mirror: RepositoryMirror | None) -> tuple[LocalStore, bytes]:
+    """Where git can read the repository at the store's path `path`: there, or in a copy that `mirror` makes.
+
+    Raises UnsupportedRepository without either, and as RepositoryMirror.
+    """
+    if storage.local is not None:
+        return storage.local, path
+    if mirror is None:
+        raise UnsupportedRepository(f"git cannot read the repository {os.fsdecode(path)} of {storage.name} from here")
+    return await mirror.repository(storage, path)
+
+
 @dataclass(frozen=True, slots=True)
 class _Checked:
     path: bytes
     parts: Mapping[bytes, Sequence[bytes]]
-    """See `_parts`."""
+    """Parts that git is not given as they are: the result of `_parts`."""
 
 
-async def object_directory(storage: Storage, objects: bytes, gits: PrivateGitDirs) -> bytes:
+async def object_directory(storage: LocalStore, objects: bytes, gits: PrivateGitDirs) -> bytes:
     """The absolute path to give to git for the object directory at the store's path `objects`. Raises NotInStore, …"""
     checked: dict[bytes, _Checked] = {}
     outside = await _check(storage, objects, checked, 0)
@@ -40,7 +63,7 @@ async def object_directory(storage: Storage, objects: bytes, gits: PrivateGitDir
     return gits.linked_objects(first.path, first.parts, linked)
 
 
-async def _check(storage: Storage, objects: bytes, checked: dict[bytes, _Checked], depth: int) -> bool:
+async def _check(storage: LocalStore, objects: bytes, checked: dict[bytes, _Checked], depth: int) -> bool:
     """Add `objects` and its alternates to `checked`; whether any alternate was refused."""
     path = await storage.local_path(objects)
     if path in checked:
@@ -61,14 +84,14 @@ async def _check(storage: Storage, objects: bytes, checked: dict[bytes, _Checked
     return outside
 
 
-async def _alternates(storage: Storage, objects: bytes) -> tuple[bytes, ...]:
+async def _alternates(storage: LocalStore, objects: bytes) -> tuple[bytes, ...]:
     try:
         return parse_alternates(await storage.read_file(objects + b"/info/alternates", _MAX_ALTERNATES))
     except (NotInStore, OutsideStore):  # git is not shown an ``info`` that leads out either
         return ()
 
 
-async def _parts(storage: Storage, objects: bytes) -> Mapping[bytes, Sequence[bytes]]:
+async def _parts(storage: LocalStore, objects: bytes) -> Mapping[bytes, Sequence[bytes]]:
     """The names in `objects` that git is not given as they are → what it is given of what is in them.
 
     These are, or contain, links that lead out of the store or nowhere, or what is no file: git would wait for a fifo.
@@ -88,14 +111,14 @@ async def _parts(storage: Storage, objects: bytes) -> Mapping[bytes, Sequence[by
     return parts
 
 
-async def _is_refused(storage: Storage, path: bytes, kind: ItemKind) -> bool:
+async def _is_refused(storage: LocalStore, path: bytes, kind: ItemKind) -> bool:
     if kind is ItemKind.OTHER:
         log.warning("git is not given %s of %s: it is no file", os.fsdecode(path), storage.name)
         return True
     return kind is ItemKind.LINK and await _leads_out(storage, path)
 
 
-async def _leads_out(storage: Storage, link: bytes) -> bool:
+async def _leads_out(storage: LocalStore, link: bytes) -> bool:
     try:
         await storage.stat(link)
     except RiafsError as error:

@@ -1,7 +1,7 @@
 """The process that moves refs of a repository, all of them or none, with git's own locks and none of its trust.
 
 It is a process of its own because a lock (``refs/heads/main.lock``) that a killed process leaves behind stops
-everybody's git: this one takes milliseconds, hears no signals from a terminal, and goes on when its parent is killed.
+everybody's git: this one takes milliseconds, ignores signals of a terminal, and continues when its parent is killed.
 
 Below the repository it works by descriptors and follows no link: a ref, a directory on the way to one, ``packed-refs``
 or a reflog that is a link, a fifo or a device is never opened. As git does it (files backend, gitrepository-layout(5)):
@@ -256,7 +256,7 @@ def _file(descriptor: int) -> File:
 
 
 def _take_away(ref: _Ref, before: Killed) -> None:
-    """Remove the lock of a ref if it is one that the process before has made: it is dead, and nobody waits for it.
+    """Remove the lock of a ref if it is one that the dead process before has made.
 
     Its number alone does not tell, as a file that never got a name leaves it to the next one.
     """
@@ -413,7 +413,7 @@ class Order:
 
     @classmethod
     def decode(cls, text: bytes) -> "Order":
-        """Raises ValueError for a text that was cut off: whoever wrote it was killed."""
+        """Raises ValueError for a text that was cut off: its writer was killed."""
         repository, updates, ident, (shared, exact), left = json.loads(text)
         moved = [(os.fsencode(name), os.fsencode(new), old and os.fsencode(old)) for name, new, old in updates]
         before = None if left is None else Killed(frozenset((device, inode) for device, inode in left))

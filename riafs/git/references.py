@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from riafs.errors import MalformedObject, NotAFile, NotInStore, UnsupportedRepository
 from riafs.formats.gitrepository import Oid, SymbolicRef, parse_packed_refs, parse_ref, valid_ref_name
-from riafs.storage.protocol import FileStatus, ItemKind, Storage
+from riafs.storage.protocol import FileStatus, ItemKind, LocalStore
 
 _MAX_REF = 4096
 _MAX_CONFIG = 8 << 20
@@ -38,7 +38,7 @@ class Resolved:
 class References:
     """The refs of the repository at the store's path `repository`. Nothing is remembered: each call reads anew."""
 
-    def __init__(self, storage: Storage, repository: bytes) -> None:
+    def __init__(self, storage: LocalStore, repository: bytes) -> None:
         self._storage = storage
         self._repository = repository
 

@@ -40,7 +40,7 @@ from riafs.git.references import References, Resolved
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.storage.deadline import within
 from riafs.storage.local_file import FileBytes
-from riafs.storage.protocol import Storage
+from riafs.storage.protocol import LocalStore
 from riafs.storage.temporary import temporary_file
 
 _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
@@ -62,7 +62,7 @@ HIDDEN_BRANCHES = re.compile(rb"refs/heads/(git-annex$|synced/|adjusted/)")
 class Repository:
     """The bare repository at the store's path `path`; `name` is the dataset's, for messages."""
 
-    def __init__(self, storage: Storage, path: bytes, pool: GitPool, name: str, seconds: float) -> None:
+    def __init__(self, storage: LocalStore, path: bytes, pool: GitPool, name: str, seconds: float) -> None:
         self._storage = storage
         self._path = path
         self._pool = pool
@@ -71,7 +71,7 @@ class Repository:
         self._format: bytes | None = None
         self._read_so_far = 0
         self._last_peeled = b"", b""
-        """A commit and its content: whoever asks what a ref leads to asks for that next."""
+        """A commit and its content: the next request after that of a ref's commit."""
         self.name = name
         self.references = References(storage, path)
 
@@ -102,7 +102,7 @@ class Repository:
 
     async def _not_adjusted(self, head: Resolved) -> Resolved:
         """The branch that was adjusted, where HEAD names an adjusted one: that is a view of it for one work tree, which
-        nobody renews in a store. But what was committed on it and is not on the other yet is shown.
+        is not renewed in a store. But what was committed on it and is not on the other yet is shown.
         """
         original = None if head.ref is None else adjusted_branch(head.ref)
         found = None if original is None else await self.references.resolve(original)

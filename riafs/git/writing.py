@@ -32,7 +32,7 @@ from riafs.git.ref_mover import Order
 from riafs.git.repository import Repository
 from riafs.storage.bytesource import RangedBytes
 from riafs.storage.permissions import FILE_MODE, Sharing, object_mode
-from riafs.storage.protocol import ItemKind, NewFile, Storage, Upload, WritableStorage
+from riafs.storage.protocol import ItemKind, LocalStore, NewFile, Upload, WritableStorage
 
 _LOOSE = 100
 """git's own limit for a push (receive.unpackLimit): fewer objects become files, so that small packs do not pile up."""
@@ -142,7 +142,7 @@ class RefsMoved(Exception):
 class RefWriter:
     """Moves refs of the repository at the store's path `path`. `seconds`: patience with one step."""
 
-    storage: Storage
+    storage: LocalStore
     writing: WritableStorage
     repository: Repository
     path: bytes

@@ -392,7 +392,7 @@ def _remove_empty(root: int, path: bytes) -> int:
         try:
             with posix.opened_directory(root, above) as directory:
                 os.rmdir(name, dir_fd=directory)
-        except OSError:  # not empty, or somebody was faster: both leave nothing to do
+        except OSError:  # not empty, or another program was faster: both leave nothing to do
             return removed
         removed += 1
         path = above

@@ -27,6 +27,7 @@ from riafs.storage.local_writer import LocalWriter
 from riafs.storage.openat import DIRECTORY_FLAGS, open_regular, open_resolved
 from riafs.storage.permissions import Sharing, parse_sharing
 from riafs.storage.posix import ABSENT, HeldDirectory, lock_holder, writing_to
+from riafs.storage.protocol import local_store
 from riafs.storage.staging import is_ours, open_working_directory, remove_content
 from riafs.tree.dataset_files import read_layout_version, read_settings
 from riafs.tree.source import open_store, path_of_named
@@ -86,7 +87,7 @@ async def open_dataset(source: RiaUrl, means: CommandSettings, *, dry_run: bool)
 
 async def _held(store: Store, path: bytes, sharing: Sharing | None, tools: StoreTools) -> HeldDirectory:
     """A directory of the store, open; made if missing with the modes of `sharing`, if that is given."""
-    storage = store.storage
+    storage = local_store(store.storage)
     try:
         place = await storage.local_path(path)
     except NotInStore:
@@ -191,7 +192,7 @@ def _is_current(lock: int, held: HeldDirectory, archives: HeldDirectory) -> bool
 
 
 def _remove(archives: HeldDirectory, held: HeldDirectory) -> None:
-    """The lock goes last of all files: whoever comes next may then put new ones there."""
+    """The lock goes last of all files: the next process may then put new ones there."""
     with suppress(OSError):
         remove_content(held, keep=_LOCK)
         os.unlink(_LOCK, dir_fd=held.descriptor)

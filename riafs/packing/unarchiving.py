@@ -264,7 +264,7 @@ class _Run:
         self._removed = True
 
     def _make_names_durable(self) -> None:
-        """Those of objects and of all directories above them; also of objects that somebody else put there."""
+        """Those of objects and of all directories above them; also of objects that another program put there."""
         expected = [wanted.path for wanted, _ in self._expected]
         paths = {b"", *expected, *(above for path in expected for above in parents_of(path))}
         root = self._dataset.objects.descriptor

@@ -16,7 +16,7 @@ from riafs.git.environment import PrivateGitDirs
 from riafs.git.object_source import object_directory
 from riafs.git.writing import GitWriter, RefWriter
 from riafs.storage.permissions import Sharing, parse_sharing
-from riafs.storage.protocol import WritableStorage
+from riafs.storage.protocol import WritableStorage, local_store
 from riafs.tree.dataset import Dataset
 from riafs.tree.dataset_files import read_layout_version, read_settings
 
@@ -80,7 +80,7 @@ async def open_destination(
     annex = await _annex(dataset, settings)
     if annex is not None:
         await _check_storage(dataset, annex)
-    refs = RefWriter(dataset.storage, writing, dataset.repository, dataset.path, sharing, seconds)
+    refs = RefWriter(local_store(dataset.storage), writing, dataset.repository, dataset.path, sharing, seconds)
     return Destination(dataset, layout, sharing, writing, git, refs, gits, annex)
 
 
@@ -97,12 +97,12 @@ async def _git_writer(dataset: Dataset, writing: WritableStorage, gits: PrivateG
     objects = dataset.path + b"/objects"
     try:
         object_format = await dataset.repository.references.check_format()
-        path = await dataset.storage.local_path(objects)
+        path = await local_store(dataset.storage).local_path(objects)
     except NotInStore as error:
         raise PushRefused(f"{dataset.name} has no git repository in the store to push to") from error
     except UnsupportedRepository as error:
         raise PushRefused(f"{dataset.name} is not pushed to: {error}") from error
-    if await object_directory(dataset.storage, objects, gits) != path:
+    if await object_directory(local_store(dataset.storage), objects, gits) != path:
         raise OutsideStore(
             f"the git objects of {dataset.name} are not all in the store as files: the log names the "
             "links that lead out, and what is no file; it is not pushed to"

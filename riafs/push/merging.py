@@ -64,7 +64,7 @@ def _together(edits: Edits) -> Sliced[dict[bytes, Edits]]:
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """What stands at a path: in the common version, in the store, and here, where `edits` make it."""
+    """The entries of a path: in the common version, in the store, and here, where `edits` make it."""
 
     base: TreeEntry | None
     theirs: TreeEntry | None

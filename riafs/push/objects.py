@@ -1,8 +1,8 @@
 """New content as objects of the store.
 
-Content is hashed while it is written to a file that nobody knows, since only then its key is known. Files get their
+Content is hashed while it is written to an unpublished file, since only then its key is known. Files get their
 names in batches: all of a batch are made durable first, by one syncfs(2) if they are many, then renamed, so that under
-a key's name there is never anything else than its whole content. Renaming replaces: what stands there is the same
+a key's name there is never anything else than its whole content. Renaming replaces: a file of that name is the same
 content, or bad. An object that is there already and is good is not written again; it is read to find that out, as an
 object of the right size may still be damaged.
 """
@@ -215,7 +215,7 @@ class ObjectWriter:
         return likely_path(key.file_name, self._to.layout)
 
     def _rely_on(self, place: Place) -> None:
-        """Content that somebody else wrote, maybe just now, has to last before a commit says that it is here."""
+        """Content that another program wrote, maybe just now, has to last before a commit says that it is here."""
         if isinstance(place, LoosePlace):
             self._relied_on.append(self._objects + b"/" + place.path)
         elif isinstance(place, ArchivePlace):

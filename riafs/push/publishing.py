@@ -89,7 +89,7 @@ class Publisher:
                 await self._bring_back(merged.edits)
             commit = await self._commit(before, merged)
             logged = [key for path, key in keys.items() if path in merged.edits or path not in merged.conflicts]
-            # In this order: git moves them one after the other, and whoever sees the commit has to find its content.
+            # In this order: git moves them one after the other, and readers of the commit have to find its content.
             updates = await self._annex_updates(list(dict.fromkeys(logged)), chunked)
             updates += await self._updates(ref, before, commit)
             if commit != before and ref == self._base.ref:

@@ -1,6 +1,6 @@
 """One push of one dataset: objects, then history, then refs, each step durable before the next.
 
-Until the refs move, the store holds nothing but objects that nobody refers to, so that a push may be killed anywhere;
+Until the refs move, the store holds nothing but objects without references, so that a push may be killed anywhere;
 run again it finds what is there. Both refs move in one transaction from the values that were read: when one of them
 moved meanwhile, lines are added to the new git-annex branch, and changes are merged with the new commit, and it is
 tried again. No lock decides anything.
@@ -113,7 +113,7 @@ class Push:
     async def run(self, gitlinks: Mapping[bytes, bytes] | None = None) -> PushReport:
         """Push, or tell what a push would do. `gitlinks`: path of a subdataset → its new commit (hex).
 
-        Raises what `prepare` raises (after PushConflict the store has at most objects more that nobody refers to), and
+        Raises what `prepare` raises (after PushConflict the store has at most objects without references more), and
         Busy, StoreDenied, ReadOnly.
         """
         if self._prepared is None:
@@ -235,7 +235,7 @@ class Push:
     @asynccontextmanager
     async def _workspace(self, ready: _Prepared) -> AsyncIterator[bytes]:
         """A directory for objects that are being written; as good as none where none will be: git writes there too,
-        where nobody may write into ``annex``.
+        where no user may write into ``annex``.
         """
         if not ready.to_annex:
             yield b""

@@ -17,6 +17,7 @@ from riafs.push.protocol import PushReport, PushRequest, Share
 from riafs.push.pushing import Push
 from riafs.storage.deadline import Deadline
 from riafs.storage.local_writer import LocalWriter
+from riafs.storage.protocol import local_store
 from riafs.tree.source import path_of_named
 from riafs.tree.store import Store
 from riafs.tree.tools import StoreTools
@@ -52,7 +53,7 @@ class RiaPusher:
         path = await (path_of_named(store, source) if dataset is None else store.path_of_id(dataset))
         if self._writing is None:
             deadline = Deadline(f"store {store.storage.name}", self._tools.seconds, self._tools.counters)
-            self._writing = await LocalWriter.open_root(await store.storage.local_path(b"."), deadline)
+            self._writing = await LocalWriter.open_root(await local_store(store.storage).local_path(b"."), deadline)
         return await open_destination(
             await store.dataset(path), self._writing, self._tools.git.gits, self._tools.seconds
         )

@@ -144,7 +144,7 @@ def _number(text: bytes | None, default: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """See Facts."""
+    """The Facts of a file for an expression of git-annex."""
 
     path: bytes
     size: int
@@ -152,11 +152,11 @@ class _File:
     search_path: str
 
     def mime_encoding(self) -> bytes:
-        """See Facts."""
+        """The encoding by the first bytes."""
         return mime_encoding_of(self.head)
 
     def mime_type(self) -> bytes:
-        """See Facts. Asks file(1), which git-annex's own library belongs to."""
+        """The type by file(1), which git-annex's own library belongs to."""
         program = shutil.which("file", path=self.search_path)
         if program is None:
             raise MissingProgram("annex.largefiles asks for a mimetype; install the program file")

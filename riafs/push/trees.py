@@ -30,7 +30,7 @@ _LARGE = 1 << 18
 
 Items = Mapping[bytes, TreeEntry]
 Edits = Mapping[bytes, TreeEntry | None]
-"""Path → what is to stand there, None for nothing."""
+"""Path → its new entry, None for none."""
 _MOST_LEAVES = 5_000_000
 
 
@@ -41,7 +41,7 @@ class _Node:
     children: dict[bytes, "_Node"] = field(default_factory=dict)
     given: bool = False
     item: TreeEntry | None = None
-    """What is to stand here, before the children are put into it."""
+    """The entry here, before the children are put into it."""
     items: dict[bytes, TreeEntry] = field(default_factory=dict)
 
 
@@ -54,7 +54,7 @@ class TreeEditor:
         self._read: dict[bytes, Items] = {}
         self._new: dict[bytes, NewObject] = {}
         self.new_bytes = 0
-        """Of new objects that nobody took yet."""
+        """Bytes of the new objects that were not taken yet."""
 
     def add(self, kind: bytes, data: bytes) -> bytes:
         """Keep a new object to be written; its name in hex."""
@@ -97,7 +97,7 @@ class TreeEditor:
         return self._read[oid]
 
     async def look_up(self, root: bytes, paths: Iterable[bytes]) -> dict[bytes, TreeEntry | None]:
-        """What stands at each path below the tree `root` (hex)."""
+        """The entry at each path below the tree `root` (hex), None where there is none."""
         wanted = dict.fromkeys(paths)
         top = await in_slices(_trie(wanted, given=False))
         await self._descend(top, tree_entry(DIRECTORY, root))
@@ -123,7 +123,7 @@ class TreeEditor:
         return found
 
     async def _descend(self, top: _Node, root: TreeEntry) -> list[list[_Node]]:
-        """Fill in what stands at the nodes; returns those with children, level by level."""
+        """Fill in the entries of the nodes; returns those with children, level by level."""
         top.item = root
         level, levels, pauses = [top], [], Pauses()
         while level:
@@ -150,7 +150,7 @@ class TreeEditor:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     async def edit(self, root: bytes, edits: Edits, *, keep: bool = True) -> bytes:
-        """The tree (hex) like `root` with `edits`, in which what stands in an edited directory comes after it.
+        """The tree (hex) like `root` with `edits`, in which entries of an edited directory come after it.
 
         Unless it is to `keep`, it can be looked at here, but will not be written.
         """
@@ -216,8 +216,3 @@ def _at(top: _Node, path: bytes) -> TreeEntry | None:
     for name in path.split(b"/"):
         node = node.children[name]
     return node.item
-
-
-def depth(path: bytes) -> int:
-    """How many directories stand above `path`."""
-    return path.count(b"/")

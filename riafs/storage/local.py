@@ -124,6 +124,26 @@ class LocalStorage:
     def __del__(self) -> None:
         self.close()
 
+    @property
+    def listing(self) -> "LocalStorage":
+        """This."""
+        return self
+
+    @property
+    def links(self) -> "LocalStorage":
+        """This."""
+        return self
+
+    @property
+    def modes(self) -> "LocalStorage":
+        """This."""
+        return self
+
+    @property
+    def local(self) -> "LocalStorage":
+        """This."""
+        return self
+
     async def stat(self, path: bytes) -> FileStatus:
         """See Storage."""
         return await self._run(path, self._stat_blocking, path)

@@ -14,9 +14,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from riafs.errors import RiafsError
-from riafs.storage.bytesource import Buffer
-from riafs.storage.local_file import FileBytes
+from riafs.errors import ReadOnly, RiafsError, StoreError
+from riafs.storage.bytesource import Buffer, StoredFile
 from riafs.storage.permissions import Sharing
 
 T = TypeVar("T")
@@ -55,11 +54,30 @@ class FileStatus:
 
 
 class Storage(Protocol):
-    """A store's files. All calls raise NotInStore, OutsideStore, StoreDenied, StoreTimeout or StoreError."""
+    """A store's files. All calls raise NotInStore, OutsideStore, StoreDenied, StoreTimeout or StoreError.
+
+    Whatever only some transports can do is a capability: a property that is None where the storage lacks it.
+    """
 
     @property
     def name(self) -> str:
-        """How messages call this store."""
+        """The store's name in messages."""
+
+    @property
+    def listing(self) -> "Listing | None":
+        """Listing of directories; a static HTTP server has none."""
+
+    @property
+    def links(self) -> "Links | None":
+        """Symbolic links; a server that follows them by itself has none."""
+
+    @property
+    def modes(self) -> "Modes | None":
+        """Permissions of files."""
+
+    @property
+    def local(self) -> "LocalStore | None":
+        """The store as a directory of this machine, if it is one."""
 
     async def stat(self, path: bytes) -> FileStatus:
         """Status of `path`, links followed."""
@@ -67,8 +85,18 @@ class Storage(Protocol):
     async def stat_objects(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[FileStatus | None]:
         """Status of each of `paths` below `directory`, None where there is none; for hints, in one go."""
 
-    async def executable_each(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[bool]:
-        """Whether each of `paths` below `directory` is a regular file with an executable bit, in one go."""
+    async def read_file(self, path: bytes, limit: int) -> bytes:
+        """A whole small file. Raises TooLarge beyond `limit` bytes, NotAFile for anything but a regular file."""
+
+    async def open(self, path: bytes) -> StoredFile:
+        """A regular file, with its version."""
+
+    def close(self) -> None:
+        """Give back descriptors and connections; files that are open stay readable."""
+
+
+class Listing(Protocol):
+    """The names in a store's directories."""
 
     async def list(self, path: bytes) -> Sequence[Item]:
         """The items of a directory, in no particular order, without ``.`` and ``..``."""
@@ -76,32 +104,55 @@ class Storage(Protocol):
     async def list_each(self, paths: Sequence[bytes]) -> Sequence[Sequence[Item]]:
         """The items of each of many directories, in one go; none for those that cannot be listed."""
 
-    async def read_file(self, path: bytes, limit: int) -> bytes:
-        """A whole small file. Raises TooLarge beyond `limit` bytes, NotAFile where something else is there."""
 
-    async def reading(self, function: Callable[[Opener], T]) -> T | None:
-        """``function(opener)`` in one of a few threads that are kept for what reads many small files; None where none
-        of these is free. `opener` raises RiafsError and OSError.
-        """
+class Links(Protocol):
+    """The symbolic links of a store."""
 
     async def read_link(self, path: bytes) -> bytes:
         """The text of a symbolic link."""
-
-    async def open(self, path: bytes) -> FileBytes:
-        """A regular file as ranged bytes with an identity."""
-
-    async def local_path(self, path: bytes) -> bytes:
-        """The absolute path, free of links, that programs on this machine can use for a directory of the store."""
 
     async def resolve_each(self, paths: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
         """The store's path, free of links but for those out of the store that may be followed, of each of many
         directories, or why there is none.
         """
 
+
+class Modes(Protocol):
+    """The permissions of a store's files."""
+
+    async def executable_each(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[bool]:
+        """Whether each of `paths` below `directory` is a regular file with an executable bit, in one go."""
+
+
+class LocalStore(Storage, Listing, Links, Modes, Protocol):
+    """A store in a directory of this machine, for programs that work on the directory itself: git, and writers."""
+
+    async def local_path(self, path: bytes) -> bytes:
+        """The absolute path, free of links, of a directory of the store."""
+
     def path_of(self, absolute: bytes) -> bytes | None:
-        """The path for what this machine calls `absolute`: below the root by any of its names, or `absolute` itself
-        where that is in a directory that links may lead into; None for anything else. Nothing is looked at.
+        """The path for a file that this machine calls `absolute`: below the root by any of its names, or `absolute`
+        itself in a directory that links may lead into; None for anything else. Nothing is looked at.
         """
+
+    async def reading(self, function: Callable[[Opener], T]) -> T | None:
+        """``function(opener)`` in one of a few threads that are kept for reading many small files; None where none of
+        these is free. `opener` raises RiafsError and OSError.
+        """
+
+
+def listing_of(storage: Storage) -> Listing:
+    """The store's listing, for tasks that cannot do without. Raises StoreError where there is none."""
+    if storage.listing is None:
+        raise StoreError(f"{storage.name} cannot list its directories: only files that are asked for by name are found")
+    return storage.listing
+
+
+def local_store(storage: Storage) -> LocalStore:
+    """The store as a directory of this machine. Raises ReadOnly where it is none."""
+    if storage.local is None:
+        raise ReadOnly(f"{storage.name} is not a directory of this machine: it can be read, but not written to")
+    return storage.local
 
 
 @dataclass(frozen=True, slots=True)

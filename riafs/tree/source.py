@@ -143,7 +143,7 @@ async def _aliases(storage: Storage) -> list[bytes]:
     waiting = [ALIASES]
     for directory in waiting:  # grows meanwhile
         try:
-            items = await storage.list(directory)
+            items = () if storage.listing is None else await storage.listing.list(directory)
         except NotInStore:
             continue
         for item in items:

@@ -15,6 +15,7 @@ from riafs.content.storages import StoredPlaces
 from riafs.errors import NotInStore, RiafsError, SourceNotFound
 from riafs.formats.annex import parse_dataset_version, parse_store_version
 from riafs.formats.names import valid_name
+from riafs.git.object_source import local_repository
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Item, ItemKind, Storage
 from riafs.tree.dataset import Dataset, RefWatch
@@ -38,6 +39,7 @@ class Store:
         self.storage = storage
         self._tools = tools
         self._datasets: dict[bytes, Dataset] = {}
+        self._followed_aliases: set[bytes] = set()
         self._watch = RefWatch(storage)
         self.subdatasets = RegisteredDatasets(self, tools.git.gits, tools.instead_of)
 
@@ -71,14 +73,18 @@ class Store:
 
     async def prefixes(self) -> list[bytes]:
         """The directories of the root that hold datasets, by the first characters of their ids."""
-        items = [item for item in await self.storage.list(b"") if len(os.fsdecode(item.name)) == _SPLIT]
+        if self.storage.listing is None:
+            return []
+        items = [item for item in await self.storage.listing.list(b"") if len(os.fsdecode(item.name)) == _SPLIT]
         return await self._directories(b"", items)
 
     async def dataset_paths(self) -> list[bytes]:
-        """The store's path of every dataset directory, sorted by id."""
+        """The store's path of every dataset directory, sorted by id; none where the store cannot list them."""
+        if self.storage.listing is None:
+            return []
         firsts = await self.prefixes()
         found = []
-        for first, items in zip(firsts, await self.storage.list_each(firsts), strict=True):
+        for first, items in zip(firsts, await self.storage.listing.list_each(firsts), strict=True):
             found += await self._directories(first + b"/", [item for item in items if valid_name(item.name)])
         return sorted(found)
 
@@ -117,7 +123,7 @@ class Store:
             raise SourceNotFound(f"store {self.storage.name} has no dataset with the alias {os.fsdecode(alias)}")
         if isinstance(path, RiafsError):
             raise path
-        if not is_dataset_path(path):
+        if not self.is_dataset(path):
             raise SourceNotFound(f"alias {os.fsdecode(alias)} of store {self.storage.name} leads to no dataset")
         return path
 
@@ -126,7 +132,9 @@ class Store:
 
         Of a dataset whose directory is a link out of the store an alias may know that other place.
         """
-        found = list(await self.storage.resolve_each(aliases))
+        if self.storage.links is None:
+            return await self._followed(aliases)
+        found = list(await self.storage.links.resolve_each(aliases))
         away = [index for index, alias in enumerate(aliases) if await self._leads_away(alias, found[index])]
         if away:
             paths = await self.dataset_paths()
@@ -137,16 +145,36 @@ class Store:
                 found[index] = places.get(identity) or SourceNotFound(nothing)
         return found
 
+    async def _followed(self, aliases: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
+        """`aliases` themselves where the server follows their links, and does not say where they lead."""
+        statuses = await self.storage.stat_objects(b"", aliases)
+        signs = await self.storage.stat_objects(
+            b"", [alias + b"/" + sign for alias in aliases for sign in DATASET_SIGNS]
+        )
+        found: list[bytes | RiafsError] = []
+        for index, (alias, status) in enumerate(zip(aliases, statuses, strict=True)):
+            if any(signs[index * len(DATASET_SIGNS) : (index + 1) * len(DATASET_SIGNS)]):
+                self._followed_aliases.add(alias)
+            missing = NotInStore(f"{self.storage.name}/{os.fsdecode(alias)} does not exist")
+            found.append(missing if status is None else alias)
+        return found
+
+    def is_dataset(self, path: bytes) -> bool:
+        """Whether a store's path is that of a dataset: by its id, or an alias that the server follows by itself."""
+        return is_dataset_path(path) or path in self._followed_aliases
+
     async def dataset_at(self, path: bytes) -> bytes | None:
         """The store's path of the dataset that a store's path leads to, through an alias or another link, if any."""
         [found] = await self.resolve_aliases([path])
-        return found if isinstance(found, bytes) and is_dataset_path(found) else None
+        return found if isinstance(found, bytes) and self.is_dataset(found) else None
 
     async def alias_directories(self) -> list[bytes]:
         """The store's paths of ``alias`` and the directories below it."""
         found = [ALIASES]
+        if self.storage.listing is None:
+            return found
         for above in found:  # it grows meanwhile
-            [items] = await self.storage.list_each([above])
+            [items] = await self.storage.listing.list_each([above])
             names = [item.name for item in items if item.kind is ItemKind.DIRECTORY and valid_name(item.name)]
             found += [above + b"/" + name for name in names]
         return found
@@ -182,7 +210,8 @@ class Store:
         version = parse_dataset_version(await read_layout_version(self.storage, path))
         if not version.known:
             log.warning("dataset %s in %s: %s", name, self.storage.name, version.reason)
-        repository = Repository(self.storage, path, self._tools.git, name, self._tools.seconds)
+        local, place = await local_repository(self.storage, path, self._tools.mirror)
+        repository = Repository(local, place, self._tools.git, name, self._tools.seconds)
         contents = AnnexContents(
             self.storage,
             path,

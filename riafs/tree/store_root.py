@@ -28,6 +28,7 @@ from riafs.errors import (
     NotInStore,
     NotThereYet,
     RiafsError,
+    SourceNotFound,
 )
 from riafs.formats.keys import Key, parse_file_name
 from riafs.formats.names import valid_name
@@ -38,6 +39,7 @@ from riafs.tree.commit_directory import VersionedDirectory, VersionedEntry, find
 from riafs.tree.dataset import Dataset, Signature
 from riafs.tree.directories import FixedDirectory, PlainDirectory, directory_entry
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
+from riafs.tree.slots import Slots
 from riafs.tree.store import ALIASES, Store, is_dataset_path
 
 log = logging.getLogger(__name__)
@@ -83,13 +85,39 @@ class StoreDirectory(FixedDirectory):
         try:
             return await super().find(name)
         except NoSuchName:
+            if await self._looked_up(name):
+                return await super().find(name)
             match = _VERSIONED.fullmatch(name)
             if match is None:
                 raise
+        await self._looked_up(match[1])
         path = self._dataset_path(match[1])
         if path is None:
             raise NotThereYet(f"{match[1]!r} is no dataset")
         return await find_version(await self._store.dataset(path), name, match[2])
+
+    async def _looked_up(self, name: bytes) -> bool:
+        """Whether the store has `name` here, though it cannot list its names. It is listed from now on, at the end, so
+        that no position ever comes to stand for something else.
+        """
+        if self._store.storage.listing is not None or name in self._positions or not valid_name(name):
+            return False
+        path = await self._path_of(name)
+        if path is None:
+            return False
+        [status] = await self._store.storage.stat_objects(b"", [path])
+        if name not in self._positions:  # another task may have been as quick
+            self._positions[name] = len(self._entries)
+            self._entries = (*self._entries, _entry(name, path, status))
+        return True
+
+    async def _path_of(self, name: bytes) -> bytes | None:
+        """The store's path of what is called `name` here, None where there is nothing."""
+        [path] = await self._store.resolve_aliases([self._path + b"/" + name])
+        return path if isinstance(path, bytes) else None
+
+    async def slots(self) -> Slots | None:
+        return None if self._store.storage.listing is None else await super().slots()
 
     def _dataset_path(self, name: bytes) -> bytes | None:
         """The store's path of the dataset called `name` here, None where there is none."""
@@ -97,12 +125,12 @@ class StoreDirectory(FixedDirectory):
         entry = None if position is None else self._entries[position]
         assert entry is None or isinstance(entry, StoreEntry)
         path = None if entry is None else entry.path
-        return path if path is not None and is_dataset_path(path) else None
+        return path if path is not None and self._store.is_dataset(path) else None
 
     async def dataset(self, entry: Entry) -> Dataset | None:
         """The dataset that a listed entry is, None for a directory of more of them. Raises what opening it raises."""
         assert isinstance(entry, StoreEntry)
-        if entry.path is None or not is_dataset_path(entry.path):
+        if entry.path is None or not self._store.is_dataset(entry.path):
             return None
         return await self._store.dataset(entry.path)
 
@@ -112,7 +140,7 @@ class StoreDirectory(FixedDirectory):
         assert isinstance(entry, StoreEntry)
         if entry.path is None:
             return await IdDirectory.load(self._store)
-        if not is_dataset_path(entry.path):
+        if not self._store.is_dataset(entry.path):
             return await AliasDirectory.load(self._store, entry.path)
         return await dataset_directory(self._store, entry.path, entry.mtime_ns)
 
@@ -120,7 +148,7 @@ class StoreDirectory(FixedDirectory):
         if isinstance(entry, VersionedEntry):
             return await entry.directory.own_attributes()
         assert isinstance(entry, StoreEntry)
-        if entry.path is None or not is_dataset_path(entry.path):
+        if entry.path is None or not self._store.is_dataset(entry.path):
             return await self.own_attributes()
         return await (await dataset_directory(self._store, entry.path, 0)).own_attributes()
 
@@ -204,7 +232,7 @@ class AliasDirectory(StoreDirectory):
         """What the store has at `path` now. Raises StoreError, StoreTimeout, StoreDenied."""
         signature = await store.storage.stat_objects(b"", [path])
         try:
-            items = await store.storage.list(path)
+            items = () if store.storage.listing is None else await store.storage.listing.list(path)
         except NotInStore:
             items = ()
         names = sorted(item.name for item in items if item.kind is not ItemKind.FILE and _showable(path, item.name))
@@ -230,6 +258,8 @@ class AliasDirectory(StoreDirectory):
         return await IdDirectory.load(self._store)
 
     async def renewed(self, turn: int) -> Directory | None:
+        if self._store.storage.listing is None:
+            return None
         if await self._store.storage.stat_objects(b"", [self._path]) == self._signature:
             return None
         return await AliasDirectory.load(self._store, self._path)
@@ -268,6 +298,12 @@ class IdDirectory(StoreDirectory):
         entries = [_entry(path.replace(b"/", b""), path, status) for path, status in zip(paths, statuses, strict=True)]
         newest = max((entry.mtime_ns for entry in entries), default=0)
         return cls(store, b"", entries, signature, newest)
+
+    async def _path_of(self, name: bytes) -> bytes | None:
+        try:
+            return await self._store.path_of_id(name)
+        except SourceNotFound:
+            return None
 
     async def renewed(self, turn: int) -> Directory | None:
         if await _prefixes(self._store) == self._signature:

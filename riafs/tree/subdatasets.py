@@ -155,7 +155,8 @@ class RegisteredDatasets:
 
     async def _by_alias(self, source: RiaUrl) -> bytes | None:
         """The dataset of this store that `source` names by an alias, None where it means another store."""
-        is_here = source.local and self._store.storage.path_of(os.path.normpath(source.path)) == b""
+        storage = self._store.storage.local
+        is_here = source.local and storage is not None and storage.path_of(os.path.normpath(source.path)) == b""
         if source.alias is None or not is_here:
             return None
         try:
@@ -165,12 +166,12 @@ class RegisteredDatasets:
 
     async def _by_path(self, snapshot: Snapshot, path: bytes | None) -> list[bytes | None]:
         """What a path leads to, which may be relative to where the superdataset was cloned from."""
-        if path is None:
+        storage = self._store.storage.local
+        if path is None or storage is None:
             return []
         bases = [b""] if path.startswith(b"/") else [snapshot.dataset.path]
         if path.startswith(b".."):  # from an alias, by whatever name
             bases += [above + b"/_" for above in await self._store.alias_directories()]
-        storage = self._store.storage
         root = await storage.local_path(b".")
         absolute = [os.path.normpath(b"/".join((root, base, path)) if base else path) for base in bases]
         places = [storage.path_of(each.removesuffix(b"/.git")) for each in absolute]

@@ -22,6 +22,7 @@ from riafs.counters import Counters
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
+from riafs.git.object_source import RepositoryMirror
 from riafs.storage.deadline import Deadline
 from riafs.storage.temporary import Scratch
 from riafs.tasks import Background, ungrouped
@@ -52,6 +53,8 @@ class StoreTools:
     """For files as a checkout has them; None for files as they are in the commit."""
     changes: LastChanges | None = None
     """For files with the times of their last changes; None for those of the commit."""
+    mirror: RepositoryMirror | None = None
+    """For stores that are no directories of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
