@@ -38,6 +38,7 @@ from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.writing import single_folder_ends
 from riafs.storage.bytesource import RangedBytes
 from riafs.storage.local_file import FileBytes
+from riafs.storage.posix import write_all
 from riafs.storage.temporary import temporary_file
 
 _PROGRAMS = (b"7zz", b"7z", b"7za")
@@ -155,11 +156,11 @@ class Extractor:
                 temporary_file(self.directory, len(front) + packed.size + len(back)) as archive,
                 temporary_file(self.directory) as messages,
             ):
-                _write_all(archive.fileno(), front)
+                write_all(archive.fileno(), front)
                 for offset in range(0, packed.size, _CHUNK):
                     piece = await packed.read(offset, _CHUNK)
-                    await trio.to_thread.run_sync(_write_all, archive.fileno(), piece)
-                _write_all(archive.fileno(), back)
+                    await trio.to_thread.run_sync(write_all, archive.fileno(), piece)
+                write_all(archive.fileno(), back)
                 started = await trio.to_thread.run_sync(self._open, command, archive.fileno(), messages.fileno())
                 return _decoder(started, messages.fileno(), size, engine, shown)
         except OSError as error:
@@ -216,12 +217,6 @@ def _allowed(limit: int, wanted: int) -> int:
     """`wanted`, or less where this process may not have that much: a shell refuses to raise a limit."""
     _, hard = resource.getrlimit(limit)
     return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-
-
-def _write_all(output: int, data: bytes | bytearray | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(output, view) :]
 
 
 class ChildDecoder:

@@ -28,6 +28,7 @@ from riafs.cache.block_files import (
 )
 from riafs.cache.eviction import DiskLimits, make_room
 from riafs.errors import CorruptContent
+from riafs.storage.posix import write_all
 
 _TOUCH_NS = 60 * 1_000_000_000
 _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -170,7 +171,10 @@ def _write(root: int, block: BlockName, payload: bytes) -> None:
     try:
         file = os.open(new, _WRITE_FLAGS, 0o600, dir_fd=directory)
         try:
-            _write_all(file, make_header(block, payload), payload)
+            header = make_header(block, payload)
+            written = os.writev(file, (header, payload))
+            if written < len(header) + len(payload):
+                write_all(file, memoryview(header + payload)[written:])
         finally:
             os.close(file)
         os.rename(new, os.path.basename(block.path), src_dir_fd=directory, dst_dir_fd=directory)
@@ -193,10 +197,3 @@ def _directory_of(root: int, block: BlockName) -> int:
     with contextlib.suppress(FileExistsError):
         os.mkdir(block.directory, mode=0o700, dir_fd=root)
     return os.open(block.directory, DIRECTORY_FLAGS, dir_fd=root)
-
-
-def _write_all(file: int, header: bytes, payload: bytes) -> None:
-    written = os.writev(file, (header, payload))
-    view = memoryview(header + payload)[written:] if written < len(header) + len(payload) else memoryview(b"")
-    while view:
-        view = view[os.write(file, view) :]

@@ -23,6 +23,7 @@ from riafs.formats.digests import checker
 from riafs.formats.keys import Key
 from riafs.storage.bytesource import Buffer, RangedBytes
 from riafs.storage.local_file import FileBytes
+from riafs.storage.posix import write_all
 from riafs.storage.temporary import temporary_file
 
 _PIECE = 1 << 20
@@ -113,7 +114,7 @@ class LinkedMember:
                 while left > 0:
                     data = await decode(min(left, _PIECE))
                     left -= len(data)
-                    await trio.to_thread.run_sync(_write_all, file.fileno(), data)
+                    await trio.to_thread.run_sync(write_all, file.fileno(), data)
                     if digest is not None:
                         await trio.to_thread.run_sync(digest.update, data)
                 if digest is not None and not digest.matches():
@@ -167,9 +168,3 @@ class _CheckedMember:
         """See RangedBytes."""
         if self._file is not None:
             self._file.close()
-
-
-def _write_all(output: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(output, view) :]
