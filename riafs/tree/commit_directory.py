@@ -301,7 +301,7 @@ class CommitDirectory(PlainDirectory):
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         if not isinstance(entry, GitEntry):
             return await versioned(entry).own_attributes()
-        known = dict(await self.own_attributes())
+        known = self._commit_attributes()
         known["path"] = self._below(entry.name)
         if entry.registered:
             known |= {"kind": b"subdataset", "commit": entry.oid}
@@ -318,6 +318,10 @@ class CommitDirectory(PlainDirectory):
         return known
 
     async def own_attributes(self) -> Mapping[str, bytes]:
+        return self._commit_attributes()
+
+    def _commit_attributes(self) -> dict[str, bytes]:
+        """What a directory and its entries have in common; the ref that was asked for is the top's alone."""
         return {"dataset": self.dataset.identifier, "commit": self._snapshot.commit}
 
     async def renewed(self, turn: int) -> Directory | None:
