@@ -16,7 +16,7 @@ STAGING = [
 ]
 PLACES = [
     *STAGING,
-    ("archive", "archives/.riafs-packing/dataset"),
+    ("archive", "archives/.riafs-packing/lock"),
     ("archive", "archives/archive.7z"),
     ("push", "objects/info/alternates"),
     ("push", "objects/pack"),

@@ -41,7 +41,7 @@ PUSHED = (
 )  # fmt: skip
 """Places below a dataset that a push looks at or writes to."""
 PACKED = (
-    "annex", "annex/objects", "archives", "archives/.riafs-packing", "archives/.riafs-packing/dataset",
+    "annex", "annex/objects", "archives", "archives/.riafs-packing", "archives/.riafs-packing/lock",
     "archives/.riafs-packing/archive.7z", "archives/.riafs-packing/object", "archives/archive.7z", "config",
     f"annex/objects/{os.fsdecode(mixed_path(key_of(ARCHIVED)))}",
     f"annex/objects/{os.path.dirname(os.fsdecode(mixed_path(key_of(ARCHIVED))))}",
