@@ -5,13 +5,15 @@ import json
 import re
 from collections.abc import Callable
 
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
+# No group is repeated possessively: Python before 3.11.5 goes on from the middle of a repetition that failed.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*("?)|[{}\[\]]', re.DOTALL)
+"""A string, of which the end (its group) may not be there yet, or a bracket."""
 _VALUE = re.compile(rb'[ \t\r\n]*+(?::[ \t\r\n]*+("|[^ \t\r\n"])|[^ \t\r\n:])')
 _HIGH = rb"[dD][89abAB][0-9a-fA-F]{2}"
 # Whole characters and escapes; a first half of a pair only together with what follows it.
 _BODY = re.compile(
     rb'(?:[^"\\]++|\\[^u]|\\u(?!' + _HIGH + rb")[0-9a-fA-F]{4}"
-    rb"|\\u" + _HIGH + rb"(?:\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?=[^\\]|\\[^u]|\\u(?![dD][c-fC-F])[0-9a-fA-F]{4})))*+",
+    rb"|\\u" + _HIGH + rb"(?:\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?=[^\\]|\\[^u]|\\u(?![dD][c-fC-F])[0-9a-fA-F]{4})))*",
     re.DOTALL,
 )
 _LONGEST_ESCAPE = 12
@@ -68,13 +70,16 @@ class RecordReader:
                 raise ValueError("an impossible escape")
             return end
         self._within = False
-        return end
+        self.rest += b'"'
+        return end + 1
 
     def _other(self, data: bytes, at: int) -> int:
         """Keep whole tokens up to the beginning of the text, if it begins. Returns where that is, or the first token
         of which more may come."""
         start = at
         for token in _TOKEN.finditer(data, at):
+            if token[1] == b"":  # brackets in the rest of the string are none
+                break
             if token[0] in (b"{", b"["):
                 self._depth += 1
             elif token[0] in (b"}", b"]"):

@@ -36,8 +36,8 @@ _MAX_ROUTED = 8 << 20
 _MAX_BYTES = (1 << 63) - 1
 """What all files of a collection may have together, so that no sum is too long for a column."""
 
-_STRICT = re.compile(rb"[0-9a-f]{32}\+([0-9]{1,32})(?:\+[A-Z][A-Za-z0-9_@-]*+)*+ ")
-_LENIENT = re.compile(rb"[^ :+]*+\+([0-9]{1,32})(?:\+[^ :]*+)?+ ")
+_STRICT = re.compile(rb"[0-9a-f]{32}\+([0-9]{1,32})(?:\+[A-Z][A-Za-z0-9_@-]*+)* ")
+_LENIENT = re.compile(rb"[^ :+]*+\+([0-9]{1,32})(?:\+[^ :]*+)? ")
 
 
 @dataclass(slots=True)

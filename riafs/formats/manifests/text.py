@@ -12,7 +12,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-PATH = re.compile(rb"(?:[^\x00-\x20\\]++|\\(?:[0-3][0-7][0-7]|\\))++")
+PATH = re.compile(
+    rb"(?:[^\x00-\x20\\]++|\\(?:[0-3][0-7][0-7]|\\))+"
+)  # the group not possessively: see formats/recordtext
 """A path as it is written, every character and escape allowed."""
 
 _NO_NAMES = frozenset((b"", b".", b".."))

@@ -7,7 +7,7 @@ import pytest
 
 from riafs.formats.recordtext import RecordReader
 
-PARTS = ["a", "\n", "\\", '"', "é", "\U0001f600", "\ud800", "x" * 50, " ", "manifest_text", ":"]
+PARTS = ["a", "\n", "\\", '"', "é", "\U0001f600", "\ud800", "x" * 50, " ", "manifest_text", ":", "{", "]"]
 
 
 def read(text: bytes, chance: random.Random) -> tuple[bytes, object]:
@@ -48,3 +48,14 @@ def test_what_is_no_string_stays(value: str) -> None:
 def test_what_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         read(text, random.Random(0))
+
+
+def test_brackets_in_a_string_are_none_wherever_it_is_cut() -> None:
+    record = b'{"name": "a{b[", "manifest_text": "hello", "list": ["]}"]}'
+    for cut in range(len(record)):
+        kept = bytearray()
+        reader = RecordReader("manifest_text", kept.extend)
+        reader.feed(record[:cut])
+        reader.feed(record[cut:])
+        reader.finish()
+        assert (kept, reader.found) == (b"hello", True), cut
