@@ -8,7 +8,7 @@ reader gets an error, which says what was tried.
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache
@@ -23,7 +23,7 @@ from riafs.content.reported import Reported
 from riafs.content.shelf import PLACES, ArchiveShelf
 from riafs.content.specialforms import SpecialPlace
 from riafs.content.storages import Storages, StoredElsewhere
-from riafs.content.stored import stored_keys
+from riafs.content.stored import StoredKeys
 from riafs.content.unread import Unread
 from riafs.content.verifying import Checker, Claim, Opened, Verifier
 from riafs.errors import (
@@ -108,9 +108,9 @@ class AnnexContents:
 
     # -- places -------------------------------------------------------------------------------------------------------
 
-    def stored_keys(self) -> AsyncIterator[Key]:
+    def stored_keys(self) -> StoredKeys:
         """Every key that is stored, used by a file or not: see content/stored."""
-        return stored_keys(self._storage, self._objects, self._shelf)
+        return StoredKeys(self._storage, self._objects, self._shelf)
 
     async def has_any(self) -> bool:
         """Whether anything is stored at all, as far as directories and the presence of an archive tell."""

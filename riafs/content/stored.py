@@ -4,7 +4,8 @@ Names in a store are whoever's: what is no key in the place of a key is passed o
 part of. Names that hide the key they stand for (encrypted storage) are passed over too.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 
 from riafs.content.shelf import PLACES, ArchiveShelf
 from riafs.errors import MalformedKey, NotInStore
@@ -12,20 +13,58 @@ from riafs.formats.keys import Key, parse_file_name
 from riafs.storage.protocol import ItemKind, Storage, listing_of
 
 _HIDDEN = b"GPGHMAC"
+_SOME = 1024
 
 
-async def stored_keys(storage: Storage, objects: bytes, shelf: ArchiveShelf) -> AsyncIterator[Key]:
-    """Keys below the store's path `objects` and in the archives of `shelf`; a key may come several times.
+class StoredKeys:
+    """Keys below the store's path `objects` and in the archives of `shelf`, in any order; a key may come several times.
 
-    Raises what listing raises, ArchiveError and its kinds.
+    Iterating, and `some`, raise what listing raises, ArchiveError and its kinds. It may be left off anywhere.
     """
-    for first in await _directories(storage, objects):
-        for names in await _listed(storage, await _directories(storage, first)):
-            for key in _keys(names):
-                yield key
-    for place in PLACES:
-        for key in _keys(name.rpartition(b"/")[2] for name in await shelf.names(place)):
-            yield key
+
+    def __init__(self, storage: Storage, objects: bytes, shelf: ArchiveShelf) -> None:
+        self._storage = storage
+        self._objects = objects
+        self._shelf = shelf
+        self._directories: Iterator[bytes] | None = None
+        """The outer hash directories that were not listed yet, once these are known,"""
+        self._archives = iter(PLACES)
+        """and the archives."""
+        self._names: Iterator[bytes] = iter(())
+        self._ready: Iterator[Key] = iter(())
+
+    def __aiter__(self) -> "StoredKeys":
+        return self
+
+    async def __anext__(self) -> Key:
+        key = next(self._ready, None)
+        if key is None:
+            self._ready = iter(await self.some())
+            key = next(self._ready, None)
+        if key is None:
+            raise StopAsyncIteration
+        return key
+
+    async def some(self) -> Sequence[Key]:
+        """The next keys, as many as need no slices; none at the end."""
+        while True:
+            found = list(islice(_keys(self._names), _SOME))
+            if found:
+                return found
+            names = await self._more_names()
+            if names is None:
+                return found
+            self._names = names
+
+    async def _more_names(self) -> Iterator[bytes] | None:
+        """Names in the place of keys; None when all were given."""
+        if self._directories is None:
+            self._directories = iter(await _directories(self._storage, self._objects))
+        for directory in self._directories:
+            return chain.from_iterable(await _listed(self._storage, await _directories(self._storage, directory)))
+        for place in self._archives:
+            return (name.rpartition(b"/")[2] for name in await self._shelf.names(place))
+        return None
 
 
 async def _directories(storage: Storage, path: bytes) -> list[bytes]:
@@ -44,7 +83,7 @@ async def _listed(storage: Storage, paths: list[bytes]) -> list[list[bytes]]:
     ]
 
 
-def _keys(names: Iterable[bytes]) -> Iterable[Key]:
+def _keys(names: Iterable[bytes]) -> Iterator[Key]:
     for name in names:
         try:
             key = parse_file_name(name)

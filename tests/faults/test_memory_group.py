@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from riafs.memory import Group
+from tests.archive.headers import File, stored_archive
 from tests.fuse.mounting import PROJECT, mounted, run_riafs
 from tests.keep.standin.cluster import Cluster
 from tests.plugins import mounts
@@ -82,23 +83,39 @@ def test_a_manifest_of_an_api_server_of_64_mib(
 
 
 def test_what_does_not_fit_is_refused_for_one_request(fuse: None, group: Path, tmp_path: Path) -> None:
-    store = SmallStore.make(tmp_path / "store")
-    dataset = store.dataset("keys")
-    members = {b"MD5E-s1--%032x" % number: b"" for number in range(2)}
-    for key in members:
-        dataset.put(key, b"x")
+    for name in ("volume", "manifests"):
+        (tmp_path / name).mkdir()
+    files = " ".join(f"0:3:file{number:012}" for number in range(200_000))
+    (tmp_path / "manifests/large").write_text(f". {FOO.decode()} {files}\n")
+    source = f"keep+file://{tmp_path}/volume?manifests={tmp_path}/manifests"
     command = ("-c", ENTERING, str(group / "cgroup.procs"))
-    with mounted(store.path, tmp_path / "m", command=command) as mount:
-        assert len(os.listdir(mount.path / "keys")) <= 1
+    with mounted(source, tmp_path / "m", command=command) as mount:
         (limit,) = [each for name in ("memory.max", "memory.limit_in_bytes") if (each := group / name).exists()]
         used = Group(str(group), LIMIT).used()
         limit.write_text(str(used + (12 << 20)))  # less than is left for answering
         with pytest.raises(OSError, match=r".") as caught:
-            os.listdir(mount.path / "keys" / ".keys")
+            os.listdir(mount.path / "large")
         assert caught.value.errno == errno.ENOMEM
         limit.write_text(str(LIMIT))
-        assert len(os.listdir(mount.path / "keys" / ".keys")) == 2
+        assert (mount.path / "large/file000000012345").stat().st_size == 3
         assert mount.status()["pid"] == mount.pid
+
+
+def test_more_keys_are_listed_than_memory_has_room_for(fuse: None, group: Path, tmp_path: Path) -> None:
+    count = 120_000
+    store = SmallStore.make(tmp_path / "store")
+    archive = store.dataset("keys").path / "archives/archive.7z"
+    archive.parent.mkdir()
+    archive.write_bytes(stored_archive([File(b"MD5E-s1--%032x" % number, b"x") for number in range(count)]))
+    command = ("-c", ENTERING, str(group / "cgroup.procs"))
+    with mounted(store.path, tmp_path / "m", command=command) as mount:
+        keys = mount.path / "keys/.keys"
+        before = Group(str(group), LIMIT).used()
+        with os.scandir(keys) as items:
+            names = {item.name for item in items}
+        assert len(names) == count
+        assert Group(str(group), LIMIT).used() - before < 40 << 20
+        assert (keys / f"MD5E-s1--{count // 2:032x}").stat().st_size == 1
 
 
 def test_a_large_manifest_on_standard_input_stays_on_disk(fuse: None, group: Path, tmp_path: Path) -> None:
