@@ -56,7 +56,7 @@ class ArchiveShelf:
             _, archive = await self._archive(place)
         except NotInStore:
             return iter(())
-        return (member.name for member in archive.listing if not member.is_directory)
+        return archive.listing.file_names()
 
     async def _archive(self, place: bytes) -> tuple[Version, Archive]:
         path = self._dataset + b"/" + place

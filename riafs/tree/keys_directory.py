@@ -7,6 +7,7 @@ store was looked at.
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import trio
 
@@ -27,13 +28,20 @@ _PER_VERSION = 600
 """Bytes of memory for a key while versions are compared."""
 _TABLE = """
     PRAGMA cache_size = -4096;
-    CREATE TABLE keys (number INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, size INTEGER NOT NULL);
+    CREATE TABLE keys (number INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, mtime INTEGER);
 """
-_Row = tuple[bytes, int]
+
+
+class _Row(NamedTuple):
+    """A key. `size`: UNKNOWN_SIZE where only reading tells; `mtime`: in seconds, where the key tells it."""
+
+    name: bytes
+    size: int
+    mtime: int | None
 
 
 class _Table:
-    """Names and sizes by position, in at most 4 MiB of memory and a temporary file of SQLite's, which has no name.
+    """Keys by position, in at most 4 MiB of memory and a temporary file of SQLite's, which has no name.
 
     Each call raises StoreError if there is no room for that file. Used by one thread at a time.
     """
@@ -51,29 +59,28 @@ class _Table:
         return StoreError(f"{self._what}: the temporary file of the list of keys fails: {error}")
 
     def add(self, rows: Sequence[_Row]) -> None:
-        """Add names, those that are there already excepted: all of them or none."""
+        """Add keys, those that are there already excepted: all of them or none."""
         try:
             with self._database:
                 self._database.execute("BEGIN")
-                self._database.executemany("INSERT OR IGNORE INTO keys (name, size) VALUES (?, ?)", rows)
+                self._database.executemany("INSERT OR IGNORE INTO keys (name, size, mtime) VALUES (?, ?, ?)", rows)
             self.count = self._database.execute("SELECT max(number) FROM keys").fetchone()[0] or 0
         except sqlite3.Error as error:
             raise self._failure(error) from error
 
-    def find(self, name: bytes) -> tuple[int, int] | None:
-        """The position and the size of a name."""
-        query = "SELECT number - 1, size FROM keys WHERE name = ?"
+    def position(self, name: bytes) -> int | None:
+        """That of a key."""
         try:
-            found: tuple[int, int] | None = self._database.execute(query, (name,)).fetchone()
+            found = self._database.execute("SELECT number - 1 FROM keys WHERE name = ?", (name,)).fetchone()
         except sqlite3.Error as error:
             raise self._failure(error) from error
-        return found
+        return None if found is None else found[0]
 
     def rows(self, start: int, count: int) -> Sequence[_Row]:
         """Those from position `start` on."""
-        query = "SELECT name, size FROM keys WHERE number > ? ORDER BY number LIMIT ?"
+        query = "SELECT name, size, mtime FROM keys WHERE number > ? ORDER BY number LIMIT ?"
         try:
-            return self._database.execute(query, (start, count)).fetchall()
+            return [_Row(*row) for row in self._database.execute(query, (start, count))]
         except sqlite3.Error as error:
             raise self._failure(error) from error
 
@@ -125,7 +132,7 @@ class KeysDirectory(PlainDirectory):
         if not first <= start < first + len(piece):
             many = PIECE if start in (0, first + len(piece)) else FEW
             async with self._using:
-                piece = [self._entry(*row) for row in self._known.rows(start, many)]
+                piece = [self._entry(row) for row in self._known.rows(start, many)]
             first, self._piece = start, (start, piece)
         return piece[start - first :] if start > first else piece
 
@@ -133,7 +140,7 @@ class KeysDirectory(PlainDirectory):
         try:
             keys = await stored.some()
             wanted = {key.file_name: key for key in keys if valid_name(key.file_name)}
-            rows = [(name, await self._size(name, key)) for name, key in wanted.items()]
+            rows = [_Row(name, await self._size(name, key), key.mtime) for name, key in wanted.items()]
             async with self._using:
                 await trio.to_thread.run_sync(self._known.add, rows)
         except BaseException:
@@ -146,39 +153,40 @@ class KeysDirectory(PlainDirectory):
         """Of what is in the table already it does not matter."""
         if key.size is not None:
             return key.size
-        size = None if await self._place(name) else await self._contents.size(key)
+        size = None if await self._position(name) is not None else await self._contents.size(key)
         return UNKNOWN_SIZE if size is None else size
 
-    async def _place(self, name: bytes) -> tuple[int, int] | None:
+    async def _position(self, name: bytes) -> int | None:
         async with self._using:
-            return self._known.find(name)
+            return self._known.position(name)
 
-    def _entry(self, name: bytes, size: int) -> Entry:
-        mtime = parse_file_name(name).mtime
+    def _entry(self, row: _Row) -> Entry:
+        name, size, mtime = row
         mtime_ns = self.mtime_ns if mtime is None else mtime * 1_000_000_000
         return Entry(name, Kind.FILE, size, executable=False, mtime_ns=mtime_ns, version=name)
 
     async def find(self, name: bytes) -> Found:
         """Keys that were stored since the last listing are found."""
-        found = await self._place(name)
-        if found is None:
+        position = await self._position(name)
+        if position is None:
             key = _key(name)
             size = await self._contents.size(key)
             if size is None:
                 raise NotThereYet(f"{os.fsdecode(self._identifier)} stores no key {os.fsdecode(name)}")
             async with self._using:
-                self._known.add([(name, size if key.size is None else key.size)])
-                found = self._known.find(name)
-            assert found is not None
-        position, size = found
-        return Found(position, self._entry(name, size))
+                self._known.add([_Row(name, size if key.size is None else key.size, key.mtime)])
+                position = self._known.position(name)
+            assert position is not None
+        async with self._using:
+            [row] = self._known.rows(position, 1)
+        return Found(position, self._entry(row))
 
     async def versions(self) -> Versions:
         """Raises OutOfMemory."""
         async with self._using:
             memory.ensure(_PER_VERSION * self._known.count, f"comparing two versions of {self._shown}")
             rows = await trio.to_thread.run_sync(self._known.rows, 0, self._known.count)
-        return Versions({name: name for name, _ in rows}, set())
+        return Versions({row.name: row.name for row in rows}, set())
 
     async def directory(self, entry: Entry) -> Directory:
         raise NotADirectoryHere(f"{os.fsdecode(entry.name)} is a key")
