@@ -128,6 +128,8 @@ class KeysDirectory(PlainDirectory):
                         break
                     self._stored, self._again, has_begun = self._contents.stored_keys(), False, True
                 await self._look_further(self._stored)
+                if start == 0 and self._known.count:  # opening a directory comes here, and its listing then begins anew
+                    self._stored, self._again = None, True
         first, piece = self._piece
         if not first <= start < first + len(piece):
             many = PIECE if start in (0, first + len(piece)) else FEW

@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_refused_for_one_request(fuse: None, group: Path, t
 
 
 def test_more_keys_are_listed_than_memory_has_room_for(fuse: None, group: Path, tmp_path: Path) -> None:
-    count = 100_000
+    count = 60_000
     store = SmallStore.make(tmp_path / "store")
     archive = store.dataset("keys").path / "archives/archive.7z"
     archive.parent.mkdir()
@@ -116,7 +116,7 @@ def test_more_keys_are_listed_than_memory_has_room_for(fuse: None, group: Path, 
     with mounted(store.path, tmp_path / "m", command=command) as mount:
         keys = mount.path / "keys/.keys"
         assert (keys / f"MD5E-s1--{count // 2:032x}").stat().st_size == 1  # the archive has been opened
-        set_limit(group, Group(str(group), LIMIT).used() + (30 << 20))
+        set_limit(group, Group(str(group), LIMIT).used() + (24 << 20))
         with os.scandir(keys) as items:
             assert len({item.name for item in items}) == count
         assert (keys / f"MD5E-s1--{count - 1:032x}").stat().st_size == 1
