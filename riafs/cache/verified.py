@@ -156,13 +156,13 @@ class VerifiedMemory:
             return True
         if self._path is None or time.monotonic() < self._not_before:
             return False
-        with trio.move_on_after(_LOOK_SECONDS) as patience:
+        with trio.move_on_after(_LOOK_SECONDS) as scope:
             if await trio.to_thread.run_sync(
                 self._look_up, digest, abandon_on_cancel=True, limiter=self._one_at_a_time
             ):
                 self._good.add(digest)
                 return True
-        if patience.cancelled_caught:
+        if scope.cancelled_caught:
             self._not_before = time.monotonic() + _PAUSE_SECONDS
         return False
 

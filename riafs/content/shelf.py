@@ -63,7 +63,7 @@ class ArchiveShelf:
         source = await self._storage.open(path)
         version = source.version
         assert version is not None
-        async with self._opening.one():
+        async with self._opening.held():
             known = self._known(place, version)
             if known is None:
                 known = await self._open(source, version, path)
