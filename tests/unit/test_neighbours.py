@@ -1,4 +1,4 @@
-"""Test runs leave each other alone: they take down only what killed ones left, and take turns where times are measured."""
+"""Runs leave each other alone: they take down only what killed ones left, and take turns where times are measured."""
 
 import fcntl
 import os
