@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what the tests need, then check the code and run every test, in as many processes as there are processors, four
-# at most. Arguments go to pytest, whose summary comes last: -n 1 runs one test at a time, --long the long proofs as well.
+# at most. Arguments go to pytest, whose summary comes last: with -n 0 one test runs at a time, in this process.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ./setup.sh test
