@@ -13,7 +13,7 @@ import trio
 
 from riafs import memory
 from riafs.content.annex import AnnexContents
-from riafs.content.stored import StoredKeys
+from riafs.content.locations import StoredKeys
 from riafs.errors import MalformedKey, NoSuchName, NotADirectoryHere, NotThereYet, StoreError
 from riafs.formats.keys import Key, parse_file_name
 from riafs.formats.names import valid_name
@@ -122,7 +122,7 @@ class KeysDirectory(PlainDirectory):
         self._again = self._again or start == 0
         has_begun = False
         while start >= self._known.count:
-            async with self._looking.one():
+            async with self._looking.held():
                 if self._stored is None:
                     if has_begun or not self._again:
                         break

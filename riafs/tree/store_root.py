@@ -15,8 +15,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 
-from riafs.content.copies import KeyPart
-from riafs.content.parts import Part
+from riafs.content.copies import KeyPart, Part
 from riafs.errors import (
     GitError,
     NoSuchName,
