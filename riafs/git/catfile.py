@@ -157,7 +157,9 @@ class CatFile:
         stop = end + 1 + size
         if len(buffer) <= stop:
             return None
-        return self._genuine(GitObject(oid, kind, size, bytes(buffer[end + 1 : stop]))), stop + 1
+        with memoryview(buffer) as view:  # a tree of a million entries is not copied twice
+            data = bytes(view[end + 1 : stop])
+        return self._genuine(GitObject(oid, kind, size, data)), stop + 1
 
     def _genuine(self, found: GitObject) -> GitObject | None:
         """`found`, or None if its bytes are not those that its name stands for: git does not look (git 2.39.5 serves
