@@ -18,7 +18,7 @@ from riafs.daemon.opening import opening_plan
 from riafs.daemon.plan import MountPlan
 from riafs.formats.sources import RiaUrl
 from riafs.fuse.presentation import Presentation
-from riafs.fuse.session import KernelOptions, Session
+from riafs.fuse.session import KernelOptions, ReadOnlySession, Session
 from riafs.settings import show_settings
 from riafs.tasks import Background
 from riafs.tree.tools import CommandSettings
@@ -41,10 +41,11 @@ async def assemble(
     inner = opening_plan(plan.source, plan.settings, plan.environment, plan.instead_of, plan.manifest)
     assembled = await assembly.assemble(inner, counters, background, _virtual(plan, counters, recent))
     if not plan.settings.overlay:
-        session = Session(assembled.filesystem, kernel_options(plan), presentation(plan))
-        return _Mount(session, assembled, None)
+        return _Mount(ReadOnlySession(assembled.filesystem, kernel_options(plan), presentation(plan)), assembled, None)
     assert isinstance(plan.source, RiaUrl)
-    from riafs.daemon.change_commands import Changing  # a third of all imports, and of no use where nothing is changed
+    # A third of all imports, which a read-only mount does without.
+    from riafs.daemon.change_commands import Changing
+    from riafs.fuse.writing import WritingSession
     from riafs.vfs.open_overlay import OverlayPlace, lay_over
 
     try:
@@ -53,7 +54,7 @@ async def assemble(
     except BaseException:
         assembled.close()
         raise
-    session = Session(writable, kernel_options(plan), presentation(plan))
+    session = WritingSession(writable, kernel_options(plan), presentation(plan))
     return _Mount(session, assembled, Changing(writable, plan.source, means(plan), session.tell, background))
 
 
@@ -102,7 +103,7 @@ def _virtual(plan: MountPlan, counters: Counters, recent: RecentErrors) -> Mappi
 class _Mount:
     """A Session with what has to be given back after it."""
 
-    def __init__(self, session: Session, assembled: assembly.Assembled, changing: "Changing | None") -> None:
+    def __init__(self, session: Session[Any], assembled: assembly.Assembled, changing: "Changing | None") -> None:
         self.serve = session.serve
         self.refresh = session.refresh
         self.close = assembled.close

@@ -24,8 +24,8 @@ from riafs.errors import OverlayFailed, PushConflict, RiafsError, SourceNotFound
 from riafs.formats.names import below, is_in, is_in_one, parents_of
 from riafs.formats.sources import RiaUrl, parse_source
 from riafs.overlay.changes import NOTHING, Base, Carried, Change, ChangeKind
-from riafs.overlay.inode_map import Ownership
 from riafs.overlay.overlay import Overlay, recorded_source
+from riafs.overlay.stat import Ownership
 from riafs.push.merging import Moves
 from riafs.push.protocol import Announce, PushReport, PushRequest, Share, unannounced
 from riafs.push.pushers import open_pusher
