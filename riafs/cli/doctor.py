@@ -19,10 +19,9 @@ from riafs.archive.child import libarchive_loaded
 from riafs.children import cause, run_again
 from riafs.cli.render import Finding, print_json, printable
 from riafs.daemon.fork_call import call_in_child
-from riafs.daemon.plan import absolute_source
+from riafs.daemon.plan import named_source
 from riafs.errors import MissingProgram, ProgramKilled, RiafsError
 from riafs.formats.sources import RiaUrl
-from riafs.git.user import instead_of_rules
 from riafs.settings import complete_environment, load, version
 
 _PROGRAM_SECONDS = 5.0
@@ -205,18 +204,14 @@ def _check_cache(path: str) -> Finding:
 
 def check_source(text: str) -> list[Finding]:
     """Whether the source that `text` names can be read, and what is in it."""
-    environment = complete_environment()
     try:
-        source = absolute_source(text, instead_of_rules(environment))
-        if not isinstance(source, RiaUrl):
-            from riafs.cli.doctor_source import check_keep
+        named = named_source(text)
+        if isinstance(named.source, RiaUrl) and named.source.scheme != "file":
+            what = f"{named.source}: only local RIA stores can be mounted"
+            return [Finding("fail", what, "use ria+file:// or a path")]
+        from riafs.cli.doctor_source import check_keep, check_store  # imports trio
 
-            return list(check_keep(source, environment))
-        if source.scheme != "file":
-            return [Finding("fail", f"{source}: only local RIA stores can be mounted", "use ria+file:// or a path")]
-        from riafs.cli.doctor_source import check_store
-
-        return list(check_store(source, environment))
+        return list(check_store(named) if isinstance(named.source, RiaUrl) else check_keep(named))
     except RiafsError as error:
         return [Finding("fail", str(error))]
     except OSError as error:
