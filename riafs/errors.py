@@ -442,12 +442,6 @@ class UnsupportedArchive(ArchiveError):
     """A method or feature of 7z that riafs does not read."""
 
 
-class NoSuchMember(ArchiveError):
-    """The archive has no member of that name."""
-
-    errno = _errno.ENOENT
-
-
 # -- collections ------------------------------------------------------------------------------------------------------
 
 

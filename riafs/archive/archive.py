@@ -7,7 +7,6 @@ cannot be read does not affect the others.
 """
 
 import os
-from collections.abc import Awaitable
 from dataclasses import dataclass
 
 import trio
@@ -17,7 +16,7 @@ from riafs.archive.blocks import Digests, MemberBlocks, Naming, SpilledBlocks
 from riafs.archive.decoders import Resources
 from riafs.archive.encryption import Unlocker
 from riafs.archive.extractor import Extractor
-from riafs.archive.header import Found, find_archive, read_listing
+from riafs.archive.header import find_archive, read_listing
 from riafs.archive.index import IndexDirectory, SavedWalks
 from riafs.archive.member import DecodedMembers, open_decoded
 from riafs.cache.blocks import BlockCache
@@ -31,7 +30,7 @@ from riafs.storage.bytesource import Extent, MemoryBytes, RangedBytes, StoredFil
 
 _SPILL = 64 << 30
 _MEMBERS_AT_ONCE = 2
-"""Children that read members of annexed archives (see content/archivemembers)."""
+"""Children that read members of annexed archives (see content/archive_members)."""
 _LISTING = b"listing"
 
 
@@ -106,9 +105,12 @@ class Archive:
             columns = await indexes.find(name, _LISTING, ELEMENTS)
             if columns is not None:
                 return cls(inside, Listing.from_columns(columns), tools, name, path)
-        found = await _within(tools, read_listing(inside, tools.limits, tools.unlocker))
-        listing = found.listing
-        if indexes is not None and not found.encrypted:  # a list that was encrypted stays secret
+        seconds = tools.resources.extractor.deadline
+        with trio.move_on_after(seconds) as reading:
+            listing, encrypted = await read_listing(inside, tools.limits, tools.unlocker)
+        if reading.cancelled_caught:
+            raise StoreTimeout(f"reading the list of an archive's members took more than {seconds:g} s")
+        if indexes is not None and not encrypted:  # a list that was encrypted stays secret
             listing = await _saved(indexes, name, listing)
         return cls(inside, listing, tools, name, path)
 
@@ -168,14 +170,6 @@ async def _name_of(source: RangedBytes, inside: RangedBytes) -> bytes:
         return b"unknown " + os.urandom(16)
     # The front of an archive has the checksum of its list of members.
     return version.token + bytes(await inside.read(0, SIGNATURE_HEADER_SIZE))
-
-
-async def _within(tools: ArchiveTools, reading: Awaitable[Found]) -> Found:
-    """What `reading` finds, if that does not take longer than decoding may. Raises StoreTimeout."""
-    seconds = tools.resources.extractor.deadline
-    with trio.move_on_after(seconds):
-        return await reading
-    raise StoreTimeout(f"reading the list of an archive's members took more than {seconds:g} s")
 
 
 async def _saved(indexes: IndexDirectory, name: bytes, listing: Listing) -> Listing:

@@ -1,4 +1,4 @@
-"""Decoders: the bytes of a folder, or of a segment of it, front to back; and those of a mount that are running.
+"""Decoders: the bytes of a folder, or of a stretch of it, front to back; and those of a mount that are running.
 
 There are three kinds: of bytes that are merely stored, of the standard library in worker threads, and children (see
 archive/extractor). A running decoder is kept open for the reader that continues where the last one stopped. Owns how
@@ -18,7 +18,7 @@ from riafs.archive.extractor import Engine, Extractor
 from riafs.archive.methods import RestartingDecompressor
 from riafs.counters import Counters
 from riafs.errors import DecodeFailed, RiafsError, StoreError
-from riafs.formats.sevenzip.lzma2 import Segment
+from riafs.formats.sevenzip.lzma2 import Stretch
 from riafs.storage.bytesource import RangedBytes
 
 PACKED_PIECE = 256 << 10
@@ -85,20 +85,20 @@ _OWN_MEMORY = 4 << 20
 
 
 class RunningDecoder:
-    """One decoder on its way through one segment of one folder; positions count the folder's decoded bytes.
+    """One decoder on its way through one stretch of one folder; positions count the folder's decoded bytes.
 
     Bytes up to `delivered` were given to members, those up to `position` are on their way, and those up to `goal` will
     be, if somebody waits or the clock has not passed `wanted_until`. `engine`: what decodes, None for this process.
     `problem`: what ended it. `users`: who waits for it, and the task that drives it on while it is `running`.
     """
 
-    def __init__(self, archive: object, folder: int, segment: Segment, engine: Engine | None, decoder: Decoder) -> None:
+    def __init__(self, archive: object, folder: int, stretch: Stretch, engine: Engine | None, decoder: Decoder) -> None:
         self.archive = archive
         self.folder = folder
-        self.segment = segment
+        self.stretch = stretch
         self.engine = engine
         self.decoder = decoder
-        self.position = self.delivered = self.goal = segment.start
+        self.position = self.delivered = self.goal = stretch.start
         self.users = 0
         self.wanted_until = 0.0
         self.running = False
@@ -143,13 +143,13 @@ class DecoderPool:
         return next((each for each in beyond if each.delivered - offset <= distance), None)
 
     def _through(self, archive: object, folder: int, offset: int) -> list[RunningDecoder]:
-        """The decoders whose segment has the byte at `offset` of a folder."""
+        """The decoders whose stretch has the byte at `offset` of a folder."""
         name = (archive, folder)
-        within = [each for each in self._running if each.segment.start <= offset < each.segment.end]
+        within = [each for each in self._running if each.stretch.start <= offset < each.stretch.end]
         return [each for each in within if (each.archive, each.folder) == name]
 
     async def open(
-        self, archive: object, folder: int, segment: Segment, memory: int, engine: Engine | None,
+        self, archive: object, folder: int, stretch: Stretch, memory: int, engine: Engine | None,
         start: Callable[[], Awaitable[Decoder]],
     ) -> RunningDecoder:  # fmt: skip
         """A new decoder, used once, with what `start` makes, as soon as there is room for one of `memory` bytes.
@@ -163,7 +163,7 @@ class DecoderPool:
         self._opening += 1
         self._opening_memory += memory
         try:
-            opened = RunningDecoder(archive, folder, segment, engine, await start())
+            opened = RunningDecoder(archive, folder, stretch, engine, await start())
             self._running[opened] = memory
             opened.users += 1
             if self._closed:  # meanwhile
@@ -202,7 +202,7 @@ class DecoderPool:
         used.users -= 1
         if not used.closed:
             self._running.move_to_end(used)
-            if used.position >= used.segment.end and not used.users:
+            if used.position >= used.stretch.end and not used.users:
                 self.close(used)
         self.tell()
 

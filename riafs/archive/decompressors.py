@@ -68,7 +68,7 @@ class Piped:
                 return decoded
 
 
-class Streams:
+class ConcatenatedStreams:
     """Streams one after the other, each for a decoder of its own: BZip2, Zstandard."""
 
     def __init__(self, make: "Callable[[], _StreamDecoder]") -> None:
@@ -154,7 +154,7 @@ def zstandard() -> Decompressor:
         made: _StreamDecoder = zstd.ZstdDecompressor(options=options)
         return made
 
-    return _Translated(Streams(decoder), zstd.ZstdError)
+    return _Translated(ConcatenatedStreams(decoder), zstd.ZstdError)
 
 
 def brotli() -> Decompressor:

@@ -19,7 +19,7 @@ from riafs.archive.methods import IN_CHILD, IN_PROCESS, decompressor_of, is_deco
 from riafs.errors import MalformedArchive, StoreTimeout
 from riafs.formats.sevenzip.folder import COPY, LZMA2, Folder
 from riafs.formats.sevenzip.header import Listing, Member
-from riafs.formats.sevenzip.lzma2 import HEADER_SIZE, Resets, Segment
+from riafs.formats.sevenzip.lzma2 import HEADER_SIZE, Resets, Stretch
 from riafs.storage.bytesource import Concatenated, Extent, MemoryBytes, RangedBytes
 from riafs.storage.deadline import DeadlineLock
 from riafs.storage.local_file import BlockingRead, blocking_read, deadline_of
@@ -29,9 +29,9 @@ _FIXED = 1 << 20
 
 
 class SeekPoints(Protocol):
-    """The segments of a folder, which follow each other without gaps."""
+    """The stretches of a folder, which follow each other without gaps."""
 
-    async def segment(self, offset: int) -> Segment:
+    async def stretch(self, offset: int) -> Stretch:
         """The one that holds the decoded byte `offset`. Raises what reading the archive raises."""
 
 
@@ -39,10 +39,10 @@ class FrontOnly:
     """Decoding begins at the front only."""
 
     def __init__(self, packed_size: int, size: int) -> None:
-        self._segment = Segment(0, packed_size, 0, size)
+        self._stretch = Stretch(0, packed_size, 0, size)
 
-    async def segment(self, offset: int) -> Segment:
-        return self._segment
+    async def stretch(self, offset: int) -> Stretch:
+        return self._stretch
 
 
 class Everywhere:
@@ -51,10 +51,10 @@ class Everywhere:
     def __init__(self, size: int) -> None:
         self._size = size
 
-    async def segment(self, offset: int) -> Segment:
+    async def stretch(self, offset: int) -> Stretch:
         start = offset - offset % _FIXED
         end = min(start + _FIXED, self._size)
-        return Segment(start, end, start, end)
+        return Stretch(start, end, start, end)
 
 
 class AtResets:
@@ -69,14 +69,14 @@ class AtResets:
         self._loaded = False
         self._walking = DeadlineLock()
 
-    async def segment(self, offset: int) -> Segment:
+    async def stretch(self, offset: int) -> Stretch:
         if not self._resets.knows(offset):
             async with self._walking.one():
                 if not self._loaded:
                     await self._saved.load(self._name, self._resets)
                     self._loaded = True
                 await self._walk(offset)
-        return self._resets.segment(offset)
+        return self._resets.stretch(offset)
 
     async def _walk(self, offset: int) -> None:
         resets, began = self._resets, self._resets.walked
@@ -138,7 +138,7 @@ class DecodableFolder:
     streams: range
     """The numbers of its members' streams."""
     packed: RangedBytes
-    division: SeekPoints
+    seek_points: SeekPoints
     encrypted: bool
     shown: str
 
@@ -152,47 +152,47 @@ class DecodableFolder:
         """Whether it was only encrypted."""
         return self.folder.is_stored
 
-    def engines(self, segment: Segment, *, seven_zip: bool) -> Sequence[Engine | None]:
-        """What can decode a segment, in the order to try it, as far as libraries and programs are there; None: this
+    def engines(self, stretch: Stretch, *, seven_zip: bool) -> Sequence[Engine | None]:
+        """What can decode a stretch, in the order to try it, as far as libraries and programs are there; None: this
         process. With 7-Zip (`seven_zip`) it comes last, or first where it is faster."""
         if self.stored:
             return (None,)
-        last = (Engine.SEVENZIP,) if seven_zip and self._is_possible_for_7zip(segment) else ()
+        last = (Engine.SEVENZIP,) if seven_zip and self._is_possible_for_7zip(stretch) else ()
         if is_decodable(self.folder, IN_PROCESS):
-            return (*last, None) if last and self._is_worth_a_child(segment) else (None, *last)
+            return (*last, None) if last and self._is_worth_a_child(stretch) else (None, *last)
         if is_decodable(self.folder, IN_PROCESS | IN_CHILD):
             return (Engine.LIBRARIES, *last)
         return (Engine.LIBARCHIVE, *last) if self.folder.chain is None else (Engine.SEVENZIP,)
 
-    def _is_possible_for_7zip(self, segment: Segment) -> bool:
-        """Whether it knows the methods, and a segment is a folder by itself."""
-        part_is_whole = segment.size == self.folder.size or (self.is_divided and self.folder.only_coder is not None)
-        return part_is_whole and segment.packed_end - segment.packed <= _MOST_COPIED and not is_foreign(self.folder)
+    def _is_possible_for_7zip(self, stretch: Stretch) -> bool:
+        """Whether it knows the methods, and a stretch is a folder by itself."""
+        part_is_whole = stretch.size == self.folder.size or (self.is_divided and self.folder.only_coder is not None)
+        return part_is_whole and stretch.packed_end - stretch.packed <= _MOST_COPIED and not is_foreign(self.folder)
 
-    def _is_worth_a_child(self, segment: Segment) -> bool:
-        """Whether 7-Zip decodes a segment sooner than this process."""
-        return segment.size >= LONG and not self.encrypted
+    def _is_worth_a_child(self, stretch: Stretch) -> bool:
+        """Whether 7-Zip decodes a stretch sooner than this process."""
+        return stretch.size >= LONG and not self.encrypted
 
     @property
     def is_divided(self) -> bool:
         """Whether decoding can begin at several places, so that several decoders can be at work."""
-        return isinstance(self.division, AtResets)
+        return isinstance(self.seek_points, AtResets)
 
     async def start(
-        self, engine: Engine | None, segment: Segment, workers: trio.CapacityLimiter, extractor: Extractor
+        self, engine: Engine | None, stretch: Stretch, workers: trio.CapacityLimiter, extractor: Extractor
     ) -> Decoder:
-        """One of `engines` at the front of a segment. Raises MalformedArchive, MissingProgram, StoreError, …"""
+        """One of `engines` at the front of a stretch. Raises MalformedArchive, MissingProgram, StoreError, …"""
         if self.stored:
-            return StoredDecoder(self.packed, segment.packed)
+            return StoredDecoder(self.packed, stretch.packed)
         if engine is None:
             make = partial(decompressor_of, self.folder)
-            return ThreadDecoder(self.packed, segment.packed, make, segment.size, workers, self.shown)
-        if segment.size == self.folder.size:
+            return ThreadDecoder(self.packed, stretch.packed, make, stretch.size, workers, self.shown)
+        if stretch.size == self.folder.size:
             return await extractor.start(engine, self.folder, self.packed, self.shown)
-        length = segment.packed_end - segment.packed
-        ending = b"" if segment.end == self.folder.size else _STREAM_END
-        packed = Concatenated([Extent(self.packed, segment.packed, length), MemoryBytes(ending)])
-        part = dataclasses.replace(self.folder, pack_sizes=(packed.size,), unpack_sizes=(segment.size,), crc=None)
+        length = stretch.packed_end - stretch.packed
+        ending = b"" if stretch.end == self.folder.size else _STREAM_END
+        packed = Concatenated([Extent(self.packed, stretch.packed, length), MemoryBytes(ending)])
+        part = dataclasses.replace(self.folder, pack_sizes=(packed.size,), unpack_sizes=(stretch.size,), crc=None)
         return await extractor.start(engine, part, packed, self.shown)
 
 
@@ -225,12 +225,12 @@ async def _open_folder(
     """The folder of that number, whose packed bytes lie in `source`. Raises as `Unlocker.open`."""
     locked = listing.folder(number)
     folder, packed = await unlocker.open(locked, source)
-    division = _division(folder, packed, number, walks)
+    seek_points = _seek_points(folder, packed, number, walks)
     streams, shown = listing.streams_of(number), f"7z folder {number}"
-    return DecodableFolder(number, folder, streams, packed, division, locked.is_encrypted, shown)
+    return DecodableFolder(number, folder, streams, packed, seek_points, locked.is_encrypted, shown)
 
 
-def _division(folder: Folder, packed: RangedBytes, number: int, walks: SavedWalks) -> SeekPoints:
+def _seek_points(folder: Folder, packed: RangedBytes, number: int, walks: SavedWalks) -> SeekPoints:
     if folder.is_stored:
         return Everywhere(folder.size)
     coders = [coder for coder in folder.chain or () if coder.method != COPY]

@@ -9,7 +9,6 @@ import contextlib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import trio
 
@@ -47,24 +46,15 @@ _STUB = 8 << 20
 _STUB_PIECE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The members of an archive, and whether a password was needed to see them."""
-
-    listing: Listing
-    encrypted: bool
-
-
-async def read_listing(source: RangedBytes, limits: Limits, unlocker: Unlocker) -> Found:
-    """The members of the 7z archive `source`.
+async def read_listing(source: RangedBytes, limits: Limits, unlocker: Unlocker) -> tuple[Listing, bool]:
+    """The members of the 7z archive `source`, and whether a password was needed to see them.
 
     Raises NotAnArchive, MalformedArchive, UnsupportedArchive, EncryptedArchive (a header that needs a password, or
-    another one), ShortRead (the header lies beyond the end), OutOfMemory, and what reading `source`
-    raises.
+    another one), ShortRead (the header lies beyond the end), OutOfMemory, and what reading `source` raises.
     """
     with _memory_as_failure():
         header, encrypted = await _read_header(source, limits, unlocker)
-        return Found(await trio.to_thread.run_sync(parse_header, header, limits, abandon_on_cancel=True), encrypted)
+        return await trio.to_thread.run_sync(parse_header, header, limits, abandon_on_cancel=True), encrypted
 
 
 async def find_archive(source: RangedBytes) -> RangedBytes:

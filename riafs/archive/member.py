@@ -21,7 +21,7 @@ from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes
 _TINY = 128 << 10
 """Members up to this many bytes are held by their reader, which needs them once."""
 _AHEAD = 8 << 20
-"""Decoded beyond what a reader that goes through in order has asked for, so that several segments are at work."""
+"""Decoded beyond what a reader that goes through in order has asked for, so that several stretches are at work."""
 
 
 class DecodedMembers:

@@ -25,7 +25,7 @@ from riafs.archive.decoders import Resources
 from riafs.archive.folder import DecodableFolder
 from riafs.errors import EncryptedArchive, OutOfMemory, ProgramKilled, RiafsError, StoreError, TooLarge
 from riafs.formats.sevenzip.header import Listing, Member
-from riafs.formats.sevenzip.lzma2 import Segment
+from riafs.formats.sevenzip.lzma2 import Stretch
 from riafs.storage.temporary import temporary_file
 
 IN_MEMORY = 16 << 20
@@ -260,7 +260,7 @@ class MemberAssembler:
     # -- bytes --------------------------------------------------------------------------------------------------------
 
     def parts(
-        self, folder: DecodableFolder, segment: Segment, offset: int, data: memoryview
+        self, folder: DecodableFolder, stretch: Stretch, offset: int, data: memoryview
     ) -> tuple[Sequence[Part], int]:
         """(member, where in it, bytes) for members that bytes from `offset` of a folder belong to, and up to where.
 
@@ -276,7 +276,7 @@ class MemberAssembler:
             member = self._listing.member_of_stream(stream) if partial is None else partial.member
             if member.offset >= end:
                 return parts, end
-            partial = partial or self._begun(member, segment, offset)
+            partial = partial or self._begun(member, stretch, offset)
             start, stop = max(offset, member.offset), min(end, member.offset + member.size)
             if partial is not None and not partial.settled.is_set() and start < stop:
                 parts.append((partial, start - member.offset, data[start - offset : stop - offset]))
@@ -284,9 +284,9 @@ class MemberAssembler:
             stream = stream + 1 if member.size else max(stream + 1, self._listing.stream_at(streams, member.offset))
         return parts, max(offset, min(end, member.offset + member.size))
 
-    def _begun(self, member: Member, segment: Segment, offset: int) -> PartialMember | None:
+    def _begun(self, member: Member, stretch: Stretch, offset: int) -> PartialMember | None:
         """A member that nobody asked for, if it is worth keeping and there is room."""
-        if member.size and self._worth_keeping(member, segment, offset):
+        if member.size and self._worth_keeping(member, stretch, offset):
             with contextlib.suppress(StoreError):
                 return self._add(member)
         return None
@@ -302,15 +302,15 @@ class MemberAssembler:
             for partial, _, _ in parts:
                 self.leave(partial)
 
-    def _worth_keeping(self, member: Member, segment: Segment, offset: int) -> bool:
+    def _worth_keeping(self, member: Member, stretch: Stretch, offset: int) -> bool:
         """Whether to begin to keep a member that nobody asked for, of which bytes come from `offset` of the folder on.
 
-        Its front is worth it, since the decoder may go on there; what is left of one from the segment before is, where
+        Its front is worth it, since the decoder may go on there; what is left of one from the stretch before is, where
         decoding it again would take long.
         """
         if self.is_done(stream_of(member)) or member.size > self._resources.spill:
             return False
-        return member.offset >= offset or (offset == segment.start and segment.end - segment.start > _DENSE)
+        return member.offset >= offset or (offset == stretch.start and stretch.end - stretch.start > _DENSE)
 
     async def store(self, parts: Sequence[Part]) -> None:
         """Put bytes into their members. Raises StoreError."""

@@ -109,7 +109,7 @@ def _decompressor(coder: Coder, size: int) -> Decompressor:
     if method in _CONVERSIONS and len(properties) in (0, 4):
         return Converted(_CONVERSIONS[method](int.from_bytes(properties, "little")), size)
     if method == BZIP2:
-        return decompressors.Streams(bz2.BZ2Decompressor)
+        return decompressors.ConcatenatedStreams(bz2.BZ2Decompressor)
     if method == DEFLATE:
         return decompressors.deflate()
     if method == DEFLATE64:

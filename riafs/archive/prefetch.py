@@ -89,7 +89,7 @@ class Prefetch:
             start_detached(self._decode_front, self._listing.member_of_stream(following))
 
     def _is_free(self, folder: DecodableFolder) -> bool:
-        """Whether to decode more of a folder now. One segment has one decoder, which goes on by itself."""
+        """Whether to decode more of a folder now. One stretch has one decoder, which goes on by itself."""
         return folder.is_divided and self._batches < _MOST_BATCHES
 
     def _following(self, folder: DecodableFolder, after: Member) -> Sequence[Wanted]:

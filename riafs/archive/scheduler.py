@@ -1,6 +1,6 @@
 """The scheduler: from ranges of members to decoders that go on until these ranges are there.
 
-Ranges are cut into the segments of their folder that hold them, and as many segments are decoded at once as there are
+Ranges are cut into the stretches of their folder that hold them, and as many stretches are decoded at once as there are
 workers. Each decoder has one task, which decodes a piece while the piece before is stored and checked. It goes on as
 far as a reader wanted, so a reader that gives up costs others nothing; when no reader waits any more, it stops after
 the time that readers would have waited, so that an archive that claims to be endless is not decoded for ever. The task
@@ -29,7 +29,7 @@ from riafs.errors import (
     StoreTimeout,
     UnsupportedArchive,
 )
-from riafs.formats.sevenzip.lzma2 import Segment
+from riafs.formats.sevenzip.lzma2 import Stretch
 from riafs.storage.deadline import DeadlineLock
 from riafs.tasks import as_failure, start_detached
 
@@ -44,14 +44,14 @@ _LEAST_STEP = 64 << 10
 _LASTING = (DecodeFailed, MalformedArchive, UnsupportedArchive, MissingProgram)
 """What an engine cannot decode it will not decode tomorrow; other failures are the store's, or this machine's."""
 _DEATHS = {DecoderDied: 2, ProgramKilled: ATTEMPTS}
-"""How often a child may end so in one segment, without having come any further, until that is an answer."""
+"""How often a child may end so in one stretch, without having come any further, until that is an answer."""
 _KILLED_SECONDS = 5.0
 """How long that is the answer where others ended it: they may leave the next one alone."""
 
 
 @dataclass(slots=True)
 class _Failures:
-    """How far each engine came in one segment that it could not decode; `problem` once none is left, `until` then."""
+    """How far each engine came in one stretch that it could not decode; `problem` once none is left, `until` then."""
 
     reached: dict[Engine | None, int] = field(default_factory=dict)
     problems: dict[Engine | None, RiafsError] = field(default_factory=dict)
@@ -63,9 +63,9 @@ class _Failures:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What is wanted of one segment."""
+    """What is wanted of one stretch."""
 
-    segment: Segment
+    stretch: Stretch
     ranges: list[Wanted] = field(default_factory=list)
 
     def start(self) -> int | None:
@@ -94,9 +94,9 @@ class Scheduler:
         self._failures: dict[tuple[int, int], _Failures] = {}
 
     async def decode(self, folder: DecodableFolder, wanted: Sequence[Wanted], ahead: int = 0) -> RiafsError | None:
-        """Decode what is missing of ranges of members, or the first segments of it; look again what is missing then.
+        """Decode what is missing of ranges of members, or the first stretches of it; look again what is missing then.
 
-        Where a folder is one segment, its decoder goes on for `ahead` bytes. Returns the failure that ended it, if any.
+        Where a folder is one stretch, its decoder goes on for `ahead` bytes. Returns the failure that ended it, if any.
         Raises what reading the archive raises.
         """
         jobs = await self._jobs(folder, wanted)
@@ -120,17 +120,17 @@ class Scheduler:
         return problems[0] if problems else None
 
     async def _jobs(self, folder: DecodableFolder, wanted: Sequence[Wanted]) -> Sequence[_Job]:
-        """One job a segment for what is missing, not more than are worth it before looking again."""
+        """One job a stretch for what is missing, not more than are worth it before looking again."""
         jobs: dict[int, _Job] = {}
         for partial, start, end in wanted:
             base = partial.member.offset
             for gap_start, gap_end in partial.covered.missing(start, end):
                 offset = base + gap_start
                 while offset < base + gap_end and len(jobs) < _MOST_JOBS:
-                    segment = await folder.division.segment(offset)
-                    job = jobs.setdefault(segment.start, _Job(segment))
-                    job.ranges.append((partial, offset - base, min(gap_end, segment.end - base)))
-                    offset = segment.end
+                    stretch = await folder.seek_points.stretch(offset)
+                    job = jobs.setdefault(stretch.start, _Job(stretch))
+                    job.ranges.append((partial, offset - base, min(gap_end, stretch.end - base)))
+                    offset = stretch.end
         return list(jobs.values())
 
     async def _drive(self, folder: DecodableFolder, job: _Job, ahead: int) -> None:
@@ -163,7 +163,7 @@ class Scheduler:
         None if the job was done while this task waited, or an engine turned out to be of no use. Raises what is wrong
         where no engine is left.
         """
-        pool, segment, resources = self._resources.decoders, job.segment, self._resources
+        pool, stretch, resources = self._resources.decoders, job.stretch, self._resources
         async with self._starting.one():
             start = job.start()
             if start is None:
@@ -172,34 +172,34 @@ class Scheduler:
             if found is not None:
                 found.users += 1
                 return found
-            engine = self._engine(folder, segment, start)
+            engine = self._engine(folder, stretch, start)
             try:
                 return await pool.open(
-                    self, folder.number, segment, folder.memory, engine,
-                    lambda: folder.start(engine, segment, resources.workers, resources.extractor),
+                    self, folder.number, stretch, folder.memory, engine,
+                    lambda: folder.start(engine, stretch, resources.workers, resources.extractor),
                 )  # fmt: skip
             except _LASTING as problem:
                 if engine is Engine.SEVENZIP and isinstance(problem, MissingProgram):
                     raise
-                self._note(problem, folder, segment, engine, segment.start)
+                self._note(problem, folder, stretch, engine, stretch.start)
                 return None
 
-    def _engine(self, folder: DecodableFolder, segment: Segment, start: int) -> Engine | None:
+    def _engine(self, folder: DecodableFolder, stretch: Stretch, start: int) -> Engine | None:
         """The first engine that may still come to the byte at `start` of a folder. Raises what is wrong otherwise."""
-        failures = self._failures.get((folder.number, segment.start), _Failures())
+        failures = self._failures.get((folder.number, stretch.start), _Failures())
         if trio.current_time() > failures.until:
-            failures = self._failures[folder.number, segment.start] = _Failures()
-        engines = self._engines(folder, segment)
+            failures = self._failures[folder.number, stretch.start] = _Failures()
+        engines = self._engines(folder, stretch)
         for engine in engines:
-            if start < failures.reached.get(engine, segment.end):
+            if start < failures.reached.get(engine, stretch.end):
                 return engine
         raise again(failures.problem or failures.problems[engines[0]])
 
-    def _engines(self, folder: DecodableFolder, segment: Segment) -> Sequence[Engine | None]:
-        return folder.engines(segment, seven_zip=self._resources.extractor.is_there)
+    def _engines(self, folder: DecodableFolder, stretch: Stretch) -> Sequence[Engine | None]:
+        return folder.engines(stretch, seven_zip=self._resources.extractor.is_there)
 
     def _want(self, folder: DecodableFolder, used: RunningDecoder, end: int) -> None:
-        used.goal = max(used.goal, min(end, used.segment.end))
+        used.goal = max(used.goal, min(end, used.stretch.end))
         used.wanted_until = trio.current_time() + self._resources.extractor.deadline
         if not used.running and used.problem is None:
             used.running = True
@@ -229,13 +229,13 @@ class Scheduler:
             await used.idle.wait()
             used.problem = self._noted(problem, folder, used)
         await used.idle.wait()
-        if used.position >= used.segment.end and (failures := self._failures.get((folder.number, used.segment.start))):
+        if used.position >= used.stretch.end and (failures := self._failures.get((folder.number, used.stretch.start))):
             failures.deaths.pop(used.engine, None)
 
     async def _go_to_goal(self, folder: DecodableFolder, used: RunningDecoder) -> None:
         while used.position < used.goal and used.problem is None and not used.closed and self._is_wanted(used):
             rest = max(used.goal - used.position, _LEAST_STEP)
-            data = await self._produced(used, min(_STEP, rest, used.segment.end - used.position))
+            data = await self._produced(used, min(_STEP, rest, used.stretch.end - used.position))
             await used.idle.wait()
             used.idle = trio.Event()
             start_detached(self._deliver, folder, used, data)
@@ -259,7 +259,7 @@ class Scheduler:
             while used.delivered < end:
                 left = memoryview(data)[used.delivered - end :]
                 with as_failure("decoded archive members cannot be kept"):
-                    parts, stop = self._assembler.parts(folder, used.segment, used.delivered, left)
+                    parts, stop = self._assembler.parts(folder, used.stretch, used.delivered, left)
                 with self._assembler.using(parts):
                     await self._deliver_parts(used, parts, stop)
         except RiafsError as problem:
@@ -286,14 +286,14 @@ class Scheduler:
         if used.closed:
             return problem
         if isinstance(problem, (*_LASTING, *_DEATHS)):
-            return self._note(problem, folder, used.segment, used.engine, used.position)
+            return self._note(problem, folder, used.stretch, used.engine, used.position)
         return problem
 
     def _note(
-        self, problem: RiafsError, folder: DecodableFolder, segment: Segment, engine: Engine | None, reached: int
+        self, problem: RiafsError, folder: DecodableFolder, stretch: Stretch, engine: Engine | None, reached: int
     ) -> RiafsError:
         """Remember how far an engine came; a child that was killed gets another chance. Returns what to tell."""
-        failures = self._failures.setdefault((folder.number, segment.start), _Failures())
+        failures = self._failures.setdefault((folder.number, stretch.start), _Failures())
         if type(problem) in _DEATHS:
             before, furthest = failures.deaths.get(engine, (0, reached))
             times = 1 if reached > furthest else before + 1
@@ -304,7 +304,7 @@ class Scheduler:
         if isinstance(problem, ProgramKilled):
             failures.until = trio.current_time() + _KILLED_SECONDS
         failures.reached[engine], failures.problems[engine] = reached, problem
-        engines = self._engines(folder, segment)
+        engines = self._engines(folder, stretch)
         if failures.problem is None and all(each in failures.reached for each in engines):
             told = next((each for each in engines if each is not Engine.SEVENZIP), engines[-1])
             failures.problem = self._assembler.explained(failures.problems[told], encrypted=folder.encrypted)

@@ -15,8 +15,7 @@ from typing import Any
 
 import trio
 
-from riafs.arvados.api import ApiServer
-from riafs.arvados.services import KeepService, fetch_services, named_services
+from riafs.arvados.api import ApiServer, KeepService, fetch_services, named_services
 from riafs.cli.render import Finding
 from riafs.counters import Counters
 from riafs.daemon.credentials import ArvadosAccess, arvados_access, proxies

@@ -22,7 +22,7 @@ from riafs.cli.main import complain
 from riafs.cli.progress import Display, progress
 from riafs.cli.render import amount, print_json, print_table, printable
 from riafs.cli.targets import manifest_on_input
-from riafs.content.parts import Copy, CopyState
+from riafs.content.copies import Copy, CopyState
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.daemon.opening import opening_plan

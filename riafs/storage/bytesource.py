@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
-from riafs.errors import ShortRead
+import trio
+
+from riafs.errors import RiafsError, ShortRead
 
 Buffer = bytes | bytearray | memoryview
 
@@ -240,3 +242,107 @@ class Concatenated:
         """Close all parts."""
         for part in self._parts:
             part.close()
+
+
+Open = Callable[[], Awaitable[RangedBytes]]
+"""Opens and verifies content. Called again if it failed."""
+
+
+def _ignore(was_read: bool) -> None:  # noqa: FBT001  # as it is called
+    pass
+
+
+class DeferredBytes:
+    """RangedBytes of `size` bytes that `open_source` opens at the first read, for content that is verified as a whole
+    before any byte is served.
+
+    Programs open files that they do not read: a backup opens each to see that it has not changed. For these nothing is
+    done but to find the content, which costs no digest and no git child. `discard` closes what was found, where the
+    source is never opened.
+    """
+
+    __slots__ = ("_discard", "_open_source", "_opening", "on_first_use", "opened", "size")
+
+    def __init__(self, size: int, open_source: Open, discard: Callable[[], None] = lambda: None) -> None:
+        self.size = size
+        self._open_source = open_source
+        self._discard = discard
+        self._opening = trio.Lock()
+        self.opened: RangedBytes | None = None
+        """The source, once it is open."""
+        self.on_first_use: Callable[[bool], None] = _ignore
+        """Called once, at the first read with True, or else when it is closed with False."""
+
+    async def open(self) -> RangedBytes:
+        """The source. Raises what opening and verifying it raise; then it may be called again."""
+        if self.opened is None:
+            async with self._opening:
+                if self.opened is None:
+                    self.opened = await self._open_source()
+        return self.opened
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """As RangedBytes. Raises also what `open` raises."""
+        source = self.opened
+        if source is None:
+            self._used(was_read=True)
+            source = await self.open()
+        return await source.read(offset, length)
+
+    @property
+    def provisional(self) -> bool:
+        """As Provisional."""
+        return self.opened is not None and is_provisional(self.opened)
+
+    @property
+    def shown_version(self) -> object:
+        """As Provisional. Only verified bytes are ever read from it."""
+        return PROVEN if self.opened is None else shown_version_of(self.opened)
+
+    def close(self) -> None:
+        """Close the source, or discard what was found."""
+        self._used(was_read=False)
+        if self.opened is not None:
+            self.opened.close()
+        else:
+            self._discard()
+
+    def _used(self, *, was_read: bool) -> None:
+        report, self.on_first_use = self.on_first_use, _ignore
+        report(was_read)
+
+
+class ErrorReporting:
+    """RangedBytes over `source`, which it owns. `report` logs and counts a failure and returns the one to raise."""
+
+    __slots__ = ("_report", "_source")
+
+    def __init__(self, source: RangedBytes, report: Callable[[RiafsError], RiafsError]) -> None:
+        self._source = source
+        self._report = report
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._source.size
+
+    @property
+    def provisional(self) -> bool:
+        """See Provisional."""
+        return is_provisional(self._source)
+
+    @property
+    def shown_version(self) -> object:
+        """See Provisional."""
+        return shown_version_of(self._source)
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """See RangedBytes."""
+        try:
+            return await self._source.read(offset, length)
+        except RiafsError as problem:
+            raise self._report(problem) from problem
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()

@@ -10,9 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from riafs.content.copies import BlobPart, KeyPart
-from riafs.content.parts import Part
-from riafs.content.unread import Unread
+from riafs.content.copies import BlobPart, KeyPart, Part
 from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.gitrepository import looks_like_commit
@@ -21,7 +19,7 @@ from riafs.formats.names import joined
 from riafs.git.kept_objects import KeptObjects
 from riafs.git.references import Resolved
 from riafs.git.repository import IN_MEMORY
-from riafs.storage.bytesource import RangedBytes
+from riafs.storage.bytesource import DeferredBytes, RangedBytes
 from riafs.tree.checkout import NOTHING, DirectoryConversions
 from riafs.tree.dataset import Dataset, Signature, Snapshot
 from riafs.tree.directories import PlainDirectory
@@ -277,7 +275,7 @@ class CommitDirectory(PlainDirectory):
         # That git has it is known from its size. A large one is written to a file, which may find no room: at open.
         if entry.size > IN_MEMORY:
             return await dataset.repository.open_blob(entry.oid, entry.size)
-        return Unread(entry.size, lambda: dataset.repository.open_blob(entry.oid, entry.size))
+        return DeferredBytes(entry.size, lambda: dataset.repository.open_blob(entry.oid, entry.size))
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
         assert isinstance(entry, GitEntry)

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 from riafs import memory
 from riafs.content.annex import AnnexContents
-from riafs.content.copies import KeyPart
-from riafs.content.parts import Part
+from riafs.content.copies import KeyPart, Part
 from riafs.errors import (
     GitError,
     MalformedKey,

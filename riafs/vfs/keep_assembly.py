@@ -9,9 +9,8 @@ from urllib.parse import urlsplit
 import trio
 
 from riafs import memory
-from riafs.arvados.api import ApiServer
-from riafs.arvados.services import KeepService, fetch_services, named_services
-from riafs.content.keepblocks import KeepBlocks, KeepTools
+from riafs.arvados.api import ApiServer, KeepService, fetch_services, named_services
+from riafs.content.keep_blocks import KeepBlocks, KeepTools
 from riafs.content.keptparts import KeptParts
 from riafs.errors import RiafsError, UsageError
 from riafs.formats.composed import parse_composition

@@ -23,7 +23,7 @@ from tests.archive.test_members import DIVIDED, count_as_large, found, keys_of, 
 
 CONTENTS = keys_of([text(seed, 1_000_000 + seed) for seed in range(16)])
 SIZE = sum(len(content or b"") for content in CONTENTS.values())
-SEGMENT = 1 << 20
+STRETCH = 1 << 20
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ async def test_a_single_member_is_decoded_alone(pack: Pack, tools: ArchiveTools,
     name = in_order(archive)[7].name
     assert await content_of(archive, name) == CONTENTS[name]
     await prefetched(archive)
-    assert work.by_liblzma <= 3 * SEGMENT
+    assert work.by_liblzma <= 3 * STRETCH
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -131,23 +131,23 @@ async def test_a_few_bytes_of_a_large_member_are_decoded_alone(
     for offset in (8_000_000, 4_000_000, 100_000):
         assert await opened.read(offset, 10_000) == content[offset : offset + 10_000]
     opened.close()
-    assert work.by_liblzma <= 3 * SEGMENT
+    assert work.by_liblzma <= 3 * STRETCH
 
 
-# -- long segments, which 7-Zip decodes sooner -------------------------------------------------------------------------
+# -- long stretches, which 7-Zip decodes sooner ------------------------------------------------------------------------
 
 
-async def test_a_child_gets_no_more_than_its_segment(
+async def test_a_child_gets_no_more_than_its_stretch(
     pack: Pack, tools: ArchiveTools, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_folder, "LONG", SEGMENT // 2)
+    monkeypatch.setattr(archive_folder, "LONG", STRETCH // 2)
     path = pack(CONTENTS, *DIVIDED)
     archive = await open_archive(path, tools)
     name = in_order(archive)[7].name
     assert await content_of(archive, name) == CONTENTS[name]
     assert 1 <= len(work.children) <= 3
     for decoded, packed in work.children:
-        assert decoded <= SEGMENT
+        assert decoded <= STRETCH
         assert packed < path.stat().st_size / 8
     assert work.by_liblzma == 0
 
@@ -158,7 +158,7 @@ async def test_where_children_fail_this_process_decodes(
     async def fails(self: ChildDecoder, most: int) -> bytes:
         raise DecodeFailed("the child has died")
 
-    monkeypatch.setattr(archive_folder, "LONG", SEGMENT // 2)
+    monkeypatch.setattr(archive_folder, "LONG", STRETCH // 2)
     monkeypatch.setattr(ChildDecoder, "decode", fails)
     archive = await open_archive(pack(CONTENTS, *DIVIDED), tools)
     for member in in_order(archive):

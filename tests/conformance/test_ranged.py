@@ -16,10 +16,10 @@ from riafs.archive.archive import ArchiveTools
 from riafs.archive.extractor import Extractor
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.content import beside, verifying
-from riafs.content.beside import HashedBeside
-from riafs.content.shelf import ArchiveShelf
-from riafs.content.verifying import Claim, Opened, Verifier, Verify
+from riafs.content import verified_bytes, verifying
+from riafs.content.locations import DatasetArchives
+from riafs.content.verified_bytes import BytesBeingHashed
+from riafs.content.verifying import Claim, UnverifiedContent, Verifier, Verify
 from riafs.counters import Counters
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.push.content import PatchedBytes
@@ -126,14 +126,16 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
         patch.setattr(verifying, "WHOLE_BEFORE_FIRST_BYTE", -1)
         patch.setattr(verifying, "_CHUNK", 97)
         patch.setattr(verifying, "_HOP", 211)
-        patch.setattr(beside, "_HOP", 211)
-        patch.setattr(beside, "_AHEAD", 50)
+        patch.setattr(verified_bytes, "_HOP", 211)
+        patch.setattr(verified_bytes, "_AHEAD", 50)
         async with trio.open_nursery() as background:
             patience = Deadline("the store", 10, Counters())
             verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), patience, Background(background))
             claim = Claim(b"the key", lambda: _Sha256(content))
-            source = await verifier.admit(Opened(found, "a place", Evidence(found.version, 0, found.size)), claim)
-            assert isinstance(source, HashedBeside)
+            source = await verifier.admit(
+                UnverifiedContent(found, "a place", Evidence(found.version, 0, found.size)), claim
+            )
+            assert isinstance(source, BytesBeingHashed)
             yield source
             source.close()
 
@@ -240,7 +242,7 @@ async def test_git_blob(
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("place", [stored_member, decoded_member])
-async def test_member_of_an_archive_on_the_shelf(
+async def test_member_of_an_archive_of_a_dataset(
     check: Check, place: object, key_stores: dict[object, Path], tmp_path: Path
 ) -> None:
     storage = await LocalStorage.open_root(os.fsencode(key_stores[place]), Deadline("a store", 10, Counters()))
@@ -248,8 +250,8 @@ async def test_member_of_an_archive_on_the_shelf(
     assert isinstance(path, bytes)
     extractor = Extractor([os.fsencode(each) for each in os.get_exec_path()], os.fsencode(tmp_path), 60)
     blocks = BlockCache(None, BlockLimits(), Counters())
-    shelf = ArchiveShelf(storage, path, ArchiveTools(Limits(), extractor, blocks))
-    found = await shelf.open(b"archives/archive.7z", [mixed_path(PLAIN_KEY)])
+    archives = DatasetArchives(storage, path, ArchiveTools(Limits(), extractor, blocks))
+    found = await archives.open(b"archives/archive.7z", [mixed_path(PLAIN_KEY)])
     assert found is not None
     await check(found.source)
     found.source.close()

@@ -93,7 +93,7 @@ def _signature(data: bytes) -> None:
 def _chunks(data: bytes) -> None:
     resets = Resets(len(data), _CHUNKS_SIZE)
     resets.walk(lambda offset, length: data[offset : offset + length], _CHUNKS_SIZE, len(data) + 1)
-    assert resets.segment(_CHUNKS_SIZE - 1).end <= resets.size
+    assert resets.stretch(_CHUNKS_SIZE - 1).end <= resets.size
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import trio
 
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.verified import VerifiedMemory
-from riafs.content.keepblocks import KeepBlocks, KeepTools
+from riafs.content.keep_blocks import KeepBlocks, KeepTools
 from riafs.content.keptparts import KeptParts
 from riafs.counters import Counters
 from riafs.formats.locators import Locator

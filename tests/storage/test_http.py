@@ -132,7 +132,9 @@ async def test_an_unknown_host_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [blockserver.after(20), blockserver.stalling(20), blockserver.trickling(0.02)], ids=str
+    "fault",
+    [blockserver.after(20), blockserver.stalling(20), blockserver.trickling(0.02)],
+    ids=["late", "stalling", "trickling"],
 )
 async def test_waiting_ends_at_the_deadline(server: BlockServer, fault: blockserver.Fault) -> None:
     server.always = fault

@@ -18,7 +18,7 @@ from riafs.formats.sevenzip.cursor import SIGNATURE_HEADER_SIZE, Cursor, Digests
 from riafs.formats.sevenzip.folder import parse_shape
 from riafs.formats.sevenzip.header import HAS_STREAM, IS_EMPTY_FILE, UNIX_MODE_PRESENT, member_kinds
 from riafs.formats.sevenzip.names import encode_name
-from riafs.formats.sevenzip.streams import Streams, parse_streams
+from riafs.formats.sevenzip.streams import StreamsInfo, parse_streams
 
 LONG_PROPERTIES = (Record.CREATED, Record.ACCESSED, Record.MODIFIED, Record.START_POSITION)
 """Times (100 ns since 1601) and start positions: 64 bits for some of the members."""
@@ -139,7 +139,7 @@ def parse_full_header(header: bytes, limits: Limits) -> FullHeader:
     return columns
 
 
-def _take_streams(columns: FullHeader, streams: Streams) -> None:
+def _take_streams(columns: FullHeader, streams: StreamsInfo) -> None:
     folders, substreams = streams.folders, streams.substreams
     shapes = [parse_shape(Cursor(description)) for description in folders.descriptions]
     if any(coder.method.startswith(b"\x06\xf1") for shape in shapes for coder in shape.coders):

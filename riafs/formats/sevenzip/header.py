@@ -19,7 +19,7 @@ from riafs.formats.columns import Column, NamedColumns
 from riafs.formats.sevenzip.cursor import MAX_SIZE, SIGNATURE_HEADER_SIZE, Cursor, Limits, Record
 from riafs.formats.sevenzip.folder import Folder
 from riafs.formats.sevenzip.names import MemberNames, no_names, parse_names
-from riafs.formats.sevenzip.streams import Streams, no_streams, parse_streams
+from riafs.formats.sevenzip.streams import StreamsInfo, no_streams, parse_streams
 
 SIGNATURE = b"7z\xbc\xaf\x27\x1c"
 
@@ -65,7 +65,7 @@ class Listing:
     __slots__ = ("_attributes", "_first_streams", "_kinds", "_names", "_streams")
 
     def __init__(
-        self, streams: Streams, names: MemberNames, kinds: Column, attributes: Column, first_streams: Column
+        self, streams: StreamsInfo, names: MemberNames, kinds: Column, attributes: Column, first_streams: Column
     ) -> None:
         """See `make` and `from_columns`."""
         self._streams = streams
@@ -75,7 +75,7 @@ class Listing:
         self._first_streams = first_streams
 
     @classmethod
-    def make(cls, streams: Streams, names: MemberNames, kinds: bytes, attributes: Column) -> "Listing":
+    def make(cls, streams: StreamsInfo, names: MemberNames, kinds: bytes, attributes: Column) -> "Listing":
         """The listing of members whose columns are equally long. Raises MalformedArchive where the streams differ."""
         first_streams = array("I", accumulate([kind == HAS_STREAM for kind in kinds], initial=0))
         if first_streams[-1] != len(streams):
@@ -85,7 +85,7 @@ class Listing:
     @classmethod
     def from_columns(cls, columns: NamedColumns) -> "Listing":
         """The listing that `columns` hold: all of `ELEMENTS`, as `columns` gave them."""
-        streams, names = Streams.from_columns(columns), MemberNames.from_columns(columns)
+        streams, names = StreamsInfo.from_columns(columns), MemberNames.from_columns(columns)
         return cls(streams, names, columns["kinds"], columns["attributes"], columns["first_streams"])
 
     def columns(self) -> NamedColumns:
@@ -200,7 +200,7 @@ def parse_header(header: bytes, limits: Limits) -> Listing:
     return listing or Listing.make(streams, no_names(), b"", array("I"))
 
 
-def _parse_files(cursor: Cursor, streams: Streams, limits: Limits) -> Listing:
+def _parse_files(cursor: Cursor, streams: StreamsInfo, limits: Limits) -> Listing:
     # A name takes at least its ending zero of two bytes.
     count = cursor.count("members", limits.entries, bytes_each=2)
     names = no_names()

@@ -57,7 +57,7 @@ def parse_chunk(header: bytes) -> Chunk | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class Stretch:
     """A part of a stream that is decoded by itself: from a reset up to the next one."""
 
     packed: int
@@ -96,23 +96,23 @@ class Resets:
         return self._given_up or self.walked >= self.size
 
     def give_up(self) -> None:
-        """Look no further: the stream is damaged here, so what follows is one segment that nobody will decode whole."""
+        """Look no further: the stream is damaged here, so what follows is one stretch that nobody will decode whole."""
         self._given_up = True
 
     def knows(self, offset: int) -> bool:
-        """Whether the segment that holds the decoded byte `offset` is known to its end."""
+        """Whether the stretch that holds the decoded byte `offset` is known to its end."""
         return self.complete or offset < self._starts[-1]
 
-    def segment(self, offset: int) -> Segment:
-        """The segment that holds the decoded byte `offset`, which `knows` must know."""
+    def stretch(self, offset: int) -> Stretch:
+        """The stretch that holds the decoded byte `offset`, which `knows` must know."""
         number = bisect_right(self._starts, offset) - 1
         end, packed_end = self.size, self.packed_size
         if number + 1 < len(self._starts):
             end, packed_end = self._starts[number + 1], self._packed[number + 1]
-        return Segment(self._packed[number], packed_end, self._starts[number], end)
+        return Stretch(self._packed[number], packed_end, self._starts[number], end)
 
     def walk(self, read: Callable[[int, int], bytes | bytearray | memoryview], beyond: int, most: int) -> None:
-        """Go over at most `most` chunks, or until the segment of the decoded byte `beyond` is known.
+        """Go over at most `most` chunks, or until the stretch of the decoded byte `beyond` is known.
 
         `read(offset, length)` gives bytes of the stream. Raises MalformedArchive, and what `read` raises.
         """

@@ -1,8 +1,8 @@
 """The streams of a 7z archive: which bytes are packed where, folders, and the files' bytes inside folders.
 
 Kept as columns (arrays) because archives of whole keystores have a folder and a stream per key: 36 bytes a folder and
-25 a stream. Invariants of `Streams`: all columns of a kind are equally long; every folder's packed streams and sizes
-exist; a stream lies inside its folder's bytes. Property numbers are those of ``7zFormat.txt`` in 7-Zip's sources.
+25 a stream. Invariants of `StreamsInfo`: all columns of a kind are equally long; every folder's packed streams and
+sizes exist; a stream lies inside its folder's bytes. Property numbers are those of ``7zFormat.txt`` in 7-Zip's sources.
 """
 
 from array import array
@@ -102,7 +102,7 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Streams:
+class StreamsInfo:
     """All packed streams, folders and file streams of one archive (or of one encoded header)."""
 
     pack_offsets: Column
@@ -173,7 +173,7 @@ class Streams:
         }
 
     @classmethod
-    def from_columns(cls, columns: NamedColumns) -> "Streams":
+    def from_columns(cls, columns: NamedColumns) -> "StreamsInfo":
         """The streams that `columns` hold."""
         folders = _Folders(
             _Descriptions(columns["descriptions"], columns["description_starts"]),
@@ -193,16 +193,16 @@ class Streams:
         return cls(columns["pack_offsets"], folders, streams)
 
 
-def no_streams() -> Streams:
+def no_streams() -> StreamsInfo:
     """What an archive of empty files and directories has."""
     empty, digests = array("Q"), Digests.none(0)
     folders = _Folders(
         _Descriptions(b"", array("I", [0])), array("I"), array("I", [0]), array("I", [0]), empty, empty, digests
     )
-    return Streams(array("Q", [SIGNATURE_HEADER_SIZE]), folders, _Substreams(array("I"), empty, empty, digests))
+    return StreamsInfo(array("Q", [SIGNATURE_HEADER_SIZE]), folders, _Substreams(array("I"), empty, empty, digests))
 
 
-def parse_streams(cursor: Cursor, limits: Limits) -> Streams:
+def parse_streams(cursor: Cursor, limits: Limits) -> StreamsInfo:
     """The streams record at `cursor`, up to its end mark. Raises MalformedArchive, UnsupportedArchive."""
     found = no_streams()
     pack_offsets, folders, substreams = found.pack_offsets, found.folders, found.substreams
@@ -221,7 +221,7 @@ def parse_streams(cursor: Cursor, limits: Limits) -> Streams:
         raise MalformedArchive(f"7z streams record has a part {record:#x} where its end should be")
     if folders.first_pack[-1] > len(pack_offsets) - 1:
         raise MalformedArchive(f"7z folders need {folders.first_pack[-1]} packed streams of {len(pack_offsets) - 1}")
-    return Streams(pack_offsets, folders, substreams)
+    return StreamsInfo(pack_offsets, folders, substreams)
 
 
 def _parse_pack_info(cursor: Cursor, limits: Limits) -> "array[int]":

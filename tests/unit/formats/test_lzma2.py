@@ -81,10 +81,10 @@ def test_decoding_from_the_segment_gives_the_bytes_of_the_whole(contents: list[b
         patch.setattr(lzma2, "NEAREST_RESETS", 1)
         resets = walked(stream, len(whole))
         offset = data.draw(st.integers(0, len(whole) - 1))
-        segment = resets.segment(offset)
-    assert segment.start <= offset < segment.end
-    size = segment.end - segment.start
-    assert unpacked(stream[segment.packed :], size) == whole[segment.start : segment.end]
+        stretch = resets.stretch(offset)
+    assert stretch.start <= offset < stretch.end
+    size = stretch.end - stretch.start
+    assert unpacked(stream[stretch.packed :], size) == whole[stretch.start : stretch.end]
     assert resets.complete
 
 
@@ -104,7 +104,7 @@ def test_a_walk_goes_no_further_than_needed() -> None:
     stream, size = joined(*contents), sum(map(len, contents))
     resets = walked(stream, size, beyond=10)
     assert (resets.knows(10), resets.knows(2 * NEAREST_RESETS), resets.complete) == (True, False, False)
-    assert resets.segment(10).end == len(contents[0])
+    assert resets.stretch(10).end == len(contents[0])
 
 
 def test_a_walk_can_be_taken_up_in_steps() -> None:

@@ -19,7 +19,7 @@ from statistics import median
 
 import trio
 
-from riafs.content.blockmemory import BlockMemory, Room
+from riafs.content.keep_memory import BlockMemory, Room
 from riafs.counters import Counters
 from riafs.errors import (
     AccessExpired,
@@ -81,7 +81,7 @@ class Latencies:
         return max(_HEDGE_SECONDS, _HEDGE_FACTOR * median(self._seconds)) if self._seconds else _HEDGE_SECONDS
 
 
-class Damaged:
+class DamagedCopies:
     """Which copies turned out to be damaged: the places that are asked last for a block."""
 
     def __init__(self, counters: Counters) -> None:
@@ -105,7 +105,7 @@ class Damaged:
         return sorted(places, key=lambda place: (place.name, locator.unsigned) in self._copies)
 
 
-class Answering:
+class SilentPlaces:
     """Which places do not answer: told when that begins and when it ends, not for every block."""
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class Answering:
             log.warning("%s answers again", place.name)
 
 
-class Slow:
+class SlowPlaces:
     """Which places stood still a moment ago, and are asked last."""
 
     def __init__(self) -> None:
@@ -151,9 +151,9 @@ class SearchTools:
     places: BlockPlaces
     memory: BlockMemory
     latencies: Latencies
-    damaged: Damaged
-    answering: Answering
-    slow: Slow
+    damaged: DamagedCopies
+    answering: SilentPlaces
+    slow: SlowPlaces
     admit: Admit
     counters: Counters
     deadline: float
@@ -163,7 +163,7 @@ class SearchTools:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundBlock:
     """A block, and the memory that was taken for it if it is in memory."""
 
     block: WholeBlock | BlockInVolume
@@ -173,10 +173,10 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     attempt: Attempt
-    found: Found | None
+    found: FoundBlock | None
 
 
-class Search:
+class BlockSearch:
     """One search. `run` is called once."""
 
     def __init__(self, tools: SearchTools, locator: Locator, renew: Renew) -> None:
@@ -198,7 +198,7 @@ class Search:
         """Those that use it."""
         self._looked_in_place = False
 
-    async def run(self) -> Found:
+    async def run(self) -> FoundBlock:
         """The block. Raises MissingContent, CorruptContent, StoreDenied, StoreTimeout, StoreError, …: one line that
         names the places."""
         pause = _FIRST_PAUSE
@@ -249,12 +249,12 @@ class Search:
 
     # -- one round ----------------------------------------------------------------------------------------------------
 
-    async def _round(self) -> Found | None:
+    async def _round(self) -> FoundBlock | None:
         waiting = deque(self._candidates())
         running: dict[Attempt, BlockPlace | None] = {}
         self._retry_after = 0.0
         send, receive = trio.open_memory_channel[_Outcome](len(waiting))
-        won: Found | None = None
+        won: FoundBlock | None = None
         try:
             async with trio.open_nursery() as nursery:
                 while waiting or running:
@@ -353,14 +353,14 @@ class Search:
         elif attempt.asked is not None and not isinstance(problem, TaskFailed):
             self._tools.answering.failed(place, problem)
 
-    async def _from(self, place: BlockPlace, attempt: Attempt) -> Found:
+    async def _from(self, place: BlockPlace, attempt: Attempt) -> FoundBlock:
         self._end = min(self._end, trio.current_time() + self._tools.deadline)
         block = await self._fetched(place, attempt)
         if isinstance(block, FileBlock):
-            return Found(await self._tools.admit(block, self._locator, place), None)
+            return FoundBlock(await self._tools.admit(block, self._locator, place), None)
         self._tools.answering.answered(place)
         room, self._room = self._room, None
-        return Found(block, room)
+        return FoundBlock(block, room)
 
     async def _take_room(self) -> None:
         async with self._taking:
@@ -451,14 +451,14 @@ def _is_damage(problem: RiafsError) -> bool:
     return isinstance(problem, _DAMAGE) and not isinstance(problem, CutOff)
 
 
-def _give_back(*unused: Found | None) -> None:
+def _give_back(*unused: FoundBlock | None) -> None:
     """The room of blocks that nobody wants any more."""
     for found in unused:
         if found is not None and found.room is not None:
             found.room.give_back()
 
 
-def _left_in(receive: "trio.MemoryReceiveChannel[_Outcome]") -> Iterator[Found | None]:
+def _left_in(receive: "trio.MemoryReceiveChannel[_Outcome]") -> Iterator[FoundBlock | None]:
     """What came when the round had ended."""
     with suppress(trio.WouldBlock):
         while True:
