@@ -176,7 +176,7 @@ class PendingDirectory(FixedDirectory):
         reason += f"; what is stored is in {os.fsdecode(KEYS)}" if has_keys else ""
         attributes = {"dataset": dataset.identifier, "error": os.fsencode(reason)}
         super().__init__((keys,) if has_keys else (), mtime_ns, attributes)
-        self._dataset = dataset
+        self.dataset = dataset
         self._store = store
         self._signature = signature
         self._has_keys = has_keys
@@ -187,10 +187,10 @@ class PendingDirectory(FixedDirectory):
 
     @property
     def dataset_id(self) -> bytes:
-        return self._dataset.identifier
+        return self.dataset.identifier
 
     async def shown_at(self, commit: bytes) -> Directory:
-        return VersionedDirectory(await self._dataset.snapshot(commit), None, (), Resolved(commit, None))
+        return VersionedDirectory(await self.dataset.snapshot(commit), None, (), Resolved(commit, None))
 
     @property
     def holds_parts(self) -> bool:
@@ -198,12 +198,12 @@ class PendingDirectory(FixedDirectory):
 
     async def stored_parts(self) -> AsyncGenerator[Part, None]:
         """Every stored key."""
-        contents = self._dataset.contents
+        contents = self.dataset.contents
         async for key in contents.stored_keys():
-            yield KeyPart(contents, self._dataset.path, key)
+            yield KeyPart(contents, self.dataset.path, key)
 
     async def renewed(self, turn: int) -> Directory | None:
-        dataset = self._dataset
+        dataset = self.dataset
         stays = await dataset.watch.seen(dataset.path, (), turn) == self._signature
         if stays and self._has_keys == await dataset.contents.has_any():
             return None
