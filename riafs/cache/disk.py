@@ -91,8 +91,7 @@ class DiskBlocks:
                 self._release(size)
                 if error.errno not in _NO_ROOM:
                     raise
-                self._shrink(root, size)
-                _write(root, block, payload)
+                self._write_into_less(root, block, payload)
         return True
 
     def _reserve(self, root: int, size: int) -> None:
@@ -111,10 +110,24 @@ class DiskBlocks:
         with self._lock:
             self._used = max(0, (self._used or 0) - size)
 
-    def _shrink(self, root: int, size: int) -> None:
-        """Evict `size` bytes: there is less room than the file system says, for a quota or as others were faster."""
+    def _write_into_less(self, root: int, block: BlockName, payload: bytes) -> None:
+        """Write where there is less room than the file system says, for a quota or as others were faster.
+
+        Each try evicts the block's size. Other threads that have reserved room may take what the first tries gain;
+        none can reserve more meanwhile. Raises OSError.
+        """
+        size = _size_on_disk(block)
         with self._lock:
-            self._evict(root, replace(self._limits, size=max(0, (self._used or 0) - size)), 0)
+            for last in (False, False, True):
+                self._evict(root, replace(self._limits, size=max(0, (self._used or 0) - size)), 0)
+                try:
+                    _write(root, block, payload)
+                except OSError as error:
+                    if last or error.errno not in _NO_ROOM:
+                        raise
+                else:
+                    self._used = (self._used or 0) + size
+                    return
 
     def _evict(self, root: int, limits: DiskLimits, room: int) -> None:
         self._used = make_room(root, limits, room).size
