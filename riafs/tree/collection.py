@@ -30,12 +30,11 @@ from riafs.formats.manifests.folder import FOLDER, ManifestFolder
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.names import MAX_NAME, joined
 from riafs.formats.text import shown
-from riafs.slices import Sliced, in_slices
 from riafs.storage.bytesource import ErrorReporting, MemoryBytes, RangedBytes
 from riafs.tree.directories import PlainDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
-from riafs.tree.slots import Slots, checksum, distinct
+from riafs.tree.slots import Slots, checksum
 
 log = logging.getLogger(__name__)
 
@@ -209,15 +208,21 @@ class CollectionDirectory(PlainDirectory):
 
     async def entries(self, start: int) -> Sequence[Entry]:
         """Many where the last entries ended, as a listing continues there; elsewhere few."""
-        pieces = self.collection.folders.pieces
-        key = self.collection.manifest.portable_data_hash, self.path, self.mtime_ns
-        first, piece = pieces.get(key, (0, ()))
+        first, piece = self._piece()
         if not first <= start < first + len(piece):
             many = PIECE if start in (0, first + len(piece)) else _FEW
             piece = self._entries(await self._folder(), range(start, start + many))
             first = start
-            pieces[key] = first, piece
+            self.collection.folders.pieces[self._shown_as] = first, piece
         return piece[start - first :] if start > first else piece
+
+    @property
+    def _shown_as(self) -> Hashable:
+        return self._version, self.path, self.mtime_ns
+
+    def _piece(self) -> tuple[int, tuple[Entry, ...]]:
+        """The entries that were listed last, and the position of the first."""
+        return self.collection.folders.pieces.get(self._shown_as, (0, ()))
 
     def _entries(self, folder: ShownFolder, positions: range) -> tuple[Entry, ...]:
         if folder.special is not None:
@@ -268,22 +273,17 @@ class CollectionDirectory(PlainDirectory):
         known = kept.get(key)
         if known is None:
             folder = await self._folder()
-            known = 0, None
-            if len(folder.names) < MANY:
-                known = len(folder.names), Slots(distinct(await in_slices(self._checksums(folder))))
+            count = len(folder.names)
+            known = (0, None) if count >= MANY else (count, Slots.awaited(count, partial(self._checksums, folder)))
             kept[key] = known
         return known[1]
 
-    def _checksums(self, folder: ShownFolder) -> "Sliced[array[int]]":
-        checksums, inner = array("I"), folder.folder
-        for start in range(0, len(folder.names), PIECE):
-            for name, index in zip(
-                folder.names[start : start + PIECE], folder.indices[start : start + PIECE], strict=True
-            ):
-                glance = inner.glance(index)
-                checksums.append(checksum(name, self._content_version(inner, index, glance), glance[0] == FOLDER))
-            yield
-        return checksums
+    def _checksums(self, folder: ShownFolder, start: int, end: int) -> "array[int]":
+        # A folder that is listed has its first entries made just before: they tell their versions.
+        first, entries = self._piece()
+        if first != start or len(entries) != min(end, len(folder.names)) - start:
+            entries = self._entries(folder, range(start, min(end, len(folder.names))))
+        return array("I", [checksum(each.name, each.version, each.kind is Kind.DIRECTORY) for each in entries])
 
     async def versions(self) -> Versions:
         folder = await self._folder()
