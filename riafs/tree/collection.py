@@ -34,7 +34,7 @@ from riafs.storage.bytesource import ErrorReporting, MemoryBytes, RangedBytes
 from riafs.tree.directories import PlainDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
-from riafs.tree.slots import Slots, checksum
+from riafs.tree.slots import Slots, checksums
 
 log = logging.getLogger(__name__)
 
@@ -238,16 +238,15 @@ class CollectionDirectory(PlainDirectory):
 
     def _made(self, folder: ShownFolder, index: int, name: bytes, glance: tuple[int, int, int]) -> Entry:
         """The entry of the name that has this index in the folder."""
-        version, size = self._content_version(folder.folder, index, glance), glance[0]
-        if size == FOLDER:
-            return Entry(name, Kind.DIRECTORY, 0, True, self.collection.mtime_ns, version)
-        return Entry(name, Kind.FILE, size, True, self.collection.mtime_ns, version)
-
-    def _content_version(self, folder: ManifestFolder, index: int, glance: tuple[int, int, int]) -> bytes:
-        manifest, (size, block, offset) = self.collection.manifest, glance
+        collection = self.collection
+        size, block, offset = glance
         if block != NO_BLOCK:
-            return b"%b+%d+%d" % (manifest.digest(block), offset, size)
-        return self._version if size == FOLDER else file_version(manifest, folder, index)
+            version = b"%b+%d+%d" % (collection.manifest.digest(block), offset, size)
+        elif size == FOLDER:
+            return Entry(name, Kind.DIRECTORY, 0, True, collection.mtime_ns, self._version)
+        else:
+            version = file_version(collection.manifest, folder.folder, index)
+        return Entry(name, Kind.FILE, size, True, collection.mtime_ns, version)
 
     @property
     def _version(self) -> bytes:
@@ -283,7 +282,7 @@ class CollectionDirectory(PlainDirectory):
         first, entries = self._piece()
         if first != start or len(entries) != min(end, len(folder.names)) - start:
             entries = self._entries(folder, range(start, min(end, len(folder.names))))
-        return array("I", [checksum(each.name, each.version, each.kind is Kind.DIRECTORY) for each in entries])
+        return checksums(entries)
 
     async def versions(self) -> Versions:
         folder = await self._folder()
