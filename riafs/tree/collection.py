@@ -10,7 +10,6 @@ is shown otherwise or left out: NUL as ``_``, a name of more than 255 bytes or o
 import hashlib
 import logging
 import os
-from array import array
 from collections.abc import AsyncGenerator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +33,7 @@ from riafs.storage.bytesource import ErrorReporting, MemoryBytes, RangedBytes
 from riafs.tree.directories import PlainDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
-from riafs.tree.slots import Slots, checksums
+from riafs.tree.slots import Slots, slots_of_entries
 
 log = logging.getLogger(__name__)
 
@@ -273,16 +272,16 @@ class CollectionDirectory(PlainDirectory):
         if known is None:
             folder = await self._folder()
             count = len(folder.names)
-            known = (0, None) if count >= MANY else (count, Slots.awaited(count, partial(self._checksums, folder)))
+            known = 0, None
+            if count < MANY:
+                known = count, slots_of_entries(count, partial(self._from_to, folder))
             kept[key] = known
         return known[1]
 
-    def _checksums(self, folder: ShownFolder, start: int, end: int) -> "array[int]":
-        # A folder that is listed has its first entries made just before: they tell their versions.
-        first, entries = self._piece()
-        if first != start or len(entries) != min(end, len(folder.names)) - start:
-            entries = self._entries(folder, range(start, min(end, len(folder.names))))
-        return checksums(entries)
+    def _from_to(self, folder: ShownFolder, start: int, end: int) -> Sequence[Entry]:
+        first, listed = self._piece()  # often just made: a directory is listed before its slots are asked for
+        end = min(end, len(folder.names))
+        return listed if (first, len(listed)) == (start, end - start) else self._entries(folder, range(start, end))
 
     async def versions(self) -> Versions:
         folder = await self._folder()

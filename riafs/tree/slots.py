@@ -127,12 +127,17 @@ def _is_numbered(kind: type[Directory]) -> bool:
     return issubclass(kind, Numbered)
 
 
-def checksums(entries: Sequence[Entry]) -> "array[int]":
-    """The slots that entries have unless others have them."""
+def slots_of_entries(count: int, entries: Callable[[int, int], Sequence[Entry]]) -> Slots:
+    """The slots of `count` entries, which `entries` makes from one position to another."""
     directory = Kind.DIRECTORY
-    return array("I", [
-        crc32(each.name) if each.kind is directory else crc32(each.version, crc32(each.name)) for each in entries
-    ])  # fmt: skip
+
+    def wanted(start: int, end: int) -> "array[int]":
+        return array("I", [
+            crc32(each.name) if each.kind is directory else crc32(each.version, crc32(each.name))
+            for each in entries(start, end)
+        ])  # fmt: skip
+
+    return Slots.awaited(count, wanted)
 
 
 def slots_by_versions(versions: Versions) -> Slots:
