@@ -8,10 +8,10 @@ content may be put.
 Nothing here fails a reader: a disk that is full, unwritable, damaged or silent is left alone for a while, with one
 warning, and blocks are made again.
 
-Rules for shared state (one event loop; threads see only arguments): a block is in `_flights` while one task makes it,
-and whoever comes then waits for that task; it is in `_unwritten` from `put` until it is on the disk or given up, and is
-found there; `_queue` has those of them that no writer has taken. Between looking into memory and entering `_flights`
-there is no await.
+Rules for shared state (one event loop; threads see only arguments): a block is in `_flights` while one task makes it
+for a reader, whose other tasks wait for that one; it is in `_unwritten` from `put` until it is on the disk or given up,
+and is found there; `_queue` has those of them that no writer has taken; it is in `_lookups` while one task looks for it
+on the disk, which others wait for. Between looking into memory and entering `_flights` there is no await.
 """
 
 import logging
@@ -24,10 +24,11 @@ import trio
 from cachetools import LRUCache
 
 from riafs.cache.block_files import MAX_LENGTH, BlockName, content_digest
-from riafs.cache.disk import DiskBlocks
+from riafs.cache.disk import DiskBlocks, TemporaryBlocks
 from riafs.cache.eviction import DiskLimits
 from riafs.counters import Counters
 from riafs.errors import CorruptContent, RiafsError, ShortRead
+from riafs.storage.bytesource import Buffer
 from riafs.storage.deadline import Deadline
 from riafs.tasks import as_failure
 
@@ -82,19 +83,24 @@ class _Trouble:
 
 
 class BlockCache:
-    """One per mount; used from the event loop's thread. `cache`: the cache directory, None for memory alone.
+    """One per mount; used from the event loop's thread. `cache`: the cache directory, if there is one.
 
-    Blocks go to the disk as long as `keep` runs.
+    `temporary`: where blocks go that memory has no room for, without a cache directory. Blocks go to the disk as long
+    as `keep` runs.
     """
 
-    def __init__(self, cache: str | None, limits: BlockLimits, counters: Counters) -> None:
+    def __init__(
+        self, cache: str | None, limits: BlockLimits, counters: Counters, temporary: TemporaryBlocks | None = None
+    ) -> None:
         if not 0 < limits.block_size <= MAX_LENGTH:
             raise ValueError(f"blocks of {limits.block_size} bytes")
         self._limits = limits
         self._counters = counters
         self._memory: LRUCache[_Name, bytes] = LRUCache(limits.memory, getsizeof=_weight)
         self._disk = DiskBlocks(cache, limits.disk) if cache is not None and limits.disk.size else None
-        self._flights: dict[_Name, _Flight] = {}
+        self._temporary = temporary
+        self._flights: dict[tuple[object, _Name], _Flight] = {}
+        self._lookups: dict[_Name, trio.Event] = {}
         self._unwritten: dict[_Name, bytes] = {}
         self._unwritten_size = 0
         self._queue: deque[_Name] = deque()
@@ -115,7 +121,30 @@ class BlockCache:
         """Block `index` of `content`, which has exactly `length` bytes, or None where it is not kept."""
         name = (content, index, length)
         data = self._in_memory(name)
-        return await self._from_disk(name) if data is None else data
+        if data is not None:
+            return data
+        lookup = self._lookups.get(name)
+        if lookup is not None:
+            await lookup.wait()
+            return self._in_memory(name) or await self._from_disk(name)
+        lookup = self._lookups[name] = trio.Event()
+        try:
+            return await self._from_disk(name)
+        finally:
+            del self._lookups[name]
+            lookup.set()
+
+    async def read(self, content: bytes, size: int, offset: int, length: int) -> Buffer | None:
+        """A range inside `content` of `size` bytes, None unless all of it is kept. Not copied out of a single block."""
+        pieces: list[memoryview] = []
+        end = offset + length
+        for index in range(offset // self.block_size, -(-end // self.block_size)):
+            start = index * self.block_size
+            block = await self.get(content, index, min(self.block_size, size - start))
+            if block is None:
+                return None
+            pieces.append(memoryview(block)[max(offset - start, 0) : end - start])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _in_memory(self, name: _Name) -> bytes | None:
         data: bytes | None = self._memory.get(name)
@@ -125,6 +154,8 @@ class BlockCache:
         return data
 
     async def _from_disk(self, name: _Name) -> bytes | None:
+        if self._temporary is not None and (kept := self._temporary.get(*name)) is not None:
+            return kept
         if self._disk is None or self._trouble.paused("read"):
             return None
         data = None
@@ -163,6 +194,8 @@ class BlockCache:
 
     async def _send_to_disk(self, name: _Name, data: bytes) -> None:
         """Hand a block to `keep`, once there is room for it; give up where that takes too long."""
+        if self._temporary is not None:
+            self._temporary.put(name[0], name[1], data)
         if not self._keeping or not 0 < len(data) <= self.block_size:
             return
         with trio.move_on_after(_PUT_SECONDS):
@@ -214,10 +247,19 @@ class BlockCache:
 
     # -- making -------------------------------------------------------------------------------------------------------
 
-    async def fetch(self, content: bytes, index: int, length: int, produce: Callable[[], Awaitable[bytes]]) -> bytes:
-        """Block `index` of `content`: a kept one, or what `produce` gives, which is called once however many wait.
+    async def fetch(
+        self,
+        content: bytes,
+        index: int,
+        length: int,
+        produce: Callable[[], Awaitable[bytes]],
+        reader: object = None,
+    ) -> bytes:
+        """Block `index` of `content`: a kept one, or what `produce` gives, which is called once for all who wait as
+        the same `reader`. One never waits for another: producing a block may need blocks, as archives lie in archives,
+        and what is claimed to lie in which may be a circle.
 
-        `produce` gives `length` verified bytes, and must not ask for the same block itself. Its failure, a RiafsError,
+        `produce` gives `length` verified bytes. Its failure, a RiafsError,
         is everybody's who waits; if it is cancelled, the next one who waits calls his own. Raises ShortRead for a
         wrong number of bytes.
         """
@@ -226,17 +268,17 @@ class BlockCache:
             data = self._in_memory(name)
             if data is not None:
                 return data
-            flight = self._flights.get(name)
+            flight = self._flights.get((reader, name))
             if flight is None:
-                return await self._lead(name, produce)
+                return await self._lead(name, produce, reader)
             await flight.landed.wait()
             if flight.data is not None:
                 return flight.data
             if flight.problem is not None:
                 raise type(flight.problem)(*flight.problem.args)
 
-    async def _lead(self, name: _Name, produce: Callable[[], Awaitable[bytes]]) -> bytes:
-        flight = self._flights[name] = _Flight()
+    async def _lead(self, name: _Name, produce: Callable[[], Awaitable[bytes]], reader: object) -> bytes:
+        flight = self._flights[reader, name] = _Flight()
         try:
             data = await self._from_disk(name)
             is_new = data is None
@@ -247,7 +289,7 @@ class BlockCache:
             flight.problem = problem
             raise
         finally:
-            del self._flights[name]
+            del self._flights[reader, name]
             flight.landed.set()
         if is_new:
             await self._send_to_disk(name, data)
