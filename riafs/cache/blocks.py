@@ -12,8 +12,8 @@ warning in the log, and blocks are produced again.
 State (one event loop; threads only get arguments):
 
 - `_lookups`: blocks that one task looks for on the disk; others that want one wait for that.
-- `_productions`: blocks that one task produces for a reader; its other tasks that want one wait for that task. There is no await between
-  looking into memory and entering a block here, so that no block is produced twice.
+- `_productions`: blocks that one task produces for a reader, whose other tasks that want one wait for that task. There
+  is no await between looking into memory and entering a block here, so that no block is produced twice.
 - `_unwritten`: blocks from `put` until they are written or dropped; they are found here meanwhile. `_unwritten_size` is
   the sum of their sizes.
 - `_queue`: the names of unwritten blocks that no writer has taken.
@@ -140,7 +140,7 @@ class BlockCache:
             lookup.set()
 
     async def read(self, content: bytes, size: int, offset: int, length: int) -> Buffer | None:
-        """A range inside `content` of `size` bytes, None unless all of it is cached. A range of one block is no copy."""
+        """A range inside `content` of `size` bytes, None unless all of it is cached. One of a single block is no copy."""
         pieces: list[memoryview] = []
         end = offset + length
         for index in range(offset // self.block_size, -(-end // self.block_size)):
@@ -263,9 +263,9 @@ class BlockCache:
         """Block `index` of `content`: the cached one, or the result of `produce`, called once however many tasks wait.
 
         Tasks wait for those of the same `reader` only: to produce a block may take other blocks, as archives lie in
-        archives, and they may be claimed to lie in one another. `produce` returns `length` verified bytes. If it raises a RiafsError,
-        all waiting tasks do; if its task is cancelled, another waiting task calls its own. Raises ShortRead for a wrong
-        number of bytes.
+        archives, and they may be claimed to lie in one another. `produce` returns `length` verified bytes. If it raises
+        a RiafsError, all waiting tasks do; if its task is cancelled, another waiting task calls its own. Raises
+        ShortRead for a wrong number of bytes.
         """
         name = (content, index, length)
         while True:
