@@ -140,7 +140,7 @@ class BlockCache:
             lookup.set()
 
     async def read(self, content: bytes, size: int, offset: int, length: int) -> Buffer | None:
-        """A range inside `content` of `size` bytes, None unless all of it is cached. One of a single block is no copy."""
+        """A range of `content`, which has `size` bytes; None unless all of it is cached. Copied only across blocks."""
         pieces: list[memoryview] = []
         end = offset + length
         for index in range(offset // self.block_size, -(-end // self.block_size)):
