@@ -98,20 +98,20 @@ class Readers:
         self._interval = PROBE
         self._until_probe = PROBE
 
-    async def prepare(self, content: RangedBytes) -> None:
-        """Verify what was opened, if it is likely to be read. Raises what verifying does."""
+    async def prepare(self, content: RangedBytes) -> RangedBytes:
+        """`content`, which is taken over: verified, if it is likely to be read. Raises what verifying does."""
         if not isinstance(content, DeferredBytes):
-            return
+            return content
         self._until_probe -= 1
         if self._do_read and self._until_probe:
             try:
-                await content.open()
+                return await content.open()
             except BaseException:
                 content.close()
                 raise
-        else:
-            self._until_probe = self._interval
-            content.on_first_use = self._note
+        self._until_probe = self._interval
+        content.on_first_use = self._note
+        return content
 
     def _note(self, was_read: bool) -> None:  # noqa: FBT001  # as it is called
         """A probe has ended. One that is read costs its reader a request more than other files, so it gets rarer."""
