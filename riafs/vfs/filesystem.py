@@ -13,6 +13,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -93,6 +94,8 @@ class _OpenFile:
     content: RangedBytes
     inode: int
     use: Use
+    directory: Directory
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +340,8 @@ class FileSystem:
 
         Where there is none, this fails. Damage is found at the first read, if not earlier: see vfs/kernel_cache.
         """
-        entry, content = await self.content(inode, to_be_read=to_be_read)
+        directory, entry = self._open_now(inode) or await self._entry(inode)
+        content = await self._content(inode, directory, entry, to_be_read=to_be_read)
         sized = entry.size != UNKNOWN_SIZE
         handles = self._open_inodes.setdefault(inode, set())
         pages = self._pages.opened(inode, content, [self._files[each].content for each in handles])
@@ -347,26 +351,36 @@ class FileSystem:
             self.counters.bytes_read += len(whole)
         use = _use_of(self._parent(inode))
         use.opened(1)
-        handle = self._new_handle(self._files, _OpenFile(content, inode, use))
+        handle = self._new_handle(self._files, _OpenFile(content, inode, use, directory, entry))
         handles.add(handle)
         return OpenedFile(handle, sized and not pages.past, pages.kept, whole)
 
-    async def content(self, inode: int, *, to_be_read: bool = True) -> tuple[Entry, RangedBytes]:
+    def _open_now(self, inode: int) -> tuple[Directory, Entry] | None:
+        """What an inode that is open stands for, which never changes: borg and lsattr open each file twice."""
+        for handle in self._open_inodes.get(inode, ()):
+            opened = self._files[handle]
+            return None if opened.entry.size == UNKNOWN_SIZE else (opened.directory, opened.entry)
+        return None
+
+    async def content(self, inode: int) -> tuple[Entry, RangedBytes]:
         """What a file holds now; the caller closes it."""
         directory, entry = await self._entry(inode)
+        return entry, await self._content(inode, directory, entry, to_be_read=True)
+
+    async def _content(self, inode: int, directory: Directory, entry: Entry, *, to_be_read: bool) -> RangedBytes:
         if entry.kind is Kind.DIRECTORY:
             raise IsADirectoryHere(f"{entry.name!r} is a directory")
         content: RangedBytes
         if not to_be_read and inode in self._open_inodes and entry.size != UNKNOWN_SIZE:
             content = DeferredBytes(
-                entry.size, lambda: directory.open(entry)
+                entry.size, partial(directory.open, entry)
             )  # the one who has it open knows that it is there
         else:
             content = await directory.open(entry)
         if to_be_read:
             await self._readers.prepare(content)
         self.counters.opens += 1
-        return entry, content
+        return content
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
         """Bytes of an open file: fewer than `length` only at its end."""
