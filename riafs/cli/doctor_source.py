@@ -107,14 +107,13 @@ def _layout_finding(path: str, layout: str | None) -> Finding:
 
 
 class _Collecting(logging.Handler):
-    """Keeps what the log says of names that are left out and the like."""
+    """Collects the messages of warnings, such as those of names that are left out."""
 
     def __init__(self, messages: list[str]) -> None:
         super().__init__(logging.WARNING)
         self._messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See logging."""
         message = record.getMessage()
         if message not in self._messages and len(self._messages) < _LISTED:
             self._messages.append(message)

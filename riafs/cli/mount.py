@@ -81,7 +81,7 @@ def mount(request: MountRequest, *, fake: bool = False) -> int:
 
 
 def _tell_obstacle(plan: MountPlan) -> None:
-    """Say at once what a push will say, if that is known: nobody should work for hours on what stays here."""
+    """Print at once why a push will be refused, if that is known already, and not only after hours of work."""
     mounted = mount_at(plan.mountpoint)
     if mounted is None:
         return

@@ -41,7 +41,7 @@ def _list(*, as_json: bool) -> None:
 
 
 def overlays(environment: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Those of running mounts, and those in the place where they are kept if nobody says where."""
+    """Those of running mounts, and those in the default directory for overlays."""
     found: dict[str, dict[str, Any]] = {}
     for mount in riafs_mounts():
         known = report(mount, environment) if mount.writable else {}

@@ -136,7 +136,7 @@ def _push_kept(target: Kept, order: Order, verbosity: int, failed: list[RiafsErr
     assert isinstance(source, RiaUrl)
 
     async def tell(_: Sequence[Invalidation]) -> None:
-        """No kernel has to hear of it."""
+        """There is no mount whose kernel caches would change."""
 
     async def work() -> list[dict[str, Any]]:
         async with open_unmounted(target.directory, named) as filesystem:

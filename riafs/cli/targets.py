@@ -81,7 +81,7 @@ class File:
 def files_below(paths: Iterable[str], complain: Complain) -> Iterator[File]:
     """The regular files at and below `paths`, which may be links themselves; links in a tree are not followed.
 
-    `complain` hears what cannot be looked at. Raises UsageError for a path that is not in a riafs mount.
+    `complain` is called with each path that cannot be read. Raises UsageError for a path outside of riafs mounts.
     """
     mounts = {mount.device: mount for mount in riafs_mounts()}
     for path in paths:
@@ -106,7 +106,7 @@ def _below(top: str, mount: Mount, complain: Complain) -> Iterator[File]:
         path = waiting.pop()
         try:
             with os.scandir(path) as entries:
-                listed = list(entries)  # at once: whoever takes what this gives may stop in the middle
+                listed = list(entries)  # at once, as the caller may stop in the middle
             for entry in listed:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
