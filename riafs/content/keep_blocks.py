@@ -105,7 +105,7 @@ class KeepBlocks:
             admit=self._verified,
             counters=tools.counters,
             deadline=tools.deadline,
-            line=ProgressQueue(tools.deadline),
+            queue=ProgressQueue(tools.deadline),
         )
 
     # -- reading ------------------------------------------------------------------------------------------------------

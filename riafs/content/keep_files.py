@@ -106,7 +106,7 @@ class CollectionReader:
 
     async def _renew(self, block: int, used: Locator) -> Locator | None:
         """A newer locator than `used` of that block, None if there is none."""
-        async with self._renewing.one():
+        async with self._renewing.held():
             is_newest = self._manifest.locator(block).text == used.text
             if is_newest and self._refresh and trio.current_time() - self._renewed_at > _RENEW_SECONDS:
                 self.renew(await self._refresh())

@@ -72,8 +72,8 @@ class Latencies:
 
     def add(self, attempt: Attempt) -> None:
         """An attempt has ended."""
-        if attempt.asked is not None and attempt.begun is not None:
-            self._seconds.append(attempt.begun - attempt.asked)
+        if attempt.sent_at is not None and attempt.answered_at is not None:
+            self._seconds.append(attempt.answered_at - attempt.sent_at)
 
     @property
     def too_long(self) -> float:
@@ -158,7 +158,7 @@ class SearchTools:
     counters: Counters
     deadline: float
     """Seconds."""
-    line: ProgressQueue
+    queue: ProgressQueue
     """Of those who wait for memory."""
 
 
@@ -285,9 +285,10 @@ class BlockSearch:
         running: dict[Attempt, BlockPlace | None],
     ) -> None:
         left = self._end - trio.current_time()
-        attempt = Attempt(self._request_id, max(min(left, self._tools.deadline), _SHORTEST), self._tools.line.moves)
+        seconds = max(min(left, self._tools.deadline), _SHORTEST)
+        attempt = Attempt(self._request_id, seconds, self._tools.queue.progressed)
         for each, slow in running.items():
-            if slow is not None and (each.begun is not None or each.asked is None):
+            if slow is not None and (each.answered_at is not None or each.sent_at is None):
                 self._tools.slow.add(slow)
         running[attempt] = None
         nursery.start_soon(self._ask, waiting, attempt, send, running)
@@ -298,24 +299,22 @@ class BlockSearch:
         """How an attempt ended; None once the newest of those that are `running` needs company."""
         while running and len(running) < _AT_ONCE:
             newest = running[-1]
-            since = newest.standing_since
-            with trio.move_on_at(min(since + self._patience(newest), self._too_long(newest))):
+            since = newest.idle_since
+            seconds = self._tools.latencies.too_long if newest.answered_at is None else _STILL_SECONDS
+            with trio.move_on_at(min(since + seconds, self._too_long(newest))):
                 return await receive.receive()
-            alone = len(running) == 1 or newest.begun is not None
-            if alone and (newest.standing_since == since or trio.current_time() >= self._too_long(newest)):
+            alone = len(running) == 1 or newest.answered_at is not None
+            if alone and (newest.idle_since == since or trio.current_time() >= self._too_long(newest)):
                 return None
             with trio.move_on_after(_SHORTEST):
                 return await receive.receive()
         return await receive.receive()
 
-    def _patience(self, attempt: Attempt) -> float:
-        return self._tools.latencies.too_long if attempt.begun is None else _STILL_SECONDS
-
     def _too_long(self, attempt: Attempt) -> float:
         """When an answer that goes on should have come to its end."""
-        if attempt.begun is None:
+        if attempt.answered_at is None:
             return float("inf")
-        return attempt.begun + _STILL_SECONDS + self._locator.size / _SLOW
+        return attempt.answered_at + _STILL_SECONDS + self._locator.size / _SLOW
 
     # -- one place ----------------------------------------------------------------------------------------------------
 
@@ -348,9 +347,9 @@ class BlockSearch:
 
     def _fails(self, place: BlockPlace, attempt: Attempt, problem: RiafsError) -> None:
         self._note(place, problem)
-        if attempt.begun is not None or place.in_place:
+        if attempt.answered_at is not None or place.in_place:
             self._tools.answering.answered(place)
-        elif attempt.asked is not None and not isinstance(problem, TaskFailed):
+        elif attempt.sent_at is not None and not isinstance(problem, TaskFailed):
             self._tools.answering.failed(place, problem)
 
     async def _from(self, place: BlockPlace, attempt: Attempt) -> FoundBlock:
@@ -370,7 +369,7 @@ class BlockSearch:
     async def _new_room(self) -> Room:
         what = f"block {self._locator.unsigned.decode()}: memory is taken by blocks that do not come"
         try:
-            return await self._tools.line.wait(partial(self._tools.memory.room, self._locator.size), what)
+            return await self._tools.queue.wait(partial(self._tools.memory.room, self._locator.size), what)
         except StoreTimeout:
             self._end = min(self._end, trio.current_time())  # the deadline has passed in line
             raise

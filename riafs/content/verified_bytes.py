@@ -185,12 +185,12 @@ class PartDigests:
 class ComparedBytes:
     """RangedBytes over `source`, which it owns: no byte is served but those that `digests` were taken of."""
 
-    __slots__ = ("_digests", "_patience", "_place", "_source")
+    __slots__ = ("_deadline", "_digests", "_place", "_source")
 
-    def __init__(self, source: RangedBytes, digests: bytes, patience: Deadline, place: str) -> None:
+    def __init__(self, source: RangedBytes, digests: bytes, deadline: Deadline, place: str) -> None:
         self._source = source
         self._digests = digests
-        self._patience = patience
+        self._deadline = deadline
         self._place = place
 
     @property
@@ -209,7 +209,7 @@ class ComparedBytes:
         if whole - start <= _AT_ONCE:
             same = PartDigests.fits(self._digests, start, data)
         else:
-            same = await self._patience.run(PartDigests.fits, self._digests, start, data)
+            same = await self._deadline.run(PartDigests.fits, self._digests, start, data)
         if not same:
             raise ChangedContent(f"{self._place} was changed since it was verified; open the file again")
         return memoryview(data)[offset - start : end - start]

@@ -107,14 +107,14 @@ class Verifier:
     """Admits content to readers. One per mount; `background` runs the hashing beside readers."""
 
     def __init__(
-        self, policy: Verify, memory: VerifiedMemory, counters: Counters, patience: Deadline, background: Background
+        self, policy: Verify, memory: VerifiedMemory, counters: Counters, deadline: Deadline, background: Background
     ) -> None:
         self._policy = policy
         self.memory = memory
         self.counters = counters
         self._background = background
         self._beside: dict[tuple[Evidence, bytes], Hashing] = {}
-        self._patience = patience
+        self._deadline = deadline
         self._seals: LRUCache[bytes, bytes] = LRUCache(_SEALS, getsizeof=len)
 
     async def admit(self, opened: UnverifiedContent, claim: Claim) -> RangedBytes:
@@ -192,7 +192,7 @@ class Verifier:
                 self._seals[claim.key] = digests
         if versioned(opened.source) is None:
             return opened.source
-        return ComparedBytes(opened.source, digests, self._patience, opened.place)
+        return ComparedBytes(opened.source, digests, self._deadline, opened.place)
 
     async def _small(self, opened: UnverifiedContent, claim: Claim, checker: Checker) -> RangedBytes:
         """Content that is served from where it was hashed. What is being written just now is looked at once more."""
@@ -235,11 +235,11 @@ class Verifier:
         """
         read = blocking_read(source)
         if read is not None:
-            await self._patience.run_longer((end - start) / _SLOWEST, _hash, read, checker, start, end)
+            await self._deadline.run_longer((end - start) / _SLOWEST, _hash, read, checker, start, end)
             return
         for offset in range(start, end, _CHUNK):
             data = await source.read(offset, min(_CHUNK, end - offset))
-            await self._patience.run(checker.update, data)
+            await self._deadline.run(checker.update, data)
 
     def conclude(self, opened: UnverifiedContent, claim: Claim, checker: Checker) -> None:
         """Count and remember the outcome. Raises CorruptContent."""

@@ -262,7 +262,7 @@ class ObjectWriter:
         """Write, name and make durable what is left."""
         await self._write_small()
         await self._name()
-        await self._to.writing.settle(self._relied_on, everything=self._relied_on_others)
+        await self._to.writing.sync_changes(self._relied_on, everything=self._relied_on_others)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,13 +33,13 @@ from tests.conformance.ranged import CHECKS, CONTENT, Check, Make, check_slices
 from tests.small import Locked, SmallDataset, SmallStore, key_of, mixed_path
 
 
-def file_of(content: bytes, patience: Deadline | None = None) -> FileBytes:
+def file_of(content: bytes, deadline: Deadline | None = None) -> FileBytes:
     """An unlinked file with that content."""
     with tempfile.TemporaryFile() as file:
         file.write(content)
         file.flush()
         descriptor = os.dup(file.fileno())
-    return FileBytes(descriptor, len(content), "a file", patience, LocalVersion.of(os.fstat(descriptor)))
+    return FileBytes(descriptor, len(content), "a file", deadline, LocalVersion.of(os.fstat(descriptor)))
 
 
 @asynccontextmanager
@@ -55,7 +55,7 @@ async def file(content: bytes) -> AsyncIterator[RangedBytes]:
 
 
 @asynccontextmanager
-async def file_with_patience(content: bytes) -> AsyncIterator[RangedBytes]:
+async def file_with_deadline(content: bytes) -> AsyncIterator[RangedBytes]:
     source = file_of(content, Deadline("a store", 10, Counters()))
     yield source
     source.close()
@@ -129,8 +129,8 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
         patch.setattr(verified_bytes, "_HOP", 211)
         patch.setattr(verified_bytes, "_AHEAD", 50)
         async with trio.open_nursery() as background:
-            patience = Deadline("the store", 10, Counters())
-            verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), patience, Background(background))
+            deadline = Deadline("the store", 10, Counters())
+            verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), deadline, Background(background))
             claim = Claim(b"the key", lambda: _Sha256(content))
             source = await verifier.admit(
                 UnverifiedContent(found, "a place", Evidence(found.version, 0, found.size)), claim
@@ -143,7 +143,7 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
 QUICK: dict[str, Make] = {
     each.__name__: each
     for each in (
-        memory, file, file_with_patience, extent, extent_at_the_end, concatenated, one_part, patched, hashed_beside,
+        memory, file, file_with_deadline, extent, extent_at_the_end, concatenated, one_part, patched, hashed_beside,
     )
 }  # fmt: skip
 

@@ -73,8 +73,8 @@ class Bench:
 
     def __init__(self, policy: Verify, background: trio.Nursery) -> None:
         self.counters, self.memory = Counters(), VerifiedMemory(None)
-        patience = Deadline("the store", 10, self.counters)
-        self.verifier = Verifier(policy, self.memory, self.counters, patience, Background(background))
+        deadline = Deadline("the store", 10, self.counters)
+        self.verifier = Verifier(policy, self.memory, self.counters, deadline, Background(background))
 
     async def admit(self, source: Source, *, content: bytes = GOOD, evidence: Evidence | None = None) -> object:
         """Admit a source that is said to be `content`."""
@@ -413,8 +413,8 @@ async def test_sealed_content_gives_what_was_sealed_and_nothing_else(size: int) 
     content, seal = noise(size), PartDigests()
     for start in range(0, size, 100_000):
         seal.update(content[start : start + 100_000])
-    digests, patience = seal.end(), Deadline("the store", 10, Counters())
-    sealed = ComparedBytes(MemoryBytes(content), digests, patience, "a place")
+    digests, deadline = seal.end(), Deadline("the store", 10, Counters())
+    sealed = ComparedBytes(MemoryBytes(content), digests, deadline, "a place")
     for offset in {0, 1, size // 2, max(size - 1, 0), size}:
         for length in (0, 1, PartDigests.PART, size + 1):
             assert await sealed.read(offset, length) == content[offset : offset + length]
@@ -422,7 +422,7 @@ async def test_sealed_content_gives_what_was_sealed_and_nothing_else(size: int) 
         other = bytearray(content)
         other[place] ^= 1
         with pytest.raises(ChangedContent):
-            await ComparedBytes(MemoryBytes(bytes(other)), digests, patience, "a place").read(place, 1)
+            await ComparedBytes(MemoryBytes(bytes(other)), digests, deadline, "a place").read(place, 1)
 
 
 # -- in a store -------------------------------------------------------------------------------------------------------

@@ -97,8 +97,8 @@ async def keep_blocks(setting: Setting) -> AsyncIterator[KeepBlocks]:
 
 async def volume(path: Path, setting: Setting, counters: Counters) -> KeepVolume:
     """The volume in a directory."""
-    patience = Deadline(str(path), setting.deadline, counters, setting.per_volume)
-    return KeepVolume(await LocalStorage.open_root(str(path).encode(), patience), patience)
+    deadline = Deadline(str(path), setting.deadline, counters, setting.per_volume)
+    return KeepVolume(await LocalStorage.open_root(str(path).encode(), deadline), deadline)
 
 
 def put(directory: Path, block: bytes) -> Path:

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from riafs.cache.last_changes import Apart, LastChanges
+from riafs.cache.last_changes import LastChanges, UnknownParent
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.errors import CacheFailed, MalformedObject
@@ -218,7 +218,7 @@ def test_two_mounts_that_walk_at_once_agree(tmp_path: Path) -> None:
     assert kept.times(commits[1].oid, b"d") == {b"d": {b"0": 0, b"1": 10**9}}
     assert kept.times(commits[1].oid, b"none") == {b"none": {}}
     assert kept.tips() == [commits[3].oid]
-    with pytest.raises(Apart):
+    with pytest.raises(UnknownParent):
         kept.add([ChangedCommit(b"f" * 40, b"e" * 40, 1, [])])
     assert kept.times(b"f" * 40, b"") is None
     kept.close()
