@@ -28,7 +28,7 @@ from riafs.cache.eviction import (
 )
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
-from riafs.cli.render import amount, print_json, print_table
+from riafs.cli.render import amount, counted, print_json, print_table
 from riafs.cli.targets import files_below
 from riafs.errors import StoreDenied, UsageError
 from riafs.settings import Settings, complete_environment, load
@@ -108,7 +108,7 @@ def _evict(root: int, settings: Settings, arguments: argparse.Namespace) -> Repo
     else:
         return _enforce(root, DiskLimits(settings.cache_size, settings.cache_min_free))
     if kept:
-        complain(f"{kept} pinned {'file is' if kept == 1 else 'files are'} kept; riafs cache unpin lets go of them")
+        complain(f"{counted(kept, 'pinned file')} kept; riafs cache unpin makes them ordinary")
     return _removed(removed)
 
 

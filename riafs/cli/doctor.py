@@ -100,7 +100,7 @@ def _check_fusermount() -> Iterator[Finding]:
         advice = f"ln -s ../proc/self/mounts {_MOUNT_TABLE}"
         yield Finding("fail", f"there is no {_MOUNT_TABLE}, which fusermount3 needs to unmount", advice)
     if os.geteuid() != 0 and not user_allow_other():
-        yield Finding("warn", "allow-other is for root only here", "put user_allow_other into /etc/fuse.conf")
+        yield Finding("warn", "only root can mount with allow-other here", "put user_allow_other into /etc/fuse.conf")
 
 
 def user_allow_other(path: str = "/etc/fuse.conf") -> bool:

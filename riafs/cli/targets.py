@@ -205,7 +205,9 @@ def _in_mount(path: str) -> tuple[Mount, bytes]:
     absolute = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
     candidates = [mount for mount in riafs_mounts() if is_at_or_below(absolute, mount.mountpoint)]
     if not candidates:
-        raise NotMounted(f"{absolute} is in no riafs mount; an overlay that is not mounted is given with --overlay DIR")
+        raise NotMounted(
+            f"{absolute} is in no riafs mount: name a path in one, or with --overlay an overlay that is not mounted"
+        )
     mount = max(candidates, key=lambda each: len(each.mountpoint))
     place = os.path.relpath(absolute, mount.mountpoint)
     return mount, b"" if place == "." else os.fsencode(place)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from riafs.cli.main import complain
-from riafs.cli.render import print_table
+from riafs.cli.render import counted, print_table
 from riafs.daemon.ask import ask
 from riafs.daemon.mountpoint import LEAVING_SECONDS, find_mount, kept_by, unmount
 from riafs.daemon.mounts import Mount, riafs_mounts
@@ -98,8 +98,7 @@ def _wait_for(daemon: int, mount: Mount) -> None:
 def _kept(status: Mapping[str, Any]) -> str:
     """Where the changes are that were not pushed, if there are any and the daemon can tell."""
     count = status.get("changes")
-    changes = "1 change that is" if count == 1 else f"{count} changes that are"
-    return f"{changes} not pushed: kept in {status.get('overlay')}" if count else ""
+    return f"{counted(count, 'change')} not pushed, kept in {status.get('overlay')}" if count else ""
 
 
 def combined(codes: Sequence[int]) -> int:

@@ -276,7 +276,11 @@ def test_a_signal_ends_a_mount_and_leaves_nothing(
 def test_doctor_says_what_a_source_holds(riafs: Run, small_store: Path) -> None:
     good = riafs("doctor", small_store, "--json")
     assert good.returncode == 0, good.stdout
-    assert json.loads(good.stdout)[-1] == {"state": "ok", "what": "1 datasets, 1 aliases; 1 can be shown", "advice": ""}
+    assert json.loads(good.stdout)[-1] == {
+        "state": "ok",
+        "what": "1 dataset, 1 with an alias; 1 can be shown",
+        "advice": "",
+    }
     bad = riafs("doctor", "/nonexistent")
     assert bad.returncode == 1
     assert "fail  store /nonexistent: No such file or directory" in bad.stdout
