@@ -171,7 +171,7 @@ def pushed_lines(outcomes: Sequence[Mapping[str, Any]], *, dry_run: bool) -> Ite
         if dry_run:
             yield f"{name}: would be pushed to {branch}: {files}, at most {amount(each['bytes_written'])}"
         elif each["commit"] == each["before"]:
-            yield f"{name}: {branch} has it all already"
+            yield f"{name}: {branch} has all of these changes already"
         else:
             yield f"{name}: {branch} is at {each['commit']} now: {files}{sent}"
         yield from _remarks(name, each)

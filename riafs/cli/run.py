@@ -207,7 +207,7 @@ def _tell(
     sys.stdout.flush()
     if status and seen.changed:
         complain(
-            f"the command ended with exit status {status}, so nothing was pushed; what it changed is local: "
+            f"the command ended with exit status {status}, so nothing was pushed; its changes are local: "
             "riafs diff lists it, riafs push makes a commit of it, riafs restore drops it"
         )
     elif status:
@@ -216,7 +216,7 @@ def _tell(
         print_json(_described(status, seen, message, outcomes))
         return
     for path in seen.elsewhere:
-        complain(f"{printable(path)} was read too, which the record cannot name: it is outside of the dataset")
+        complain(f"{printable(path)} was read too; it is outside of the dataset, so the record does not name it")
     if seen.ignored:
         complain(f"{len(seen.ignored)} new files stay local, as .gitignore leaves them out")
     for path in seen.others:

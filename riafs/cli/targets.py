@@ -171,7 +171,7 @@ def locate(paths: Sequence[str], overlay: str | None) -> Mounted | Kept:
         raise UsageError(f"{' and '.join(sorted(mounts))} are different mounts: one at a time")
     [mount] = mounts.values()
     if not mount.writable:
-        raise UsageError(f"{mount.mountpoint} is mounted to be read only, so nothing is changed there")
+        raise UsageError(f"{mount.mountpoint} is mounted read-only, so nothing is changed there")
     places = tuple(place for _, place in found)
     return Mounted(mount, () if not paths or b"" in places else places)
 

@@ -83,16 +83,16 @@ def _daemon(status: Mapping[str, Any]) -> int:
 
 
 def _wait_for(daemon: int, mount: Mount) -> None:
-    """Wait until it has ended: until then it has the overlay, and what lies below may be in use. Where another mount
-    namespace keeps it, that may be for ever, so it is told instead.
+    """Wait until the daemon has ended: until then it holds the overlay and files of the store. Where another mount
+    namespace keeps the mount, that may be for ever, so this is reported instead.
     """
     if daemon < 0 or select.select([daemon], [], [], LEAVING_SECONDS)[0]:
         return
     reason = kept_by(mount.device)
     if reason:
-        complain(f"{mount.mountpoint} is unmounted here, but its daemon goes on: {reason}")
+        complain(f"{mount.mountpoint} is unmounted here, but its process keeps running: {reason}")
     elif not select.select([daemon], [], [], _END_SECONDS)[0]:
-        complain(f"it is unmounted, but its daemon is still at work after {_END_SECONDS:g} s")
+        complain(f"{mount.mountpoint} is unmounted, but its process still runs after {_END_SECONDS:g} s")
 
 
 def _kept(status: Mapping[str, Any]) -> str:

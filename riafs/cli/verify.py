@@ -32,7 +32,7 @@ from riafs.vfs.assembly import Plan, open_assembled
 
 _LOST, _DEGRADED = 2, 64
 _DEGRADED_VERDICTS = (Verdict.DAMAGED_COPY, Verdict.UNDER_REPLICATED)
-_TITLES = ("STATE", "FILES", "KEY, OBJECT OR BLOCK", "WHAT IS THERE")
+_TITLES = ("STATE", "FILES", "KEY, OBJECT OR BLOCK", "COPIES")
 _REASONS = 3
 _LOOSE = "annex/objects/"
 _STEPS = {
@@ -166,7 +166,7 @@ def _row(finding: Finding, names: _Names) -> list[str]:
         finding.verdict.value,
         _files(finding, names),
         _shown(finding.part.name),
-        "; ".join(_copies(finding)) or "nothing",
+        "; ".join(_copies(finding)) or "none",
     ]
 
 

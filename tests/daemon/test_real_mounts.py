@@ -208,7 +208,7 @@ def test_what_keeps_a_daemon_after_the_unmount_is_told(
         done = riafs("umount", mountpoint)
         assert done.returncode == 0
         told = f"cat (process {other.pid}) has a copy of the mount at {mountpoint} in a mount namespace of its own"
-        assert f"{mountpoint} is unmounted here, but its daemon goes on: {told}" in done.stderr
+        assert f"{mountpoint} is unmounted here, but its process keeps running: {told}" in done.stderr
         assert f"nsenter -m -t {other.pid} umount {mountpoint}" in done.stderr
         until = time.monotonic() + 10
         while told not in (tmp_path / "log").read_text():
