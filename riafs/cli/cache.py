@@ -86,11 +86,11 @@ def _status(root: int, settings: Settings, _arguments: argparse.Namespace) -> Re
         "limit": settings.cache_size,
         "free": status.f_bavail * status.f_frsize,
         "min_free": int(status.f_blocks * status.f_frsize * settings.cache_min_free / 100),
-        "pins": sorted(_key_of(content) or digest.hex() for digest, content in pins),
+        "pins": sorted(_shown_key(content) or digest.hex() for digest, content in pins),
     }
 
 
-def _key_of(content: bytes) -> str:
+def _shown_key(content: bytes) -> str:
     return content.removeprefix(annex_content(b"")).decode(errors="backslashreplace")
 
 
@@ -165,7 +165,7 @@ def _contents(paths: list[str], verbosity: int) -> Iterator[bytes]:
 
     def failed(path: str, error: OSError) -> None:
         complaints.append(path)
-        _complain(path, error)
+        complain(f"{path}: {error.strerror}")
 
     with progress(verbosity) as display:
         display.begin(Reading.COUNTING, 0)
@@ -196,7 +196,3 @@ def _contents_of(path: str) -> list[bytes]:
     if blocks > len(locators):
         complain(f"{path}: only its first {len(locators)} of {blocks} blocks are meant")
     return [keep_content(locator) for locator in locators]
-
-
-def _complain(path: str, error: OSError) -> None:
-    complain(f"{path}: {error.strerror}")

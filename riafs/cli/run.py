@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         status = run_command(arguments.words, here.rstrip("/"), environment)
     finally:
         reply = asked(target.mount, "recorded", {"recording": begun["recording"]}, _SECONDS)
-    seen = _seen(reply, _ignored(top, _made(reply), environment))
+    made = [each["path"] for each in reply["changes"] if each["kind"] in _MADE]
+    seen = _seen(reply, _ignored(top, made, environment))
     directory = os.path.relpath(here, top)
     record = RunRecord(
         command_line(arguments.words),
@@ -121,10 +122,6 @@ def _datalad_id(top: str, environment: Mapping[str, str]) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return os.fsdecode(done.stdout).strip() or None
-
-
-def _made(reply: Mapping[str, Any]) -> list[str]:
-    return [each["path"] for each in reply["changes"] if each["kind"] in _MADE]
 
 
 def _ignored(top: str, paths: Sequence[str], environment: Mapping[str, str]) -> frozenset[str]:
