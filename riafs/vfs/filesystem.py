@@ -11,6 +11,7 @@ version or the content it was opened with.
 
 import contextlib
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -239,7 +240,7 @@ class FileSystem(OpenFiles):
     async def _directory_at(self, parent: Node, slot: int) -> Directory:
         directory, entry = await parent.entry(slot)
         if entry.kind is not Kind.DIRECTORY:
-            raise NotADirectoryHere(f"{entry.name!r} is not a directory")
+            raise NotADirectoryHere(f"{os.fsdecode(entry.name)} is not a directory")
         virtual = self._virtual.get(entry.name) if parent is self._root else None
         return virtual or await directory.directory(entry)
 
@@ -332,7 +333,7 @@ class FileSystem(OpenFiles):
         """What a file holds now; the caller closes it."""
         directory, entry = await self._entry(inode)
         if entry.kind is Kind.DIRECTORY:
-            raise IsADirectoryHere(f"{entry.name!r} is a directory")
+            raise IsADirectoryHere(f"{os.fsdecode(entry.name)} is a directory")
         content: RangedBytes
         if not to_be_read and self.is_open(inode) and entry.size != UNKNOWN_SIZE:
             content = DeferredBytes(
