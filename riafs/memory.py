@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from riafs.errors import OutOfMemory
 
 _ROOT = "/sys/fs/cgroup"
+_OWN = "/proc/self/cgroup"
 _NO_LIMIT = 1 << 60
 _RESERVE = 8 << 20
 """Bytes that are left for answering with an error, beside a sixteenth of all."""
-_COUNTED = frozenset((b"anon", b"shmem", b"total_rss", b"total_shmem"))
-"""In ``memory.stat``: what cannot be given back, unlike the page cache of files."""
+_COUNTED_1 = frozenset((b"total_rss", b"total_shmem"))
+"""In ``memory.stat``: what cannot be given back, unlike the page cache of files; in a group of version 1,"""
+_COUNTED_2 = frozenset(
+    (b"anon", b"shmem", b"kernel_stack", b"pagetables", b"percpu", b"sock", b"vmalloc", b"slab_unreclaimable")
+)
+"""and of version 2, where the kernel's own memory counts too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +34,11 @@ class Group:
         """Bytes that all its processes use and cannot give back. Raises OSError, ValueError."""
         with open(f"{self.path}/memory.stat", "rb") as file:
             fields = dict(line.split() for line in file)
-        return sum(int(fields[name]) for name in _COUNTED & fields.keys())
+        counted = _COUNTED_1 if b"total_rss" in fields else _COUNTED_2
+        return sum(int(fields[name]) for name in counted & fields.keys())
 
 
-def group_of(cgroups: str, root: str = _ROOT) -> Group | None:
+def group_of(cgroups: str, root: str) -> Group | None:
     """The tightest group among those in the text of ``/proc/self/cgroup`` and above them; None without any limit."""
     found = []
     for line in cgroups.splitlines():
@@ -66,17 +72,20 @@ def _number(path: str) -> int:
         return _NO_LIMIT
 
 
-def _own() -> Group | None:
+def own_group(cgroups: str = _OWN, root: str = _ROOT) -> Group | None:
+    """That of this process, None where nothing limits it or nothing can be told. `cgroups`: the file that names its
+    groups; `root`: where they are mounted.
+    """
     try:
-        with open("/proc/self/cgroup") as file:
-            return group_of(file.read())  # each time, as a process may be put into another group
+        with open(cgroups) as file:
+            return group_of(file.read(), root)  # each time, as a process may be put into another group
     except (OSError, ValueError):
         return None
 
 
 def share(size: int, parts: int) -> int:
     """`size` bytes, but at most one of `parts` equal parts of what the control group allows."""
-    group = _own()
+    group = own_group()
     return size if group is None else min(size, group.limit // parts)
 
 
@@ -85,7 +94,7 @@ def ensure(size: int, what: str) -> None:
 
     A process that is not limited gets MemoryError from Python, if anything.
     """
-    group = _own()
+    group = own_group()
     if group is None:
         return
     try:

@@ -19,7 +19,7 @@ from tests.stores.hostile import HostileStore, build_hostile
 from tests.stores.manifest import Stores
 from tests.stores.tools import ToolError
 
-pytest_plugins = ["tests.plugins.log_hygiene"]
+pytest_plugins = ["tests.plugins.log_hygiene", "tests.plugins.workers"]
 
 PROGRAMS = ("git", "git-annex", "datalad", "7z", "gpg", "fusermount3", "getfattr")
 
@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # begun by nohup
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    home = tempfile.mkdtemp(prefix=mounts.PREFIX)
+    home = tempfile.mkdtemp(prefix=f"{mounts.PREFIX}{os.getpid()}-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in [name for name in os.environ if name.startswith(("GIT_", "XDG_", "RIAFS_")) and name not in KEPT]:
         del os.environ[name]
@@ -79,8 +79,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Take down what an aborted earlier run left mounted."""
-    mounts.sweep(mounts.abandoned())
+    """Take down what an aborted earlier run of this user left: mounts, and private homes."""
+    if not hasattr(session.config, "workerinput"):  # of pytest-xdist
+        mounts.sweep(mounts.abandoned())
+        for home in mounts.abandoned_homes():
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

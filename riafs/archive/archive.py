@@ -30,7 +30,7 @@ from riafs.storage.bytesource import Extent, MemoryBytes, RangedBytes, StoredFil
 
 _SPILL = 64 << 30
 _MEMBERS_AT_ONCE = 2
-"""Children that read members of annexed archives (see content/archivemembers)."""
+"""Children that read members of annexed archives (see content/archive_members)."""
 _LISTING = b"listing"
 
 

@@ -73,7 +73,7 @@ class AtResets:
     async def stretch(self, offset: int, end: int = 0) -> Stretch:
         last = max(offset, end - 1)
         if not self._resets.knows(last):
-            async with self._walking.one():
+            async with self._walking.held():
                 if not self._loaded:
                     await self._saved.load(self._name, self._resets)
                     self._loaded = True
@@ -82,14 +82,14 @@ class AtResets:
 
     async def _walk(self, offset: int) -> None:
         resets, began = self._resets, self._resets.walked
-        fill, patience = blocking_read(self._packed), deadline_of(self._packed)
-        read = None if fill is None or patience is None else _pieces(fill, self._packed.size)
+        fill, deadline = blocking_read(self._packed), deadline_of(self._packed)
+        read = None if fill is None or deadline is None else _pieces(fill, self._packed.size)
         try:
             while not resets.knows(offset):
-                if read is None or patience is None:
+                if read is None or deadline is None:
                     await self._step(offset)
                 else:
-                    await patience.run_longer(patience.seconds, resets.walk, read, offset, _CHUNKS_AT_ONCE)
+                    await deadline.run_longer(deadline.seconds, resets.walk, read, offset, _CHUNKS_AT_ONCE)
         except MalformedArchive:
             resets.give_up()
             return
@@ -220,7 +220,7 @@ class Folders:
         """The folder of a member that has content. Raises as `_open_folder`."""
         number = member.folder
         assert number is not None
-        async with self._opening.one():
+        async with self._opening.held():
             found: DecodableFolder | None = self._kept.get(number)
             if found is None:
                 found = await _open_folder(self._source, self._listing, number, self._unlocker, self._walks)

@@ -170,26 +170,26 @@ class IndexDirectory:
     def __init__(self, path: bytes, bound: int = 2 << 30, seconds: float = 10.0) -> None:
         self._path = path
         self._bound = bound
-        self.patience = Deadline("the cache directory", seconds, Counters(), _THREADS, ours=True)
+        self.deadline = Deadline("the cache directory", seconds, Counters(), _THREADS, ours=True)
 
     async def find(self, name: bytes, kind: bytes, expected: Mapping[str, str]) -> dict[str, Column] | None:
         """`load` in a thread; None where the directory does not answer."""
         try:
-            return await self.patience.run(self.load, name, kind, expected)
+            return await self.deadline.run(self.load, name, kind, expected)
         except StoreTimeout:
             return None
 
     async def keep(self, name: bytes, kind: bytes, columns: Mapping[str, tuple[str, Column]]) -> bool:
         """`save` in a thread; False where the directory does not answer. The columns must not be changed any more."""
         try:
-            return await self.patience.run_longer(_SAVE_SECONDS, self.save, name, kind, columns)
+            return await self.deadline.run_longer(_SAVE_SECONDS, self.save, name, kind, columns)
         except StoreTimeout:
             return False
 
     async def forget(self, name: bytes, kind: bytes) -> None:
         """`remove` in a thread, or not at all where the directory does not answer."""
         with contextlib.suppress(StoreTimeout):
-            await self.patience.run(self.remove, name, kind)
+            await self.deadline.run(self.remove, name, kind)
 
     def path(self, name: bytes, kind: bytes) -> bytes:
         """Where the file of that kind about `name` is."""
@@ -258,7 +258,7 @@ class SavedWalks:
             return
         kind = _kind(folder)
         try:
-            found = await self._directory.patience.run(_read, self._directory, self._name, kind)
+            found = await self._directory.deadline.run(_read, self._directory, self._name, kind)
             if found is not None:
                 resets.restore(*found)
         except DamagedIndex:

@@ -195,7 +195,7 @@ class Scheduler:
         where no engine is left.
         """
         pool, stretch, resources = self._resources.decoders, job.stretch, self._resources
-        async with self._starting.one():
+        async with self._starting.held():
             start = job.start()
             if start is None:
                 return None

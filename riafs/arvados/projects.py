@@ -1,12 +1,18 @@
-"""Projects and tags: what they contain, and whether that has changed, asked for all of them at once."""
+"""Projects and tags: what they contain, whether that has changed (asked for all of them at once), and file names.
 
-from collections.abc import Sequence
+Names become file names as in the Arvados clients: an empty name and ``.`` are ``_``, ``..`` is ``__``, a ``/`` is the
+cluster's substitute or ``_``, and so is a NUL. To a name that is taken, or longer than a file's can be, the uuid is
+appended.
+"""
+
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from riafs.arvados.api import ApiServer, Record
 from riafs.arvados.collections import nanoseconds, state_of
 from riafs.errors import StoreError
+from riafs.formats.names import MAX_NAME, valid_name
 
 _COLLECTION = ("uuid", "name", "owner_uuid", "portable_data_hash", "modified_at")
 _PROJECT = ("uuid", "name", "owner_uuid", "modified_at", "group_class")
@@ -133,3 +139,34 @@ def _collection(record: Record) -> Item:
 def _named(record: Record) -> tuple[str | None, bytes]:
     name = record.get("name")
     return (name if isinstance(name, str) else None), str(record.get("owner_uuid") or "").encode()
+
+
+_WHOLE = {"": "_", ".": "_", "..": "__"}
+
+
+def file_names(named: Iterable[tuple[bytes, str]], slash: str = "_") -> list[bytes]:
+    """The file name for each (uuid, name), in their order: who comes first has the plain name.
+
+    >>> file_names([(b"u1", "a/b"), (b"u2", "a_b"), (b"u3", "..")])
+    [b'a_b', b'a_b (u2)', b'__']
+    """
+    taken: set[bytes] = set()
+    found = []
+    for uuid, name in named:
+        shown = file_name(name, slash)
+        while shown in taken or not valid_name(shown):
+            suffix = b" (" + uuid + b")"
+            shown = _cut(shown, MAX_NAME - len(suffix)) + suffix
+        taken.add(shown)
+        found.append(shown)
+    return found
+
+
+def file_name(name: str, slash: str = "_") -> bytes:
+    """`name` without what no file name has; it may still be too long."""
+    return _WHOLE.get(name, name).replace("/", slash or "_").replace("\0", "_").encode("utf-8", "replace")
+
+
+def _cut(name: bytes, length: int) -> bytes:
+    """At most `length` bytes, no character cut in two."""
+    return name if len(name) <= length else name[:length].decode("utf-8", "ignore").encode()

@@ -1,13 +1,12 @@
-"""The files of the block cache: their form, their names and their directory.
+"""The files of the block cache: their format, their names and their directory.
 
-A block is the part of a content that begins at `offset` and has `length` bytes. Its file is a header of 64 bytes and
-the payload. The header says which block of which content it is, so that a file under another block's name is noticed;
-the checksum covers the header's fields and the payload. CRC32 guards against failing disks and torn writes, not against
-people: nobody else can write to the directory.
+A block is the `length` bytes of a content at `offset`. Its file has a header of 64 bytes and the payload. The header
+names the content and the block, so that a file with another block's name is noticed; its checksum covers its fields and
+the payload. A CRC32 is enough against failing disks and incomplete writes; no other user can write to the directory.
 
-All blocks lie in ``blocks-1`` in the cache directory, in one directory for each first byte of a content's digest.
-Invariant: every use goes through a descriptor that was checked to be a directory of this user that nobody else can
-enter, so nobody can exchange it between the check and the use.
+All blocks are in ``blocks-1`` in the cache directory, in one directory for each first byte of a content's digest.
+Invariant: files are accessed only through a descriptor of that directory which was checked (it belongs to this user,
+and no other user can enter it), so that it cannot be replaced between the check and the access.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ from riafs.formats.digests import crc32
 from riafs.storage.temporary import private_directory
 
 VERSION = 1
-"""Of the header and of the directory's layout; another version has a directory of its own."""
+"""Version of the header and of the directory's layout; another version uses another directory."""
 _MAGIC = b"riafsblk"
 _HEADER = struct.Struct("<8sII32sQQ")  # magic, version, checksum; then what is checked: digest, offset, length
 _CHECKED_FROM = 16
@@ -38,32 +37,32 @@ _NAME = re.compile(r"([0-9a-f]{64})-([0-9a-f]{1,16})-([0-9a-f]{1,8})", re.ASCII)
 
 
 def annex_content(key: bytes) -> bytes:
-    """The name of the content of an annex key (serialised form). Only for content that the key's digest vouches for."""
+    """The name of the content of an annex key (serialised form), for keys with a digest."""
     return b"annex:" + key
 
 
 def keep_content(locator: bytes) -> bytes:
-    """The name of a block of Keep; `locator` has digest and size, and no hints."""
+    """The name of the content of a block of Keep; `locator` has digest and size, and no hints."""
     return b"keep:" + locator
 
 
 def content_digest(content: bytes) -> bytes:
-    """The 32 bytes that stand for the content named `content` in file names and headers."""
+    """32 bytes that identify the content named `content` in file names and headers."""
     return hashlib.blake2b(content, digest_size=32).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class BlockName:
-    """Which bytes of which content."""
+    """A range of bytes of a content."""
 
     digest: bytes
-    """See `content_digest`."""
+    """`content_digest` of the content."""
     offset: int
     length: int
 
     @property
     def directory(self) -> str:
-        """The directory of the file, below that of all blocks. All blocks of a content share one."""
+        """The directory of the file, below that of all blocks; the same for all blocks of a content."""
         return self.digest.hex()[:2]
 
     @property
@@ -73,7 +72,7 @@ class BlockName:
 
 
 def parse_file_name(name: str) -> BlockName | None:
-    """The block whose file is called `name`, None if that is no block's name."""
+    """The block with the file name `name`, None if that is no block's name."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None
@@ -95,7 +94,7 @@ def check_block(block: BlockName, header: bytes, payload: bytes) -> None:
 
 @contextmanager
 def unreadable_as_damaged(block: BlockName) -> Iterator[None]:
-    """Raises CorruptContent where the disk cannot read the file's bytes: the block is lost, not the cache."""
+    """Raises CorruptContent for a read error of the disk (EIO): the block is lost, and the cache goes on."""
     try:
         yield
     except OSError as error:
@@ -109,7 +108,7 @@ def _problem(block: BlockName, header: bytes, payload: bytes) -> str:
         return f"it has {len(header) + len(payload)} bytes"
     magic, version, checksum, digest, offset, length = _HEADER.unpack(header)
     if (magic, version) != (_MAGIC, VERSION):
-        return "its header is none"
+        return "it has no valid header"
     if (digest, offset, length) != (block.digest, block.offset, block.length):
         return "it is another block"
     return "" if checksum == _checksum(header, payload) else "its checksum differs"
@@ -123,7 +122,7 @@ NEW = "new-"
 """Prefix of files that are being written."""
 _DIRECTORY = f"blocks-{VERSION}"
 OBSTRUCTED = frozenset((errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO))
-"""How opening or replacing a file fails where a link, a directory, or a socket is in its place or above it."""
+"""Errors of opening or replacing a file if it, or a directory above it, is a link, a socket, or of the wrong kind."""
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DISK_UNIT = 512  # stat(2) counts allocated blocks in these
 
@@ -135,7 +134,7 @@ class BlockFile:
     path: str
     """Below the directory of all blocks."""
     block: BlockName | None
-    """None for a file that is being written, was left by a killed process, or has no business here."""
+    """None for a file that is being written, was left by a killed process, or is foreign."""
     size: int
     """Bytes that it takes on the disk."""
     used_ns: int
@@ -144,9 +143,9 @@ class BlockFile:
 
 @contextlib.contextmanager
 def open_blocks(cache: str, *, make: bool) -> Iterator[int]:
-    """A descriptor of the directory of all blocks below the cache directory `cache`.
+    """A descriptor of the directory of all blocks in the cache directory `cache`; with `make`, it is made if missing.
 
-    `make`: make what is missing. Raises FileNotFoundError without it, StoreDenied where others could get in, OSError.
+    Raises FileNotFoundError if it is missing, StoreDenied if other users can enter it, OSError.
     """
     path = f"{cache}/{_DIRECTORY}"
     if make and not os.path.isdir(path):
@@ -155,25 +154,24 @@ def open_blocks(cache: str, *, make: bool) -> Iterator[int]:
             os.mkdir(path, mode=0o700)
     root = os.open(path, DIRECTORY_FLAGS)
     try:
-        _refuse_others(path, os.fstat(root))
+        status = os.fstat(root)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise StoreDenied(
+                f"{path} must be a directory of user {os.geteuid()} that nobody else can enter (chmod 700)"
+            )
         yield root
     finally:
         os.close(root)
 
 
-def _refuse_others(path: str, status: os.stat_result) -> None:
-    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise StoreDenied(f"{path} must be a directory of user {os.geteuid()} that nobody else can enter (chmod 700)")
-
-
 def walk(root: int) -> Iterator[BlockFile]:
-    """All files, directory by directory; what vanishes meanwhile is left out."""
+    """All files, directory by directory, except those that are removed meanwhile."""
     for number in range(256):
         yield from walk_directory(root, f"{number:02x}")
 
 
 def walk_directory(root: int, name: str) -> Iterator[BlockFile]:
-    """The files in one of the directories; none if it is not there."""
+    """The files in one of the directories; none if it is missing."""
     try:
         directory = os.open(name, DIRECTORY_FLAGS, dir_fd=root)
     except FileNotFoundError:
@@ -185,7 +183,7 @@ def walk_directory(root: int, name: str) -> Iterator[BlockFile]:
         return
     try:
         with os.scandir(directory) as entries:
-            listed = list(entries)  # at once: whoever takes what this gives may stop in the middle
+            listed = list(entries)  # the scan is closed here even if the caller stops in the middle
         for entry in listed:
             with contextlib.suppress(FileNotFoundError):
                 yield _found(name, entry)
@@ -200,7 +198,7 @@ def _found(directory: str, entry: "os.DirEntry[str]") -> BlockFile:
 
 
 def remove(root: int, found: BlockFile) -> bool:
-    """Remove a file; whether it was there."""
+    """Remove a file; False if it was gone."""
     try:
         os.unlink(found.path, dir_fd=root)
     except (FileNotFoundError, IsADirectoryError):
@@ -209,9 +207,9 @@ def remove(root: int, found: BlockFile) -> bool:
 
 
 def clear_away(root: int, path: str) -> None:
-    """Remove whatever is at `path` below `root`, where a block or a directory of blocks has its place. Raises OSError.
+    """Remove anything at `path` below `root`, which is for a block or a directory of blocks. Raises OSError.
 
-    A link is removed, and not what it leads to.
+    Of a link, the link is removed and not its target.
     """
     try:
         os.unlink(path, dir_fd=root)

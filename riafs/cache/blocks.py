@@ -1,17 +1,21 @@
 """The block cache of a mount: memory first, then the disk, which all mounts of a user share.
 
-Blocks are parts of contents: block i of a content begins at byte ``i * block_size``. A content's name must stand for
-its bytes on this machine for ever and whichever store they come from, since all stores of a user share the cache: the
-digest of a key (`annex_content`), or for what has no digest, the identity of the file it comes from. Only verified
-content may be put.
+A block is a part of some content: block i begins at byte ``i * block_size``. As all stores of a user share the cache,
+the name of a content must never mean other bytes on this machine: it has the key with its digest (`annex_content`), or
+for content without a digest, the version of the file it comes from. Only verified content may be put.
 
-Nothing here fails a reader: a disk that is full, unwritable, damaged or silent is left alone for a while, with one
-warning, and blocks are made again.
+How it works: `fetch` looks into memory, waits if another task is producing the block, else reads the disk, else
+produces the block itself and queues it for the disk. Two writers (`keep`) take blocks from the queue. No failure of the
+disk reaches a reader: if it is full, unwritable, damaged or does not answer, it is not used for a minute, with one
+warning in the log, and blocks are produced again.
 
-Rules for shared state (one event loop; threads see only arguments): a block is in `_flights` while one task makes it,
-and whoever comes then waits for that task; it is in `_unwritten` from `put` until it is on the disk or given up, and is
-found there; `_queue` has those of them that no writer has taken. Between looking into memory and entering `_flights`
-there is no await.
+State (one event loop; threads only get arguments):
+
+- `_productions`: blocks that one task produces; all others that want one wait for that task. There is no await between
+  looking into memory and entering a block here, so that no block is produced twice.
+- `_unwritten`: blocks from `put` until they are written or dropped; they are found here meanwhile. `_unwritten_size` is
+  the sum of their sizes.
+- `_queue`: the names of unwritten blocks that no writer has taken.
 """
 
 import logging
@@ -34,7 +38,7 @@ from riafs.tasks import as_failure
 log = logging.getLogger(__name__)
 
 _OVERHEAD = 256
-"""Bytes that a block in memory takes beside its own, about."""
+"""Bytes of memory that a cached block takes in addition to its data, about."""
 _READERS, _WRITERS = 8, 2
 _UNWRITTEN = 32 << 20
 _PUT_SECONDS = 5.0
@@ -43,12 +47,12 @@ _PAUSE_SECONDS = 60.0
 _LAST_SECONDS = 5.0
 
 _Name = tuple[bytes, int, int]
-"""Content, index, length."""
+"""(content, index, length)."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockLimits:
-    """How much is kept, in blocks of what size. Sizes are bytes."""
+    """Size of blocks, and limits of all blocks in memory and on the disk; in bytes."""
 
     block_size: int = 1 << 20
     memory: int = 64 << 20
@@ -56,22 +60,22 @@ class BlockLimits:
 
 
 @dataclass(slots=True)
-class _Flight:
-    """A block in the making: one of `data` and `problem` is set when it has landed, none if it was cancelled."""
+class _Production:
+    """A block that a task produces. When it is done, `data` or `problem` is set; neither if it was cancelled."""
 
-    landed: trio.Event = field(default_factory=trio.Event)
+    done: trio.Event = field(default_factory=trio.Event)
     data: bytes | None = None
     problem: RiafsError | None = None
 
 
-class _Trouble:
-    """Which use of the disk is paused. The first failure is a warning, later ones are only notes."""
+class _DiskPauses:
+    """Reading and writing pause for a minute after a failure. The first failure is logged as a warning."""
 
     def __init__(self) -> None:
         self._until = {"read": 0.0, "write": 0.0}
         self._warned = False
 
-    def paused(self, use: str) -> bool:
+    def is_paused(self, use: str) -> bool:
         return time.monotonic() < self._until[use]
 
     def failed(self, use: str, problem: Exception) -> None:
@@ -94,7 +98,7 @@ class BlockCache:
         self._counters = counters
         self._memory: LRUCache[_Name, bytes] = LRUCache(limits.memory, getsizeof=_weight)
         self._disk = DiskBlocks(cache, limits.disk) if cache is not None and limits.disk.size else None
-        self._flights: dict[_Name, _Flight] = {}
+        self._productions: dict[_Name, _Production] = {}
         self._unwritten: dict[_Name, bytes] = {}
         self._unwritten_size = 0
         self._queue: deque[_Name] = deque()
@@ -102,17 +106,17 @@ class BlockCache:
         self._keeping = False
         self._reading = Deadline("the cache directory", _DISK_SECONDS, counters, _READERS, ours=True)
         self._writing = Deadline("the cache directory", _DISK_SECONDS, counters, _WRITERS, ours=True)
-        self._trouble = _Trouble()
+        self._pauses = _DiskPauses()
 
     @property
     def block_size(self) -> int:
-        """Bytes of every block but a content's last."""
+        """Bytes of every block but the last one of a content."""
         return self._limits.block_size
 
-    # -- looking ------------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, content: bytes, index: int, length: int) -> bytes | None:
-        """Block `index` of `content`, which has exactly `length` bytes, or None where it is not kept."""
+        """Block `index` of `content`, which has exactly `length` bytes, or None if it is not cached."""
         name = (content, index, length)
         data = self._in_memory(name)
         return await self._from_disk(name) if data is None else data
@@ -125,7 +129,7 @@ class BlockCache:
         return data
 
     async def _from_disk(self, name: _Name) -> bytes | None:
-        if self._disk is None or self._trouble.paused("read"):
+        if self._disk is None or self._pauses.is_paused("read"):
             return None
         data = None
         try:
@@ -136,7 +140,7 @@ class BlockCache:
             log.log(level, "%s; it was removed and is made again", problem)
             self._counters.blocks_damaged += 1
         except RiafsError as problem:
-            self._trouble.failed("read", problem)
+            self._pauses.failed("read", problem)
         if data is not None:
             self._counters.blocks_from_disk += 1
             self._remember(name, data)
@@ -146,12 +150,12 @@ class BlockCache:
         content, index, length = name
         return BlockName(content_digest(content), index * self.block_size, length)
 
-    # -- keeping ------------------------------------------------------------------------------------------------------
+    # -- writing ------------------------------------------------------------------------------------------------------
 
     async def put(self, content: bytes, index: int, data: bytes) -> None:
-        """Keep verified bytes as block `index` of `content`: in memory at once, on the disk soon. Never fails.
+        """Cache verified bytes as block `index` of `content`: in memory at once, on the disk soon. Never fails.
 
-        Waits a while where blocks come faster than the disk takes them.
+        Waits up to `_PUT_SECONDS` while 32 MiB wait for the disk; a block that still finds no room is not written.
         """
         name = (content, index, len(data))
         self._remember(name, data)
@@ -162,21 +166,21 @@ class BlockCache:
             self._memory[name] = data
 
     async def _send_to_disk(self, name: _Name, data: bytes) -> None:
-        """Hand a block to `keep`, once there is room for it; give up where that takes too long."""
+
         if not self._keeping or not 0 < len(data) <= self.block_size:
             return
         with trio.move_on_after(_PUT_SECONDS):
             async with self._changed:
                 while self._unwritten_size + len(data) > max(_UNWRITTEN, self.block_size):
                     await self._changed.wait()
-                if name not in self._unwritten and not self._trouble.paused("write"):
+                if name not in self._unwritten and not self._pauses.is_paused("write"):
                     self._unwritten[name] = data
                     self._unwritten_size += len(data)
                     self._queue.append(name)
                     self._changed.notify_all()
 
     async def keep(self) -> None:
-        """Write to the disk what is put, until cancelled; then what is left, for a few seconds at most."""
+        """Write queued blocks to the disk, until cancelled; then those that are left, for a few seconds at most."""
         if self._disk is None:
             return
         self._keeping = True
@@ -196,69 +200,65 @@ class BlockCache:
                 while not self._queue:
                     await self._changed.wait()
                 name = self._queue.popleft()
-            with trio.CancelScope(shield=True):  # a write that was begun ends well
+            with trio.CancelScope(shield=True):  # a cancelled write would leave its thread behind
                 await self._write(disk, name)
                 async with self._changed:
                     self._changed.notify_all()
 
     async def _write(self, disk: DiskBlocks, name: _Name) -> None:
         try:
-            if not self._trouble.paused("write"):
+            if not self._pauses.is_paused("write"):
                 with as_failure("a block cannot be written"):
                     new = await self._writing.run(disk.write, self._block_name(name), self._unwritten[name])
                     self._counters.blocks_written += new
         except RiafsError as problem:
-            self._trouble.failed("write", problem)
+            self._pauses.failed("write", problem)
         finally:
             self._unwritten_size -= len(self._unwritten.pop(name))
 
-    # -- making -------------------------------------------------------------------------------------------------------
+    # -- producing ----------------------------------------------------------------------------------------------------
 
     async def fetch(self, content: bytes, index: int, length: int, produce: Callable[[], Awaitable[bytes]]) -> bytes:
-        """Block `index` of `content`: a kept one, or what `produce` gives, which is called once however many wait.
+        """Block `index` of `content`: the cached one, or the result of `produce`, called once however many tasks wait.
 
-        `produce` gives `length` verified bytes, and must not ask for the same block itself. Its failure, a RiafsError,
-        is everybody's who waits; if it is cancelled, the next one who waits calls his own. Raises ShortRead for a
-        wrong number of bytes.
+        `produce` returns `length` verified bytes, and must not fetch the same block itself. If it raises a RiafsError,
+        all waiting tasks do; if its task is cancelled, another waiting task calls its own. Raises ShortRead for a wrong
+        number of bytes.
         """
         name = (content, index, length)
         while True:
             data = self._in_memory(name)
             if data is not None:
                 return data
-            flight = self._flights.get(name)
-            if flight is None:
-                return await self._lead(name, produce)
-            await flight.landed.wait()
-            if flight.data is not None:
-                return flight.data
-            if flight.problem is not None:
-                raise type(flight.problem)(*flight.problem.args)
+            production = self._productions.get(name)
+            if production is None:
+                return await self._produce(name, produce)
+            await production.done.wait()
+            if production.data is not None:
+                return production.data
+            if production.problem is not None:
+                raise type(production.problem)(*production.problem.args)
 
-    async def _lead(self, name: _Name, produce: Callable[[], Awaitable[bytes]]) -> bytes:
-        flight = self._flights[name] = _Flight()
+    async def _produce(self, name: _Name, produce: Callable[[], Awaitable[bytes]]) -> bytes:
+        production = self._productions[name] = _Production()
         try:
             data = await self._from_disk(name)
             is_new = data is None
             if data is None:
-                data = await self._produced(name, produce)
-            flight.data = data
+                data = await produce()
+                if len(data) != name[2]:
+                    raise ShortRead(f"a block of {name[2]} bytes was made with {len(data)}")
+                self._counters.blocks_made += 1
+                self._remember(name, data)
+            production.data = data
         except RiafsError as problem:
-            flight.problem = problem
+            production.problem = problem
             raise
         finally:
-            del self._flights[name]
-            flight.landed.set()
+            del self._productions[name]
+            production.done.set()
         if is_new:
             await self._send_to_disk(name, data)
-        return data
-
-    async def _produced(self, name: _Name, produce: Callable[[], Awaitable[bytes]]) -> bytes:
-        data = await produce()
-        if len(data) != name[2]:
-            raise ShortRead(f"a block of {name[2]} bytes was made with {len(data)}")
-        self._counters.blocks_made += 1
-        self._remember(name, data)
         return data
 
 

@@ -1,8 +1,8 @@
 """Blocks on the disk, shared by all mounts of a user.
 
-Blocking calls, for worker threads; any number of threads and processes at once. Invariants: a name shows a whole block
-or none, as files are renamed into place; a block is checked against its header when it is read. Nothing is synced to
-the disk: a block that a power cut tore is noticed when it is read, and made again.
+Blocking calls, for worker threads; any number of threads and processes at once. Invariants: a name has a whole block or
+none, since a block is written to another name and renamed; each read compares a block with the checksum in its header.
+So fsync is not needed: a block that a power failure damaged is noticed when it is read, and removed.
 """
 
 import contextlib
@@ -41,23 +41,23 @@ _PAGE = 4096
 class DiskBlocks:
     """The blocks below the cache directory `cache`.
 
-    This process looks at what others have written each time it has written a 32nd of the limit itself; so the limit
-    can be exceeded by a 32nd for each further process.
+    To count what other processes wrote, all files have to be looked at. This is done each time this process has written
+    a 32nd of the limit, so that each further process may exceed the limit by a 32nd.
     """
 
     def __init__(self, cache: str, limits: DiskLimits) -> None:
         self._cache = cache
         self._limits = limits
-        self._lock = threading.Lock()  # guards the two below, and lets one thread evict at a time
+        self._lock = threading.Lock()  # for the two below; and one thread evicts at a time
         self._used: int | None = None
         self._written = 0
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, block: BlockName) -> bytes | None:
-        """The payload, None where it is not kept.
+        """The block's bytes, None if it is not cached.
 
-        Raises CorruptContent for a damaged one, which is removed; StoreDenied for a directory that others can enter;
+        Raises CorruptContent for a damaged block, which is removed; StoreDenied if other users can enter the directory;
         OSError.
         """
         try:
@@ -69,29 +69,32 @@ class DiskBlocks:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def write(self, block: BlockName, payload: bytes) -> bool:
-        """Keep a block; whether it was not there before.
+        """Write a block; False if it was there before.
 
-        Raises OSError, ENOSPC where it does not fit into the limits; StoreDenied for a directory that others can
-        enter.
+        Raises OSError, ENOSPC if it does not fit into the limits; StoreDenied if other users can enter the directory.
         """
         try:
             return self._write_once(block, payload)
-        except FileNotFoundError:  # somebody removed the directory of all blocks in between
+        except FileNotFoundError:  # the directory of all blocks was removed in between
             return self._write_once(block, payload)
 
     def _write_once(self, block: BlockName, payload: bytes) -> bool:
         with open_blocks(self._cache, make=True) as root:
-            if _is_kept(root, block):
+            if _is_written(root, block):
                 return False
-            size = _size_on_disk(block)
+            size = -(-(HEADER_SIZE + block.length) // _PAGE) * _PAGE
             self._reserve(root, size)
             try:
                 _write(root, block, payload)
             except OSError as error:
-                self._release(size)
+                with self._lock:
+                    self._used = max(0, (self._used or 0) - size)
                 if error.errno not in _NO_ROOM:
                     raise
-                self._shrink(root, size)
+                # The disk has less room than statvfs says: a quota, or other programs were faster. Evict as much.
+                with self._lock:
+                    limits = replace(self._limits, size=max(0, (self._used or 0) - size))
+                    self._evict(root, limits, 0)
                 _write(root, block, payload)
         return True
 
@@ -107,22 +110,9 @@ class DiskBlocks:
     def _fits(self, root: int, size: int) -> bool:
         return self._used is not None and self._used + size <= self._limits.size and self._limits.missing(root) <= -size
 
-    def _release(self, size: int) -> None:
-        with self._lock:
-            self._used = max(0, (self._used or 0) - size)
-
-    def _shrink(self, root: int, size: int) -> None:
-        """Evict `size` bytes: there is less room than the file system says, for a quota or as others were faster."""
-        with self._lock:
-            self._evict(root, replace(self._limits, size=max(0, (self._used or 0) - size)), 0)
-
     def _evict(self, root: int, limits: DiskLimits, room: int) -> None:
         self._used = make_room(root, limits, room).size
         self._written = 0
-
-
-def _size_on_disk(block: BlockName) -> int:
-    return -(-(HEADER_SIZE + block.length) // _PAGE) * _PAGE
 
 
 def _read(root: int, block: BlockName) -> bytes:
@@ -131,7 +121,7 @@ def _read(root: int, block: BlockName) -> bytes:
     except OSError as error:
         if error.errno not in OBSTRUCTED:
             raise
-        os.close(_directory_of(root, block))  # which may be what is in the way
+        os.close(_directory_of(root, block))  # replaces the directory if that is the obstacle
         clear_away(root, block.path)
         raise CorruptContent(f"block {block.path} of the cache is no file: {error.strerror}") from error
     try:
@@ -141,7 +131,9 @@ def _read(root: int, block: BlockName) -> bytes:
             header = os.pread(file, HEADER_SIZE, 0) if whole else b""
             payload = os.pread(file, block.length, HEADER_SIZE) if whole else b""
         check_block(block, header, payload)
-        _touch(file, status)
+        # The time of use. One in the future is corrected as well: the clock was wrong once.
+        if abs(time.time_ns() - status.st_mtime_ns) > _TOUCH_NS:
+            os.utime(file)
     except CorruptContent:
         clear_away(root, block.path)
         raise
@@ -150,14 +142,8 @@ def _read(root: int, block: BlockName) -> bytes:
     return payload
 
 
-def _touch(file: int, status: os.stat_result) -> None:
-    """Note that a block is used now. A time to come is corrected as well: the clock was wrong once."""
-    if abs(time.time_ns() - status.st_mtime_ns) > _TOUCH_NS:
-        os.utime(file)
-
-
-def _is_kept(root: int, block: BlockName) -> bool:
-    """Whether another process has written the block already; a damaged one is removed."""
+def _is_written(root: int, block: BlockName) -> bool:
+    """Whether another process has written the block; a damaged one is removed."""
     try:
         _read(root, block)
     except (FileNotFoundError, CorruptContent):
@@ -187,7 +173,7 @@ def _write(root: int, block: BlockName, payload: bytes) -> None:
 
 
 def _directory_of(root: int, block: BlockName) -> int:
-    """A descriptor of the block's directory, made if missing; anything else in its place goes."""
+    """A descriptor of the block's directory, which is made if missing; anything else of its name is removed."""
     try:
         return os.open(block.directory, DIRECTORY_FLAGS, dir_fd=root)
     except OSError as error:

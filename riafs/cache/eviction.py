@@ -1,17 +1,18 @@
-"""Eviction of blocks: the ones used longest ago go first, those of pinned contents stay; and a check of all blocks.
+"""Eviction of blocks on the disk, least recently used first, except those of pinned contents; a check of all blocks.
 
-Any number of processes share the directory and none keeps a list of its files: an eviction looks at all of them, under
-a lock, one of 256 directories at a time, in memory for its names, and rarely (see disk).
-A block's time of use is its file's mtime, which a reader brings up to date at most once a minute.
+Any number of processes share the directory, and none keeps a list of its files. An eviction looks at all files, under a
+lock, and keeps the names of one of the 256 directories in memory at a time; `disk` evicts rarely. A block's time of use
+is the mtime of its file, which readers update at most once a minute.
 
-A pin is a file in ``pins`` among the blocks, named by the content's digest and holding the content's name. So several
-processes can pin and unpin at once without a lock, and nothing can be half written that matters.
+A pin is a file in ``pins`` beside the blocks, whose name is the content's digest. So several processes can pin and
+unpin at once without a lock. The file has the content's name, which is only shown: an incomplete one does no harm.
 """
 
 import contextlib
 import fcntl
 import heapq
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,30 +34,30 @@ from riafs.errors import CorruptContent
 from riafs.watching import Nobody, Reading, Watcher
 
 ABANDONED_SECONDS = 600.0
-"""A file that has been written for so long was left by a process that was killed."""
+"""An unfinished file that is older was left by a process that was killed."""
 _AT_ONCE = 16_384
 _EXTRA_SHARE = 16
-"""Eviction goes on until this part of the limit is free, so that it is not needed again at once."""
+"""Eviction frees this part of the limit in addition, so that it is not needed again at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskLimits:
-    """How much the blocks on the disk may take."""
+    """Limits of the blocks on the disk."""
 
     size: int = 10 << 30
-    """Bytes of all blocks together; 0 keeps none on the disk."""
+    """Bytes of all blocks; 0 for no blocks on the disk."""
     min_free: float = 5.0
     """Per cent of the file system that stay free."""
 
     def missing(self, root: int) -> int:
-        """How many bytes fewer than `min_free` are free where `root` lies; negative where more are."""
+        """Bytes by which the free room of `root`'s file system is below `min_free`; negative if it is above."""
         status = os.statvfs(root)
         return int(status.f_blocks * status.f_frsize * self.min_free / 100) - status.f_bavail * status.f_frsize
 
 
 @dataclass(slots=True)
 class Usage:
-    """What there is. Sizes are bytes on the disk."""
+    """Numbers and sizes (bytes on the disk) of blocks."""
 
     blocks: int = 0
     size: int = 0
@@ -72,7 +73,7 @@ class Usage:
 
 
 def survey(root: int) -> Usage:
-    """Count everything."""
+    """Count all blocks."""
     usage, pinned = Usage(), pinned_digests(root)
     for found in walk(root):
         usage.add(found, pinned=found.block is not None and found.block.digest in pinned)
@@ -80,9 +81,9 @@ def survey(root: int) -> Usage:
 
 
 def make_room(root: int, limits: DiskLimits, room: int) -> Usage:
-    """Evict until `room` more bytes fit within the limits, or nothing is left that would help.
+    """Evict until `room` more bytes fit into the limits, or nothing is left that may be evicted.
 
-    Waits for another process that is evicting. Returns what there is afterwards. Raises OSError.
+    Waits while another process evicts. Returns the usage afterwards. Raises OSError.
     """
     fcntl.flock(root, fcntl.LOCK_EX)
     try:
@@ -96,7 +97,7 @@ def make_room(root: int, limits: DiskLimits, room: int) -> Usage:
 
 
 def _one_round(root: int, limits: DiskLimits, room: int) -> tuple[Usage, int, bool]:
-    """What there was, the bytes that went, and whether another round would help."""
+    """The usage before, the bytes that were removed, and whether another round would remove more."""
     usage = Usage()
     oldest = heapq.nsmallest(_AT_ONCE, _removable(root, usage), key=lambda found: found.used_ns)
     excess = _excess(root, limits, room, usage)
@@ -111,7 +112,7 @@ def _one_round(root: int, limits: DiskLimits, room: int) -> tuple[Usage, int, bo
 
 
 def _removable(root: int, usage: Usage) -> Iterator[BlockFile]:
-    """Blocks that are not pinned. Counts everything in `usage`, and removes what killed processes left."""
+    """Blocks that are not pinned. Counts all files in `usage`, and removes unfinished files of killed processes."""
     pinned = pinned_digests(root)
     abandoned_ns = time.time_ns() - int(ABANDONED_SECONDS * 1e9)
     for found in walk(root):
@@ -124,7 +125,7 @@ def _removable(root: int, usage: Usage) -> Iterator[BlockFile]:
 
 
 def _excess(root: int, limits: DiskLimits, room: int, usage: Usage) -> int:
-    """How many bytes have to go; none for a `room` that cannot be had even if all goes that may."""
+    """How many bytes to remove. A `room` that would not fit even without all unpinned blocks is not made."""
     evictable = usage.size - usage.pinned_size
     missing = limits.missing(root)
     if room > evictable - missing or room > limits.size - usage.pinned_size:
@@ -138,7 +139,7 @@ def _excess(root: int, limits: DiskLimits, room: int, usage: Usage) -> int:
 
 
 def evict_all(root: int) -> Usage:
-    """Remove all blocks but pinned ones; returns what was removed."""
+    """Remove all blocks except pinned ones; returns the number and size of those that were removed."""
     removed = Usage()
     for found in _removable(root, Usage()):
         if remove(root, found):
@@ -147,7 +148,7 @@ def evict_all(root: int) -> Usage:
 
 
 def evict_content(root: int, digest: bytes) -> Usage:
-    """Remove the blocks of one content; returns what was removed."""
+    """Remove the blocks of one content; returns the number and size of those that were removed."""
     removed = Usage()
     for found in walk_directory(root, digest.hex()[:2]):
         if found.block is not None and found.block.digest == digest and remove(root, found):
@@ -157,11 +158,11 @@ def evict_content(root: int, digest: bytes) -> Usage:
 
 _DIRECTORY = "pins"
 _MAX_NAME = 1 << 16
-_DIGEST_HEX = 64
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def pin(root: int, content: bytes) -> bool:
-    """Keep the blocks of a content, those to come as well; whether that is new. Raises OSError."""
+    """Never evict the blocks of a content, later ones included; False if it was pinned before. Raises OSError."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(_DIRECTORY, mode=0o700, dir_fd=root)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -177,7 +178,7 @@ def pin(root: int, content: bytes) -> bool:
 
 
 def unpin(root: int, digest: bytes) -> bool:
-    """The blocks of the content with that digest may go again; whether it was pinned. Raises OSError."""
+    """Evict the blocks of the content with this digest like others; False if it was not pinned. Raises OSError."""
     try:
         os.unlink(_path(digest), dir_fd=root)
     except FileNotFoundError:
@@ -217,18 +218,14 @@ def _names(root: int) -> list[str]:
     except FileNotFoundError:
         return []
     try:
-        return [name for name in os.listdir(directory) if _is_digest(name)]
+        return [name for name in os.listdir(directory) if _DIGEST.fullmatch(name)]
     finally:
         os.close(directory)
 
 
-def _is_digest(name: str) -> bool:
-    return len(name) == _DIGEST_HEX and set(name) <= set("0123456789abcdef")
-
-
 @dataclass(slots=True)
 class Checked:
-    """What was found. Sizes are bytes on the disk."""
+    """The result of a check. Sizes are bytes on the disk."""
 
     blocks: int = 0
     size: int = 0

@@ -1,10 +1,11 @@
-"""When each path of a dataset was changed last, at any commit that was walked to: kept across mounts.
+"""The time of the last change of each path of a dataset, for each commit whose history was read; kept across mounts.
 
-One SQLite file a dataset, in ``times-1`` of the cache directory. It follows from commits alone, which their names
-vouch for, so that mounts and stores share it, and it may be removed at any time: then the history is walked again.
+Each dataset has one SQLite file, in ``times-1`` of the cache directory. It depends only on commits, whose names are
+checksums, so that all mounts and stores share it. It may be removed at any time: then the history is read again.
 
-A *line* is a history along first parents, its commits counted from 0. It may begin at a commit of another line. So a
-commit that follows on known ones costs only what it changed, and every commit of a line can be asked about.
+A *line* is a sequence of commits along first parents, numbered from 0, which may branch off from a commit of another
+line. For each change the file has its line and number. So a new commit costs only its own changes, and the last change
+at any commit is that with the largest number up to the commit's, on its line or on one that this branched off from.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from riafs.storage.temporary import ensure_private_file, private_directory
 
 DIRECTORY = "times-1"
 MAX_BYTES = 1 << 30
-"""Of all files together: some 15 million changes. Beyond that those used longest ago are removed."""
+"""Of all files: some 15 million changes. Beyond that, the least recently used files are removed."""
 _BUSY_SECONDS = 60.0
 _MOST_TIPS = 16
 _SCHEMA = """
@@ -33,16 +34,16 @@ create table if not exists changes (
   primary key (directory, line, name, place)
 ) without rowid;
 """
-_TOGETHER = 2000
-"""Names whose times are read together, in up to 32 directories."""
+_MOST_NAMES = 2000
+"""Names whose times are read at once, in up to 32 directories."""
 _NEXT = "select id, path from directories where path >= ? order by path limit 32"
 _TIMES = """
 select name, time, max(place) from changes where directory = ? and line = ? and place <= ? group by name
 """
 
 
-class Apart(Exception):
-    """What was walked begins at a commit that no line has."""
+class UnknownParent(Exception):
+    """The first of the commits to add has a parent that no line has."""
 
 
 class _Place(NamedTuple):
@@ -51,17 +52,17 @@ class _Place(NamedTuple):
 
 
 class LastChanges:
-    """Those of one dataset, in `directory`. Calls block, and raise CacheFailed; `times` is called one at a time."""
+    """The last changes of one dataset, in `directory`. Calls block, and raise CacheFailed; one thread calls `times`."""
 
     def __init__(self, directory: str, dataset: bytes) -> None:
         self._directory = directory
         self._path = f"{directory}/{blake2b(dataset, digest_size=16).hexdigest()}.sqlite"
         self._reader: sqlite3.Connection | None = None
 
-    # -- asking -------------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     def has(self, commit: bytes) -> bool:
-        """Whether a commit (hex) was walked to."""
+        """Whether the history of a commit (hex) is known."""
         with self._open() as connection:
             known = _find(connection, commit) is not None
         with contextlib.suppress(OSError):
@@ -69,7 +70,7 @@ class LastChanges:
         return known
 
     def tips(self) -> Sequence[bytes]:
-        """The last commits of the newest lines: what follows on them need not be walked from the beginning."""
+        """The last commits of the newest lines: their history does not have to be read."""
         with self._open() as connection:
             rows = connection.execute(
                 "select oid from lines join commits on line = id and place = last order by id desc limit ?",
@@ -78,8 +79,9 @@ class LastChanges:
             return [oid.hex().encode() for (oid,) in rows]
 
     def times(self, commit: bytes, directory: bytes) -> Mapping[bytes, Mapping[bytes, int]] | None:
-        """Directory (a path from the dataset's top) → name → nanoseconds since the epoch, for `directory` and some that
-        come next in a walk. Names that are gone by then may be among them. None where the commit is not known any more.
+        """Directory (a path from the dataset's top) → name → nanoseconds since the epoch, for `directory` and some
+        after it in the order of paths. They may include names that were deleted before the commit. None if the commit
+        is not known any more.
         """
         try:
             if self._reader is None:
@@ -90,7 +92,7 @@ class LastChanges:
             raise CacheFailed(f"{self._path} cannot be read: {error}") from error
 
     def close(self) -> None:
-        """Give back what `times` keeps open."""
+        """Close the connection of `times`."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -98,12 +100,12 @@ class LastChanges:
     # -- adding -------------------------------------------------------------------------------------------------------
 
     def add(self, commits: Iterable[ChangedCommit]) -> None:
-        """Take in commits, each the first parent of the next. Raises Apart, and what reading `commits` raises."""
+        """Add commits, each the first parent of the next. Raises UnknownParent, and what reading `commits` raises."""
         with self._open() as connection:
             connection.execute("begin immediate")
             numbers: dict[bytes, int] = {}
             for commit in commits:
-                if _find(connection, commit.oid) is None:  # else another mount was faster
+                if _find(connection, commit.oid) is None:  # else another mount has added it
                     place = _next_place(connection, commit)
                     connection.execute("insert into commits values (?, ?, ?)", (_raw(commit.oid), *place))
                     rows = (
@@ -115,7 +117,7 @@ class LastChanges:
         self._make_room()
 
     def _make_room(self) -> None:
-        """Remove files of other datasets, those used longest ago first, while there are too many bytes."""
+        """Remove files of other datasets, least recently used first, until the limit is met."""
         with contextlib.suppress(OSError):
             with os.scandir(self._directory) as entries:
                 files = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in entries)
@@ -127,7 +129,7 @@ class LastChanges:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection whose changes are committed at the end. A damaged file is removed: the next call begins anew."""
+        """A connection whose changes are committed at the end. A damaged file is removed, and made again later."""
         try:
             ensure_private_file(f"{private_directory(self._directory)}/{os.path.basename(self._path)}")
             connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS)
@@ -139,7 +141,7 @@ class LastChanges:
         except sqlite3.DatabaseError as error:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
-            raise CacheFailed(f"{self._path} was damaged ({error}) and is made anew") from error
+            raise CacheFailed(f"{self._path} was damaged ({error}) and is made again") from error
 
 
 def _raw(oid: bytes) -> bytes:
@@ -161,7 +163,7 @@ def _times(
     found: dict[bytes, dict[bytes, int]] = {directory: {}}
     names = 0
     for number, path in connection.execute(_NEXT, (directory,)):
-        if names > _TOGETHER:
+        if names > _MOST_NAMES:
             break
         times = found[path] = {}
         for line, last in lines:
@@ -172,7 +174,7 @@ def _times(
 
 
 def _lines_below(connection: sqlite3.Connection, place: _Place) -> Sequence[_Place]:
-    """The line of `place` and those it came out of, each up to where that was, the first one first."""
+    """The line of `place` and those it branched off from, each up to the branching commit, the oldest first."""
     found = [place]
     for line, _ in found:  # it grows meanwhile
         base = connection.execute("select base, base_place from lines where id = ?", (line,)).fetchone()
@@ -182,10 +184,10 @@ def _lines_below(connection: sqlite3.Connection, place: _Place) -> Sequence[_Pla
 
 
 def _next_place(connection: sqlite3.Connection, commit: ChangedCommit) -> _Place:
-    """Where a commit goes: behind its parent on the same line, or on a new one."""
+    """The place of a new commit: after its parent if that is the last of its line, else on a new line."""
     parent = None if commit.parent is None else _find(connection, commit.parent)
     if parent is None and commit.parent is not None:
-        raise Apart(commit.oid)
+        raise UnknownParent(commit.oid)
     if parent is not None:
         grown = connection.execute(
             "update lines set last = last + 1 where id = ? and last = ?", (parent.line, parent.place)

@@ -1,13 +1,13 @@
-"""Which stored objects were found to be good, and which bad: the memory that makes verification cost once.
+"""The record of verified content: which stored bytes are the content of a key, so that they are hashed only once.
 
-An object is recognised by Evidence: device, inode, size, mtime and ctime of the file it lies in, and where in the file.
-Whatever writes to that file or replaces it changes the evidence, and the memory no longer applies. Good ones are
-kept in an SQLite file in the cache directory, across mounts and shared by several daemons; bad ones only as long as
-the mount lives, so that a repaired store is looked at again. The memory is a shortcut: without it everything is
-verified again.
+Stored bytes are identified by `Evidence`: the version of their file (device, inode, size, mtime, ctime) and the range
+in it. Writing to the file or replacing it gives it another version, for which the record has no entry. Good content is
+recorded in an SQLite file in the cache directory, for later mounts and shared by all mounts of a user; bad content only
+in memory, so that the next mount reads a repaired store again. Without the record, all content is verified again.
 
-A row is nothing but a digest of the evidence and the key, some 40 bytes on the disk. A mount has the last few thousand
-in memory and looks others up, in a thread, so that neither millions of them nor a disk that hangs cost it anything.
+A row is only a digest of evidence and key, some 40 bytes on the disk. A mount keeps the last few thousand in memory.
+It looks for others in a thread and waits a second at most, so that neither millions of rows nor a disk that does not
+answer delay a reader.
 """
 
 import hashlib
@@ -31,23 +31,23 @@ from riafs.storage.temporary import ensure_private_file
 log = logging.getLogger(__name__)
 
 MAX_RECENT = 30_000
-"""Objects that a mount has in memory, good and bad ones each: some 6 MB."""
+"""Rows in a mount's memory, for good and bad content each: some 6 MB."""
 MAX_BYTES = 1 << 30
-"""Of the SQLite file: 20 to 30 million objects. Beyond that an eighth is forgotten, chosen at random."""
+"""Of the SQLite file: 20 to 30 million rows. Beyond that a random eighth is removed."""
 _WRITE_SECONDS = 1.0
 _BUSY_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
 _PAUSE_SECONDS = 60.0
-"""How long nothing is looked up after a look-up that took longer than `_LOOK_SECONDS`."""
+"""How long the file is not read after a look-up that took longer than `_LOOK_SECONDS`."""
 _DIGEST = 20
-_ROW = struct.Struct("<qq16s")  # start, length, digest of the key, behind the token of the version
+_ROW = struct.Struct("<qq16s")  # start, length, digest of the key; the version's token comes before
 _SCHEMA = "create table if not exists verified_2 (digest blob primary key) without rowid"
 _FORMER = "select device, inode, size, mtime_ns, ctime_ns, start, length, key from verified_1"
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Which bytes of which version of which file."""
+    """A range of bytes in one version of a file."""
 
     version: Version
     start: int
@@ -68,8 +68,7 @@ class _Unusable(Exception):
 
 @contextmanager
 def _connection(path: bytes | None) -> Iterator[sqlite3.Connection]:
-    """A connection whose changes are committed at the end. A damaged file is put aside, so that the next call starts
-    anew."""
+    """A connection whose changes are committed at the end. A damaged file is renamed; the next call makes a new one."""
     try:
         if path:
             with suppress(OSError):  # SQLite says what is wrong
@@ -83,18 +82,18 @@ def _connection(path: bytes | None) -> Iterator[sqlite3.Connection]:
     except sqlite3.OperationalError as error:  # busy, read-only, disk full
         raise _Unusable(str(error)) from error
     except sqlite3.DatabaseError as error:
-        _put_aside(path)
-        raise _Unusable(f"{error}; the file was put aside") from error
+        _rename_damaged(path)
+        raise _Unusable(f"{error}; the file was renamed to {os.fsdecode(path or b'')}.damaged") from error
 
 
-def _put_aside(path: bytes | None) -> None:
+def _rename_damaged(path: bytes | None) -> None:
     if path:
         with suppress(OSError):
             os.replace(path, path + b".damaged")
 
 
-def _take_over(connection: sqlite3.Connection) -> None:
-    """Move what riafs 0.1 remembered, in a table with all its columns."""
+def _convert_former(connection: sqlite3.Connection) -> None:
+    """Convert the table of riafs 0.1, which has evidence and key in columns."""
     if connection.execute("select 1 from sqlite_master where name = 'verified_1'").fetchone():
         rows = ((_row_digest(LocalVersion(*row[:5]), *row[5:]),) for row in connection.execute(_FORMER).fetchall())
         connection.executemany("insert or ignore into verified_2 values (?)", rows)
@@ -102,7 +101,7 @@ def _take_over(connection: sqlite3.Connection) -> None:
 
 
 def _prune(connection: sqlite3.Connection) -> None:
-    """Forget some where more are kept than there is room for: any, as nothing tells which ones are still there."""
+    """Remove a random eighth if the file is too large: nothing tells whose content still exists."""
     [pages], [free], [size] = (
         connection.execute(f"pragma {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
     )
@@ -113,7 +112,7 @@ def _prune(connection: sqlite3.Connection) -> None:
 
 
 class _Recent:
-    """The digests that were used last."""
+    """The digests that were used last, `MAX_RECENT` at most."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, None] = OrderedDict()
@@ -128,7 +127,6 @@ class _Recent:
         return True
 
     def add(self, digest: bytes) -> None:
-        """The one used last from now on."""
         self._known[digest] = None
         self._known.move_to_end(digest)
         if len(self._known) > MAX_RECENT:
@@ -136,7 +134,7 @@ class _Recent:
 
 
 class VerifiedMemory:
-    """`path`: the SQLite file, None to remember only in memory. Used from the event loop's thread; `keep` writes."""
+    """`path`: the SQLite file, None for a record in memory only. Used from the event loop's thread; `keep` writes."""
 
     def __init__(self, path: bytes | None) -> None:
         self._path = path
@@ -150,28 +148,28 @@ class VerifiedMemory:
         self._warned = False
 
     async def is_good(self, evidence: Evidence, key: bytes) -> bool:
-        """Whether these bytes were found to be the content of `key`, by this mount or another one."""
+        """Whether this mount or another one has verified that these bytes are the content of `key`."""
         digest = _digest(evidence, key)
         if digest in self._good or digest in self._unwritten:
             return True
         if self._path is None or time.monotonic() < self._not_before:
             return False
-        with trio.move_on_after(_LOOK_SECONDS) as patience:
+        with trio.move_on_after(_LOOK_SECONDS) as scope:
             if await trio.to_thread.run_sync(
                 self._look_up, digest, abandon_on_cancel=True, limiter=self._one_at_a_time
             ):
                 self._good.add(digest)
                 return True
-        if patience.cancelled_caught:
+        if scope.cancelled_caught:
             self._not_before = time.monotonic() + _PAUSE_SECONDS
         return False
 
     def is_bad(self, evidence: Evidence, key: bytes) -> bool:
-        """Whether these bytes were found not to be the content of `key`."""
+        """Whether this mount has found that these bytes are not the content of `key`."""
         return bool(self._bad) and _digest(evidence, key) in self._bad
 
     def remember_good(self, evidence: Evidence, key: bytes) -> None:
-        """Note that these bytes are the content of `key`."""
+        """Record that these bytes are the content of `key`."""
         digest = _digest(evidence, key)
         self._good.add(digest)
         if self._path is not None:
@@ -179,11 +177,11 @@ class VerifiedMemory:
             self._wake.set()
 
     def remember_bad(self, evidence: Evidence, key: bytes) -> None:
-        """Note that these bytes are not the content of `key`, for as long as this mount lives."""
+        """Record that these bytes are not the content of `key`, for the time of this mount."""
         self._bad.add(_digest(evidence, key))
 
     async def keep(self) -> None:
-        """Write what this mount finds out, until cancelled; then write the rest."""
+        """Write new rows to the file, until cancelled; then those that are left."""
         if self._path is None:
             return
         await trio.to_thread.run_sync(self._open, abandon_on_cancel=True, limiter=self._one_at_a_time)
@@ -214,7 +212,7 @@ class VerifiedMemory:
             return self._reader.execute("select 1 from verified_2 where digest = ?", (digest,)).fetchone() is not None
         except sqlite3.Error as problem:
             if not isinstance(problem, sqlite3.OperationalError):
-                _put_aside(self._path)
+                _rename_damaged(self._path)
             self._warn(problem)
             self._reader.close()
             self._reader = None
@@ -222,12 +220,12 @@ class VerifiedMemory:
             return False
 
     def _open(self) -> None:
-        """Make the file ready and open it to be read; what cannot be used is tried again after a pause."""
+        """Prepare the file and open it for reading; one that cannot be used is tried again after a pause."""
         if self._reader is not None:
             return
         try:
             with _connection(self._path) as connection:
-                _take_over(connection)
+                _convert_former(connection)
                 _prune(connection)
             self._reader = sqlite3.connect(
                 os.fsdecode(self._path or b""), timeout=_LOOK_SECONDS, check_same_thread=False
@@ -239,7 +237,7 @@ class VerifiedMemory:
 
     def _warn(self, problem: Exception) -> None:
         if not self._warned:
-            log.warning("what earlier mounts verified is not used: %s", problem)
+            log.warning("the record of content that earlier mounts verified is not used: %s", problem)
         self._warned = True
 
     def _store(self, rows: list[bytes]) -> None:
@@ -248,10 +246,10 @@ class VerifiedMemory:
                 connection.executemany("insert or ignore into verified_2 values (?)", ((row,) for row in rows))
                 _prune(connection)
         except _Unusable as problem:
-            log.info("what was verified cannot be remembered: %s", problem)
+            log.info("verified content cannot be recorded: %s", problem)
 
     def close(self) -> None:
-        """Give the connection back, when nothing is looked up any more."""
+        """Close the connection, unless a look-up still uses it."""
         if self._reader is not None and not self._one_at_a_time.borrowed_tokens:
             self._reader.close()
             self._reader = None

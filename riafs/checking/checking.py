@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import trio
 
 from riafs.checking.report import Finding, Report, Verdict, judge
-from riafs.content.copies import KeyPart
-from riafs.content.parts import Copy, CopyState, Part
+from riafs.content.copies import Copy, CopyState, KeyPart, Part
 from riafs.errors import RiafsError
 from riafs.formats.names import joined
 from riafs.tree.protocol import Directory, Entry, Kind, Verifiable, VerifiableTop

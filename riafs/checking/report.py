@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from riafs.content.parts import Copy, CopyState, Part
+from riafs.content.copies import Copy, CopyState, Part
 
 MAX_PATHS = 10
 

@@ -8,24 +8,19 @@ reader gets an error, which says what was tried.
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache
 
 from riafs.archive.archive import ArchiveTools
-from riafs.content.archivemembers import LinkedMember
+from riafs.content.archive_members import LinkedMember
 from riafs.content.branch import AnnexBranch
-from riafs.content.inplace import InPlace
+from riafs.content.locations import ARCHIVE_PATHS, ArchivedObject, DatasetArchives, Location, LooseObject, StoredKeys
 from riafs.content.openpgp import Decryptor
-from riafs.content.places import ArchivePlace, LoosePlace, Place
-from riafs.content.reported import Reported
-from riafs.content.shelf import PLACES, ArchiveShelf
-from riafs.content.specialforms import SpecialPlace
-from riafs.content.storages import Storages, StoredElsewhere
-from riafs.content.stored import stored_keys
-from riafs.content.unread import Unread
-from riafs.content.verifying import Checker, Claim, Opened, Verifier
+from riafs.content.special_remotes import FindDataset, RemoteObject, StoreRemotes
+from riafs.content.verified_bytes import WatchedBytes
+from riafs.content.verifying import Checker, Claim, UnverifiedContent, Verifier
 from riafs.errors import (
     CorruptContent,
     EncryptedArchive,
@@ -42,7 +37,7 @@ from riafs.formats.annexlogs import archive_links
 from riafs.formats.digests import checker
 from riafs.formats.keys import Key
 from riafs.formats.specialremotes import SpecialRemote, configured_uuid
-from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
+from riafs.storage.bytesource import Buffer, DeferredBytes, ErrorReporting, MemoryBytes, RangedBytes
 from riafs.storage.deadline import exhaust_request
 from riafs.storage.protocol import Storage
 
@@ -91,7 +86,7 @@ class AnnexContents:
         layout: Layout,
         branch: AnnexBranch,
         tools: ContentTools,
-        elsewhere: StoredElsewhere,
+        elsewhere: FindDataset,
     ) -> None:
         self._storage = storage
         self._dataset = dataset
@@ -99,51 +94,51 @@ class AnnexContents:
         self._layout = layout
         self._branch = branch
         self.verifier = tools.verifier
-        self._archives = tools.archives
-        self._shelf = ArchiveShelf(storage, dataset, tools.archives)
-        self._storages = Storages(
+        self._archive_tools = tools.archives
+        self._archives = DatasetArchives(storage, dataset, tools.archives)
+        self._storages = StoreRemotes(
             branch, identifier, self.stored_places, elsewhere, self._storage_uuid, tools.decryptor
         )
         self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
 
     # -- places -------------------------------------------------------------------------------------------------------
 
-    def stored_keys(self) -> AsyncIterator[Key]:
-        """Every key that is stored, used by a file or not: see content/stored."""
-        return stored_keys(self._storage, self._objects, self._shelf)
+    def stored_keys(self) -> StoredKeys:
+        """Every key that is stored, used by a file or not."""
+        return StoredKeys(self._storage, self._objects, self._archives)
 
     async def has_any(self) -> bool:
         """Whether anything is stored at all, as far as directories and the presence of an archive tell."""
         if self._storage.listing is not None and any(await self._storage.listing.list_each([self._objects])):
             return True
-        return any(await self._storage.stat_objects(self._dataset, PLACES))
+        return any(await self._storage.stat_objects(self._dataset, ARCHIVE_PATHS))
 
-    def stored_places(self, key: Key) -> Iterator[Place]:
+    def stored_places(self, key: Key) -> Iterator[Location]:
         """Where the bytes stored under `key` may lie, loose or in an archive."""
         name = key.file_name
         below = [directory + b"/" + name + b"/" + name for directory in object_directories(key, self._layout)]
         for path in below:
-            yield LoosePlace(self._storage, self._objects, path)
-        for archive in PLACES:
-            yield ArchivePlace(self._shelf, archive, below)
+            yield LooseObject(self._storage, self._objects, path)
+        for archive in ARCHIVE_PATHS:
+            yield ArchivedObject(self._archives, archive, below)
 
-    async def special_places(self, key: Key) -> list[Place]:
-        """Where else `key` may be in the store, by what the git-annex branch says: see content/storages."""
+    async def special_places(self, key: Key) -> list[Location]:
+        """Where else `key` may be in the store, by what the git-annex branch says: see content/special_remotes."""
         return await self._special_places(key, _MOST_NESTED)
 
-    async def _special_places(self, key: Key, nested: int) -> list[Place]:
+    async def _special_places(self, key: Key, nested: int) -> list[Location]:
         found = await self._storages.places(key)
         if nested:
             found += [
-                LinkedMember(key, link, lambda archive: self._all_places(archive, nested - 1), self._archives)
+                LinkedMember(key, link, lambda archive: self._all_places(archive, nested - 1), self._archive_tools)
                 for link in archive_links(await self._branch.urls(key))
             ]
         return found
 
-    async def _all_places(self, key: Key, nested: int) -> list[Place]:
+    async def _all_places(self, key: Key, nested: int) -> list[Location]:
         return [*self.stored_places(key), *await self._special_places(key, nested)]
 
-    async def storage_forms(self, key: Key, remote: SpecialRemote) -> list[Place]:
+    async def storage_forms(self, key: Key, remote: SpecialRemote) -> list[Location]:
         """Where the storage `remote`, which is this directory, may have `key` in another form than plain."""
         return await self._storages.forms(key, remote)
 
@@ -166,12 +161,12 @@ class AnnexContents:
 
     async def find(self, key: Key, user: Callable[[], str]) -> RangedBytes:
         """The same, but an object that lies in the store as a file, and is served only after the whole of it was
-        verified, is found now and verified at the first read: see content/unread.
+        verified, is found now and verified at the first read: see storage/bytesource.
         """
         attempt = _Attempt(key, self.verifier)
         places = self.stored_places(key)
         for place in places:
-            if not isinstance(place, LoosePlace):
+            if not isinstance(place, LooseObject):
                 places = itertools.chain((place,), places)
                 break
             found = await attempt.opened(place)
@@ -182,9 +177,9 @@ class AnnexContents:
         return self._watched(await self._verified(attempt, places, user), key, user)
 
     def _unread(
-        self, attempt: "_Attempt", found: Opened, places: Iterator[Place], user: Callable[[], str]
+        self, attempt: "_Attempt", found: UnverifiedContent, places: Iterator[Location], user: Callable[[], str]
     ) -> RangedBytes:
-        left: list[Opened] = [found]
+        left: list[UnverifiedContent] = [found]
 
         async def begin() -> RangedBytes:
             if left:
@@ -198,10 +193,14 @@ class AnnexContents:
             for opened in left:
                 opened.source.close()
 
-        return Unread(found.source.size, begin, leave)
+        return DeferredBytes(found.source.size, begin, leave)
 
     async def _verified(
-        self, attempt: "_Attempt", places: Iterator[Place], user: Callable[[], str], found: Opened | None = None
+        self,
+        attempt: "_Attempt",
+        places: Iterator[Location],
+        user: Callable[[], str],
+        found: UnverifiedContent | None = None,
     ) -> RangedBytes:
         """Content from what was `found`, from one of `places`, or from elsewhere in the store. Raises as `open`."""
         content, key = None, attempt.key
@@ -227,7 +226,7 @@ class AnnexContents:
             shown = key.serialised.decode(errors="replace")
             return self._report(key, _same_kind(problem, f"{user()}: key {shown} cannot be read: {problem}"))
 
-        return content.reported(failed) if isinstance(content, InPlace) else Reported(content, failed)
+        return content.reported(failed) if isinstance(content, WatchedBytes) else ErrorReporting(content, failed)
 
     def _report(self, key: Key, problem: RiafsError) -> RiafsError:
         """`problem`, after it was counted, logged and remembered."""
@@ -306,10 +305,10 @@ class AnnexContents:
         return known | {"where": b"nowhere found"}
 
 
-async def _is_there(place: Place) -> bool:
+async def _is_there(place: Location) -> bool:
     """Whether anything is at `place`, as far as can be told without decrypting or decoding it."""
     try:
-        source = await place.peek() if isinstance(place, SpecialPlace | LinkedMember) else (await place.open()).source
+        source = await place.peek() if isinstance(place, RemoteObject | LinkedMember) else (await place.open()).source
     except RiafsError:
         return False
     source.close()
@@ -323,9 +322,9 @@ class _Attempt:
         self.key = key
         self.verifier = verifier
         self.problems: list[RiafsError] = []
-        self._probed: list[Place] = []
+        self._probed: list[Location] = []
 
-    async def opened(self, place: Place) -> Opened | None:
+    async def opened(self, place: Location) -> UnverifiedContent | None:
         """What lies at `place` if it can be the key's content, judged by its size and by what is remembered of it."""
         self._probed.append(place)
         try:
@@ -347,7 +346,7 @@ class _Attempt:
         if isinstance(problem, StoreTimeout):
             exhaust_request()
 
-    def _known_bad(self, opened: Opened) -> CorruptContent | None:
+    def _known_bad(self, opened: UnverifiedContent) -> CorruptContent | None:
         key, size = self.key.serialised, opened.source.size
         shown = key.decode(errors="replace")
         if self.key.size not in (None, size):
@@ -362,12 +361,12 @@ class _Attempt:
             return CorruptContent(f"the copy of key {shown} in {opened.place} is damaged")
         return None
 
-    async def at(self, place: Place, claim: Claim) -> RangedBytes | None:
+    async def at(self, place: Location, claim: Claim) -> RangedBytes | None:
         """Content from `place`, None if another place has to be tried."""
         opened = await self.opened(place)
         return None if opened is None else await self.admitted(opened, claim)
 
-    async def admitted(self, opened: Opened, claim: Claim) -> RangedBytes | None:
+    async def admitted(self, opened: UnverifiedContent, claim: Claim) -> RangedBytes | None:
         """Content from what was opened, None if another place has to be tried."""
         try:
             content = await self.verifier.admit(opened, claim)
@@ -377,7 +376,7 @@ class _Attempt:
         self.verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self.problems)
         return content
 
-    async def at_any(self, places: Iterable[Place], claim: Claim) -> RangedBytes | None:
+    async def at_any(self, places: Iterable[Location], claim: Claim) -> RangedBytes | None:
         """Content from the first of `places` that has it."""
         for place in places:
             content = await self.at(place, claim)

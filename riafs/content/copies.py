@@ -1,19 +1,113 @@
-"""The copies of keys and git objects, read to the end: what ``riafs verify`` counts.
+"""Parts that the content of files consists of (a key, a git object, a block of Keep), and the copies of each part.
 
-Nothing remembered is believed here, so the verifier given must remember nothing and verify always.
+A reader needs one good copy; ``riafs verify`` counts all of them. Parts of equal identity are the same. Copies are read
+to their end, and nothing that is remembered is trusted: the verifier that is given must remember nothing and verify
+always.
 """
 
+import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from riafs.content.annex import AnnexContents
-from riafs.content.parts import Copy, CopyState, state_of
-from riafs.content.places import ArchivePlace, Place
-from riafs.content.verifying import Claim, Opened, Verifier
-from riafs.errors import NotInStore, RiafsError
+from riafs.content.locations import ArchivedObject, Location
+from riafs.content.verifying import Claim, UnverifiedContent, Verifier
+from riafs.errors import (
+    CorruptContent,
+    DecodeFailed,
+    GitError,
+    LinkLoop,
+    MalformedArchive,
+    MissingObject,
+    NotAnArchive,
+    NotInStore,
+    OversizedArchive,
+    RiafsError,
+    ShortRead,
+    UnsupportedRepository,
+)
 from riafs.formats.keys import Key
 from riafs.git.repository import Repository
 from riafs.storage.bytesource import RangedBytes
+
+_ABSENT = (NotInStore, MissingObject)
+_REFUSED = (OversizedArchive, UnsupportedRepository)
+_DAMAGE = (CorruptContent, DecodeFailed, GitError, LinkLoop, MalformedArchive, NotAnArchive, ShortRead)
+
+
+class CopyState(enum.Enum):
+    """What was found in one place."""
+
+    GOOD = "good"
+    SIZED = "size only"
+    """There is no digest to check: only the size is right."""
+    ABSENT = "absent"
+    DAMAGED = "damaged"
+    UNREACHABLE = "unreachable"
+    """It could not be read to its end, so nothing is known."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether readers are served from it."""
+        return self in (CopyState.GOOD, CopyState.SIZED)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What one place has of a part. `place` is as messages call it; `problem` says what is wrong, if anything is."""
+
+    place: str
+    state: CopyState
+    problem: str = ""
+    archive: bool = False
+    """Whether the place holds many parts, as an archive does."""
+
+
+def state_of(problem: RiafsError) -> CopyState:
+    """What a place has of a part that could not be read there.
+
+    Damage is what the place itself would have to mend. Rights, passwords, programs and codecs that are lacking here are
+    not, nor is what nobody looked at: links that lead out of the store, what is over the bounds.
+    """
+    if isinstance(problem, _ABSENT):
+        return CopyState.ABSENT
+    damaged = isinstance(problem, _DAMAGE) and not isinstance(problem, _REFUSED)
+    return CopyState.DAMAGED if damaged else CopyState.UNREACHABLE
+
+
+class Part(Protocol):
+    """Content that is stored as a whole."""
+
+    @property
+    def kind(self) -> str:
+        """``key``, ``git object`` or ``block``."""
+
+    @property
+    def name(self) -> bytes:
+        """The key, the object's name, or the locator without hints."""
+
+    @property
+    def identity(self) -> bytes:
+        """Equal for two parts that are the same content in the same places."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes, None where only reading tells."""
+
+    def wanted(self, copies: int | None) -> int | None:
+        """How many copies there should be, where `copies` are asked for by whoever checks; None if it does not matter.
+
+        Where nobody asks, what the source itself says counts.
+        """
+
+    async def copies(self, *, every: bool) -> Sequence[Copy]:
+        """Read the places that have this part in the order readers do: up to the first good copy, or `every` one.
+
+        Every byte comes from the store, whatever is cached or remembered. Places that do not have it may be left out.
+        What is wrong with a place is the state of its copy; raises only what concerns no place (RiafsError).
+        """
+
 
 _CHUNK = 4 << 20
 
@@ -54,10 +148,10 @@ class KeyPart:
             found += await self._look(await self.contents.special_places(self.key), claim, every=every)
         return found
 
-    async def _look(self, places: Iterable[Place], claim: Claim, *, every: bool) -> list[Copy]:
+    async def _look(self, places: Iterable[Location], claim: Claim, *, every: bool) -> list[Copy]:
         found: list[Copy] = []
         for place in places:
-            copy = await look_at(place, self.key.size, claim, self.contents.verifier)
+            copy = await read_copy(place, self.key.size, claim, self.contents.verifier)
             if copy is not None:
                 found.append(copy)
                 if copy.state.usable and not every:
@@ -65,9 +159,9 @@ class KeyPart:
         return found
 
 
-async def look_at(place: Place, size: int | None, claim: Claim, verifier: Verifier) -> Copy | None:
+async def read_copy(place: Location, size: int | None, claim: Claim, verifier: Verifier) -> Copy | None:
     """The copy in `place`, read to its end; None where there is none. `size`: bytes it must have, if known."""
-    archive = isinstance(place, ArchivePlace)
+    archive = isinstance(place, ArchivedObject)
     try:
         opened = await place.open()
     except NotInStore:
@@ -84,7 +178,7 @@ async def look_at(place: Place, size: int | None, claim: Claim, verifier: Verifi
     return Copy(opened.place, CopyState.SIZED if claim.new_checker() is None else CopyState.GOOD, archive=archive)
 
 
-async def _read(opened: Opened, claim: Claim, verifier: Verifier) -> None:
+async def _read(opened: UnverifiedContent, claim: Claim, verifier: Verifier) -> None:
     """Raises CorruptContent, and what reading raises."""
     content = await verifier.admit(opened, claim)
     try:

@@ -22,7 +22,7 @@ _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
 
 
 class Decryptor:
-    """Runs gpg; one per mount. `scratch`: directory for temporary files; `seconds`: patience with a small message."""
+    """Runs gpg; one per mount. `scratch`: directory for temporary files; `seconds`: for a small message."""
 
     def __init__(self, search_path: str, scratch: bytes, seconds: float) -> None:
         self._search_path = search_path

@@ -5,7 +5,7 @@ Larger content that lies in the store as it is gets hashed beside a reader that 
 last read waits for the digest. Reads here and there in large content are checked by size only. ``always``: nothing is
 served before the whole key is verified. ``never``: sizes only. Members of archives that are named after their key check
 themselves in the same way while they are decoded, and are not hashed here a second time. Verified content is remembered
-by its evidence (see cache/verified). What is read in place is watched while it is open (see content/inplace).
+by its evidence (see cache/verified). What is read in place is watched while it is open (see content/verified_bytes).
 """
 
 import enum
@@ -17,8 +17,18 @@ from typing import Protocol
 from cachetools import LRUCache
 
 from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.content.beside import HashedBeside, Hashing
-from riafs.content.inplace import InPlace, Seal, Sealed, is_fresh, is_only_touched, rested, version_of, versioned
+from riafs.content.verified_bytes import (
+    BytesBeingHashed,
+    ComparedBytes,
+    Hashing,
+    PartDigests,
+    WatchedBytes,
+    is_fresh,
+    is_only_touched,
+    version_of,
+    versioned,
+    wait_until_settled,
+)
 from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent
 from riafs.formats.digests import verifiable
@@ -59,7 +69,7 @@ class Checker(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class UnverifiedContent:
     """Content found in a place, not verified yet."""
 
     source: RangedBytes
@@ -81,7 +91,7 @@ class Claim:
 class _Sealing:
     """A checker that seals what it checks."""
 
-    def __init__(self, checker: Checker, seal: Seal) -> None:
+    def __init__(self, checker: Checker, seal: PartDigests) -> None:
         self._checker = checker
         self._seal = seal
 
@@ -97,17 +107,17 @@ class Verifier:
     """Admits content to readers. One per mount; `background` runs the hashing beside readers."""
 
     def __init__(
-        self, policy: Verify, memory: VerifiedMemory, counters: Counters, patience: Deadline, background: Background
+        self, policy: Verify, memory: VerifiedMemory, counters: Counters, deadline: Deadline, background: Background
     ) -> None:
         self._policy = policy
         self.memory = memory
         self.counters = counters
         self._background = background
         self._beside: dict[tuple[Evidence, bytes], Hashing] = {}
-        self._patience = patience
+        self._deadline = deadline
         self._seals: LRUCache[bytes, bytes] = LRUCache(_SEALS, getsizeof=len)
 
-    async def admit(self, opened: Opened, claim: Claim) -> RangedBytes:
+    async def admit(self, opened: UnverifiedContent, claim: Claim) -> RangedBytes:
         """What to hand to the reader; takes over ``opened.source``. Raises CorruptContent, and what reading raises."""
         try:
             return await self._admitted(opened, claim)
@@ -115,13 +125,13 @@ class Verifier:
             opened.source.close()
             raise
 
-    async def _admitted(self, opened: Opened, claim: Claim) -> RangedBytes:
+    async def _admitted(self, opened: UnverifiedContent, claim: Claim) -> RangedBytes:
         if opened.checked_as == claim.key:
             return opened.source
         checker = None if self._policy is Verify.NEVER else claim.new_checker()
         if checker is None:
             self.counters.keys_unverifiable += 1
-            await rested(opened.source)
+            await wait_until_settled(opened.source)
             return self._in_place(opened, claim, version_of(opened.source), digested=False)
         if opened.source.size <= IN_MEMORY:
             return await self._small(opened, claim, checker)
@@ -133,7 +143,7 @@ class Verifier:
         if self._is_whole_first(opened):
             return self._in_place(opened, claim, await self._whole(opened, claim))
         assert evidence is not None
-        await rested(opened.source)
+        await wait_until_settled(opened.source)
         return self._hashed_beside(opened, evidence, claim, checker)
 
     def proves_whole(self, key: Key, size: int) -> bool:
@@ -142,17 +152,19 @@ class Verifier:
         return whole and key.backend != b"VURL" and verifiable(key)
 
     @staticmethod
-    def _is_whole_first(opened: Opened) -> bool:
+    def _is_whole_first(opened: UnverifiedContent) -> bool:
         return opened.evidence is None or opened.source.size <= WHOLE_BEFORE_FIRST_BYTE
 
-    async def _is_good(self, opened: Opened, evidence: Evidence, claim: Claim) -> bool:
+    async def _is_good(self, opened: UnverifiedContent, evidence: Evidence, claim: Claim) -> bool:
         """Whether this version is remembered as verified; the file may be an archive's, open for longer."""
         if not await self.memory.is_good(evidence, claim.key):
             return False
         file = versioned(opened.source)
         return file is None or file.version == evidence.version
 
-    def _in_place(self, opened: Opened, claim: Claim, version: object, *, digested: bool = True) -> RangedBytes:
+    def _in_place(
+        self, opened: UnverifiedContent, claim: Claim, version: object, *, digested: bool = True
+    ) -> RangedBytes:
         """The source, watched if others can change it. `version`: the version that is known."""
         file = versioned(opened.source)
         if file is None:
@@ -166,23 +178,23 @@ class Verifier:
                 raise ChangedContent(f"{opened.place} was changed while it was open; open the file again")
             return now, False
 
-        return InPlace(opened.source, file, version, prove, digested=digested)
+        return WatchedBytes(opened.source, file, version, prove, digested=digested)
 
-    async def _sealed(self, opened: Opened, claim: Claim) -> RangedBytes:
+    async def _sealed(self, opened: UnverifiedContent, claim: Claim) -> RangedBytes:
         """Verified here and now, unless this mount did that before; what this memory knows of earlier ones does not
         count."""
         evidence, digests = opened.evidence, self._seals.get(claim.key)
         if digests is None or evidence is None or not await self._is_good(opened, evidence, claim):
-            seal = Seal()
+            seal = PartDigests()
             await self._whole(opened, claim, seal)
             digests = seal.end()
             if len(digests) <= _SEALS:
                 self._seals[claim.key] = digests
         if versioned(opened.source) is None:
             return opened.source
-        return Sealed(opened.source, digests, self._patience, opened.place)
+        return ComparedBytes(opened.source, digests, self._deadline, opened.place)
 
-    async def _small(self, opened: Opened, claim: Claim, checker: Checker) -> RangedBytes:
+    async def _small(self, opened: UnverifiedContent, claim: Claim, checker: Checker) -> RangedBytes:
         """Content that is served from where it was hashed. What is being written just now is looked at once more."""
         source = opened.source
         for _ in range(_TRIES):
@@ -193,15 +205,15 @@ class Verifier:
                 self.conclude(opened, claim, checker)
                 source.close()
                 return MemoryBytes(data)
-            await rested(source)
+            await wait_until_settled(source)
             checker = claim.new_checker() or checker
         raise ChangedContent(f"{opened.place} is being changed; try again when that has ended")
 
-    async def _whole(self, opened: Opened, claim: Claim, seal: Seal | None = None) -> object:
+    async def _whole(self, opened: UnverifiedContent, claim: Claim, seal: PartDigests | None = None) -> object:
         """Hash everything; which version of it was found to be right. Raises CorruptContent, ChangedContent, …"""
         size = opened.source.size
         for _ in range(_TRIES):
-            await rested(opened.source)
+            await wait_until_settled(opened.source)
             version = version_of(opened.source)
             checker = claim.new_checker()
             assert checker is not None
@@ -223,13 +235,13 @@ class Verifier:
         """
         read = blocking_read(source)
         if read is not None:
-            await self._patience.run_longer((end - start) / _SLOWEST, _hash, read, checker, start, end)
+            await self._deadline.run_longer((end - start) / _SLOWEST, _hash, read, checker, start, end)
             return
         for offset in range(start, end, _CHUNK):
             data = await source.read(offset, min(_CHUNK, end - offset))
-            await self._patience.run(checker.update, data)
+            await self._deadline.run(checker.update, data)
 
-    def conclude(self, opened: Opened, claim: Claim, checker: Checker) -> None:
+    def conclude(self, opened: UnverifiedContent, claim: Claim, checker: Checker) -> None:
         """Count and remember the outcome. Raises CorruptContent."""
         size = opened.source.size
         if checker.matches():
@@ -247,7 +259,9 @@ class Verifier:
         )
         raise CorruptContent(f"the copy of key {key} in {opened.place} is damaged")
 
-    def _hashed_beside(self, opened: Opened, evidence: Evidence, claim: Claim, checker: Checker) -> HashedBeside:
+    def _hashed_beside(
+        self, opened: UnverifiedContent, evidence: Evidence, claim: Claim, checker: Checker
+    ) -> BytesBeingHashed:
         hashing = self._beside.get((evidence, claim.key))
         if hashing is None or hashing.ended:
 
@@ -262,7 +276,7 @@ class Verifier:
             self._background.start_soon(self._hash, hashing, (evidence, claim.key))
         else:
             opened.source.close()
-        return HashedBeside(hashing)
+        return BytesBeingHashed(hashing)
 
     async def _hash(self, hashing: Hashing, name: tuple[Evidence, bytes]) -> None:
         leave_request()
@@ -271,7 +285,7 @@ class Verifier:
             del self._beside[name]
 
 
-def _at(opened: Opened, version: object) -> Opened:
+def _at(opened: UnverifiedContent, version: object) -> UnverifiedContent:
     """`opened`, as the version that was looked at."""
     if opened.evidence is None or not isinstance(version, Version):
         return opened

@@ -1,14 +1,20 @@
-"""JSON of one record, of which one long text is taken out while it comes: what remains is small enough to be parsed."""
+"""JSON of one record, of which one long text is taken out while it comes: what remains is small enough to be parsed.
+
+Every byte is looked at once, wherever chunks are cut: of a token whose end is not there yet only what may be the
+member's name, or an escape, is looked at again.
+"""
 
 import codecs
+import enum
 import json
 import re
 from collections.abc import Callable
 
 # No group is repeated possessively: Python before 3.11.5 goes on from the middle of a repetition that failed.
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*("?)|[{}\[\]]', re.DOTALL)
-"""A string, of which the end (its group) may not be there yet, or a bracket."""
-_VALUE = re.compile(rb'[ \t\r\n]*+(?::[ \t\r\n]*+("|[^ \t\r\n"])|[^ \t\r\n:])')
+_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*', re.DOTALL)
+"""A string after its first quote, as far as it is there; not a backslash alone."""
+_BETWEEN = re.compile(rb'[^"{}\[\]]*+(["{}\[\]])')
+_SPACE = re.compile(rb"[ \t\r\n]*+")
 _HIGH = rb"[dD][89abAB][0-9a-fA-F]{2}"
 # Whole characters and escapes; a first half of a pair only together with what follows it.
 _BODY = re.compile(
@@ -19,17 +25,39 @@ _BODY = re.compile(
 _LONGEST_ESCAPE = 12
 
 
+class _Place(enum.Enum):
+    """What the next byte is in."""
+
+    OUTSIDE = enum.auto()
+    """Of a string."""
+    NAME = enum.auto()
+    """A string that may be the member's name."""
+    OTHER = enum.auto()
+    """Another string."""
+    COLON = enum.auto()
+    """What follows the name, up to a colon,"""
+    VALUE = enum.auto()
+    """and then up to the value."""
+    TEXT = enum.auto()
+    """The text that is wanted."""
+
+
 class RecordReader:
     """Reads an object that comes in chunks. The string that is its member `name` goes to `keep`, in UTF-8; in `rest`
     it is empty."""
 
     def __init__(self, name: str, keep: Callable[[bytes], None]) -> None:
-        self._name = json.dumps(name).encode()
+        self._name = json.dumps(name).encode()[1:]
         self._keep = keep
-        self._rest = b""
+        self._pending = b""
+        """What was fed and not understood yet: less than a name or an escape."""
         self._depth = 0
-        self._within = False
+        self._place = _Place.OUTSIDE
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+        self._steps: dict[_Place, Callable[[bytes, int], int]] = {
+            _Place.OUTSIDE: self._outside, _Place.NAME: self._maybe_name, _Place.OTHER: self._other,
+            _Place.COLON: self._colon, _Place.VALUE: self._value, _Place.TEXT: self._text,
+        }  # fmt: skip
         self.rest = bytearray()
         """The JSON without that text, all of it once the last chunk was fed and `finish` called."""
         self.found = False
@@ -37,28 +65,82 @@ class RecordReader:
 
     def feed(self, chunk: bytes) -> None:
         """The next part, of any size. Raises ValueError for what is no JSON, and what keeping the text raises."""
-        data, at = self._rest + chunk, 0
-        while True:
-            before, within = at, self._within
-            at = self._text(data, at) if within else self._other(data, at)
-            if self._within == within and (at == before or not within):
+        data, at = self._pending + chunk, 0
+        while at < len(data):
+            before = at, self._place
+            at = self._steps[self._place](data, at)
+            if (at, self._place) == before:
                 break
-        self._rest = data[at:]
+        self._pending = data[at:]
 
     def finish(self) -> None:
         """The end of it. Raises ValueError."""
-        if self._within:
+        if self._place is _Place.TEXT:
             raise ValueError("a text without an end")
-        self.rest += self._rest
-        self._rest = b""
+        self.rest += self._pending
+        self._pending = b""
 
     @property
     def size(self) -> int:
         """Bytes in memory."""
-        return len(self.rest) + len(self._rest)
+        return len(self.rest) + len(self._pending)
+
+    # Each step returns where the next one begins; where it stays and nothing has changed, more has to come.
+
+    def _outside(self, data: bytes, at: int) -> int:
+        match = _BETWEEN.match(data, at)
+        if match is None:
+            return self._rests(data, at, len(data))
+        if match[1] == b'"':
+            self._place = _Place.NAME if self._depth == 1 else _Place.OTHER
+        else:
+            self._depth += 1 if match[1] in b"{[" else -1
+        return self._rests(data, at, match.end())
+
+    def _maybe_name(self, data: bytes, at: int) -> int:
+        beginning = data[at : at + len(self._name)]
+        if beginning == self._name:
+            self._place = _Place.COLON
+            return self._rests(data, at, at + len(self._name))
+        if not self._name.startswith(beginning):
+            self._place = _Place.OTHER
+        return at
+
+    def _other(self, data: bytes, at: int) -> int:
+        match = _STRING.match(data, at)
+        assert match is not None
+        end = match.end()
+        if data[end : end + 1] == b'"':
+            self._place, end = _Place.OUTSIDE, end + 1
+        return self._rests(data, at, end)
+
+    def _colon(self, data: bytes, at: int) -> int:
+        return self._after_space(data, at, b":", _Place.VALUE)
+
+    def _value(self, data: bytes, at: int) -> int:
+        at = self._after_space(data, at, b'"', _Place.TEXT)
+        if self._place is _Place.TEXT:
+            if self.found:
+                raise ValueError("a text twice")
+            self.found = True
+        return at
+
+    def _after_space(self, data: bytes, at: int, wanted: bytes, place: _Place) -> int:
+        match = _SPACE.match(data, at)
+        assert match is not None
+        end = match.end()
+        if data[end : end + 1] == wanted:
+            self._place, end = place, end + 1
+        elif end < len(data):
+            self._place = _Place.OUTSIDE
+        return self._rests(data, at, end)
+
+    def _rests(self, data: bytes, at: int, end: int) -> int:
+        self.rest += data[at:end]
+        return end
 
     def _text(self, data: bytes, at: int) -> int:
-        """Hand on what there is of the text. Returns where the next look begins."""
+        """Hand on what there is of the text."""
         match = _BODY.match(data, at)
         assert match is not None
         end = match.end()
@@ -69,31 +151,6 @@ class RecordReader:
             if len(data) - end > _LONGEST_ESCAPE:
                 raise ValueError("an impossible escape")
             return end
-        self._within = False
+        self._place = _Place.OUTSIDE
         self.rest += b'"'
         return end + 1
-
-    def _other(self, data: bytes, at: int) -> int:
-        """Keep whole tokens up to the beginning of the text, if it begins. Returns where that is, or the first token
-        of which more may come."""
-        start = at
-        for token in _TOKEN.finditer(data, at):
-            if token[1] == b"":  # brackets in the rest of the string are none
-                break
-            if token[0] in (b"{", b"["):
-                self._depth += 1
-            elif token[0] in (b"}", b"]"):
-                self._depth -= 1
-            elif token[0] == self._name and self._depth == 1:
-                value = _VALUE.match(data, token.end())
-                if value is None:  # it is not there yet
-                    break
-                if value[1] == b'"':
-                    if self.found:
-                        raise ValueError("a text twice")
-                    self._within = self.found = True
-                    self.rest += data[start : value.end()]
-                    return value.end()
-            at = token.end()
-        self.rest += data[start:at]
-        return at

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import pyfuse3
 
-from riafs.overlay.inode_map import Ownership
-from riafs.overlay.listing import Stat
+from riafs.overlay.stat import Ownership, Stat
 from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind
 from riafs.vfs.filesystem import Attributes, OpenedFile
 from riafs.vfs.nodes import PATIENT_ROUNDS

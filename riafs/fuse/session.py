@@ -3,8 +3,10 @@
 import logging
 import os
 import pwd
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic
 from urllib.parse import quote
 
 import pyfuse3
@@ -12,14 +14,12 @@ import trio
 
 from riafs.errors import MountFailed
 from riafs.fuse.guard import Guard
-from riafs.fuse.operations import ReadOnlyOperations
+from riafs.fuse.operations import FS, ReadOnlyOperations
 from riafs.fuse.presentation import Presentation, Presenter
 from riafs.fuse.waiting import wait_eagerly
-from riafs.fuse.writing import WritingOperations
 from riafs.tasks import Background
 from riafs.vfs.filesystem import FileSystem
 from riafs.vfs.refreshing import Invalidation
-from riafs.vfs.writable import WritableFileSystem
 
 log = logging.getLogger(__name__)
 
@@ -76,13 +76,11 @@ def _nameless() -> str:
     return ""
 
 
-class Session:
-    """Serves `filesystem`. `background` is the task that keeps what the filesystem needs running while it is served."""
+class Session(Generic[FS]):
+    """Serves `filesystem`. A subclass for each kind of file system makes the handlers."""
 
-    def __init__(
-        self, filesystem: FileSystem | WritableFileSystem, options: KernelOptions, presentation: Presentation
-    ) -> None:
-        self._filesystem = filesystem
+    def __init__(self, filesystem: FS, options: KernelOptions, presentation: Presentation) -> None:
+        self._filesystem: FS = filesystem
         self._options = options
         self._presentation = presentation
         self._guard = Guard(filesystem.counters)
@@ -105,9 +103,8 @@ class Session:
             async with trio.open_nursery() as nursery:
                 self._background = Background(nursery, self._filesystem.counters)
                 self._background.keep_running(self._filesystem.keep_fresh, self.tell, self._presentation.refresh)
-                if isinstance(self._filesystem, WritableFileSystem):
-                    for task in self._filesystem.tasks():
-                        self._background.keep_running(task)
+                for task in self._tasks():
+                    self._background.keep_running(task)
                 task_status.started()
                 await pyfuse3.main(max_tasks=_MAX_TASKS)
                 nursery.cancel_scope.cancel()
@@ -116,11 +113,13 @@ class Session:
             pyfuse3.close(unmount=True)
             self._filesystem.close()
 
+    @abstractmethod
     def _operations(self) -> pyfuse3.Operations:
-        presenter = Presenter(self._presentation)
-        if isinstance(self._filesystem, WritableFileSystem):
-            return WritingOperations(self._filesystem, presenter, self._guard, self._forget_content)
-        return ReadOnlyOperations(self._filesystem, presenter, self._guard, self._forget_content)
+        """The handlers of requests."""
+
+    def _tasks(self) -> Iterable[Callable[[], Awaitable[None]]]:
+        """What the file system needs running while it is served."""
+        return ()
 
     @staticmethod
     def stop() -> None:
@@ -141,6 +140,13 @@ class Session:
     def _forget_content(self, inode: int) -> None:
         if self._background is not None:
             self._background.start_soon(trio.to_thread.run_sync, _forget_inode, inode, False)
+
+
+class ReadOnlySession(Session[FileSystem]):
+    """A mount that can only be read."""
+
+    def _operations(self) -> pyfuse3.Operations:
+        return ReadOnlyOperations(self._filesystem, Presenter(self._presentation), self._guard, self._forget_content)
 
 
 def _forget_changes(changes: Sequence[Invalidation]) -> None:

@@ -11,10 +11,21 @@ from collections.abc import Awaitable, Callable, Iterable
 import pyfuse3
 
 from riafs.fuse.operations import NAME_MAX, Listed, Operations
-from riafs.fuse.presentation import KINDS, file_info
+from riafs.fuse.presentation import KINDS, Presenter, file_info
+from riafs.fuse.session import Session
 from riafs.overlay.namespace import Creator
 from riafs.tree.protocol import Kind
 from riafs.vfs.writable import WritableFileSystem
+
+
+class WritingSession(Session[WritableFileSystem]):
+    """A mount that can be changed."""
+
+    def _operations(self) -> pyfuse3.Operations:
+        return WritingOperations(self._filesystem, Presenter(self._presentation), self._guard, self._forget_content)
+
+    def _tasks(self) -> Iterable[Callable[[], Awaitable[None]]]:
+        return self._filesystem.tasks()
 
 
 class WritingOperations(Operations[WritableFileSystem]):

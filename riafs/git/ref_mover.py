@@ -136,7 +136,7 @@ def _opened(
             os.mkdir(part, DIRECTORY_MODE, dir_fd=current)
             changed.append(current)
             following = _directory(current, part, path)
-            sharing.settle(following)
+            sharing.apply(following)
             os.close(following)
         current = _directory(current, part, path)
         stack.callback(os.close, current)
@@ -308,7 +308,7 @@ def _lock(ref: _Ref, content: bytes | None, sharing: Sharing, tell: Callable[[Fi
 
 
 def _fill(descriptor: int, value: bytes, sharing: Sharing) -> None:
-    sharing.settle(descriptor)
+    sharing.apply(descriptor)
     if os.write(descriptor, value + b"\n") <= len(value):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.fsync(descriptor)

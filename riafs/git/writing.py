@@ -60,7 +60,7 @@ class GitWriter:
         if objects:
             make = self._loose if len(objects) < _LOOSE else self._packed
             await self.writing.place_files(await trio.to_thread.run_sync(make, objects), self.sharing)
-            await self.writing.settle()
+            await self.writing.sync_changes()
 
     def _loose(self, objects: Sequence[NewObject]) -> Sequence[NewFile]:
         named = {object_name(each.kind, each.data, self.digits): each for each in objects}
@@ -93,7 +93,7 @@ class GitWriter:
             with trio.CancelScope(shield=True), suppress(RiafsError):
                 await self.writing.remove_each([temporary])
             raise
-        await self.writing.settle()
+        await self.writing.sync_changes()
         return name
 
     async def _write_blob(self, content: RangedBytes, upload: Upload) -> bytes:
@@ -140,7 +140,7 @@ class RefsMoved(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RefWriter:
-    """Moves refs of the repository at the store's path `path`. `seconds`: patience with one step."""
+    """Moves refs of the repository at the store's path `path`. `seconds`: the deadline of each step."""
 
     storage: LocalStore
     writing: WritableStorage
@@ -246,7 +246,7 @@ class RefWriter:
             NewFile(self.path + b"/" + path, content, FILE_MODE) for path, content in zip(_LISTS, contents, strict=True)
         ]
         await self.writing.place_files(files, self.sharing)
-        await self.writing.settle()
+        await self.writing.sync_changes()
 
     async def _list_of_refs(self) -> bytes:
         refs = await self.repository.references.below(b"refs/")

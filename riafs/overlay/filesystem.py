@@ -24,14 +24,15 @@ from riafs.errors import (
 )
 from riafs.formats.text import shown
 from riafs.overlay.changes import Carried
-from riafs.overlay.inode_map import KINDS, OVERLAY, InodeMap, Ownership
-from riafs.overlay.listing import Listed, OpenDirectory, Stat, Stats
+from riafs.overlay.inode_map import KINDS, OVERLAY, InodeMap
+from riafs.overlay.listing import Listed, OpenDirectory, Stats
 from riafs.overlay.lower import Lower
 from riafs.overlay.namespace import Creator, Namespace, check_length
 from riafs.overlay.open_files import OpenFile, OpenFiles
 from riafs.overlay.overlay import Overlay
 from riafs.overlay.rebasing import Find, drop_pushed, restore_all
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
+from riafs.overlay.stat import Ownership, Stat
 from riafs.slices import in_slices
 from riafs.storage.bytesource import Buffer
 from riafs.tree.protocol import Kind

@@ -7,7 +7,7 @@ that they find what lies below them again after a mount.
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from riafs.errors import (
     ChangedElsewhere,
@@ -23,6 +23,7 @@ from riafs.overlay.changes import Base
 from riafs.overlay.lower import Home, Lower, LowerEntry, packed, unpacked
 from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import BLOCK, CHARACTER, DIRECTORY, FIFO, FILE, LINK, SOCKET, Area, Row, Rows
+from riafs.overlay.stat import Ownership
 from riafs.slices import Sliced
 from riafs.tree.protocol import Entry, Kind
 from riafs.watching import Doing, untold
@@ -32,25 +33,6 @@ KINDS = {
     Kind.FILE: FILE, Kind.LINK: LINK, Kind.DIRECTORY: DIRECTORY, Kind.FIFO: FIFO, Kind.SOCKET: SOCKET,
     Kind.CHARACTER: CHARACTER, Kind.BLOCK: BLOCK,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Ownership:
-    """Owner and permission bits of what comes from a store."""
-
-    uid: int
-    gid: int
-    file: int = 0o644
-    executable: int = 0o755
-    directory: int = 0o755
-
-    def mode(self, entry: Entry) -> int:
-        """The permission bits of an entry."""
-        if entry.kind is Kind.DIRECTORY:
-            return self.directory
-        if entry.kind is Kind.LINK:
-            return 0o777
-        return self.executable if entry.executable else self.file
 
 
 class InodeMap:

@@ -146,7 +146,7 @@ class Inspected(Protocol):
     journal: Journal
     rows: Rows
     checksums: Checksums
-    patience: Deadline
+    deadline: Deadline
     doing: Doing
     is_open: Callable[[int], bool]
     """Whether a row's file is open."""
@@ -289,7 +289,7 @@ class Inspector:
             await trio.sleep(_PAUSE_SECONDS)
 
     async def _in_thread(self, size: int, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        return await self._overlay.patience.run_longer(size / _SLOWEST, function, *arguments)
+        return await self._overlay.deadline.run_longer(size / _SLOWEST, function, *arguments)
 
     # -- before a push ------------------------------------------------------------------------------------------------
 

@@ -152,10 +152,10 @@ class Statements(Protocol):
 class Journal:
     """The database at `path`. `failpoint` is called with the name of each step that a crash may separate."""
 
-    def __init__(self, path: str, patience: Deadline, failpoint: Callable[[str], None] = no_failpoint) -> None:
+    def __init__(self, path: str, deadline: Deadline, failpoint: Callable[[str], None] = no_failpoint) -> None:
         self.path = path
         self.failpoint = failpoint
-        self.patience = patience
+        self.deadline = deadline
         self.before_commit: Callable[[], None] = lambda: None
         """Called first in each commit, to write rows that are kept in memory between changes."""
         self.before_step: Callable[[], None] = lambda: None
@@ -402,7 +402,7 @@ class Journal:
         log_file = self._log if self._durable < reached else None
         self.failpoint("before sync")
         try:
-            await self.patience.run(_sync_together, log_file, jobs)
+            await self.deadline.run(_sync_together, log_file, jobs)
         except OSError as error:
             raise OverlayFailed(f"{self.path} cannot be synced: {error.strerror}") from error
         finally:
@@ -421,7 +421,7 @@ class Journal:
             self.failpoint("before checkpoint")
             self._is_moving = True
             try:
-                await self.patience.run(self._move_log)
+                await self.deadline.run(self._move_log)
             finally:
                 self._is_moving = False
             self._count()

@@ -13,32 +13,11 @@ from riafs.overlay.inode_map import KINDS, OVERLAY, InodeMap
 from riafs.overlay.lower import Lower, LowerEntry
 from riafs.overlay.open_files import OpenFiles
 from riafs.overlay.rows import DIRECTORY, WHITEOUT, Row, Rows
-from riafs.tree.protocol import Entry, Kind
+from riafs.overlay.stat import Stat
+from riafs.tree.protocol import Entry
 
 _PAGE = 256
 _KINDS = {number: kind for kind, number in KINDS.items()}
-
-
-class Stat(NamedTuple):
-    """What stat shows. A tuple, as one is made for each entry of a listing."""
-
-    inode: int
-    kind: Kind
-    mode: int
-    """Permission bits."""
-    links: int
-    """1 for a directory with a part below: their number is not known."""
-    uid: int
-    gid: int
-    size: int
-    """UNKNOWN_SIZE where only reading tells."""
-    atime_ns: int
-    mtime_ns: int
-    ctime_ns: int
-    device: int = 0
-    """Of a device: its number."""
-    listed: bool = True
-    """Whether the kernel will be told of a change of the name. What is only looked up may change without that."""
 
 
 class Listed(NamedTuple):

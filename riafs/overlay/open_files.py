@@ -236,7 +236,7 @@ class OpenFile:
         except OSError:  # not in the page cache, or a file system that cannot tell
             got = 0
         if got < len(buffer) and start + got < self.written:
-            filled = await self._overlay.patience.run(_read_all, descriptor, memoryview(buffer)[got:], start + got)
+            filled = await self._overlay.deadline.run(_read_all, descriptor, memoryview(buffer)[got:], start + got)
             if got + filled < min(end, self.written) - start:
                 raise self._too_short(os.fstat(descriptor).st_size)
         return buffer
@@ -252,7 +252,7 @@ class OpenFile:
         if not self._lock.locked() and len(data) <= _INLINE:
             return self._written(offset, self._put(self._make_local(), data, offset), now)
         async with self._alone():
-            count = await self._overlay.patience.run(self._put, self._make_local(), data, offset)
+            count = await self._overlay.deadline.run(self._put, self._make_local(), data, offset)
             return self._written(offset, count, now)
 
     def _put(self, descriptor: int, data: Buffer, offset: int) -> int:

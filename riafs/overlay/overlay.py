@@ -83,8 +83,8 @@ class Overlay:
             os.makedirs(f"{self.path}/data", mode=0o700, exist_ok=True)
             self.files = DataFiles(f"{self.path}/data")
             undoing.callback(self.files.close)
-            self.patience = Deadline(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS, ours=True)
-            self.journal = Journal(f"{self.path}/{DATABASE}", self.patience, failpoint)
+            self.deadline = Deadline(f"the overlay {path}", _SYNC_SECONDS, counters, _THREADS, ours=True)
+            self.journal = Journal(f"{self.path}/{DATABASE}", self.deadline, failpoint)
             undoing.callback(self.journal.close)
             self.journal.committed, self.journal.synced = self._state.committed, self._state.synced
             self.rows = Rows(self.journal)
@@ -217,7 +217,7 @@ class Overlay:
             numbers = self.files.take_doomed(_REMOVED_AT_ONCE)
             self.checksums.forget(numbers)
             await self.journal.durable()
-            await self.patience.run(self.files.purge, numbers)
+            await self.deadline.run(self.files.purge, numbers)
         await self.journal.checkpoint()
 
     # -- what it belongs to -------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ class Overlay:
         rows = self.rows
         base = self.base(dataset).commit
         announced = PendingPush(dataset, base, commit, carried, rows.last_id, rows.last_version)
-        await self.patience.run(self._announcements.write, announced)
+        await self.deadline.run(self._announcements.write, announced)
 
     def announced(self, dataset: bytes) -> PendingPush | None:
         """The push of a dataset whose end was not seen, if there is one. Raises OverlayFailed."""

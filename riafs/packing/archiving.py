@@ -284,7 +284,7 @@ class _Run:
         descriptor = open_file(directory)
         try:
             if self._old is None:
-                self._dataset.sharing.settle(descriptor)
+                self._dataset.sharing.apply(descriptor)
             else:
                 status = os.fstat(self._old.descriptor)
                 with suppress(PermissionError):  # only members of a group can give a file to it

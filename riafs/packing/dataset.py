@@ -93,11 +93,11 @@ async def _held(store: Store, path: bytes, sharing: Sharing | None, tools: Store
     except NotInStore:
         if sharing is None:
             return HeldDirectory(ABSENT, os.path.join(os.fsencode(storage.name), path))
-        patience = Deadline(f"store {storage.name}", tools.seconds, tools.counters)
-        making = await LocalWriter.open_root(await storage.local_path(b"."), patience)
+        deadline = Deadline(f"store {storage.name}", tools.seconds, tools.counters)
+        making = await LocalWriter.open_root(await storage.local_path(b"."), deadline)
         try:
             await making.make_directories([path], sharing)
-            await making.settle()
+            await making.sync_changes()
         finally:
             making.close()
         place = await storage.local_path(path)

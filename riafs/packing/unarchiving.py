@@ -190,7 +190,7 @@ class _Run:
         try:
             await self._copy(wanted, file, temporary, check)
             with writing_to(temporary):
-                self._dataset.sharing.settle(file)
+                self._dataset.sharing.apply(file)
                 start_writing(file, 0, 0)
         finally:
             os.close(file)

@@ -14,9 +14,8 @@ from functools import partial
 
 import trio
 
-from riafs.content.copies import look_at
-from riafs.content.places import ArchivePlace, LoosePlace, Place
-from riafs.content.shelf import PLACES
+from riafs.content.copies import read_copy
+from riafs.content.locations import ARCHIVE_PATHS, ArchivedObject, Location, LooseObject
 from riafs.formats.annex import likely_path, object_directories
 from riafs.formats.digests import KeyMaker
 from riafs.formats.keys import ExtensionRules, Key
@@ -201,31 +200,31 @@ class ObjectWriter:
         contents = self._to.dataset.contents
         claim = await contents.claim(key)
         for place in contents.stored_places(key):
-            copy = await look_at(place, key.size, claim, contents.verifier)
+            copy = await read_copy(place, key.size, claim, contents.verifier)
             if copy is not None and copy.state.usable:
                 self._rely_on(place)
                 return None
-            if copy is not None and isinstance(place, LoosePlace):
+            if copy is not None and isinstance(place, LooseObject):
                 return place.path
         for place in [] if self._storage is None else await contents.storage_forms(key, self._storage):
-            copy = await look_at(place, key.size, claim, contents.verifier)
+            copy = await read_copy(place, key.size, claim, contents.verifier)
             if copy is not None and copy.state.usable:
                 self._rely_on(place)
                 return None
         return likely_path(key.file_name, self._to.layout)
 
-    def _rely_on(self, place: Place) -> None:
+    def _rely_on(self, place: Location) -> None:
         """Content that another program wrote, maybe just now, has to last before a commit says that it is here."""
-        if isinstance(place, LoosePlace):
+        if isinstance(place, LooseObject):
             self._relied_on.append(self._objects + b"/" + place.path)
-        elif isinstance(place, ArchivePlace):
+        elif isinstance(place, ArchivedObject):
             self._relied_on.append(self._to.dataset.path + b"/" + place.archive)
         else:
             self._relied_on_others = True
 
     async def _has_archive(self) -> bool:
         if self._archived is None:
-            found = await self._to.dataset.storage.stat_objects(self._to.dataset.path, PLACES)
+            found = await self._to.dataset.storage.stat_objects(self._to.dataset.path, ARCHIVE_PATHS)
             self._archived = any(found)
         return self._archived
 
@@ -263,7 +262,7 @@ class ObjectWriter:
         """Write, name and make durable what is left."""
         await self._write_small()
         await self._name()
-        await self._to.writing.settle(self._relied_on, everything=self._relied_on_others)
+        await self._to.writing.sync_changes(self._relied_on, everything=self._relied_on_others)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
-from riafs.errors import ShortRead
+import trio
+
+from riafs.errors import RiafsError, ShortRead
 
 Buffer = bytes | bytearray | memoryview
 
@@ -19,7 +21,7 @@ Buffer = bytes | bytearray | memoryview
 class RangedBytes(Protocol):
     """Bytes of a known length, readable from any offset, by any number of tasks at once.
 
-    Whoever opened it closes it; after ``close`` nothing else may be called.
+    The caller that opened it closes it; after ``close`` nothing else may be called.
     """
 
     @property
@@ -38,9 +40,9 @@ class RangedBytes(Protocol):
 
 
 class Version(ABC):
-    """One version of a stored file, as its transport tells them apart; opaque to everything else.
+    """One version of a stored file, in the terms of its transport and opaque to all other modules.
 
-    Hashable, and equal as long as nobody wrote to the file or replaced it.
+    Hashable. Two versions of a file are equal only if the file was neither written to nor replaced in between.
     """
 
     __slots__ = ()
@@ -48,8 +50,8 @@ class Version(ABC):
     @property
     @abstractmethod
     def token(self) -> bytes:
-        """The same for equal versions and for no others, in all processes on this machine: facts about the content are
-        kept across mounts under this name.
+        """A name that equal versions share, and no others, in all processes on this machine. Facts about the content
+        (its digest was verified, its index was read) are kept across mounts under this name.
         """
 
     @property
@@ -59,7 +61,9 @@ class Version(ABC):
 
     @abstractmethod
     def fresh_seconds(self) -> float:
-        """Seconds for which a change of the file may still leave its version equal; 0 if that is over."""
+        """Seconds for which another change of the file could still leave its version equal, since clocks tick slowly; 0
+        after that.
+        """
 
 
 class StoredFile(ABC):
@@ -84,7 +88,7 @@ class StoredFile(ABC):
 
     @abstractmethod
     async def look(self) -> None:
-        """Bring `version` up to date. Raises StoreError, StoreTimeout."""
+        """Update `version`. Raises StoreError, StoreTimeout."""
 
     @abstractmethod
     def close(self) -> None:
@@ -92,22 +96,22 @@ class StoredFile(ABC):
 
 
 def stored_file(source: RangedBytes) -> StoredFile | None:
-    """The stored file that the bytes of `source` are a part of, None where they are made of something else."""
+    """The stored file that `source` is a part of, None where the bytes come from anything else (memory, a decoder)."""
     while isinstance(source, Extent):
         source = source.source
     return source if isinstance(source, StoredFile) else None
 
 
 PROVEN = object()
-"""The version of bytes that were found to be right: all that are shown under one inode are the same."""
+"""The version of verified bytes: an inode has one content, so that no version has to tell them apart."""
 
 
 class Provisional(Protocol):
-    """RangedBytes that may be handed out before it is known whether they are right."""
+    """RangedBytes that may be read before they are verified."""
 
     @property
     def provisional(self) -> bool:
-        """Whether bytes were handed out that may turn out to be wrong: no cache may keep them for another reader."""
+        """Whether bytes were read that are not verified yet: no cache may keep them for another reader."""
 
     @property
     def shown_version(self) -> object:
@@ -115,7 +119,7 @@ class Provisional(Protocol):
 
 
 def is_provisional(source: RangedBytes) -> bool:
-    """`Provisional.provisional`, False for sources that are never that."""
+    """`Provisional.provisional`, False for sources without it."""
     # isinstance(source, Provisional) takes 20 µs, and files are opened by the thousand.
     return bool(getattr(source, "provisional", False))
 
@@ -127,7 +131,7 @@ def shown_version_of(source: RangedBytes) -> object:
 
 
 class MemoryBytes:
-    """Bytes that are already here: a git blob, a small verified object, the text of a virtual file."""
+    """Bytes in memory: a git blob, a small verified object, the text of a virtual file."""
 
     __slots__ = ("_data",)
 
@@ -140,12 +144,11 @@ class MemoryBytes:
         return len(self._data)
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes."""
         return self._data[offset : offset + length] if length > 0 else b""
 
     @property
     def data(self) -> bytes:
-        """All of them."""
+        """All bytes."""
         return self._data
 
     def close(self) -> None:
@@ -155,7 +158,7 @@ class MemoryBytes:
 class Extent:
     """RangedBytes over `size` bytes of `source` from `offset` on, both at least 0.
 
-    Closing it closes the source only if it `owns_source`. The source may turn out to end early: then reads say so.
+    Closing it closes the source only if it `owns_source`.
     """
 
     __slots__ = ("_offset", "_owns_source", "_size", "_source")
@@ -173,16 +176,16 @@ class Extent:
 
     @property
     def source(self) -> RangedBytes:
-        """What it is a part of."""
+        """The bytes that it is a part of."""
         return self._source
 
     @property
     def offset(self) -> int:
-        """Where it starts in its source."""
+        """Its first byte's position in the source."""
         return self._offset
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises ShortRead where the source ends before the extent does."""
+        """Raises ShortRead where the source ends before the extent does."""
         length = min(length, self._size - offset)
         if length <= 0:
             return b""
@@ -198,11 +201,11 @@ class Extent:
 
 
 ReadPart = Callable[[int, int, int], Awaitable[Buffer]]
-"""Reads from one part: its index, an offset in it, and a length that may reach beyond its end."""
+"""(index of the part, offset in it, length, which may reach beyond its end) → bytes."""
 
 
 async def read_across(ends: Sequence[int], offset: int, length: int, read: ReadPart) -> Buffer:
-    """Bytes of parts that stand one after the other and end at `ends`. Raises what `read` raises."""
+    """Bytes of consecutive parts, of which part i ends before the offset ``ends[i]``. Raises what `read` raises."""
     pieces: list[Buffer] = []
     length = min(length, ends[-1] - offset if ends else 0)
     index = bisect_right(ends, offset)
@@ -216,7 +219,7 @@ async def read_across(ends: Sequence[int], offset: int, length: int, read: ReadP
 
 
 class Concatenated:
-    """RangedBytes over `parts`, which it owns."""
+    """RangedBytes over consecutive `parts`, which it owns."""
 
     __slots__ = ("_ends", "_parts")
 
@@ -230,7 +233,6 @@ class Concatenated:
         return self._ends[-1] if self._ends else 0
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes."""
         return await read_across(self._ends, offset, length, self._read_part)
 
     async def _read_part(self, index: int, offset: int, length: int) -> Buffer:
@@ -240,3 +242,107 @@ class Concatenated:
         """Close all parts."""
         for part in self._parts:
             part.close()
+
+
+Open = Callable[[], Awaitable[RangedBytes]]
+"""Opens and verifies content. Called again if it failed."""
+
+
+def _ignore(was_read: bool) -> None:  # noqa: FBT001  # as it is called
+    pass
+
+
+class DeferredBytes:
+    """RangedBytes of `size` bytes that `open_source` opens at the first read, for content that is verified as a whole
+    before any byte is served.
+
+    Programs open files that they do not read: a backup opens each to see that it has not changed. For these nothing is
+    done but to find the content, which costs no digest and no git child. `discard` closes what was found, where the
+    source is never opened.
+    """
+
+    __slots__ = ("_discard", "_open_source", "_opening", "on_first_use", "opened", "size")
+
+    def __init__(self, size: int, open_source: Open, discard: Callable[[], None] = lambda: None) -> None:
+        self.size = size
+        self._open_source = open_source
+        self._discard = discard
+        self._opening = trio.Lock()
+        self.opened: RangedBytes | None = None
+        """The source, once it is open."""
+        self.on_first_use: Callable[[bool], None] = _ignore
+        """Called once, at the first read with True, or else when it is closed with False."""
+
+    async def open(self) -> RangedBytes:
+        """The source. Raises what opening and verifying it raise; then it may be called again."""
+        if self.opened is None:
+            async with self._opening:
+                if self.opened is None:
+                    self.opened = await self._open_source()
+        return self.opened
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """As RangedBytes. Raises also what `open` raises."""
+        source = self.opened
+        if source is None:
+            self._used(was_read=True)
+            source = await self.open()
+        return await source.read(offset, length)
+
+    @property
+    def provisional(self) -> bool:
+        """As Provisional."""
+        return self.opened is not None and is_provisional(self.opened)
+
+    @property
+    def shown_version(self) -> object:
+        """As Provisional. Only verified bytes are ever read from it."""
+        return PROVEN if self.opened is None else shown_version_of(self.opened)
+
+    def close(self) -> None:
+        """Close the source, or discard what was found."""
+        self._used(was_read=False)
+        if self.opened is not None:
+            self.opened.close()
+        else:
+            self._discard()
+
+    def _used(self, *, was_read: bool) -> None:
+        report, self.on_first_use = self.on_first_use, _ignore
+        report(was_read)
+
+
+class ErrorReporting:
+    """RangedBytes over `source`, which it owns. `report` logs and counts a failure and returns the one to raise."""
+
+    __slots__ = ("_report", "_source")
+
+    def __init__(self, source: RangedBytes, report: Callable[[RiafsError], RiafsError]) -> None:
+        self._source = source
+        self._report = report
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._source.size
+
+    @property
+    def provisional(self) -> bool:
+        """See Provisional."""
+        return is_provisional(self._source)
+
+    @property
+    def shown_version(self) -> object:
+        """See Provisional."""
+        return shown_version_of(self._source)
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """See RangedBytes."""
+        try:
+            return await self._source.read(offset, length)
+        except RiafsError as problem:
+            raise self._report(problem) from problem
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()

@@ -1,11 +1,12 @@
 """Deadlines: blocking calls in worker threads, each with a deadline and a limit on how many wait at once.
 
-A store on a dead network file system blocks the thread that asks, for ever. The thread is then left behind and the
-caller gets StoreTimeout; the limit is per store, so a dead store cannot use up the threads of its neighbours.
+A store on a dead network file system blocks a thread that calls it for ever, and a thread cannot be cancelled. It is
+left behind, and the caller gets StoreTimeout. The number of threads is limited for each store, so that a dead store
+does not take the threads of others.
 
-Everything done for one request of a program shares one deadline: a key may be in a dozen locations, and a reader who
-waited for the first does not wait as long for the next. `begin_request` begins one, and everything that may wait for a
-store does so `within` it. Time in which many bytes moved does not count.
+All work for one request of a program shares one deadline: a key may be in a dozen locations, and a reader that has
+waited for the first does not wait as long for the next. `begin_request` starts the request's time, and each step that
+may wait for a store runs `within` what is left of it. Time in which bytes arrive fast enough does not count.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,12 +25,12 @@ Ts = TypeVarTuple("Ts")
 
 # Enough to keep a parallel file system busy, far below the number of requests that the kernel may have in flight.
 THREADS_PER_STORE = 24
-_THREADS_APART = 4
-_SLOWEST = 256 << 10  # bytes a second that a store may take without losing patience
+_RESERVED_THREADS = 4
+_SLOWEST = 256 << 10  # bytes a second; a read that is at least this fast does not count as waiting
 
 
 class _Waited:
-    """How many seconds one request has waited for stores; what was waited for at the same time counts once."""
+    """How many seconds one request has waited for stores; waits at the same time count once."""
 
     __slots__ = ("_until", "seconds")
 
@@ -38,7 +39,7 @@ class _Waited:
         self._until = 0.0
 
     def add(self, began: float, ended: float, moving: float) -> None:
-        """From `began` to `ended` was waited, in which bytes moved that may take `moving` seconds."""
+        """Count the wait from `began` to `ended`, less the `moving` seconds that the bytes it read may take."""
         self.seconds += max(0.0, ended - max(began, self._until) - moving)
         self._until = ended
 
@@ -47,34 +48,34 @@ _waited: ContextVar[_Waited | None] = ContextVar("waited", default=None)
 
 
 def begin_request() -> None:
-    """What this task does from now on, and whatever it starts, is for one request of a program."""
+    """Start the time of a request: this task, and those that it starts, work for it from now on."""
     _waited.set(_Waited())
 
 
 def leave_request() -> None:
-    """What this task does is for whoever will want it; each of its steps has a deadline of its own."""
+    """This task's work serves several requests from now on, so that each of its steps has a deadline of its own."""
     _waited.set(None)
 
 
 def exhaust_request() -> None:
-    """Something did not answer within its deadline: nothing else is waited for in this request."""
+    """Wait for nothing else in this request, since something did not answer within its deadline."""
     waited = _waited.get()
     if waited is not None:
         waited.seconds = float("inf")
 
 
 def time_left(seconds: float) -> float:
-    """How much of a deadline of `seconds` this request has not waited yet."""
+    """The rest of a deadline of `seconds`, after what this request has already waited."""
     waited = _waited.get()
     return seconds if waited is None else max(0.0, seconds - waited.seconds)
 
 
 @contextmanager
 def within(seconds: float, longer: float = 0.0, moving: float = 0.0) -> Iterator[None]:
-    """A part of what a request waits for: it is cancelled, and the block left, when the request has waited for
-    `seconds` in all, and `longer` for this part alone. `moving`: seconds that it may take as bytes are moving.
+    """One wait of a request. The block is cancelled when the request has waited for `seconds` in total; this wait may
+    take `longer` beyond that, and `moving` seconds of it, in which bytes arrive, do not count.
 
-    Whoever comes to the line after the block raises StoreTimeout.
+    The code after the block runs only if it was cancelled (the block returns), and raises StoreTimeout.
     """
     waited = _waited.get()
     if waited is None:
@@ -95,7 +96,9 @@ def within(seconds: float, longer: float = 0.0, moving: float = 0.0) -> Iterator
 
 
 class DeadlineLock:
-    """A lock. Whoever waited behind one who ran into a deadline is told so, instead of trying it for as long again."""
+    """A lock for work that has a deadline. A task that waited while the work ahead of it timed out fails in the same
+    way, instead of trying for as long again.
+    """
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
@@ -103,8 +106,8 @@ class DeadlineLock:
         self._problem: StoreTimeout | None = None
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """One's turn. Raises StoreTimeout."""
+    async def held(self) -> AsyncIterator[None]:
+        """Hold the lock. Raises StoreTimeout."""
         came = trio.current_time()
         async with self._lock:
             if self._problem is not None and came < self._ended:
@@ -119,10 +122,10 @@ class DeadlineLock:
 class Deadline:
     """The deadline (`seconds`) and thread limit of one store, called `name` in messages.
 
-    `ours`: a directory of ours rather than a store, with a deadline of its own for each call.
+    `ours`: a directory of riafs rather than a store; each call has a deadline of its own, whatever the request waited.
     """
 
-    __slots__ = ("_apart", "_counters", "_limiter", "_ours", "name", "seconds")
+    __slots__ = ("_counters", "_limiter", "_ours", "_reserved", "name", "seconds")
 
     def __init__(
         self, name: str, seconds: float, counters: Counters, threads: int = THREADS_PER_STORE, *, ours: bool = False
@@ -131,28 +134,28 @@ class Deadline:
         self.seconds = seconds
         self._counters = counters
         self._limiter = trio.CapacityLimiter(threads)
-        self._apart = trio.CapacityLimiter(_THREADS_APART)
+        self._reserved = trio.CapacityLimiter(_RESERVED_THREADS)
         self._ours = ours
 
     @property
-    def is_busy_apart(self) -> bool:
-        """Whether `run_apart` would have to wait for a thread."""
-        return self._apart.available_tokens < 1
+    def reserved_are_busy(self) -> bool:
+        """Whether `run_reserved` would have to wait for a thread."""
+        return self._reserved.available_tokens < 1
 
-    async def run_apart(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        """As `run`, in one of a few other threads: names can be shown while all others wait for content."""
-        return await self._run(0.0, 0.0, function, *arguments, limiter=self._apart)
+    async def run_reserved(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """As `run`, in one of a few threads reserved for names: these can be listed while all others read content."""
+        return await self._run(0.0, 0.0, function, *arguments, limiter=self._reserved)
 
     async def run(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """``function(*arguments)`` in a worker thread. Raises StoreTimeout after `seconds`, and what it raises."""
         return await self._run(0.0, 0.0, function, *arguments)
 
     async def run_longer(self, extra: float, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        """The same with `extra` seconds, for what moves many bytes."""
+        """As `run`, with a deadline of `extra` more seconds, for calls that move many bytes."""
         return await self._run(extra, 0.0, function, *arguments)
 
     async def run_reading(self, size: int, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        """The same for what reads `size` bytes: it has no more time, but what it takes for them does not count."""
+        """As `run`, for a call that reads `size` bytes: the time that these may take does not count as waiting."""
         return await self._run(0.0, size / _SLOWEST, function, *arguments)
 
     async def _run(
@@ -182,27 +185,27 @@ class Deadline:
 
 
 class ProgressQueue:
-    """One for each thing that is waited for. `seconds`: how long nothing may move."""
+    """A queue whose waiters time out only when nothing ahead of them makes progress for `seconds`.
+
+    There is one for each thing that is waited for: a server's connections, memory.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._moved = float("-inf")
+        self.last_progress = float("-inf")
+        """In trio's time."""
 
-    @property
-    def moved(self) -> float:
-        """When one of them last got on, in trio's time."""
-        return self._moved
+    def progressed(self) -> None:
+        """Note that work ahead of the waiters has made progress."""
+        self.last_progress = trio.current_time()
 
-    def moves(self) -> None:
-        """One of those in front gets on."""
-        self._moved = trio.current_time()
-
-    async def wait(self, turn: Callable[[], Awaitable[T]], what: str) -> T:
-        """What `turn` gives, which may be called more than once. Raises StoreTimeout, whose message begins with
-        `what`."""
+    async def wait(self, acquire: Callable[[], Awaitable[T]], what: str) -> T:
+        """The result of `acquire`, which is called again after each timeout with progress. Raises StoreTimeout, whose
+        message begins with `what`.
+        """
         while True:
             since = trio.current_time()
             with trio.move_on_after(self._seconds):
-                return await turn()
-            if self._moved < since:
+                return await acquire()
+            if self.last_progress < since:
                 raise StoreTimeout(f"{what}, for {self._seconds:g} s by now")

@@ -1,11 +1,13 @@
 """HTTP for block servers and API servers: urllib3 in bounded worker threads.
 
-Deadlines: connecting and each wait for bytes are bounded by the socket's timeouts. Beyond that, the event loop gives up
-an exchange whose answer does not begin in time, or then stalls for as long; an answer that brings less than `FLOOR`
-bytes a second has stalled, however it trickles. The socket of an exchange that is given up or cancelled is shut down,
-so that its thread ends. Redirects are not followed, nothing is tried twice, nothing is unpacked. Messages name the
-thing asked for in the caller's words and say what happened in ours: never a URL, a header or a server's text, as these
-hold tokens and signatures.
+How it works: an exchange runs in a worker thread. The socket's timeouts bound connecting and each wait for bytes. In
+addition, the event loop cancels an exchange whose answer does not begin in time, or makes no progress for as long as
+the deadline; less than `FLOOR` bytes a second are no progress. The socket of a cancelled exchange is shut down, so that
+its thread ends.
+
+Redirects are not followed, requests are not repeated and bodies are not decompressed: callers decide about these.
+Messages have the caller's name of the request and our words for the failure, and never a URL, a header or a server's
+text, which may contain tokens and signatures.
 """
 
 import http.client
@@ -49,16 +51,16 @@ _THREADS = 32
 _POOLS = 64
 _CONNECT_SECONDS = 10.0
 FLOOR = 1024
-"""Bytes a second below which an answer does not go on."""
-_TELL_SECONDS = 1.0
+"""Bytes a second; a slower answer makes no progress."""
+_REPORT_SECONDS = 1.0
 
 logging.getLogger("urllib3").setLevel(logging.WARNING)  # below that it logs URLs
-_active = threading.local()  # which exchange a worker thread is at: urllib3 makes the connections, and does not say
+_active = threading.local()  # the exchange of a worker thread, as urllib3 makes connections without telling for whom
 
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """How servers are reached."""
+    """Deadline, certificates and proxies for all servers of a mount."""
 
     deadline: float = 30.0
     """Seconds for an answer to begin, and for each wait for more of it."""
@@ -72,7 +74,7 @@ class HttpOptions:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to a server. `name` is what messages call it (``block acbd18… of keep0:25107``)."""
+    """A request to a server. `name` is its name in messages (``block acbd18… of keep0:25107``)."""
 
     name: str
     url: str = field(repr=False)
@@ -80,7 +82,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
     seconds: float | None = None
-    """For the answer to begin, where it is less than the deadline."""
+    """Deadline for the answer to begin, if it is less than that of `HttpOptions`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Answer:
 
 
 def bearer(token: str | None) -> Mapping[str, str]:
-    """The header that shows `token` to a server. Raises BadSource, which does not quote it."""
+    """The header that sends `token` to a server. Raises BadSource, which does not quote it."""
     if token is None:
         return {}
     if not (token.isascii() and token.isprintable() and token.strip() == token != ""):
@@ -102,7 +104,7 @@ def bearer(token: str | None) -> Mapping[str, str]:
 
 
 class Incoming:
-    """An answer whose body is to be received. Belongs to the worker thread."""
+    """An answer whose body is still to be received. Used by the worker thread only."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse, name: str, progress: Callable[[int], None]) -> None:
         self._response = response
@@ -122,7 +124,7 @@ class Incoming:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """All of them, names in lower case."""
+        """All headers, names in lower case."""
         return {name.lower(): value for name, value in self._response.headers.items()}
 
     def read(self, length: int) -> bytes:
@@ -153,19 +155,17 @@ class Incoming:
 
 
 class _Connection(HTTPConnection):
-    """Tells the exchange of its thread which socket it uses."""
+    """Gives its socket to the exchange of its thread, which may have to shut it down."""
 
     def request(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401  # as urllib3 calls it
-        """See HTTPConnection."""
         super().request(*arguments, **named)
         _active.exchange.uses(self.sock)
 
 
 class _SecureConnection(HTTPSConnection):
-    """The same with TLS."""
+    """As `_Connection`, with TLS."""
 
     def request(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401  # as urllib3 calls it
-        """See HTTPConnection."""
         super().request(*arguments, **named)
         _active.exchange.uses(self.sock)
 
@@ -179,29 +179,29 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
 
 
 class _Exchange(Generic[T]):
-    """One request and its answer. `ask` runs in a worker thread, `give_up` on the event loop.
+    """One request and its answer. `run` runs in a worker thread, `cancel` on the event loop.
 
-    `scope` bounds it; its deadline moves on while the answer does.
+    The deadline of `scope` is extended while the answer makes progress.
     """
 
     def __init__(
-        self, request: Request, options: HttpOptions, take: Callable[[Incoming], T], comes: Callable[[], None]
+        self, request: Request, options: HttpOptions, take: Callable[[Incoming], T], on_progress: Callable[[], None]
     ) -> None:
         self._request = request
         self._options = options
         self._take = take
-        self._comes = comes
+        self._on_progress = on_progress
         self._socket: socket.socket | None = None
-        self._given_up = False
-        self._told = 0.0
+        self._cancelled = False
+        self._reported = 0.0
         self._received = 0
         self._first = min(
             options.deadline, options.deadline if request.seconds is None else max(request.seconds, 0.001)
         )
         self.scope = trio.CancelScope(deadline=trio.current_time() + options.deadline + self._first)  # for a thread
 
-    def ask(self, manager: urllib3.PoolManager) -> T:
-        """Ask, and let `take` receive the answer. Raises what `take` raises, StoreError, StoreTimeout."""
+    def run(self, manager: urllib3.PoolManager) -> T:
+        """Send the request and let `take` receive the answer. Raises what `take` raises, StoreError, StoreTimeout."""
         _active.exchange = self
         trio.from_thread.run_sync(self._extend, self._first)
         try:
@@ -209,9 +209,9 @@ class _Exchange(Generic[T]):
         except (HTTPError, OSError) as error:
             raise http_failure(error, self._request.name) from None  # the context would quote what the server sent
         with response:
-            self._told = time.monotonic()
-            trio.from_thread.run_sync(self._goes_on)
-            return self._take(Incoming(response, self._request.name, self._progress))
+            self._reported = time.monotonic()
+            trio.from_thread.run_sync(self._progressed)
+            return self._take(Incoming(response, self._request.name, self._count))
 
     def _response(self, manager: urllib3.PoolManager) -> urllib3.BaseHTTPResponse:
         request = self._request
@@ -228,31 +228,32 @@ class _Exchange(Generic[T]):
         )
 
     def uses(self, used: socket.socket) -> None:
-        """The request went over this socket."""
+        """Note the socket that the request was sent over."""
         self._socket = used
-        if self._given_up:
-            raise ConnectionAbortedError("given up")
+        if self._cancelled:
+            raise ConnectionAbortedError("cancelled")
 
-    def _progress(self, count: int) -> None:
-        self._received += count
-        seconds = time.monotonic() - self._told
-        if seconds < min(_TELL_SECONDS, self._options.deadline / 4):
+    def _count(self, received: int) -> None:
+        """Count received bytes, and report progress to the event loop about once a second, not for every piece."""
+        self._received += received
+        seconds = time.monotonic() - self._reported
+        if seconds < min(_REPORT_SECONDS, self._options.deadline / 4):
             return
-        moved = self._received >= FLOOR * seconds
-        self._told, self._received = self._told + seconds, 0
-        if moved:
-            trio.from_thread.run_sync(self._goes_on)
+        is_progress = self._received >= FLOOR * seconds
+        self._reported, self._received = self._reported + seconds, 0
+        if is_progress:
+            trio.from_thread.run_sync(self._progressed)
 
-    def _goes_on(self) -> None:
+    def _progressed(self) -> None:
         self._extend(self._options.deadline)
-        self._comes()
+        self._on_progress()
 
     def _extend(self, seconds: float) -> None:
         self.scope.deadline = trio.current_time() + seconds
 
-    def give_up(self) -> None:
-        """End the thread soon."""
-        self._given_up = True
+    def cancel(self) -> None:
+        """Shut down the socket, so that the thread ends soon."""
+        self._cancelled = True
         if self._socket is not None:
             with suppress(OSError):
                 # SSLSocket.shutdown would take the session away from the thread that reads from it
@@ -275,22 +276,22 @@ class Http:
         return self._options.deadline
 
     async def exchange(
-        self, request: Request, take: Callable[[Incoming], T], comes: Callable[[], None] = lambda: None
+        self, request: Request, take: Callable[[Incoming], T], on_progress: Callable[[], None] = lambda: None
     ) -> T:
-        """What `take` makes of the answer; it is called in a worker thread, `comes` on the event loop before it, and
-        now and then while more of the answer comes.
+        """The result of `take`, which receives the answer in a worker thread. `on_progress` is called on the event loop
+        when the answer begins, and about once a second while more of it arrives.
 
         Raises what `take` raises; StoreError, StoreTimeout where there is no answer.
         """
-        exchange = _Exchange(request, self._options, take, comes)
+        exchange = _Exchange(request, self._options, take, on_progress)
         manager = self._manager(request.url)
         with exchange.scope:
             try:
                 return await trio.to_thread.run_sync(
-                    exchange.ask, manager, abandon_on_cancel=True, limiter=self._limiter
+                    exchange.run, manager, abandon_on_cancel=True, limiter=self._limiter
                 )
             except trio.Cancelled:
-                exchange.give_up()
+                exchange.cancel()
                 raise
         self._counters.store_timeouts += 1
         raise StoreTimeout(f"{request.name}: the answer did not come, or not on, within {self.deadline:g} s")
@@ -343,14 +344,14 @@ def _tls(options: HttpOptions) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise StoreError(f"the certificates in {options.authorities} cannot be used: {error.strerror}") from error
     if options.insecure:
-        urllib3.disable_warnings(InsecureRequestWarning)  # the user was asked once
+        urllib3.disable_warnings(InsecureRequestWarning)  # the user has chosen this
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
 
 
 def http_failure(error: HTTPError | OSError, name: str) -> RiafsError:
-    """The failure class for `error`; `name` says in its message what was asked of whom."""
+    """The failure for `error`; its message begins with `name`, that of the request."""
     if isinstance(error, ConnectTimeoutError | ReadTimeoutError) and not isinstance(error, NewConnectionError):
         return StoreTimeout(f"{name}: the server did not answer in time")
     cause = _cause(error)
@@ -360,7 +361,7 @@ def http_failure(error: HTTPError | OSError, name: str) -> RiafsError:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What is behind urllib3's wrappers."""
+    """The exception inside of urllib3's wrappers."""
     inner = error.args[-1] if isinstance(error, ProtocolError | ProxyError | SSLError) and error.args else None
     inner = inner if isinstance(inner, BaseException) else error.__cause__
     return error if inner is None else _cause(inner)

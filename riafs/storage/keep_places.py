@@ -1,7 +1,7 @@
-"""The places that may have a block of Keep, each a server or a volume, and the order in which to ask them.
+"""The places that may have a block of Keep (servers and volumes), and the order in which to try them.
 
-A server sends a block, which is received whole and hashed while it arrives; a volume on this machine has it as a file,
-which is read in place and still has to be hashed (`FileBlock`).
+A block from a server is received whole and hashed while it arrives (`WholeBlock`). A block in a volume on this machine
+is a file, which is read in place and has to be hashed first (`FileBlock`).
 """
 
 import hashlib
@@ -34,11 +34,10 @@ class WholeBlock:
         self.size = size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes."""
         return self.read_now(offset, length)
 
     def read_now(self, offset: int, length: int) -> Buffer:
-        """The same at once."""
+        """As `read`, without being awaited."""
         end = min(offset + length, self.size)
         if offset >= end:
             return b""
@@ -53,7 +52,7 @@ class WholeBlock:
         return b"".join(pieces)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        pass
 
 
 class FileBlock:
@@ -68,7 +67,7 @@ class FileBlock:
 
 
 class BlockInVolume:
-    """A block's file in a volume, as RangedBytes, as long as it is what was hashed."""
+    """A block's file in a volume, as RangedBytes, as long as it is the version that was hashed."""
 
     __slots__ = ("_file", "_version")
 
@@ -82,7 +81,7 @@ class BlockInVolume:
         return self._file.size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises ChangedContent where the file was written to or replaced since it was hashed."""
+        """Raises ChangedContent where the file was written to or replaced since it was hashed."""
         data = await self._file.read(offset, length)
         if self._file.version is not self._version:
             raise ChangedContent(f"{self._file.name} was changed since it was verified")
@@ -94,56 +93,58 @@ class BlockInVolume:
 
 
 class Attempt:
-    """One question to one place, as whoever asks sees it. `seconds`: how long to wait for the answer to begin; `moves`
-    is called when it does, and now and then while it goes on."""
+    """One request for a block to one place, and its progress. Times are trio's.
 
-    __slots__ = ("_moved", "_moves", "asked", "begun", "line", "request_id", "seconds")
+    `seconds`: the deadline for the answer to begin. `on_progress` is called when it begins, and about once a second
+    while more of it arrives.
+    """
 
-    def __init__(self, request_id: str, seconds: float, moves: Callable[[], None] = lambda: None) -> None:
-        self._moves = moves
+    __slots__ = ("_last_progress", "_on_progress", "answered_at", "queue", "request_id", "seconds", "sent_at")
+
+    def __init__(self, request_id: str, seconds: float, on_progress: Callable[[], None] = lambda: None) -> None:
+        self._on_progress = on_progress
         self.request_id = request_id
-        """The same for all questions of one reader, so that a cluster's logs can be searched for it."""
+        """The same for all requests of one reader, so that a cluster's logs can be searched for it."""
         self.seconds = seconds
-        self.asked: float | None = None
-        """When it was its turn, in trio's time; None before."""
-        self.begun: float | None = None
+        self.sent_at: float | None = None
+        """When the request was sent; None while it waits in `queue`."""
+        self.answered_at: float | None = None
         """When the answer began."""
-        self.line: ProgressQueue | None = None
-        """Where it waits for its turn, if it does."""
-        self._moved = trio.current_time()
+        self.queue: ProgressQueue | None = None
+        """The queue for the place's connections, where it has one."""
+        self._last_progress = trio.current_time()
 
     @property
-    def standing_since(self) -> float:
-        """Since when nothing has come: of the answer, or of those in front in the line. Now, where it is not waited
-        for the place."""
-        if self.begun is not None:
-            return self._moved
-        if self.asked is not None:
-            return self.asked
-        return trio.current_time() if self.line is None else max(self._moved, self.line.moved)
+    def idle_since(self) -> float:
+        """Since when there has been no progress of the answer, or in the queue. Now, where nothing is waited for."""
+        if self.answered_at is not None:
+            return self._last_progress
+        if self.sent_at is not None:
+            return self.sent_at
+        return trio.current_time() if self.queue is None else max(self._last_progress, self.queue.last_progress)
 
-    def is_asked(self) -> None:
-        """The question is asked now."""
-        self.asked = trio.current_time()
+    def sent(self) -> None:
+        """Note that the request is sent now."""
+        self.sent_at = trio.current_time()
 
-    def comes(self) -> None:
-        """The answer begins now, or goes on."""
-        self._moves()
-        self._moved = trio.current_time()
-        if self.begun is None:
-            self.begun = trio.current_time()
+    def progressed(self) -> None:
+        """Note that the answer begins now, or that more of it arrived."""
+        self._on_progress()
+        self._last_progress = trio.current_time()
+        if self.answered_at is None:
+            self.answered_at = trio.current_time()
 
 
 class BlockPlace(Protocol):
-    """One place."""
+    """A server or a volume."""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
 
     @property
     def in_place(self) -> bool:
-        """Whether blocks are read where they are, so that they take neither memory nor a cache."""
+        """Whether blocks are read from their files, so that they need neither memory nor a cache."""
 
     async def fetch(self, locator: Locator, attempt: Attempt) -> WholeBlock | FileBlock:
         """The block. Raises NotInStore; AccessExpired, StoreDenied; Overloaded, StoreError, StoreTimeout; ShortRead,
@@ -157,13 +158,13 @@ class BlockPlaces(Protocol):
     """All places of a mount."""
 
     def order(self, locator: Locator) -> Sequence[BlockPlace]:
-        """Where to look for a block, in this order. None of these is asked twice while it is looked at."""
+        """The places to try for a block, in this order."""
 
     async def refresh(self) -> None:
-        """Nobody had the block or answered: find out which places there are now, if that can change."""
+        """Fetch the list of places again, if it can change: none of them had a block, or answered."""
 
 
-async def _nothing() -> None:
+async def _no_refresh() -> None:
     pass
 
 
@@ -174,7 +175,7 @@ class Places:
         self,
         volumes: Sequence[BlockPlace],
         servers: Mapping[bytes, BlockPlace],
-        refresh: Callable[[], Awaitable[None]] = _nothing,
+        refresh: Callable[[], Awaitable[None]] = _no_refresh,
     ) -> None:
         self._volumes = tuple(volumes)
         self._servers = dict(servers)
@@ -183,7 +184,7 @@ class Places:
         self._refreshed_at = float("-inf")
 
     def replace(self, servers: Mapping[bytes, BlockPlace]) -> None:
-        """The servers that there are now. Those that stay are kept, with what they count."""
+        """Use these servers from now on. Objects of servers that stay are kept, as they limit the requests to them."""
         known = self._servers
         self._servers = {
             uuid: known[uuid] if uuid in known and known[uuid].name == server.name else server
@@ -191,12 +192,11 @@ class Places:
         }
 
     def order(self, locator: Locator) -> Sequence[BlockPlace]:
-        """See BlockPlaces."""
         servers = sorted(self._servers, key=lambda uuid: service_weight(locator.digest, uuid), reverse=True)
         return [*self._volumes, *(self._servers[uuid] for uuid in servers)]
 
     async def refresh(self) -> None:
-        """See BlockPlaces. However many ask, it is found out once in a few seconds."""
+        # However many readers ask, once in a few seconds.
         async with self._refreshing:
             if trio.current_time() - self._refreshed_at > _REFRESH_SECONDS:
                 self._refreshed_at = trio.current_time()
@@ -209,7 +209,7 @@ _CLUSTER = 5
 
 
 class HintedPlaces:
-    """`places`, after those that a block's hints name: see BlockPlaces. `server` makes the place of a URL."""
+    """`BlockPlaces` that has the places of a block's hints before `places`. `server` makes the place of a URL."""
 
     def __init__(
         self, places: BlockPlaces, gateways: Mapping[bytes, BlockPlace], server: Callable[[str], BlockPlace]
@@ -220,7 +220,6 @@ class HintedPlaces:
         self._clusters: dict[bytes, BlockPlace] = {}
 
     def order(self, locator: Locator) -> Sequence[BlockPlace]:
-        """See BlockPlaces."""
         named = [hint.removeprefix(_MARK) for hint in locator.hints if hint.startswith(_MARK)]
         hinted = [place for place in map(self._named, dict.fromkeys(named)) if place is not None]
         return [*hinted, *self._places.order(locator)]
@@ -235,57 +234,53 @@ class HintedPlaces:
         return self._clusters[name]
 
     async def refresh(self) -> None:
-        """See BlockPlaces."""
         await self._places.refresh()
 
 
 _CHUNK = 4 << 20
-_SLOWEST = 256 << 10  # bytes a second that a volume may take on top of the deadline
+_SLOWEST = 256 << 10  # bytes a second: at this rate, hashing a block may take longer than the deadline
 
 
 class KeepVolume:
-    """The volume below `storage`'s root. `patience` has the deadline, and as many threads as may use it at once.
-
-    `storage` has to have been opened with the same `patience`.
+    """The volume below `storage`'s root, which was opened with the same `deadline`: its threads are those that may read
+    from the volume at once.
     """
 
-    def __init__(self, storage: LocalStorage, patience: Deadline) -> None:
+    def __init__(self, storage: LocalStorage, deadline: Deadline) -> None:
         self._storage = storage
-        self._patience = patience
+        self._deadline = deadline
 
     @property
     def name(self) -> str:
-        """The directory."""
+        """The directory's path."""
         return self._storage.name
 
     @property
     def in_place(self) -> bool:
-        """See BlockPlace."""
         return True
 
     async def fetch(self, locator: Locator, attempt: Attempt) -> FileBlock:
-        """See BlockPlace."""
-        attempt.is_asked()
+        attempt.sent()
         file = await self._storage.open(locator.digest[:3] + b"/" + locator.digest)
         if file.size != locator.size:
             size = file.size
             file.close()
             raise CorruptContent(f"block {locator.unsigned.decode()} has {size} bytes in volume {self.name}")
-        attempt.comes()
+        attempt.progressed()
         return FileBlock(file, lambda: self._digest(file))
 
     async def check(self, locator: Locator, attempt: Attempt) -> None:
-        """See BlockPlace."""
         block = await self.fetch(locator, attempt)
         if await block.digest() != locator.digest:
             raise CorruptContent(f"block {locator.unsigned.decode()} is damaged in volume {self.name}")
 
     async def _digest(self, file: FileBytes) -> bytes:
-        return await self._patience.run_longer(file.size / _SLOWEST, _digest, file)
+        return await self._deadline.run_longer(file.size / _SLOWEST, _digest, file)
 
 
 def _digest(file: FileBytes) -> bytes:
-    """In large pieces, as the thread may wait for the interpreter after each; in one buffer, as new ones get zeroed."""
+    # In large pieces, as the thread may wait for the interpreter's lock after each; with one buffer, as a new one is
+    # zeroed first.
     checker = hashlib.md5(usedforsecurity=False)
     buffer = memoryview(bytearray(min(_CHUNK, file.size)))
     for offset in range(0, file.size, _CHUNK):

@@ -1,8 +1,9 @@
 """Keep's block servers over HTTP: keepstore and keepproxy.
 
-A block is received whole and hashed while it arrives, in the thread that receives it: servers send what they read
-before they know whether it is right, a short body is all that tells of damage, and ``Content-Length`` is only what the
-locator said (seen with keepstore). Nothing of a server's text gets into messages, as it may hold what it was asked."""
+A block is received whole and hashed in the thread that receives it, since servers send data before they have verified
+it: keepstore reports damage only by a short body, and takes ``Content-Length`` from the locator. Messages do not quote
+a server's text, which may repeat the request with its signature; of its reasons, only known ones are named.
+"""
 
 import hashlib
 import time
@@ -47,12 +48,12 @@ _SERVER_FAULTS = range(500, 600)
 
 @dataclass(frozen=True, slots=True)
 class ServerTools:
-    """What all servers of a mount share."""
+    """The tools that all servers of a mount share."""
 
     http: Http
     counters: Counters
     token: str | None = field(default=None, repr=False)
-    """Shown to each of them; the signatures in locators hold for exactly this text."""
+    """Sent to each of them; the signatures in locators are valid for exactly this text."""
     per_server: int = 4
     """Requests at once to one server, at least 1."""
 
@@ -66,23 +67,20 @@ class KeepServer:
         self._counters = tools.counters
         self._headers = {"Accept": "application/octet-stream", **bearer(tools.token)}
         self._limiter = trio.Semaphore(tools.per_server)
-        self._line = ProgressQueue(tools.http.deadline)
+        self._queue = ProgressQueue(tools.http.deadline)
         self.name = urlsplit(url).netloc.rpartition("@")[2]
 
     @property
     def in_place(self) -> bool:
-        """See BlockPlace."""
         return False
 
     async def fetch(self, locator: Locator, attempt: Attempt) -> WholeBlock:
-        """See BlockPlace."""
         parts = await self._received(locator, attempt, keep=True)
         self._counters.blocks_fetched += 1
         self._counters.bytes_fetched += locator.size
         return WholeBlock(parts, locator.size)
 
     async def check(self, locator: Locator, attempt: Attempt) -> None:
-        """See BlockPlace."""
         await self._received(locator, attempt, keep=False)
 
     async def _received(self, locator: Locator, attempt: Attempt, *, keep: bool) -> list[bytes]:
@@ -91,16 +89,16 @@ class KeepServer:
         request = Request(name, self._url + locator.text.decode(), headers=headers, seconds=attempt.seconds)
         take = partial(_receive, locator=locator, name=name, keep=keep)
 
-        def comes() -> None:
-            self._line.moves()
-            attempt.comes()
+        def on_progress() -> None:
+            self._queue.progressed()
+            attempt.progressed()
 
-        attempt.line = self._line
-        await self._line.wait(self._limiter.acquire, f"{name}: the server answers no request")
+        attempt.queue = self._queue
+        await self._queue.wait(self._limiter.acquire, f"{name}: the server answers no request")
         try:
-            attempt.is_asked()
+            attempt.sent()
             self._counters.block_requests += 1
-            return await self._http.exchange(request, take, comes)
+            return await self._http.exchange(request, take, on_progress)
         finally:
             self._limiter.release()
 
@@ -109,7 +107,7 @@ class KeepServer:
 
 
 def _receive(incoming: Incoming, locator: Locator, name: str, *, keep: bool) -> list[bytes]:
-    """The block in pieces, none where it is not to be kept."""
+    """The block in pieces of `PIECE` bytes; without `keep` it is only hashed."""
     if incoming.status != _OK:
         raise _failure(incoming, name)
     if incoming.length not in (None, locator.size):
@@ -138,7 +136,7 @@ def _wrong_size(name: str, size: int, wanted: int) -> RiafsError:
 
 
 def _failure(incoming: Incoming, name: str) -> RiafsError:
-    """What an answer without a block means (keepstore's and keepproxy's statuses)."""
+    """The failure for an answer without a block, by the statuses of keepstore and keepproxy."""
     status, text = incoming.status, b""
     with suppress(TooLarge):
         text = incoming.read_all(_TEXT_LIMIT)
@@ -156,9 +154,9 @@ def _failure(incoming: Incoming, name: str) -> RiafsError:
 
 
 def _reason(text: bytes) -> str:
-    """What a server says, as far as it is one of the things that servers say: the rest may quote what it was asked."""
-    said = next((each for each in _REASONS if each in text.lower()), b"")
-    return f": {said.decode()}" if said else ""
+    """The known reason that a server's text has, if any; other text may repeat the request."""
+    reason = next((each for each in _REASONS if each in text.lower()), b"")
+    return f": {reason.decode()}" if reason else ""
 
 
 def _overloaded(incoming: Incoming, name: str) -> Overloaded:

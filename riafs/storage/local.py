@@ -74,27 +74,26 @@ def _item_kind(item: os.DirEntry[bytes]) -> ItemKind:
 
 
 class LocalStorage:
-    """See the Storage protocol. Opened with `open_root`; keeps a descriptor of the root directory, and of those that
-    links may lead into.
+    """`LocalStore` by descriptors: of the root directory, and of those that its links may lead into.
 
-    Invariant: every other path is resolved below one of these descriptors by the kernel (see storage/openat).
+    Invariant: the kernel resolves every path below one of these descriptors (`storage/openat`).
     """
 
-    def __init__(self, roots: Roots, patience: Deadline) -> None:
+    def __init__(self, roots: Roots, deadline: Deadline) -> None:
         self._roots = roots
         self._root = roots.store.descriptor
-        self._patience = patience
+        self._deadline = deadline
 
     @classmethod
-    async def open_root(cls, root: bytes, patience: Deadline, allowed: Sequence[bytes] = ()) -> "LocalStorage":
+    async def open_root(cls, root: bytes, deadline: Deadline, allowed: Sequence[bytes] = ()) -> "LocalStorage":
         """The storage below the directory `root`, whose links may also lead into the directories `allowed`.
 
-        One of these that cannot be opened (a disk that is not there) is told in the log. Raises SourceNotFound,
-        StoreDenied, StoreTimeout, StoreError.
+        One of these that cannot be opened (a disk that is not mounted) is left out, with a warning in the log. Raises
+        SourceNotFound, StoreDenied, StoreTimeout, StoreError.
         """
         name = os.fsdecode(root)
         try:
-            store = await patience.run(Root.open, root)
+            store = await deadline.run(Root.open, root)
         except OSError as error:
             if error.errno == errno.ENOTDIR:
                 raise SourceNotFound(f"{name} is not a directory, so it cannot be a store") from error
@@ -104,11 +103,11 @@ class LocalStorage:
         others: _List[Root] = []
         for path in allowed:
             try:
-                others.append(await patience.run(Root.open, path))
+                others.append(await deadline.run(Root.open, path))
             except (OSError, StoreTimeout) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 log.warning("links of %s into %s are not followed: %s", name, os.fsdecode(path), reason)
-        return cls(Roots(root, store, others), patience)
+        return cls(Roots(root, store, others), deadline)
 
     @property
     def name(self) -> str:
@@ -126,26 +125,21 @@ class LocalStorage:
 
     @property
     def listing(self) -> "LocalStorage":
-        """This."""
         return self
 
     @property
     def links(self) -> "LocalStorage":
-        """This."""
         return self
 
     @property
     def modes(self) -> "LocalStorage":
-        """This."""
         return self
 
     @property
     def local(self) -> "LocalStorage":
-        """This."""
         return self
 
     async def stat(self, path: bytes) -> FileStatus:
-        """See Storage."""
         return await self._run(path, self._stat_blocking, path)
 
     def _stat_blocking(self, path: bytes) -> FileStatus:
@@ -156,7 +150,8 @@ class LocalStorage:
             os.close(descriptor)
 
     async def stat_objects(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[FileStatus | None]:
-        """See Storage. One descriptor for `directory`, then plain stat calls: nothing is opened through them."""
+        # One descriptor for `directory`, then plain stat calls: nothing is opened through them, so that a link that
+        # leads out of the store shows no more than a size.
         try:
             return await self._run(directory, self._stat_objects_blocking, directory, paths)
         except NotInStore:
@@ -176,7 +171,7 @@ class LocalStorage:
         return found
 
     async def executable_each(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[bool]:
-        """See Storage. As for `stat_objects`."""
+
         try:
             return await self._run(directory, self._executable_each_blocking, directory, paths)
         except NotInStore:
@@ -190,7 +185,6 @@ class LocalStorage:
             os.close(descriptor)
 
     async def list(self, path: bytes) -> Sequence[Item]:
-        """See Storage."""
         return await self._run(path, self._list_blocking, path)
 
     def _list_blocking(self, path: bytes) -> Sequence[Item]:
@@ -202,7 +196,6 @@ class LocalStorage:
             os.close(descriptor)
 
     async def list_each(self, paths: Sequence[bytes]) -> Sequence[Sequence[Item]]:
-        """See Storage."""
         return await self._run(b"", self._list_each_blocking, paths)
 
     def _list_each_blocking(self, paths: Sequence[bytes]) -> Sequence[Sequence[Item]]:
@@ -215,7 +208,7 @@ class LocalStorage:
         return found
 
     async def read_file(self, path: bytes, limit: int) -> bytes:
-        """See Storage. Answers without a thread where the kernel's caches have a file that is small."""
+        # A thread costs 50 to 100 µs; a small file that the kernel has cached is read without one.
         known = self._read_file_cached(path, min(limit, _SMALL))
         return await self._run(path, self._read_file_blocking, path, limit) if known is None else known
 
@@ -249,16 +242,14 @@ class LocalStorage:
         return data
 
     async def reading(self, function: Callable[[Opener], T]) -> T | None:
-        """See Storage."""
-        if self._patience.is_busy_apart:
+        if self._deadline.reserved_are_busy:
             return None
         try:
-            return await self._patience.run_apart(function, self._roots.open)
+            return await self._deadline.run_reserved(function, self._roots.open)
         except OSError as error:
             raise _translated(error, self.name, b"") from error
 
     async def read_link(self, path: bytes) -> bytes:
-        """See Storage."""
         return await self._run(path, self._read_link_blocking, path)
 
     def _read_link_blocking(self, path: bytes) -> bytes:
@@ -269,7 +260,7 @@ class LocalStorage:
             os.close(descriptor)
 
     async def open(self, path: bytes) -> FileBytes:
-        """See Storage. Answers without a thread where the kernel's caches know the path."""
+        # Without a thread where the kernel's caches have the path.
         try:
             descriptor = self._roots.open_cached(path, READ_FLAGS)
         except OSError as error:
@@ -282,10 +273,9 @@ class LocalStorage:
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise NotInStore(f"{self._named(path)} is not a regular file")
-        return FileBytes(descriptor, status.st_size, self._named(path), self._patience, LocalVersion.of(status))
+        return FileBytes(descriptor, status.st_size, self._named(path), self._deadline, LocalVersion.of(status))
 
     async def local_path(self, path: bytes) -> bytes:
-        """See Storage."""
         return await self._run(path, self._local_path_blocking, path)
 
     def _local_path_blocking(self, path: bytes) -> bytes:
@@ -296,7 +286,6 @@ class LocalStorage:
             os.close(descriptor)
 
     async def resolve_each(self, paths: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
-        """See Storage."""
         return await self._run(b"", self._resolve_each_blocking, paths)
 
     def _resolve_each_blocking(self, paths: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
@@ -316,11 +305,11 @@ class LocalStorage:
             return below(real, root)
         found = self._roots.store_path(path)
         if found is None:
-            raise OutsideStore(f"{self._named(path)} leads to {os.fsdecode(real)}, which has no place in the store")
+            raise OutsideStore(f"{self._named(path)} leads to {os.fsdecode(real)}, which has no path in the store")
         return found
 
     def _dangling(self, path: bytes) -> RiafsError | None:
-        """What to say of a link that leads to nothing."""
+        """The failure for a link whose target is missing, None for anything else."""
         try:
             target = self._read_link_blocking(path)
         except (OSError, OutsideStore):
@@ -328,22 +317,21 @@ class LocalStorage:
         return NotInStore(f"{self._named(path)} is a link to {os.fsdecode(target)}, which does not exist")
 
     def path_of(self, absolute: bytes) -> bytes | None:
-        """See Storage."""
         return self._roots.path_of(absolute)
 
     async def _run(self, path: bytes, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         for last in (False, True):
             try:
-                return await self._patience.run(function, *arguments)
+                return await self._deadline.run(function, *arguments)
             except OSError as error:
-                if last or error.errno not in _GONE or not await self._patience.run(self._replaced_root):
+                if last or error.errno not in _GONE or not await self._deadline.run(self._replaced_root):
                     raise _translated(error, self.name, path) from error
         raise AssertionError("the second round returns or raises")
 
     def _replaced_root(self) -> bool:
-        """Whether the root had been deleted (or its file server restarted) and could be opened anew.
+        """Whether the root had been deleted (or its file server restarted) and could be opened again.
 
-        The new directory takes the place of the old one under the same descriptor, as other threads may be using it.
+        The new directory gets the number of the old descriptor, since other threads may be using that number.
         """
         try:
             if os.fstat(self._root).st_nlink > 0:

@@ -2,7 +2,7 @@
 
 Reads that the page cache can answer are done at once, on the event loop (preadv2 with RWF_NOWAIT: 2 µs instead of the
 50-100 µs of a thread hop); all others in a worker thread under the store's deadline. After each read of a store's file
-its status is read (1 µs), so that a reader who needs the bytes of one version can tell.
+its status is read (1 µs), so that a reader notices when the file was changed between two reads.
 """
 
 import errno
@@ -17,10 +17,10 @@ from riafs.storage.bytesource import Buffer, Extent, RangedBytes, StoredFile, Ve
 from riafs.storage.deadline import Deadline
 
 _TICK_NS = 20_000_000
-"""More than the steps in which Linux takes times for files: up to 10 ms."""
-_TOKEN = struct.Struct("<QQqqq")
+"""More than the interval at which Linux updates the clock for times of files: up to 10 ms."""
 _COARSE_TICK_NS = 2_000_000_000
-"""The same where a file system keeps whole seconds."""
+"""The same for file systems that keep whole seconds."""
+_TOKEN = struct.Struct("<QQqqq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class LocalVersion(Version):
 
     @property
     def token(self) -> bytes:
-        """40 bytes; part of the formats of the verified memory and of saved archive indexes."""
+        """40 bytes, part of the formats of the record of verified content and of saved archive indexes."""
         unsigned = (1 << 64) - 1
         return _TOKEN.pack(self.device & unsigned, self.inode & unsigned, self.size, self.mtime_ns, self.ctime_ns)
 
@@ -50,7 +50,7 @@ class LocalVersion(Version):
         return self.size, self.mtime_ns
 
     def fresh_seconds(self) -> float:
-        """Seconds until the clock that gives files their times has moved on since the last change."""
+        """Seconds until the clock for times of files has ticked since the last change."""
         tick = _TICK_NS if self.ctime_ns % 1_000_000_000 else _COARSE_TICK_NS
         age = time.time_ns() - self.ctime_ns
         return (tick - age) / 1e9 if -tick < age < tick else 0.0
@@ -59,7 +59,7 @@ class LocalVersion(Version):
 class FileBytes(StoredFile):
     """A file by its descriptor `fd`, which it owns. Safe to read from any number of tasks and threads.
 
-    Without a `deadline` (files of our own on a local disk) every read is done at once.
+    Without a `deadline` (files of riafs on a local disk) every read is done on the event loop.
     """
 
     __slots__ = ("_deadline", "_fd", "_size", "name", "version")
@@ -173,7 +173,7 @@ BlockingRead = Callable[[int, memoryview], None]
 
 
 def blocking_read(source: RangedBytes) -> BlockingRead | None:
-    """How a thread can read from `source` by itself, None where only the event loop can."""
+    """A function with which a thread reads from `source`, None where only the event loop can read."""
     if isinstance(source, FileBytes):
         return source.read_into
     if isinstance(source, Extent):
@@ -183,8 +183,6 @@ def blocking_read(source: RangedBytes) -> BlockingRead | None:
 
 
 def deadline_of(source: RangedBytes) -> Deadline | None:
-    """The deadline of the store that `source` lies in; None for files on a disk of our own, and where only the event
-    loop can read.
-    """
+    """The deadline of the store that `source` is in; None for files of riafs, and without a descriptor."""
     file = stored_file(source)
     return file.deadline if isinstance(file, FileBytes) else None

@@ -1,7 +1,7 @@
-"""Manifests by name: the files of a directory, one file, or a text in memory.
+"""Manifests on disk: the files of a directory, one file, or a text from a pipe.
 
-A file NAME, ``NAME.manifest`` or ``NAME.txt`` is the manifest of NAME; hidden files are none. Writers replace files by
-renaming, or write them in place: `read` gives a text that was the same before and after it was read, or fails.
+A file NAME, ``NAME.manifest`` or ``NAME.txt`` is the manifest of NAME; hidden files are left out. Other programs may
+replace a file by renaming, or write it in place: `read` fails for a file that changed while it was read.
 """
 
 import logging
@@ -22,41 +22,41 @@ log = logging.getLogger(__name__)
 _SUFFIXES = (b".manifest", b".txt")
 READ = 1 << 20
 """Bytes that are read at a time."""
-SETTLED_NS = 10**9
+QUIET_NS = 10**9
 """A file that was changed less than this ago may still be written to."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """A manifest as of one look at it; equal ones have equal texts."""
+    """One version of a manifest; equal ones have equal texts."""
 
     path: bytes
-    """Relative to the directory; empty for a text that is at hand."""
+    """Relative to the directory; empty for `GivenManifest`."""
     size: int
     mtime_ns: int
     identity: tuple[int, int]
 
     @property
-    def settled(self) -> bool:
-        """Whether it has not been changed for a while, or its time is in the future."""
-        return not 0 <= time.time_ns() - self.mtime_ns < SETTLED_NS
+    def is_quiet(self) -> bool:
+        """Whether it was not changed in the last second, or its time is in the future."""
+        return not 0 <= time.time_ns() - self.mtime_ns < QUIET_NS
 
     @property
     def version(self) -> bytes:
-        """Equal for equal ones."""
+        """The same text for equal versions only."""
         return b"%d %d %d %d" % (self.size, self.mtime_ns, *self.identity)
 
 
 class Manifests(Protocol):
-    """Where manifests come from."""
+    """A source of manifests."""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
 
     @property
     def changing(self) -> bool:
-        """Whether `files` can ever answer with something else."""
+        """Whether the result of `files` can change."""
 
     async def files(self) -> Mapping[bytes, ManifestFile]:
         """Collection's name → its manifest, sorted; the same object while nothing changes.
@@ -67,18 +67,18 @@ class Manifests(Protocol):
     def read(self, file: ManifestFile) -> AsyncGenerator[bytes, None]:
         """The text in pieces, of which only the last may have fewer than `READ` bytes.
 
-        Raises ChangedContent at the end of a file that has changed, NotInStore, and as `files`, OutsideStore.
+        Raises ChangedContent, for a file that changed while it was read only at the end; OutsideStore; and as `files`.
         """
 
-    async def is_now(self, file: ManifestFile) -> bool:
+    async def is_current(self, file: ManifestFile) -> bool:
         """Whether the file has not changed. Raises as `files`."""
 
     def close(self) -> None:
-        """Give back descriptors."""
+        """Close descriptors."""
 
 
 class GivenManifest:
-    """One text that is at hand: see Manifests."""
+    """`Manifests` of one text that was read before, from a pipe or a server."""
 
     changing = False
 
@@ -88,23 +88,20 @@ class GivenManifest:
         self.name = os.fsdecode(name)
 
     async def files(self) -> Mapping[bytes, ManifestFile]:
-        """See Manifests."""
         return self._files
 
     def read(self, file: ManifestFile) -> AsyncGenerator[bytes, None]:
-        """See Manifests."""
         return self._text.pieces()
 
-    async def is_now(self, file: ManifestFile) -> bool:
-        """See Manifests."""
+    async def is_current(self, file: ManifestFile) -> bool:
         return True
 
     def close(self) -> None:
-        """See Manifests."""
+        pass
 
 
 class ManifestDirectory:
-    """The files of `storage`'s root: see Manifests. `only`: the one file of it that counts, None for all."""
+    """`Manifests` in `storage`'s root: all files, or `only` one of them."""
 
     changing = True
 
@@ -116,7 +113,6 @@ class ManifestDirectory:
         self.name = storage.name
 
     async def files(self) -> Mapping[bytes, ManifestFile]:
-        """See Manifests."""
         names, links = await self._names()
         statuses = dict(zip(names, await self._storage.stat_objects(b"", names), strict=True))
         for name in links:
@@ -126,7 +122,7 @@ class ManifestDirectory:
         return self._files
 
     async def _names(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
-        """Files and links."""
+        """The names of files, and those of links."""
         if self._only is not None:
             return [], [self._only]
         items = [item for item in await self._storage.list(b"") if not item.name.startswith(b".")]
@@ -142,7 +138,6 @@ class ManifestDirectory:
             return None
 
     async def read(self, file: ManifestFile) -> AsyncGenerator[bytes, None]:
-        """See Manifests."""
         changed = ChangedContent(f"{os.fsdecode(file.path)} is being changed")
         try:
             content = await self._storage.open(file.path)
@@ -155,23 +150,21 @@ class ManifestDirectory:
                 content.close()
         except (NotInStore, ShortRead) as error:
             raise changed from error
-        if not await self.is_now(file):
+        if not await self.is_current(file):
             raise changed
 
-    async def is_now(self, file: ManifestFile) -> bool:
-        """See Manifests."""
+    async def is_current(self, file: ManifestFile) -> bool:
         try:
             return _file(file.path, await self._storage.stat(file.path)) == file
         except NotInStore:
             return False
 
     def close(self) -> None:
-        """See Manifests."""
         self._storage.close()
 
 
 def collection_names(files: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The collection's name for each file, sorted; where two files are for one name, the later one keeps its suffix.
+    """The collection's name for each file, sorted. Of two files for one name, the later one keeps its suffix.
 
     >>> collection_names([b"a.manifest", b"a.txt", b"b"])
     {b'a': b'a.manifest', b'a.txt': b'a.txt', b'b': b'b'}

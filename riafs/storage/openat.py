@@ -5,11 +5,11 @@ RESOLVE_CACHED answers from the kernel's caches or not at all, so that the event
 Kernels before 5.6 and some sandboxes have no openat2; there every component is opened by itself without following
 links.
 
-`Roots` are the directories that links of a store may lead into: its root, and others that the administrator trusts.
-The kernel follows relative links below the root by itself. A link that it refuses is followed here, name by name: the
-text of an absolute link, or of one that climbs above a root, is compared with the names of the roots, and resolution
-continues below the root that it names. Nothing outside of the roots is looked at, whatever a link says, and the file is
-opened below a root by the kernel, so that a link which is exchanged meanwhile leads nowhere else.
+`Roots` are the directories that links of a store may lead into: its root, and others that the administrator allows.
+The kernel follows relative links below the root by itself. A link that it refuses is resolved here, component by
+component: an absolute target, or one that climbs above a root, is compared with the names of the roots, and resolution
+continues below the root that it names. Whatever a link says, nothing outside of the roots is accessed; and the file is
+opened by the kernel below a root, so that a link which is replaced meanwhile cannot lead anywhere else.
 """
 
 import ctypes
@@ -90,7 +90,7 @@ def open_plain(directory: int, path: bytes, flags: int) -> int:
 
 
 def open_resolved(path: bytes, flags: int) -> int:
-    """A new descriptor for an absolute path that had no links in it when it was found out. Raises as `open_plain`."""
+    """A new descriptor for an absolute path that was free of links when it was resolved. Raises as `open_plain`."""
     root = os.open("/", PATH_FLAGS)
     try:
         return open_plain(root, path, flags)
@@ -121,10 +121,10 @@ def open_beneath(directory: int, path: bytes, flags: int) -> int:
 
 
 def open_regular(directory: int, path: bytes, flags: int) -> int:
-    """A new descriptor for the regular file `path` below `directory`, which is no link. Nothing else is ever opened: a
-    device may do something upon it, and a fifo may wait.
+    """A new descriptor for the regular file `path` below `directory`, which is no link. Nothing else is opened: opening
+    a device may have an effect, and opening a fifo may block.
 
-    Raises OSError: ELOOP for a link, EINVAL for what is no file, otherwise as `open_beneath`.
+    Raises OSError: ELOOP for a link, EINVAL for another kind of file, otherwise as `open_beneath`.
     """
     found = open_beneath(directory, path, PATH_FLAGS | os.O_NOFOLLOW)
     try:
@@ -155,13 +155,13 @@ _MAX_NAMES = 64
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """An open directory. The descriptor belongs to whoever opened the root."""
+    """An open directory. The caller of `open` closes the descriptor."""
 
     descriptor: int
     path: bytes
     """Absolute, free of links, without a slash at its end (the root directory of the machine is empty)."""
     names: frozenset[bytes]
-    """Absolute paths under which it is known, in the same form."""
+    """Absolute paths of it, by links as well, in the same form."""
 
     @classmethod
     def open(cls, path: bytes) -> "Root":
@@ -176,14 +176,14 @@ class Root:
 
 
 def _names(path: bytes, status: os.stat_result) -> frozenset[bytes]:
-    """What `path` is called if any of the links on the way to it are replaced by what they lead to."""
+    """All paths that result from `path`, to a directory with `status`, by replacing links in it by their targets."""
     found: dict[bytes, None] = {}
-    waiting = [os.path.normpath(path)]
-    while waiting and len(found) < _MAX_NAMES:
-        name = waiting.pop()
+    candidates = [os.path.normpath(path)]
+    while candidates and len(found) < _MAX_NAMES:
+        name = candidates.pop()
         if name not in found and _is_same(name, status):
             found[name] = None
-            waiting += _one_link_less(name)
+            candidates += _resolved_by_one_link(name)
     return frozenset(name.rstrip(b"/") for name in found)
 
 
@@ -194,7 +194,7 @@ def _is_same(name: bytes, status: os.stat_result) -> bool:
         return False
 
 
-def _one_link_less(name: bytes) -> list[bytes]:
+def _resolved_by_one_link(name: bytes) -> list[bytes]:
     others = []
     above = name
     while above != b"/":
@@ -214,7 +214,7 @@ class Roots:
         self._allowed = allowed
         named = dict.fromkeys(store.names, store)
         for root in allowed:
-            # another name of the store itself, or of an earlier directory, is that
+            # a directory that is the store itself, or an earlier one, counts as that
             same = next((other for other in (store, *allowed) if other.path == root.path), root)
             named |= {each: same for each in root.names if each not in named}
         self._named = sorted(named.items(), key=lambda pair: len(pair[0]), reverse=True)
@@ -225,7 +225,7 @@ class Roots:
             os.close(root.descriptor)
 
     def open(self, path: bytes, flags: int) -> int:
-        """A new descriptor for `path`: below the store's root, or absolute as the text of a link.
+        """A new descriptor for `path`: below the store's root, or absolute like the target of a link.
 
         Raises OutsideStore, LinkLoop, and OSError as open(2).
         """
@@ -248,15 +248,15 @@ class Roots:
             raise
 
     def store_path(self, path: bytes) -> bytes | None:
-        """The store's path of what `path` leads to, free of links but for those that lead into an allowed directory.
+        """The store's path of the target of `path`, free of links but for those into an allowed directory.
 
-        None where it lies in an allowed directory without the store having a place for it. Raises as `open`.
+        None if the target is in an allowed directory at a place that no link of the store leads to. Raises as `open`.
         """
         return self._way(path, follow_last=True).store_path(self.store)
 
     def path_of(self, absolute: bytes) -> bytes | None:
-        """What `open` takes for an absolute path: the store's path where one of its names is above it, the path itself
-        in an allowed directory, None elsewhere.
+        """The path that `open` takes for an absolute one: the store's path below one of the root's names, the path
+        itself in an allowed directory, None elsewhere.
         """
         root, rest = self._find(absolute)
         if root is None:
@@ -264,7 +264,7 @@ class Roots:
         return b"/".join(rest) if root is self.store else absolute
 
     def _find(self, absolute: bytes) -> tuple[Root | None, list[bytes]]:
-        """The root that an absolute path is in, and its names from there on."""
+        """The root that an absolute path is in, and the components below that."""
         parts = _parts(absolute)
         text = b"".join(b"/" + part for part in parts)
         for name, root in self._named:
@@ -296,7 +296,7 @@ class Roots:
         return way
 
     def _link(self, way: "_Way", part: bytes, *, follow_last: bool) -> bytes | None:
-        """Where the link `part` leads to, None if that is no link, or not to be followed. Raises OSError."""
+        """The target of the link `part`, None if that is no link, or not to be followed. Raises OSError."""
         if not (way.left or follow_last):
             return None
         name = b"/".join([*way.parts, part])
@@ -307,14 +307,14 @@ class Roots:
             os.close(descriptor)
 
     def _climb(self, way: "_Way", path: bytes) -> None:
-        """Go to the directory above, which is in another root where it is above this one."""
+        """Go to the parent directory; that of a root has to be in another root."""
         if way.parts:
             way.parts.pop()
         else:
             self._enter(way, os.path.dirname(way.root.path), path)
 
     def _enter(self, way: "_Way", above: bytes, path: bytes) -> None:
-        """Go on beneath the root that the rest of the way, from the absolute path `above` on, leads into."""
+        """Continue below the root that the rest of the path, from the absolute path `above`, leads into."""
         while way.left and way.left[0] == b"..":
             way.left.pop(0)
             above = os.path.dirname(above)
@@ -333,10 +333,10 @@ class Roots:
 
 @dataclass(slots=True)
 class _Way:
-    """How far a path has been followed: `parts`, free of links, beneath `root`; `left` is still to go.
+    """The state of resolving a path: `parts`, free of links, are resolved below `root`; `left` is still to be resolved.
 
-    `link` is the store's path of the last link in the store (or of one in an allowed directory, as the store has it)
-    that was begun, resolved once only `after` parts are left; `end` is then where in the root it leads to.
+    To find the store's path of a target in an allowed directory, the last link of the store is noted. `link` is its
+    path in the store; it is resolved when only `after` components are left, and its target in the root is then `end`.
     """
 
     root: Root
@@ -347,7 +347,7 @@ class _Way:
     end: list[bytes] | None = None
 
     def begin_link(self, part: bytes, target: bytes, *, in_store: bool) -> None:
-        """Go on with the link `part` to `target`."""
+        """Continue with `target`, that of the link `part`."""
         if in_store or self.end is not None:
             self.link = b"/".join([*self.parts, part]) if in_store else b"/".join([self.link, *self._beyond(), part])
             self.after = len(self.left)
@@ -355,16 +355,16 @@ class _Way:
         self.left = _parts(target) + self.left
 
     def arrive(self) -> None:
-        """Note where the link leads to, if that is known now."""
+        """Note the target of the link, if it is resolved now."""
         if self.end is None and len(self.left) == self.after:
             self.end = list(self.parts)
 
     def _beyond(self) -> list[bytes]:
-        """The parts after the link."""
+        """The components below the link's target."""
         return self.parts[len(self.end or ()) :]
 
     def store_path(self, store: Root) -> bytes | None:
-        """See Roots.store_path."""
+        """The result of `Roots.store_path`."""
         if self.root is store:
             return b"/".join(self.parts)
         if self.end is None or self.parts[: len(self.end)] != self.end:

@@ -1,4 +1,4 @@
-"""The modes of new files and directories of a dataset, as git and git-annex give them.
+"""The modes of new files and directories of a dataset, the same as git and git-annex set.
 
 Files and directories are created with the modes that any program asks for (0444, 0666, 0777), so that the kernel
 applies the umask, or the directory's default access control list. Then ``core.sharedRepository`` is applied, as in
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 FILE_MODE = 0o666
 DIRECTORY_MODE = 0o777
-"""What programs ask for, before umask and sharing."""
+"""The modes that programs request, before umask and sharing."""
 _OCTAL = re.compile(rb"0*([0-7]{3})")
 _GROUP = frozenset((b"group", b"true", b"1", b"yes", b"on"))
 _EVERYBODY = frozenset((b"all", b"world", b"everybody", b"2"))
@@ -22,13 +22,15 @@ _EVERYBODY = frozenset((b"all", b"world", b"everybody", b"2"))
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """`shared`: the bits that a file must have, None where nothing is added; `exact`: and no others."""
+    """The setting core.sharedRepository. `shared`: the bits that a file must have, None where nothing is added;
+    `exact`: it has no others.
+    """
 
     shared: int | None
     exact: bool = False
 
     def adjusted(self, mode: int) -> int:
-        """The type and permissions that a new file or directory gets which was made with `mode`."""
+        """The type and permissions for a new file or directory that was created with `mode`."""
         if self.shared is None:
             return mode
         added = self.shared if mode & 0o200 else self.shared & 0o555
@@ -40,8 +42,8 @@ class Sharing:
             mode |= stat.S_ISGID if mode & 0o060 else 0
         return mode
 
-    def settle(self, descriptor: int) -> None:
-        """Give what was just made, and is open as `descriptor`, the modes that the dataset asks for. Raises OSError."""
+    def apply(self, descriptor: int) -> None:
+        """Set the mode of the new file or directory that is open as `descriptor`. Raises OSError."""
         mode = os.fstat(descriptor).st_mode
         wanted = self.adjusted(mode)
         if wanted != mode:
@@ -49,22 +51,22 @@ class Sharing:
 
 
 UNSHARED = Sharing(None)
-"""The umask decides alone."""
+"""Only the umask decides."""
 
 
 def object_mode(*, executable: bool) -> int:
-    """What a new object is made with: writable by nobody."""
+    """The mode that a new object is created with: writable by no user."""
     return 0o555 if executable else 0o444
 
 
 def with_executable(mode: int, *, executable: bool) -> int:
-    """`mode` with the executable bits of all who can read, or without any; nobody can write who could not before."""
+    """The permissions in `mode` with an executable bit beside each read bit, or without any executable bit."""
     mode &= 0o666
     return mode | ((mode & 0o444) >> 2 if executable else 0)
 
 
 def parse_sharing(settings: Iterable[tuple[bytes, bytes | None]]) -> Sharing:
-    """From a repository's configuration: (name, value) pairs, of which the last of a name counts."""
+    """The sharing in a repository's configuration: (name, value) pairs, of which the last of a name counts."""
     value = b"umask"
     for name, text in settings:
         if name == b"core.sharedrepository":

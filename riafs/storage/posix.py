@@ -1,5 +1,5 @@
-"""Calls on a local file system that writers to a store need: directories that no link in the store leads out of, whole
-writes, durability, and failures as classes.
+"""System calls for writers to a local store: directories below its root whatever links are there, complete writes,
+durability, and failures as classes.
 """
 
 import ctypes
@@ -22,13 +22,13 @@ ABSENT = -1
 
 @dataclass(frozen=True, slots=True)
 class HeldDirectory:
-    """A directory that is open: whatever comes to be called like it, this one is meant. `path`: for messages."""
+    """An open directory, which stays the same whatever is put at its path. `path`: for messages."""
 
     descriptor: int
     path: bytes
 
     def named(self, name: bytes) -> str:
-        """How messages call what is called `name` in it."""
+        """The path of its entry `name`, for messages."""
         return os.fsdecode(self.path + b"/" + name)
 
     def close(self) -> None:
@@ -48,17 +48,19 @@ def opened_directory(root: int, path: bytes) -> Iterator[int]:
 
 
 def make_directories(root: int, path: bytes, sharing: Sharing, known: set[bytes]) -> None:
-    """Make the directory `path` below `root`, and what is missing above it, with the modes that `sharing` gives.
+    """Make the directory `path` below `root`, and its missing parents, with the modes that `sharing` gives.
 
-    A directory of git-annex's, which nobody may write to, is made writable for its owner, as DataLad's ORA does.
-    Directories in `known` are known to be there; all others that are met are added. Raises OSError.
+    A directory of git-annex that its owner may not write to is made writable for the owner, as DataLad's ORA does.
+    Directories in `known` are not looked at; those that exist or are made are added to it. Raises OSError.
     """
     missing = []
     while path not in known:
         missing.append(path)
         try:
             with opened_directory(root, path) as directory:
-                _let_owner_write(directory)
+                mode = os.fstat(directory).st_mode
+                if not mode & 0o200:
+                    os.fchmod(directory, mode & 0o7777 | 0o200)
         except FileNotFoundError:
             if not path:
                 raise
@@ -71,10 +73,10 @@ def make_directories(root: int, path: bytes, sharing: Sharing, known: set[bytes]
 
 
 def remove_tree(parent: int, name: bytes) -> None:
-    """Remove the directory `name` in the descriptor `parent` with all in it. Raises OSError.
+    """Remove the directory `name` in the descriptor `parent` with all its content. Raises OSError.
 
-    Directories in it are moved up to its top first, so that no depth is too much for descriptors or for a stack; and
-    whatever ends this in the middle, what is left is still in `name`.
+    Nested directories are first moved to the top of `name`, so that no depth exhausts descriptors or the stack. If this
+    is interrupted, all that is left is still in `name`.
     """
     with _opened_itself(parent, name) as top:
         moved = 0
@@ -89,7 +91,7 @@ def remove_tree(parent: int, name: bytes) -> None:
 
 @contextmanager
 def _opened_itself(parent: int, name: bytes) -> Iterator[int]:
-    """A descriptor of a directory, never of what a link leads to."""
+    """A descriptor of a directory; a link is not followed."""
     descriptor = os.open(name, _ITSELF, dir_fd=parent)
     try:
         yield descriptor
@@ -98,7 +100,7 @@ def _opened_itself(parent: int, name: bytes) -> Iterator[int]:
 
 
 def _emptied(directory: int) -> list[bytes]:
-    """Remove what is no directory; the names of those that are."""
+    """Remove all entries that are no directories; returns the names of the directories."""
     directories = []
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -110,7 +112,7 @@ def _emptied(directory: int) -> list[bytes]:
 
 
 def _move_up(top: int, directory: int, name: bytes, number: int) -> int:
-    """Move a directory to `top`, under a name that nothing has there. Returns the number for the next one."""
+    """Move a directory to `top`, under a name that is free there, counting up from `number`. Returns its number."""
     while True:
         number += 1
         lifted = b".%d" % number
@@ -123,12 +125,6 @@ def _move_up(top: int, directory: int, name: bytes, number: int) -> int:
             return number
 
 
-def _let_owner_write(directory: int) -> None:
-    mode = os.fstat(directory).st_mode
-    if not mode & 0o200:
-        os.fchmod(directory, mode & 0o7777 | 0o200)
-
-
 def _make_one(root: int, above: bytes, name: bytes, sharing: Sharing) -> None:
     with opened_directory(root, above) as directory:
         try:
@@ -137,22 +133,22 @@ def _make_one(root: int, above: bytes, name: bytes, sharing: Sharing) -> None:
             return
         made = open_plain(directory, name, DIRECTORY_FLAGS)
         try:
-            sharing.settle(made)
+            sharing.apply(made)
         finally:
             os.close(made)
 
 
-_ONE_BY_ONE: Final = 64
-"""More than these are made durable by one syncfs(2) of each file system they are on."""
+_MAX_FSYNCS: Final = 64
+"""More files than these are made durable by one syncfs(2) of each file system they are on."""
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def make_durable(paths: Sequence[bytes], open_path: Callable[[bytes], int], *, everything: bool = False) -> None:
-    """Make files, and the names in directories, durable; or `everything` on the file systems they are on. `open_path`
-    gives a new descriptor for each of `paths`. Raises OSError.
+    """Make durable the content of files and the names in directories; or `everything` on the file systems they are on.
+    `open_path` returns a new descriptor for each of `paths`. Raises OSError.
     """
-    if everything or len(paths) > _ONE_BY_ONE:
+    if everything or len(paths) > _MAX_FSYNCS:
         _sync_file_systems(paths, open_path)
         return
     with ExitStack() as stack:
@@ -160,14 +156,13 @@ def make_durable(paths: Sequence[bytes], open_path: Callable[[bytes], int], *, e
         for path in paths:
             descriptors.append(open_path(path))
             stack.callback(os.close, descriptors[-1])
-            start_writing(descriptors[-1], 0, 0)  # all of them are written while the first is waited for
+            start_writing(descriptors[-1], 0, 0)  # the kernel writes all of them while fsync waits for the first
         for descriptor in descriptors:
             os.fsync(descriptor)
 
 
 def _sync_file_systems(paths: Iterable[bytes], open_path: Callable[[bytes], int]) -> None:
-    """A store may be spread over several."""
-    done: set[int] = set()
+    done: set[int] = set()  # devices: a store may be on several file systems
     for path in paths:
         descriptor = open_path(path)
         try:
@@ -179,15 +174,15 @@ def _sync_file_systems(paths: Iterable[bytes], open_path: Callable[[bytes], int]
 
 
 def sync_file_system(descriptor: int) -> None:
-    """syncfs(2), which Python does not have; it also reports what could not be written before. Raises OSError."""
+    """syncfs(2), which Python lacks; it also reports errors of earlier writes. Raises OSError."""
     if _libc.syncfs(descriptor):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
 
 def start_writing(descriptor: int, start: int, length: int) -> None:
-    """Let the kernel write out a range (`length` 0: to the end) without waiting for it; a hint, of which failures are
-    found out later.
+    """Let the kernel start to write a range to the disk (`length` 0: to the end), without waiting. A hint: failures are
+    reported by a later fsync(2).
     """
     if hasattr(_libc, "sync_file_range"):
         _libc.sync_file_range(descriptor, ctypes.c_int64(start), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
@@ -198,7 +193,7 @@ _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 @contextmanager
 def writing_to(path: bytes) -> Iterator[None]:
-    """Turns an OSError of writing at `path` into StoreError (no room, …), ReadOnly or StoreDenied."""
+    """Turn an OSError of writing at `path` into StoreError (no room, …), ReadOnly or StoreDenied."""
     try:
         yield
     except OSError as error:
@@ -217,7 +212,7 @@ def write_failure(error: OSError, path: str) -> RiafsError:
 
 
 def lock_holder(descriptor: int) -> str:
-    """`` (process NUMBER)`` for who holds the flock(2) of an open file, as the kernel tells it; else nothing."""
+    """`` (process NUMBER)`` of the process that has the flock(2) lock of an open file, from /proc/locks; else empty."""
     status = os.fstat(descriptor)
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with suppress(OSError), open("/proc/locks", encoding="ascii", errors="replace") as table:
@@ -229,7 +224,7 @@ def lock_holder(descriptor: int) -> str:
 
 
 def write_all(descriptor: int, data: Buffer, offset: int | None = None) -> None:
-    """Write all of `data`, at `offset` or where the descriptor is. Raises OSError."""
+    """Write all of `data`, at `offset` or at the descriptor's position. Raises OSError."""
     view = memoryview(data)
     while view:
         written = os.write(descriptor, view) if offset is None else os.pwrite(descriptor, view, offset)

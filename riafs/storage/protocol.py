@@ -1,11 +1,15 @@
-"""The storage protocol: the files of a store, whatever the transport, and writing to them.
+"""The storage protocol: reading and writing the files of a store, whatever the transport.
 
-Paths are bytes relative to the store's root, ``/`` between parts, no leading slash; the empty path is the root itself.
-Nothing outside the root, and of the directories that the administrator lets links lead into, is ever opened, whatever
-links the store holds, and nothing is ever written through a link that leads out. Every call has a deadline.
+Paths are bytes relative to the store's root, with ``/`` between parts and none in front; the empty path is the root.
+Whatever links a store has, nothing is opened outside of its root and of the directories that the administrator allows
+links to lead into, and nothing is written through a link that leads out. Every call has a deadline.
 
-Files are written in a workspace with their final mode, and published by rename. What is not made durable with `sync`
-may be lost in a power failure.
+`Storage` is what every transport can do: status, small files, and bytes at an offset. Capabilities of some transports
+(`Listing`, `Links`, `Modes`, `LocalStore`) are properties that are None where the transport lacks them.
+
+A writer creates files in a `WritableStorage.workspace` with their final mode and publishes them by rename, so that a
+reader sees a whole file or none. Changes that are not made durable (`sync`, `sync_changes`) may be lost in a power
+failure.
 """
 
 import enum
@@ -25,7 +29,7 @@ Opener = Callable[[bytes, int], int]
 
 
 class ItemKind(enum.Enum):
-    """What a directory item or path is, symbolic links not followed for items, followed for paths."""
+    """The kind of a file; symbolic links are not followed for items of a directory, and followed for paths."""
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -43,21 +47,18 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """What stat tells about a path."""
+    """The status of a path."""
 
     kind: ItemKind
     size: int
     mtime_ns: int
     executable: bool
     path_identity: tuple[int, int]
-    """(device, inode): equal for two paths that lead to the same place."""
+    """(device, inode): equal for two paths of the same file."""
 
 
 class Storage(Protocol):
-    """A store's files. All calls raise NotInStore, OutsideStore, StoreDenied, StoreTimeout or StoreError.
-
-    Whatever only some transports can do is a capability: a property that is None where the storage lacks it.
-    """
+    """A store's files. All calls raise NotInStore, OutsideStore, StoreDenied, StoreTimeout or StoreError."""
 
     @property
     def name(self) -> str:
@@ -83,7 +84,9 @@ class Storage(Protocol):
         """Status of `path`, links followed."""
 
     async def stat_objects(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[FileStatus | None]:
-        """Status of each of `paths` below `directory`, None where there is none; for hints, in one go."""
+        """Status of each of `paths` below `directory`, None where there is none, in one call. Only a hint: a file may
+        be gone when it is opened.
+        """
 
     async def read_file(self, path: bytes, limit: int) -> bytes:
         """A whole small file. Raises TooLarge beyond `limit` bytes, NotAFile for anything but a regular file."""
@@ -92,7 +95,7 @@ class Storage(Protocol):
         """A regular file, with its version."""
 
     def close(self) -> None:
-        """Give back descriptors and connections; files that are open stay readable."""
+        """Close descriptors and connections; files that are open stay readable."""
 
 
 class Listing(Protocol):
@@ -102,7 +105,7 @@ class Listing(Protocol):
         """The items of a directory, in no particular order, without ``.`` and ``..``."""
 
     async def list_each(self, paths: Sequence[bytes]) -> Sequence[Sequence[Item]]:
-        """The items of each of many directories, in one go; none for those that cannot be listed."""
+        """The items of each of many directories, in one call; none for those that cannot be listed."""
 
 
 class Links(Protocol):
@@ -112,8 +115,8 @@ class Links(Protocol):
         """The text of a symbolic link."""
 
     async def resolve_each(self, paths: Sequence[bytes]) -> Sequence[bytes | RiafsError]:
-        """The store's path, free of links but for those out of the store that may be followed, of each of many
-        directories, or why there is none.
+        """For each of many directories its path in the store, free of links but for allowed ones that lead out of the
+        store; or the failure.
         """
 
 
@@ -121,28 +124,28 @@ class Modes(Protocol):
     """The permissions of a store's files."""
 
     async def executable_each(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[bool]:
-        """Whether each of `paths` below `directory` is a regular file with an executable bit, in one go."""
+        """Whether each of `paths` below `directory` is a regular file with an executable bit, in one call."""
 
 
 class LocalStore(Storage, Listing, Links, Modes, Protocol):
-    """A store in a directory of this machine, for programs that work on the directory itself: git, and writers."""
+    """A store in a directory of this machine, for programs that use the directory itself: git, and writers."""
 
     async def local_path(self, path: bytes) -> bytes:
         """The absolute path, free of links, of a directory of the store."""
 
     def path_of(self, absolute: bytes) -> bytes | None:
-        """The path for a file that this machine calls `absolute`: below the root by any of its names, or `absolute`
-        itself in a directory that links may lead into; None for anything else. Nothing is looked at.
+        """The store's path of the file whose path on this machine is `absolute`, by any name of the root; `absolute`
+        itself in a directory that links may lead into; None for all others. Only names are compared.
         """
 
     async def reading(self, function: Callable[[Opener], T]) -> T | None:
-        """``function(opener)`` in one of a few threads that are kept for reading many small files; None where none of
-        these is free. `opener` raises RiafsError and OSError.
+        """``function(opener)`` in one of a few threads reserved for reading many small files; None if none of them is
+        free. `opener` raises RiafsError and OSError.
         """
 
 
 def listing_of(storage: Storage) -> Listing:
-    """The store's listing, for tasks that cannot do without. Raises StoreError where there is none."""
+    """The store's listing, for tasks that need it. Raises StoreError where there is none."""
     if storage.listing is None:
         raise StoreError(f"{storage.name} cannot list its directories: only files that are asked for by name are found")
     return storage.listing
@@ -157,7 +160,7 @@ def local_store(storage: Storage) -> LocalStore:
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A small file that is written whole. `mode` is what it is made with, before umask and sharing."""
+    """A small file that is written at once. It is created with `mode`, before umask and sharing."""
 
     path: bytes
     data: Buffer
@@ -168,7 +171,7 @@ class Upload(Protocol):
     """A new file that grows."""
 
     async def write(self, data: Buffer) -> None:
-        """Add bytes at the end. Raises StoreError, StoreTimeout."""
+        """Append bytes. Raises StoreError, StoreTimeout."""
 
     def close(self) -> None:
         """No more bytes will come. Calling it twice is harmless."""
@@ -178,40 +181,40 @@ class WritableStorage(Protocol):
     """A store that can be written to. All calls raise ReadOnly, StoreDenied, OutsideStore, StoreTimeout, StoreError."""
 
     async def check_writable(self, directories: Sequence[bytes]) -> None:
-        """Raise ReadOnly or StoreDenied where this user cannot write to one of them, or to what is above if missing."""
+        """Raise ReadOnly or StoreDenied if this user cannot write to one of them; for a missing one, to its parent."""
 
     def workspace(self, above: bytes) -> AbstractAsyncContextManager[bytes]:
-        """The path of a new directory of this process alone, somewhere below the directory `above`; it is removed at
-        the end with everything in it. Traces of processes that were killed are removed first.
+        """The path of a new directory below `above` for this process alone; it is removed at the end with all files in
+        it. Those of processes that were killed are removed first.
         """
 
     async def make_directories(self, paths: Sequence[bytes], sharing: Sharing) -> None:
-        """Make directories and what is missing above them."""
+        """Make directories, and missing parents."""
 
     async def write_files(self, files: Sequence[NewFile], sharing: Sharing) -> None:
-        """Write small new files, in one go."""
+        """Write small new files, in one call."""
 
     async def place_files(self, files: Sequence[NewFile], sharing: Sharing) -> None:
-        """Write small files, make them durable, and only then give them their names, in this order, over what is there.
-        Directories that are missing are made.
+        """Write small files under temporary names, make them durable, and only then rename them in this order, over
+        existing files. Missing directories are made.
         """
 
     async def create(self, path: bytes, mode: int, sharing: Sharing) -> Upload:
-        """A new file, made with `mode`, before umask and sharing."""
+        """A new file, created with `mode`, before umask and sharing."""
 
     async def set_executable(self, path: bytes, *, executable: bool) -> bool:
-        """Change a file's executable bits and no others; False where this user may not."""
+        """Change a file's executable bits and no others; False if this user may not."""
 
     async def rename_each(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        """Rename files (from, to), over what is there."""
+        """Rename files (from, to), over existing ones."""
 
     async def remove_each(self, paths: Sequence[bytes]) -> None:
         """Remove files."""
 
     async def sync(self, paths: Sequence[bytes]) -> None:
-        """Make files, and the names in directories, durable: all these and maybe more."""
+        """Make durable the content of files and the names in directories: all of `paths`, and maybe others."""
 
-    async def settle(self, files: Sequence[bytes] = (), *, everything: bool = False) -> None:
-        """Make durable what names and modes were made since the last time; and `files`, with their names, or whatever
-        else there is.
+    async def sync_changes(self, files: Sequence[bytes] = (), *, everything: bool = False) -> None:
+        """Make durable all names and modes since the last call, and `files` with their names; or `everything` on the
+        store's file systems.
         """

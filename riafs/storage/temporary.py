@@ -1,16 +1,16 @@
-"""Temporary files: a mount's scratch directory, files that a full disk does not stop, and private directories.
+"""Temporary files: a mount's scratch directory, files that need no room on its disk, and private directories.
 
-A mount's scratch directory lies in the cache directory, or where temporary files of all programs lie. It is locked as
-long as its mount's process lives, whatever ends it; so the next mount can tell which one a killed process left, and
-removes it, wherever it is.
+The scratch directory is in the cache directory, or else in a directory for temporary files such as /var/tmp. Its
+process locks it (flock), and the kernel releases the lock when the process ends, however it ends. So the next mount
+recognises the directory of a killed one by its free lock, and removes it.
 
-Temporary files are made in the scratch directory while there is room, else on another disk or in memory; each new one
-is made in the scratch directory again as soon as there is room. They have no name, so nothing of them is left. A
-directory elsewhere has a link ``of`` to the scratch directory that it replaces; where that is gone, the process was
-killed, and `remove_abandoned` removes it. Nothing is mapped into memory: a disk that fails must not kill this process.
+Temporary files are made in the scratch directory while there is room on its disk, else on another disk or in memory.
+They have no name, so that none is left by a killed process. A temporary directory on another disk has a link ``of`` to
+the scratch directory; where that is gone, its process was killed, and `remove_abandoned` removes it. Files are never
+mapped into memory: reading from a failing disk would then kill this process.
 
-Private directories cannot be entered by other users, and private files not be read. Their mode says so and not the
-umask, which is the user's, since a mount also makes files in stores that others are to read.
+Other users cannot enter private directories nor read private files. Their modes are set explicitly: the umask is the
+user's, as a mount also makes files in stores, which others are to read.
 """
 
 import contextlib
@@ -32,18 +32,19 @@ import trio
 from riafs import memory
 from riafs.errors import StoreDenied, StoreError
 from riafs.formats.columns import PAGE, GrowingColumn
+from riafs.storage.posix import write_all
 
 PREFIX = "riafs-scratch-"
 _NOT_LOCKED_YET = "new-riafs-scratch-"
 _LOCKING_SECONDS = 3600.0
-"""After which an empty directory that is not locked yet never will be: its process was killed in between."""
+"""A directory that is not locked after this time was left by a process that was killed in between."""
 log = logging.getLogger(__name__)
 
 
 class Scratch:
-    """Made at once; `path` is the directory, `cache` the cache directory or None where that cannot be used.
+    """The scratch directory `path`, made at once. `cache`: the cache directory, None if it cannot be used.
 
-    Without a cache directory a mount works all the same, and remembers nothing for the next one.
+    Without a cache directory a mount works as well, but keeps nothing for the next one.
     """
 
     def __init__(self, cache_dir: str | None) -> None:
@@ -52,16 +53,16 @@ class Scratch:
             if cache_dir is not None:
                 self.cache = private_directory(cache_dir)
         except StoreDenied as error:
-            log.warning("%s; what is verified is remembered by this mount only", error)
+            log.warning("%s; which content is verified is remembered by this mount only", error)
         for place in (*(() if self.cache is None else (os.fsencode(self.cache),)), *places_elsewhere()):
             _remove_abandoned(place)
         remove_abandoned()
-        made = _made(self.cache)
-        self._lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+        new = _make_directory(self.cache)
+        self._lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
-        # Under its final name only when it is locked, so that nobody takes it for an abandoned one in between.
-        self.path = os.path.join(os.path.dirname(made), PREFIX + os.path.basename(made).removeprefix(_NOT_LOCKED_YET))
-        os.rename(made, self.path)
+        # It gets its final name only when it is locked: a mount that starts now would take it for an abandoned one.
+        self.path = os.path.join(os.path.dirname(new), PREFIX + os.path.basename(new).removeprefix(_NOT_LOCKED_YET))
+        os.rename(new, self.path)
 
     def close(self) -> None:
         """Remove the temporary files."""
@@ -69,18 +70,18 @@ class Scratch:
         os.close(self._lock)
 
 
-def _made(cache: str | None) -> str:
-    """A new directory in `cache`, elsewhere where there is no room. Raises StoreDenied where none can be made."""
+def _make_directory(cache: str | None) -> str:
+    """A new directory in `cache`, or elsewhere if there is no room. Raises StoreDenied where none can be made."""
     problem: OSError | None = None
     for place in (*(() if cache is None else (cache,)), *map(os.fsdecode, places_elsewhere())):
         try:
-            made = tempfile.mkdtemp(prefix=_NOT_LOCKED_YET, dir=place)
+            path = tempfile.mkdtemp(prefix=_NOT_LOCKED_YET, dir=place)
         except OSError as error:
             problem = problem or error
             continue
         if problem is not None and cache is not None:
             log.warning("no temporary files can be made in %s: %s; they are in %s", cache, problem.strerror, place)
-        return made
+        return path
     assert problem is not None
     raise StoreDenied(f"no directory for temporary files can be made: {problem.strerror}") from problem
 
@@ -97,7 +98,7 @@ def _remove_abandoned(place: bytes) -> None:
 
 @contextlib.contextmanager
 def _locked_alone(path: bytes) -> Iterator[None]:
-    """Raises BlockingIOError where a living process has the directory."""
+    """Raises BlockingIOError if a living process uses the directory."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,26 +118,27 @@ T = TypeVar("T")
 
 
 def temporary_file(scratch: bytes, size: int = 0) -> BinaryIO:
-    """A file without a name and without a buffer. `size`: bytes that it will have, as far as that is known.
+    """A file without a name and without a buffer, for `size` bytes if that is known.
 
-    Raises OSError where that is no room for anywhere.
+    Raises OSError where there is no room for them on any disk.
     """
     for place in _places(scratch):
         with suppress(OSError):
-            if _free(place) >= size + _MARGIN:
+            figures = os.statvfs(place)
+            if figures.f_bavail * figures.f_frsize >= size + _MARGIN:
                 file = tempfile.TemporaryFile(dir=place, buffering=0)  # noqa: SIM115  # the caller's
-                _tell(scratch, None if place == scratch else place)
+                _log_place(scratch, None if place == scratch else place)
                 return cast("BinaryIO", file)
     if size > _IN_MEMORY:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), scratch)
-    _tell(scratch, b"memory")
+    _log_place(scratch, b"memory")
     return cast("BinaryIO", os.fdopen(os.memfd_create("riafs-temporary", os.MFD_CLOEXEC), "w+b", buffering=0))
 
 
 def temporary_directory(scratch: bytes, prefix: bytes, fill: Callable[[bytes], T]) -> tuple[bytes, T]:
-    """A directory that `fill` has put files into, and what it returned; whoever asks removes it.
+    """A directory that `fill` has written files to, and the result of `fill`. The caller removes the directory.
 
-    Raises StoreError where there is no room anywhere.
+    Raises StoreError where no disk has room.
     """
     problem: OSError | None = None
     for place in _places(scratch):
@@ -150,14 +152,14 @@ def temporary_directory(scratch: bytes, prefix: bytes, fill: Callable[[bytes], T
             problem = problem or error
             shutil.rmtree(path, ignore_errors=True)
             continue
-        _tell(scratch, None if place == scratch else place)
+        _log_place(scratch, None if place == scratch else place)
         return path, filled
     assert problem is not None
     raise StoreError(f"no room for temporary files in {os.fsdecode(scratch)}: {problem.strerror}") from problem
 
 
 def remove_abandoned() -> None:
-    """Remove directories of this user elsewhere whose scratch directory is gone."""
+    """Remove directories of this user on other disks whose scratch directory is gone."""
     for place in places_elsewhere():
         for entry in own_directories(place, _SPARE):
             with suppress(OSError):
@@ -166,7 +168,9 @@ def remove_abandoned() -> None:
 
 
 def own_directories(place: bytes, prefix: bytes) -> list[os.DirEntry[bytes]]:
-    """This user's directories in `place` with such names; none where it cannot be read. Others may write there too."""
+    """This user's directories in `place` whose names begin with `prefix`; none if it cannot be read. Others may write
+    to `place`.
+    """
     found = []
     with suppress(OSError), os.scandir(place) as entries:
         for entry in entries:
@@ -179,7 +183,7 @@ def own_directories(place: bytes, prefix: bytes) -> list[os.DirEntry[bytes]]:
 
 
 def places_elsewhere() -> Iterator[bytes]:
-    """Where temporary files may go if the disk of the scratch directory is full; ``TMPDIR`` counts."""
+    """The directories for temporary files when the disk of the scratch directory is full; ``TMPDIR`` is the first."""
     chosen = os.environb.get(b"TMPDIR")
     yield from dict.fromkeys((*((chosen,) if chosen else ()), *_ELSEWHERE))
 
@@ -189,32 +193,27 @@ def _places(scratch: bytes) -> Iterator[bytes]:
     yield from places_elsewhere()
 
 
-def _free(place: bytes) -> int:
-    figures = os.statvfs(place)
-    return figures.f_bavail * figures.f_frsize
-
-
-def _tell(scratch: bytes, instead: bytes | None) -> None:
+def _log_place(scratch: bytes, instead: bytes | None) -> None:
     if instead is None:
-        if _told.cache_info().currsize:
-            _told.cache_clear()
+        if _warn_once.cache_info().currsize:
+            _warn_once.cache_clear()
             log.info("there is room for temporary files in %s again", os.fsdecode(scratch))
     else:
-        _told(scratch, instead)
+        _warn_once(scratch, instead)
 
 
 @functools.lru_cache(maxsize=64)
-def _told(scratch: bytes, instead: bytes) -> None:
-    """Once for each of them in a process, until there is room again."""
+def _warn_once(scratch: bytes, instead: bytes) -> None:
+    """One warning for each place, until there is room again."""
     log.warning(
         "no room for temporary files in %s; they are kept in %s meanwhile", os.fsdecode(scratch), os.fsdecode(instead)
     )
 
 
 def private_directory(path: str) -> str:
-    """`path`, made with mode 0700 if missing, as is what is missing above it.
+    """`path`; it and its missing parents are made with mode 0700.
 
-    Raises StoreDenied for a link, or if others own or may write it.
+    Raises StoreDenied for a link, or if another user owns it or may write to it.
     """
     try:
         _make(path)
@@ -237,20 +236,20 @@ def _make(path: str) -> None:
 
 
 def private_opener(path: str | bytes, flags: int) -> int:
-    """For `open`: a new file is its user's alone."""
+    """For `open`: a new file is accessible to this user only."""
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def prompt_opener(path: str | bytes, flags: int) -> int:
-    """The same for what is a file and nothing else: a link in its place fails, a fifo is empty or fails at once."""
+    """As `private_opener`, for a path where only a file is expected: a link fails, and a fifo does not block."""
     return private_opener(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def ensure_private_file(path: str | bytes) -> None:
-    """Make an empty file of this user alone, unless there is one, for a library that makes it with other modes.
+    """Make an empty file of this user alone, unless it exists, for a library that would make it with another mode.
 
-    An existing file is not opened: closing it again would give up the locks that this process has on it.
-    Raises OSError.
+    An existing file is not opened: closing it would release the (POSIX) locks that this process has on it. Raises
+    OSError.
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -261,7 +260,9 @@ TEXT_PIECE = 1 << 20
 
 
 class SpillFile:
-    """See Pages. Made when the first page comes, in `directory`. Written in one thread at a time, read in any."""
+    """`Pages` in a file without a name in `directory`, made with the first page; pages that the disk has no room for
+    stay in memory. Written in one thread at a time, read in any number of threads.
+    """
 
     def __init__(self, directory: bytes, what: str) -> None:
         self._directory = directory
@@ -271,10 +272,10 @@ class SpillFile:
         self._kept: dict[int, bytes] = {}
         """Pages for which the disk had no room."""
         self._read: dict[int, bytes] = {}
-        """Pages that were read last. Each use of it is one step, so that threads do not disturb each other."""
+        """Pages that were read last. Each use of it is a single operation of the dictionary, which needs no lock."""
 
     def write(self, data: bytes) -> int:
-        """See Pages. Raises OutOfMemory."""
+        # Raises OutOfMemory before the process has no memory left for pages that cannot be written.
         memory.ensure(len(data), self._what)
         first = self._count
         self._count += len(data) // PAGE
@@ -290,17 +291,14 @@ class SpillFile:
         if self._descriptor < 0:
             with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
                 self._descriptor = os.dup(file.fileno())
-        while data:
-            written = os.pwrite(self._descriptor, data, offset)
-            data, offset = data[written:], offset + written
+        write_all(self._descriptor, data, offset)
 
     @property
     def descriptors(self) -> Sequence[int]:
-        """What has to stay open in a process that goes on with it."""
+        """The descriptors that a forked process needs to use the file."""
         return [self._descriptor] if self._descriptor >= 0 else []
 
     def page(self, number: int) -> bytes:
-        """See Pages. Raises StoreError."""
         page = self._read.get(number) or self._kept.get(number)
         if page is None:
             page = self._load(number)
@@ -324,8 +322,9 @@ class SpillFile:
 
 
 class SpilledText:
-    """A text that may be large, as it comes: its beginning in memory, the rest in a `SpillFile`. Belongs to one thread
-    at a time."""
+    """A text that arrives piece by piece and may be large: its beginning is in memory, the rest in a `SpillFile`. Used
+    by one thread at a time.
+    """
 
     def __init__(self, directory: bytes, what: str) -> None:
         self._file = SpillFile(directory, what)
@@ -336,19 +335,19 @@ class SpilledText:
 
     @property
     def descriptors(self) -> Sequence[int]:
-        """See SpillFile."""
+        """As those of `SpillFile`."""
         return self._file.descriptors
 
     def append(self, data: bytes) -> None:
-        """More of it. Raises OutOfMemory."""
+        """Append a piece. Raises OutOfMemory."""
         self._growing.extend(data)
 
     def piece(self, start: int, length: int) -> bytes:
-        """A part of what there is. Raises StoreError."""
+        """A part of the text. Raises StoreError."""
         return bytes(self._growing.settled()[start : start + length])
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """All of it, `TEXT_PIECE` bytes at a time, read in a thread where it is on disk. Raises StoreError."""
+        """The text, `TEXT_PIECE` bytes at a time, read in a thread where it is on disk. Raises StoreError."""
         for start in range(0, len(self), TEXT_PIECE):
             if len(self) <= TEXT_PIECE:
                 yield self.piece(start, TEXT_PIECE)

@@ -55,7 +55,7 @@ class ClusterCollections:
 
     async def by_hash(self, data_hash: bytes) -> Directory:
         """The collection with that content. Raises NotInStore, StoreDenied, StoreError, StoreTimeout."""
-        async with self._lock(data_hash).one():
+        async with self._lock(data_hash).held():
             known = self._by_hash.get(data_hash)
             if known is None:
                 record = await fetch_collection(self.api, data_hash, self.tools.spill)
@@ -64,7 +64,7 @@ class ClusterCollections:
 
     async def by_uuid(self, uuid: bytes) -> Directory:
         """The collection with that uuid as it is now, renewable. Raises as `by_hash`."""
-        async with self._lock(uuid).one():
+        async with self._lock(uuid).held():
             if uuid not in self._by_uuid:
                 await self._enter(await fetch_collection(self.api, uuid, self.tools.spill))
             return LiveDirectory(self._by_uuid[uuid])
@@ -113,7 +113,7 @@ class ClusterCollections:
         """The state of an entered collection as of round `turn`: `_GONE` for one that is not there any more, None where
         the server did not answer in this round. The first caller of the round gets the failure itself: StoreDenied, …
         """
-        async with self._lock(b"").one():
+        async with self._lock(b"").held():
             if turn != self._turn:
                 self._turn, self._states = turn, None
                 self._states = await fetch_states(self.api, self._by_uuid)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from riafs.arvados.names import file_names
 from riafs.arvados.projects import (
     Item,
     contents_signature,
@@ -20,6 +19,7 @@ from riafs.arvados.projects import (
     fetch_project,
     fetch_shared,
     fetch_tags,
+    file_names,
     signature_of,
     tags_signature,
 )

@@ -19,10 +19,9 @@ import trio
 from cachetools import LRUCache
 
 from riafs import memory
-from riafs.content.blockparts import BlockPart
-from riafs.content.parts import Part
-from riafs.content.reported import Reported
-from riafs.content.segments import CollectionReader
+from riafs.content.copies import Part
+from riafs.content.keep_copies import BlockPart
+from riafs.content.keep_files import CollectionReader
 from riafs.counters import Counters
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError
 from riafs.formats.columns import PagedNames
@@ -32,7 +31,7 @@ from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.names import MAX_NAME, joined
 from riafs.formats.text import shown
 from riafs.slices import Sliced, in_slices
-from riafs.storage.bytesource import MemoryBytes, RangedBytes
+from riafs.storage.bytesource import ErrorReporting, MemoryBytes, RangedBytes
 from riafs.tree.directories import PlainDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
@@ -322,7 +321,9 @@ class CollectionDirectory(PlainDirectory):
         if folder.folder.is_folder(index):
             raise IsADirectoryHere(f"{self._described(entry.name)} is a directory")
         content = self.collection.reader.open(folder.folder.segments(index), folder.folder.size(index))
-        return content if isinstance(content, MemoryBytes) else Reported(content, partial(self._failed, entry.name))
+        return (
+            content if isinstance(content, MemoryBytes) else ErrorReporting(content, partial(self._failed, entry.name))
+        )
 
     def _failed(self, name: bytes, problem: RiafsError) -> RiafsError:
         """`problem`, with the file that it befell."""

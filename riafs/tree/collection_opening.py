@@ -15,8 +15,8 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from riafs import memory
-from riafs.content.keepblocks import KeepBlocks
-from riafs.content.segments import CollectionReader
+from riafs.content.keep_blocks import KeepBlocks
+from riafs.content.keep_files import CollectionReader
 from riafs.counters import Counters
 from riafs.errors import (
     MalformedManifest,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
-from riafs.content.parts import Part
+from riafs.content.copies import Part
 from riafs.errors import IsADirectoryHere, NoSuchName, NotADirectoryHere, RiafsError, StoreDenied
 from riafs.formats.composed import CollectionPath, ComposedFolder
 from riafs.storage.bytesource import RangedBytes

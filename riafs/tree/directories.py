@@ -10,7 +10,7 @@ import errno
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
-from riafs.content.parts import Part
+from riafs.content.copies import Part
 from riafs.errors import BrokenCollection, IsADirectoryHere, NoSuchName, RiafsError
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Verifiable, VerifiableTop, Versions

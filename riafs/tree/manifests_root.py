@@ -15,7 +15,7 @@ import trio
 from riafs.errors import ChangedContent, NotInStore, RiafsError
 from riafs.formats.locators import PortableHash, is_portable_data_hash
 from riafs.formats.text import listed, nearest
-from riafs.storage.manifests import SETTLED_NS, ManifestFile, Manifests
+from riafs.storage.manifests import QUIET_NS, ManifestFile, Manifests
 from riafs.tree.collection_opening import (
     BY_ID,
     ByIdDirectory,
@@ -73,8 +73,8 @@ class ManifestCollections:
     async def _first(self, name: bytes, file: ManifestFile) -> "LiveManifestCollection":
         """The first version of a collection that is shown: waits until the file is complete."""
         for _ in range(_TRIES):
-            if self.manifests.changing and not file.settled:
-                await trio.sleep(SETTLED_NS / _SECOND)
+            if self.manifests.changing and not file.is_quiet:
+                await trio.sleep(QUIET_NS / _SECOND)
                 await self._look()
                 file = self._files.get(name, file)
             directory = await self.load(name, file)
@@ -99,7 +99,7 @@ class ManifestCollections:
                 raise type(error)(f"collection {info.name}: {error}") from error
             return broken_directory(info, error)
         broken = isinstance(directory, BrokenDirectory)
-        return None if broken and not await self.manifests.is_now(file) else directory
+        return None if broken and not await self.manifests.is_current(file) else directory
 
     # -- by content ---------------------------------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ class LiveManifestCollection:
 
     async def now(self, turn: int) -> Directory:
         file = (await self._kept.files(turn)).get(self._name)
-        if file is not None and file != self._file and file.settled:
+        if file is not None and file != self._file and file.is_quiet:
             newer = await self._kept.load(self._name, file)
             if newer is not None:
                 self.current, self._file = newer, file

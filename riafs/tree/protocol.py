@@ -6,7 +6,7 @@ whose content does change over time (the store's root, a dataset that follows a 
 ``tests/conformance/directory.py`` is the suite that an implementation has to pass.
 
 What only some directories can do are protocols of their own: `Verifiable` and `VerifiableTop` for content that can be
-checked part by part (see content/parts), `Committed` and `Unborn` for datasets that changes may be laid over.
+checked part by part (see content/copies), `Committed` and `Unborn` for datasets that changes may be laid over.
 """
 
 import enum
@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from riafs.content.parts import Part
+from riafs.content.copies import Part
 from riafs.git.kept_objects import KeptObjects
 from riafs.storage.bytesource import RangedBytes
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from riafs.content.annex import AnnexContents
 from riafs.content.branch import AnnexBranch
-from riafs.content.storages import StoredPlaces
+from riafs.content.special_remotes import KeyLocations
 from riafs.errors import NotInStore, RiafsError, SourceNotFound
 from riafs.formats.annex import parse_dataset_version, parse_store_version
 from riafs.formats.names import valid_name
@@ -197,8 +197,8 @@ class Store:
             self._tools.counters.datasets_opened += known is opened
         return known
 
-    async def _stored_elsewhere(self, identifier: bytes) -> StoredPlaces | None:
-        """The places of a dataset's content in this store, by its id (see content/storages)."""
+    async def _stored_elsewhere(self, identifier: bytes) -> KeyLocations | None:
+        """The places of a dataset's content in this store, by its id (see content/special_remotes)."""
         try:
             return (await self.dataset(await self.path_of_id(identifier))).contents.stored_places
         except RiafsError:

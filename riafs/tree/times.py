@@ -22,8 +22,8 @@ from typing import BinaryIO, NamedTuple, Protocol
 import trio
 from cachetools import LRUCache
 
-from riafs.cache.last_changes import Apart
 from riafs.cache.last_changes import LastChanges as KeptChanges
+from riafs.cache.last_changes import UnknownParent
 from riafs.errors import GitError, MalformedObject, MissingObject, ProgramKilled, RiafsError
 from riafs.formats.gitobjects import DIRECTORY
 from riafs.formats.gitrepository import parse_history
@@ -278,7 +278,7 @@ def _add(kept: KeptChanges, file: BinaryIO) -> bool:
     file.seek(0)
     try:
         kept.add(parse_history(_pieces(file)))
-    except Apart:
+    except UnknownParent:
         return False
     return True
 

@@ -155,8 +155,8 @@ async def _open_store(
     plan: Plan, source: RiaUrl, scratch: Scratch, means: MountTools, git: GitPool, times: Times
 ) -> Directory:
     path = os.fsencode(scratch.path)
-    patience = Deadline("the store", plan.deadline, means.counters, _HASHING_THREADS)
-    verifier = Verifier(plan.verify, means.verified, means.counters, patience, means.background)
+    deadline = Deadline("the store", plan.deadline, means.counters, _HASHING_THREADS)
+    verifier = Verifier(plan.verify, means.verified, means.counters, deadline, means.background)
     archives = _archive_tools(plan, scratch, means.cache, means.counters)
     means.closing.callback(archives.close)
     content = ContentTools(verifier, archives, Decryptor(plan.search_path, path, plan.deadline))

@@ -17,7 +17,6 @@ from typing import TypeVar
 
 import trio
 
-from riafs.content.unread import Unread
 from riafs.counters import Counters
 from riafs.errors import (
     IsADirectoryHere,
@@ -28,7 +27,7 @@ from riafs.errors import (
     StaleHandle,
     StoreTimeout,
 )
-from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
+from riafs.storage.bytesource import Buffer, DeferredBytes, MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
 from riafs.tree.slots import Slots, own_slots
 from riafs.vfs.kernel_cache import CachedPages, Readers, SilentReads
@@ -342,7 +341,7 @@ class FileSystem:
         sized = entry.size != UNKNOWN_SIZE
         handles = self._open_inodes.setdefault(inode, set())
         pages = self._pages.opened(inode, content, [self._files[each].content for each in handles])
-        held = content.content if isinstance(content, Unread) else content
+        held = content.opened if isinstance(content, DeferredBytes) else content
         whole = held.data if not handles and sized and isinstance(held, MemoryBytes) else None
         if whole is not None:
             self.counters.bytes_read += len(whole)
@@ -359,7 +358,7 @@ class FileSystem:
             raise IsADirectoryHere(f"{entry.name!r} is a directory")
         content: RangedBytes
         if not to_be_read and inode in self._open_inodes and entry.size != UNKNOWN_SIZE:
-            content = Unread(
+            content = DeferredBytes(
                 entry.size, lambda: directory.open(entry)
             )  # the one who has it open knows that it is there
         else:

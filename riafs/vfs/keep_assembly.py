@@ -9,9 +9,8 @@ from urllib.parse import urlsplit
 import trio
 
 from riafs import memory
-from riafs.arvados.api import ApiServer
-from riafs.arvados.services import KeepService, fetch_services, named_services
-from riafs.content.keepblocks import KeepBlocks, KeepTools
+from riafs.arvados.api import ApiServer, KeepService, fetch_services, named_services
+from riafs.content.keep_blocks import KeepBlocks, KeepTools
 from riafs.content.keptparts import KeptParts
 from riafs.errors import RiafsError, UsageError
 from riafs.formats.composed import parse_composition
@@ -92,9 +91,9 @@ class _Opening:
         self, what: str, path: bytes, threads: int = THREADS_PER_STORE
     ) -> tuple[LocalStorage, Deadline]:
         """Raises SourceNotFound, StoreDenied, StoreTimeout, StoreError."""
-        patience = Deadline(f"{what} {os.fsdecode(path)}", self._means.deadline, self._means.counters, threads)
+        deadline = Deadline(f"{what} {os.fsdecode(path)}", self._means.deadline, self._means.counters, threads)
         try:
-            return await LocalStorage.open_root(path, patience), patience
+            return await LocalStorage.open_root(path, deadline), deadline
         except RiafsError as error:
             raise type(error)(f"{what} {error}") from error
 
@@ -142,9 +141,9 @@ class _Opening:
 
     async def _volume(self, path: bytes) -> KeepVolume:
         threads = self._plan.per_volume or THREADS_PER_STORE
-        storage, patience = await self._directory("volume", path, threads)
+        storage, deadline = await self._directory("volume", path, threads)
         self._means.closing.callback(storage.close)
-        return KeepVolume(storage, patience)
+        return KeepVolume(storage, deadline)
 
     async def _cluster_places(self, api: ApiServer, at_first: ApiServer) -> BlockPlaces:
         if self._plan.services:
@@ -189,10 +188,10 @@ class _Opening:
         return await self._manifest_files(source.manifests)
 
     async def _manifest_files(self, path: bytes) -> ManifestDirectory:
-        patience = Deadline(f"manifests {os.fsdecode(path)}", self._means.deadline, self._means.counters)
-        if not await patience.run(os.path.isfile, path):
+        deadline = Deadline(f"manifests {os.fsdecode(path)}", self._means.deadline, self._means.counters)
+        if not await deadline.run(os.path.isfile, path):
             return ManifestDirectory((await self._directory("manifests", path))[0])
-        directory, name = os.path.split(await patience.run(os.path.realpath, path))
+        directory, name = os.path.split(await deadline.run(os.path.realpath, path))
         return ManifestDirectory((await self._directory("manifests", directory))[0], name)
 
 

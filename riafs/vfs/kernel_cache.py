@@ -17,9 +17,8 @@ from dataclasses import dataclass
 import trio
 from cachetools import LRUCache
 
-from riafs.content.unread import Unread
 from riafs.errors import StoreTimeout
-from riafs.storage.bytesource import PROVEN, RangedBytes, is_provisional, shown_version_of
+from riafs.storage.bytesource import PROVEN, DeferredBytes, RangedBytes, is_provisional, shown_version_of
 
 _MOST = 100_000
 _SILENT_SECONDS = 0.5
@@ -99,17 +98,17 @@ class Readers:
 
     async def prepare(self, content: RangedBytes) -> None:
         """Verify what was opened, if it is likely to be read. Raises what verifying does."""
-        if not isinstance(content, Unread):
+        if not isinstance(content, DeferredBytes):
             return
         self._opens += 1
         if self._do_read and self._opens % PROBE:
             try:
-                await content.begun()
+                await content.open()
             except BaseException:
                 content.close()
                 raise
         else:
-            content.on_end = self._note
+            content.on_first_use = self._note
 
     def _note(self, was_read: bool) -> None:  # noqa: FBT001  # as it is called
         self._do_read = was_read

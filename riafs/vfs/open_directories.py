@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from riafs.errors import RiafsError, StaleHandle
 from riafs.overlay.filesystem import OverlayFileSystem
-from riafs.overlay.listing import Listed, Stat
+from riafs.overlay.listing import Listed
+from riafs.overlay.stat import Stat
 from riafs.vfs.filesystem import FileSystem, Page
 from riafs.vfs.inode_aliases import InodeAliases
 

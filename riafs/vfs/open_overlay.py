@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass, replace
 
 from riafs.formats.sources import RiaUrl
-from riafs.overlay.inode_map import Ownership
 from riafs.overlay.overlay import open_when_free
+from riafs.overlay.stat import Ownership
 from riafs.vfs.assembly import Assembled
 from riafs.vfs.lower_tree import not_here
 from riafs.vfs.writable import WritableFileSystem

@@ -27,12 +27,12 @@ from riafs.errors import (
 from riafs.formats.names import is_in
 from riafs.overlay.changes import NOTHING, Carried
 from riafs.overlay.filesystem import Figures, OverlayFileSystem
-from riafs.overlay.inode_map import Ownership
-from riafs.overlay.listing import Listed, Stat
+from riafs.overlay.listing import Listed
 from riafs.overlay.lower import Home
 from riafs.overlay.namespace import Creator
 from riafs.overlay.overlay import Overlay
 from riafs.overlay.rows import Area
+from riafs.overlay.stat import Ownership, Stat
 from riafs.storage.bytesource import Buffer
 from riafs.tree.protocol import Kind
 from riafs.vfs.commit_switch import CommitSwitch

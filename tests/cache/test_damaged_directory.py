@@ -29,7 +29,7 @@ Announce = Callable[..., None]
 WARNED = (
     "removed and is made again",
     "it is made again",
-    "what earlier mounts verified is not used",
+    "the record of content that earlier mounts verified is not used",
     "blocks are not cached on the disk for now",
 )
 

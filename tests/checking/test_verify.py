@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from riafs.cli import main
-from riafs.content.parts import CopyState, state_of
+from riafs.content.copies import CopyState, state_of
 from riafs.errors import (
     ChangedContent,
     CorruptContent,

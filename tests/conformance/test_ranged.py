@@ -16,10 +16,10 @@ from riafs.archive.archive import ArchiveTools
 from riafs.archive.extractor import Extractor
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.content import beside, verifying
-from riafs.content.beside import HashedBeside
-from riafs.content.shelf import ArchiveShelf
-from riafs.content.verifying import Claim, Opened, Verifier, Verify
+from riafs.content import verified_bytes, verifying
+from riafs.content.locations import DatasetArchives
+from riafs.content.verified_bytes import BytesBeingHashed
+from riafs.content.verifying import Claim, UnverifiedContent, Verifier, Verify
 from riafs.counters import Counters
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.push.content import PatchedBytes
@@ -33,13 +33,13 @@ from tests.conformance.ranged import CHECKS, CONTENT, Check, Make, check_slices
 from tests.small import Locked, SmallDataset, SmallStore, key_of, mixed_path
 
 
-def file_of(content: bytes, patience: Deadline | None = None) -> FileBytes:
+def file_of(content: bytes, deadline: Deadline | None = None) -> FileBytes:
     """An unlinked file with that content."""
     with tempfile.TemporaryFile() as file:
         file.write(content)
         file.flush()
         descriptor = os.dup(file.fileno())
-    return FileBytes(descriptor, len(content), "a file", patience, LocalVersion.of(os.fstat(descriptor)))
+    return FileBytes(descriptor, len(content), "a file", deadline, LocalVersion.of(os.fstat(descriptor)))
 
 
 @asynccontextmanager
@@ -55,7 +55,7 @@ async def file(content: bytes) -> AsyncIterator[RangedBytes]:
 
 
 @asynccontextmanager
-async def file_with_patience(content: bytes) -> AsyncIterator[RangedBytes]:
+async def file_with_deadline(content: bytes) -> AsyncIterator[RangedBytes]:
     source = file_of(content, Deadline("a store", 10, Counters()))
     yield source
     source.close()
@@ -126,14 +126,16 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
         patch.setattr(verifying, "WHOLE_BEFORE_FIRST_BYTE", -1)
         patch.setattr(verifying, "_CHUNK", 97)
         patch.setattr(verifying, "_HOP", 211)
-        patch.setattr(beside, "_HOP", 211)
-        patch.setattr(beside, "_AHEAD", 50)
+        patch.setattr(verified_bytes, "_HOP", 211)
+        patch.setattr(verified_bytes, "_AHEAD", 50)
         async with trio.open_nursery() as background:
-            patience = Deadline("the store", 10, Counters())
-            verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), patience, Background(background))
+            deadline = Deadline("the store", 10, Counters())
+            verifier = Verifier(Verify.AUTO, VerifiedMemory(None), Counters(), deadline, Background(background))
             claim = Claim(b"the key", lambda: _Sha256(content))
-            source = await verifier.admit(Opened(found, "a place", Evidence(found.version, 0, found.size)), claim)
-            assert isinstance(source, HashedBeside)
+            source = await verifier.admit(
+                UnverifiedContent(found, "a place", Evidence(found.version, 0, found.size)), claim
+            )
+            assert isinstance(source, BytesBeingHashed)
             yield source
             source.close()
 
@@ -141,7 +143,7 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
 QUICK: dict[str, Make] = {
     each.__name__: each
     for each in (
-        memory, file, file_with_patience, extent, extent_at_the_end, concatenated, one_part, patched, hashed_beside,
+        memory, file, file_with_deadline, extent, extent_at_the_end, concatenated, one_part, patched, hashed_beside,
     )
 }  # fmt: skip
 
@@ -240,7 +242,7 @@ async def test_git_blob(
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("place", [stored_member, decoded_member])
-async def test_member_of_an_archive_on_the_shelf(
+async def test_member_of_an_archive_of_a_dataset(
     check: Check, place: object, key_stores: dict[object, Path], tmp_path: Path
 ) -> None:
     storage = await LocalStorage.open_root(os.fsencode(key_stores[place]), Deadline("a store", 10, Counters()))
@@ -248,8 +250,8 @@ async def test_member_of_an_archive_on_the_shelf(
     assert isinstance(path, bytes)
     extractor = Extractor([os.fsencode(each) for each in os.get_exec_path()], os.fsencode(tmp_path), 60)
     blocks = BlockCache(None, BlockLimits(), Counters())
-    shelf = ArchiveShelf(storage, path, ArchiveTools(Limits(), extractor, blocks))
-    found = await shelf.open(b"archives/archive.7z", [mixed_path(PLAIN_KEY)])
+    archives = DatasetArchives(storage, path, ArchiveTools(Limits(), extractor, blocks))
+    found = await archives.open(b"archives/archive.7z", [mixed_path(PLAIN_KEY)])
     assert found is not None
     await check(found.source)
     found.source.close()

@@ -9,10 +9,9 @@ import trio
 import trio.testing
 
 from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.content import beside, verifying
-from riafs.content.beside import HashedBeside
-from riafs.content.inplace import Seal, Sealed
-from riafs.content.verifying import Claim, Opened, Verifier, Verify
+from riafs.content import verified_bytes, verifying
+from riafs.content.verified_bytes import BytesBeingHashed, ComparedBytes, PartDigests
+from riafs.content.verifying import Claim, UnverifiedContent, Verifier, Verify
 from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent, StoreTimeout
 from riafs.formats.digests import checker
@@ -42,7 +41,7 @@ def _small_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
         "_AHEAD": AHEAD,
         "_OUT_OF_ORDER": OUT_OF_ORDER,
     }.items():
-        for module in (verifying, beside):
+        for module in (verifying, verified_bytes):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
 
@@ -74,20 +73,20 @@ class Bench:
 
     def __init__(self, policy: Verify, background: trio.Nursery) -> None:
         self.counters, self.memory = Counters(), VerifiedMemory(None)
-        patience = Deadline("the store", 10, self.counters)
-        self.verifier = Verifier(policy, self.memory, self.counters, patience, Background(background))
+        deadline = Deadline("the store", 10, self.counters)
+        self.verifier = Verifier(policy, self.memory, self.counters, deadline, Background(background))
 
     async def admit(self, source: Source, *, content: bytes = GOOD, evidence: Evidence | None = None) -> object:
         """Admit a source that is said to be `content`."""
         key = key_of(content)
         return await self.verifier.admit(
-            Opened(source, "a place", evidence), Claim(key, lambda: checker(parse_key(key)))
+            UnverifiedContent(source, "a place", evidence), Claim(key, lambda: checker(parse_key(key)))
         )
 
-    async def beside(self, source: Source, content: bytes = GOOD) -> HashedBeside:
+    async def beside(self, source: Source, content: bytes = GOOD) -> BytesBeingHashed:
         """Admit large content."""
         admitted = await self.admit(source, content=content, evidence=EVIDENCE)
-        assert isinstance(admitted, HashedBeside)
+        assert isinstance(admitted, BytesBeingHashed)
         return admitted
 
 
@@ -104,7 +103,7 @@ def damage_reported(expected_warnings: Announce) -> None:
     expected_warnings("content of key .* in a place is damaged: its digest does not match")
 
 
-async def read_in_order(source: HashedBeside, step: int = 100) -> bytes:
+async def read_in_order(source: BytesBeingHashed, step: int = 100) -> bytes:
     """All bytes, as a reader that goes through in order gets them."""
     return b"".join([bytes(await source.read(offset, step)) for offset in range(0, source.size, step)])
 
@@ -247,7 +246,7 @@ async def test_readers_of_the_same_bytes_share_one_hashing(bench: Bench) -> None
     admitted = [await bench.beside(source) for source in sources]
     assert [source.closed for source in sources] == [False] + [True] * 9
 
-    async def read(reader: HashedBeside) -> None:
+    async def read(reader: BytesBeingHashed) -> None:
         assert await read_in_order(reader, 300) == GOOD
         reader.close()
 
@@ -328,11 +327,11 @@ class Stored:
         self.path, self.key = path, key_of(content)
         self.meddling: list[Callable[[], object]] = []
 
-    def opened(self) -> Opened:
+    def opened(self) -> UnverifiedContent:
         status = self.path.stat()
         file = FileBytes(os.open(self.path, os.O_RDONLY), status.st_size, "it", None, LocalVersion.of(status))
         assert file.version is not None
-        return Opened(file, "a place", Evidence(file.version, 0, status.st_size))
+        return UnverifiedContent(file, "a place", Evidence(file.version, 0, status.st_size))
 
     def claim(self) -> Claim:
         return Claim(self.key, lambda: Meddler(self.key, self.meddling.pop(0) if self.meddling else lambda: None))
@@ -397,7 +396,7 @@ async def test_large_content_that_is_unlinked_beside_its_reader_is_read_on_and_n
     stored = Stored(tmp_path / "file", GOOD)
     opened = stored.opened()
     content = await bench.verifier.admit(opened, stored.claim())
-    assert isinstance(content, HashedBeside)
+    assert isinstance(content, BytesBeingHashed)
     await content.read(0, 100)
     stored.path.unlink()
     assert await read_in_order(content) == GOOD
@@ -407,21 +406,23 @@ async def test_large_content_that_is_unlinked_beside_its_reader_is_read_on_and_n
     content.close()
 
 
-@pytest.mark.parametrize("size", [0, 1, Seal.PART - 1, Seal.PART, Seal.PART + 1, 3 * Seal.PART + 7])
+@pytest.mark.parametrize(
+    "size", [0, 1, PartDigests.PART - 1, PartDigests.PART, PartDigests.PART + 1, 3 * PartDigests.PART + 7]
+)
 async def test_sealed_content_gives_what_was_sealed_and_nothing_else(size: int) -> None:
-    content, seal = noise(size), Seal()
+    content, seal = noise(size), PartDigests()
     for start in range(0, size, 100_000):
         seal.update(content[start : start + 100_000])
-    digests, patience = seal.end(), Deadline("the store", 10, Counters())
-    sealed = Sealed(MemoryBytes(content), digests, patience, "a place")
+    digests, deadline = seal.end(), Deadline("the store", 10, Counters())
+    sealed = ComparedBytes(MemoryBytes(content), digests, deadline, "a place")
     for offset in {0, 1, size // 2, max(size - 1, 0), size}:
-        for length in (0, 1, Seal.PART, size + 1):
+        for length in (0, 1, PartDigests.PART, size + 1):
             assert await sealed.read(offset, length) == content[offset : offset + length]
     for place in {0, size // 2, size - 1} if size else ():
         other = bytearray(content)
         other[place] ^= 1
         with pytest.raises(ChangedContent):
-            await Sealed(MemoryBytes(bytes(other)), digests, patience, "a place").read(place, 1)
+            await ComparedBytes(MemoryBytes(bytes(other)), digests, deadline, "a place").read(place, 1)
 
 
 # -- in a store -------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tests.conftest import private_environment
 from tests.content.test_archive_members import FORMS, MEMBERS, url, web_log
-from tests.content.test_special_forms import SHARED, UUID, put_encrypted
+from tests.content.test_special_remotes import SHARED, UUID, put_encrypted
 from tests.fuse.mounting import Mounted, mounted, run_riafs
 from tests.plugins import mounts
 from tests.push.conftest import FILES, with_annex

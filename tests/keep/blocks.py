@@ -11,7 +11,7 @@ import trio
 
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.verified import VerifiedMemory
-from riafs.content.keepblocks import KeepBlocks, KeepTools
+from riafs.content.keep_blocks import KeepBlocks, KeepTools
 from riafs.content.keptparts import KeptParts
 from riafs.counters import Counters
 from riafs.formats.locators import Locator
@@ -97,8 +97,8 @@ async def keep_blocks(setting: Setting) -> AsyncIterator[KeepBlocks]:
 
 async def volume(path: Path, setting: Setting, counters: Counters) -> KeepVolume:
     """The volume in a directory."""
-    patience = Deadline(str(path), setting.deadline, counters, setting.per_volume)
-    return KeepVolume(await LocalStorage.open_root(str(path).encode(), patience), patience)
+    deadline = Deadline(str(path), setting.deadline, counters, setting.per_volume)
+    return KeepVolume(await LocalStorage.open_root(str(path).encode(), deadline), deadline)
 
 
 def put(directory: Path, block: bytes) -> Path:

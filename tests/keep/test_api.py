@@ -11,11 +11,9 @@ from functools import partial
 import pytest
 
 from riafs.arvados import api as api_module
-from riafs.arvados.api import ApiServer
+from riafs.arvados.api import ApiServer, KeepService, fetch_services, named_services
 from riafs.arvados.collections import fetch_collection, fetch_several, fetch_states, nanoseconds
-from riafs.arvados.names import file_names
-from riafs.arvados.projects import contents_signature, fetch_contents, fetch_home, fetch_tags, signature_of
-from riafs.arvados.services import KeepService, fetch_services, named_services
+from riafs.arvados.projects import contents_signature, fetch_contents, fetch_home, fetch_tags, file_names, signature_of
 from riafs.counters import Counters
 from riafs.errors import BadAnswer, NotInStore, RiafsError, StoreDenied, StoreError, StoreTimeout, TooLarge
 from riafs.storage.http import Http, HttpOptions

@@ -8,10 +8,11 @@ import pytest
 import trio
 import trio.testing
 
-from riafs.content.blockmemory import BlockMemory
-from riafs.content.keepblocks import KeepBlocks
+from riafs.content.copies import CopyState
+from riafs.content.keep_blocks import KeepBlocks
+from riafs.content.keep_copies import copies
+from riafs.content.keep_memory import BlockMemory
 from riafs.content.keptparts import KeptParts
-from riafs.content.parts import CopyState
 from riafs.errors import MissingContent, Overloaded, RiafsError
 from riafs.formats.locators import Locator
 from riafs.storage.bytesource import Buffer
@@ -284,7 +285,7 @@ async def test_blocks_are_stored_at_once_where_memory_is_wanted(server: BlockSer
     async with keep_blocks(Setting([server], cache=tmp_path / "cache", memory=7 * PIECE)) as blocks:
         for locator in LOCATORS:
             await blocks.read(locator, 0, 10, no_renewal)
-        await until_written(blocks, sum(blocks._tools.parts.count(locator.size) for locator in LOCATORS))
+        await until_written(blocks, sum(blocks.tools.parts.count(locator.size) for locator in LOCATORS))
     assert len(server.requests) == len(LOCATORS)
 
 
@@ -337,7 +338,7 @@ async def test_each_place_is_checked_for_its_own_copy(tmp_path: Path) -> None:
         gone.__exit__(None, None, None)
         async with keep_blocks(Setting([good, rotten, empty, odd, gone], volumes)) as blocks:
             await blocks.read(LOCATORS[0], 0, 10, no_renewal)
-            found = await blocks.copies(LOCATORS[0], no_renewal)
+            found = await copies(blocks, LOCATORS[0], no_renewal)
     states = [copy.state for copy in found]
     kinds = [CopyState.GOOD, CopyState.DAMAGED, CopyState.ABSENT]
     assert states == [*kinds, *kinds, CopyState.UNREACHABLE, CopyState.UNREACHABLE]
@@ -355,6 +356,6 @@ async def test_checking_copies_renews_an_expired_signature_once(server: BlockSer
         return locator_of(BLOCKS[0], b"A" + b"0" * 40 + b"@7fffffff")
 
     async with keep_blocks(Setting([server, server])) as blocks:
-        found = await blocks.copies(LOCATORS[0], renew)
+        found = await copies(blocks, LOCATORS[0], renew)
     assert [copy.state for copy in found] == [CopyState.GOOD] * 2
     assert len(renewals) == 1

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from riafs.content.keepblocks import KeepBlocks
+from riafs.content.keep_blocks import KeepBlocks
+from riafs.content.keep_copies import copies
 from riafs.errors import (
     BadAnswer,
     CorruptContent,
@@ -274,7 +275,7 @@ async def test_asking_for_more_time_than_there_is_ends_at_the_deadline(
 async def test_servers_that_came_meanwhile_are_asked(first: BlockServer, second: BlockServer) -> None:
     first.always = blockserver.status(404)
     async with blocks_of(first, second) as blocks:
-        places = blocks._tools.places  # the double's list, which its refresh changes
+        places = blocks.tools.places  # the double's list, which its refresh changes
         everywhere = places._volumes
         places._volumes = everywhere[:1]
 
@@ -502,7 +503,7 @@ async def test_the_block_of_no_bytes_and_that_of_zeros_are_not_asked_for(first: 
     async with blocks_of(first) as blocks:
         assert await blocks.read(EMPTY_BLOCK, 0, 10, no_renewal) == b""
         assert await blocks.read(ZERO_BLOCK, MAX_BLOCK - 5, 10, no_renewal) == bytes(5)
-        assert await blocks.copies(EMPTY_BLOCK, no_renewal) == ()
+        assert await copies(blocks, EMPTY_BLOCK, no_renewal) == ()
     assert not first.requests
 
 

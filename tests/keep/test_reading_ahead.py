@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from riafs.content.readingahead import ReadAhead
-from riafs.content.segments import CollectionReader
+from riafs.cache.read_ahead import ReadAhead
+from riafs.content.keep_files import CollectionReader
 from riafs.formats.locators import MAX_BLOCK
 from riafs.formats.manifests.blocks import Segment
 from tests.keep import blockserver

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from riafs.content.parts import CopyState
+from riafs.content.copies import CopyState
+from riafs.content.keep_copies import copies
 from riafs.errors import CorruptContent, MissingContent, ShortRead, StoreDenied
 from riafs.formats.locators import Locator
 from tests.keep.blocks import Setting, keep_blocks, locator_of, no_renewal
@@ -81,7 +82,7 @@ async def test_a_corrupt_file_gives_the_other_copy_or_an_error(
         path.write_bytes(block[:-1] + bytes([block[-1] ^ 1]))
         async with keep_blocks(Setting(servers, token=TOKEN)) as blocks:
             assert await blocks.read(locator, 0, size, no_renewal) == block
-            states = [copy.state for copy in await blocks.copies(locator, no_renewal)]
+            states = [copy.state for copy in await copies(blocks, locator, no_renewal)]
             assert states == [CopyState.DAMAGED, CopyState.GOOD]
         async with keep_blocks(Setting(servers[:1], token=TOKEN, deadline=2)) as blocks:
             with pytest.raises((CorruptContent, ShortRead)):

@@ -10,8 +10,8 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from riafs.content.keepblocks import KeepBlocks
-from riafs.content.segments import CollectionReader, Refresh
+from riafs.content.keep_blocks import KeepBlocks
+from riafs.content.keep_files import CollectionReader, Refresh
 from riafs.errors import ShortRead, StoreDenied, StoreError, StoreTimeout
 from riafs.formats.locators import EMPTY_BLOCK, ZERO_BLOCK, Locator
 from riafs.formats.manifests.blocks import NO_BLOCK, Segment
@@ -191,7 +191,7 @@ async def test_expired_signatures_are_renewed_once_however_many_ask() -> None:
 
 
 async def test_a_reader_lives_across_many_lifetimes_of_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("riafs.content.segments._RENEW_SECONDS", 0.0)
+    monkeypatch.setattr("riafs.content.keep_files._RENEW_SECONDS", 0.0)
     async with cluster(MANY) as (keeper, _, keep):
         reader = CollectionReader(keep, keeper.manifest(), keeper.fetch)
         for number, block in enumerate(MANY):

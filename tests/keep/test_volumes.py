@@ -98,7 +98,7 @@ async def test_a_file_that_changed_is_hashed_again(
     volume: Path, monkeypatch: pytest.MonkeyPatch, expected_warnings: Announce
 ) -> None:
     expected_warnings("is damaged")
-    monkeypatch.setattr("riafs.content.keepblocks._TRUST_SECONDS", 0.0)
+    monkeypatch.setattr("riafs.content.keep_blocks._TRUST_SECONDS", 0.0)
     path = put(volume, BLOCK)
     async with keep_blocks(Setting(volumes=[volume])) as blocks:
         await blocks.read(LOCATOR, 0, 10, no_renewal)

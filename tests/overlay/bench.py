@@ -10,9 +10,9 @@ import trio
 
 from riafs.counters import Counters
 from riafs.overlay.filesystem import OverlayFileSystem
-from riafs.overlay.inode_map import Ownership
 from riafs.overlay.namespace import Creator
 from riafs.overlay.overlay import Overlay
+from riafs.overlay.stat import Ownership
 from tests.overlay.disk import TOP, DiskLower
 
 COUNT = 10_000

@@ -15,9 +15,9 @@ from riafs.counters import Counters
 from riafs.errors import OverlayDamaged, OverlayFailed, UsageError
 from riafs.overlay.completeness import DIRECTORIES
 from riafs.overlay.filesystem import OverlayFileSystem
-from riafs.overlay.inode_map import Ownership
 from riafs.overlay.overlay import Overlay, opened, recorded_source
 from riafs.overlay.recovery import recover
+from riafs.overlay.stat import Ownership
 from tests.overlay.disk import DiskLower
 from tests.overlay.walking import Walker
 

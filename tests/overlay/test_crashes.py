@@ -14,8 +14,8 @@ import trio
 from riafs.counters import Counters
 from riafs.errors import OverlayFull
 from riafs.overlay.filesystem import OverlayFileSystem
-from riafs.overlay.inode_map import Ownership
 from riafs.overlay.overlay import Overlay
+from riafs.overlay.stat import Ownership
 from tests.overlay.disk import DiskLower
 from tests.overlay.walking import Walker
 

@@ -22,9 +22,10 @@ from riafs.errors import (
 )
 from riafs.overlay.changes import ChangeKind
 from riafs.overlay.filesystem import OverlayFileSystem
-from riafs.overlay.inode_map import OVERLAY, Ownership
+from riafs.overlay.inode_map import OVERLAY
 from riafs.overlay.namespace import EXCHANGE, NOREPLACE
 from riafs.overlay.overlay import Overlay
+from riafs.overlay.stat import Ownership
 from riafs.storage.deadline import Deadline
 from tests.overlay.disk import TOP, DiskLower
 from tests.overlay.walking import Walker

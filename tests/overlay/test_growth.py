@@ -8,10 +8,10 @@ import pytest
 
 from riafs.counters import Counters
 from riafs.overlay.filesystem import OverlayFileSystem
-from riafs.overlay.inode_map import Ownership
 from riafs.overlay.journal import GROUP
 from riafs.overlay.namespace import EXCHANGE, Creator
 from riafs.overlay.overlay import Overlay
+from riafs.overlay.stat import Ownership
 from tests.overlay.disk import TOP, DiskLower
 
 MAKER = Creator(0, 0, 0o755)

@@ -17,8 +17,8 @@ from riafs.errors import OverlayDamaged, OverlayFailed
 from riafs.overlay import inspection
 from riafs.overlay.data_files import checksum, crc32_of_zeros
 from riafs.overlay.filesystem import OverlayFileSystem
-from riafs.overlay.inode_map import Ownership
 from riafs.overlay.overlay import Overlay
+from riafs.overlay.stat import Ownership
 from tests.overlay.disk import DiskLower
 from tests.overlay.many import multiply
 from tests.overlay.test_completeness import WHOLE, content, data_file, make

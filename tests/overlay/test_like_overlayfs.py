@@ -22,10 +22,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from riafs.counters import Counters
 from riafs.errors import RiafsError
 from riafs.overlay.filesystem import OverlayFileSystem
-from riafs.overlay.inode_map import Ownership
 from riafs.overlay.namespace import EXCHANGE, NOREPLACE
 from riafs.overlay.overlay import Overlay
 from riafs.overlay.rebasing import drop_pushed
+from riafs.overlay.stat import Ownership
 from riafs.tree.protocol import Entry, Kind
 from tests.overlay.disk import BASE, DiskLower
 from tests.overlay.walking import Walker

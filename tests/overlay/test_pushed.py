@@ -12,9 +12,9 @@ from riafs.errors import RiafsError
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import Base
 from riafs.overlay.filesystem import OverlayFileSystem
-from riafs.overlay.inode_map import Ownership
 from riafs.overlay.lower import LowerEntry
 from riafs.overlay.overlay import Overlay
+from riafs.overlay.stat import Ownership
 from riafs.push.pushing import Push
 from riafs.tree.listing import GitEntry, git_version
 from riafs.tree.protocol import Kind

@@ -4,8 +4,8 @@ import os
 
 from riafs.errors import NoSuchName, NotADirectoryHere
 from riafs.overlay.filesystem import OverlayFileSystem
-from riafs.overlay.listing import Stat
 from riafs.overlay.namespace import Creator
+from riafs.overlay.stat import Stat
 from riafs.tree.protocol import Kind
 from tests.overlay.disk import TOP
 

@@ -1,12 +1,15 @@
-"""Finding and taking down mounts of riafs that tests left behind."""
+"""Finding and taking down mounts of riafs, and private homes, that killed test runs left behind."""
 
+import getpass
 import os
+import re
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 PREFIX = "riafs-test-home-"
-TEST_DIRECTORIES = ("/pytest-of-", f"/{PREFIX}")
+"""Of the names of private homes; the process that made it and some random letters follow."""
 
 
 def fuse_usable() -> bool:
@@ -38,17 +41,32 @@ def below(directory: Path) -> list[Path]:
 
 
 def abandoned() -> list[Path]:
-    """Dead riafs mounts in pytest's directories: their daemon is gone, so no running test uses them."""
-    return [path for path in riafs_mounts() if any(part in str(path) for part in TEST_DIRECTORIES) and dead(path)]
+    """riafs mounts below temporary directories of this user's test runs that have ended."""
+    ended = [
+        run for run in Path(tempfile.gettempdir()).glob(f"pytest-of-{getpass.getuser()}/pytest-*") if has_ended(run)
+    ]
+    return [path for path in riafs_mounts() if any(path.is_relative_to(run) for run in ended + abandoned_homes())]
 
 
-def dead(path: Path) -> bool:
-    """Whether the daemon behind a mountpoint is gone."""
+def has_ended(run: Path) -> bool:
+    """Whether the process is gone that pytest has written into the lock of a run's temporary directory."""
     try:
-        os.statvfs(path)
-    except OSError:
+        return not is_alive(int((run / ".lock").read_text()))
+    except FileNotFoundError:
         return True
-    return False
+    except (OSError, ValueError):
+        return False
+
+
+def abandoned_homes() -> list[Path]:
+    """Private homes whose processes are gone."""
+    homes = [path for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if path.stat().st_uid == os.getuid()]
+    pattern = re.compile(rf"{PREFIX}(\d+)-")
+    return [home for home in homes if (found := pattern.match(home.name)) and not is_alive(int(found[1]))]
+
+
+def is_alive(process: int) -> bool:
+    return os.path.exists(f"/proc/{process}")
 
 
 def sweep(paths: Iterable[Path]) -> None:

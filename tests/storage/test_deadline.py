@@ -31,10 +31,10 @@ def hanging() -> Iterator[threading.Event]:
 
 
 async def test_result_and_exception_pass_through() -> None:
-    patience = Deadline("a store", 5, Counters())
-    assert await patience.run(divmod, 7, 2) == (3, 1)
+    deadline = Deadline("a store", 5, Counters())
+    assert await deadline.run(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        await patience.run(divmod, 7, 0)
+        await deadline.run(divmod, 7, 0)
 
 
 async def test_call_that_hangs_ends_with_the_deadline(hanging: threading.Event) -> None:
@@ -48,11 +48,11 @@ async def test_call_that_hangs_ends_with_the_deadline(hanging: threading.Event) 
 
 async def test_callers_beyond_the_limit_wait_no_longer_than_the_deadline(hanging: threading.Event) -> None:
     counters = Counters()
-    patience = Deadline("a store", 0.1, counters, threads=2)
+    deadline = Deadline("a store", 0.1, counters, threads=2)
 
     async def call() -> None:
         with pytest.raises(StoreTimeout):
-            await patience.run(hanging.wait)
+            await deadline.run(hanging.wait)
 
     began = time.monotonic()
     async with trio.open_nursery() as nursery:
@@ -79,9 +79,9 @@ async def test_dead_store_leaves_other_stores_their_threads(hanging: threading.E
 # -- one request of a program -----------------------------------------------------------------------------------------
 
 
-async def waits(patience: Deadline, seconds: float, *, moving: int = 0) -> None:
+async def waits(deadline: Deadline, seconds: float, *, moving: int = 0) -> None:
     """A call that takes so long; in trio's clock, so that no test has to wait."""
-    with within(patience.seconds, moving=moving):
+    with within(deadline.seconds, moving=moving):
         await trio.sleep(seconds)
         return
     raise StoreTimeout("the deadline")
@@ -89,34 +89,34 @@ async def waits(patience: Deadline, seconds: float, *, moving: int = 0) -> None:
 
 async def test_tries_of_one_request_have_one_deadline_together(autojump_clock: trio.testing.MockClock) -> None:
     begin_request()
-    patience, began, failed = Deadline("a store", 10, Counters()), trio.current_time(), 0
+    deadline, began, failed = Deadline("a store", 10, Counters()), trio.current_time(), 0
     for _ in range(6):
         try:
-            await waits(patience, 4)
+            await waits(deadline, 4)
         except StoreTimeout:
             failed += 1
     assert (trio.current_time() - began, failed) == (10, 4)
     with pytest.raises(StoreTimeout):
-        await patience.run(int)
+        await deadline.run(int)
     begin_request()
     autojump_clock.autojump_threshold = math.inf  # the clock would jump while a thread starts
-    assert await patience.run(int) == 0
+    assert await deadline.run(int) == 0
 
 
 async def test_what_is_waited_for_together_counts_once(autojump_clock: trio.testing.MockClock) -> None:
     begin_request()
-    patience = Deadline("a store", 10, Counters())
+    deadline = Deadline("a store", 10, Counters())
     async with trio.open_nursery() as nursery:
         for _ in range(5):
-            nursery.start_soon(waits, patience, 9)
+            nursery.start_soon(waits, deadline, 9)
     assert time_left(10) == 1
 
 
 async def test_time_in_which_bytes_move_does_not_count(autojump_clock: trio.testing.MockClock) -> None:
     begin_request()
-    patience = Deadline("a store", 10, Counters())
+    deadline = Deadline("a store", 10, Counters())
     for _ in range(5):
-        await waits(patience, 9, moving=9)
+        await waits(deadline, 9, moving=9)
     assert time_left(10) == 10
 
 
@@ -145,7 +145,7 @@ async def test_who_waited_behind_a_deadline_is_told_of_it(autojump_clock: trio.t
 
     async def take() -> None:
         try:
-            async with turns.one():
+            async with turns.held():
                 await waits(Deadline("a store", 10, Counters()), 11)
         except StoreTimeout as problem:
             told.append((str(problem), trio.current_time() - began))
@@ -154,5 +154,5 @@ async def test_who_waited_behind_a_deadline_is_told_of_it(autojump_clock: trio.t
         for _ in range(5):
             nursery.start_soon(take)
     assert told == [("the deadline", 10)] * 5
-    async with turns.one():
+    async with turns.held():
         assert trio.current_time() - began == 10

@@ -132,7 +132,9 @@ async def test_an_unknown_host_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [blockserver.after(20), blockserver.stalling(20), blockserver.trickling(0.02)], ids=str
+    "fault",
+    [blockserver.after(20), blockserver.stalling(20), blockserver.trickling(0.02)],
+    ids=["late", "stalling", "trickling"],
 )
 async def test_waiting_ends_at_the_deadline(server: BlockServer, fault: blockserver.Fault) -> None:
     server.always = fault
@@ -152,7 +154,7 @@ async def test_a_transfer_that_goes_on_is_not_cut() -> None:
         assert trio.current_time() - began > 2
 
 
-async def test_less_patience_can_be_asked_for(server: BlockServer) -> None:
+async def test_a_request_can_have_a_shorter_deadline(server: BlockServer) -> None:
     server.always = blockserver.after(20)
     with trio.fail_after(5), pytest.raises(StoreTimeout):
         await client(deadline=20).ask(request_of(server, seconds=0.2), 100)

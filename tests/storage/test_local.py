@@ -15,7 +15,7 @@ from riafs.storage.local import LocalStorage
 from riafs.storage.protocol import ItemKind
 
 
-def patience() -> Deadline:
+def deadline() -> Deadline:
     return Deadline("the store", 10, Counters())
 
 
@@ -32,20 +32,20 @@ async def storage(tmp_path: Path) -> AsyncIterator[LocalStorage]:
     (root / "dangling").symlink_to("nothing")
     os.mkfifo(root / "fifo")
     (tmp_path / "secret").write_bytes(b"secret")
-    opened = await LocalStorage.open_root(os.fsencode(root), patience())
+    opened = await LocalStorage.open_root(os.fsencode(root), deadline())
     yield opened
     opened.close()
 
 
 async def test_root_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFound, match="does not exist"):
-        await LocalStorage.open_root(os.fsencode(tmp_path / "none"), patience())
+        await LocalStorage.open_root(os.fsencode(tmp_path / "none"), deadline())
 
 
 async def test_root_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SourceNotFound, match="not a directory"):
-        await LocalStorage.open_root(os.fsencode(tmp_path / "file"), patience())
+        await LocalStorage.open_root(os.fsencode(tmp_path / "file"), deadline())
 
 
 async def test_status(storage: LocalStorage) -> None:

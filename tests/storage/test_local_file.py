@@ -13,14 +13,14 @@ from riafs.storage.deadline import Deadline
 from riafs.storage.local_file import FileBytes, LocalVersion
 
 
-def opened(path: Path, size: int, patience: Deadline | None = None) -> FileBytes:
-    return FileBytes(os.open(path, os.O_RDONLY), size, "the file", patience)
+def opened(path: Path, size: int, deadline: Deadline | None = None) -> FileBytes:
+    return FileBytes(os.open(path, os.O_RDONLY), size, "the file", deadline)
 
 
-@pytest.mark.parametrize("patience", [None, Deadline("a store", 5, Counters())], ids=["own", "store's"])
-async def test_file_that_was_cut_off_says_so(tmp_path: Path, patience: Deadline | None) -> None:
+@pytest.mark.parametrize("deadline", [None, Deadline("a store", 5, Counters())], ids=["own", "store's"])
+async def test_file_that_was_cut_off_says_so(tmp_path: Path, deadline: Deadline | None) -> None:
     (tmp_path / "file").write_bytes(b"12345")
-    source = opened(tmp_path / "file", 10, patience)
+    source = opened(tmp_path / "file", 10, deadline)
     assert await source.read(0, 5) == b"12345"
     with pytest.raises(ShortRead, match="the file ends at byte 5, but should have 10"):
         await source.read(3, 7)

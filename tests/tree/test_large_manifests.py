@@ -18,7 +18,7 @@ from riafs.formats.manifests import manifest as manifests
 from riafs.formats.manifests import reader as manifests_reading
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.manifests.reader import ManifestReader, parse_manifest
-from riafs.memory import Group, group_of
+from riafs.memory import Group
 from riafs.storage import temporary
 from riafs.storage.temporary import SpillFile
 from riafs.tree.collection import FolderCache
@@ -151,7 +151,7 @@ def test_what_the_control_group_does_not_allow_is_out_of_memory(
 ) -> None:
     group = Group(str(tmp_path), 100 << 20)
     (tmp_path / "memory.stat").write_text(f"anon {50 << 20}\nfile {40 << 20}\nshmem 0\n")
-    monkeypatch.setattr(memory, "_own", lambda: group)
+    monkeypatch.setattr(memory, "own_group", lambda: group)
     memory.ensure(30 << 20, "a thing")
     assert (memory.share(400 << 20, 4), memory.share(1 << 20, 4)) == (25 << 20, 1 << 20)
     with pytest.raises(OutOfMemory, match="out of memory for a thing: 50 of the 100 MiB that the control group allows"):
@@ -160,22 +160,6 @@ def test_what_the_control_group_does_not_allow_is_out_of_memory(
     with pytest.raises(OutOfMemory) as caught:
         read(numbered(list(range(9000))), tmp_path)
     assert caught.value.errno == errno.ENOMEM
-
-
-def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
-    files = {
-        "memory/a/b/memory.limit_in_bytes": "9223372036854771712",
-        "memory/a/memory.limit_in_bytes": "300",
-        "unified/u/memory.max": "max",
-        "memory.max": "900",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text + "\n")
-    root = str(tmp_path)
-    assert group_of("4:memory:/a/b\n0::/u\n", root) == Group(f"{root}/memory/a", 300)
-    assert group_of("0::/u/v\n", root) == Group(root, 900)
-    assert group_of("4:memory:/\n1:cpu:/\n", root) is None
 
 
 def test_pages_that_were_cut_short_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from riafs.content.unread import Unread
 from riafs.content.verifying import Verify
 from riafs.errors import CorruptContent, MissingContent
-from riafs.storage.bytesource import MemoryBytes
+from riafs.storage.bytesource import DeferredBytes, MemoryBytes
 from riafs.vfs.kernel_cache import PROBE
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
@@ -162,12 +161,12 @@ async def test_content_that_nobody_wanted_is_given_back() -> None:
     async def begin() -> MemoryBytes:
         return MemoryBytes(b"content")
 
-    unread = Unread(7, begin, lambda: left.append(True))
-    unread.on_end = heard.append
+    unread = DeferredBytes(7, begin, lambda: left.append(True))
+    unread.on_first_use = heard.append
     unread.close()
     assert (left, heard) == ([True], [False])
-    unread = Unread(7, begin, lambda: left.append(True))
-    unread.on_end = heard.append
+    unread = DeferredBytes(7, begin, lambda: left.append(True))
+    unread.on_first_use = heard.append
     assert await unread.read(1, 3) == b"ont"
     unread.close()
     assert (left, heard) == ([True], [False, True])

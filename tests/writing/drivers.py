@@ -13,9 +13,8 @@ import trio
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.formats.sources import parse_ria_source
-from riafs.overlay.inode_map import Ownership
-from riafs.overlay.listing import Stat
 from riafs.overlay.namespace import Creator
+from riafs.overlay.stat import Ownership, Stat
 from riafs.tree.protocol import Kind
 from riafs.vfs.assembly import Plan, open_assembled
 from riafs.vfs.nodes import ROOT

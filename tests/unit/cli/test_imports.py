@@ -40,4 +40,5 @@ def test_help_needs_no_json_and_no_child() -> None:
 def test_mount_that_is_read_imports_nothing_for_changes() -> None:
     modules = imported("import riafs.daemon.lifecycle, riafs.daemon.assemble")
     slow = {"urllib3", "http", "rich", "py7zr", "libarchive", "riafs.push", "riafs.packing"}
-    assert not modules & {*slow, "riafs.daemon.pushing", "riafs.daemon.change_commands"}
+    assert not modules & {*slow, "riafs.daemon.pushing", "riafs.daemon.change_commands", "riafs.vfs.writable"}
+    assert {module for module in modules if module.startswith("riafs.overlay.")} == {"riafs.overlay.stat"}

@@ -59,3 +59,35 @@ def test_brackets_in_a_string_are_none_wherever_it_is_cut() -> None:
         reader.feed(record[cut:])
         reader.finish()
         assert (kept, reader.found) == (b"hello", True), cut
+
+
+CHUNK = 1024
+
+
+@pytest.mark.parametrize(
+    ("before", "many", "after"),
+    [
+        (b'{"other": "', b"x", b'", '),
+        (b'{"other": "', b"\\n", b'", '),
+        (b'{"list": [', b" ", b"], "),
+        (b'{"a": ', b"1", b", "),
+        (b"{", b" ", b""),
+        (b'{"manifest_text"', b" ", b": null, "),
+        (b'{"manifest_text":', b" ", b"null, "),
+    ],
+)
+def test_every_byte_is_looked_at_about_once(before: bytes, many: bytes, after: bytes) -> None:
+    def looked_at(count: int) -> int:
+        """Bytes of all chunks with what was left of those before them."""
+        text = before + many * count + after + (b'"b": 1}' if b"manifest" in before else b'"manifest_text": "hello"}')
+        kept, total = bytearray(), 0
+        reader = RecordReader("manifest_text", kept.extend)
+        for start in range(0, len(text), CHUNK):
+            total += len(reader._pending) + CHUNK
+            reader.feed(text[start : start + CHUNK])
+        reader.finish()
+        assert kept == (b"" if b"manifest" in before else b"hello")
+        assert len(reader.rest) == len(text) - len(kept)
+        return total
+
+    assert looked_at(400_000) <= 4.2 * looked_at(100_000)

@@ -12,9 +12,9 @@ from itertools import accumulate
 
 import trio
 
-from riafs.content.keepblocks import KeepBlocks
-from riafs.content.parts import Copy
-from riafs.content.readingahead import ReadAhead
+from riafs.cache.read_ahead import ReadAhead
+from riafs.content.keep_blocks import KeepBlocks
+from riafs.content.keep_search import Renew
 from riafs.errors import MalformedLocator, ShortRead
 from riafs.formats.locators import Locator
 from riafs.formats.manifests.blocks import NO_BLOCK, Segment
@@ -34,7 +34,7 @@ class CollectionReader:
     """One per collection. `refresh` is None where locators have no signatures, or none that could be renewed."""
 
     def __init__(self, blocks: KeepBlocks, manifest: Manifest, refresh: Refresh | None = None) -> None:
-        self._blocks = blocks
+        self.blocks = blocks
         self._manifest = manifest
         self._refresh = refresh
         self._renewing = DeadlineLock()
@@ -55,7 +55,7 @@ class CollectionReader:
     def _small(self, segment: Segment, size: int) -> Buffer | None:
         if segment.block == NO_BLOCK or segment.length < size:
             return None
-        data = self._blocks.read_now(self._manifest.locator(segment.block), segment.offset, size)
+        data = self.blocks.read_now(self._manifest.locator(segment.block), segment.offset, size)
         if data is not None:
             self._ahead.has_read(segment.block, segment.offset, size)
         return data
@@ -65,22 +65,16 @@ class CollectionReader:
         if block == NO_BLOCK:
             raise ShortRead("the manifest gives this file bytes that it has no block for")
         locator = self._manifest.locator(block)
-        data = self._blocks.read_now(locator, offset, length)
+        data = self.blocks.read_now(locator, offset, length)
         if data is None:
-            data = await self._blocks.read(locator, offset, length, partial(self._renew, block))
+            data = await self.blocks.read(locator, offset, length, self.renewal(block))
         self._ahead.has_read(block, offset, length)
         return data
-
-    async def copies(self, block: int, *, every: bool) -> Sequence[Copy]:
-        """What the places have of a block of the manifest, see KeepBlocks."""
-        if block == NO_BLOCK:
-            return ()
-        return await self._blocks.copies(self._manifest.locator(block), partial(self._renew, block), every=every)
 
     def problem(self, segments: Sequence[Segment]) -> str | None:
         """What went wrong with one of these the last time it was read, None if nothing did."""
         for segment in segments:
-            problem = None if segment.block == NO_BLOCK else self._blocks.problem(self._manifest.locator(segment.block))
+            problem = None if segment.block == NO_BLOCK else self.blocks.problem(self._manifest.locator(segment.block))
             if problem is not None:
                 return problem
         return None
@@ -90,7 +84,7 @@ class CollectionReader:
             locator = self._manifest.locator(block)
         except MalformedLocator:  # whoever reads from it hears of it
             return 0
-        self._blocks.fetch_ahead(locator, partial(self._renew, block))
+        self.blocks.fetch_ahead(locator, self.renewal(block))
         return locator.size
 
     # -- signatures ---------------------------------------------------------------------------------------------------
@@ -104,11 +98,15 @@ class CollectionReader:
         """Take over the signatures of another reading of the same manifest. Raises MalformedManifest for another."""
         self._manifest = self._manifest.with_locators_of(manifest)
         self._renewed_at = trio.current_time()
-        self._blocks.counters.signatures_renewed += 1
+        self.blocks.counters.signatures_renewed += 1
+
+    def renewal(self, block: int) -> Renew:
+        """Gives a newer locator of a block than one that was used, None if there is none."""
+        return partial(self._renew, block)
 
     async def _renew(self, block: int, used: Locator) -> Locator | None:
         """A newer locator than `used` of that block, None if there is none."""
-        async with self._renewing.one():
+        async with self._renewing.held():
             is_newest = self._manifest.locator(block).text == used.text
             if is_newest and self._refresh and trio.current_time() - self._renewed_at > _RENEW_SECONDS:
                 self.renew(await self._refresh())

@@ -11,20 +11,24 @@ leaving (`_leaving`, until they have landed) and those that nobody has read yet 
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
 from cachetools import LRUCache
 
 from riafs.cache.verified import Evidence, VerifiedMemory
-from riafs.content.blockmemory import BlockMemory
-from riafs.content.blocksearch import Answering, Damaged, Latencies, Renew, Search, SearchTools, Slow
-from riafs.content.blockstoring import BlockStorer
-from riafs.content.inplace import rested
-from riafs.content.keepcopies import copies
+from riafs.content.keep_memory import BlockMemory, BlockStorer
+from riafs.content.keep_search import (
+    BlockSearch,
+    DamagedCopies,
+    Latencies,
+    Renew,
+    SearchTools,
+    SilentPlaces,
+    SlowPlaces,
+)
 from riafs.content.keptparts import KeptParts
-from riafs.content.parts import Copy
+from riafs.content.verified_bytes import wait_until_settled
 from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent, RiafsError, StoreError, StoreTimeout, TooLarge
 from riafs.formats.locators import MAX_BLOCK, ZERO_BLOCK, Locator
@@ -79,7 +83,7 @@ class KeepBlocks:
     """One per mount. Used from the event loop's thread."""
 
     def __init__(self, tools: KeepTools) -> None:
-        self._tools = tools
+        self.tools = tools
         self.counters = tools.counters
         self._memory = BlockMemory(tools.memory)
         self._files: LRUCache[bytes, tuple[BlockInVolume, float]] = LRUCache(_OPEN_FILES)
@@ -95,13 +99,13 @@ class KeepBlocks:
             places=tools.places,
             memory=self._memory,
             latencies=Latencies(),
-            damaged=Damaged(tools.counters),
-            slow=Slow(),
-            answering=Answering(),
+            damaged=DamagedCopies(tools.counters),
+            slow=SlowPlaces(),
+            answering=SilentPlaces(),
             admit=self._verified,
             counters=tools.counters,
             deadline=tools.deadline,
-            line=ProgressQueue(tools.deadline),
+            queue=ProgressQueue(tools.deadline),
         )
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ class KeepBlocks:
     async def _read(self, locator: Locator, offset: int, length: int, renew: Renew) -> Buffer:
         block = self._at_hand(locator)
         if block is None and locator.unsigned not in self._flights:
-            kept = await self._tools.parts.read(locator.unsigned, locator.size, offset, length)
+            kept = await self.tools.parts.read(locator.unsigned, locator.size, offset, length)
             if kept is not None:
                 return kept
             block = self._at_hand(locator)  # it may have landed since
@@ -165,7 +169,7 @@ class KeepBlocks:
         if given_up is not None and trio.current_time() < until:
             raise _again(given_up)
         while True:
-            if not time_left(self._tools.deadline):
+            if not time_left(self.tools.deadline):
                 raise StoreTimeout(f"block {locator.unsigned.decode()} is not waited for, as another one did not come")
             flight = self._flights.get(locator.unsigned) or self._depart(locator, renew)
             flight.waiting += 1
@@ -186,13 +190,13 @@ class KeepBlocks:
 
     def _depart(self, locator: Locator, renew: Renew) -> _Flight:
         flight = self._flights[locator.unsigned] = _Flight(ahead=locator.unsigned in self._leaving)
-        self._tools.background.start_soon(self._fly, flight, locator, renew)
+        self.tools.background.start_soon(self._fly, flight, locator, renew)
         return flight
 
     async def _fly(self, flight: _Flight, locator: Locator, renew: Renew) -> None:
         leave_request()
         name = locator.unsigned
-        search = Search(self._search_tools, locator, renew)
+        search = BlockSearch(self._search_tools, locator, renew)
         try:
             with as_failure(f"block {name.decode()} cannot be fetched"), flight.scope:
                 found = await search.run()
@@ -227,8 +231,8 @@ class KeepBlocks:
     # -- volumes ------------------------------------------------------------------------------------------------------
 
     async def _verified(self, block: FileBlock, locator: Locator, place: BlockPlace) -> BlockInVolume:
-        file, verified = block.file, self._tools.verified
-        await rested(file)
+        file, verified = block.file, self.tools.verified
+        await wait_until_settled(file)
         assert file.version is not None
         found = BlockInVolume(file)
         evidence = Evidence(file.version, 0, file.size)
@@ -257,15 +261,15 @@ class KeepBlocks:
             return
         self._unread = {each: size for each, size in self._unread.items() if each in self._memory}
         taken = sum(self._leaving.values()) + sum(self._unread.values())
-        if taken + locator.size <= self._tools.memory * _AHEAD_SHARE:
+        if taken + locator.size <= self.tools.memory * _AHEAD_SHARE:
             self._leaving[name] = locator.size
-            self._tools.background.start_soon(self._go_ahead, locator, renew)
+            self.tools.background.start_soon(self._go_ahead, locator, renew)
 
     async def _go_ahead(self, locator: Locator, renew: Renew) -> None:
         leave_request()
         name = locator.unsigned
         try:
-            if await self._tools.parts.has(name, locator.size) or name in self._flights or name in self._memory:
+            if await self.tools.parts.has(name, locator.size) or name in self._flights or name in self._memory:
                 return
             self.counters.blocks_ahead += 1
             flight = self._depart(locator, renew)
@@ -274,13 +278,6 @@ class KeepBlocks:
                 self._unread[name] = locator.size
         finally:
             del self._leaving[name]
-
-    # -- checking -----------------------------------------------------------------------------------------------------
-
-    async def copies(self, locator: Locator, renew: Renew, *, every: bool = True) -> Sequence[Copy]:
-        """What `every` place has of a block, or those up to the first that has it, read and hashed anew there; none for
-        the block of no bytes."""
-        return await copies(self._tools.places, locator, renew, self._tools.deadline, every=every)
 
 
 def _is_zeros(locator: Locator) -> bool:

@@ -1,14 +1,20 @@
-"""Memory for whole blocks: those that are being received and those that were read last, within one bound.
+"""Memory for whole blocks of Keep: those that are being received and those that were read last, within one bound.
+
+Checksums and writing take as much of the processor as receiving does. So a block reaches the block cache only when no
+other one has been on its way for a moment, or when memory is needed; until then it waits in memory, where readers find
+it.
 
 Rules for shared state (one event loop, no threads): `_used` is the size of all rooms and all kept blocks; a block that
-has to be stored in the cache first is not let go, unless somebody has waited for room for a while. One block is always
-let in, however small the bound.
+has to be stored in the cache first is not dropped, unless a task has waited for room for a while. One block is always
+admitted, however small the bound.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import trio
 
+from riafs.content.keptparts import KeptParts
 from riafs.storage.keep_places import WholeBlock
 
 _WAIT_SECONDS = 1.0
@@ -112,3 +118,49 @@ class BlockMemory:
     def _tell(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+_LOOK_SECONDS = 0.05
+_SHARE = 2  # of the memory that may wait
+
+
+class BlockStorer:
+    """One per mount. `is_busy`: whether blocks are on their way. Blocks are stored as long as `run` runs."""
+
+    def __init__(self, memory: BlockMemory, parts: KeptParts, is_busy: Callable[[], bool]) -> None:
+        self._memory = memory
+        self._parts = parts
+        self._is_busy = is_busy
+        self._waiting: dict[bytes, WholeBlock] = {}
+        self._wake = trio.Event()
+
+    def add(self, name: bytes, block: WholeBlock) -> None:
+        """Store a block that is kept in memory, soon; until then it stays there."""
+        self._memory.pin(name)
+        self._waiting[name] = block
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Store what is added, until cancelled."""
+        while True:
+            while self._waiting:
+                name = next(iter(self._waiting))
+                try:
+                    await self._store(name, self._waiting[name])
+                finally:
+                    del self._waiting[name]
+                    self._memory.unpin(name)
+            self._wake = trio.Event()
+            await self._wake.wait()
+
+    async def _store(self, name: bytes, block: WholeBlock) -> None:
+        for index in range(self._parts.count(block.size)):
+            while self._is_busy() and not self._is_pressed():  # noqa: ASYNC110  # it is about time that passes
+                await trio.sleep(_LOOK_SECONDS)
+            if not self._memory.is_pinned(name):  # somebody could not wait any longer
+                return
+            await self._parts.put(name, block, index)
+
+    def _is_pressed(self) -> bool:
+        waiting = sum(block.size for block in self._waiting.values())
+        return self._memory.is_wanted or waiting > self._memory.limit // _SHARE

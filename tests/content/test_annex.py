@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from riafs.content.shelf import PLACES
+from riafs.content.locations import ARCHIVE_PATHS
 from riafs.content.verifying import Verify
 from riafs.errors import (
     CorruptContent,
@@ -82,7 +82,7 @@ async def test_loose_object_is_found_in_either_layout(
     assert await content_of(store) == CONTENT
 
 
-@pytest.mark.parametrize("place", [os.fsdecode(place) for place in PLACES])
+@pytest.mark.parametrize("place", [os.fsdecode(place) for place in ARCHIVE_PATHS])
 async def test_member_is_found_in_each_place_of_an_archive(store: SmallStore, place: str) -> None:
     with_key(store).archive({KEY: CONTENT}, place=place)
     async with opened(store.path) as shown:
@@ -235,7 +235,7 @@ async def test_missing_key_names_itself_and_every_place(store: SmallStore, expec
         with pytest.raises(MissingContent) as caught:
             await shown.read(b"one/file")
         message = str(caught.value)
-        for part in (*DIRECTORIES.values(), *PLACES, b"'file'", dataset.id.encode(), URL_KEY):
+        for part in (*DIRECTORIES.values(), *ARCHIVE_PATHS, b"'file'", dataset.id.encode(), URL_KEY):
             assert os.fsdecode(part) in message
         assert caught.value.errno == errno.EIO
         assert await shown.getxattr(b"one/file", "user.riafs.error") == message.encode()

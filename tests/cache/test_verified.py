@@ -146,7 +146,7 @@ async def test_without_a_file_it_works_for_one_mount() -> None:
 
 @pytest.mark.parametrize("content", [b"no database, but long enough to look like one" * 100, b"SQLite format 3\0" * 64])
 async def test_damaged_file_is_put_aside(tmp_path: Path, content: bytes, expected_warnings: Announce) -> None:
-    expected_warnings("what earlier mounts verified is not used")
+    expected_warnings("the record of content that earlier mounts verified is not used")
     path = tmp_path / "verified.sqlite"
     path.write_bytes(content)
     async with kept(path) as memory:
@@ -159,7 +159,7 @@ async def test_damaged_file_is_put_aside(tmp_path: Path, content: bytes, expecte
 async def test_file_that_cannot_be_written_costs_nothing_but_the_memory(
     tmp_path: Path, expected_warnings: Announce
 ) -> None:
-    expected_warnings("what earlier mounts verified is not used")
+    expected_warnings("the record of content that earlier mounts verified is not used")
     (tmp_path / "verified.sqlite").mkdir()
     async with kept(tmp_path / "verified.sqlite") as memory:
         memory.remember_good(EVIDENCE, b"key")
@@ -207,7 +207,7 @@ async def test_a_disk_that_hangs_costs_one_look_up(tmp_path: Path, monkeypatch: 
 
 
 async def test_damage_that_a_look_up_meets_is_put_aside(tmp_path: Path, expected_warnings: Announce) -> None:
-    expected_warnings("what earlier mounts verified is not used")
+    expected_warnings("the record of content that earlier mounts verified is not used")
     path = tmp_path / "verified.sqlite"
     async with kept(path) as memory:
         for number in range(1000):

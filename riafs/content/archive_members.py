@@ -15,8 +15,8 @@ import trio
 from riafs.archive.archive import ArchiveTools
 from riafs.cache.block_files import annex_content
 from riafs.children import ATTEMPTS
-from riafs.content.places import Place
-from riafs.content.verifying import Opened
+from riafs.content.locations import Location
+from riafs.content.verifying import UnverifiedContent
 from riafs.errors import CorruptContent, NotInStore, ProgramKilled, RiafsError, StoreError, StoreTimeout
 from riafs.formats.annexlogs import ArchiveLink
 from riafs.formats.digests import checker
@@ -28,13 +28,13 @@ from riafs.storage.temporary import temporary_file
 
 _PIECE = 1 << 20
 
-ArchivePlaces = Callable[[Key], Awaitable[Sequence[Place]]]
+ArchivePlaces = Callable[[Key], Awaitable[Sequence[Location]]]
 """Where the content of the archive's key may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkedMember:
-    """The content of `key` as a member of an archive: see content/places for the protocol."""
+    """The content of `key` as a member of an archive: see content/locations for the protocol."""
 
     key: Key
     link: ArchiveLink
@@ -52,15 +52,15 @@ class LinkedMember:
         """Bytes, where the key or the link says so."""
         return self.link.size if self.key.size is None else self.key.size
 
-    async def open(self) -> Opened:
+    async def open(self) -> UnverifiedContent:
         """See Place. Raises NotInStore without the archive, what is wrong with it, MissingProgram, StoreTimeout."""
         if self.size is None:
             raise NotInStore(f"{self.name}: neither the key nor the URL says how large it is")
         if checker(self.key) is None:
-            return Opened(await self.extracted(self.size), self.name, None)
+            return UnverifiedContent(await self.extracted(self.size), self.name, None)
         member = _CheckedMember(self, self.size)
         await member.read(0, 1)
-        return Opened(member, self.name, None, self.key.serialised)
+        return UnverifiedContent(member, self.name, None, self.key.serialised)
 
     async def peek(self) -> RangedBytes:
         """The archive, as it is there. Raises as `open`."""

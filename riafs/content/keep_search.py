@@ -19,7 +19,7 @@ from statistics import median
 
 import trio
 
-from riafs.content.blockmemory import BlockMemory, Room
+from riafs.content.keep_memory import BlockMemory, Room
 from riafs.counters import Counters
 from riafs.errors import (
     AccessExpired,
@@ -72,8 +72,8 @@ class Latencies:
 
     def add(self, attempt: Attempt) -> None:
         """An attempt has ended."""
-        if attempt.asked is not None and attempt.begun is not None:
-            self._seconds.append(attempt.begun - attempt.asked)
+        if attempt.sent_at is not None and attempt.answered_at is not None:
+            self._seconds.append(attempt.answered_at - attempt.sent_at)
 
     @property
     def too_long(self) -> float:
@@ -81,7 +81,7 @@ class Latencies:
         return max(_HEDGE_SECONDS, _HEDGE_FACTOR * median(self._seconds)) if self._seconds else _HEDGE_SECONDS
 
 
-class Damaged:
+class DamagedCopies:
     """Which copies turned out to be damaged: the places that are asked last for a block."""
 
     def __init__(self, counters: Counters) -> None:
@@ -105,7 +105,7 @@ class Damaged:
         return sorted(places, key=lambda place: (place.name, locator.unsigned) in self._copies)
 
 
-class Answering:
+class SilentPlaces:
     """Which places do not answer: told when that begins and when it ends, not for every block."""
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class Answering:
             log.warning("%s answers again", place.name)
 
 
-class Slow:
+class SlowPlaces:
     """Which places stood still a moment ago, and are asked last."""
 
     def __init__(self) -> None:
@@ -151,19 +151,19 @@ class SearchTools:
     places: BlockPlaces
     memory: BlockMemory
     latencies: Latencies
-    damaged: Damaged
-    answering: Answering
-    slow: Slow
+    damaged: DamagedCopies
+    answering: SilentPlaces
+    slow: SlowPlaces
     admit: Admit
     counters: Counters
     deadline: float
     """Seconds."""
-    line: ProgressQueue
+    queue: ProgressQueue
     """Of those who wait for memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundBlock:
     """A block, and the memory that was taken for it if it is in memory."""
 
     block: WholeBlock | BlockInVolume
@@ -173,10 +173,10 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     attempt: Attempt
-    found: Found | None
+    found: FoundBlock | None
 
 
-class Search:
+class BlockSearch:
     """One search. `run` is called once."""
 
     def __init__(self, tools: SearchTools, locator: Locator, renew: Renew) -> None:
@@ -198,7 +198,7 @@ class Search:
         """Those that use it."""
         self._looked_in_place = False
 
-    async def run(self) -> Found:
+    async def run(self) -> FoundBlock:
         """The block. Raises MissingContent, CorruptContent, StoreDenied, StoreTimeout, StoreError, …: one line that
         names the places."""
         pause = _FIRST_PAUSE
@@ -249,12 +249,12 @@ class Search:
 
     # -- one round ----------------------------------------------------------------------------------------------------
 
-    async def _round(self) -> Found | None:
+    async def _round(self) -> FoundBlock | None:
         waiting = deque(self._candidates())
         running: dict[Attempt, BlockPlace | None] = {}
         self._retry_after = 0.0
         send, receive = trio.open_memory_channel[_Outcome](len(waiting))
-        won: Found | None = None
+        won: FoundBlock | None = None
         try:
             async with trio.open_nursery() as nursery:
                 while waiting or running:
@@ -285,9 +285,10 @@ class Search:
         running: dict[Attempt, BlockPlace | None],
     ) -> None:
         left = self._end - trio.current_time()
-        attempt = Attempt(self._request_id, max(min(left, self._tools.deadline), _SHORTEST), self._tools.line.moves)
+        seconds = max(min(left, self._tools.deadline), _SHORTEST)
+        attempt = Attempt(self._request_id, seconds, self._tools.queue.progressed)
         for each, slow in running.items():
-            if slow is not None and (each.begun is not None or each.asked is None):
+            if slow is not None and (each.answered_at is not None or each.sent_at is None):
                 self._tools.slow.add(slow)
         running[attempt] = None
         nursery.start_soon(self._ask, waiting, attempt, send, running)
@@ -298,24 +299,22 @@ class Search:
         """How an attempt ended; None once the newest of those that are `running` needs company."""
         while running and len(running) < _AT_ONCE:
             newest = running[-1]
-            since = newest.standing_since
-            with trio.move_on_at(min(since + self._patience(newest), self._too_long(newest))):
+            since = newest.idle_since
+            seconds = self._tools.latencies.too_long if newest.answered_at is None else _STILL_SECONDS
+            with trio.move_on_at(min(since + seconds, self._too_long(newest))):
                 return await receive.receive()
-            alone = len(running) == 1 or newest.begun is not None
-            if alone and (newest.standing_since == since or trio.current_time() >= self._too_long(newest)):
+            alone = len(running) == 1 or newest.answered_at is not None
+            if alone and (newest.idle_since == since or trio.current_time() >= self._too_long(newest)):
                 return None
             with trio.move_on_after(_SHORTEST):
                 return await receive.receive()
         return await receive.receive()
 
-    def _patience(self, attempt: Attempt) -> float:
-        return self._tools.latencies.too_long if attempt.begun is None else _STILL_SECONDS
-
     def _too_long(self, attempt: Attempt) -> float:
         """When an answer that goes on should have come to its end."""
-        if attempt.begun is None:
+        if attempt.answered_at is None:
             return float("inf")
-        return attempt.begun + _STILL_SECONDS + self._locator.size / _SLOW
+        return attempt.answered_at + _STILL_SECONDS + self._locator.size / _SLOW
 
     # -- one place ----------------------------------------------------------------------------------------------------
 
@@ -348,19 +347,19 @@ class Search:
 
     def _fails(self, place: BlockPlace, attempt: Attempt, problem: RiafsError) -> None:
         self._note(place, problem)
-        if attempt.begun is not None or place.in_place:
+        if attempt.answered_at is not None or place.in_place:
             self._tools.answering.answered(place)
-        elif attempt.asked is not None and not isinstance(problem, TaskFailed):
+        elif attempt.sent_at is not None and not isinstance(problem, TaskFailed):
             self._tools.answering.failed(place, problem)
 
-    async def _from(self, place: BlockPlace, attempt: Attempt) -> Found:
+    async def _from(self, place: BlockPlace, attempt: Attempt) -> FoundBlock:
         self._end = min(self._end, trio.current_time() + self._tools.deadline)
         block = await self._fetched(place, attempt)
         if isinstance(block, FileBlock):
-            return Found(await self._tools.admit(block, self._locator, place), None)
+            return FoundBlock(await self._tools.admit(block, self._locator, place), None)
         self._tools.answering.answered(place)
         room, self._room = self._room, None
-        return Found(block, room)
+        return FoundBlock(block, room)
 
     async def _take_room(self) -> None:
         async with self._taking:
@@ -370,7 +369,7 @@ class Search:
     async def _new_room(self) -> Room:
         what = f"block {self._locator.unsigned.decode()}: memory is taken by blocks that do not come"
         try:
-            return await self._tools.line.wait(partial(self._tools.memory.room, self._locator.size), what)
+            return await self._tools.queue.wait(partial(self._tools.memory.room, self._locator.size), what)
         except StoreTimeout:
             self._end = min(self._end, trio.current_time())  # the deadline has passed in line
             raise
@@ -451,14 +450,14 @@ def _is_damage(problem: RiafsError) -> bool:
     return isinstance(problem, _DAMAGE) and not isinstance(problem, CutOff)
 
 
-def _give_back(*unused: Found | None) -> None:
+def _give_back(*unused: FoundBlock | None) -> None:
     """The room of blocks that nobody wants any more."""
     for found in unused:
         if found is not None and found.room is not None:
             found.room.give_back()
 
 
-def _left_in(receive: "trio.MemoryReceiveChannel[_Outcome]") -> Iterator[Found | None]:
+def _left_in(receive: "trio.MemoryReceiveChannel[_Outcome]") -> Iterator[FoundBlock | None]:
     """What came when the round had ended."""
     with suppress(trio.WouldBlock):
         while True:

@@ -1,8 +1,10 @@
-"""Content that is read where it lies in the store, and stays what it was when it was verified.
+"""What the verifier hands to readers: bytes that lie in the store, and are served only as what was verified.
 
-Others may write to a store's files while they are open here. `InPlace` notices by the file's version after each read,
-and has the content proven again before any byte of the new version is served. `Sealed` compares the bytes themselves,
-with digests taken of each part while the whole was verified (``verify=always``): it depends on no times of files.
+Others may write to a store's files while they are open here. `WatchedBytes` notices by the file's version after each
+read, and has the content proven again before any byte of the new version is served. `ComparedBytes` compares the bytes
+themselves, with digests taken of each part while the whole was verified (``verify=always``): it depends on no times of
+files. `BytesBeingHashed` serves large content while its digest is computed in the background, and holds back the last
+bytes until that is known.
 """
 
 import hashlib
@@ -15,6 +17,7 @@ from riafs.content.chunks import Chunks, ChunkVersions
 from riafs.errors import ChangedContent, RiafsError
 from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, Version, stored_file
 from riafs.storage.deadline import Deadline
+from riafs.tasks import as_failure
 
 _TRIES = 3
 _AT_ONCE = 256 << 10  # bytes that are compared sooner than a thread is found
@@ -56,7 +59,7 @@ def is_fresh(source: RangedBytes) -> bool:
     return file is not None and file.version is not None and file.version.fresh_seconds() > 0
 
 
-async def rested(source: RangedBytes) -> None:
+async def wait_until_settled(source: RangedBytes) -> None:
     """Wait until a change of what `source` lies in would leave a trace: no time at all, unless it was changed in this
     moment. Raises StoreError."""
     file = stored_file(source)
@@ -65,7 +68,7 @@ async def rested(source: RangedBytes) -> None:
         await file.look()
 
 
-class InPlace:
+class WatchedBytes:
     """RangedBytes over `source`, which it owns and whose bytes were found to be right while `file` was `version`.
 
     `prove` is told which version was known and finds out about the one that is there now: returns that, and whether it
@@ -88,9 +91,11 @@ class InPlace:
         self._digested = digested
         self._unproven = False
 
-    def reported(self, report: Report) -> "InPlace":
+    def reported(self, report: Report) -> "WatchedBytes":
         """The same, with failures told in another way; takes over the source."""
-        return InPlace(self._source, self._file, self._version, self._prove, digested=self._digested, report=report)
+        return WatchedBytes(
+            self._source, self._file, self._version, self._prove, digested=self._digested, report=report
+        )
 
     @property
     def size(self) -> int:
@@ -133,7 +138,7 @@ class InPlace:
         self._source.close()
 
 
-class Seal:
+class PartDigests:
     """Digests of the parts of one content, taken in order as a Checker does."""
 
     PART = 128 << 10
@@ -177,15 +182,15 @@ class Seal:
         return digests.startswith(taken.end(), offset // cls.PART * cls._LENGTH)
 
 
-class Sealed:
+class ComparedBytes:
     """RangedBytes over `source`, which it owns: no byte is served but those that `digests` were taken of."""
 
-    __slots__ = ("_digests", "_patience", "_place", "_source")
+    __slots__ = ("_deadline", "_digests", "_place", "_source")
 
-    def __init__(self, source: RangedBytes, digests: bytes, patience: Deadline, place: str) -> None:
+    def __init__(self, source: RangedBytes, digests: bytes, deadline: Deadline, place: str) -> None:
         self._source = source
         self._digests = digests
-        self._patience = patience
+        self._deadline = deadline
         self._place = place
 
     @property
@@ -198,13 +203,13 @@ class Sealed:
         end = min(offset + length, self.size)
         if offset >= end:
             return b""
-        start = offset // Seal.PART * Seal.PART
-        whole = min(-(-end // Seal.PART) * Seal.PART, self.size)
+        start = offset // PartDigests.PART * PartDigests.PART
+        whole = min(-(-end // PartDigests.PART) * PartDigests.PART, self.size)
         data = await self._source.read(start, whole - start)
         if whole - start <= _AT_ONCE:
-            same = Seal.fits(self._digests, start, data)
+            same = PartDigests.fits(self._digests, start, data)
         else:
-            same = await self._patience.run(Seal.fits, self._digests, start, data)
+            same = await self._deadline.run(PartDigests.fits, self._digests, start, data)
         if not same:
             raise ChangedContent(f"{self._place} was changed since it was verified; open the file again")
         return memoryview(data)[offset - start : end - start]
@@ -218,3 +223,148 @@ def is_only_touched(before: object, now: object) -> bool:
     """Whether a file was changed in nothing that concerns its content, as far as its times tell."""
     kinds = (Version, ChunkVersions)
     return isinstance(before, kinds) and isinstance(now, kinds) and before.modification == now.modification
+
+
+_HOP = 64 << 20  # bytes hashed at most in one visit to a thread
+_AHEAD = 16 << 20
+_OUT_OF_ORDER = 8 << 20
+"""The kernel's read-ahead sends its requests slightly out of order; within this many bytes a reader counts as in
+order."""
+
+
+class Hashing:
+    """One digest made beside any number of readers of the same bytes.
+
+    Invariants: `front` is how far readers have come in order; the task hashes a bit beyond `front` and then waits.
+    The source, found in `place`, is closed when the last reader has gone and the task is not using it.
+    `take` hashes the bytes between two positions, `conclude` raises CorruptContent if the digest is wrong; it is told
+    whether what is there is still the same version.
+    """
+
+    def __init__(
+        self, source: RangedBytes, place: str, take: Callable[[int, int], Awaitable[None]],
+        conclude: Callable[[bool], None],
+    ) -> None:  # fmt: skip
+        self._place = place
+        self._take = take
+        self._conclude = conclude
+        self._front = 0
+        self._wake = trio.Event()
+        self._concluded = trio.Event()
+        self._readers = 0
+        self._problem: RiafsError | None = None
+        self._version = version_of(source)
+        self._touched = False
+        self.source = source
+        self.ended = False
+        self.good = False
+
+    async def run(self) -> None:
+        """Hash until the digest is known or nobody reads any more."""
+        try:
+            with as_failure(f"cannot verify {self._place}"):
+                if await self._hash_all():
+                    self._conclude(not self._touched)
+                    self.good = True
+        except RiafsError as problem:
+            self._problem = problem
+        finally:
+            self.ended = True
+            self._concluded.set()
+            if self._readers == 0:
+                self.source.close()
+
+    async def _hash_all(self) -> bool:
+        position = 0
+        while position < self.source.size:
+            while position >= self._goal() and self._readers:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            if not self._readers:
+                return False
+            end = min(self._goal(), position + _HOP)
+            await self._take(position, end)
+            self.look()
+            position = end
+        return True
+
+    def _goal(self) -> int:
+        """How far to hash for now: beyond the readers, but not much further than they have come themselves."""
+        return min(self._front + min(self._front, _AHEAD), self.source.size)
+
+    def look(self) -> None:
+        """See whether what was read is still the same version. Raises ChangedContent."""
+        now = version_of(self.source)
+        if now is self._version:
+            return
+        if not is_only_touched(self._version, now):
+            raise ChangedContent(f"{self._place} was changed while it was open; open the file again")
+        self._version, self._touched = now, True
+
+    @property
+    def proven(self) -> bool:
+        """Whether everything that was handed out is known to be right."""
+        return self.good and not self._touched
+
+    def join(self) -> None:
+        """A reader more."""
+        self._readers += 1
+
+    def leave(self) -> None:
+        """A reader less."""
+        self._readers -= 1
+        self._wake.set()
+        if self._readers == 0 and self.ended:
+            self.source.close()
+
+    async def passed(self, offset: int, end: int) -> None:
+        """A reader has the bytes up to `end`; waits for the digest where these are the last ones of a reader in order.
+
+        Raises CorruptContent.
+        """
+        if offset <= self._front + _OUT_OF_ORDER and end > self._front:
+            self._front = end
+            self._wake.set()
+        if end >= self.source.size and self._front >= self.source.size:
+            await self._concluded.wait()
+        if self._problem is not None:
+            raise type(self._problem)(*self._problem.args)
+
+
+class BytesBeingHashed:
+    """RangedBytes whose last bytes are held back until the digest of all of them is known."""
+
+    __slots__ = ("_closed", "_hashing")
+
+    def __init__(self, hashing: Hashing) -> None:
+        self._hashing = hashing
+        self._closed = False
+        hashing.join()
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._hashing.source.size
+
+    @property
+    def provisional(self) -> bool:
+        """See Provisional."""
+        return not self._hashing.proven
+
+    @property
+    def shown_version(self) -> object:
+        """See Provisional. Readers of one hashing may share what a cache has."""
+        return PROVEN if self._hashing.proven else self._hashing
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """See RangedBytes. Raises CorruptContent once the digest turned out to be wrong."""
+        data = await self._hashing.source.read(offset, length)
+        self._hashing.look()
+        await self._hashing.passed(offset, offset + len(data))
+        return data
+
+    def close(self) -> None:
+        """The hashing ends when its last reader is gone."""
+        if not self._closed:
+            self._closed = True
+            self._hashing.leave()
