@@ -210,7 +210,7 @@ class CollectionDirectory(PlainDirectory):
             return Found(position, self._entry(folder, position))
         record = self.collection.records.get(name) if not self.path else None
         if record is None:
-            raise NoSuchName(f"no {name!r} in {self._described(b'')}")
+            raise NoSuchName(f"no {os.fsdecode(name)} in {self._described(b'')}")
         version = b"%b %d" % (self._version, self.mtime_ns)
         return Found(
             None, Entry(name, Kind.FILE, len(record), executable=False, mtime_ns=self.mtime_ns, version=version)
@@ -280,7 +280,8 @@ class CollectionDirectory(PlainDirectory):
 
     def _described(self, name: bytes) -> str:
         path = os.fsdecode(self._below(name) if name else self.path)
-        return f"{path!r} in collection {self._version.decode()}"
+        where = f"collection {self._version.decode()}"
+        return f"{path!r} in {where}" if path else where
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
         """Records are no part of the collection's content."""

@@ -11,6 +11,7 @@ version or the content it was opened with.
 
 import contextlib
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -241,7 +242,7 @@ class FileSystem(OpenFiles):
     async def _directory_at(self, parent: Node, slot: int) -> Directory:
         directory, entry = await parent.entry(slot)
         if entry.kind is not Kind.DIRECTORY:
-            raise NotADirectoryHere(f"{entry.name!r} is not a directory")
+            raise NotADirectoryHere(f"{os.fsdecode(entry.name)} is not a directory")
         virtual = self._virtual.get(entry.name) if parent is self._root else None
         return virtual or await directory.directory(entry)
 
@@ -347,7 +348,7 @@ class FileSystem(OpenFiles):
 
     async def _content(self, inode: int, directory: Directory, entry: Entry, *, to_be_read: bool) -> RangedBytes:
         if entry.kind is Kind.DIRECTORY:
-            raise IsADirectoryHere(f"{entry.name!r} is a directory")
+            raise IsADirectoryHere(f"{os.fsdecode(entry.name)} is a directory")
         content: RangedBytes
         if not to_be_read and self.is_open(inode) and entry.size != UNKNOWN_SIZE:
             # The reader who has it open knows that it is there.
