@@ -298,7 +298,7 @@ def test_a_command_that_fails_and_changes_nothing(mount: Mounted) -> None:
 def test_signals_reach_the_command(mount: Mounted, tmp_path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         ready = tmp_path / number.name
-        command = f"trap 'exit 9' {number.name[3:]}; : > {ready}; sleep 0.05; done"
+        command = f"trap 'exit 9' {number.name[3:]}; : > {ready}; while :; do sleep 0.05; done"
         words = ("run", mount.path / "one", "--", "bash", "-c", command)
         running = started(*words, stderr=subprocess.DEVNULL)
         eventually(ready.exists)
