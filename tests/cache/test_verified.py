@@ -87,7 +87,7 @@ def test_what_the_former_table_held_is_taken_over(pairs: list[tuple[Evidence, by
             connection.execute("insert or replace into verified_1 values (?, ?, ?, ?, ?, ?, ?, ?)", row)
         kept_rows = {tuple(row) for row in connection.execute("select * from verified_1")}
         connection.execute(verified._SCHEMA)
-        verified._take_over(connection)
+        verified._convert_former(connection)
         digests = {digest for (digest,) in connection.execute("select digest from verified_2")}
         assert not connection.execute("select 1 from sqlite_master where name = 'verified_1'").fetchone()
     connection.close()
