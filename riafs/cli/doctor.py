@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata, util
 
+import riafs
 from riafs.archive.child import libarchive_loaded
 from riafs.children import cause, run_again
 from riafs.cli.render import Finding, print_json, printable
@@ -193,7 +194,9 @@ def _is_installed(module: str) -> bool:
 
 
 def _pip_install(package: str) -> str:
-    return f"{shlex.quote(sys.executable)} -m pip install {package}"
+    """The command that adds a package to this installation, by root where only root may change it."""
+    sudo = "" if os.access(os.path.dirname(os.path.dirname(os.path.abspath(riafs.__file__))), os.W_OK) else "sudo "
+    return f"{sudo}{shlex.quote(sys.executable)} -m pip install {package}"
 
 
 def _check_cache(path: str) -> Finding:
