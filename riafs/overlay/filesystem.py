@@ -28,9 +28,11 @@ from riafs.overlay.inode_map import KINDS, OVERLAY, InodeMap
 from riafs.overlay.listing import Listed, OpenDirectory, Stats
 from riafs.overlay.lower import Lower
 from riafs.overlay.namespace import Creator, Namespace, check_length
-from riafs.overlay.open_files import OpenFile, OpenFiles
+from riafs.overlay.open_file import OpenFile
+from riafs.overlay.open_files import OpenFiles
 from riafs.overlay.overlay import Overlay
-from riafs.overlay.rebasing import Find, drop_pushed, restore_all
+from riafs.overlay.rebasing import Find, drop_pushed
+from riafs.overlay.restoring import restore_all
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.stat import Ownership, Stat
 from riafs.slices import in_slices

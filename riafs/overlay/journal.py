@@ -11,33 +11,6 @@ allocated before the group begins, so that a commit of operations that were answ
 Changes of very many rows run in a thread, on a connection of their own (`apart`): the event loop goes on reading what
 was there before until all of it is committed.
 
-Tables:
-
-node: every entry that differs from the tree below, and every directory on the way to one.
-  id         never used twice; the inode number shows it
-  parent     the directory's id; NULL for the top of a dataset, for what was removed while it was open, and for records
-  kind       1 file, 2 symbolic link, 3 directory, 4 whiteout: the entry below is gone; 5 fifo, 6 socket, 7 character
-             device, 8 block device
-  covered    what the tree below has under this name in this directory (see lower.packed); NULL: nothing
-  mode       permission bits; uid, gid; atime, mtime, ctime in nanoseconds
-  size       bytes of a file or of a link's target
-  base       path, in the dataset's base commit, of what this was copied up from; NULL for what is new
-  entry      what is there in the base commit (see lower.packed)
-  based      a file's first bytes that are the base's unless an extent says otherwise; 0 when all is local
-  data       number of the local data file, 0 without one; written: bytes that it has at least
-  version    grows with each change of what a push would carry
-  record     of a name of a file that has, or had, several names: the node that has all but the name (hard links); of
-             such a name only parent, name, kind, covered, base, entry and version count. `base` of a record is where
-             its content is from, that of a name which of the commit's entries it was
-  links      how many names a record has; 0 for any other node
-  device     number of a device (as stat's st_rdev)
-extent: the local ranges of a file below `based`.
-area: a dataset with changes, and the commit they lie over; `top` is its node.
-checksum: see data_files.Checksums.
-written, since: see pushes.PushedTimes; `directory` and `name` are a path in `dataset`.
-setting: `layout`; `source` that it was mounted over; `boot` of the machine when it was opened last; `commits` and
-  `identity`: see completeness; `numbers`: no number of a data file and no version is larger; `seen`: `commits` again,
-  which a riafs that knows neither `checksum` nor `numbers` leaves as it was, so that they do not count after it.
 """
 
 import contextlib
@@ -45,73 +18,18 @@ import errno
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import trio
 
 from riafs.errors import OverlayFailed, OverlayFull, StaleHandle, TaskFailed
-from riafs.overlay.completeness import damaged
+from riafs.overlay.database import Snapshot, Statements, connect, failure_of, prepare
 from riafs.storage.deadline import Deadline
-from riafs.storage.temporary import ensure_private_file
 from riafs.tasks import described, is_shortage
-
-LAYOUT = 2
-"""1 had no `record`, `links` and `device`."""
-
-SCHEMA = """
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value ANY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS area (
-    id INTEGER PRIMARY KEY, dataset BLOB NOT NULL UNIQUE, store TEXT NOT NULL, ref BLOB, "commit" BLOB NOT NULL,
-    entrance BLOB NOT NULL, top INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS node (
-    id INTEGER PRIMARY KEY, parent INTEGER, name BLOB, kind INTEGER NOT NULL, covered BLOB,
-    mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
-    atime INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, size INTEGER NOT NULL, target BLOB,
-    area INTEGER NOT NULL, base BLOB, entry BLOB, based INTEGER NOT NULL,
-    data INTEGER NOT NULL, written INTEGER NOT NULL, version INTEGER NOT NULL,
-    record INTEGER, links INTEGER NOT NULL DEFAULT 0, device INTEGER NOT NULL DEFAULT 0);
-CREATE UNIQUE INDEX IF NOT EXISTS named ON node (parent, name) WHERE parent IS NOT NULL;
-CREATE UNIQUE INDEX IF NOT EXISTS based ON node (area, base) WHERE base IS NOT NULL AND parent IS NOT NULL;
-CREATE INDEX IF NOT EXISTS added ON node (parent) WHERE covered IS NULL;
-CREATE INDEX IF NOT EXISTS directories ON node (parent) WHERE kind = 3;
-CREATE INDEX IF NOT EXISTS removed ON node (id) WHERE parent IS NULL;
-CREATE TABLE IF NOT EXISTS extent (node INTEGER, start INTEGER, "end" INTEGER, PRIMARY KEY (node, start)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS checksum (
-    data INTEGER PRIMARY KEY, length INTEGER NOT NULL, crc INTEGER NOT NULL, inode INTEGER NOT NULL,
-    ctime INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS written (
-    dataset BLOB, directory BLOB, name BLOB, content BLOB NOT NULL, mtime INTEGER NOT NULL,
-    PRIMARY KEY (dataset, directory, name)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS since (dataset BLOB PRIMARY KEY, "commit" BLOB NOT NULL) WITHOUT ROWID;
-INSERT OR IGNORE INTO setting VALUES ('layout', 2), ('checkpoints', 0), ('commits', 0), ('seen', 0);
-COMMIT;
-"""
-
-_FROM_1 = """
-BEGIN IMMEDIATE;
-ALTER TABLE node ADD COLUMN record INTEGER;
-ALTER TABLE node ADD COLUMN links INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE node ADD COLUMN device INTEGER NOT NULL DEFAULT 0;
-DROP INDEX based;
-CREATE UNIQUE INDEX based ON node (area, base) WHERE base IS NOT NULL AND parent IS NOT NULL;
-UPDATE setting SET value = 2 WHERE name = 'layout';
-COMMIT;
-"""
-_LINKED = "CREATE INDEX IF NOT EXISTS linked ON node (record) WHERE record IS NOT NULL"
-
-
-def prepare(connection: sqlite3.Connection) -> None:
-    """Make the tables, or bring those of an earlier layout up to date. Raises sqlite3.Error."""
-    connection.executescript(SCHEMA)
-    if connection.execute("SELECT value FROM setting WHERE name = 'layout'").fetchone() == (1,):
-        connection.executescript(_FROM_1)
-    connection.execute(_LINKED)
-
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +43,6 @@ _SPARE = 1 << 20
 _STRIDE = 4 << 20
 _CHECKPOINT = 16 << 20
 """Bytes of log that are moved into the database."""
-Values = tuple[object, ...]
 T = TypeVar("T")
 
 
@@ -133,27 +50,10 @@ def no_failpoint(_: str) -> None:
     """Nothing fails."""
 
 
-class Statements(Protocol):
-    """What executes statements: the journal, or a snapshot of what it has."""
-
-    def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
-        """Execute one statement."""
-
-    def run_each(self, sql: str, values: Iterable[Values]) -> None:
-        """Execute one statement with each of `values`."""
-
-    def one(self, sql: str, values: Values = ()) -> Any:  # noqa: ANN401  # as sqlite3 types it
-        """The first row, None if there is none."""
-
-    def begin(self) -> None:
-        """Begin a group unless there is one."""
-
-
-class Journal:
+class Journal(Statements):
     """The database at `path`. `failpoint` is called with the name of each step that a crash may separate."""
 
     def __init__(self, path: str, deadline: Deadline, failpoint: Callable[[str], None] = no_failpoint) -> None:
-        self.path = path
         self.failpoint = failpoint
         self.deadline = deadline
         self.before_commit: Callable[[], None] = lambda: None
@@ -171,13 +71,12 @@ class Journal:
         self._steps = 0
         with contextlib.ExitStack() as undoing:
             try:
-                self._connection = undoing.enter_context(contextlib.closing(_connect(path)))
-                self._checkpointer = undoing.enter_context(contextlib.closing(_connect(path)))
-                self._anchor = undoing.enter_context(contextlib.closing(_connect(path)))
+                super().__init__(path, undoing.enter_context(contextlib.closing(connect(path))))
+                self._checkpointer = undoing.enter_context(contextlib.closing(connect(path)))
+                self._anchor = undoing.enter_context(contextlib.closing(connect(path)))
                 prepare(self._connection)
             except sqlite3.Error as error:
-                raise self._failure(error) from error
-            self._execute = self._connection.execute
+                raise failure_of(path, error) from error
             self._log = os.open(path + "-wal", os.O_RDWR | os.O_CLOEXEC)
             undoing.callback(os.close, self._log)
             self._allocated = self._used = os.fstat(self._log).st_size
@@ -186,39 +85,16 @@ class Journal:
         self._groups = 0
         """Those since `_used` was the size of the log."""
         self._is_anchored = self._is_moving = False
-        self._apart: trio.Event | None = None
+        self._changing: trio.Event | None = None
         self._synced = trio.Lock()
         self._durable = 0
         self._jobs: list[_Job] = []
         """What is to be done beside the next sync of the log."""
-        self._apart_threads = trio.CapacityLimiter(1)
+        self._change_threads = trio.CapacityLimiter(1)
         self.step = Step(self, _SPARE)
         self.freeing = Step(self, 0)
         self.single = Single(self, 0)
         self.making = Single(self, _SPARE)
-
-    # -- statements ---------------------------------------------------------------------------------------------------
-
-    def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
-        """Execute one statement. Raises OverlayFailed, OverlayFull."""
-        try:
-            return self._execute(sql, values)
-        except sqlite3.Error as error:
-            raise self._failure(error) from error
-
-    def run_each(self, sql: str, values: Iterable[Values]) -> None:
-        """Execute one statement with each of `values`. Raises OverlayFailed, OverlayFull."""
-        try:
-            self._connection.executemany(sql, values)
-        except sqlite3.Error as error:
-            raise self._failure(error) from error
-
-    def one(self, sql: str, values: Values = ()) -> Any:  # noqa: ANN401  # as sqlite3 types it
-        """The first row, None if there is none."""
-        return self.run(sql, values).fetchone()
-
-    def _failure(self, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
-        return _failure(self.path, error)
 
     @contextmanager
     def snapshot(self) -> Iterator["Snapshot"]:
@@ -227,7 +103,7 @@ class Journal:
         As long as it is held, the log is not begun anew.
         """
         self.commit()
-        connection = _connect(self.path)
+        connection = connect(self.path)
         try:
             yield Snapshot(self.path, connection)
         finally:
@@ -241,7 +117,7 @@ class Journal:
         """
         if self._failed is not None:
             raise OverlayFailed(self._failed)
-        if self._apart is not None:
+        if self._changing is not None:
             raise StaleHandle("the changes are being moved; it can be done again afterwards")
         if not self._in_group:
             self._make_room(spare)
@@ -330,11 +206,11 @@ class Journal:
     # -- apart --------------------------------------------------------------------------------------------------------
 
     @property
-    def is_apart(self) -> bool:
+    def is_changing(self) -> bool:
         """Whether rows are being changed apart, so that nobody else can change any."""
-        return self._apart is not None
+        return self._changing is not None
 
-    async def apart(self, work: Callable[[Statements], T]) -> T:
+    async def in_thread(self, work: Callable[[Statements], T]) -> T:
         """What `work` comes to, which changes rows in a thread: all of it is committed, or nothing where it raises.
         Nobody can change anything meanwhile. Raises OverlayFull, OverlayFailed, TaskFailed.
         """
@@ -342,9 +218,9 @@ class Journal:
         if self._failed is not None:
             raise OverlayFailed(self._failed)
         self._make_room(0)
-        self._apart = trio.Event()
+        self._changing = trio.Event()
         try:
-            result = await trio.to_thread.run_sync(self._run_apart, work, limiter=self._apart_threads)
+            result = await trio.to_thread.run_sync(self._run_in_thread, work, limiter=self._change_threads)
             self._commits += 1
             self._used = os.fstat(self._log).st_size  # at most
         except RuntimeError as error:
@@ -352,18 +228,18 @@ class Journal:
                 raise
             raise TaskFailed(f"{self.path}: {described(error)}") from error
         finally:
-            self._apart.set()
-            self._apart = None
+            self._changing.set()
+            self._changing = None
         self.failpoint("after commit")
         self.committed(self._commits)
         return result
 
-    def _run_apart(self, work: Callable[[Statements], T]) -> T:
+    def _run_in_thread(self, work: Callable[[Statements], T]) -> T:
         try:
-            with contextlib.closing(_connect(self.path)) as connection:
+            with contextlib.closing(connect(self.path)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
-                    result = work(_Connected(self.path, connection))
+                    result = work(Statements(self.path, connection))
                     connection.execute(_COUNT, (self._commits + 1,))
                     self.failpoint("before commit")
                     connection.execute("COMMIT")
@@ -371,7 +247,7 @@ class Journal:
                     connection.rollback()
                     raise
         except sqlite3.Error as error:
-            raise self._failure(error) from error
+            raise failure_of(self.path, error) from error
         return result
 
     # -- durability ---------------------------------------------------------------------------------------------------
@@ -537,72 +413,3 @@ class Step:
             self._journal.undone()
         self._journal.run("RELEASE step")
         self._journal.end_step()
-
-
-class _Connected:
-    """Statements on a connection other than the journal's, in a transaction that is begun already."""
-
-    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
-        self._path = path
-        self._connection = connection
-
-    def run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
-        """Execute one statement. Raises OverlayFailed, OverlayFull."""
-        try:
-            return self._connection.execute(sql, values)
-        except sqlite3.Error as error:
-            raise _failure(self._path, error) from error
-
-    def run_each(self, sql: str, values: Iterable[Values]) -> None:
-        """Execute one statement with each of `values`. Raises OverlayFailed, OverlayFull."""
-        try:
-            self._connection.executemany(sql, values)
-        except sqlite3.Error as error:
-            raise _failure(self._path, error) from error
-
-    def one(self, sql: str, values: Values = ()) -> Any:  # noqa: ANN401  # as sqlite3 types it
-        """The first row, None if there is none."""
-        return self.run(sql, values).fetchone()
-
-    def begin(self) -> None:
-        """It is begun already."""
-
-
-class Snapshot(_Connected):
-    """Statements that only read, and see what there was when this was made."""
-
-    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
-        super().__init__(path, connection)
-        self.run("BEGIN")
-        self.run("SELECT 1 FROM setting").fetchone()  # with the first statement that reads a snapshot begins
-
-    def run_each(self, sql: str, values: Iterable[Values]) -> None:
-        """Nothing is written."""
-
-
-def _failure(path: str, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
-    code = getattr(error, "sqlite_errorcode", None)
-    is_io = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
-    if code == sqlite3.SQLITE_FULL or (is_io and _is_full(os.path.dirname(path))):
-        return OverlayFull(f"no room left for {path}")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return damaged(os.path.dirname(path), f"its database is damaged: {error}")
-    return OverlayFailed(f"{path} cannot be used: {error}")
-
-
-def _is_full(directory: str) -> bool:
-    """SQLite does not tell for each of its files that this is why it cannot be written."""
-    figures = os.statvfs(directory)
-    return figures.f_bavail * figures.f_frsize < _ROOM
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    ensure_private_file(path)  # SQLite gives its log and index the same mode
-    connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
-    try:
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "wal_autocheckpoint = 0", "cache_spill = 0"):
-            connection.execute(f"PRAGMA {pragma}")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection

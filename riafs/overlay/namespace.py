@@ -28,7 +28,7 @@ from riafs.formats.text import shown
 from riafs.overlay.inode_map import InodeMap
 from riafs.overlay.lower import Lower, LowerEntry, is_subdataset, packed, unpacked
 from riafs.overlay.overlay import Overlay
-from riafs.overlay.rebasing import Restoring
+from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row, Rows
 from riafs.tree.protocol import Kind
 

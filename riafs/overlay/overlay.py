@@ -25,9 +25,10 @@ from riafs.git.kept_objects import KeptObjects
 from riafs.overlay.changes import Base, Carried, Change
 from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, has_evidence, keep_copy, read_database
 from riafs.overlay.data_files import Checksums, DataFiles, failure
+from riafs.overlay.database import LAYOUT, Statements
 from riafs.overlay.differences import count, differences, standing
 from riafs.overlay.inspection import Findings, Inspector
-from riafs.overlay.journal import LAYOUT, Journal, Statements, no_failpoint
+from riafs.overlay.journal import Journal, no_failpoint
 from riafs.overlay.pushes import PendingPush, PendingPushes, PushedTimes
 from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.slices import Sliced, at_once, in_slices
@@ -212,7 +213,7 @@ class Overlay:
 
     async def tidy(self) -> None:
         """Remove the data files that are not needed any more, move the log into the database if it is long."""
-        while self.files.doomed and not self.keeps_files and not self.journal.is_apart:
+        while self.files.doomed and not self.keeps_files and not self.journal.is_changing:
             self.journal.commit()
             numbers = self.files.take_doomed(_REMOVED_AT_ONCE)
             self.checksums.forget(numbers)
@@ -281,9 +282,9 @@ class Overlay:
                 return b"/".join(names)
         return path
 
-    async def apart(self, change: Callable[[Rows, Statements, Callable[[int], None]], T]) -> T:
+    async def change_in_thread(self, change: Callable[[Rows, Statements, Callable[[int], None]], T]) -> T:
         """What `change` comes to, which is given the rows in a thread, and what hears of data files that are not needed
-        any more. All it does is one step; see Journal.apart.
+        any more. All it does is one step; see Journal.in_thread.
         """
 
         def work(statements: Statements) -> tuple[T, Rows]:
@@ -291,7 +292,7 @@ class Overlay:
             return change(rows, statements, doomed.append), rows
 
         doomed: list[int] = []
-        result, rows = await self.journal.apart(work)
+        result, rows = await self.journal.in_thread(work)
         self.rows.adopt(rows)
         self.times.read_again()
         for data in doomed:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from riafs.errors import OverlayFailed
 from riafs.overlay.changes import Carried, Change, ChangeKind, Stood
 from riafs.overlay.data_files import failure
-from riafs.overlay.journal import Statements
+from riafs.overlay.database import Statements
 from riafs.storage.temporary import prompt_opener
 from riafs.tree.times import PushedTime
 

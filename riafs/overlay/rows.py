@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from riafs.overlay.changes import Base
-from riafs.overlay.journal import Statements
+from riafs.overlay.database import Statements
 
 FILE, LINK, DIRECTORY, WHITEOUT, FIFO, SOCKET, CHARACTER, BLOCK = range(1, 9)
 SPECIAL = frozenset((FIFO, SOCKET, CHARACTER, BLOCK))

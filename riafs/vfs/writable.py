@@ -416,12 +416,12 @@ class WritableFileSystem:
 
     def _passes(self) -> dict[str, Callable[..., bool]]:
         """Request → whether, with its arguments, it does not concern the dataset that is being moved."""
-        passes: dict[str, Callable[..., bool]] = dict.fromkeys(_LOOKING, lambda inode, *_: self.is_apart(inode))
-        passes["read"] = lambda handle, *_: self.is_apart(self.inode_of_handle(handle))
-        passes["open"] = lambda inode, flags, *_: not flags & WRITING and self.is_apart(inode)
+        passes: dict[str, Callable[..., bool]] = dict.fromkeys(_LOOKING, lambda inode, *_: self.is_unaffected(inode))
+        passes["read"] = lambda handle, *_: self.is_unaffected(self.inode_of_handle(handle))
+        passes["open"] = lambda inode, flags, *_: not flags & WRITING and self.is_unaffected(inode)
         return passes
 
-    def is_apart(self, inode: int) -> bool:
+    def is_unaffected(self, inode: int) -> bool:
         """Whether an inode of the kernel's is none of the dataset that is being moved, nor of one in it."""
         if self._concerned is None:
             return False
@@ -448,7 +448,7 @@ class WritableFileSystem:
                 if moves == self._moves:
                     raise
             else:
-                if moves == self._moves or self.is_apart(inode):
+                if moves == self._moves or self.is_unaffected(inode):
                     return found
             await self._moved()
 

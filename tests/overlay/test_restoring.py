@@ -9,7 +9,7 @@ import pytest
 from riafs.errors import NoSuchName
 from riafs.overlay.changes import ChangeKind
 from riafs.overlay.lower import packed, unpacked
-from riafs.overlay.rebasing import restore
+from riafs.overlay.restoring import restore
 from riafs.tree.listing import GitEntry, git_version
 from riafs.tree.protocol import Entry, Kind
 from tests.overlay.test_filesystem import Setup

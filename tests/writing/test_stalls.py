@@ -14,8 +14,8 @@ from riafs.errors import StaleHandle
 from riafs.formats.gitobjects import DIRECTORY
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
-from riafs.overlay.journal import Statements, _Connected
-from riafs.overlay.rebasing import Restoring
+from riafs.overlay.database import Statements
+from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import Rows
 from riafs.push.planning import Planner
 from riafs.push.trees import TreeEditor
@@ -96,7 +96,7 @@ async def test_who_looks_into_another_dataset_does_not_wait_for_a_move(tmp_path:
             with trio.fail_after(5):
                 found = await lookup(other, b"b")
             assert found is not None
-            assert filesystem.is_apart(found.inode)
+            assert filesystem.is_unaffected(found.inode)
             with trio.move_on_after(0.01) as waited:
                 await lookup(mine, b"a")
             assert waited.cancelled_caught
@@ -151,7 +151,7 @@ async def test_rows_are_changed_apart_all_or_not_at_all(tmp_path: Path) -> None:
             raise OSError("no")
 
         with pytest.raises(OSError, match="no"):
-            await overlay.apart(fail)
+            await overlay.change_in_thread(fail)
         assert overlay.count_changes() == 3
         assert overlay.files.doomed == 0
         await driver.write(b"one/later", b"l", flags=os.O_CREAT)
@@ -220,7 +220,7 @@ async def _statements(deed: Deed, size: int, directory: Path, monkeypatch: pytes
         with monkeypatch.context() as patching:
             journal = driver.filesystem.overlay.journal
             patching.setattr(journal, "_execute", counting(journal._execute))
-            patching.setattr(_Connected, "run", counting(_Connected.run))
+            patching.setattr(Statements, "run", counting(Statements.run))
             await deed(driver, dataset.id.encode())
     return count
 
