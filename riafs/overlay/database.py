@@ -2,31 +2,31 @@
 
 Tables:
 
-node: every entry that differs from the tree below, and every directory on the way to one.
-  id         never used twice; the inode number shows it
-  parent     the directory's id; NULL for the top of a dataset, for what was removed while it was open, and for records
+node: each entry that differs from the tree below, and all directories above it.
+  id         never used twice; a part of the inode number
+  parent     the directory's id; NULL for the top of a dataset, for an entry removed while it was open, and for records
   kind       1 file, 2 symbolic link, 3 directory, 4 whiteout: the entry below is gone; 5 fifo, 6 socket, 7 character
              device, 8 block device
-  covered    what the tree below has under this name in this directory (see lower.packed); NULL: nothing
+  covered    the entry of the tree below under this name in this directory (see lower.packed); NULL: none
   mode       permission bits; uid, gid; atime, mtime, ctime in nanoseconds
   size       bytes of a file or of a link's target
-  base       path, in the dataset's base commit, of what this was copied up from; NULL for what is new
-  entry      what is there in the base commit (see lower.packed)
-  based      a file's first bytes that are the base's unless an extent says otherwise; 0 when all is local
+  base       path, in the dataset's base commit, of the entry that this was copied up from; NULL for a new one
+  entry      the entry of the base commit at `base` (see lower.packed)
+  based      so many first bytes of a file are the base's, except in extents; 0 if all bytes are local
   data       number of the local data file, 0 without one; written: bytes that it has at least
-  version    grows with each change of what a push would carry
-  record     of a name of a file that has, or had, several names: the node that has all but the name (hard links); of
-             such a name only parent, name, kind, covered, base, entry and version count. `base` of a record is where
-             its content is from, that of a name which of the commit's entries it was
+  version    grows with each change that a push would publish
+  record     for a name of a file that has, or had, several names (hard links): the node with everything but the name;
+             of the name's row only parent, name, kind, covered, base, entry and version are used. `base` of a record
+             is the path of its content, that of a name the commit's entry that it was
   links      how many names a record has; 0 for any other node
   device     number of a device (as stat's st_rdev)
 extent: the local ranges of a file below `based`.
-area: a dataset with changes, and the commit they lie over; `top` is its node.
-checksum: see data_files.Checksums.
-written, since: see pushes.PushedTimes; `directory` and `name` are a path in `dataset`.
-setting: `layout`; `source` that it was mounted over; `boot` of the machine when it was opened last; `commits` and
-  `identity`: see completeness; `numbers`: no number of a data file and no version is larger; `seen`: `commits` again,
-  which a riafs that knows neither `checksum` nor `numbers` leaves as it was, so that they do not count after it.
+area: a dataset with changes, and their base commit; `top` is its node.
+checksum: `data_files.Checksums`.
+written, since: `pushes.PushedTimes`; `directory` and `name` are a path in `dataset`.
+setting: `layout`; `source` of the mount; `boot`, the machine's boot id at the last opening; `commits` and `identity`
+  (see `completeness`); `numbers`: not less than any number of a data file or version; `seen`: equal to `commits` unless
+  a riafs without `checksum` and `numbers` has changed something since, so that these two are outdated.
 """
 
 import os
@@ -39,7 +39,7 @@ from riafs.overlay.completeness import damaged
 from riafs.storage.temporary import ensure_private_file
 
 LAYOUT = 2
-"""1 had no `record`, `links` and `device`."""
+"""Layout 1 had no `record`, `links` and `device`."""
 
 SCHEMA = """
 BEGIN IMMEDIATE;
@@ -85,7 +85,7 @@ _LINKED = "CREATE INDEX IF NOT EXISTS linked ON node (record) WHERE record IS NO
 
 
 def prepare(connection: sqlite3.Connection) -> None:
-    """Make the tables, or bring those of an earlier layout up to date. Raises sqlite3.Error."""
+    """Make the tables, or upgrade those of an earlier layout. Raises sqlite3.Error."""
     connection.executescript(SCHEMA)
     if connection.execute("SELECT value FROM setting WHERE name = 'layout'").fetchone() == (1,):
         connection.executescript(_FROM_1)
@@ -137,6 +137,7 @@ class Snapshot(Statements):
 
 
 def failure_of(path: str, error: sqlite3.Error) -> OverlayFailed | OverlayFull:
+    """The failure for an error of SQLite."""
     code = getattr(error, "sqlite_errorcode", None)
     is_io = code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
     if code == sqlite3.SQLITE_FULL or (is_io and _is_full(os.path.dirname(path))):  # some I/O errors are a full disk

@@ -58,12 +58,12 @@ class OverlayFileSystem(Namespace):
     """`overlay` over `lower`; `ownership` is what things of the store have."""
 
     def __init__(self, overlay: Overlay, lower: Lower, ownership: Ownership) -> None:
-        places = InodeMap(overlay, lower, ownership)
+        inodes = InodeMap(overlay, lower, ownership)
         overlay.journal.undone = overlay.rows.forget
-        self._handles = OpenFiles(overlay, places, lower)
-        super().__init__(overlay, places, lower, self._handles.is_open)
-        self._stats = Stats(self._rows, places, self._handles)
-        overlay.is_open = lambda row: self._handles.is_open(places.inode(row))
+        self._handles = OpenFiles(overlay, inodes, lower)
+        super().__init__(overlay, inodes, lower, self._handles.is_open)
+        self._stats = Stats(self._rows, inodes, self._handles)
+        overlay.is_open = lambda row: self._handles.is_open(inodes.inode(row))
         self._directories: dict[int, OpenDirectory] = {}
         self._last_directory = 0
         overlay.journal.before_commit = self._handles.store
@@ -71,12 +71,12 @@ class OverlayFileSystem(Namespace):
 
     async def attach(self, doing: Doing = untold) -> None:
         """To be called once, before anything else: finds the datasets with changes again."""
-        await self._places.attach(doing)
+        await self._inodes.attach(doing)
 
     @property
-    def places(self) -> InodeMap:
+    def inodes(self) -> InodeMap:
         """Which inode is what."""
-        return self._places
+        return self._inodes
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -84,31 +84,31 @@ class OverlayFileSystem(Namespace):
         """What `name` in a directory is, None if nothing. Raises NameTooLong, and what the tree below raises."""
         check_length(name)
         try:
-            row = self._places.row(parent)
+            row = self._inodes.row(parent)
         except StaleHandle:
             return None
         child = None if row is None else self._rows.child(row.id, name)
         if child is not None:
             return None if child.kind == WHITEOUT else self._stats.row(child)
-        below = parent if row is None else await self._places.below(row)
+        below = parent if row is None else await self._inodes.below(row)
         found = None if below is None else await self._lower.find(below, name)
-        row = self._places.row(parent)
+        row = self._inodes.row(parent)
         if row is not None and self._rows.child(row.id, name) is not None:  # made meanwhile
             return await self.lookup(parent, name)
         return None if found is None else self._stats.below(found)
 
     async def getattr(self, inode: int) -> Stat:
         """What an inode is. Raises StaleHandle."""
-        row = self._places.row(inode)
+        row = self._inodes.row(inode)
         return self._stats.below(await self._lower.entry(inode)) if row is None else self._stats.row(row)
 
     def has_row(self, inode: int) -> bool:
         """Whether an inode is the overlay's own, or was copied up."""
-        return bool(inode & OVERLAY) or inode in self._places
+        return bool(inode & OVERLAY) or inode in self._inodes
 
     def inode_of(self, row: Row) -> int:
         """The inode number of what has a row's name."""
-        return self._places.inode_of(row)
+        return self._inodes.inode_of(row)
 
     def stat_of(self, listed: Listed) -> Stat:
         """The attributes of a name in a listing."""
@@ -116,12 +116,12 @@ class OverlayFileSystem(Namespace):
 
     async def readlink(self, inode: int) -> bytes:
         """The text of a symbolic link. Raises BadChange for what is none."""
-        row = self._places.row(inode)
+        row = self._inodes.row(inode)
         if row is not None and row.kind != LINK:
             raise BadChange("not a symbolic link")
         if row is not None and row.target is not None:
             return row.target
-        below = inode if row is None else await self._places.below(row)
+        below = inode if row is None else await self._inodes.below(row)
         assert below is not None
         return await self._lower.target(below)
 
@@ -129,7 +129,7 @@ class OverlayFileSystem(Namespace):
         """``user.riafs.`` attributes of our own: ``change`` says that it is not as in the commit, ``base`` what it was
         there. Nothing for what is as it was.
         """
-        row = self._places.row(inode)
+        row = self._inodes.row(inode)
         if row is None:
             return {}
         state = b"copied" if row.base is not None else b"new"
@@ -140,7 +140,7 @@ class OverlayFileSystem(Namespace):
     def opendir(self, inode: int) -> int:
         """A handle to list a directory."""
         self._last_directory += 1
-        self._directories[self._last_directory] = OpenDirectory(self._rows, self._places, self._lower, inode)
+        self._directories[self._last_directory] = OpenDirectory(self._rows, self._inodes, self._lower, inode)
         return self._last_directory
 
     async def readdir(self, handle: int, offset: int) -> Sequence[Listed]:
@@ -180,7 +180,7 @@ class OverlayFileSystem(Namespace):
             if found is not None:
                 return found, await self.open(found.inode, flags)
         row = self.make_at(slot, FILE, maker)
-        return self._stats.row(row), self._handles.created(self._places.inode(row.id), row)
+        return self._stats.row(row), self._handles.created(self._inodes.inode(row.id), row)
 
     async def mknod(self, parent: int, name: bytes, maker: Creator, kind: Kind = Kind.FILE, device: int = 0) -> Stat:
         """An empty file, a fifo, a socket, or a device with the number `device`. Raises as `mkdir`."""
@@ -196,7 +196,7 @@ class OverlayFileSystem(Namespace):
 
     async def link(self, inode: int, parent: int, name: bytes) -> Stat:
         """Another name of a file. Raises as `add_name`."""
-        ahead = self._handles.ahead(inode)
+        ahead = self._handles.dirty(inode)
         if ahead is not None:
             with self._overlay.journal.single:
                 ahead.store()
@@ -225,7 +225,7 @@ class OverlayFileSystem(Namespace):
         return await self.getattr(inode)
 
     def _set(self, inode: int, row: Row, columns: dict[str, int], now: int) -> None:
-        opened, ahead = self._handles.at(inode), self._handles.ahead(inode)
+        opened, ahead = self._handles.at(inode), self._handles.dirty(inode)
         journal = self._overlay.journal
         with journal.making if self._rows.is_new(row.id) else journal.step:
             if ahead is not None:
@@ -252,7 +252,7 @@ class OverlayFileSystem(Namespace):
 
     async def _copied_up(self, inode: int) -> Row:
         """The row of an inode; an open file learns of it. Raises StaleHandle for one that only readers still have."""
-        row = await self._places.copied_up(inode)
+        row = await self._inodes.copied_up(inode)
         if row.id in self._rows.superseded:
             raise StaleHandle("a push has put another file in its place")
         opened = self._handles.at(inode)
@@ -268,7 +268,7 @@ class OverlayFileSystem(Namespace):
         Raises IsADirectoryHere, ReadOnly, OverlayFull, OverlayFailed, and opening to read what the content raises.
         """
         writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC)
-        row = await self._copied_up(inode) if writes else self._places.row(inode)
+        row = await self._copied_up(inode) if writes else self._inodes.row(inode)
         size = row.size if row is not None else await self._size(inode)
         if row is not None and row.kind != FILE:
             raise IsADirectoryHere("not a file")
@@ -300,7 +300,7 @@ class OverlayFileSystem(Namespace):
         try:
             return await opened.write(offset, data, time.time_ns())
         except OverlayFull:
-            if not self._overlay.files.doomed:
+            if not self._overlay.files.discarded:
                 raise
             await self._overlay.tidy()  # room that removed files still take
             return await opened.write(offset, data, time.time_ns())
@@ -331,7 +331,7 @@ class OverlayFileSystem(Namespace):
                 await opened.base()
         area = self._overlay.area(dataset).id
         await drop_pushed(self._overlay, dataset, commit, carried, find, self._handles.is_written)
-        changed = await in_slices(self._places.moved(area))
+        changed = await in_slices(self._inodes.moved(area))
         self._handles.renumber(changed)
         return changed
 
@@ -349,7 +349,7 @@ class OverlayFileSystem(Namespace):
         try:
             await restore_all(self._overlay, dataset, paths)
         finally:
-            changed = await in_slices(self._places.dropped())
+            changed = await in_slices(self._inodes.dropped())
         return changed
 
     # -- the rest -----------------------------------------------------------------------------------------------------

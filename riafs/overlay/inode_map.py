@@ -46,21 +46,21 @@ class InodeMap:
         self._row_of: dict[int, int] = {}
         self._inode_of: dict[int, int] = {}
         self._lower_of: dict[int, int] = {}
-        self.troubled: dict[bytes, str] = {}
+        self.unavailable: dict[bytes, str] = {}
         """Dataset with changes whose base commit cannot be shown → why."""
 
     async def attach(self, doing: Doing = untold) -> None:
         """Find the tops of the datasets with changes, and keep them at their base commits. Those that are not shown any
         more, or cannot be, only keep their changes. Raises OverlayFailed where something else is shown.
         """
-        self.troubled.clear()
+        self.unavailable.clear()
         areas = self._rows.areas()
         for number, area in enumerate(areas):
             doing(f"dataset {number + 1} of {len(areas)} with changes is being opened")
             try:
                 top = await self._lower.top(area.base, area.entrance)
             except (GitError, NoSuchVersion, NotInStore, StoreError) as error:
-                self.troubled[area.base.dataset] = str(error)
+                self.unavailable[area.base.dataset] = str(error)
                 continue
             if top is not None:
                 self._link(top, area.top)
@@ -147,7 +147,7 @@ class InodeMap:
             if row is None:
                 del self._row_of[inode]
                 self._inode_of.pop(number, None)
-            elif row.links and not inode & OVERLAY and not self._rows.has_stood(number):
+            elif row.links and not inode & OVERLAY and not self._rows.has_base_name(number):
                 del self._row_of[inode]
                 if self._inode_of.pop(number, None) is not None:
                     changed[inode] = OVERLAY | number
@@ -225,7 +225,7 @@ class InodeMap:
         return row
 
     def _top_or_known(self, inode: int, home: Home) -> Row | None:
-        """The row of a dataset's top, made now if there is none; of other places the one of an earlier mount."""
+        """The row of a dataset's top, made now if there is none; of other inodes the one of an earlier mount."""
         area = self._rows.area(home.base.dataset)
         if area is None:
             return None if home.path else self._new_top(inode, home)
@@ -273,10 +273,10 @@ class InodeMap:
         """The row that an earlier mount made. Raises ChangedElsewhere where the dataset is
         changed in another place."""
         if (home.entrance, home.base.commit) != (area.entrance, area.base.commit):
-            if home.base.dataset in self.troubled:
+            if home.base.dataset in self.unavailable:
                 raise ChangedElsewhere(
                     f"dataset {os.fsdecode(home.base.dataset)} has local changes over commit "
-                    f"{area.base.commit.decode()}, which cannot be read ({self.troubled[home.base.dataset]}), so that "
+                    f"{area.base.commit.decode()}, which cannot be read ({self.unavailable[home.base.dataset]}), so that "
                     "it can only be read until they are pushed (riafs push) or dropped (riafs restore)"
                 )
             there, here = (os.fsdecode(path) or "the root" for path in (area.entrance, home.entrance))

@@ -22,7 +22,7 @@ import trio
 from riafs.errors import OverlayDamaged, OverlayFailed
 from riafs.overlay.changes import Change
 from riafs.overlay.completeness import DATABASE, damaged
-from riafs.overlay.data_files import Checksum, Checksums, DataFiles, checksum, taken
+from riafs.overlay.data_files import Checksum, Checksums, DataFiles, checksum, compute
 from riafs.overlay.journal import Journal
 from riafs.overlay.rows import NUMBERS, Row, Rows
 from riafs.storage.deadline import Deadline
@@ -151,7 +151,7 @@ class Inspected(Protocol):
     is_open: Callable[[int], bool]
     """Whether a row's file is open."""
 
-    def leave_closed(self) -> None:
+    def mark_closed(self) -> None:
         """Let what is wrong now be found again at the next opening."""
 
 
@@ -196,7 +196,7 @@ class Inspector:
 
     # -- behind the mount ---------------------------------------------------------------------------------------------
 
-    async def keep_up(self) -> None:
+    async def run(self) -> None:
         """Look at what was not looked at yet, and take the checksums that are missing, until cancelled."""
         with contextlib.suppress(OverlayFailed):  # it is in the log
             await self.finish()
@@ -237,7 +237,7 @@ class Inspector:
             self._refuse(problem)
             return
         for start in range(0, len(found.unnamed), _AT_ONCE):
-            await trio.to_thread.run_sync(self._overlay.files.purge, found.unnamed[start : start + _AT_ONCE])
+            await trio.to_thread.run_sync(self._overlay.files.remove, found.unnamed[start : start + _AT_ONCE])
         self._noted(found)
 
     def _lacks(self, node: int, data: int) -> bool:
@@ -253,7 +253,7 @@ class Inspector:
         self._damage = damage
         self._overlay.journal.refuse(str(damage))
         if self._was_closed:
-            self._overlay.leave_closed()
+            self._overlay.mark_closed()
 
     async def compare_touched(self) -> None:
         """Whether files have their bytes that something touched: they were restored from a backup, or are damaged."""
@@ -357,7 +357,7 @@ def _checksum(files: DataFiles, data: int, length: int) -> Checksum | None:
     except OverlayFailed:  # a push tells
         return None
     try:
-        return taken(descriptor, data, length)
+        return compute(descriptor, data, length)
     except OSError:
         return None
     finally:

@@ -1,16 +1,15 @@
-"""The overlay's database: its tables, transactions in groups, and when what is in it becomes durable.
+"""Transactions of the overlay's database: steps, groups of steps, and durability.
 
-SQLite's write-ahead log is the journal. The rows of one operation are one savepoint; operations are committed in
-groups of at most GROUP, by the operation that completes a group or by the commit loop of the mount. A commit writes to
-the page cache only: it survives the end of this process, and `durable` makes it survive a loss of power. Checkpoints
-and syncs run in threads.
+How it works: SQLite's write-ahead log is the journal. The rows of one operation are changed in one step (a savepoint).
+Steps are committed in groups of at most GROUP, by the step that completes a group or by the commit loop of the mount.
+A commit writes to the page cache only, so that it survives the end of this process; `durable` syncs the log, so that it
+survives a loss of power. Checkpoints and syncs run in threads.
 
-Invariants: there is no await inside a step, and none between a step's statements; room for the log's next group is
-allocated before the group begins, so that a commit of operations that were answered does not fail on a full disk.
+Invariants: there is no await within a step. Before a group begins, disk space for its part of the log is allocated, so
+that a full disk cannot make the commit of operations fail that were answered already.
 
-Changes of very many rows run in a thread, on a connection of their own (`apart`): the event loop goes on reading what
-was there before until all of it is committed.
-
+Very many rows are changed in a thread with its own connection (`in_thread`). Until all of it is committed, the event
+loop reads the previous state.
 """
 
 import contextlib
@@ -37,17 +36,17 @@ GROUP = 64
 _COUNT = "UPDATE setting SET value = ? WHERE name IN ('commits', 'seen')"
 _FRAME = 4096 + 24
 _ROOM = 1 << 20
-"""Bytes of log a group may need: GROUP operations change four pages each, with their share of the tree above them."""
+"""Bytes of log that a group may need: GROUP steps change four pages each, and their parents in the B-trees."""
 _SPARE = 1 << 20
-"""Bytes of log that only what removes something may use, so that a full disk can be emptied."""
+"""Bytes of log for removals only, so that a full disk can be emptied."""
 _STRIDE = 4 << 20
 _CHECKPOINT = 16 << 20
-"""Bytes of log that are moved into the database."""
+"""Length of the log from which on it is moved into the database (a checkpoint)."""
 T = TypeVar("T")
 
 
 def no_failpoint(_: str) -> None:
-    """Nothing fails."""
+    """No step fails."""
 
 
 class Journal(Statements):
@@ -57,15 +56,15 @@ class Journal(Statements):
         self.failpoint = failpoint
         self.deadline = deadline
         self.before_commit: Callable[[], None] = lambda: None
-        """Called first in each commit, to write rows that are kept in memory between changes."""
+        """Called first in each commit, to write rows that are kept in memory between commits."""
         self.before_step: Callable[[], None] = lambda: None
-        """Called first in each step that can be undone, to write what must not be undone with it."""
+        """Called before a step that can be rolled back, to write rows of earlier steps that are still in memory."""
         self.undone: Callable[[], None] = lambda: None
-        """Called when the rows of a step were undone."""
+        """Called when a step was rolled back."""
         self.committed: Callable[[int], None] = lambda _: None
-        """Hears how many commits the database has, after each one."""
+        """Called after each commit with the number of commits of the database."""
         self.synced: Callable[[int], None] = lambda _: None
-        """Hears how many of them survive the loss of power."""
+        """Called after each sync with the number of commits that survive a loss of power."""
         self._failed: str | None = None
         self._in_group = False
         self._steps = 0
@@ -83,13 +82,13 @@ class Journal(Statements):
             self._commits: int = self.one("SELECT value FROM setting WHERE name = 'commits'")[0]
             undoing.pop_all()
         self._groups = 0
-        """Those since `_used` was the size of the log."""
+        """Groups since `_used` was the size of the log."""
         self._is_anchored = self._is_moving = False
         self._changing: trio.Event | None = None
         self._synced = trio.Lock()
         self._durable = 0
         self._jobs: list[_Job] = []
-        """What is to be done beside the next sync of the log."""
+        """Jobs to run with the next sync of the log."""
         self._change_threads = trio.CapacityLimiter(1)
         self.step = Step(self, _SPARE)
         self.freeing = Step(self, 0)
@@ -98,9 +97,9 @@ class Journal(Statements):
 
     @contextmanager
     def snapshot(self) -> Iterator["Snapshot"]:
-        """What there is now, whatever is written meanwhile. Raises OverlayFailed.
+        """The current state, which later changes do not affect. Raises OverlayFailed.
 
-        As long as it is held, the log is not begun anew.
+        While there is a snapshot, SQLite cannot restart the log, which grows.
         """
         self.commit()
         connection = connect(self.path)
@@ -112,8 +111,8 @@ class Journal(Statements):
     # -- groups -------------------------------------------------------------------------------------------------------
 
     def begin(self, spare: int = 0) -> None:
-        """Begin a group unless there is one. `spare`: room to be left over. Raises OverlayFull, OverlayFailed, and
-        StaleHandle while rows are changed apart.
+        """Begin a group unless there is one. `spare`: bytes that have to stay free. Raises OverlayFull, OverlayFailed,
+        and StaleHandle while rows are changed in a thread.
         """
         if self._failed is not None:
             raise OverlayFailed(self._failed)
@@ -126,7 +125,7 @@ class Journal(Statements):
             self._groups += 1
 
     def _make_room(self, spare: int) -> None:
-        """Allocate what the log may grow by, so that the commit cannot fail for want of it."""
+        """Allocate the disk space that the group may need, so that its commit cannot fail on a full disk."""
         if self._log_size + _ROOM + spare > self._allocated:
             self._count()
         needed = self._log_size + _ROOM + spare
@@ -135,7 +134,7 @@ class Journal(Statements):
             self._count()
             if self._log_size + _ROOM + spare > self._allocated:
                 raise OverlayFull(f"no room left for {self.path}")
-        # What removes things goes on where the database could not take the log in.
+        # Removals continue even if a checkpoint would have no room in the database.
         figures = os.fstatvfs(self._log)
         if spare and figures.f_bavail * figures.f_frsize < self._log_size:
             self._count()
@@ -146,14 +145,14 @@ class Journal(Statements):
         try:
             os.posix_fallocate(self._log, 0, length)
         except OSError as error:
-            # Others than these: the file system cannot allocate in advance.
+            # Other errors: the file system cannot allocate in advance.
             return error.errno not in (errno.ENOSPC, errno.EDQUOT)
         self._allocated = length
         return True
 
     @property
     def size(self) -> int:
-        """Bytes of the database and of its log; at most what they would be without space that was set aside."""
+        """Bytes of the database and of the used part of its log, at most."""
         return os.stat(self.path).st_size + self._log_size
 
     @property
@@ -162,8 +161,8 @@ class Journal(Statements):
         return self._used + self._groups * _ROOM
 
     def _count(self) -> None:
-        """Ask SQLite how long the log is. It only says so when it is told to move the log into the database, of which
-        `_anchor` keeps it: that reads what there was when the log began, so there is nothing that could be moved.
+        """Ask SQLite how long the log is. It only reports this as the result of a checkpoint. So that this one moves
+        nothing, `_anchor` holds a snapshot from the beginning of the log: SQLite moves no changes later than that.
         """
         if self._is_anchored and not self._is_moving:
             with contextlib.suppress(sqlite3.OperationalError):
@@ -172,17 +171,17 @@ class Journal(Statements):
                     self._used, self._groups = frames * _FRAME, int(self._in_group)
 
     def end_step(self) -> None:
-        """Count a step; the last of a group commits."""
+        """Count a step, and commit after the last of a group."""
         self._steps += 1
         if self._steps >= GROUP:
             self.commit()
 
     def refuse(self, why: str) -> None:
-        """Change nothing any more."""
+        """Refuse all further changes, with this reason."""
         self._failed = why
 
     def commit(self) -> None:
-        """Commit what is pending: afterwards it survives the end of this process. Raises OverlayFailed."""
+        """Commit the pending steps: afterwards they survive the end of this process. Raises OverlayFailed."""
         self.before_commit()
         if not self._in_group:
             return
@@ -191,7 +190,7 @@ class Journal(Statements):
             self._execute(_COUNT, (self._commits + 1,))
             self._execute("COMMIT")
         except sqlite3.Error as error:
-            # Operations were answered that are lost now; nothing may be built on them.
+            # Operations that were answered are lost now; no others may build on them.
             self._failed = f"{self.path} could not be written and must be mounted again: {error}"
             log.error("%s", self._failed)  # noqa: TRY400  # said once, the caller raises
             self._connection.rollback()
@@ -203,16 +202,16 @@ class Journal(Statements):
         self.failpoint("after commit")
         self.committed(self._commits)
 
-    # -- apart --------------------------------------------------------------------------------------------------------
+    # -- changes in a thread ------------------------------------------------------------------------------------------
 
     @property
     def is_changing(self) -> bool:
-        """Whether rows are being changed apart, so that nobody else can change any."""
+        """Whether rows are being changed in a thread, so that no step can begin."""
         return self._changing is not None
 
     async def in_thread(self, work: Callable[[Statements], T]) -> T:
-        """What `work` comes to, which changes rows in a thread: all of it is committed, or nothing where it raises.
-        Nobody can change anything meanwhile. Raises OverlayFull, OverlayFailed, TaskFailed.
+        """The result of `work`, which changes rows in a thread. All its changes are committed, or none if it raises. No
+        step can begin meanwhile. Raises OverlayFull, OverlayFailed, TaskFailed.
         """
         self.commit()
         if self._failed is not None:
@@ -253,15 +252,15 @@ class Journal(Statements):
     # -- durability ---------------------------------------------------------------------------------------------------
 
     async def durable(self, beside: Callable[[], None] | None = None) -> None:
-        """Commit, and wait until that survives the loss of power, and `beside` was done in a thread, at the same time
-        as the log is synced. Raises OverlayFailed, StoreTimeout, and what `beside` raises.
+        """Commit, and wait until that survives a loss of power. `beside` runs in a thread while the log is synced. Raises
+        OverlayFailed, StoreTimeout, and what `beside` raises.
         """
         self.commit()
         wanted, job = self._commits, None if beside is None else _Job(beside)
         if job is not None:
             self._jobs.append(job)
         try:
-            async with self._synced:  # one sync serves all that came while the one before was under way
+            async with self._synced:  # one sync serves all tasks that came during the previous one
                 if self._durable < wanted or (job is not None and not job.is_done):
                     await self._sync()
         finally:
@@ -271,8 +270,8 @@ class Journal(Statements):
             raise job.problem
 
     async def _sync(self) -> None:
-        """Sync the log, and do what is to be done beside it, with one visit to a thread: to wait for several costs more
-        than a sync of a fast disk.
+        """Sync the log and run the jobs beside it in one call of a thread: several calls would cost more than a sync of
+        a fast disk.
         """
         reached, jobs = self._commits, list(self._jobs)
         log_file = self._log if self._durable < reached else None
@@ -304,7 +303,9 @@ class Journal(Statements):
             self.failpoint("after checkpoint")
 
     def _move_log(self) -> None:
-        """In a thread. The write makes the log begin again, which syncs its header: here, not on the event loop."""
+        """Move the log into the database, in a thread. The first write after that restarts the log and syncs its
+        header; the update here is that write, so that it does not happen on the event loop.
+        """
         self._is_anchored = False
         try:
             self._anchor.rollback()
@@ -313,13 +314,13 @@ class Journal(Statements):
                 self._anchor.execute("BEGIN")
                 self._anchor.execute("SELECT 1 FROM setting").fetchone()
                 self._checkpointer.execute("UPDATE setting SET value = value + 1 WHERE name = 'checkpoints'")
-                self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()  # what came in between
+                self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()  # commits in between
                 self._is_anchored = True
         except sqlite3.OperationalError as error:
             log.info("%s: the log stays as it is for now: %s", self.path, error)
 
     def move_log(self) -> None:
-        """Move the log into the database, whatever it has. Blocks; what cannot be moved stays in the log."""
+        """Commit and move the log into the database. Blocks; changes that a reader still needs stay in the log."""
         self.commit()
         self._move_log()
 
@@ -334,12 +335,12 @@ class Journal(Statements):
             self._anchor.close()
             self._checkpointer.close()
             self._connection.close()
-            # Not before: closing a descriptor of a file gives up the process's locks on it, SQLite's among them.
+            # Last: closing any descriptor of a file releases all POSIX locks of the process on it, SQLite's included.
             os.close(self._log)
 
 
 class _Job:
-    """What is done in a thread beside a sync of the log. `problem`: why it failed."""
+    """A call that runs in a thread while the log is synced. `problem`: its failure."""
 
     __slots__ = ("_do", "is_done", "problem")
 
@@ -349,7 +350,6 @@ class _Job:
         self.problem: OSError | None = None
 
     def run(self) -> None:
-        """Do it."""
         try:
             self._do()
         except OSError as error:
@@ -358,8 +358,8 @@ class _Job:
 
 
 def _sync_together(log_file: int | None, jobs: Sequence[_Job]) -> None:
-    """In a thread: sync the log beside `jobs`, each in a thread of its own, so that the file system below makes one
-    commit of all. Returns when all are done. Raises OSError for the log.
+    """In a thread: sync the log and run `jobs` at the same time, each in its own thread, so that the file system can
+    commit all of them at once. Returns when all are done. Raises OSError for the log.
     """
     ended: SimpleQueue[object] = SimpleQueue()
     here, elsewhere = (list(jobs[:1]), jobs[1:]) if log_file is None else ([], jobs)
@@ -376,7 +376,7 @@ def _sync_together(log_file: int | None, jobs: Sequence[_Job]) -> None:
 
 
 class Single:
-    """A step of one statement, which needs no savepoint. `spare`: see Journal.begin. Reusable, not nested."""
+    """A step of one statement, which needs no savepoint. `spare` as in `Journal.begin`. Reusable, not nested."""
 
     __slots__ = ("_journal", "_spare")
 
@@ -392,7 +392,7 @@ class Single:
 
 
 class Step:
-    """The rows of one operation: all of them or none. `spare`: see Journal.begin. Reusable, not nested."""
+    """The statements of one operation: all of them or none. `spare` as in `Journal.begin`. Reusable, not nested."""
 
     __slots__ = ("_journal", "_spare")
 

@@ -33,18 +33,18 @@ class Listed(NamedTuple):
 class Stats:
     """Makes them. Reads, and changes nothing."""
 
-    def __init__(self, rows: Rows, places: InodeMap, handles: OpenFiles) -> None:
+    def __init__(self, rows: Rows, inodes: InodeMap, handles: OpenFiles) -> None:
         self._rows = rows
-        self._places = places
+        self._inodes = inodes
         self._handles = handles
 
     def below(self, found: LowerEntry) -> Stat:
         """Of an entry of the tree below, or of the row that it has got meanwhile."""
-        if found.inode in self._places:  # a dataset's top with changes, or what was copied up meanwhile
-            row = self._places.row(found.inode)
+        if found.inode in self._inodes:  # a dataset's top with changes, or what was copied up meanwhile
+            row = self._inodes.row(found.inode)
             assert row is not None
             return self.row(row)
-        entry, owner = found.entry, self._places.ownership
+        entry, owner = found.entry, self._inodes.ownership
         when = entry.mtime_ns
         return Stat(found.inode, entry.kind, owner.mode(entry), 1, owner.uid, owner.gid, entry.size, when, when, when)
 
@@ -52,7 +52,7 @@ class Stats:
         """Of a row that is no whiteout."""
         if row.record is not None:
             row = self._rows.content(row)
-        inode = self._places.inode(row.id)
+        inode = self._inodes.inode(row.id)
         size, mtime, ctime, links = row.size, row.mtime, row.ctime, 1
         if row.kind == DIRECTORY:
             touched = self._rows.touched.get(row.id)
@@ -60,7 +60,7 @@ class Stats:
             links = 1 if row.base is not None else 2 + self._rows.directories(row.id)
         elif row.parent is None:
             links = row.links
-        opened = self._handles.ahead(inode)
+        opened = self._handles.dirty(inode)
         if opened is not None:
             size, mtime, ctime = opened.size, opened.mtime, opened.ctime
         kind = _KINDS[row.kind]
@@ -77,18 +77,18 @@ class Stats:
 class OpenDirectory:
     """A directory that is being listed."""
 
-    def __init__(self, rows: Rows, places: InodeMap, lower: Lower, inode: int) -> None:
+    def __init__(self, rows: Rows, inodes: InodeMap, lower: Lower, inode: int) -> None:
         self.inode = inode
         self._rows = rows
-        self._places = places
+        self._inodes = inodes
         self._lower = lower
         self._covering: Mapping[bytes, Row] = {}
         self._turn = -1
 
     async def read(self, offset: int) -> Sequence[Listed]:
         """Some entries from `offset` on; none at the end."""
-        row = self._places.row(self.inode)
-        below = self.inode if row is None else await self._places.below(row)
+        row = self._inodes.row(self.inode)
+        below = self.inode if row is None else await self._inodes.below(row)
         while below is not None and offset < OVERLAY:
             page = await self._lower.entries(below, offset)
             if not page:
@@ -97,7 +97,7 @@ class OpenDirectory:
             if listed:
                 return listed
             offset += len(page)
-        row = self._places.row(self.inode)
+        row = self._inodes.row(self.inode)
         if row is None:
             return ()
         return self._added(row.id, offset ^ OVERLAY if offset & OVERLAY else 0)
@@ -110,18 +110,18 @@ class OpenDirectory:
             if row is None:
                 listed.append(Listed(entry.name, position, inode, None, entry))
             elif row.kind != WHITEOUT:
-                listed.append(Listed(entry.name, position, self._places.inode_of(row), row, None))
+                listed.append(Listed(entry.name, position, self._inodes.inode_of(row), row, None))
         return listed
 
     def _covered(self) -> Mapping[bytes, Row]:
-        row = self._places.row(self.inode)
+        row = self._inodes.row(self.inode)
         if row is not None and self._turn != self._rows.turn:
             self._turn = self._rows.turn
             self._covering = self._rows.covering(row.id)
         return self._covering
 
     def _added(self, row: int, after: int) -> list[Listed]:
-        inode = self._places.inode_of
+        inode = self._inodes.inode_of
         return [
             Listed(each.name or b"", OVERLAY | each.id, inode(each), each, None)
             for each in self._rows.added(row, after, _PAGE)

@@ -1,6 +1,6 @@
-"""What an overlay needs of the tree below it: a file system that is only read, by inode number.
+"""The tree below an overlay, as the overlay uses it: a read-only file system by inode number.
 
-Invariant the overlay relies on: as long as a dataset is pinned, its inodes keep their numbers and their content.
+Invariant that the overlay relies on: while a dataset is pinned, its inodes keep their numbers and their content.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ class LowerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where an inode is in its dataset."""
+    """The position of an inode in its dataset."""
 
     base: Base
-    """The dataset as it is shown there."""
+    """The dataset, with the commit that is shown there."""
     entrance: bytes
     """Path from the mount's root to the dataset's top."""
     path: bytes
     """From the dataset's top; ``""`` for the top itself."""
     parent: int
-    """Inode of the directory it is in; of a top, itself."""
+    """Inode of its directory; the top's own for a top."""
 
 
 class Lower(Protocol):
@@ -44,10 +44,10 @@ class Lower(Protocol):
         """The entry `name` of a directory, None if there is none."""
 
     async def entries(self, inode: int, start: int) -> Sequence[LowerEntry]:
-        """Some entries of a directory from position `start` on, at least one unless that is the end."""
+        """Some entries of a directory from position `start` on; none at the end."""
 
     async def entry(self, inode: int) -> LowerEntry:
-        """The entry an inode stands for. Raises StaleHandle."""
+        """The entry of an inode. Raises StaleHandle."""
 
     async def open(self, inode: int) -> RangedBytes:
         """The content of a file."""
@@ -56,30 +56,30 @@ class Lower(Protocol):
         """The text of a symbolic link."""
 
     async def home(self, inode: int) -> Home | None:
-        """Where an inode is, None where nothing can be changed: outside of datasets, and in ``NAME@REF``."""
+        """The position of an inode, None where files cannot be changed: outside of datasets, and in ``NAME@REF``."""
 
     def parent(self, inode: int) -> int:
-        """Inode of the directory that an inode is in, which is no top of a dataset."""
+        """Inode of the directory of an inode, which is no top of a dataset."""
 
     async def top(self, base: Base, entrance: bytes) -> int | None:
-        """Inode of the top of the dataset at `entrance`, which from now on shows ``base.commit``, whatever its ref
-        does; None where nothing is shown any more. Raises NoSuchVersion, …
+        """Inode of the top of the dataset at `entrance`, pinned to ``base.commit``; None if the dataset is not shown
+        there any more. Raises NoSuchVersion, …
         """
 
     def pin(self, top: int) -> None:
-        """Keep showing the commit that the dataset with this top shows now."""
+        """Keep the dataset with this top at the commit that it shows now, also when its branch moves."""
 
 
 _MARKS = {b"f": FILE, b"x": EXECUTABLE, b"d": DIRECTORY, b"s": SUBMODULE}
 
 
 def is_subdataset(entry: Entry) -> bool:
-    """Whether an entry is the place of a subdataset."""
+    """Whether an entry is a registered subdataset."""
     return isinstance(entry, GitEntry) and entry.registered
 
 
 def packed(entry: Entry) -> bytes:
-    """What an overlay remembers of an entry of the commit: git's mode, object name, size, executable or not, key."""
+    """An entry of the commit as it is kept in a row: git's mode, object name, size, executable or not, key."""
     if isinstance(entry, GitEntry):
         mode = _MARKS[entry.version[-1:]] if len(entry.version) & 1 else LINK
         oid, key = entry.oid, entry.key or b""
@@ -91,7 +91,7 @@ def packed(entry: Entry) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What `packed` kept."""
+    """An entry of the commit from a row."""
 
     mode: int
     oid: bytes
@@ -100,7 +100,7 @@ class Remembered:
     key: bytes
 
     def base_entry(self, path: bytes) -> BaseEntry:
-        """As changes tell it."""
+        """The entry in a list of changes."""
         return BaseEntry(path, self.mode, self.oid, parse_key(self.key) if self.key else None)
 
 

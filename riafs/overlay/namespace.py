@@ -33,7 +33,7 @@ from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row, Rows
 from riafs.tree.protocol import Kind
 
 NAME_MAX = 255
-_DOOMED = 1000
+_DISCARDED = 1000
 """Data files that are not needed any more, removed at once."""
 TARGET_MAX = 4095
 NOREPLACE, EXCHANGE = 1, 2
@@ -87,10 +87,10 @@ class Namespace:
     `is_open`: whether an inode is open, so that what it stands for lives on.
     """
 
-    def __init__(self, overlay: Overlay, places: InodeMap, lower: Lower, is_open: Callable[[int], bool]) -> None:
+    def __init__(self, overlay: Overlay, inodes: InodeMap, lower: Lower, is_open: Callable[[int], bool]) -> None:
         self._overlay = overlay
         self._rows: Rows = overlay.rows
-        self._places = places
+        self._inodes = inodes
         self._lower = lower
         self._is_open = is_open
 
@@ -100,7 +100,7 @@ class Namespace:
         """What there is under a name, the directory copied up. Raises NoSuchName where that was removed, ReadOnly, …"""
         _check_name(name)
         try:
-            directory = await self._places.copied_up(parent)
+            directory = await self._inodes.copied_up(parent)
         except StaleHandle as error:
             raise NoSuchName("the directory was removed") from error
         if directory.kind != DIRECTORY:
@@ -108,7 +108,7 @@ class Namespace:
         row = self._rows.child(directory.id, name)
         if row is not None or directory.base is None:
             return self._live(directory, name, row, None)
-        below = await self._places.below(directory)
+        below = await self._inodes.below(directory)
         assert below is not None
         turn = self._rows.turn
         found = await self._lower.find(below, name)
@@ -176,10 +176,10 @@ class Namespace:
         slot = await self.slot(parent, name)
         if not slot.is_free:
             raise NameExists(f"{shown(name)} exists")
-        if await self._places.dataset(inode) != await self._places.dataset(parent):
+        if await self._inodes.dataset(inode) != await self._inodes.dataset(parent):
             raise AcrossDatasets("a file has names in one dataset only")
-        await self._places.copied_up(inode)
-        slot, row = self._again(slot), self._places.row(inode)
+        await self._inodes.copied_up(inode)
+        slot, row = self._again(slot), self._inodes.row(inode)
         if not slot.is_free:
             raise NameExists(f"{shown(name)} exists")
         if row is None or (row.parent is None and not row.links):
@@ -198,7 +198,7 @@ class Namespace:
             )  # fmt: skip
             self._rows.update(record.id, links=record.links + 1, ctime=now)
         if record.id != row.id:
-            self._places.shared(row.id, record.id)
+            self._inodes.shared(row.id, record.id)
         self._rows.touch(slot.parent.id, now)
         return record._replace(links=record.links + 1, ctime=now)
 
@@ -212,7 +212,7 @@ class Namespace:
         if slot.is_directory:
             raise IsADirectoryHere(f"{name!r} is a directory")
         if slot.below is not None and self._is_open(slot.below.inode):
-            await self._places.copied_up(slot.below.inode)
+            await self._inodes.copied_up(slot.below.inode)
             slot = self._again(slot)
         now = time.time_ns()
         with self._overlay.journal.freeing:
@@ -221,7 +221,7 @@ class Namespace:
         await self._tidy()
 
     async def _tidy(self) -> None:
-        if self._overlay.files.doomed >= _DOOMED:
+        if self._overlay.files.discarded >= _DISCARDED:
             await self._overlay.tidy()
 
     async def rmdir(self, parent: int, name: bytes) -> bool:
@@ -249,26 +249,26 @@ class Namespace:
             self._take_away(slot, now)
             self._rows.touch(slot.parent.id, now)
         if top is not None:
-            self._places.forget_gone()
+            self._inodes.forget_gone()
         return top is not None
 
     def _subdataset_top(self, slot: Slot) -> Row | None:
         """The row of the top of a subdataset in which something was changed."""
         if slot.below is None or not is_subdataset(slot.below.entry):
             return None
-        return self._places.row(slot.below.inode)
+        return self._inodes.row(slot.below.inode)
 
     def _forget_subdataset(self, top: Row) -> None:
         """Drop what was changed in a subdataset: nothing but removals is left. Raises Busy. Belongs into a step."""
         [area] = [area for area in self._rows.areas() if area.top == top.id]
         if self._rows.orphaned(area.id):
             raise Busy("a removed file of the subdataset is still open")
-        Restoring(self._rows, self._overlay.files.doom, area).restore(b"")
+        Restoring(self._rows, self._overlay.files.discard, area).restore(b"")
 
     async def _check_empty(self, slot: Slot) -> None:
         """Raises DirectoryNotEmpty."""
         row = slot.row or self._subdataset_top(slot)
-        below = await self._places.below(row) if row is not None else slot.below.inode if slot.below else None
+        below = await self._inodes.below(row) if row is not None else slot.below.inode if slot.below else None
         covering = {} if row is None else self._rows.covering(row.id)
         if row is not None and self._rows.is_occupied(row.id):
             raise DirectoryNotEmpty(f"{slot.name!r} is not empty")
@@ -282,12 +282,12 @@ class Namespace:
         """Remove what is at `slot`. `hide`: what is below must not come to light again. Belongs into a step."""
         row, covered = slot.row, slot.covered
         if row is not None:
-            nameless = self._rows.unname(row, now)
-            if nameless is not None and row.kind != WHITEOUT and self._is_open(self._places.inode(nameless.id)):
+            nameless = self._rows.remove_name(row, now)
+            if nameless is not None and row.kind != WHITEOUT and self._is_open(self._inodes.inode(nameless.id)):
                 self._rows.orphan(nameless.id, now)
             elif nameless is not None:
                 self._rows.delete(nameless)
-                self._overlay.files.doom(nameless.data)
+                self._overlay.files.discard(nameless.data)
         if hide and covered is not None:
             self._rows.whiteout(slot.parent, slot.name, covered, now)
 
@@ -308,7 +308,7 @@ class Namespace:
             return
         for slot in (source, target) if flags == EXCHANGE or self._replaces_open(target) else (source,):
             if slot.below is not None:
-                await self._places.copied_up(slot.below.inode)
+                await self._inodes.copied_up(slot.below.inode)
         if flags != EXCHANGE and target.is_directory and source.is_directory:
             _check_movable(target)
             await self._check_empty(target)

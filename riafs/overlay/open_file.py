@@ -128,7 +128,7 @@ class OpenFile:
         self.row = record.id
         self.ctime = max(self.ctime, record.ctime)
 
-    # -- the two places of bytes --------------------------------------------------------------------------------------
+    # -- the two inodes of bytes --------------------------------------------------------------------------------------
 
     async def base(self) -> RangedBytes:
         """The base content, opened at the first call."""
@@ -328,7 +328,7 @@ class OpenFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        self._overlay.files.doom(self.data)
+        self._overlay.files.discard(self.data)
         self.data = self.written = 0
         self._changes = False
 

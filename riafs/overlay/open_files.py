@@ -17,9 +17,9 @@ from riafs.storage.bytesource import RangedBytes
 class OpenFiles:
     """The open files of one engine."""
 
-    def __init__(self, overlay: Overlay, places: InodeMap, lower: Lower) -> None:
+    def __init__(self, overlay: Overlay, inodes: InodeMap, lower: Lower) -> None:
         self._overlay = overlay
-        self._places = places
+        self._inodes = inodes
         self._lower = lower
         self._open: dict[int, OpenFile] = {}
         self._handles: dict[int, OpenFile] = {}
@@ -41,7 +41,7 @@ class OpenFiles:
         """The open file of an inode, None where nobody has one."""
         return self._open.get(inode)
 
-    def ahead(self, inode: int) -> OpenFile | None:
+    def dirty(self, inode: int) -> OpenFile | None:
         """The same, None where its row says all there is to say."""
         opened = self._open.get(inode)
         return opened if opened is not None and opened in self._dirty else None
@@ -64,8 +64,8 @@ class OpenFiles:
         if inode not in self._open:
 
             async def open_base() -> RangedBytes:
-                now = self._places.row(opened.inode)
-                below = opened.inode if now is None else await self._places.below(now)
+                now = self._inodes.row(opened.inode)
+                below = opened.inode if now is None else await self._inodes.below(now)
                 assert below is not None
                 return await self._lower.open(below)
 
@@ -121,7 +121,7 @@ class OpenFiles:
                 opened.store()
         del self._open[opened.inode]
         # Copied up, by a rename or since it was removed, while it was open to be read: then only its place knows.
-        row = self._places.number(opened.inode) if opened.row is None else opened.row
+        row = self._inodes.number(opened.inode) if opened.row is None else opened.row
         if row is not None and row in self._overlay.rows.orphans:
             self._remove(row)
 
@@ -134,14 +134,14 @@ class OpenFiles:
         if row is not None:
             with self._overlay.journal.freeing:
                 rows.delete(row)
-            self._overlay.files.doom(row.data)
+            self._overlay.files.discard(row.data)
 
     def store(self) -> None:
         """Bring all rows up to date, those of new files and of directories included."""
         rows, checksums = self._overlay.rows, self._overlay.checksums
         if self._overlay.journal.is_changing:
             return  # what is late is stored with the next commit
-        if self._dirty or rows.is_behind or checksums.is_behind:
+        if self._dirty or rows.has_pending or checksums.has_pending:
             self._overlay.journal.begin()
             for each in list(self._dirty):
                 each.store()

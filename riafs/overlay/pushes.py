@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from riafs.errors import OverlayFailed
-from riafs.overlay.changes import Carried, Change, ChangeKind, Stood
+from riafs.overlay.changes import Carried, Change, ChangeKind, RowPosition
 from riafs.overlay.data_files import failure
 from riafs.overlay.database import Statements
 from riafs.storage.temporary import prompt_opener
@@ -122,7 +122,7 @@ def _decoded(found: dict[str, Any]) -> PendingPush:
         )
         for path, kind, version, source in found["changes"]
     ]
-    rows = {row: Stood(os.fsencode(path), is_added) for row, path, is_added in found["rows"]}
+    rows = {row: RowPosition(os.fsencode(path), is_added) for row, path, is_added in found["rows"]}
     return PendingPush(
         os.fsencode(found["dataset"]), found["base"].encode(), found["commit"].encode(), Carried(changes, rows),
         found["last_row"], found["last_version"],

@@ -160,7 +160,7 @@ class Rows:
         self._subdirectories: dict[int, int] = {}
         """Directory → how many directories are in it: asked for with the attributes, after each new file."""
 
-    def beside(self, statements: Statements) -> "Rows":
+    def on_connection(self, statements: Statements) -> "Rows":
         """The same tables on another connection, to change them in another thread: see `adopt`."""
         found = Rows(statements, only_read=True)
         found.count_from(self._last_id, self._last_version)
@@ -369,7 +369,7 @@ class Rows:
         return node in self._new
 
     @property
-    def is_behind(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether there is something that `store` would write."""
         return bool(self._new or self.touched)
 
@@ -427,7 +427,7 @@ class Rows:
         self.update(row.id, record=record.id, size=0, target=None, based=0, data=0, written=0)
         return record
 
-    def unname(self, row: Row, now: int) -> Row | None:
+    def remove_name(self, row: Row, now: int) -> Row | None:
         """Take a name away. Returns what has none then, and is still to be removed; None where others are left."""
         if row.record is None:
             return row
@@ -436,7 +436,7 @@ class Rows:
         self.update(record.id, links=record.links - 1, ctime=max(record.ctime, now))
         return record if record.links == 1 else None
 
-    def has_stood(self, record: int) -> bool:
+    def has_base_name(self, record: int) -> bool:
         """Whether one of the names of a record is that of an entry of the commit."""
         return self._one("SELECT 1 FROM node WHERE record = ? AND base IS NOT NULL LIMIT 1", (record,)) is not None
 

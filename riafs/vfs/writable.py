@@ -105,13 +105,13 @@ class WritableFileSystem:
         return [
             area
             for area in self.overlay.rows.areas()
-            if not self._lower.is_pinned(area.base.dataset) and area.base.dataset not in self.troubled
+            if not self._lower.is_pinned(area.base.dataset) and area.base.dataset not in self.unavailable
         ]
 
     @property
-    def troubled(self) -> Mapping[bytes, str]:
+    def unavailable(self) -> Mapping[bytes, str]:
         """Datasets with changes whose commit cannot be read: why. They show what the store has."""
-        return self._merged.places.troubled
+        return self._merged.inodes.unavailable
 
     @property
     def counters(self) -> Counters:
@@ -124,7 +124,7 @@ class WritableFileSystem:
         async def keep_bases() -> None:
             await self._keeper.run(self._lower.pinned_directories)
 
-        return self.overlay.keep, keep_bases, self.overlay.inspector.keep_up
+        return self.overlay.keep, keep_bases, self.overlay.inspector.run
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -428,7 +428,7 @@ class WritableFileSystem:
         top, areas = self._concerned
         number = self._aliases.now(inode)
         try:
-            row = self._merged.places.row(number)
+            row = self._merged.inodes.row(number)
             if row is not None:
                 return row.area not in areas
             above: Node | None = self._filesystem.parent(number)

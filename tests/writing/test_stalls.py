@@ -146,14 +146,14 @@ async def test_rows_are_changed_apart_all_or_not_at_all(tmp_path: Path) -> None:
         await driver.write(b"one/new", b"n", flags=os.O_CREAT)
         area = overlay.area(one.id.encode())
 
-        def fail(rows: Rows, _: Statements, doom: Callable[[int], None]) -> None:
-            Restoring(rows, doom, area).restore(b"")
+        def fail(rows: Rows, _: Statements, discard: Callable[[int], None]) -> None:
+            Restoring(rows, discard, area).restore(b"")
             raise OSError("no")
 
         with pytest.raises(OSError, match="no"):
             await overlay.change_in_thread(fail)
         assert overlay.count_changes() == 3
-        assert overlay.files.doomed == 0
+        assert overlay.files.discarded == 0
         await driver.write(b"one/later", b"l", flags=os.O_CREAT)
         assert await driver.ls(b"one") == [b".gitattributes", b"new", b"later"]
 
