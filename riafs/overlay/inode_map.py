@@ -276,8 +276,8 @@ class InodeMap:
             if home.base.dataset in self.unavailable:
                 raise ChangedElsewhere(
                     f"dataset {os.fsdecode(home.base.dataset)} has local changes over commit "
-                    f"{area.base.commit.decode()}, which cannot be read ({self.unavailable[home.base.dataset]}), so that "
-                    "it can only be read until they are pushed (riafs push) or dropped (riafs restore)"
+                    f"{area.base.commit.decode()}, which cannot be read ({self.unavailable[home.base.dataset]}), so "
+                    "that it can only be read until they are pushed (riafs push) or dropped (riafs restore)"
                 )
             there, here = (os.fsdecode(path) or "the root" for path in (area.entrance, home.entrance))
             raise ChangedElsewhere(
