@@ -111,14 +111,14 @@ class ObjectWriter:
         unique = {small.key: small for small in waiting}
         executable = {small.key for small in waiting if small.executable}
         targets = await self._targets(list(unique))
-        files, unnamed = [], []
+        files, written = [], []
         for key, target in targets.items():
             data = unique[key].data
             path = self._temporary()
             files.append(NewFile(path, data, object_mode(executable=key in executable)))
-            unnamed.append(_Written(path, target, len(data)))
+            written.append(_Written(path, target, len(data)))
         await self._to.writing.write_files(files, self._to.sharing)
-        await self._remember(unnamed)
+        await self._remember(written)
         for key in executable - targets.keys():
             await self.set_executable(key, executable=True)
 
@@ -245,17 +245,17 @@ class ObjectWriter:
 
     async def _name(self) -> None:
         """Make written files durable and rename them to their objects' paths."""
-        unnamed, self._temporary_files, self._temporary_bytes = self._temporary_files, [], 0
-        if not unnamed:
+        files, self._temporary_files, self._temporary_bytes = self._temporary_files, [], 0
+        if not files:
             return
-        await self._to.writing.sync([each.path for each in unnamed])
-        places = list(dict.fromkeys(os.path.dirname(each.target) for each in unnamed))
+        await self._to.writing.sync([each.path for each in files])
+        places = list(dict.fromkeys(os.path.dirname(each.target) for each in files))
         await self._to.writing.make_directories(places, self._to.sharing)
         self._watcher.advance(0)
-        await self._to.writing.rename_each([(each.path, each.target) for each in unnamed])
+        await self._to.writing.rename_each([(each.path, each.target) for each in files])
         self._watcher.advance(0)
-        self.written += len(unnamed)
-        self.written_bytes += sum(each.size for each in unnamed)
+        self.written += len(files)
+        self.written_bytes += sum(each.size for each in files)
 
     async def finish(self) -> None:
         """Write and rename the remaining files, and make everything durable."""
