@@ -22,6 +22,7 @@ from benchmarks import (
     listing,
     memory,
     pushing,
+    scale,
     small_files,
     starting,
     writing,
@@ -41,6 +42,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "keep": keep.rows,
     "writing": writing.rows,
     "pushing": pushing.rows,
+    "scale": scale.rows,
 }
 
 

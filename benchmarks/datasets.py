@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,13 @@ from pathlib import Path
 from benchmarks import memory, mounts, starting, stores
 from benchmarks.bench import Bench
 from benchmarks.report import Row, Target
+from tests.growth import processor
 
 _REFRESH = 5
 """Seconds, as riafs has it unless told otherwise."""
-_GRACE = 9 * _REFRESH
-"""Seconds after which nothing that was entered counts as in use, see riafs/vfs/nodes."""
-_TICKS = os.sysconf("SC_CLK_TCK")
+_GRACE_ROUNDS = 9
+"""After so many nothing that was entered counts as in use, see riafs/vfs/nodes."""
+_COUNT = 4500
 _STATS = ("stat", "lstat", "newfstatat", "statx", "openat", "openat2")
 """The kernel's calls by which riafs looks at paths."""
 
@@ -40,35 +41,34 @@ class Measured:
     """Seconds for the ``ls`` of one that has got a new commit meanwhile, which shows it."""
 
 
-def rows(bench: Bench, counts: Sequence[int] = (4500,)) -> Iterator[Row]:
-    """The measurements for a store of `starting.DATASETS` datasets, of which so many are entered."""
-    for count in counts:
-        found = measured(bench, count, bench.sized(60, 20))
-        kind = f"{count} datasets entered once"
-        limit = Target(at_most=15 * count / 4500, of_ratio=False)
-        yield Row(f"{kind}, processor time", "s", [found.entering], limit)
-        yield Row(f"{kind}, memory", "MB", [found.resident])
-        yield Row(f"{kind}, idle, of a core", "%", [found.idle * 100], Target(at_most=1, of_ratio=False))
-        if found.calls is not None:
-            yield Row(f"{kind}, idle, stats", "1/s", [found.calls], Target(at_most=50, of_ratio=False))
-        yield Row(f"{kind}, ls of a new commit", "s", [found.again], Target(at_most=1, of_ratio=False))
+def rows(bench: Bench) -> Iterator[Row]:
+    """The measurements for a store of `starting.DATASETS` datasets, of which some are entered."""
+    found = measured(bench, _COUNT, bench.sized(60, 20))
+    kind = f"{_COUNT} datasets entered once"
+    yield Row(f"{kind}, processor time", "s", [found.entering], Target(at_most=15, of_ratio=False))
+    yield Row(f"{kind}, memory", "MB", [found.resident])
+    yield Row(f"{kind}, idle, of a core", "%", [found.idle * 100], Target(at_most=1, of_ratio=False))
+    if found.calls is not None:
+        yield Row(f"{kind}, idle, stats", "1/s", [found.calls], Target(at_most=50, of_ratio=False))
+    yield Row(f"{kind}, ls of a new commit", "s", [found.again], Target(at_most=1, of_ratio=False))
 
 
-def measured(bench: Bench, count: int, seconds: float) -> Measured:
-    """One mount; what it costs idle is measured for so many seconds, and once more for the calls.
+def measured(bench: Bench, count: int, seconds: float, refresh: int = _REFRESH) -> Measured:
+    """One mount; what it costs idle is measured for so many seconds, and once more for the calls. It looks for changes
+    every `refresh` seconds.
 
     Raises AssertionError where a new commit is not shown at once, or something else walks through the mount.
     """
     store = starting.store(bench)
-    with mounts.riafs_mount(bench.data, str(store), "--refresh", str(_REFRESH)) as mount:
+    with mounts.riafs_mount(bench.data, str(store), "--refresh", str(refresh)) as mount:
         process = mounts.daemon(mount)
-        before = processor(process)
+        before = processor(process, children=True)
         _list(mount, range(count))
-        entering, taken = processor(process) - before, memory.resident(process)
-        time.sleep(_GRACE)
-        lookups, before = _lookups(mount), processor(process)
+        entering, taken = processor(process, children=True) - before, memory.resident(process)
+        time.sleep(_GRACE_ROUNDS * refresh)
+        lookups, before = _lookups(mount), processor(process, children=True)
         time.sleep(seconds)
-        share = (processor(process) - before) / seconds
+        share = (processor(process, children=True) - before) / seconds
         counted = calls(process, seconds)
         if _lookups(mount) != lookups:
             raise AssertionError("the mount was used by another program meanwhile")
@@ -139,9 +139,3 @@ def _git(place: Path, *words: str, given: str = "") -> str:
     return subprocess.run(
         command, input=given, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **known}
     ).stdout.strip()
-
-
-def processor(process: int) -> float:
-    """Seconds of processor time that a process and its children that have ended took so far."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / _TICKS

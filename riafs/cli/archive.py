@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -12,18 +11,17 @@ import trio
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
 from riafs.cli.render import amount, print_json, printable
-from riafs.daemon.plan import absolute_source
-from riafs.errors import BadSource, MissingProgram, UsageError
+from riafs.daemon.opening import command_settings
+from riafs.daemon.plan import named_source
+from riafs.errors import BadSource, UsageError
 from riafs.formats.sources import RiaUrl
-from riafs.git.user import instead_of_rules
 from riafs.options import Kind, Option
 from riafs.packing.archiving import ArchiveReport, ArchiveRequest, archive_objects
 from riafs.packing.dataset import PackedDataset, open_dataset
 from riafs.packing.loose_objects import Damage
 from riafs.packing.selection import Selection
 from riafs.packing.unarchiving import UnarchiveReport, UnarchiveRequest, unarchive_objects
-from riafs.settings import Given, complete_environment, load, parse_value
-from riafs.tree.tools import CommandSettings
+from riafs.settings import Given, parse_value
 from riafs.watching import Watcher
 
 _MOST_IN_MEMORY = 256 << 20
@@ -124,21 +122,15 @@ def work(source: str, job: Job[Report], verbosity: int, *, dry_run: bool) -> Rep
 
     Raises what opening the dataset and the job raise.
     """
-    environment = complete_environment()
-    settings = load(environment, ()).settings
-    git = shutil.which("git")
-    if git is None:
-        raise MissingProgram("git is not installed (Debian: apt install git)")
-    located = absolute_source(source, instead_of_rules(environment))
-    if not isinstance(located, RiaUrl):
-        raise BadSource(f"{located}: only datasets of RIA stores are packed")
-    allowed = tuple(map(os.fsencode, settings.allow_links))
-    means = CommandSettings(git, environment["PATH"], settings.deadline, settings.cache_dir, allowed)
+    named = named_source(source)
+    url, settings = named.source, command_settings(named)
+    if not isinstance(url, RiaUrl):
+        raise BadSource(f"{url}: only datasets of RIA stores can be archived")
 
     async def run() -> Report:
-        async with open_dataset(located, means, dry_run=dry_run) as dataset:
+        async with open_dataset(url, settings, dry_run=dry_run) as dataset:
             with progress(verbosity) as watcher:
-                watcher.at(os.fsdecode(located.alias or located.dataset or b""))
+                watcher.at(os.fsdecode(url.alias or url.dataset or b""))
                 return await job(dataset, watcher)
 
     return trio.run(run)

@@ -21,10 +21,9 @@ from riafs.counters import Counters
 from riafs.daemon.credentials import ArvadosAccess, arvados_access, proxies
 from riafs.daemon.fork_call import call_in_child
 from riafs.daemon.opening import opening_plan
+from riafs.daemon.plan import NamedSource
 from riafs.errors import NotInStore, RiafsError, StoreTimeout
-from riafs.formats.sources import STANDARD_INPUT, ArvadosUrl, KeepUrl, RiaUrl
-from riafs.git.user import instead_of_rules
-from riafs.settings import load
+from riafs.formats.sources import STANDARD_INPUT, ArvadosUrl, RiaUrl
 from riafs.storage.http import Http, HttpOptions, Request
 from riafs.storage.protocol import Storage
 from riafs.tree.protocol import Directory, Entry, Kind, VerifiableTop
@@ -53,12 +52,12 @@ class _Found:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_store(source: RiaUrl, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether the source can be read, and what is in it. Raises OSError, StoreTimeout."""
-    settings = load(environment, ()).settings
-    plan = opening_plan(source, settings, environment, tuple(instead_of_rules(environment)), None)
+def check_store(named: NamedSource) -> Iterator[Finding]:
+    """Whether a RIA store or dataset can be read, and what is in it. Raises OSError, StoreTimeout."""
+    assert isinstance(named.source, RiaUrl)
+    plan = opening_plan(named)
     plan = replace(plan, cache=None, deadline=min(plan.deadline, _CALL_SECONDS))
-    path = os.fsdecode(source.path)
+    path = os.fsdecode(named.source.path)
     answer: dict[str, Any] = call_in_child(lambda: _examine(path, plan), _STORE_SECONDS, path)
     found = _Found(**answer)
     if found.problem:
@@ -222,9 +221,10 @@ _SKEW_SECONDS = 30.0
 _BLOCKS = re.compile("[0-9a-f]{3}")
 
 
-def check_keep(source: KeepUrl | ArvadosUrl, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether the source can be read: each thing it is made of."""
-    token_file = load(environment, ()).settings.token_file
+def check_keep(named: NamedSource) -> Iterator[Finding]:
+    """Whether a source of Keep can be read: each thing it is made of."""
+    source, environment, token_file = named.source, named.environment, named.settings.token_file
+    assert not isinstance(source, RiaUrl)
     access = arvados_access(environment, token_file, source.host if isinstance(source, ArvadosUrl) else None)
     if isinstance(source, ArvadosUrl) or source.scheme != "file":
         yield _check_token(access)

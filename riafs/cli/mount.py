@@ -20,11 +20,10 @@ from riafs.daemon import daemonize, mountpoint
 from riafs.daemon.ask import ask
 from riafs.daemon.mountpoint import find_mount
 from riafs.daemon.mounts import mount_at, resolve
-from riafs.daemon.plan import MountPlan, absolute_source
+from riafs.daemon.plan import MountPlan, named_source
 from riafs.errors import MountFailed, NotMounted, RiafsError, StoreTimeout, UsageError
 from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source
-from riafs.git.user import instead_of_rules
-from riafs.settings import AUTO, Given, Settings, complete_environment, directories, load, overlay_directory
+from riafs.settings import AUTO, Given, Settings, complete_environment, directories, overlay_directory
 from riafs.watching import Doing, untold
 
 
@@ -124,14 +123,19 @@ def remount(request: MountRequest) -> int:
 
 def make_plan(request: MountRequest, environment: Mapping[str, str]) -> MountPlan:
     """What is to be mounted, with all paths absolute. Raises UsageError, BadSource."""
-    effective = load(environment, request.given)
-    rules = tuple(instead_of_rules(environment))
-    source = absolute_source(request.source, rules)
+    named = named_source(request.source, request.given, environment)
     target = request.directory
     if not mountpoint.is_passed_device(target):
         target = os.path.abspath(target)
-    settings = replace(effective.settings, overlay=_overlay(request, effective.settings, source, environment))
-    return MountPlan(source, target, settings, directories(environment), environment, rules, request.by_mount)
+    return MountPlan(
+        source=named.source,
+        settings=replace(named.settings, overlay=_overlay(request, named.settings, named.source, environment)),
+        environment=environment,
+        instead_of=named.instead_of,
+        mountpoint=target,
+        directories=directories(environment),
+        by_mount=request.by_mount,
+    )
 
 
 def _overlay(request: MountRequest, settings: Settings, source: Source, environment: Mapping[str, str]) -> str:

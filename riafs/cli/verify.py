@@ -26,9 +26,7 @@ from riafs.content.copies import Copy, CopyState
 from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.daemon.opening import opening_plan
-from riafs.daemon.plan import absolute_source
-from riafs.git.user import instead_of_rules
-from riafs.settings import complete_environment, load
+from riafs.daemon.plan import named_source
 from riafs.tree.store_root import AliasDirectory
 from riafs.vfs.assembly import Plan, open_assembled
 
@@ -69,11 +67,8 @@ _UNREACHABLE_STEP = (
 def run(arguments: argparse.Namespace) -> int:
     """The subcommand: exit status 2 if something cannot be read, 64 if all can but copies are damaged or too few."""
     logging.getLogger("riafs").addHandler(logging.NullHandler())  # the report says it all
-    environment = complete_environment()
-    rules = tuple(instead_of_rules(environment))
-    settings = load(environment, arguments.given).settings
-    source = absolute_source(arguments.source, rules)
-    plan = opening_plan(source, settings, environment, rules, manifest_on_input(source))
+    named = named_source(arguments.source, arguments.given)
+    plan = opening_plan(replace(named, manifest=manifest_on_input(named.source)))
     every = arguments.all_replicas or arguments.copies is not None
     with progress(arguments.verbosity) as display:
         request = Request(every, arguments.copies, arguments.jobs, counting=display.shown)

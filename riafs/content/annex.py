@@ -8,7 +8,7 @@ reader gets an error, which says what was tried.
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache
@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from riafs.archive.archive import ArchiveTools
 from riafs.content.archive_members import LinkedMember
 from riafs.content.branch import AnnexBranch
-from riafs.content.locations import ARCHIVE_PATHS, ArchivedObject, DatasetArchives, Location, LooseObject, stored_keys
+from riafs.content.locations import ARCHIVE_PATHS, ArchivedObject, DatasetArchives, Location, LooseObject, StoredKeys
 from riafs.content.openpgp import Decryptor
 from riafs.content.special_remotes import FindDataset, RemoteObject, StoreRemotes
 from riafs.content.verified_bytes import WatchedBytes
@@ -103,9 +103,9 @@ class AnnexContents:
 
     # -- places -------------------------------------------------------------------------------------------------------
 
-    def stored_keys(self) -> AsyncIterator[Key]:
-        """Every key that is stored, used by a file or not: see content/locations."""
-        return stored_keys(self._storage, self._objects, self._archives)
+    def stored_keys(self) -> StoredKeys:
+        """Every key that is stored, used by a file or not."""
+        return StoredKeys(self._storage, self._objects, self._archives)
 
     async def has_any(self) -> bool:
         """Whether anything is stored at all, as far as directories and the presence of an archive tell."""

@@ -10,8 +10,9 @@ renames it over the old one, so an open descriptor stays valid.
 
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Protocol
 
 from riafs.archive.archive import Archive, ArchiveTools, Known
@@ -96,7 +97,7 @@ class DatasetArchives:
             _, archive = await self._archive(place)
         except NotInStore:
             return iter(())
-        return (member.name for member in archive.listing if not member.is_directory)
+        return archive.listing.file_names()
 
     async def _archive(self, place: bytes) -> tuple[Version, Archive]:
         path = self._dataset + b"/" + place
@@ -174,20 +175,58 @@ def _opened(source: RangedBytes, place: str, version: Version) -> UnverifiedCont
 
 
 _HIDDEN = b"GPGHMAC"
+_SOME = 1024
 
 
-async def stored_keys(storage: Storage, objects: bytes, archives: DatasetArchives) -> AsyncIterator[Key]:
-    """Keys below the store's path `objects` and in `archives`; a key may come several times.
+class StoredKeys:
+    """Keys below the store's path `objects` and in `archives`, in any order; a key may come several times.
 
-    Raises what listing raises, ArchiveError and its kinds.
+    Iterating, and `some`, raise what listing raises, ArchiveError and its kinds. It may be left off anywhere.
     """
-    for first in await _directories(storage, objects):
-        for names in await _listed(storage, await _directories(storage, first)):
-            for key in _keys(names):
-                yield key
-    for place in ARCHIVE_PATHS:
-        for key in _keys(name.rpartition(b"/")[2] for name in await archives.names(place)):
-            yield key
+
+    def __init__(self, storage: Storage, objects: bytes, archives: DatasetArchives) -> None:
+        self._storage = storage
+        self._objects = objects
+        self._archives = archives
+        self._directories: Iterator[bytes] | None = None
+        """The outer hash directories that were not listed yet, once these are known,"""
+        self._paths = iter(ARCHIVE_PATHS)
+        """and the archives."""
+        self._names: Iterator[bytes] = iter(())
+        self._ready: Iterator[Key] = iter(())
+
+    def __aiter__(self) -> "StoredKeys":
+        return self
+
+    async def __anext__(self) -> Key:
+        key = next(self._ready, None)
+        if key is None:
+            self._ready = iter(await self.some())
+            key = next(self._ready, None)
+        if key is None:
+            raise StopAsyncIteration
+        return key
+
+    async def some(self) -> Sequence[Key]:
+        """The next keys, as many as need no slices; none at the end."""
+        while True:
+            found = list(islice(_keys(self._names), _SOME))
+            if found:
+                return found
+            names = await self._more_names()
+            if names is None:
+                return found
+            self._names = names
+
+    async def _more_names(self) -> Iterator[bytes] | None:
+        """Names in the place of keys; None when all were given."""
+        if self._directories is None:
+            self._directories = iter(await _directories(self._storage, self._objects))
+        for directory in self._directories:
+            return chain.from_iterable(await _listed(self._storage, await _directories(self._storage, directory)))
+        for place in self._paths:
+            return (name.rpartition(b"/")[2] for name in await self._archives.names(place))
+        return None
 
 
 async def _directories(storage: Storage, path: bytes) -> list[bytes]:
@@ -206,7 +245,7 @@ async def _listed(storage: Storage, paths: list[bytes]) -> list[list[bytes]]:
     ]
 
 
-def _keys(names: Iterable[bytes]) -> Iterable[Key]:
+def _keys(names: Iterable[bytes]) -> Iterator[Key]:
     for name in names:
         try:
             key = parse_file_name(name)

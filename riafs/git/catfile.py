@@ -17,9 +17,10 @@ import subprocess
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import trio
+from cachetools import LRUCache
 
 from riafs.children import ATTEMPTS, cause, ended_by_others, killed
 from riafs.counters import Counters
@@ -28,6 +29,9 @@ from riafs.formats.gitobjects import SHA1_DIGITS, object_name
 from riafs.git.environment import PrivateGitDirs
 from riafs.storage.deadline import within
 from riafs.tasks import start_detached
+
+if TYPE_CHECKING:
+    from riafs.git.object_files import ReadObject
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,8 @@ _DEATHS_IN_A_ROW = 24
 _RESTART_SECONDS = 0.1
 _MAX_RESTART_SECONDS = 5.0
 MAX_CHILDREN = 12
+_MOST_AHEAD, _EACH = 2 << 20, 300
+"""Bytes of objects that were read before they were asked for, and of each one beside its content."""
 MOST_WRITERS = 8
 
 
@@ -156,7 +162,9 @@ class CatFile:
         stop = end + 1 + size
         if len(buffer) <= stop:
             return None
-        return self._genuine(GitObject(oid, kind, size, bytes(buffer[end + 1 : stop]))), stop + 1
+        with memoryview(buffer) as view:  # a tree of a million entries is not copied twice
+            data = bytes(view[end + 1 : stop])
+        return self._genuine(GitObject(oid, kind, size, data)), stop + 1
 
     def _genuine(self, found: GitObject) -> GitObject | None:
         """`found`, or None if its bytes do not have its name. git does not check that (git 2.39.5 returns a loose
@@ -264,6 +272,8 @@ class GitPool:
         self.alternate: Callable[[bytes], bytes] | None = None
         """Object format → local object directory that children read as well."""
         self.writers = FileWriters()
+        self.ahead: LRUCache[tuple[bytes, bytes], ReadObject] = LRUCache(_MOST_AHEAD, lambda each: _EACH + each.size)
+        """A repository's path and an object's name → what was read before it was asked for."""
         self._seconds = seconds
         self._counters = counters
         self._limit = limit

@@ -8,6 +8,7 @@ are limited before memory is allocated; and an object is only returned if its by
 pack says.
 """
 
+import contextlib
 import os
 import stat
 import struct
@@ -17,13 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from riafs.errors import RiafsError
-from riafs.formats.gitobjects import object_name
+from riafs.errors import MalformedObject, RiafsError
+from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree, object_name, parse_commit, parse_tree
 from riafs.storage.openat import DIRECTORY_FLAGS, READ_FLAGS
 from riafs.storage.protocol import Opener
 
 MOST_BYTES = 256 << 10
 """Size limit of an object, and of each base of a delta."""
+_SMALL_TREE, _SMALL_BLOB = 4 << 10, 16 << 10
+"""Size limits of objects that are read ahead: a tree of some hundred entries at most."""
 _MOST_PACKS = 8
 _MOST_NAMES = 1 << 20  # bytes of the names that begin with one byte: ten million objects in a pack
 _LONGEST_CHAIN = 50  # as git makes them
@@ -57,8 +60,10 @@ def read_objects(opener: Opener, objects: bytes, wanted: Sequence[Wanted], limit
     """The objects `wanted` from the object directory at the store's path `objects`, None for those not read here.
     Blocks.
     """
+    if not wanted:
+        return []
     most = min(limit, MOST_BYTES)
-    found = [_loose(opener, objects, each, most) for each in wanted]
+    found: list[ReadObject | None] = [_loose(opener, objects, each, most) for each in wanted]
     missing = [position for position, answer in enumerate(found) if answer is None]
     if missing:
         packs = _packs(opener, objects, len(wanted[0].oid) // 2)
@@ -69,6 +74,32 @@ def read_objects(opener: Opener, objects: bytes, wanted: Sequence[Wanted], limit
             for pack in packs:
                 pack.close()
     return found
+
+
+def read_beginning(opener: Opener, objects: bytes, oid: bytes, limit: int) -> dict[bytes, ReadObject]:
+    """The object called `oid`; of a commit also its tree and the blobs in that, if these are small and few: whoever
+    enters a dataset wants them next, and each visit to a thread costs as much as reading all of them. Blocking.
+    """
+    [found] = read_objects(opener, objects, [Wanted(oid, content=True)], limit)
+    if found is None:
+        return {}
+    known = {oid: found}
+    if found.kind == b"commit":
+        with contextlib.suppress(MalformedObject):
+            top = parse_commit(found.data).tree
+            [tree] = read_objects(opener, objects, [Wanted(top, content=True)], _SMALL_TREE)
+            if tree is not None and tree.kind == b"tree":
+                known[top] = tree
+                blobs = _blobs(parse_tree(tree.data, len(oid) // 2))
+                answers = read_objects(opener, objects, [Wanted(blob, content=True) for blob in blobs], _SMALL_BLOB)
+                known |= {blob: answer for blob, answer in zip(blobs, answers, strict=True) if answer is not None}
+    return known
+
+
+def _blobs(tree: Tree) -> list[bytes]:
+    """The names of a tree's blobs in hex, each once."""
+    pairs = zip(tree.modes, tree.oids, strict=True)
+    return list(dict.fromkeys(oid.hex().encode() for mode, oid in pairs if mode not in (DIRECTORY, SUBMODULE)))
 
 
 def _genuine(oid: bytes, found: ReadObject) -> ReadObject | None:

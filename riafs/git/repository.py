@@ -7,7 +7,8 @@ damaged part.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import trio
 
@@ -35,14 +36,16 @@ from riafs.formats.gitobjects import (
 )
 from riafs.formats.gitrepository import HISTORY_FORMAT, adjusted_branch, candidates, looks_like_commit
 from riafs.git.catfile import MAX_BATCH, GitObject, GitPool, blob_name
-from riafs.git.object_files import Wanted, read_objects
+from riafs.git.object_files import ReadObject, Wanted, read_beginning, read_objects
 from riafs.git.object_source import object_directory
 from riafs.git.references import References, Resolved
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.storage.deadline import within
 from riafs.storage.local_file import FileBytes
-from riafs.storage.protocol import LocalStore
+from riafs.storage.protocol import LocalStore, Opener
 from riafs.storage.temporary import temporary_file
+
+T = TypeVar("T")
 
 _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
 _HISTORY_SECONDS = 3600.0
@@ -169,7 +172,7 @@ class Repository:
     async def _get(self, oid: bytes, kind: bytes | None = None) -> GitObject:
         found: GitObject | None = None
         if kind is None:  # may be a blob of any size
-            [found] = await self._read_here([b"contents " + oid], MAX_OBJECT)
+            found = await self._begin(oid) if _FULL_NAME.fullmatch(oid) else None
             [known] = [found] if found is not None else await self.objects([b"info " + oid])
             if known is not None and known.kind not in (b"commit", b"tag"):
                 return known
@@ -200,17 +203,50 @@ class Repository:
     async def _read_here(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
         """The objects that are cheaper to read without a child (`object_files`), None for the others."""
         wanted = [Wanted(match[2], match[1] == b"contents") for each in requests if (match := _BY_NAME.fullmatch(each))]
-        if len(wanted) != len(requests) or not self._reads_here(len(wanted)):
+        if len(wanted) != len(requests):
             return [None] * len(requests)
-        if self._format is None:
-            self._format = await self.references.check_format()
-        objects = self._path + b"/objects"
-        found = await self._storage.reading(lambda opener: read_objects(opener, objects, wanted, limit))
-        if found is None:
-            return [None] * len(requests)
+        found = self._read_before(wanted, limit)
+        left = [position for position, answer in enumerate(found) if answer is None]
+        if left and self._reads_here(len(left)):
+            missing = [wanted[position] for position in left]
+            answers = await self._in_files(lambda opener, objects: read_objects(opener, objects, missing, limit))
+            for position, answer in zip(left, answers or [None] * len(left), strict=True):
+                found[position] = answer
         self._pool.count_read(len(found) - found.count(None))
         pairs = zip(wanted, found, strict=True)
         return [None if answer is None else GitObject(each.oid, *answer) for each, answer in pairs]
+
+    async def _begin(self, oid: bytes) -> GitObject | None:
+        """The object of a version, reading ahead those that are mostly requested next; None if a child has to read it."""
+        if not self._reads_here(1):
+            return None
+        found = await self._in_files(lambda opener, objects: read_beginning(opener, objects, oid, MAX_OBJECT))
+        if not found:
+            return None
+        first = found.pop(oid)
+        self._read_so_far += len(found)
+        self._pool.count_read(1)
+        for name, each in found.items():
+            self._pool.ahead[self._path, name] = each
+        return GitObject(oid, *first)
+
+    def _read_before(self, wanted: Sequence[Wanted], limit: int) -> list[ReadObject | None]:
+        """The objects that were read ahead, None for the others. Each content is returned once and then dropped."""
+        ahead = self._pool.ahead
+        found: list[ReadObject | None] = [ahead.get((self._path, each.oid)) for each in wanted]
+        for position, (each, answer) in enumerate(zip(wanted, found, strict=True)):
+            if answer is not None and each.content:
+                ahead.pop((self._path, each.oid), None)
+                found[position] = answer if answer.size <= limit else None
+            elif answer is not None:
+                found[position] = answer._replace(data=b"")
+        return found
+
+    async def _in_files(self, read: Callable[[Opener, bytes], T]) -> T | None:
+        """The result of `read`, given an opener and the object directory's path; None if no thread is free."""
+        if self._format is None:
+            self._format = await self.references.check_format()
+        return await self._storage.reading(lambda opener: read(opener, self._path + b"/objects"))
 
     def _reads_here(self, count: int) -> bool:
         """Whether to read so many more objects without a child: few, and no child was started for more of them."""

@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
-from riafs.cli.doctor import check_source
+from riafs.archive import child
+from riafs.cli.doctor import check_machine, check_source
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 
 CONTENT = noise(1000)
@@ -122,3 +124,33 @@ def test_datasets_that_show_nothing_are_counted_apart(store: SmallStore, dataset
 
 def test_store_without_datasets_is_a_failure(store: SmallStore) -> None:
     assert states(store.path) == ["ok", "fail"]
+
+
+# -- optional libraries -----------------------------------------------------------------------------------------------
+
+
+def test_complete_machine_has_a_line_for_libarchive_and_the_packages() -> None:
+    lines = {each.what: each for each in check_machine()}
+    assert any(what.startswith("libarchive 3.") and each.state == "ok" for what, each in lines.items())
+    assert lines["Python packages for all methods of archives and all digests of keys"].state == "ok"
+
+
+def test_missing_libarchive_is_a_warning_that_says_what_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_LIBRARY", "libarchive.so.nothing")
+    monkeypatch.setenv("LIBARCHIVE", "/nonexistent/libarchive.so")
+    [found] = [each for each in check_machine() if "libarchive" in each.what]
+    assert (found.state, found.advice) == ("warn", "apt install libarchive13")
+    assert "annexed archives (tar, zip, …) and members packed with BCJ2 cannot be read" in found.what
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "without"),
+    [("pyppmd", "pyppmd", "PPMd cannot be read"), ("skein", "pyskein", "checked by their size only")],
+)
+def test_missing_package_is_a_warning_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, module: str, package: str, without: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]  # as import has it for what is not there
+    [found] = [each for each in check_machine() if f"Python package {package}," in each.what]
+    assert (found.state, found.advice) == ("warn", f"{sys.executable} -m pip install {package}")
+    assert without in found.what

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from riafs.git.object_files import MOST_BYTES, ReadObject, Wanted, read_objects
+from riafs.git.object_files import MOST_BYTES, ReadObject, Wanted, read_beginning, read_objects
+from riafs.storage.local import LocalStorage
+from riafs.storage.protocol import Opener
 from tests.behaviour.drivers import opened
 from tests.small import Link, Node, SmallDataset, SmallStore, noise
 
@@ -180,6 +182,36 @@ async def test_entering_a_dataset_starts_no_git(
         assert await shown.ls(b"one/sub") == [b"file"]
         assert await shown.read(b"one/file3") == b"content"
         assert await shown.readlink(b"one/link") == b"file1"
+
+
+@pytest.mark.usefixtures("dataset")
+async def test_a_dataset_is_entered_with_one_visit_to_its_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visits, reading = 0, LocalStorage.reading
+
+    async def counted(storage: LocalStorage, function: Callable[[Opener], object]) -> object:
+        nonlocal visits
+        visits += 1
+        return await reading(storage, function)
+
+    monkeypatch.setattr(LocalStorage, "reading", counted)
+    async with opened(tmp_path / "store") as shown:
+        assert len(await shown.ls(b"one")) == 12
+        assert visits == 1
+        assert await shown.read(b"one/file3") == b"content"
+
+
+def test_what_is_read_of_a_commit_is_its_tree_and_small_blobs(tmp_path: Path) -> None:
+    store = SmallStore.make(tmp_path / "store")
+    dataset = store.dataset("one", {b"a": b"a", b"large": noise(20_000), b"link": Link(b"a"), b"d/below": b"below"})
+    known = all_objects(dataset.path)
+    wanted = {dataset.git("rev-parse", name).encode() for name in ("main", "main^{tree}", "main:a", "main:link")}
+    commit = dataset.git("rev-parse", "main").encode()
+    found = read_beginning(opener(dataset.path), b"objects", commit, MOST_BYTES)
+    assert found == {oid: known[oid] for oid in wanted}
+    for oid in known.keys() - {commit}:
+        assert read_beginning(opener(dataset.path), b"objects", oid, MOST_BYTES) == {oid: known[oid]}
 
 
 async def test_many_objects_are_read_by_one_child(dataset: SmallDataset, tmp_path: Path) -> None:

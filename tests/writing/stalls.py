@@ -1,16 +1,17 @@
 """How long others wait while one user's many changes are told, restored or pushed: ``python -m tests.writing.stalls``.
 
 A directory of SIZE files is moved to another depth, and a quarter as many files are made. Then each command runs on the
-mount, while another process looks up a name in another dataset of it, one that no kernel remembers, all the time. Told
-are, for each size and command: seconds, processor time of the mount's daemon, and the longest look-up.
+mount, while two other processes look up names all the time: one in another dataset, one in that with the changes. Told
+are, for each size and command: seconds, processor time of the mount's daemon and the exponent with which it grew from
+size to size, and the longest look-ups.
 """
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,36 +19,25 @@ from pathlib import Path
 
 from tests.conftest import private_environment
 from tests.fuse.mounting import Mounted, mounted, run_riafs
+from tests.growth import looking, processor, slope
 from tests.push.conftest import with_annex
 from tests.small import SmallDataset, SmallStore
 
 _IN_A_DIRECTORY = 500
 _SECONDS = 600.0
-_LOOK = """
-import os, sys, time, threading
-worst, number, ended = 0.0, 0, threading.Event()
-threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-os.path.lexists(sys.argv[1] + "/first")
-print(flush=True)
-while not ended.is_set():
-    number += 1
-    before = time.perf_counter()
-    os.path.lexists(f"{sys.argv[1]}/{os.getpid()}-{number}")
-    worst = max(worst, time.perf_counter() - before)
-    time.sleep(0.002)
-print(worst)
-"""
 
 
 @dataclass(slots=True)
 class Told:
-    """One command on a mount. Times in seconds. `worst`: the longest look-up of another process meanwhile."""
+    """One command on a mount. Times in seconds. `worst`: the longest look-up of another process meanwhile in another
+    dataset, `worst_inside`: in the one with the changes."""
 
     command: str
     size: int
     seconds: float = 0.0
     processor: float = 0.0
     worst: float = 0.0
+    worst_inside: float = 0.0
 
 
 def store_of(size: int, directory: Path) -> tuple[Path, SmallDataset]:
@@ -74,21 +64,13 @@ def change(top: Path, size: int) -> None:
 
 @contextmanager
 def timed(mount: Mounted, command: str, size: int) -> Iterator[Told]:
-    """Times what is done inside of the ``with``, and look-ups of another process beside it."""
+    """Times what is done inside of the ``with``, and look-ups of other processes beside it."""
     told = Told(command, size)
-    words = [sys.executable, "-c", _LOOK, str(mount.path / "other")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        before, began = _processor(mount.pid), time.monotonic()
+    with looking(mount.path / "other") as others, looking(mount.path / "many") as inside:
+        before, began = processor(mount.pid), time.monotonic()
         yield told
-        told.seconds, told.processor = time.monotonic() - began, _processor(mount.pid) - before
-        told.worst = float(other.communicate("", timeout=_SECONDS)[0])
-
-
-def _processor(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        told.seconds, told.processor = time.monotonic() - began, processor(mount.pid) - before
+    told.worst, told.worst_inside = others.worst, inside.worst
 
 
 def measure(size: int, directory: Path) -> list[Told]:
@@ -120,13 +102,21 @@ def main(arguments: Sequence[str]) -> None:
     """Print a line for each command and size."""
     parser = argparse.ArgumentParser(prog="python -m tests.writing.stalls", description=__doc__)
     parser.add_argument("sizes", type=int, nargs="*", default=[5000, 20000, 80000], metavar="SIZE")
-    print(f"{'command':12} {'files':>8} {'seconds':>8} {'processor':>9} {'longest look-up':>16}")
+    print(f"{'command':12} {'files':>8} {'seconds':>8} {'processor':>9} {'slope':>6} {'look-up':>10} {'inside':>10}")
+    known: defaultdict[str, list[Told]] = defaultdict(list)
     for size in parser.parse_args(arguments).sizes:
         with tempfile.TemporaryDirectory() as directory:
             os.environ.update(private_environment(Path(directory)))
             for told in measure(size, Path(directory)):
-                figures = f"{told.seconds:8.2f} {told.processor:9.2f} {told.worst * 1000:13.0f} ms"
-                print(f"{told.command:12} {told.size:8} {figures}", flush=True)
+                known[told.command].append(told)
+                print(_line(told, known[told.command]), flush=True)
+
+
+def _line(told: Told, known: Sequence[Told]) -> str:
+    grown = slope([each.size for each in known], [each.processor for each in known]) if len(known) > 1 else None
+    figures = f"{told.seconds:8.2f} {told.processor:9.2f} {'' if grown is None else f'{grown:.2f}':>6}"
+    waits = f"{told.worst * 1000:7.0f} ms {told.worst_inside * 1000:7.0f} ms"
+    return f"{told.command:12} {told.size:8} {figures} {waits}"
 
 
 if __name__ == "__main__":

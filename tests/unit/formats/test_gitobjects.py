@@ -96,6 +96,28 @@ def test_a_tree_of_many_windows_is_read_like_a_small_one() -> None:
         parse_tree(_raw(*entries) + b"100644 x")
 
 
+@pytest.mark.parametrize(
+    "others",
+    [[], [(b"40000", b"d", A)], [(b"100644", b"a/b", A)], [(b"120000", b"x" * 256, B)], [(b"120000", b"f00001", B)]],
+)
+def test_what_comes_after_many_entries_of_one_kind_is_read_as_anywhere(
+    others: list[tuple[bytes, bytes, bytes]],
+) -> None:
+    many = [(b"120000", b"f%05d" % number, B) for number in range(8000)]
+    entries = [(b"100644", b".datalad", A), *many, *others, (b"120000", b"z", A)]
+    tree, kept = parse_tree(_raw(*entries)), _kept(entries)
+    assert list(zip(tree.names, tree.modes, tree.oids, strict=True)) == kept
+    assert tree.dropped == len(entries) - len(kept)
+
+
+def _kept(entries: list[tuple[bytes, bytes, bytes]]) -> list[tuple[bytes, int, bytes]]:
+    found: dict[bytes, tuple[bytes, int, bytes]] = {}
+    for octal, name, oid in entries:
+        if valid_name(name):
+            found.setdefault(name, (name, int(octal, 8), oid))
+    return list(found.values())
+
+
 def test_a_tree_cut_anywhere_inside_an_entry_is_malformed() -> None:
     raw = _raw((b"100644", b"f", A), (b"40000", b"d", B))
     whole = {0, len(_raw((b"100644", b"f", A))), len(raw)}
@@ -112,7 +134,7 @@ def test_what_is_no_tree_is_malformed(raw: bytes) -> None:
 
 def test_reading_hostile_trees_takes_time_in_proportion_to_their_length() -> None:
     start = time.monotonic()
-    for raw in (b"1 " * 1_000_000, b"1 x\0" * 500_000, b"1" * 2_000_000, (b"9 " + A) * 100_000):
+    for raw in (b"1 " * 1_000_000, b"100644 " * 300_000, b"1 x\0" * 500_000, b"1" * 2_000_000, (b"9 " + A) * 100_000):
         with pytest.raises(MalformedObject):
             parse_tree(raw + b"!")
     assert time.monotonic() - start < 10
