@@ -1,11 +1,11 @@
-"""Objects read out of a repository's own files, without a child: who enters a dataset wants its commit, a tree and the
-blobs of some links, and to start git for these costs ten times as much as to read them.
+"""A reader of git objects without a child process: entering a dataset needs its commit, a tree and the blobs of some
+links, and starting git for them costs ten times as much as reading them.
 
-Only what is small and plain is read: loose objects, and packs with an index of version 2 (gitformat-pack(5)). None is
-the answer for everything else, whatever the reason: an object that is not there, large, damaged or in an alternate. git
-is asked then, so that there is one opinion of what is damaged or missing. Files are read, never mapped, so that a
-truncated one cannot kill the process; sizes are bounded before memory is taken; and the bytes of an object count only
-if its name is theirs, whatever a hostile pack says.
+It reads small objects only: loose ones, and those in packs with an index of version 2 (gitformat-pack(5)). For all
+others (missing, large, damaged, in an alternate) the result is None, and the caller asks git, which alone decides that
+an object is missing or damaged. Files are read and not mapped, so that a truncated one cannot kill the process; sizes
+are limited before memory is allocated; and an object is only returned if its bytes have its name, whatever a hostile
+pack says.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from riafs.storage.openat import DIRECTORY_FLAGS, READ_FLAGS
 from riafs.storage.protocol import Opener
 
 MOST_BYTES = 256 << 10
-"""Of an object that is read here, and of each object that it is a difference to."""
+"""Size limit of an object, and of each base of a delta."""
 _SMALL_TREE, _SMALL_BLOB = 4 << 10, 16 << 10
-"""Bytes of what is read before it is asked for: some hundred entries at most."""
+"""Size limits of objects that are read ahead: a tree of some hundred entries at most."""
 _MOST_PACKS = 8
 _MOST_NAMES = 1 << 20  # bytes of the names that begin with one byte: ten million objects in a pack
 _LONGEST_CHAIN = 50  # as git makes them
@@ -38,11 +38,11 @@ _KINDS = {1: b"commit", 2: b"tree", 3: b"blob", 4: b"tag"}
 _NEAR, _NAMED = 6, 7
 _FAR = 1 << 31
 _WRONG = (OSError, RiafsError, ValueError, IndexError, struct.error, zlib.error)
-"""What reading a damaged, hostile or absent file raises."""
+"""Exceptions from reading a damaged, hostile or missing file."""
 
 
 class ReadObject(NamedTuple):
-    """Type, size in bytes, and content unless only asked for the others."""
+    """Type, size in bytes, and content if that was requested."""
 
     kind: bytes
     size: int
@@ -57,7 +57,9 @@ class Wanted(NamedTuple):
 
 
 def read_objects(opener: Opener, objects: bytes, wanted: Sequence[Wanted], limit: int) -> list[ReadObject | None]:
-    """Those of `wanted` that can be read out of the object directory at the store's path `objects`; blocking."""
+    """The objects `wanted` from the object directory at the store's path `objects`, None for those not read here.
+    Blocks.
+    """
     if not wanted:
         return []
     most = min(limit, MOST_BYTES)
@@ -136,7 +138,9 @@ def _file(opener: Opener, path: bytes, most: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Pack:
-    """An open pack and its open index: descriptors. `begin` of the index is at hand; names have `width` bytes."""
+    """An open pack and its index, by descriptors. `begin`: header and fan-out table of the index; names have `width`
+    bytes.
+    """
 
     pack: int
     index: int
@@ -148,11 +152,11 @@ class _Pack:
         os.close(self.index)
 
     def _numbered(self, first: int) -> int:
-        """How many names begin with a byte up to `first`."""
+        """The number of names with a first byte up to `first`."""
         return int.from_bytes(self.begin[len(_MAGIC) + first * 4 : len(_MAGIC) + first * 4 + 4])
 
     def offset(self, name: bytes) -> int | None:
-        """Where in the pack the object with that raw name begins. Raises what is in _WRONG for a damaged index."""
+        """The offset in the pack of the object with a raw name. Raises one of _WRONG for a damaged index."""
         low, high, count = self._numbered(name[0] - 1) if name[0] else 0, self._numbered(name[0]), self._numbered(255)
         width, table = self.width, len(_MAGIC) + _FAN_OUT
         if not low <= high <= count or (high - low) * width > _MOST_NAMES:
@@ -170,7 +174,7 @@ class _Pack:
 
 
 def _packs(opener: Opener, objects: bytes, width: int) -> list[_Pack]:
-    """The packs of a repository that has few of them, opened."""
+    """The open packs of a repository; none if it has many."""
     packs: list[_Pack] = []
     try:
         directory = opener(objects + b"/pack", DIRECTORY_FLAGS)
@@ -186,7 +190,7 @@ def _packs(opener: Opener, objects: bytes, width: int) -> list[_Pack]:
 
 
 def _opened(opener: Opener, place: bytes, width: int) -> _Pack:
-    """The pack whose name without its ending is `place`. Raises what is in _WRONG."""
+    """The pack with the path `place`, without extension. Raises one of _WRONG."""
     descriptors: list[int] = []
     try:
         for ending in (b".pack", b".idx"):
@@ -219,7 +223,7 @@ def _packed(packs: Sequence[_Pack], wanted: Wanted, most: int) -> ReadObject | N
 
 
 class _Begin(NamedTuple):
-    """The begin of a packed object: its type, its size, where the compressed bytes begin, and the base's offset."""
+    """The header of a packed object: type, size, offset of the compressed bytes, and the offset of a delta's base."""
 
     kind: int
     size: int
@@ -228,7 +232,7 @@ class _Begin(NamedTuple):
 
 
 def _in_pack(pack: _Pack, offset: int, most: int, *, content: bool) -> ReadObject:
-    """The object at `offset`. Raises what is in _WRONG."""
+    """The object at `offset`. Raises one of _WRONG."""
     begin = _begin(pack, offset)
     size = begin.size if begin.kind in _KINDS else _result_size(pack, begin)
     differences: list[_Begin] = []

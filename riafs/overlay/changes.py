@@ -1,8 +1,8 @@
 """Lists of changes between an overlay and its base commit, from which a push makes a commit.
 
-A list is sorted by path. To apply it, first remove the `source` of each RENAMED change from the base commit's tree; then
-apply the changes in the list's order: changes in a renamed directory, or in a new one that replaces a removed one, come
-after it. Paths are relative to the dataset's root, without a slash at the end, and are those of the new tree; a
+A list is sorted by path. To apply it, first remove the `source` of each RENAMED change from the base commit's tree;
+then apply the changes in the list's order: changes in a renamed directory, or in a new one that replaces a removed one,
+come after it. Paths are relative to the dataset's root, without a slash at the end, and are those of the new tree; a
 `BaseEntry` has the path in the base commit.
 
 Changes are tuples, as there may be very many.
@@ -30,8 +30,9 @@ class ChangeKind(enum.Enum):
     MODE = "mode"
     """The same content with another executable bit."""
     COPIED = "copied"
-    """Another name (hard link) of a file of the commit, which is a second file for git: the entry `base`, changed as well
-    if there is `content`. `base` stays at its path."""
+    """Another name (hard link) of a file of the commit, which is a second file for git: the entry `base`, changed as
+    well if there is `content`. `base` stays at its path.
+    """
     SPECIAL = "special"
     """A fifo, a socket or a device, which git cannot store: it stays local. An entry that it replaces is REMOVED."""
 

@@ -252,8 +252,8 @@ class Journal(Statements):
     # -- durability ---------------------------------------------------------------------------------------------------
 
     async def durable(self, beside: Callable[[], None] | None = None) -> None:
-        """Commit, and wait until that survives a loss of power. `beside` runs in a thread while the log is synced. Raises
-        OverlayFailed, StoreTimeout, and what `beside` raises.
+        """Commit, and wait until that survives a loss of power. `beside` runs in a thread while the log is synced.
+        Raises OverlayFailed, StoreTimeout, and what `beside` raises.
         """
         self.commit()
         wanted, job = self._commits, None if beside is None else _Job(beside)

@@ -1,9 +1,8 @@
-"""Merged listings, and the attributes of an inode: from its row, from the open file that is ahead of its row, or from
-the tree below.
+"""Merged listings; and the attributes of an inode from its row, its open file, or the tree below.
 
-A listing has the entries below in their order, with the rows that cover them, then those that were added. Offsets stay
-valid while a directory is open, whatever happens in it: an entry below has its position, an added one the number of
-its row, and a name never changes from one part to the other.
+A listing has the entries of the tree below in their order, replaced by the rows that cover them, then the added rows.
+Offsets stay valid while a directory changes: an entry of the tree below has its position, an added row its number, and
+a name never moves from one part to the other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ _KINDS = {number: kind for kind, number in KINDS.items()}
 
 
 class Listed(NamedTuple):
-    """A name in a listing: what it is, and the offset to go on from. Either `row` or `entry` is there."""
+    """A name in a listing, with its row or entry, and the offset to continue from."""
 
     name: bytes
     offset: int
@@ -31,7 +30,7 @@ class Listed(NamedTuple):
 
 
 class Stats:
-    """Makes them. Reads, and changes nothing."""
+    """Makes the attributes of inodes."""
 
     def __init__(self, rows: Rows, inodes: InodeMap, handles: OpenFiles) -> None:
         self._rows = rows
@@ -39,8 +38,8 @@ class Stats:
         self._handles = handles
 
     def below(self, found: LowerEntry) -> Stat:
-        """Of an entry of the tree below, or of the row that it has got meanwhile."""
-        if found.inode in self._inodes:  # a dataset's top with changes, or what was copied up meanwhile
+        """Those of an entry of the tree below, or of its row."""
+        if found.inode in self._inodes:  # a dataset's top with changes, or an entry that was copied up meanwhile
             row = self._inodes.row(found.inode)
             assert row is not None
             return self.row(row)
@@ -49,7 +48,7 @@ class Stats:
         return Stat(found.inode, entry.kind, owner.mode(entry), 1, owner.uid, owner.gid, entry.size, when, when, when)
 
     def row(self, row: Row) -> Stat:
-        """Of a row that is no whiteout."""
+        """Those of a row that is no whiteout."""
         if row.record is not None:
             row = self._rows.content(row)
         inode = self._inodes.inode(row.id)
@@ -67,7 +66,7 @@ class Stats:
         return Stat(inode, kind, row.mode, links, row.uid, row.gid, size, row.atime, mtime, ctime, row.device)
 
     def listed(self, listed: Listed) -> Stat:
-        """Of a name in a listing."""
+        """Those of a name in a listing."""
         if listed.row is not None:
             return self.row(listed.row)
         assert listed.entry is not None

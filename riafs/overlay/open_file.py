@@ -1,12 +1,12 @@
-"""Open files of the overlay: their local ranges, bytes, base content and attributes, and the handles on them.
+"""An open file of the overlay: its local ranges, bytes, base content and attributes.
 
-One OpenFile serves all handles of an inode. Size, times and `written` are kept here while a file is open, and reach the
-row with the next commit (`store`). A byte is the data file's if it lies in an extent or at `based` and beyond, else the
-base content's; nothing of that is fetched before it is read. What was removed while it was open keeps its row until its
-last handle is given back.
+One OpenFile serves all handles of an inode. Size, times and `written` are kept here while a file is open, and written
+to the row with the next commit (`store`). A byte is in the data file if it is in an extent or at `based` and beyond,
+else in the base content, of which nothing is fetched before it is read.
 
-Order on disk: bytes go to the data file before a row says that they are there; what is cut off goes after the row is
-committed, and a file that is emptied gets another data file.
+Order on disk, so that a kill between two steps does no harm: bytes are written to the data file before the row has
+their range; a data file is truncated after the shorter row is committed; a file truncated to no bytes gets another data
+file.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Ranges:
         return zip(self._starts, self._ends, strict=True)
 
     def add(self, start: int, end: int) -> tuple[int, int]:
-        """Add ``[start, end)``, which is not empty; returns the range that it is a part of now."""
+        """Add ``[start, end)``, which is not empty; returns the range of the set that contains it."""
         first = bisect_left(self._ends, start)
         last = bisect_right(self._starts, end)
         if first < last:
@@ -50,7 +50,7 @@ class Ranges:
         return start, end
 
     def clip(self, end: int) -> None:
-        """Take out everything from `end` on."""
+        """Remove everything from `end` on."""
         kept = bisect_left(self._starts, end)
         del self._starts[kept:], self._ends[kept:]
         if kept and self._ends[-1] > end:
@@ -62,7 +62,7 @@ class Ranges:
         return start >= end or (place >= 0 and self._ends[place] >= end)
 
     def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """``[start, end)`` cut into (start, end, whether it is in), in order."""
+        """``[start, end)`` in pieces (start, end, whether it is in the set), in order."""
         place = bisect_right(self._ends, start)
         while start < end:
             if place == len(self._starts) or self._starts[place] >= end:
@@ -84,8 +84,8 @@ Open = Callable[[], Awaitable[RangedBytes]]
 
 
 class OpenFile:
-    """An open file. `row`: None as long as nothing of it was changed. `open_base`: opens the base content.
-    `dirty`: where a file is put whose row is behind.
+    """An open file. `row`: None as long as it is unchanged. `open_base`: opens the base content. `dirty`: a set that it
+    adds itself to while its row is outdated.
     """
 
     __slots__ = (
@@ -107,51 +107,50 @@ class OpenFile:
         self._base: RangedBytes | None = None
         self._descriptor = -1
         self._changes = self._must_sync = False
-        """Whether the local bytes change, so that no checksum of them is recorded; whether that is not durable yet."""
+        """Whether the local bytes may change, so that they have no recorded checksum; whether the removal of that still
+        has to be made durable.
+        """
         self._crc = 0
         self._front = -1
-        """`_crc` is that of the first `_front` local bytes, as long as they are written one after the other."""
+        """`_crc` is the checksum of the first `_front` local bytes, while they are written in order; -1 afterwards."""
         self._extents = Ranges()
         self._lock = trio.Lock()
         if row is not None:
             self.copied_up(row)
 
     def copied_up(self, row: Row) -> None:
-        """The file has a row now."""
+        """Use the row that the file has got."""
         self.row = row.id
         self.size, self.based, self.data, self.written = row.size, row.based, row.data, row.written
         self.mtime, self.ctime = row.mtime, row.ctime
         self._extents = Ranges(self._overlay.rows.extents(row.id)) if row.based else Ranges()
 
     def linked(self, record: Row) -> None:
-        """The file has another name, and `record` in the place of its row."""
+        """Use `record`, which replaces the row as the file has got another name."""
         self.row = record.id
         self.ctime = max(self.ctime, record.ctime)
 
-    # -- the two inodes of bytes --------------------------------------------------------------------------------------
+    # -- base content and data file -----------------------------------------------------------------------------------
 
     async def base(self) -> RangedBytes:
         """The base content, opened at the first call."""
         if self._base is None:
             opened = await self._open_base()
-            if self._has_base():  # another reader was faster
+            known: RangedBytes | None = self._base  # another reader may have opened it meanwhile
+            if known is not None:
                 opened.close()
-            else:
-                self._base = opened
-        assert self._base is not None
+                return known
+            self._base = opened
         return self._base
-
-    def _has_base(self) -> bool:
-        return self._base is not None
 
     @property
     def provisional(self) -> bool:
-        """Whether bytes read so far may turn out to be wrong. Nothing is known before base content was read."""
+        """Whether bytes were read that are not verified yet; true before base content was opened."""
         return bool(self.based) and (self._base is None or is_provisional(self._base))
 
     @property
     def shown_version(self) -> object:
-        """What tells this content from another one of the same file; PROVEN for local bytes."""
+        """As `Provisional.shown_version`; PROVEN for local bytes."""
         return PROVEN if not self.based or self._base is None else shown_version_of(self._base)
 
     def _local(self) -> int:
@@ -164,7 +163,7 @@ class OpenFile:
                 self._descriptor = -1
                 raise self._too_short(size)
             if size > self.written:
-                os.ftruncate(self._descriptor, self.written)  # what a write or a cut that was not finished left
+                os.ftruncate(self._descriptor, self.written)  # the rest of a write or truncation that was interrupted
         return self._descriptor
 
     def _too_short(self, size: int) -> OverlayFailed:
@@ -181,7 +180,7 @@ class OpenFile:
         return self._local()
 
     def _begin_changing(self) -> None:
-        """No checksum holds any more: before anything is changed, and not in a step, as it is committed."""
+        """Remove the recorded checksum before the bytes change. Not within a step, as this commits."""
         if self.data and not self._changes:
             known = self._overlay.checksums.find(self.data)
             if known is not None:
@@ -193,7 +192,7 @@ class OpenFile:
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        """One change of the bytes at a time; without a turn of the event loop where nobody else is at it."""
+        """One change of the bytes at a time; without a switch of tasks if there is no other."""
         try:
             self._lock.acquire_nowait()
         except trio.WouldBlock:
@@ -268,7 +267,7 @@ class OpenFile:
         return count
 
     def _written(self, offset: int, count: int, now: int) -> int:
-        """Bytes are in the data file: say so."""
+        """Note that bytes were written to the data file."""
         end = offset + count
         self.written = max(self.written, end)
         if self.based and offset < self.based:
@@ -292,7 +291,7 @@ class OpenFile:
                 rows.add_extent(row, start, end)
 
     async def truncate(self, size: int, now: int) -> None:
-        """Change the size. What is added reads as zeros. Raises FileTooLarge, OverlayFull, OverlayFailed."""
+        """Change the size; added bytes are zeros. Raises FileTooLarge, OverlayFull, OverlayFailed."""
         if size > MAX_SIZE:
             raise FileTooLarge(f"no file can have {size} bytes")
         async with self._alone():
@@ -335,7 +334,7 @@ class OpenFile:
     # -- attributes ---------------------------------------------------------------------------------------------------
 
     def store(self) -> None:
-        """Put into the row what is kept here. Belongs into a step."""
+        """Write size, times and ranges to the row, within a step."""
         self._dirty.discard(self)
         if self.row is not None:
             rows = self._overlay.rows
@@ -345,13 +344,13 @@ class OpenFile:
             )  # fmt: skip
 
     async def sync(self) -> None:
-        """Make the bytes, attributes and name survive the loss of power. Raises OverlayFailed, OverlayFull.
+        """Make the bytes, attributes and name durable. Raises OverlayFailed, OverlayFull.
 
-        Both at once, so that the file system below makes one commit of it. Rows that are durable before their bytes are
-        what a loss of power may leave of any file, and are put right when the overlay is opened.
+        The data file and the log are synced at the same time, so that the file system can commit both at once. If a
+        loss of power leaves a row without its bytes, it is corrected when the overlay is opened.
         """
         overlay = self._overlay
-        if self.data and self._must_sync:  # or a checksum of other bytes could be there after a loss of power
+        if self.data and self._must_sync:  # else a loss of power could leave the checksum of the earlier bytes
             await overlay.durable()
             self._must_sync = False
         if not self.data:
@@ -362,8 +361,10 @@ class OpenFile:
         except OSError as error:
             raise failure(error, f"{overlay.files.path}/{self.data:x}") from error
 
-    def conclude(self) -> None:
-        """Nobody writes any more: let the checksum of the local bytes be known, which mostly is known already."""
+    def record_checksum(self) -> None:
+        """Record the checksum of the local bytes, as the last handle is released; if they were not written in order,
+        the inspector computes it later.
+        """
         if self._changes and self.data and self.row is not None:
             if self._front == self.written and self._descriptor >= 0:
                 status = os.fstat(self._descriptor)
@@ -374,7 +375,7 @@ class OpenFile:
         self._changes = False
 
     def close(self) -> None:
-        """Give back descriptors."""
+        """Close the data file and the base content."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -384,7 +385,7 @@ class OpenFile:
 
 
 def _read_all(descriptor: int, buffer: memoryview, offset: int) -> int:
-    """Fill the buffer, and return how many bytes there were; what lies beyond the data is zero already."""
+    """Read into a buffer of zeros up to the end of the file; returns the number of bytes."""
     before = offset
     while buffer:
         got = os.preadv(descriptor, [buffer], offset)

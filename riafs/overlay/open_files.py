@@ -15,7 +15,7 @@ from riafs.storage.bytesource import RangedBytes
 
 
 class OpenFiles:
-    """The open files of one engine."""
+    """The open files of one file system."""
 
     def __init__(self, overlay: Overlay, inodes: InodeMap, lower: Lower) -> None:
         self._overlay = overlay
@@ -27,31 +27,31 @@ class OpenFiles:
         self._last = 0
         self._dirty: set[OpenFile] = set()
 
-    # -- which are open -----------------------------------------------------------------------------------------------
+    # -- look-up ------------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[OpenFile]:
-        """Those that are open now."""
+        """The files that are open now."""
         return iter(list(self._open.values()))
 
     def is_open(self, inode: int) -> bool:
-        """Whether somebody has a handle on it."""
+        """Whether an inode has handles."""
         return inode in self._open
 
     def at(self, inode: int) -> OpenFile | None:
-        """The open file of an inode, None where nobody has one."""
+        """The open file of an inode, None without handles."""
         return self._open.get(inode)
 
     def dirty(self, inode: int) -> OpenFile | None:
-        """The same, None where its row says all there is to say."""
+        """The open file of an inode if its row is outdated."""
         opened = self._open.get(inode)
         return opened if opened is not None and opened in self._dirty else None
 
     def is_written(self, row: int) -> bool:
-        """Whether somebody has a row's file open to write."""
+        """Whether a row's file is open for writing."""
         return any(opened.row == row and opened.writers for opened in self._open.values())
 
     def file(self, handle: int) -> OpenFile:
-        """What a handle is on. Raises StaleHandle."""
+        """The open file of a handle. Raises StaleHandle."""
         try:
             return self._handles[handle]
         except KeyError:
@@ -60,7 +60,7 @@ class OpenFiles:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def opened(self, inode: int, row: Row | None, size: int) -> OpenFile:
-        """The open file of an inode, made now if nobody has it open. `size`: what it has below, without a row."""
+        """The open file of an inode, a new one if it is not open. `size`: that of the tree below, without a row."""
         if inode not in self._open:
 
             async def open_base() -> RangedBytes:
@@ -73,14 +73,14 @@ class OpenFiles:
         return self._open[inode]
 
     def renumber(self, changed: Mapping[int, int]) -> None:
-        """Inodes have other numbers from now on: before → after."""
+        """Give inodes other numbers: old → new."""
         for before, now in changed.items():
             if before in self._open:
                 opened = self._open[now] = self._open.pop(before)
                 opened.inode = now
 
     def created(self, inode: int, row: Row) -> int:
-        """A handle to write a file that was made just now."""
+        """A handle for writing a file that was just created."""
 
         async def no_base() -> RangedBytes:
             raise StaleHandle("a new file has no base content")
@@ -98,10 +98,10 @@ class OpenFiles:
             opened.writers += 1
         return self._last
 
-    # -- giving back --------------------------------------------------------------------------------------------------
+    # -- release ------------------------------------------------------------------------------------------------------
 
     def release(self, handle: int) -> None:
-        """Give a handle back. Never fails: what cannot be stored is reported by the next commit."""
+        """Release a handle. Never fails: a failure to store the row is reported by the next commit."""
         opened = self._handles.pop(handle, None)
         if opened is not None:
             if handle in self._writing:
@@ -110,23 +110,24 @@ class OpenFiles:
             self.let_go(opened)
 
     def let_go(self, opened: OpenFile) -> None:
-        """One handle fewer on an open file."""
+        """Decrease the number of handles of an open file, and close it after the last."""
         opened.handles -= 1
         if opened.handles:
             return
-        opened.conclude()
+        opened.record_checksum()
         opened.close()
         if opened in self._dirty:
             with self._overlay.journal.single:
                 opened.store()
         del self._open[opened.inode]
-        # Copied up, by a rename or since it was removed, while it was open to be read: then only its place knows.
+        # If it was copied up (by a rename or its removal) while it was open for reading, only the inode map has its
+        # row.
         row = self._inodes.number(opened.inode) if opened.row is None else opened.row
         if row is not None and row in self._overlay.rows.orphans:
             self._remove(row)
 
     def _remove(self, number: int) -> None:
-        """Remove what was kept because it was open."""
+        """Remove a row that was kept while it was open."""
         rows = self._overlay.rows
         rows.orphans.discard(number)
         rows.superseded.discard(number)
@@ -137,10 +138,10 @@ class OpenFiles:
             self._overlay.files.discard(row.data)
 
     def store(self) -> None:
-        """Bring all rows up to date, those of new files and of directories included."""
+        """Write all outdated rows, those of new files and of directories included."""
         rows, checksums = self._overlay.rows, self._overlay.checksums
         if self._overlay.journal.is_changing:
-            return  # what is late is stored with the next commit
+            return  # they are written with the next commit
         if self._dirty or rows.has_pending or checksums.has_pending:
             self._overlay.journal.begin()
             for each in list(self._dirty):
@@ -149,6 +150,6 @@ class OpenFiles:
             checksums.store()
 
     def close(self) -> None:
-        """Give back all handles; what they wrote is stored."""
+        """Release all handles and store their rows."""
         for handle in list(self._handles):
             self.release(handle)

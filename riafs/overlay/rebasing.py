@@ -7,9 +7,9 @@ and removed since is hidden by a whiteout. Rows are compared by the paths that t
 made, as they may have been renamed since.
 
 First all entries are looked up, then all rows are changed in one step, in a thread; if a file was changed meanwhile,
-both are repeated. If an entry has changes both here, not pushed, and by others in the new commit, nothing is moved: over
-the new version the local change would not be recognised as a conflict, and a file of which only a part is local would
-be a mixture of two versions.
+both are repeated. If an entry has changes both here, not pushed, and by others in the new commit, nothing is moved:
+over the new version the local change would not be recognised as a conflict, and a file of which only a part is local
+would be a mixture of two versions.
 """
 
 from collections.abc import Awaitable, Callable, Mapping

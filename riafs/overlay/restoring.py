@@ -79,8 +79,8 @@ class Restoring:
 
 
 def restore(overlay: Overlay, dataset: bytes, path: bytes) -> None:
-    """Drop the changes of a path and of everything in it; ``""`` is the whole dataset. None of its files may be open. For
-    a process without an event loop. Raises NoSuchName if there are no changes, OverlayFailed.
+    """Drop the changes of a path and of everything in it; ``""`` is the whole dataset. None of its files may be open.
+    For a process without an event loop. Raises NoSuchName if there are no changes, OverlayFailed.
     """
     area = overlay.area(dataset)
     with overlay.journal.freeing:
