@@ -221,9 +221,9 @@ class Registrations:
         lost = sorted({path for path in left if path not in named})
         if lost:
             raise PushRefused(
-                f"{self._to.dataset.name}: .gitmodules has no section for {', '.join(map(os.fsdecode, lost))} any more, "
-                "which would stay a subdataset: bring the section back (riafs restore .gitmodules), or remove the "
-                "subdataset's directory as well"
+                f"{self._to.dataset.name}: .gitmodules has no section for {', '.join(map(os.fsdecode, lost))} any "
+                "more, which would stay a subdataset: bring the section back (riafs restore .gitmodules), or remove "
+                "the subdataset's directory as well"
             )
         return wanted
 
