@@ -49,7 +49,9 @@ MOST_WRITERS = 8
 
 
 class GitObject(NamedTuple):
-    """An object's full name in hex, type (``blob``, ``tree``, …), size in bytes, and its content if that was requested."""
+    """An object's full name in hex, type (``blob``, ``tree``, …), size in bytes, and its content if that was
+    requested.
+    """
 
     oid: bytes
     kind: bytes

@@ -322,7 +322,9 @@ def _unlock(ref: _Ref) -> None:
 
 
 def _rename(refs: Sequence[_Ref], sharing: Sharing) -> None:
-    """Rename the locks. All steps that are likely to fail were done before; if a rename fails, the others are undone."""
+    """Rename the locks. All steps that are likely to fail were done before; if a rename fails, the others are
+    undone.
+    """
     try:
         for ref in refs:
             os.rename(ref.lock, ref.leaf, src_dir_fd=ref.directory, dst_dir_fd=ref.directory)

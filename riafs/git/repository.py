@@ -217,7 +217,9 @@ class Repository:
         return [None if answer is None else GitObject(each.oid, *answer) for each, answer in pairs]
 
     async def _begin(self, oid: bytes) -> GitObject | None:
-        """The object of a version, reading ahead those that are mostly requested next; None if a child has to read it."""
+        """The object of a version, reading ahead those that are mostly requested next; None if a child has to read
+        it.
+        """
         if not self._reads_here(1):
             return None
         found = await self._in_files(lambda opener, objects: read_beginning(opener, objects, oid, MAX_OBJECT))

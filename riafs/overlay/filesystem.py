@@ -44,7 +44,9 @@ log = logging.getLogger(__name__)
 
 
 class Figures(NamedTuple):
-    """statvfs(3) of the overlay's file system: bytes of a block; blocks, free ones, available ones; files, free ones."""
+    """statvfs(3) of the overlay's file system: bytes of a block; blocks, free ones, available ones; files, free
+    ones.
+    """
 
     block: int
     blocks: int
@@ -81,7 +83,9 @@ class OverlayFileSystem(Namespace):
     # -- look-up ------------------------------------------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
-        """The attributes of `name` in a directory, None without it. Raises NameTooLong, and what the tree below raises."""
+        """The attributes of `name` in a directory, None without it. Raises NameTooLong, and what the tree below
+        raises.
+        """
         check_length(name)
         try:
             row = self._inodes.row(parent)

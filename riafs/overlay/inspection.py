@@ -294,7 +294,9 @@ class Inspector:
     # -- before a push ------------------------------------------------------------------------------------------------
 
     async def check(self, changes: Sequence[Change]) -> None:
-        """Raise OverlayDamaged unless the data files of all these changes have the length and checksum of their rows."""
+        """Raise OverlayDamaged unless the data files of all these changes have the length and checksum of their
+        rows.
+        """
         await self.finish()
         files, checksums = self._overlay.files, self._overlay.checksums
         local = [change for change in changes if change.content is not None and change.content.data]
@@ -365,7 +367,9 @@ def _checksum(files: DataFiles, data: int, length: int) -> Checksum | None:
 
 
 def fault(files: DataFiles, number: int, written: int, known: Checksum | None) -> str | None:
-    """The fault of a data file that must have `written` bytes with the checksum `known`; None if it is right. Blocks."""
+    """The fault of a data file that must have `written` bytes with the checksum `known`; None if it is right.
+    Blocks.
+    """
     try:
         descriptor = files.open(number)
     except OverlayFailed as failure:

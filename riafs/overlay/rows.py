@@ -362,7 +362,9 @@ class Rows:
             self._names.made(row.id)
 
     def add(self, row: Row) -> None:
-        """Add a file that covers no entry, in a step that cannot be rolled back. It is inserted with the next commit."""
+        """Add a file that covers no entry, in a step that cannot be rolled back. It is inserted with the next
+        commit.
+        """
         assert row.parent is not None
         assert row.name is not None
         self.turn += 1

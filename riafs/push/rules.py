@@ -49,7 +49,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of a dataset. `attributes`: path → attribute → value; `configured`: settings of the git-annex branch."""
+    """The rules of a dataset. `attributes`: path → attribute → value; `configured`: settings of the git-annex
+    branch.
+    """
 
     attributes: Mapping[bytes, Mapping[bytes, bytes]]
     configured: Mapping[bytes, bytes]

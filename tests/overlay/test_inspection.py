@@ -93,7 +93,7 @@ def test_what_happens_to_a_file_meanwhile_is_not_pushed_and_told_by_name(tmp_pat
     async def act(opened: Overlay, walker: Walker) -> None:
         await check(opened)
         damage(data_file(overlay, 3000))
-        with trio.fail_after(20), pytest.raises(OverlayDamaged, match=rf"was written to new \(.*{said}.*restore"):
+        with trio.fail_after(20), pytest.raises(OverlayDamaged, match=rf"were written to new \(.*{said}.*restore"):
             await check(opened)
         assert name == "bit flipped" or await is_refused(walker, b"new")
         await walker.write(b"fresh", WHOLE[b"new"])

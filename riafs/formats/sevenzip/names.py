@@ -52,7 +52,7 @@ class MemberNames:
             yield from (block[start - base : end - base - 1] for start, end in pairwise(starts))
 
     def columns(self) -> NamedColumns:
-        """What `from_columns` makes the same names of."""
+        """The columns, for `from_columns`."""
         return {"names": self._block, "name_starts": self._starts, "name_order": self._order}
 
     @classmethod

@@ -51,7 +51,7 @@ def _tokens(name: bytes, parts: Sequence[BlockRange], starts: Mapping[bytes, int
 
 
 def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges of a stream, those that go on where the last one ended put together with it."""
+    """Ranges of a stream, in which adjacent ones are joined."""
     merged: list[tuple[int, int]] = []
     for start, length in ranges:
         if merged and sum(merged[-1]) == start:
