@@ -1,8 +1,9 @@
-"""Which readers of a collection go through it in order, and which blocks they will want next.
+"""Read-ahead of a collection: finding its sequential readers, and the blocks that they need next.
 
-A collection's blocks have an order, that of its manifest, and programs that read a collection's files one after the
-other go through it across files as one that reads a large file does. A front is how far one of them has come. Kernels
-ask slightly out of order; one that only looks at some bytes here and there never gets a front moving.
+The blocks of a collection have the order of its manifest. A program that reads the files of a collection one after the
+other reads its blocks in this order, like a program that reads a large file. A front is the position of one reader.
+Requests of the kernel may be slightly out of order. A program that reads at random never moves its front far enough for
+read-ahead.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,9 +14,9 @@ from riafs.formats.locators import MAX_BLOCK
 
 _FRONTS = 16
 _OUT_OF_ORDER = 8 << 20
-_IN_ORDER = 2 << 20  # bytes after which a reader counts as one that goes on
+_IN_ORDER = 2 << 20  # bytes after which a reader is sequential
 _CROSSINGS = 2  # or so many borders of blocks
-_FAR = 128 << 20  # bytes after which more is read ahead of it
+_FAR = 128 << 20  # bytes after which more is read ahead
 _AGAIN = 4 << 20
 _WINDOW, _FAR_WINDOW = 2 * MAX_BLOCK, 3 * MAX_BLOCK
 _MOST_BLOCKS = 8
@@ -25,21 +26,21 @@ _MOST_BLOCKS = 8
 class _Front:
     block: int
     end: int
-    """The byte of the block behind the last one read."""
+    """End of the last read in the block."""
     advance: int
-    """Bytes that it has moved on."""
+    """Bytes that it has advanced."""
     crossings: int = 0
     looked: int = 0
-    """The advance at which was looked ahead the last time."""
+    """The advance at the last read-ahead."""
 
     def leads_to(self, block: int, offset: int, following: int | None) -> bool:
-        """Whether a reader that has come here may read there next."""
+        """Whether a read at `offset` of `block` may continue this front. `following`: the next block."""
         if block == self.block:
             return abs(offset - self.end) <= _OUT_OF_ORDER
         return block == following and offset <= _OUT_OF_ORDER
 
     def move(self, block: int, end: int, length: int) -> None:
-        """The reader has come further."""
+        """Advance to `end` of `block`."""
         if block != self.block:
             self.crossings += 1
             self.advance += length
@@ -50,12 +51,14 @@ class _Front:
 
     @property
     def is_moving(self) -> bool:
-        """Whether it belongs to a reader that goes on."""
+        """Whether it belongs to a sequential reader."""
         return self.advance >= _IN_ORDER or self.crossings >= _CROSSINGS
 
 
 class ReadAhead:
-    """One per collection. `following` gives the blocks behind one; `fetch` begins to fetch one and returns its size."""
+    """One per collection. `following`: the blocks after a block; `fetch`: begins to fetch a block and returns its
+    size.
+    """
 
     def __init__(self, following: Callable[[int], Iterable[int]], fetch: Callable[[int], int]) -> None:
         self._following = following
@@ -63,7 +66,7 @@ class ReadAhead:
         self._fronts: list[_Front] = []
 
     def has_read(self, block: int, offset: int, length: int) -> None:
-        """Somebody was given `length` bytes of a block."""
+        """Note that a program has read `length` bytes of a block."""
         for front in self._fronts:
             if front.leads_to(block, offset, next(iter(self._following(front.block)), None)):
                 crossed = front.block != block
