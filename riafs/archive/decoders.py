@@ -12,10 +12,10 @@ from typing import Protocol
 
 import trio
 
-from riafs.archive.blocks import MemberBlocks
 from riafs.archive.decompressors import Decompressor
 from riafs.archive.extractor import Engine, Extractor
 from riafs.archive.methods import RestartingDecompressor
+from riafs.cache.blocks import BlockCache
 from riafs.counters import Counters
 from riafs.errors import DecodeFailed, RiafsError, StoreError
 from riafs.formats.sevenzip.lzma2 import Stretch
@@ -232,7 +232,7 @@ class Resources:
     decoders' dictionaries; `workers`: threads that decode at once, and as many that store and check."""
 
     def __init__(
-        self, extractor: Extractor, blocks: MemberBlocks, counters: Counters, spill: int, memory: int, workers: int
+        self, extractor: Extractor, blocks: BlockCache, counters: Counters, spill: int, memory: int, workers: int
     ) -> None:
         self.extractor = extractor
         self.blocks = blocks

@@ -315,8 +315,7 @@ class FileSystem(OpenFiles):
         """
         entry, content = await self.content(inode, to_be_read=to_be_read)
         sized = entry.size != UNKNOWN_SIZE
-        held = content.opened if isinstance(content, DeferredBytes) else content
-        whole = held.data if sized and isinstance(held, MemoryBytes) and not self.is_open(inode) else None
+        whole = content.data if sized and isinstance(content, MemoryBytes) and not self.is_open(inode) else None
         if whole is not None:
             self.counters.bytes_read += len(whole)
         use = _use_of(self._parent(inode))
@@ -335,13 +334,12 @@ class FileSystem(OpenFiles):
             raise IsADirectoryHere(f"{entry.name!r} is a directory")
         content: RangedBytes
         if not to_be_read and self.is_open(inode) and entry.size != UNKNOWN_SIZE:
-            content = DeferredBytes(
-                entry.size, lambda: directory.open(entry)
-            )  # the one who has it open knows that it is there
+            # The reader who has it open knows that it is there.
+            content = DeferredBytes(entry.size, lambda: directory.open(entry))
         else:
             content = await directory.open(entry)
         if to_be_read:
-            await self._readers.prepare(content)
+            content = await self._readers.prepare(content)
         self.counters.opens += 1
         return entry, content
 

@@ -21,7 +21,6 @@ _NO_NAMES = frozenset((b"", b".", b".."))
 _ESCAPE = re.compile(rb"\\([0-3][0-7][0-7]|\\)")
 _DIGITS = re.compile(rb"\\[0-7]{3}")
 _ESCAPED = re.compile(rb"[\x00-\x20\\:]")
-_NOT_TEXT = re.compile("[\udc80-\udcff]")
 
 
 def _byte(match: re.Match[bytes]) -> bytes:
@@ -50,20 +49,6 @@ def unescaped_names(names: Sequence[bytes]) -> list[bytes]:
 def lightly_escaped(name: bytes) -> bytes:
     """`name` escaped, so that it has no blanks and can be read back, whatever its bytes are."""
     return _ESCAPED.sub(lambda match: b"\\%03o" % match[0][0], name)
-
-
-def escaped(name: bytes) -> bytes:
-    """`name` written as all programs of Arvados do, and what is not UTF-8 by its bytes.
-
-    >>> escaped(b"a b:c")
-    b'a\\040b\\072c'
-    """
-    text = lightly_escaped(name)
-    return text if text.isascii() else _NOT_TEXT.sub(_octal, text.decode(errors="surrogateescape")).encode()
-
-
-def _octal(match: re.Match[str]) -> str:
-    return f"\\{ord(match[0]) & 0xFF:03o}"
 
 
 def possible(parts: Iterable[bytes]) -> bool:
