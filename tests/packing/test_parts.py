@@ -87,8 +87,8 @@ def test_content_without_digest_is_told_by_its_sha256() -> None:
     one, other = ContentCheck(parse_key(b"WORM-s3--a")), ContentCheck(parse_key(b"WORM-s3--a"))
     one.update(b"abc")
     other.update(b"abd")
-    assert one.seen().problem == other.seen().problem == ""
-    assert one.seen() != other.seen()
+    assert one.result().problem == other.result().problem == ""
+    assert one.result() != other.result()
 
 
 # -- sharing ----------------------------------------------------------------------------------------------------------
