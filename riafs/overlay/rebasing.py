@@ -6,13 +6,13 @@ that is the same as the commit's entry at its path is deleted; other rows stay, 
 and removed since is hidden by a whiteout. Rows are compared by the paths that they had when the list of changes was
 made, as they may have been renamed since.
 
-First all entries are looked up, then all rows are changed in one step, in a thread; if a file was changed meanwhile,
-both are repeated. If an entry has changes both here, not pushed, and by others in the new commit, nothing is moved:
-over the new version the local change would not be recognised as a conflict, and a file of which only a part is local
-would be a mixture of two versions.
+First all entries are looked up, while requests are served (`Rebasing.prepare`); then all rows are changed in one step,
+in a thread. If a file was changed meanwhile, its entries are looked up again. If an entry has changes both here, not
+pushed, and by others in the new commit, nothing is moved: over the new version the local change would not be recognised
+as a conflict, and a file of which only a part is local would be a mixture of two versions.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 import trio
@@ -22,7 +22,7 @@ from riafs.formats.names import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, RowPosition
 from riafs.overlay.database import Statements
 from riafs.overlay.lower import packed, unpacked
-from riafs.overlay.overlay import InUse, Overlay, nothing_in_use
+from riafs.overlay.overlay import Overlay
 from riafs.overlay.pushes import Pushed, keep
 from riafs.overlay.rows import DIRECTORY, FILE, SPECIAL, WHITEOUT, Area, Row, Rows
 from riafs.slices import Pauses
@@ -30,19 +30,20 @@ from riafs.tree.protocol import Entry, Kind
 
 Find = Callable[[bytes], Awaitable[Entry | None]]
 """The entry at a path of a commit, None if there is none."""
+Written = Callable[[], Set[int | None]]
+"""The rows whose files are open for writing: these stay though they were pushed."""
 _ATTEMPTS = 20
 
 
 async def drop_pushed(
-    overlay: Overlay, dataset: bytes, commit: bytes, carried: Carried, find: Find, in_use: InUse = nothing_in_use
+    overlay: Overlay, dataset: bytes, commit: bytes, carried: Carried, find: Find, written: Written = frozenset
 ) -> None:
     """Move a dataset's changes to `commit`, which has the changes that a push published: drop these, durably, and keep
-    those that were made since. `find`: the entry at a path in `commit`; `in_use`: rows to keep though they were pushed.
+    those that were made since. `find`: the entry at a path in `commit`.
 
     Raises NoSuchName, Busy if the dataset is changed all the time, and what `find` raises.
     """
-    await Rebasing(overlay, overlay.area(dataset), commit, carried, find, in_use).run()
-    overlay.withdraw(dataset)
+    await Rebasing(overlay, overlay.area(dataset), commit, carried, find, written).run()
 
 
 class _Pushed:
@@ -140,36 +141,49 @@ class Rebasing:
     """One move of a dataset's changes to another commit."""
 
     def __init__(
-        self, overlay: Overlay, area: Area, commit: bytes, carried: Carried, find: Find, in_use: InUse
+        self, overlay: Overlay, area: Area, commit: bytes, carried: Carried, find: Find, written: Written
     ) -> None:
+        self.area = area
         self._overlay = overlay
         self._rows = overlay.rows
-        self._area = area
         self._commit = commit
         self._find = find
-        self._in_use = in_use
+        self._written = written
+        self._in_use: Set[int | None] = frozenset()
         self._carried = carried
+        self._pushed: _Pushed
         self._plan = _Plan()
+        self._planned_state: object = None
+        """The state of the overlay that the plan was made for; None without a plan."""
+
+    async def prepare(self) -> None:
+        """Make the plan while requests are served; `run` makes it again if they have changed anything."""
+        self._pushed = await trio.to_thread.run_sync(_Pushed, self._carried)
+        await self._make_plan()
 
     async def run(self) -> None:
-        """Plan and apply the move, and make it durable."""
-        self._pushed = await trio.to_thread.run_sync(_Pushed, self._carried)
+        """Make the plan, unless `prepare` did, apply it, and make that durable."""
+        if self._planned_state is None:
+            await self.prepare()
         for _ in range(_ATTEMPTS):
-            self._overlay.journal.before_commit()
-            seen = self._rows.last_version, self._rows.turn
-            await self._make_plan()
-            self._overlay.journal.before_commit()
-            if seen == (self._rows.last_version, self._rows.turn):
+            if self._planned_state == self._state():
                 self._refuse_overtaken()
                 await self._overlay.change_in_thread(self._apply)
                 await self._overlay.durable()
+                self._overlay.withdraw(self.area.base.dataset)
                 return
-        raise Busy(f"dataset {self._area.base.dataset.decode()} is being changed all the time; try again")
+            await self._make_plan()
+        raise Busy(f"dataset {self.area.base.dataset.decode()} is being changed all the time; try again")
+
+    def _state(self) -> object:
+        """Equal as long as no row is changed and no other file is open for writing."""
+        self._overlay.journal.before_commit()
+        return self._rows.last_version, self._rows.turn, self._rows.updates, self._written()
 
     def _refuse_overtaken(self) -> None:
         paths = tuple(sorted(self._plan.overtaken))
         if paths:
-            base, where = self._area.base, ", ".join(ascii(path.decode(errors="replace")) for path in paths[:3])
+            base, where = self.area.base, ", ".join(ascii(path.decode(errors="replace")) for path in paths[:3])
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
             raise PushConflict(
                 f"dataset {base.dataset.decode()}: {where}{more} changed in the store as well; the local changes stay "
@@ -180,8 +194,10 @@ class Rebasing:
     # -- planning -----------------------------------------------------------------------------------------------------
 
     async def _make_plan(self) -> None:
+        self._planned_state, state = None, self._state()
+        self._in_use = self._written()
         self._plan = _Plan()
-        top = self._rows.get(self._area.top)
+        top = self._rows.get(self.area.top)
         assert top is not None
         directories = [_Visited(top, b"", None, {})]
         waiting = await self._enter(directories[0])
@@ -199,6 +215,7 @@ class Rebasing:
             if not each.stays and each.base:
                 self._keep_time(each.row, each.base, each.columns.get("entry"))
             self._conclude(each.row, each.columns if each.stays else None, each.above)
+        self._planned_state = state
 
     async def _enter(self, visited: "_Visited") -> list[tuple[Row, bytes | None, "_Visited"]]:
         """The rows in a directory in reverse order, each with its path in the new commit."""
@@ -236,7 +253,7 @@ class Rebasing:
         settled = row.kind not in SPECIAL and self._pushed.was_pushed(row) and stood is not None and stood.path == place
         if row.kind == WHITEOUT and (covered is None or settled):
             return None
-        in_use = self._in_use(row.record or row.id)
+        in_use = (row.record or row.id) in self._in_use
         if row.kind != WHITEOUT and (settled or self._is_as_before(row, place)) and not in_use:
             if settled or not row.atime == row.mtime == row.ctime:  # as copied up, all are equal
                 self._keep_time(row, place, covered)
@@ -333,7 +350,7 @@ class Rebasing:
             self._drop(rows, row, discard)
         for row, _ in plan.kept:  # first remove all, as bases are unique and two rows may exchange theirs
             rows.update(row.id, base=None)
-        for row in rows.orphaned(self._area.id):  # its open file has opened the base content
+        for row in rows.orphaned(self.area.id):  # its open file has opened the base content
             rows.update(row.id, base=None)
         for row, columns in plan.kept:
             rows.update(row.id, **({"base": row.base} | columns))
@@ -346,19 +363,19 @@ class Rebasing:
                 assert parent is not None
                 rows.whiteout(parent, name, covered, parent.mtime)
         if self._pushed.made or self._pushed.gone or plan.times:
-            base = self._area.base
+            base = self.area.base
             keep(statements, base.dataset, base.commit, self._pushed.renamed, plan.times.values())
-        rows.move_area(self._area, self._commit)
+        rows.move_area(self.area, self._commit)
         self._move_entrances(rows)
-        if any(row.id == self._area.top for row in plan.gone):
-            rows.delete_area(self._area)
+        if any(row.id == self.area.top for row in plan.gone):
+            rows.delete_area(self.area)
 
     def _move_entrances(self, rows: Rows) -> None:
         """Update the paths of datasets in directories that the push has renamed."""
         for area in rows.areas():
-            if area.id != self._area.id and is_in(area.entrance, self._area.entrance):
-                inside = below(area.entrance, self._area.entrance)
-                place = joined(self._area.entrance, self._pushed.path_of(inside))
+            if area.id != self.area.id and is_in(area.entrance, self.area.entrance):
+                inside = below(area.entrance, self.area.entrance)
+                place = joined(self.area.entrance, self._pushed.path_of(inside))
                 if place != area.entrance:
                     rows.move_entrance(area, place)
 
