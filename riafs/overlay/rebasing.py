@@ -61,13 +61,13 @@ class _Pushed:
         removed = {change.path for change in carried.changes if change.kind is ChangeKind.REMOVED}
         self.gone = removed | self.renamed.keys()
         """Paths whose entries of the old commit were removed or renamed."""
-        self._taken = {stood.path for stood in carried.rows.values()}
+        self._taken = {old.path for old in carried.rows.values()}
         self._above = {above for path in self.made | self.gone for above in parents_of(path)}
         self.added = self._added()
 
     def _added(self) -> Mapping[bytes, list[bytes]]:
         """Directory → names in it that are new in the commit."""
-        known = {stood.path for stood in self._rows.values() if stood.is_added}
+        known = {old.path for old in self._rows.values() if old.is_added}
         found: dict[bytes, dict[bytes, None]] = {}
         for made in self.made:
             path = made
@@ -88,8 +88,8 @@ class _Pushed:
 
     def was_pushed(self, row: Row) -> bool:
         """Whether a row was pushed and has not changed since."""
-        stood = self._rows.get(row.id)
-        return stood is not None and row.version <= self._versions.get(stood.path, 0)
+        old = self._rows.get(row.id)
+        return old is not None and row.version <= self._versions.get(old.path, 0)
 
     def is_ours(self, path: bytes) -> bool:
         """Whether the push changed the entry at a path, one above it, or one in it."""
@@ -249,13 +249,13 @@ class Rebasing:
         row = self._rows.whole(row)
         entry = None if place is None else await self._find(place)
         covered = None if entry is None else packed(entry)
-        stood = self._pushed.at(row.id)
-        settled = row.kind not in SPECIAL and self._pushed.was_pushed(row) and stood is not None and stood.path == place
-        if row.kind == WHITEOUT and (covered is None or settled):
+        old = self._pushed.at(row.id)
+        is_pushed = row.kind not in SPECIAL and self._pushed.was_pushed(row) and old is not None and old.path == place
+        if row.kind == WHITEOUT and (covered is None or is_pushed):
             return None
         in_use = (row.record or row.id) in self._in_use
-        if row.kind != WHITEOUT and (settled or self._is_as_before(row, place)) and not in_use:
-            if settled or not row.atime == row.mtime == row.ctime:  # as copied up, all are equal
+        if row.kind != WHITEOUT and (is_pushed or self._is_as_before(row, place)) and not in_use:
+            if is_pushed or not row.atime == row.mtime == row.ctime:  # as copied up, all are equal
                 self._keep_time(row, place, covered)
             return None
         if place is not None and _version(row.covered) != _version(covered) and not self._pushed.is_ours(place):
@@ -263,7 +263,7 @@ class Rebasing:
         if row.kind == WHITEOUT:
             return {"covered": covered}
         if row.record is not None:
-            await self._record_base(self._rows.content(row), stood)
+            await self._record_base(self._rows.content(row), old)
         return {"covered": covered} | await self._file_base(row)
 
     def _is_as_before(self, row: Row, place: bytes | None) -> bool:
@@ -277,8 +277,8 @@ class Rebasing:
     async def _file_base(self, row: Row) -> dict[str, object]:
         if row.base is None:
             return {}
-        stood = self._pushed.at(row.id)
-        path = stood.path if stood is not None and stood.path in self._pushed.made else self._pushed.path_of(row.base)
+        old = self._pushed.at(row.id)
+        path = old.path if old is not None and old.path in self._pushed.made else self._pushed.path_of(row.base)
         entry = await self._find(path)
         ours = path in self._pushed.made or (entry is None and self._pushed.is_ours(path))
         if row.data and not ours and _content(row.entry) != _content(None if entry is None else packed(entry)):
@@ -289,12 +289,14 @@ class Rebasing:
             return {"base": path, "entry": packed(entry)}
         return {"base": path, "entry": packed(entry), "based": min(row.based, max(entry.size, 0))}
 
-    async def _record_base(self, record: Row, stood: RowPosition | None) -> None:
-        """Find the path, in the new commit, of the content of a record. `stood`: the position of one of its names."""
-        carried = stood is not None and stood.path in self._pushed.made
+    async def _record_base(self, record: Row, old: RowPosition | None) -> None:
+        """Find the path, in the new commit, of the content of a record. `old`: the former position of one of its
+        names.
+        """
+        carried = old is not None and old.path in self._pushed.made
         if record.base is None or (record.id in self._plan.records and not carried):
             return
-        path = stood.path if stood is not None and carried else self._pushed.path_of(record.base)
+        path = old.path if old is not None and carried else self._pushed.path_of(record.base)
         entry = await self._find(path)
         ours = path in self._pushed.made or (entry is None and self._pushed.is_ours(path))
         if not ours and _content(record.entry) != _content(None if entry is None else packed(entry)):
@@ -328,10 +330,10 @@ class Rebasing:
         """The path that a directory may have in the new commit."""
         if row.base is not None:
             return self._pushed.path_of(row.base)
-        stood = self._pushed.at(row.id)
-        if stood is not None and (stood.is_added or stood.path in self._pushed.gone):
-            return stood.path
-        is_new = stood is None and row.covered is None and place is not None
+        old = self._pushed.at(row.id)
+        if old is not None and (old.is_added or old.path in self._pushed.gone):
+            return old.path
+        is_new = old is None and row.covered is None and place is not None
         return place if is_new and not self._pushed.is_taken(place or b"") else None
 
     def _take(self, base: bytes) -> bool:

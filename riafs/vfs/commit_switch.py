@@ -84,8 +84,8 @@ class CommitSwitch:
         """The move of the rows, and the top of the new commit."""
 
     async def prepare(self, dataset: bytes, commit: bytes, carried: Carried) -> None:
-        """Look up what `pushed` will need, while everybody goes on. What takes long is done then; what is changed
-        meanwhile, `pushed` looks at again.
+        """Look up the entries that `pushed` needs, which may take long, while requests are served. Those that change
+        meanwhile are looked up again by `pushed`.
         """
         with contextlib.suppress(StaleHandle):  # another dataset is being moved
             await self._look(dataset, commit, carried)
