@@ -31,7 +31,7 @@ from riafs.overlay.namespace import Creator, Namespace, check_length
 from riafs.overlay.open_file import OpenFile
 from riafs.overlay.open_files import OpenFiles
 from riafs.overlay.overlay import Overlay
-from riafs.overlay.rebasing import Find, drop_pushed
+from riafs.overlay.rebasing import Find, Rebasing
 from riafs.overlay.restoring import restore_all
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.stat import Ownership, Stat
@@ -325,18 +325,23 @@ class OverlayFileSystem(Namespace):
 
     # -- after a push -------------------------------------------------------------------------------------------------
 
-    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, find: Find) -> dict[int, int]:
-        """Drop the changes that a push published in `commit`. Open files keep their content; a file that is open for
-        writing stays a change. Afterwards the tree below must show `commit`, and then `attach` must be called.
+    def rebasing(self, dataset: bytes, commit: bytes, carried: Carried, find: Find) -> Rebasing:
+        """The move of a dataset's changes to `commit`, which has those that a push published, for `pushed`. Raises
+        NoSuchName.
+        """
+        return Rebasing(self._overlay, self._overlay.area(dataset), commit, carried, find, self._handles.written)
+
+    async def pushed(self, rebasing: Rebasing) -> dict[int, int]:
+        """Drop the changes that a push published in a new commit. Open files keep their content; a file that is open
+        for writing stays a change. Afterwards the tree below must show the commit, and then `attach` must be called.
 
         Returns the inode numbers of entries that are still changes: old → new.
         """
         for opened in self._handles:
             if opened.row is not None and opened.based:
                 await opened.base()
-        area = self._overlay.area(dataset).id
-        await drop_pushed(self._overlay, dataset, commit, carried, find, self._handles.is_written)
-        changed = await in_slices(self._inodes.moved(area))
+        await rebasing.run()
+        changed = await in_slices(self._inodes.moved(rebasing.area.id))
         self._handles.renumber(changed)
         return changed
 

@@ -3,7 +3,7 @@
 A file without a name that is still open keeps its row until its last handle is released.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 from riafs.errors import StaleHandle
 from riafs.overlay.inode_map import InodeMap
@@ -46,9 +46,9 @@ class OpenFiles:
         opened = self._open.get(inode)
         return opened if opened is not None and opened in self._dirty else None
 
-    def is_written(self, row: int) -> bool:
-        """Whether a row's file is open for writing."""
-        return any(opened.row == row and opened.writers for opened in self._open.values())
+    def written(self) -> Set[int | None]:
+        """The rows whose files are open for writing."""
+        return frozenset(opened.row for opened in self._open.values() if opened.writers)
 
     def file(self, handle: int) -> OpenFile:
         """The open file of a handle. Raises StaleHandle."""

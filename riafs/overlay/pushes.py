@@ -111,7 +111,7 @@ def _encoded(announced: PendingPush) -> dict[str, Any]:
             ]
             for each in announced.carried.changes
         ],
-        "rows": [[row, os.fsdecode(stood.path), stood.is_added] for row, stood in announced.carried.rows.items()],
+        "rows": [[row, os.fsdecode(old.path), old.is_added] for row, old in announced.carried.rows.items()],
     }
 
 

@@ -6,13 +6,13 @@ that is the same as the commit's entry at its path is deleted; other rows stay, 
 and removed since is hidden by a whiteout. Rows are compared by the paths that they had when the list of changes was
 made, as they may have been renamed since.
 
-First all entries are looked up, then all rows are changed in one step, in a thread; if a file was changed meanwhile,
-both are repeated. If an entry has changes both here, not pushed, and by others in the new commit, nothing is moved:
-over the new version the local change would not be recognised as a conflict, and a file of which only a part is local
-would be a mixture of two versions.
+First all entries are looked up, while requests are served (`Rebasing.prepare`); then all rows are changed in one step,
+in a thread. If a file was changed meanwhile, its entries are looked up again. If an entry has changes both here, not
+pushed, and by others in the new commit, nothing is moved: over the new version the local change would not be recognised
+as a conflict, and a file of which only a part is local would be a mixture of two versions.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 import trio
@@ -22,7 +22,7 @@ from riafs.formats.names import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, RowPosition
 from riafs.overlay.database import Statements
 from riafs.overlay.lower import packed, unpacked
-from riafs.overlay.overlay import InUse, Overlay, nothing_in_use
+from riafs.overlay.overlay import Overlay
 from riafs.overlay.pushes import Pushed, keep
 from riafs.overlay.rows import DIRECTORY, FILE, SPECIAL, WHITEOUT, Area, Row, Rows
 from riafs.slices import Pauses
@@ -30,19 +30,20 @@ from riafs.tree.protocol import Entry, Kind
 
 Find = Callable[[bytes], Awaitable[Entry | None]]
 """The entry at a path of a commit, None if there is none."""
+Written = Callable[[], Set[int | None]]
+"""The rows whose files are open for writing: these stay though they were pushed."""
 _ATTEMPTS = 20
 
 
 async def drop_pushed(
-    overlay: Overlay, dataset: bytes, commit: bytes, carried: Carried, find: Find, in_use: InUse = nothing_in_use
+    overlay: Overlay, dataset: bytes, commit: bytes, carried: Carried, find: Find, written: Written = frozenset
 ) -> None:
     """Move a dataset's changes to `commit`, which has the changes that a push published: drop these, durably, and keep
-    those that were made since. `find`: the entry at a path in `commit`; `in_use`: rows to keep though they were pushed.
+    those that were made since. `find`: the entry at a path in `commit`.
 
     Raises NoSuchName, Busy if the dataset is changed all the time, and what `find` raises.
     """
-    await Rebasing(overlay, overlay.area(dataset), commit, carried, find, in_use).run()
-    overlay.withdraw(dataset)
+    await Rebasing(overlay, overlay.area(dataset), commit, carried, find, written).run()
 
 
 class _Pushed:
@@ -60,13 +61,13 @@ class _Pushed:
         removed = {change.path for change in carried.changes if change.kind is ChangeKind.REMOVED}
         self.gone = removed | self.renamed.keys()
         """Paths whose entries of the old commit were removed or renamed."""
-        self._taken = {stood.path for stood in carried.rows.values()}
+        self._taken = {old.path for old in carried.rows.values()}
         self._above = {above for path in self.made | self.gone for above in parents_of(path)}
         self.added = self._added()
 
     def _added(self) -> Mapping[bytes, list[bytes]]:
         """Directory → names in it that are new in the commit."""
-        known = {stood.path for stood in self._rows.values() if stood.is_added}
+        known = {old.path for old in self._rows.values() if old.is_added}
         found: dict[bytes, dict[bytes, None]] = {}
         for made in self.made:
             path = made
@@ -87,8 +88,8 @@ class _Pushed:
 
     def was_pushed(self, row: Row) -> bool:
         """Whether a row was pushed and has not changed since."""
-        stood = self._rows.get(row.id)
-        return stood is not None and row.version <= self._versions.get(stood.path, 0)
+        old = self._rows.get(row.id)
+        return old is not None and row.version <= self._versions.get(old.path, 0)
 
     def is_ours(self, path: bytes) -> bool:
         """Whether the push changed the entry at a path, one above it, or one in it."""
@@ -140,36 +141,49 @@ class Rebasing:
     """One move of a dataset's changes to another commit."""
 
     def __init__(
-        self, overlay: Overlay, area: Area, commit: bytes, carried: Carried, find: Find, in_use: InUse
+        self, overlay: Overlay, area: Area, commit: bytes, carried: Carried, find: Find, written: Written
     ) -> None:
+        self.area = area
         self._overlay = overlay
         self._rows = overlay.rows
-        self._area = area
         self._commit = commit
         self._find = find
-        self._in_use = in_use
+        self._written = written
+        self._in_use: Set[int | None] = frozenset()
         self._carried = carried
+        self._pushed: _Pushed
         self._plan = _Plan()
+        self._planned_state: object = None
+        """The state of the overlay that the plan was made for; None without a plan."""
+
+    async def prepare(self) -> None:
+        """Make the plan while requests are served; `run` makes it again if they have changed anything."""
+        self._pushed = await trio.to_thread.run_sync(_Pushed, self._carried)
+        await self._make_plan()
 
     async def run(self) -> None:
-        """Plan and apply the move, and make it durable."""
-        self._pushed = await trio.to_thread.run_sync(_Pushed, self._carried)
+        """Make the plan, unless `prepare` did, apply it, and make that durable."""
+        if self._planned_state is None:
+            await self.prepare()
         for _ in range(_ATTEMPTS):
-            self._overlay.journal.before_commit()
-            seen = self._rows.last_version, self._rows.turn
-            await self._make_plan()
-            self._overlay.journal.before_commit()
-            if seen == (self._rows.last_version, self._rows.turn):
+            if self._planned_state == self._state():
                 self._refuse_overtaken()
                 await self._overlay.change_in_thread(self._apply)
                 await self._overlay.durable()
+                self._overlay.withdraw(self.area.base.dataset)
                 return
-        raise Busy(f"dataset {self._area.base.dataset.decode()} is being changed all the time; try again")
+            await self._make_plan()
+        raise Busy(f"dataset {self.area.base.dataset.decode()} is being changed all the time; try again")
+
+    def _state(self) -> object:
+        """Equal as long as no row is changed and no other file is open for writing."""
+        self._overlay.journal.before_commit()
+        return self._rows.last_version, self._rows.turn, self._rows.updates, self._written()
 
     def _refuse_overtaken(self) -> None:
         paths = tuple(sorted(self._plan.overtaken))
         if paths:
-            base, where = self._area.base, ", ".join(ascii(path.decode(errors="replace")) for path in paths[:3])
+            base, where = self.area.base, ", ".join(ascii(path.decode(errors="replace")) for path in paths[:3])
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
             raise PushConflict(
                 f"dataset {base.dataset.decode()}: {where}{more} changed in the store as well; the local changes stay "
@@ -180,8 +194,10 @@ class Rebasing:
     # -- planning -----------------------------------------------------------------------------------------------------
 
     async def _make_plan(self) -> None:
+        self._planned_state, state = None, self._state()
+        self._in_use = self._written()
         self._plan = _Plan()
-        top = self._rows.get(self._area.top)
+        top = self._rows.get(self.area.top)
         assert top is not None
         directories = [_Visited(top, b"", None, {})]
         waiting = await self._enter(directories[0])
@@ -199,6 +215,7 @@ class Rebasing:
             if not each.stays and each.base:
                 self._keep_time(each.row, each.base, each.columns.get("entry"))
             self._conclude(each.row, each.columns if each.stays else None, each.above)
+        self._planned_state = state
 
     async def _enter(self, visited: "_Visited") -> list[tuple[Row, bytes | None, "_Visited"]]:
         """The rows in a directory in reverse order, each with its path in the new commit."""
@@ -232,13 +249,13 @@ class Rebasing:
         row = self._rows.whole(row)
         entry = None if place is None else await self._find(place)
         covered = None if entry is None else packed(entry)
-        stood = self._pushed.at(row.id)
-        settled = row.kind not in SPECIAL and self._pushed.was_pushed(row) and stood is not None and stood.path == place
-        if row.kind == WHITEOUT and (covered is None or settled):
+        old = self._pushed.at(row.id)
+        is_pushed = row.kind not in SPECIAL and self._pushed.was_pushed(row) and old is not None and old.path == place
+        if row.kind == WHITEOUT and (covered is None or is_pushed):
             return None
-        in_use = self._in_use(row.record or row.id)
-        if row.kind != WHITEOUT and (settled or self._is_as_before(row, place)) and not in_use:
-            if settled or not row.atime == row.mtime == row.ctime:  # as copied up, all are equal
+        in_use = (row.record or row.id) in self._in_use
+        if row.kind != WHITEOUT and (is_pushed or self._is_as_before(row, place)) and not in_use:
+            if is_pushed or not row.atime == row.mtime == row.ctime:  # as copied up, all are equal
                 self._keep_time(row, place, covered)
             return None
         if place is not None and _version(row.covered) != _version(covered) and not self._pushed.is_ours(place):
@@ -246,7 +263,7 @@ class Rebasing:
         if row.kind == WHITEOUT:
             return {"covered": covered}
         if row.record is not None:
-            await self._record_base(self._rows.content(row), stood)
+            await self._record_base(self._rows.content(row), old)
         return {"covered": covered} | await self._file_base(row)
 
     def _is_as_before(self, row: Row, place: bytes | None) -> bool:
@@ -260,8 +277,8 @@ class Rebasing:
     async def _file_base(self, row: Row) -> dict[str, object]:
         if row.base is None:
             return {}
-        stood = self._pushed.at(row.id)
-        path = stood.path if stood is not None and stood.path in self._pushed.made else self._pushed.path_of(row.base)
+        old = self._pushed.at(row.id)
+        path = old.path if old is not None and old.path in self._pushed.made else self._pushed.path_of(row.base)
         entry = await self._find(path)
         ours = path in self._pushed.made or (entry is None and self._pushed.is_ours(path))
         if row.data and not ours and _content(row.entry) != _content(None if entry is None else packed(entry)):
@@ -272,12 +289,14 @@ class Rebasing:
             return {"base": path, "entry": packed(entry)}
         return {"base": path, "entry": packed(entry), "based": min(row.based, max(entry.size, 0))}
 
-    async def _record_base(self, record: Row, stood: RowPosition | None) -> None:
-        """Find the path, in the new commit, of the content of a record. `stood`: the position of one of its names."""
-        carried = stood is not None and stood.path in self._pushed.made
+    async def _record_base(self, record: Row, old: RowPosition | None) -> None:
+        """Find the path, in the new commit, of the content of a record. `old`: the former position of one of its
+        names.
+        """
+        carried = old is not None and old.path in self._pushed.made
         if record.base is None or (record.id in self._plan.records and not carried):
             return
-        path = stood.path if stood is not None and carried else self._pushed.path_of(record.base)
+        path = old.path if old is not None and carried else self._pushed.path_of(record.base)
         entry = await self._find(path)
         ours = path in self._pushed.made or (entry is None and self._pushed.is_ours(path))
         if not ours and _content(record.entry) != _content(None if entry is None else packed(entry)):
@@ -311,10 +330,10 @@ class Rebasing:
         """The path that a directory may have in the new commit."""
         if row.base is not None:
             return self._pushed.path_of(row.base)
-        stood = self._pushed.at(row.id)
-        if stood is not None and (stood.is_added or stood.path in self._pushed.gone):
-            return stood.path
-        is_new = stood is None and row.covered is None and place is not None
+        old = self._pushed.at(row.id)
+        if old is not None and (old.is_added or old.path in self._pushed.gone):
+            return old.path
+        is_new = old is None and row.covered is None and place is not None
         return place if is_new and not self._pushed.is_taken(place or b"") else None
 
     def _take(self, base: bytes) -> bool:
@@ -333,7 +352,7 @@ class Rebasing:
             self._drop(rows, row, discard)
         for row, _ in plan.kept:  # first remove all, as bases are unique and two rows may exchange theirs
             rows.update(row.id, base=None)
-        for row in rows.orphaned(self._area.id):  # its open file has opened the base content
+        for row in rows.orphaned(self.area.id):  # its open file has opened the base content
             rows.update(row.id, base=None)
         for row, columns in plan.kept:
             rows.update(row.id, **({"base": row.base} | columns))
@@ -346,19 +365,19 @@ class Rebasing:
                 assert parent is not None
                 rows.whiteout(parent, name, covered, parent.mtime)
         if self._pushed.made or self._pushed.gone or plan.times:
-            base = self._area.base
+            base = self.area.base
             keep(statements, base.dataset, base.commit, self._pushed.renamed, plan.times.values())
-        rows.move_area(self._area, self._commit)
+        rows.move_area(self.area, self._commit)
         self._move_entrances(rows)
-        if any(row.id == self._area.top for row in plan.gone):
-            rows.delete_area(self._area)
+        if any(row.id == self.area.top for row in plan.gone):
+            rows.delete_area(self.area)
 
     def _move_entrances(self, rows: Rows) -> None:
         """Update the paths of datasets in directories that the push has renamed."""
         for area in rows.areas():
-            if area.id != self._area.id and is_in(area.entrance, self._area.entrance):
-                inside = below(area.entrance, self._area.entrance)
-                place = joined(self._area.entrance, self._pushed.path_of(inside))
+            if area.id != self.area.id and is_in(area.entrance, self.area.entrance):
+                inside = below(area.entrance, self.area.entrance)
+                place = joined(self.area.entrance, self._pushed.path_of(inside))
                 if place != area.entrance:
                     rows.move_entrance(area, place)
 

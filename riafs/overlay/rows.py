@@ -147,6 +147,8 @@ class Rows:
         """No data file and no version gets a larger number before the overlay is opened again."""
         self.turn = 0
         """Grows whenever a directory's entries change."""
+        self.updates = 0
+        """Grows whenever a row gets other columns."""
         self.touched: dict[int, int] = {}
         """Directory whose entries have changed since the last commit → time. So a directory with many new names is
         updated once.
@@ -398,6 +400,7 @@ class Rows:
 
     def update(self, node: int, **columns: Any) -> None:  # noqa: ANN401  # as SQLite takes them
         """Set columns of a node. Their names are constants of the callers, never input."""
+        self.updates += 1
         known = self._new.get(node)
         if known is not None:
             self._new[node] = known._replace(**columns)

@@ -67,7 +67,7 @@ class Listing:
     def __init__(
         self, streams: StreamsInfo, names: MemberNames, kinds: Column, attributes: Column, first_streams: Column
     ) -> None:
-        """See `make` and `from_columns`."""
+        """For `make` and `from_columns`, which check the columns."""
         self._streams = streams
         self._names = names
         self._kinds = kinds

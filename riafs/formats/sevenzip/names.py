@@ -32,7 +32,7 @@ class MemberNames:
     __slots__ = ("_block", "_order", "_starts")
 
     def __init__(self, block: Column, starts: Column, order: Column) -> None:
-        """See `MemberNamesBuilder` for what the columns hold."""
+        """From the columns of a `MemberNamesBuilder`."""
         self._block = block
         self._starts = starts
         self._order = order
