@@ -73,7 +73,7 @@ def _check_pyfuse3() -> Finding:
     try:
         return Finding("ok", f"pyfuse3 {metadata.version('pyfuse3')}, trio {metadata.version('trio')}")
     except metadata.PackageNotFoundError as error:
-        return Finding("fail", f"{error.name} is not installed", "pip install riafs brings it")
+        return Finding("fail", f"{error.name} is not installed", _pip_install(str(error.name)))
 
 
 def _check_device() -> Finding:
@@ -100,7 +100,7 @@ def _check_fusermount() -> Iterator[Finding]:
         advice = f"ln -s ../proc/self/mounts {_MOUNT_TABLE}"
         yield Finding("fail", f"there is no {_MOUNT_TABLE}, which fusermount3 needs to unmount", advice)
     if os.geteuid() != 0 and not user_allow_other():
-        yield Finding("warn", "allow-other is for root only here", "put user_allow_other into /etc/fuse.conf")
+        yield Finding("warn", "only root can mount with allow-other here", "put user_allow_other into /etc/fuse.conf")
 
 
 def user_allow_other(path: str = "/etc/fuse.conf") -> bool:
@@ -121,10 +121,14 @@ def _check_git() -> Finding:
         return Finding("fail", f"git cannot be started: {error.strerror}", "see that git --version works here")
     except subprocess.TimeoutExpired:
         return Finding(
-            "fail", f"git did not tell its version in {_PROGRAM_SECONDS:g} s", "try again; is its disk dead?"
+            "fail",
+            f"git did not tell its version in {_PROGRAM_SECONDS:g} s",
+            "try again; the disk that git is on may not answer",
         )
     except ProgramKilled as error:
-        return Finding("fail", str(error), "something here ends it: too little memory, or a guard of this machine")
+        return Finding(
+            "fail", str(error), "something on this machine ended it: look for a lack of memory in the kernel's log"
+        )
     said = done.stdout.decode(errors="replace").partition("\n")[0]
     found = re.search(r"(\d+)\.(\d+)", said)
     if done.returncode or found is None:
@@ -195,7 +199,11 @@ def _check_cache(path: str) -> Finding:
     while not os.path.exists(existing):
         existing = os.path.dirname(existing)
     if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-        return Finding("warn", f"cache directory {path} cannot be written", "verify again each time, or set cache-dir")
+        return Finding(
+            "warn",
+            f"cache directory {path} cannot be written",
+            "set cache-dir; until then each mount verifies all content again",
+        )
     return Finding("ok", f"cache directory {path}")
 
 
