@@ -40,12 +40,11 @@ class LinkedMember:
 
     key: Key
     link: ArchiveLink
-    places: ArchivePlaces
+    locations: ArchivePlaces
     tools: ArchiveTools
 
     @property
     def name(self) -> str:
-        """See Place."""
         archive = self.link.archive.serialised.decode(errors="replace")
         return f"{os.fsdecode(self.link.path)} in the archive {archive}"
 
@@ -55,7 +54,7 @@ class LinkedMember:
         return self.link.size if self.key.size is None else self.key.size
 
     async def open(self) -> UnverifiedContent:
-        """See Place. Raises NotInStore without the archive, what is wrong with it, MissingProgram, StoreTimeout."""
+        """Raises NotInStore without the archive, what is wrong with it, MissingProgram, StoreTimeout."""
         if self.size is None:
             raise NotInStore(f"{self.name}: neither the key nor the URL says how large it is")
         if checker(self.key) is None:
@@ -67,9 +66,9 @@ class LinkedMember:
 
     async def peek(self) -> RangedBytes:
         """The archive, as it is there. Raises as `open`."""
-        for place in await self.places(self.link.archive):
+        for location in await self.locations(self.link.archive):
             try:
-                return (await place.open()).source
+                return (await location.open()).source
             except NotInStore:
                 continue
         raise NotInStore(f"the archive of {self.name} is not in the store")
@@ -86,9 +85,9 @@ class LinkedMember:
     async def extracted(self, size: int) -> FileBytes:
         """The member in an unlinked file, right where the key can tell. Raises as `open`."""
         problem: RiafsError | None = None
-        for place in await self.places(self.link.archive):
+        for location in await self.locations(self.link.archive):
             try:
-                opened = await place.open()
+                opened = await location.open()
             except NotInStore:
                 continue
             except RiafsError as error:
