@@ -198,7 +198,7 @@ class ObjectWriter:
         """The path (below ``annex/objects``) that `key` has to be written to, None if there is a good copy."""
         contents = self._to.dataset.contents
         claim = await contents.claim(key)
-        for place in contents.stored_places(key):
+        for place in contents.stored_locations(key):
             copy = await read_copy(place, key.size, claim, contents.verifier)
             if copy is not None and copy.state.usable:
                 self._rely_on(place)
