@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, SUBMODULE
-from riafs.formats.keys import parse_key
-from riafs.overlay.changes import Base, BaseEntry
+from riafs.overlay.changes import Base
 from riafs.storage.bytesource import RangedBytes
-from riafs.tree.listing import GitEntry
-from riafs.tree.protocol import Entry, Kind
+from riafs.tree.protocol import Entry, Origin
+
+LINK = 0o120000
+"""The mode of an Origin that is a link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,41 +70,34 @@ class Lower(Protocol):
         """Keep the dataset with this top at the commit that it shows now, also when its branch moves."""
 
 
-_MARKS = {b"f": FILE, b"x": EXECUTABLE, b"d": DIRECTORY, b"s": SUBMODULE}
-
-
-def is_subdataset(entry: Entry) -> bool:
-    """Whether an entry is a registered subdataset."""
-    return isinstance(entry, GitEntry) and entry.registered
-
-
 def packed(entry: Entry) -> bytes:
-    """An entry of the commit as it is kept in a row: git's mode, object name, size, executable or not, key."""
-    if isinstance(entry, GitEntry):
-        mode = _MARKS[entry.version[-1:]] if len(entry.version) & 1 else LINK
-        oid, key = entry.oid, entry.key or b""
-    else:
-        mode = {Kind.DIRECTORY: DIRECTORY, Kind.LINK: LINK}.get(entry.kind, EXECUTABLE if entry.executable else FILE)
-        oid, key = entry.version.hex().encode(), b""
-    return b"%o %s %d %d %s" % (mode, oid or b"-", entry.size, entry.executable, key)
+    """An entry of the tree below as it is kept in a row: mode, version, size, executable or not, content."""
+    origin = entry.origin
+    return b"%o %s %d %d %s" % (origin.mode, origin.version or b"-", entry.size, entry.executable, origin.content)
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
     """An entry of the commit from a row."""
 
-    mode: int
-    oid: bytes
+    origin: Origin
     size: int
     executable: bool
-    key: bytes
 
-    def base_entry(self, path: bytes) -> BaseEntry:
-        """The entry in a list of changes."""
-        return BaseEntry(path, self.mode, self.oid, parse_key(self.key) if self.key else None)
+    @property
+    def is_link(self) -> bool:
+        """Whether the source has a link."""
+        return self.origin.mode == LINK
+
+    @property
+    def content(self) -> bytes:
+        """Equal for the same content: its name if it has one, as the version of a link to it may depend on the link's
+        path.
+        """
+        return self.origin.content or self.origin.version
 
 
 def unpacked(text: bytes) -> Remembered:
     """The inverse of `packed`. Raises ValueError."""
-    mode, oid, size, executable, key = text.split(b" ", 4)
-    return Remembered(int(mode, 8), oid, int(size), executable == b"1", key)
+    mode, version, size, executable, content = text.split(b" ", 4)
+    return Remembered(Origin(int(mode, 8), version, content), int(size), executable == b"1")

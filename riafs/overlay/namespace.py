@@ -22,11 +22,10 @@ from riafs.errors import (
     NotPermitted,
     StaleHandle,
 )
-from riafs.formats.gitobjects import LINK as GIT_LINK
 from riafs.formats.names import git_takes
 from riafs.formats.text import shown
 from riafs.overlay.inode_map import InodeMap
-from riafs.overlay.lower import Lower, LowerEntry, is_subdataset, packed, unpacked
+from riafs.overlay.lower import Lower, LowerEntry, packed, unpacked
 from riafs.overlay.overlay import Overlay
 from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row, Rows
@@ -255,7 +254,7 @@ class Namespace:
 
     def _subdataset_top(self, slot: Slot) -> Row | None:
         """The row of a subdataset's top, None if it has no changes."""
-        if slot.below is None or not is_subdataset(slot.below.entry):
+        if slot.below is None or not slot.below.entry.is_registered:
             return None
         return self._inodes.row(slot.below.inode)
 
@@ -400,7 +399,7 @@ def _check_name(name: bytes) -> None:
 
 def _is_link(row: Row) -> bool:
     """Whether git stores a link: also for a locked annexed file."""
-    return row.kind == LINK or (row.entry is not None and unpacked(row.entry).mode == GIT_LINK)
+    return row.kind == LINK or (row.entry is not None and unpacked(row.entry).is_link)
 
 
 def _check_git_takes(name: bytes, *, is_link: bool) -> None:
@@ -414,5 +413,5 @@ def _check_git_takes(name: bytes, *, is_link: bool) -> None:
 
 def _check_movable(slot: Slot) -> None:
     below = slot.below
-    if below is not None and is_subdataset(below.entry):
+    if below is not None and below.entry.is_registered:
         raise Busy(f"{slot.name!r} is a subdataset: DataLad moves and removes those")

@@ -396,13 +396,11 @@ class Rebasing:
 
 def _version(entry: bytes | None) -> tuple[int, bytes] | None:
     """Equal for entries with the same mode and content."""
-    return None if entry is None else (unpacked(entry).mode, _content(entry) or b"")
+    return None if entry is None else (unpacked(entry).origin.mode, unpacked(entry).content)
 
 
 def _content(entry: bytes | None) -> bytes | None:
-    """Equal for the same content: the key if there is one, as the blob of a link to it depends on the link's path."""
-    known = None if entry is None else unpacked(entry)
-    return None if known is None else known.key or known.oid
+    return None if entry is None else unpacked(entry).content
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:

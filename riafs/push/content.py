@@ -25,7 +25,7 @@ from riafs.overlay.changes import BaseEntry, Change, LocalContent
 from riafs.overlay.data_files import is_ours
 from riafs.push.destination import Destination
 from riafs.push.objects import PIECE, ObjectWriter, Wanted
-from riafs.push.rules import ATTRIBUTES, Rules, Verdict
+from riafs.push.rules import ATTRIBUTES, Rules, Verdict, annexed_key
 from riafs.push.trees import TreeEditor
 from riafs.slices import Pauses, Sliced, in_slices
 from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
@@ -124,16 +124,18 @@ class ContentSource:
         base = change.base
         if base is None:
             return None
-        if base.key is not None:
-            return await self._dataset.contents.open(base.key, lambda: f"{base.path!r} of {self._dataset.name}")
+        key = annexed_key(base)
+        if key is not None:
+            return await self._dataset.contents.open(key, lambda: f"{base.path!r} of {self._dataset.name}")
         return await self.blob(base)
 
     async def blob(self, base: BaseEntry) -> RangedBytes:
         """The content of a file in git in the base commit. Raises StoreError, …"""
-        [known] = await self._dataset.repository.objects([b"info " + base.oid])
+        oid = base.origin.version
+        [known] = await self._dataset.repository.objects([b"info " + oid])
         if known is None:
-            raise StoreError(f"git object {base.oid.decode()} of {self._dataset.name} cannot be read")
-        return await self._dataset.repository.open_blob(base.oid, known.size)
+            raise StoreError(f"git object {oid.decode()} of {self._dataset.name} cannot be read")
+        return await self._dataset.repository.open_blob(oid, known.size)
 
 
 class Placer:
@@ -253,7 +255,7 @@ class Placer:
             return data
         before = b""
         base = change.base
-        is_blob = base is not None and base.key is None and base.mode in (FILE, EXECUTABLE)
+        is_blob = base is not None and not base.origin.content and base.origin.mode in (FILE, EXECUTABLE)
         if conversion.ends is Ends.GUESSED and b"\r\n" in data and base is not None and is_blob:
             opened = await self._source.blob(base)
             try:
