@@ -19,6 +19,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TypeVar, TypeVarTuple
 
@@ -28,17 +29,17 @@ from cachetools import LRUCache
 
 from riafs.counters import Counters
 from riafs.daemon.opening import opening_plan
-from riafs.daemon.plan import absolute_source
+from riafs.daemon.plan import NamedSource, named_source
 from riafs.errors import IsADirectoryHere, LinkLoop, NoSuchName, NoSuchVersion, NotADirectoryHere, UsageError
 from riafs.formats.sources import STANDARD_INPUT, KeepUrl
 from riafs.git.history import Version as GitVersion
 from riafs.git.history import VersionKind, named, newest
-from riafs.git.user import instead_of_rules
-from riafs.settings import Given, complete_environment, load
+from riafs.settings import Given
 from riafs.storage.bytesource import RangedBytes
 from riafs.tree.commit_directory import VersionedDirectory
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
-from riafs.vfs.assembly import Plan, open_assembled
+from riafs.tree.store_root import PendingDirectory
+from riafs.vfs.assembly import open_assembled
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -158,21 +159,25 @@ class AsyncTree:
         async with await self.open(path) as file:
             return await file.read_range(offset, length)
 
-    async def versions(self, path: Path = "", commits: int = 20) -> list[Version]:
-        """The branches, the tags and the newest `commits` of the dataset that `path` is in.
+    async def versions(self, path: Path = "", commits: int = 20, *, internal: bool = False) -> list[Version]:
+        """The branches and tags of the dataset that `path` is in, and the newest `commits` that changed `path`.
 
-        Raises NoSuchVersion where that is no dataset (collections have none, nor has the top of a store).
+        `internal`: also the branches of git-annex itself. Raises NoSuchVersion where `path` is in no dataset
+        (collections have no versions, nor has the top of a store).
         """
         found = await self._look_up(path, follow=True)
         entered = [*found.directories]
         if found.entry is None or found.entry.kind is Kind.DIRECTORY:
             entered.append(await found.opened(path))
-        top = next((each for each in reversed(entered) if isinstance(each, VersionedDirectory)), None)
-        if top is None:
+        tops = [each for each in entered if isinstance(each, VersionedDirectory | PendingDirectory)]
+        if not tops:
             raise NoSuchVersion(f"{_text(path) or 'the top'} of {self._name} is in no dataset, so it has no versions")
-        repository, shown = top.dataset.repository, (await top.own_attributes()).get("commit")
-        versions = [*await named(repository, VersionKind.BRANCH), *await named(repository, VersionKind.TAG)]
-        return [*map(_version, versions), *map(_version, await newest(repository, shown, commits) if shown else ())]
+        repository, shown = tops[-1].dataset.repository, (await tops[-1].own_attributes()).get("commit")
+        versions = await named(repository, VersionKind.BRANCH, hidden=internal)
+        versions += await named(repository, VersionKind.TAG, hidden=internal)
+        if shown is not None:
+            versions += await newest(repository, shown, commits, b"/".join(found.names[entered.index(tops[-1]) :]))
+        return [*map(_version, versions)]
 
     # -- paths --------------------------------------------------------------------------------------------------------
 
@@ -310,18 +315,19 @@ class OpenedSource:
 
 @asynccontextmanager
 async def _opened(source: str, given: tuple[Given, ...]) -> AsyncIterator[AsyncTree]:
-    plan = await trio.to_thread.run_sync(_plan, source, given)
+    named = await trio.to_thread.run_sync(named_source, source, given)
+    async with open_tree(named) as tree:
+        yield tree
+
+
+@asynccontextmanager
+async def open_tree(named: NamedSource) -> AsyncIterator[AsyncTree]:
+    """`open_source` for a source that is parsed already."""
+    if isinstance(named.source, KeepUrl) and named.source.manifests == STANDARD_INPUT:
+        raise UsageError(f"{named.source}: a manifest on standard input is for commands; put it into a file")
+    plan = await trio.to_thread.run_sync(opening_plan, named)
     async with open_assembled(plan, Counters(), {}) as assembled:
         yield AsyncTree(assembled.root, str(plan.source))
-
-
-def _plan(text: str, given: tuple[Given, ...]) -> Plan:
-    environment = complete_environment()
-    rules = tuple(instead_of_rules(environment))
-    source = absolute_source(text, rules)
-    if isinstance(source, KeepUrl) and source.manifests == STANDARD_INPUT:
-        raise UsageError(f"{text}: a manifest on standard input is for commands; put it into a file")
-    return opening_plan(source, load(environment, given).settings, environment, rules, None)
 
 
 # -- for programs without an event loop -------------------------------------------------------------------------------
@@ -396,9 +402,12 @@ class Tree:
         """The bytes of a file from `offset` on; fewer than `length` only at its end. Raises as `open` and reading."""
         return self._thread.run(self._thread.tree.read_range, path, offset, length)
 
-    def versions(self, path: Path = "", commits: int = 20) -> list[Version]:
-        """The branches, tags and newest commits of the dataset that `path` is in. Raises NoSuchVersion for none."""
-        return self._thread.run(self._thread.tree.versions, path, commits)
+    def versions(self, path: Path = "", commits: int = 20, *, internal: bool = False) -> list[Version]:
+        """The branches and tags of the dataset that `path` is in, and the newest `commits` that changed `path`.
+
+        `internal`: also the branches of git-annex itself. Raises NoSuchVersion where `path` is in no dataset.
+        """
+        return self._thread.run(partial(self._thread.tree.versions, path, commits, internal=internal))
 
 
 class _File(io.RawIOBase):

@@ -91,7 +91,7 @@ def _folder(archive: int) -> Iterator[bytes]:
 def _member(archive: int, names: list[str]) -> Iterator[bytes]:
     """The bytes of the member called `names[0]`, of the first one without a name."""
     wanted = [_plain(os.fsencode(name)) for name in names]
-    with _libarchive_loaded():
+    with libarchive_loaded():
         import libarchive
         from libarchive.exception import ArchiveError
         from libarchive.ffi import entry_pathname
@@ -113,9 +113,9 @@ def _plain(name: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def _libarchive_loaded() -> Iterator[None]:
+def libarchive_loaded() -> Iterator[None]:
     """Import libarchive-c in here: with the library's usual name, since looking for it starts compilers, and with a
-    locale in which names are UTF-8."""
+    locale in which names are UTF-8. Raises MissingProgram, also if the import fails."""
     import ctypes
     import locale
 

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import trio
 
-from riafs.archive.blocks import MemberBlocks
 from riafs.archive.decompressors import Decompressor
 from riafs.archive.extractor import Engine, Extractor
 from riafs.archive.methods import RestartingDecompressor
+from riafs.cache.blocks import BlockCache
 from riafs.counters import Counters
 from riafs.errors import DecodeFailed, RiafsError, StoreError
 from riafs.formats.sevenzip.lzma2 import Stretch
@@ -82,6 +82,7 @@ class StoredDecoder:
 
 _MOST = 8
 _OWN_MEMORY = 4 << 20
+_NEAR = 8 << 20  # what a run makes while another decoder is started
 
 
 class RunningDecoder:
@@ -107,6 +108,11 @@ class RunningDecoder:
         self.idle = trio.Event()
         self.idle.set()
         self._progress = trio.Event()
+
+    def comes_to(self, offset: int) -> bool:
+        """Whether it will deliver the byte at `offset` of the folder sooner than a decoder that is started there."""
+        is_soon = not self.stretch.is_run or offset < self.goal or offset - self.position <= _NEAR
+        return self.delivered <= offset < self.stretch.end and is_soon
 
     async def progress(self) -> None:
         """Wait until more is delivered, or nothing more will be."""
@@ -134,13 +140,24 @@ class DecoderPool:
 
     def find(self, archive: object, folder: int, offset: int) -> RunningDecoder | None:
         """The decoder that delivers the byte at `offset` of a folder soonest, if one will."""
-        coming = [each for each in self._through(archive, folder, offset) if each.delivered <= offset]
+        coming = [each for each in self._through(archive, folder, offset) if each.comes_to(offset)]
         return max(coming, key=lambda each: each.position, default=None)
 
     def just_beyond(self, archive: object, folder: int, offset: int, distance: int) -> RunningDecoder | None:
         """A decoder that has delivered the byte at `offset` of a folder, and not more than `distance` after it."""
         beyond = [each for each in self._through(archive, folder, offset) if each.delivered > offset]
         return next((each for each in beyond if each.delivered - offset <= distance), None)
+
+    def run(self, archive: object, folder: int, offset: int) -> RunningDecoder | None:
+        """The run that has the byte at `offset` of a folder, whether it was delivered or not."""
+        return next((each for each in self._through(archive, folder, offset) if each.stretch.is_run), None)
+
+    def finishing_run(self, archive: object, folder: int) -> RunningDecoder | None:
+        """A run of a folder that is being decoded to its end."""
+        runs = [each for each in self._running if (each.archive, each.folder) == (archive, folder)]
+        return next(
+            (each for each in runs if each.stretch.is_run and each.running and each.goal == each.stretch.end), None
+        )
 
     def _through(self, archive: object, folder: int, offset: int) -> list[RunningDecoder]:
         """The decoders whose stretch has the byte at `offset` of a folder."""
@@ -232,7 +249,7 @@ class Resources:
     decoders' dictionaries; `workers`: threads that decode at once, and as many that store and check."""
 
     def __init__(
-        self, extractor: Extractor, blocks: MemberBlocks, counters: Counters, spill: int, memory: int, workers: int
+        self, extractor: Extractor, blocks: BlockCache, counters: Counters, spill: int, memory: int, workers: int
     ) -> None:
         self.extractor = extractor
         self.blocks = blocks

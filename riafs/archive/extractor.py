@@ -56,8 +56,8 @@ _NO_CODEC = ("Unsupported Method", "Unsupported method")  # 7-Zip and p7zip
 _LIMITED = b'ulimit -c 0 && ulimit -f 16 && ulimit -v "$1" && ulimit -t "$2" && shift 2 && exec "$@"'
 
 # -so: to standard output, -p: a password, so that none is asked for, -t7z: no other format, -bs*: only errors, on
-# standard error, -mmt=1: one thread, as each takes memory.
-_SWITCHES = (b"x", b"-so", b"-pnone", b"-t7z", b"-bso0", b"-bsp0", b"-bse2", b"-mmt=1")
+# standard error.
+_SWITCHES = (b"x", b"-so", b"-pnone", b"-t7z", b"-bso0", b"-bsp0", b"-bse2")
 
 # The interpreter takes nothing from its environment or the user's directories, writes nothing (its files would be cut
 # by the limit), and can import what this one can.
@@ -111,19 +111,17 @@ class Extractor:
                 self._is_there = bool(find_program(self._search_path))
         return self._is_there
 
-    async def start(self, engine: Engine, folder: Folder, packed: RangedBytes, shown: str) -> "ChildDecoder":
-        """A child that decodes `folder`, whose packed bytes are `packed`.
+    async def start(
+        self, engine: Engine, folder: Folder, packed: RangedBytes, shown: str, threads: int = 1
+    ) -> "ChildDecoder":
+        """A child that decodes `folder`, whose packed bytes are `packed`, in so many threads; each takes memory.
 
-        Raises MissingProgram, StoreError (no room for the packed bytes), and what reading
+        Only 7-Zip has threads. Raises MissingProgram, StoreError (no room for the packed bytes), and what reading
         `packed` raises.
         """
         if engine is Engine.SEVENZIP:
-            command = [
-                find_program(self._search_path),
-                *_SWITCHES,
-                b"--",
-                b"/proc/self/fd/" + _DESCRIPTOR,
-            ]
+            program = find_program(self._search_path)
+            command = [program, *_SWITCHES, b"-mmt=%d" % threads, b"--", b"/proc/self/fd/" + _DESCRIPTOR]
         else:
             command = _python(b"member" if engine is Engine.LIBARCHIVE else b"folder")
         front, back = single_folder_ends(folder)

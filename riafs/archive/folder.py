@@ -31,8 +31,9 @@ _FIXED = 1 << 20
 class SeekPoints(Protocol):
     """The stretches of a folder, which follow each other without gaps."""
 
-    async def stretch(self, offset: int) -> Stretch:
-        """The one that holds the decoded byte `offset`. Raises what reading the archive raises."""
+    async def stretch(self, offset: int, end: int = 0) -> Stretch:
+        """The one that holds the decoded byte `offset`; with those after it up to the byte before `end`, where a single
+        decoder can go through them. Raises what reading the archive raises."""
 
 
 class FrontOnly:
@@ -41,7 +42,7 @@ class FrontOnly:
     def __init__(self, packed_size: int, size: int) -> None:
         self._stretch = Stretch(0, packed_size, 0, size)
 
-    async def stretch(self, offset: int) -> Stretch:
+    async def stretch(self, offset: int, end: int = 0) -> Stretch:
         return self._stretch
 
 
@@ -51,7 +52,7 @@ class Everywhere:
     def __init__(self, size: int) -> None:
         self._size = size
 
-    async def stretch(self, offset: int) -> Stretch:
+    async def stretch(self, offset: int, end: int = 0) -> Stretch:
         start = offset - offset % _FIXED
         end = min(start + _FIXED, self._size)
         return Stretch(start, end, start, end)
@@ -69,14 +70,15 @@ class AtResets:
         self._loaded = False
         self._walking = DeadlineLock()
 
-    async def stretch(self, offset: int) -> Stretch:
-        if not self._resets.knows(offset):
+    async def stretch(self, offset: int, end: int = 0) -> Stretch:
+        last = max(offset, end - 1)
+        if not self._resets.knows(last):
             async with self._walking.held():
                 if not self._loaded:
                     await self._saved.load(self._name, self._resets)
                     self._loaded = True
-                await self._walk(offset)
-        return self._resets.stretch(offset)
+                await self._walk(last)
+        return self._resets.stretch(offset, last)
 
     async def _walk(self, offset: int) -> None:
         resets, began = self._resets, self._resets.walked
@@ -124,6 +126,7 @@ LONG = 8 << 20
 """Decoded bytes of which it takes so long to make them that 7-Zip's decoder, which is a third faster than liblzma 5.4,
 makes up for starting it and for copying the packed bytes."""
 _MOST_COPIED = 1 << 30
+_MOST_THREADS = 4
 _KEPT = 256
 _STREAM_END = b"\0"
 _WORTH_REMEMBERING = 8 << 20  # bytes packed: about a hundred chunks, walked in a millisecond where the file is cached
@@ -178,6 +181,11 @@ class DecodableFolder:
         """Whether decoding can begin at several places, so that several decoders can be at work."""
         return isinstance(self.seek_points, AtResets)
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether 7-Zip can decode several stretches in a row: they are LZMA2 and nothing else."""
+        return self.is_divided and self.folder.only_coder is not None and not self.encrypted
+
     async def start(
         self, engine: Engine | None, stretch: Stretch, workers: trio.CapacityLimiter, extractor: Extractor
     ) -> Decoder:
@@ -187,13 +195,14 @@ class DecodableFolder:
         if engine is None:
             make = partial(decompressor_of, self.folder)
             return ThreadDecoder(self.packed, stretch.packed, make, stretch.size, workers, self.shown)
+        threads = min(int(workers.total_tokens), _MOST_THREADS) if stretch.is_run else 1
         if stretch.size == self.folder.size:
-            return await extractor.start(engine, self.folder, self.packed, self.shown)
+            return await extractor.start(engine, self.folder, self.packed, self.shown, threads)
         length = stretch.packed_end - stretch.packed
         ending = b"" if stretch.end == self.folder.size else _STREAM_END
         packed = Concatenated([Extent(self.packed, stretch.packed, length), MemoryBytes(ending)])
         part = dataclasses.replace(self.folder, pack_sizes=(packed.size,), unpack_sizes=(stretch.size,), crc=None)
-        return await extractor.start(engine, part, packed, self.shown)
+        return await extractor.start(engine, part, packed, self.shown, threads)
 
 
 class Folders:

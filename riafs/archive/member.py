@@ -47,8 +47,13 @@ class DecodedMembers:
         """
         seconds = self.resources.extractor.deadline
         with trio.move_on_after(seconds):
-            if partial.covered.missing(start, end):
-                await self._decode(await self._folders.of(partial.member), partial, start, end, ahead)
+            missing = partial.covered.missing(start, end)
+            if missing or ahead:
+                folder = await self._folders.of(partial.member)
+                if ahead:
+                    self._prefetch.rest_of(folder, partial, end, ahead)
+                if missing:
+                    await self._decode(folder, partial, start, end, ahead)
             if partial.complete:
                 await partial.settled.wait()
                 self._prefetch.read(partial.member)
@@ -59,13 +64,11 @@ class DecodedMembers:
 
     async def _decode(self, folder: DecodableFolder, partial: PartialMember, start: int, end: int, ahead: int) -> None:
         """Decode until a range is there, or it is known what is wrong. Raises what makes that impossible."""
-        if ahead:
-            self._prefetch.rest_of(folder, partial, end, ahead)
-        elif self._prefetch.follows(partial.member):
+        if not ahead and self._prefetch.follows(partial.member):
             self._prefetch.members_after(folder, partial.member)
             ahead = AHEAD
-        else:
-            self._prefetch.apart(folder, partial.member, end - start)
+        elif not ahead:
+            await self._prefetch.apart(folder, partial.member, start, end)
         while partial.problem is None and partial.covered.missing(start, end):
             before = list(partial.covered.ranges)
             problem = await self._scheduler.decode(folder, [(partial, start, end)], ahead)
@@ -137,7 +140,7 @@ class DecodedMember:
     async def prepare(self) -> None:
         """Decode and check what has to be before the first byte. Raises as `DecodedMembers.cover`."""
         self._decoding.assembler.refuse_bad(self.member)
-        first = min(self.size, self._decoding.resources.blocks.size)
+        first = min(self.size, self._decoding.resources.blocks.block_size)
         if self.size <= _TINY:
             self._data = bytes(await self.read(0, self.size))
         elif self._small or self._decoding.naming.digests is Digests.BEFORE:

@@ -226,6 +226,17 @@ class MemberAssembler:
         """Whether a member was kept, or found to be wrong."""
         return bool(self._kept[stream]) or stream in self._problems
 
+    def first_unfinished(self, streams: range) -> int | None:
+        """The first of `streams` that was not kept."""
+        found = self._kept.find(0, streams.start, streams.stop)
+        return None if found < 0 else found
+
+    def unfinished(self, streams: range) -> range:
+        """From the first to the last of `streams` that was not kept; empty if more than half of these were."""
+        first, last = (find(0, streams.start, streams.stop) for find in (self._kept.find, self._kept.rfind))
+        left = range(first, last + 1)
+        return left if first >= 0 and 2 * self._kept.count(0, first, last + 1) >= len(left) else range(0)
+
     def is_good(self, stream: int) -> bool:
         """Whether a member was kept."""
         return bool(self._kept[stream])
@@ -359,8 +370,8 @@ class MemberAssembler:
 
     async def _keep(self, partial: PartialMember) -> None:
         blocks, size = self._resources.blocks, partial.member.size
-        for index in range(-(-size // blocks.size)):
-            await blocks.put(partial.checks.content, index, partial.read(index * blocks.size, blocks.size))
+        for index, offset in enumerate(range(0, size, blocks.block_size)):
+            await blocks.put(partial.checks.content, index, partial.read(offset, blocks.block_size))
         self._kept[stream_of(partial.member)] = 1
 
 

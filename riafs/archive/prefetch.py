@@ -13,6 +13,7 @@ from cachetools import LRUCache
 
 from riafs.archive.folder import DecodableFolder, Folders
 from riafs.archive.members import MemberAssembler, PartialMember, stream_of
+from riafs.archive.runs import Runs
 from riafs.archive.scheduler import Scheduler, Wanted
 from riafs.errors import RiafsError
 from riafs.formats.sevenzip.header import Listing, Member
@@ -41,7 +42,9 @@ class Prefetch:
         self._scheduler = scheduler
         self._folders = folders
         self._seconds = seconds
+        self._runs = Runs(listing, assembler, scheduler, seconds)
         self._last = -2
+        self._in_order = 0
         self._entered = -1
         self._front_busy = False
         self._batches = 0
@@ -54,7 +57,9 @@ class Prefetch:
 
     def read(self, member: Member) -> None:
         """A reader has got all of a member."""
-        self._last = stream_of(member)
+        if stream_of(member) != self._last:
+            self._in_order = self._in_order + member.size if self.follows(member) else 0
+            self._last = stream_of(member)
 
     async def taken(self, member: Member) -> None:
         """A reader was served a member. If it was decoded before, the ones after those that were may be wanted."""
@@ -64,22 +69,33 @@ class Prefetch:
             self._scheduler.go_on(folder, member.offset + member.size, AHEAD)
             self.members_after(folder, member)
 
-    def apart(self, folder: DecodableFolder, member: Member, size: int) -> None:
-        """A reader asks for `size` bytes of a member that does not follow the last one."""
-        asked = self._asked[folder.number] = self._asked.get(folder.number, 0) + size
-        if asked * _LIKELY_ALL >= folder.folder.size >= _WORTH_IT:
-            self._begin(folder, self._following(folder, member))
+    async def apart(self, folder: DecodableFolder, member: Member, start: int, end: int) -> None:
+        """A reader asks for a range of a member that does not follow the last one."""
+        asked = self._asked[folder.number] = self._asked.get(folder.number, 0) + end - start
+        if not asked * _LIKELY_ALL >= folder.folder.size >= _WORTH_IT:
+            return
+        if self._runs.are_worth_it(folder, 0) and await self._runs.decode_window(folder, member.offset + start):
+            return
+        self._begin(folder, self._following(folder, member))
 
     def rest_of(self, folder: DecodableFolder, partial: PartialMember, start: int, ahead: int) -> None:
         """A reader goes through a member: decode `ahead` bytes of it from `start` on."""
-        end = min(start + ahead, partial.member.size)
-        if start < end and self._is_free(folder):
+        missing = partial.covered.missing(start, min(start + ahead, partial.member.size))
+        offset = partial.member.offset + start
+        if self._runs.are_worth_it(folder, offset):
+            self._scheduler.go_on(folder, offset, ahead)
+            if missing:
+                self._runs.begin(folder, partial.member.offset + missing[0][0], ahead, 2 * (self._in_order + start))
+        elif missing and self._is_free(folder):
             partial.users += 1
-            self._begin(folder, [(partial, start, end)])
+            self._begin(folder, [(partial, start, missing[-1][1])])
 
     def members_after(self, folder: DecodableFolder, member: Member) -> None:
         """A reader in order has come to a member: decode the ones after it, and the front of the next folder."""
-        self._begin(folder, self._following(folder, member))
+        if self._runs.are_worth_it(folder, member.offset + member.size):
+            self._run_after(folder, member)
+        else:
+            self._begin(folder, self._following(folder, member))
         following = folder.streams.stop
         if self._entered == folder.number or self._front_busy or following >= self._listing.stream_count:
             return
@@ -87,6 +103,14 @@ class Prefetch:
         if not self._assembler.is_done(following):
             self._front_busy = True
             start_detached(self._decode_front, self._listing.member_of_stream(following))
+
+    def _run_after(self, folder: DecodableFolder, member: Member) -> None:
+        first = stream_of(member) + 1
+        number = self._assembler.first_unfinished(range(first, min(first + _MOST_MEMBERS, folder.streams.stop)))
+        if number is not None:
+            offset = self._listing.member_of_stream(number).offset
+            if offset - member.offset - member.size < AHEAD:
+                self._runs.begin(folder, offset, AHEAD, 2 * self._in_order)
 
     def _is_free(self, folder: DecodableFolder) -> bool:
         """Whether to decode more of a folder now. One stretch has one decoder, which goes on by itself."""
@@ -97,14 +121,13 @@ class Prefetch:
         following: list[Wanted] = []
         if not self._is_free(folder):
             return following
-        size, first = 0, stream_of(after) + 1
+        first, end = stream_of(after) + 1, after.offset + after.size + AHEAD
         for number in range(first, min(first + _MOST_MEMBERS, folder.streams.stop)):
-            member = self._listing.member_of_stream(number)
-            size += member.size
-            if size > AHEAD:
-                break
             if self._assembler.is_done(number) or number in self._under_way:
                 continue
+            member = self._listing.member_of_stream(number)
+            if member.offset + member.size > end:
+                break
             try:
                 following.append((self._assembler.join(member), 0, member.size))
             except RiafsError:

@@ -92,15 +92,15 @@ class Scheduler:
         self._resources = resources
         self._starting = DeadlineLock()
         self._failures: dict[tuple[int, int], _Failures] = {}
+        self._without_runs: set[int] = set()
 
     async def decode(self, folder: DecodableFolder, wanted: Sequence[Wanted], ahead: int = 0) -> RiafsError | None:
         """Decode what is missing of ranges of members, or the first stretches of it; look again what is missing then.
 
-        Where a folder is one stretch, its decoder goes on for `ahead` bytes. Returns the failure that ended it, if any.
-        Raises what reading the archive raises.
+        The decoder of a folder that is one stretch, or of a run, goes on for `ahead` bytes. Returns the failure that
+        ended it, if any. Raises what reading the archive raises.
         """
         jobs = await self._jobs(folder, wanted)
-        ahead = 0 if folder.is_divided else ahead
         problems: list[RiafsError] = []
         waiting = list(reversed(jobs))
 
@@ -140,13 +140,14 @@ class Scheduler:
             if used is None:
                 continue
             try:
-                self._want(folder, used, job.end + ahead)
+                self._want(folder, used, job.end + (ahead if used.stretch.is_run or not folder.is_divided else 0))
                 await used.progress()
             finally:
                 self._resources.decoders.leave(used)
             if used.problem is None or job.start() is None:
                 continue
-            if not isinstance(used.problem, (*_LASTING, *_DEATHS)):  # otherwise another engine may do
+            others_may_do = used.stretch.is_run or isinstance(used.problem, (*_LASTING, *_DEATHS))
+            if not others_may_do:
                 raise again(used.problem)
 
     def go_on(self, folder: DecodableFolder, offset: int, ahead: int) -> None:
@@ -154,6 +155,36 @@ class Scheduler:
         found = self._resources.decoders.just_beyond(self, folder.number, offset, ahead)
         if found is not None:
             self._want(folder, found, offset + ahead)
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def run_at(self, folder: DecodableFolder, offset: int) -> RunningDecoder | None:
+        """The run that has the byte at `offset` of a folder, if there is one."""
+        return self._resources.decoders.run(self, folder.number, offset)
+
+    def window_under_way(self, folder: DecodableFolder) -> RunningDecoder | None:
+        """A run of a folder that is being decoded to its end."""
+        return self._resources.decoders.finishing_run(self, folder.number)
+
+    async def begin_run(self, folder: DecodableFolder, run: Stretch, goal: int) -> RunningDecoder:
+        """Have 7-Zip decode a run up to `goal`, from where it goes on when readers come there. Raises what starting it
+        raises."""
+        resources = self._resources
+        used = await resources.decoders.open(
+            self, folder.number, run, folder.memory, Engine.SEVENZIP,
+            lambda: folder.start(Engine.SEVENZIP, run, resources.workers, resources.extractor),
+        )  # fmt: skip
+        self._want(folder, used, goal)
+        resources.decoders.leave(used)
+        return used
+
+    def may_have_runs(self, folder: DecodableFolder) -> bool:
+        """Whether 7-Zip can decode runs of a folder, and has not failed to."""
+        return folder.has_runs and folder.number not in self._without_runs and self._resources.extractor.is_there
+
+    def give_up_runs(self, folder: DecodableFolder) -> None:
+        """A run failed: decode by single stretches, which tell what is wrong."""
+        self._without_runs.add(folder.number)
 
     # -- one decoder --------------------------------------------------------------------------------------------------
 
@@ -285,7 +316,9 @@ class Scheduler:
         """What to tell of a failed decoder; remembered if it will fail again."""
         if used.closed:
             return problem
-        if isinstance(problem, (*_LASTING, *_DEATHS)):
+        if used.stretch.is_run:
+            self.give_up_runs(folder)
+        elif isinstance(problem, (*_LASTING, *_DEATHS)):
             return self._note(problem, folder, used.stretch, used.engine, used.position)
         return problem
 

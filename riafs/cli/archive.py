@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -11,19 +10,18 @@ import trio
 
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
-from riafs.cli.render import amount, print_json, printable
-from riafs.daemon.plan import absolute_source
-from riafs.errors import BadSource, MissingProgram, UsageError
+from riafs.cli.render import amount, counted, print_json, printable
+from riafs.daemon.opening import command_settings
+from riafs.daemon.plan import named_source
+from riafs.errors import BadSource, UsageError
 from riafs.formats.sources import RiaUrl
-from riafs.git.user import instead_of_rules
 from riafs.options import Kind, Option
 from riafs.packing.archiving import ArchiveReport, ArchiveRequest, archive_objects
 from riafs.packing.dataset import PackedDataset, open_dataset
 from riafs.packing.loose_objects import Damage
 from riafs.packing.selection import Selection
 from riafs.packing.unarchiving import UnarchiveReport, UnarchiveRequest, unarchive_objects
-from riafs.settings import Given, complete_environment, load, parse_value
-from riafs.tree.tools import CommandSettings
+from riafs.settings import Given, parse_value
 from riafs.watching import Watcher
 
 _MOST_IN_MEMORY = 256 << 20
@@ -75,20 +73,16 @@ def _solid_block(arguments: argparse.Namespace) -> int:
 
 def _archive_lines(report: ArchiveReport) -> Iterator[str]:
     would = "would be " if report.dry_run else ""
-    yield f"{report.archive}: {_count(report.chosen, 'object')} chosen, {report.already} in the archive before"
-    packed = f"{_count(report.packed, 'object')} of {amount(report.packed_bytes)} {would}packed"
+    yield f"{report.archive}: {counted(report.chosen, 'object')} chosen, {report.already} in the archive before"
+    packed = f"{counted(report.packed, 'object')} of {amount(report.packed_bytes)} {would}packed"
     yield f"{packed}, {report.compressed} of them compressed"
     about = "about " if report.dry_run else ""
     yield f"archive: {amount(report.archive_before)} before, {about}{amount(report.archive_after)} after"
     if report.removed:
-        removed = f"{_count(report.removed, 'loose object')} {would}removed"
+        removed = f"{counted(report.removed, 'loose object')} {would}removed"
         yield f"{removed}: {report.inodes_freed} inodes and {amount(report.bytes_freed)} on the disk {would}freed"
     if report.others:
-        yield f"{_count(report.others, 'file')} below annex/objects no objects, left alone"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+        yield f"files below annex/objects that are no objects, left alone: {report.others}"
 
 
 def run_unarchive(arguments: argparse.Namespace) -> int:
@@ -104,10 +98,10 @@ def run_unarchive(arguments: argparse.Namespace) -> int:
 
 def _unarchive_lines(report: UnarchiveReport, request: UnarchiveRequest) -> Iterator[str]:
     would = "would be " if report.dry_run else ""
-    yield f"{report.archive}: {report.keys} keys, {report.already} of them loose before"
-    yield f"{report.unpacked} keys of {amount(report.unpacked_bytes)} {would}unpacked"
+    yield f"{report.archive}: {counted(report.keys, 'key')}, {report.already} of them loose before"
+    yield f"{counted(report.unpacked, 'key')} of {amount(report.unpacked_bytes)} {would}unpacked"
     if report.others:
-        yield f"{report.others} files in the archive are no objects"
+        yield f"members of the archive that are no objects, left alone: {report.others}"
     if request.remove_archive:
         yield f"archive {would}removed" if report.archive_removed else "archive not removed"
 
@@ -124,21 +118,15 @@ def work(source: str, job: Job[Report], verbosity: int, *, dry_run: bool) -> Rep
 
     Raises what opening the dataset and the job raise.
     """
-    environment = complete_environment()
-    settings = load(environment, ()).settings
-    git = shutil.which("git")
-    if git is None:
-        raise MissingProgram("git is not installed (Debian: apt install git)")
-    located = absolute_source(source, instead_of_rules(environment))
-    if not isinstance(located, RiaUrl):
-        raise BadSource(f"{located}: only datasets of RIA stores are packed")
-    allowed = tuple(map(os.fsencode, settings.allow_links))
-    means = CommandSettings(git, environment["PATH"], settings.deadline, settings.cache_dir, allowed)
+    named = named_source(source)
+    url, settings = named.source, command_settings(named)
+    if not isinstance(url, RiaUrl):
+        raise BadSource(f"{url}: only datasets of RIA stores can be archived")
 
     async def run() -> Report:
-        async with open_dataset(located, means, dry_run=dry_run) as dataset:
+        async with open_dataset(url, settings, dry_run=dry_run) as dataset:
             with progress(verbosity) as watcher:
-                watcher.at(os.fsdecode(located.alias or located.dataset or b""))
+                watcher.at(os.fsdecode(url.alias or url.dataset or b""))
                 return await job(dataset, watcher)
 
     return trio.run(run)

@@ -7,26 +7,38 @@ import argparse
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib import metadata
+from importlib import metadata, util
 
+from riafs.archive.child import libarchive_loaded
 from riafs.children import cause, run_again
 from riafs.cli.render import Finding, print_json, printable
-from riafs.daemon.plan import absolute_source
-from riafs.errors import ProgramKilled, RiafsError
+from riafs.daemon.fork_call import call_in_child
+from riafs.daemon.plan import named_source
+from riafs.errors import MissingProgram, ProgramKilled, RiafsError
 from riafs.formats.sources import RiaUrl
-from riafs.git.user import instead_of_rules
 from riafs.settings import complete_environment, load, version
 
 _PROGRAM_SECONDS = 5.0
-_STORE_SECONDS = 8.0
-_COUNTED = 10_000
 _OLDEST_GIT = (2, 36)
 _MOUNT_TABLE = "/etc/mtab"
 _FUSE_DEVICE = "/dev/fuse"
+_READERS = (
+    ("pyppmd", "pyppmd", "archive members packed with PPMd cannot be read"),
+    ("inflate64", "inflate64", "archive members packed with Deflate64 cannot be read"),
+    ("brotli", "brotli", "archive members packed with Brotli cannot be read"),
+    ("blake3", "blake3", "keys of BLAKE3 are checked by their size only"),
+    ("skein", "pyskein", "keys of SKEIN are checked by their size only"),
+    ("xxhash", "xxhash", "keys of XXH3 are checked by their size only"),
+)
+"""Python packages: module, name for pip, and the consequence of not having it."""
+_ZSTANDARD = ("compression.zstd", "backports.zstd")
+_CIPHERS = ("cryptography", "Cryptodome")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,9 +62,10 @@ def check_machine() -> Iterator[Finding]:
     yield _check_device()
     yield from _check_fusermount()
     yield _check_git()
-    yield _check_program("7z", "7zz", needed_for="decoding some archives sooner", package="7zip")
-    yield _check_program("gpg", needed_for="encrypted storage", package="gnupg")
-    yield _check_program("ssh", needed_for="stores on other machines", package="openssh-client")
+    yield _check_program("7z", "7zz", without="some archives take longer to decode", package="7zip")
+    yield _check_program("gpg", without="content encrypted by git-annex cannot be read", package="gnupg")
+    yield _check_libarchive()
+    yield from _check_packages()
     yield _check_cache(load(environment, ()).settings.cache_dir)
 
 
@@ -60,7 +73,7 @@ def _check_pyfuse3() -> Finding:
     try:
         return Finding("ok", f"pyfuse3 {metadata.version('pyfuse3')}, trio {metadata.version('trio')}")
     except metadata.PackageNotFoundError as error:
-        return Finding("fail", f"{error.name} is not installed", "pip install riafs brings it")
+        return Finding("fail", f"{error.name} is not installed", _pip_install(str(error.name)))
 
 
 def _check_device() -> Finding:
@@ -87,7 +100,7 @@ def _check_fusermount() -> Iterator[Finding]:
         advice = f"ln -s ../proc/self/mounts {_MOUNT_TABLE}"
         yield Finding("fail", f"there is no {_MOUNT_TABLE}, which fusermount3 needs to unmount", advice)
     if os.geteuid() != 0 and not user_allow_other():
-        yield Finding("warn", "allow-other is for root only here", "put user_allow_other into /etc/fuse.conf")
+        yield Finding("warn", "only root can mount with allow-other here", "put user_allow_other into /etc/fuse.conf")
 
 
 def user_allow_other(path: str = "/etc/fuse.conf") -> bool:
@@ -108,10 +121,14 @@ def _check_git() -> Finding:
         return Finding("fail", f"git cannot be started: {error.strerror}", "see that git --version works here")
     except subprocess.TimeoutExpired:
         return Finding(
-            "fail", f"git did not tell its version in {_PROGRAM_SECONDS:g} s", "try again; is its disk dead?"
+            "fail",
+            f"git did not tell its version in {_PROGRAM_SECONDS:g} s",
+            "try again; the disk that git is on may not answer",
         )
     except ProgramKilled as error:
-        return Finding("fail", str(error), "something here ends it: too little memory, or a guard of this machine")
+        return Finding(
+            "fail", str(error), "something on this machine ended it: look for a lack of memory in the kernel's log"
+        )
     said = done.stdout.decode(errors="replace").partition("\n")[0]
     found = re.search(r"(\d+)\.(\d+)", said)
     if done.returncode or found is None:
@@ -122,12 +139,58 @@ def _check_git() -> Finding:
     return Finding("ok", said)
 
 
-def _check_program(*names: str, needed_for: str, package: str) -> Finding:
+def _check_program(*names: str, without: str, package: str) -> Finding:
     for name in names:
         path = shutil.which(name)
         if path is not None:
             return Finding("ok", path)
-    return Finding("warn", f"there is no {names[0]}, needed for {needed_for}", f"apt install {package}")
+    return Finding("warn", f"there is no {names[0]}, so {without}", f"apt install {package}")
+
+
+def _check_libarchive() -> Finding:
+    number = call_in_child(_libarchive_version, _PROGRAM_SECONDS, "libarchive")
+    if not number:
+        without = "annexed archives (tar, zip, …) and members packed with BCJ2 cannot be read"
+        return Finding("warn", f"there is no libarchive, so {without}", "apt install libarchive13")
+    return Finding("ok", f"libarchive {number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}")
+
+
+def _libarchive_version() -> int:
+    """As libarchive counts (3.6.2: 3006002), 0 where it cannot be loaded. In a child, as it is foreign code."""
+    try:
+        with libarchive_loaded():
+            from libarchive.ffi import version_number
+    except MissingProgram:
+        return 0
+    return int(version_number())
+
+
+def _check_packages() -> Iterator[Finding]:
+    """Python packages for some kinds of content."""
+    missing = [(package, without) for module, package, without in _READERS if not _is_installed(module)]
+    if not any(map(_is_installed, _ZSTANDARD)):
+        missing.append(("backports.zstd", "archive members packed with Zstandard cannot be read"))
+    if not any(map(_is_installed, _CIPHERS)):
+        missing.append(("cryptography", "archives with a password cannot be read"))
+    for package, without in missing:
+        yield Finding("warn", f"there is no Python package {package}, so {without}", _pip_install(package))
+    if not missing:
+        yield Finding("ok", "Python packages for all methods of archives and all digests of keys")
+    if not _is_installed("isal"):
+        yield Finding(
+            "ok", "checksums of archives and of cached blocks would be faster with isal", _pip_install("isal")
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it would be in
+        return False
+
+
+def _pip_install(package: str) -> str:
+    return f"{shlex.quote(sys.executable)} -m pip install {package}"
 
 
 def _check_cache(path: str) -> Finding:
@@ -136,7 +199,11 @@ def _check_cache(path: str) -> Finding:
     while not os.path.exists(existing):
         existing = os.path.dirname(existing)
     if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-        return Finding("warn", f"cache directory {path} cannot be written", "verify again each time, or set cache-dir")
+        return Finding(
+            "warn",
+            f"cache directory {path} cannot be written",
+            "set cache-dir; until then each mount verifies all content again",
+        )
     return Finding("ok", f"cache directory {path}")
 
 
@@ -145,18 +212,14 @@ def _check_cache(path: str) -> Finding:
 
 def check_source(text: str) -> list[Finding]:
     """Whether the source that `text` names can be read, and what is in it."""
-    environment = complete_environment()
     try:
-        source = absolute_source(text, instead_of_rules(environment))
-        if not isinstance(source, RiaUrl):
-            from riafs.cli.doctor_source import check_keep
+        named = named_source(text)
+        if isinstance(named.source, RiaUrl) and named.source.scheme != "file":
+            what = f"{named.source}: only local RIA stores can be mounted"
+            return [Finding("fail", what, "use ria+file:// or a path")]
+        from riafs.cli.doctor_source import check_keep, check_store  # imports trio
 
-            return list(check_keep(source, environment))
-        if source.scheme != "file":
-            return [Finding("fail", f"{source}: only local RIA stores can be mounted", "use ria+file:// or a path")]
-        from riafs.cli.doctor_source import check_store
-
-        return list(check_store(source, environment))
+        return list(check_store(named) if isinstance(named.source, RiaUrl) else check_keep(named))
     except RiafsError as error:
         return [Finding("fail", str(error))]
     except OSError as error:

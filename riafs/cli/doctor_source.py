@@ -16,15 +16,14 @@ from typing import Any
 import trio
 
 from riafs.arvados.api import ApiServer, KeepService, fetch_services, named_services
-from riafs.cli.render import Finding
+from riafs.cli.render import Finding, counted
 from riafs.counters import Counters
 from riafs.daemon.credentials import ArvadosAccess, arvados_access, proxies
 from riafs.daemon.fork_call import call_in_child
 from riafs.daemon.opening import opening_plan
+from riafs.daemon.plan import NamedSource
 from riafs.errors import NotInStore, RiafsError, StoreTimeout
-from riafs.formats.sources import STANDARD_INPUT, ArvadosUrl, KeepUrl, RiaUrl
-from riafs.git.user import instead_of_rules
-from riafs.settings import load
+from riafs.formats.sources import STANDARD_INPUT, ArvadosUrl, RiaUrl
 from riafs.storage.http import Http, HttpOptions, Request
 from riafs.storage.protocol import Storage
 from riafs.tree.protocol import Directory, Entry, Kind, VerifiableTop
@@ -53,12 +52,12 @@ class _Found:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_store(source: RiaUrl, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether the source can be read, and what is in it. Raises OSError, StoreTimeout."""
-    settings = load(environment, ()).settings
-    plan = opening_plan(source, settings, environment, tuple(instead_of_rules(environment)), None)
+def check_store(named: NamedSource) -> Iterator[Finding]:
+    """Whether a RIA store or dataset can be read, and what is in it. Raises OSError, StoreTimeout."""
+    assert isinstance(named.source, RiaUrl)
+    plan = opening_plan(named)
     plan = replace(plan, cache=None, deadline=min(plan.deadline, _CALL_SECONDS))
-    path = os.fsdecode(source.path)
+    path = os.fsdecode(named.source.path)
     answer: dict[str, Any] = call_in_child(lambda: _examine(path, plan), _STORE_SECONDS, path)
     found = _Found(**answer)
     if found.problem:
@@ -91,7 +90,8 @@ def _counts(path: str, found: _Found) -> Iterator[Finding]:
         what = f"datasets without a commit or a git repository, shown empty: {found.empty}"
         yield Finding("warn", what, "push to them, or see riafs verify for what they store")
     state = "ok" if shown else "fail"
-    yield Finding(state, f"{found.datasets} datasets, {found.aliases} aliases; {shown} can be shown")
+    names = f"{counted(found.datasets, 'dataset')}, {found.aliases} with an alias"
+    yield Finding(state, f"{names}; {shown} can be shown")
 
 
 def _layout_finding(path: str, layout: str | None) -> Finding:
@@ -108,14 +108,13 @@ def _layout_finding(path: str, layout: str | None) -> Finding:
 
 
 class _Collecting(logging.Handler):
-    """Keeps what the log says of names that are left out and the like."""
+    """Collects the messages of warnings, such as those of names that are left out."""
 
     def __init__(self, messages: list[str]) -> None:
         super().__init__(logging.WARNING)
         self._messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See logging."""
         message = record.getMessage()
         if message not in self._messages and len(self._messages) < _LISTED:
             self._messages.append(message)
@@ -169,7 +168,7 @@ async def _described(top: Directory) -> str:
     more = " or more" if len(await top.entries(len(entries))) else ""
     return (
         f"dataset {os.fsdecode(known['dataset'])}{at}{commit}: "
-        f"{files} files and {len(entries) - files} directories{more} at its top"
+        f"at its top files: {files}, directories: {len(entries) - files}{more}"
     )
 
 
@@ -222,9 +221,10 @@ _SKEW_SECONDS = 30.0
 _BLOCKS = re.compile("[0-9a-f]{3}")
 
 
-def check_keep(source: KeepUrl | ArvadosUrl, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether the source can be read: each thing it is made of."""
-    token_file = load(environment, ()).settings.token_file
+def check_keep(named: NamedSource) -> Iterator[Finding]:
+    """Whether a source of Keep can be read: each thing it is made of."""
+    source, environment, token_file = named.source, named.environment, named.settings.token_file
+    assert not isinstance(source, RiaUrl)
     access = arvados_access(environment, token_file, source.host if isinstance(source, ArvadosUrl) else None)
     if isinstance(source, ArvadosUrl) or source.scheme != "file":
         yield _check_token(access)

@@ -52,7 +52,7 @@ def installed_program() -> str:
 
 
 def _warn(program: str) -> None:
-    """Say so if only this user can run the program: mount(8) runs it as whoever mounts."""
+    """Warn if only this user can run the program: mount(8) runs it as the user who mounts."""
     for path in (program, sys.executable, os.path.dirname(os.path.abspath(riafs.__file__))):
         for barrier in closed_to_others(path):
             complain(

@@ -20,11 +20,10 @@ from riafs.daemon import daemonize, mountpoint
 from riafs.daemon.ask import ask
 from riafs.daemon.mountpoint import find_mount
 from riafs.daemon.mounts import mount_at, resolve
-from riafs.daemon.plan import MountPlan, absolute_source
+from riafs.daemon.plan import MountPlan, named_source
 from riafs.errors import MountFailed, NotMounted, RiafsError, StoreTimeout, UsageError
 from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source
-from riafs.git.user import instead_of_rules
-from riafs.settings import AUTO, Given, Settings, complete_environment, directories, load, overlay_directory
+from riafs.settings import AUTO, Given, Settings, complete_environment, directories, overlay_directory
 from riafs.watching import Doing, untold
 
 
@@ -82,14 +81,14 @@ def mount(request: MountRequest, *, fake: bool = False) -> int:
 
 
 def _tell_obstacle(plan: MountPlan) -> None:
-    """Say at once what a push will say, if that is known: nobody should work for hours on what stays here."""
+    """Print at once why a push will be refused, if that is known already, and not only after hours of work."""
     mounted = mount_at(plan.mountpoint)
     if mounted is None:
         return
     with contextlib.suppress(RiafsError, PermissionError):
         reply = ask(mounted, "pushable", plan.environment)
         if reply.get("obstacle"):
-            print(f"riafs: changes cannot be pushed as it is: {reply['obstacle']}", file=sys.stderr)
+            print(f"riafs: changes could not be pushed now: {reply['obstacle']}", file=sys.stderr)
 
 
 def _log_place(plan: MountPlan) -> str:
@@ -116,22 +115,27 @@ def remount(request: MountRequest) -> int:
     """``-o remount``: a riafs mount stays as it was mounted, ro or rw. Raises NotMounted, UsageError."""
     mounted = find_mount(request.directory)
     if wants_writing(request.words) and not mounted.writable:
-        raise UsageError(f"{mounted.mountpoint} is read-only; to change something, mount it with --overlay instead")
+        raise UsageError(f"{mounted.mountpoint} is read-only; to change files, unmount it and mount it with -o rw")
     if mounted.writable and is_read_only(request.words):
-        raise UsageError(f"{mounted.mountpoint} can be written; to only read, mount it without --overlay instead")
+        raise UsageError(f"{mounted.mountpoint} can be written; to only read, unmount it and mount it with -o ro")
     return 0
 
 
 def make_plan(request: MountRequest, environment: Mapping[str, str]) -> MountPlan:
     """What is to be mounted, with all paths absolute. Raises UsageError, BadSource."""
-    effective = load(environment, request.given)
-    rules = tuple(instead_of_rules(environment))
-    source = absolute_source(request.source, rules)
+    named = named_source(request.source, request.given, environment)
     target = request.directory
     if not mountpoint.is_passed_device(target):
         target = os.path.abspath(target)
-    settings = replace(effective.settings, overlay=_overlay(request, effective.settings, source, environment))
-    return MountPlan(source, target, settings, directories(environment), environment, rules, request.by_mount)
+    return MountPlan(
+        source=named.source,
+        settings=replace(named.settings, overlay=_overlay(request, named.settings, named.source, environment)),
+        environment=environment,
+        instead_of=named.instead_of,
+        mountpoint=target,
+        directories=directories(environment),
+        by_mount=request.by_mount,
+    )
 
 
 def _overlay(request: MountRequest, settings: Settings, source: Source, environment: Mapping[str, str]) -> str:
@@ -148,8 +152,8 @@ def _overlay(request: MountRequest, settings: Settings, source: Source, environm
         return ""
     if settings.checkout:
         raise UsageError(
-            "checkout shows other bytes than the commits have that changes would be made over; leave it out, or rw and "
-            "overlay"
+            "--checkout is for read-only mounts, as it shows converted files, and changes are made to the files of the "
+            "commit; leave out one of checkout and rw or overlay"
         )
     if not isinstance(source, RiaUrl):
         raise UsageError(f"{source} can only be read: collections of Keep cannot be changed; leave out rw and overlay")

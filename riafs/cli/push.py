@@ -11,18 +11,18 @@ import trio
 
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
-from riafs.cli.render import amount, print_json, printable
+from riafs.cli.render import amount, counted, print_json, printable
 from riafs.cli.targets import Kept, Mounted, locate
 from riafs.daemon.ask import asked, failure_told
+from riafs.daemon.opening import command_settings
 from riafs.daemon.pushing import Failure, Order, open_unmounted, overlay_source, push_changes
 from riafs.daemon.replies import describe_outcome
 from riafs.errors import PushConflict, RiafsError, UsageError
 from riafs.formats.gitrepository import valid_ref_name
-from riafs.git.user import author, committer, instead_of_rules
+from riafs.formats.sources import RiaUrl
+from riafs.git.user import author, committer
 from riafs.push.protocol import Prefer, PushRequest
-from riafs.settings import complete_environment, load
-from riafs.tree.tools import CommandSettings
-from riafs.vfs.assembly import find_git
+from riafs.settings import complete_environment
 from riafs.vfs.refreshing import Invalidation
 
 _PUSH_SECONDS = 7 * 86400.0
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     failed: list[RiafsError] = []
     try:
         if isinstance(target, Kept):
-            outcomes = _push_kept(target, order, environment, arguments.verbosity, failed)
+            outcomes = _push_kept(target, order, arguments.verbosity, failed)
         else:
             outcomes = push_mounted(target, order, arguments.verbosity, failed)
     except PushConflict as conflict:
@@ -129,26 +129,20 @@ def order_to_json(order: Order) -> dict[str, Any]:
     }
 
 
-def _push_kept(
-    target: Kept, order: Order, environment: Mapping[str, str], verbosity: int, failed: list[RiafsError]
-) -> list[dict[str, Any]]:
+def _push_kept(target: Kept, order: Order, verbosity: int, failed: list[RiafsError]) -> list[dict[str, Any]]:
     """Push an overlay that is not mounted, in this process."""
-    settings = load(environment, ()).settings
-    allowed = tuple(map(os.fsencode, settings.allow_links))
-    means = CommandSettings(
-        find_git(environment["PATH"]), environment["PATH"], settings.deadline, settings.cache_dir, allowed
-    )
-    rules = tuple(instead_of_rules(environment))
-    source = overlay_source(target.directory)
+    named = overlay_source(target.directory)
+    source, settings = named.source, command_settings(named)
+    assert isinstance(source, RiaUrl)
 
     async def tell(_: Sequence[Invalidation]) -> None:
-        """No kernel has to hear of it."""
+        """There is no mount whose kernel caches would change."""
 
     async def work() -> list[dict[str, Any]]:
-        async with open_unmounted(target.directory, settings, environment, rules) as filesystem:
+        async with open_unmounted(target.directory, named) as filesystem:
             with progress(verbosity) as bar:
                 failures: list[Failure] = []
-                outcomes = await push_changes(filesystem, source, means, order, bar, tell, failures)
+                outcomes = await push_changes(filesystem, source, settings, order, bar, tell, failures)
             failed.extend(each.error for each in failures)
             return [describe_outcome(each) for each in outcomes]
 
@@ -166,19 +160,20 @@ def tell_conflict(conflict: PushConflict, *, as_json: bool) -> None:
 
 
 def pushed_lines(outcomes: Sequence[Mapping[str, Any]], *, dry_run: bool) -> Iterator[str]:
-    """What became of each dataset, for people."""
+    """The result for each dataset, and remarks on it."""
     if not outcomes:
         yield _NOTHING
     for each in outcomes:
         name = f"{each['path'] or each['dataset']}"
-        files = f"{each['changed']} paths, {each['annexed']} annexed and {each['in_git']} in git"
+        files = f"{counted(each['changed'], 'path')}, {each['annexed']} annexed and {each['in_git']} in git"
+        sent = f", {amount(each['bytes_written'])} sent" if each["bytes_written"] else ""
         branch = each["ref"].removeprefix("refs/heads/")
         if dry_run:
             yield f"{name}: would be pushed to {branch}: {files}, at most {amount(each['bytes_written'])}"
         elif each["commit"] == each["before"]:
-            yield f"{name}: {branch} has it all already"
+            yield f"{name}: {branch} has all of these changes already"
         else:
-            yield f"{name}: {branch} is at {each['commit']} now: {files}, {amount(each['bytes_written'])} sent"
+            yield f"{name}: {branch} is at {each['commit']} now: {files}{sent}"
         yield from _remarks(name, each)
 
 

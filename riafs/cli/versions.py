@@ -1,82 +1,67 @@
 """``riafs versions``: the branches, tags and newest commits of a dataset, or of every dataset of a store."""
 
 import argparse
-import datetime
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import trio
 
+from riafs.api import AsyncTree, Version, open_tree
 from riafs.cli.main import complain
 from riafs.cli.render import print_json, print_table
-from riafs.counters import Counters
 from riafs.daemon.mounts import Mount, riafs_mounts
-from riafs.daemon.opening import opening_plan
-from riafs.daemon.plan import absolute_source
-from riafs.errors import BadSource, NoSuchVersion, NotInStore, UsageError
+from riafs.daemon.plan import named_source
+from riafs.errors import BadSource, RiafsError, UsageError
 from riafs.formats.sources import RiaUrl, parse_ria_source
-from riafs.git.history import Version, VersionKind, abbreviated, named, newest
-from riafs.git.user import instead_of_rules
-from riafs.settings import complete_environment, load
-from riafs.tree.commit_directory import VersionedDirectory
-from riafs.tree.dataset import Dataset
-from riafs.tree.protocol import Directory
-from riafs.tree.store_root import StoreDirectory
-from riafs.vfs.assembly import open_assembled
+from riafs.git.history import abbreviated
 
 _TITLES = ("KIND", "NAME", "COMMIT", "DATE", "AUTHOR", "SUBJECT")
 _OF_URL = "ria+file://"
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What was asked for. `path`: from the dataset's top, what commits have to change."""
-
-    source: RiaUrl
-    path: bytes
-    commits: int
-    hidden: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Listed:
     """One dataset. `shown`: the commit that is shown there, None before the first one."""
 
     name: str
     dataset: str
-    shown: bytes | None
+    shown: str | None
     versions: Sequence[Version]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The subcommand."""
+    """The subcommand. Of a store, datasets that cannot be read are named and the others are listed."""
     logging.getLogger("riafs").addHandler(logging.NullHandler())
-    environment = complete_environment()
-    rules = tuple(instead_of_rules(environment))
     mount = _mount_of(arguments.source)
     if mount is None:
-        source, path = absolute_source(arguments.source, rules), b""
+        named, path = named_source(arguments.source), b""
     else:
         source, path = _in_mount(arguments.source, mount)
-    if not isinstance(source, RiaUrl):
-        raise BadSource(f"{source}: only datasets have versions; a collection of Keep is one, named by its hash")
-    asked = _Asked(source, path, arguments.number, arguments.all)
-    plan = opening_plan(source, load(environment, ()).settings, environment, rules, None)
+        named = replace(named_source(str(source)), source=source)
+    if not isinstance(named.source, RiaUrl):
+        raise BadSource(f"{named.source}: only datasets have versions; a collection of Keep is one, named by its hash")
+    every = named.source.alias is None and named.source.dataset is None
+    failures: list[RiafsError] = []
 
-    async def look() -> list[_Found]:
-        async with open_assembled(plan, Counters(), {}) as assembled:
-            return [each async for each in _look(assembled.root, asked)]
+    async def look() -> list[_Listed]:
+        async with open_tree(named) as tree:
+            if every:
+                return [each async for each in _all_datasets(tree, failures, internal=arguments.all)]
+            known = await tree.attributes()
+            versions = await tree.versions(path, arguments.number, internal=arguments.all)
+            assert isinstance(named.source, RiaUrl)
+            name = os.fsdecode(named.source.alias or known["dataset"])
+            return [_listed(name, known, versions)]
 
     found = trio.run(look)
     if arguments.json:
-        print_json([_json(each) for each in found])
+        print_json([asdict(each) | {"versions": [_json(version) for version in each.versions]} for each in found])
     else:
-        _print(found, every=source.alias is None and source.dataset is None)
-    return 0
+        _print(found, every=every)
+    return failures[0].exit_code if failures else 0
 
 
 # -- paths in mounts --------------------------------------------------------------------------------------------------
@@ -108,58 +93,41 @@ def _attribute(path: str, name: str) -> bytes | None:
         return None
 
 
-# -- looking ----------------------------------------------------------------------------------------------------------
+# -- all datasets of a store ------------------------------------------------------------------------------------------
 
 
-async def _look(root: Directory, asked: _Asked) -> AsyncIterator[_Found]:
-    if isinstance(root, VersionedDirectory):
-        name = asked.source.alias or root.dataset.identifier
-        yield await _versions(root.dataset, name, asked, asked.commits)
-        return
-    assert isinstance(root, StoreDirectory)
+async def _all_datasets(tree: AsyncTree, failures: list[RiafsError], *, internal: bool) -> AsyncIterator[_Listed]:
+    """Those of a store, each once, by its alias if it has one; what cannot be read is added to `failures`."""
     seen: set[bytes] = set()
-    async for dataset, name in _datasets(root):
-        if dataset.identifier not in seen:  # by its alias first
-            seen.add(dataset.identifier)
-            yield await _versions(dataset, name, asked, 0)
+    waiting = [""]
+    for path in waiting:  # grows meanwhile
+        for entry in await tree.ls(path):
+            try:
+                known = await tree.attributes(entry.name)
+                if "dataset" not in known:
+                    waiting.append(entry.name)
+                elif known["dataset"] not in seen:
+                    seen.add(known["dataset"])
+                    yield _listed(entry.name, known, await tree.versions(entry.name, 0, internal=internal))
+            except RiafsError as failure:
+                complain(f"{entry.name}: {failure}")
+                failures.append(failure)
 
 
-async def _datasets(root: StoreDirectory) -> AsyncIterator[tuple[Dataset, bytes]]:
-    """Those in a directory of a store and below it, with their paths from it."""
-    waiting: list[tuple[StoreDirectory, bytes]] = [(root, b"")]
-    for directory, path in waiting:  # grows meanwhile
-        for entry in await directory.entries(0):
-            dataset = await directory.dataset(entry)
-            if dataset is not None:
-                yield dataset, path + entry.name
-                continue
-            below = await directory.directory(entry)
-            assert isinstance(below, StoreDirectory)
-            waiting.append((below, path + entry.name + b"/"))
+def _listed(name: str, known: Mapping[str, bytes], versions: Sequence[Version]) -> _Listed:
+    """`known`: the dataset's attributes."""
+    shown = known.get("commit")
+    return _Listed(name, os.fsdecode(known["dataset"]), None if shown is None else shown.decode(), versions)
 
 
-async def _versions(dataset: Dataset, name: bytes, asked: _Asked, commits: int) -> _Found:
-    repository = dataset.repository
-    found = await named(repository, VersionKind.BRANCH, hidden=asked.hidden)
-    found += await named(repository, VersionKind.TAG, hidden=asked.hidden)
-    shown = None
-    with suppress(NoSuchVersion, NotInStore):
-        shown = await repository.peeled((await repository.find(asked.source.version)).oid)
-        found += await newest(repository, shown, commits, asked.path)
-    return _Found(os.fsdecode(name), dataset.name, shown, found)
+# -- output -----------------------------------------------------------------------------------------------------------
 
 
-# -- telling ----------------------------------------------------------------------------------------------------------
-
-
-def _print(found: Sequence[_Found], *, every: bool) -> None:
-    rows = [
-        [each.name, *_row(version, each.shown, short[version.commit])]
-        for each in found
-        for short in [abbreviated(each.versions)]
-        for version in each.versions
-    ]
+def _print(found: Sequence[_Listed], *, every: bool) -> None:
+    rows = []
     for each in found:
+        short = abbreviated(version.commit for version in each.versions)
+        rows += [[each.name, *_row(version, each.shown, short[version.commit])] for version in each.versions]
         if not each.versions:
             complain(f"{each.name} has no version yet")
     if every:
@@ -168,37 +136,18 @@ def _print(found: Sequence[_Found], *, every: bool) -> None:
         print_table(_TITLES, [row[1:] for row in rows])
 
 
-def _row(version: Version, shown: bytes | None, short: bytes) -> list[str]:
-    commit = version.kind is VersionKind.COMMIT
+def _row(version: Version, shown: str | None, short: str) -> list[str]:
     return [
-        version.kind.name.lower(),
-        os.fsdecode(short if commit else version.name),
-        short.decode() + ("*" if version.commit == shown else ""),
-        _date(version).strftime("%Y-%m-%d %H:%M"),
-        version.heading.author,
-        version.heading.subject,
+        version.kind,
+        short if version.kind == "commit" else version.name,
+        short + ("*" if version.commit == shown else ""),
+        version.time.strftime("%Y-%m-%d %H:%M"),
+        version.author,
+        version.subject,
     ]
 
 
-def _json(found: _Found) -> dict[str, Any]:
-    return {
-        "name": found.name,
-        "dataset": found.dataset,
-        "shown": None if found.shown is None else found.shown.decode(),
-        "versions": [
-            {
-                "kind": version.kind.name.lower(),
-                "name": os.fsdecode(version.name),
-                "commit": version.commit.decode(),
-                "date": _date(version).isoformat(),
-                "author": version.heading.author,
-                "subject": version.heading.subject,
-            }
-            for version in found.versions
-        ],
-    }
-
-
-def _date(version: Version) -> datetime.datetime:
-    zone = datetime.timezone(datetime.timedelta(seconds=version.heading.offset))
-    return datetime.datetime.fromtimestamp(version.heading.time, zone)
+def _json(version: Version) -> dict[str, Any]:
+    known = asdict(version)
+    known["date"] = known.pop("time").isoformat()
+    return known

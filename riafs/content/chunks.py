@@ -81,7 +81,6 @@ class Chunks:
         return self._ends[-1] if self._ends else 0
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes."""
         return await read_across(self._ends, offset, length, self._read_chunk)
 
     async def _read_chunk(self, number: int, offset: int, length: int) -> Buffer:

@@ -123,35 +123,32 @@ class KeyPart:
 
     @property
     def name(self) -> bytes:
-        """See Part."""
         return self.key.serialised
 
     @property
     def identity(self) -> bytes:
-        """See Part."""
         return self.dataset + b"\0" + self.key.serialised
 
     @property
     def size(self) -> int | None:
-        """See Part."""
         return self.key.size
 
     def wanted(self, copies: int | None) -> int | None:
-        """See Part: a store says nothing of copies."""
+        """A store says nothing of copies."""
         return copies
 
     async def copies(self, *, every: bool) -> Sequence[Copy]:
-        """See Part. Chunked and encrypted forms are looked at where there is no plain copy, or for `every`."""
+        """Chunked and encrypted forms are looked at where there is no plain copy, or for `every`."""
         claim = await self.contents.claim(self.key)
-        found = await self._look(self.contents.stored_places(self.key), claim, every=every)
+        found = await self._look(self.contents.stored_locations(self.key), claim, every=every)
         if every or not any(copy.state.usable for copy in found):
-            found += await self._look(await self.contents.special_places(self.key), claim, every=every)
+            found += await self._look(await self.contents.special_locations(self.key), claim, every=every)
         return found
 
-    async def _look(self, places: Iterable[Location], claim: Claim, *, every: bool) -> list[Copy]:
+    async def _look(self, locations: Iterable[Location], claim: Claim, *, every: bool) -> list[Copy]:
         found: list[Copy] = []
-        for place in places:
-            copy = await read_copy(place, self.key.size, claim, self.contents.verifier)
+        for location in locations:
+            copy = await read_copy(location, self.key.size, claim, self.contents.verifier)
             if copy is not None:
                 found.append(copy)
                 if copy.state.usable and not every:
@@ -159,23 +156,23 @@ class KeyPart:
         return found
 
 
-async def read_copy(place: Location, size: int | None, claim: Claim, verifier: Verifier) -> Copy | None:
-    """The copy in `place`, read to its end; None where there is none. `size`: bytes it must have, if known."""
-    archive = isinstance(place, ArchivedObject)
+async def read_copy(location: Location, size: int | None, claim: Claim, verifier: Verifier) -> Copy | None:
+    """The copy at `location`, read to its end; None where there is none. `size`: bytes it must have, if known."""
+    archive = isinstance(location, ArchivedObject)
     try:
-        opened = await place.open()
+        opened = await location.open()
     except NotInStore:
         return None
     except RiafsError as problem:
-        return Copy(place.name, state_of(problem), str(problem), archive)
+        return Copy(location.name, state_of(problem), str(problem), archive)
     if size not in (None, opened.source.size):
         opened.source.close()
-        return Copy(opened.place, CopyState.DAMAGED, f"has {opened.source.size} bytes", archive)
+        return Copy(opened.location, CopyState.DAMAGED, f"has {opened.source.size} bytes", archive)
     try:
         await _read(opened, claim, verifier)
     except RiafsError as problem:
-        return Copy(opened.place, state_of(problem), str(problem), archive)
-    return Copy(opened.place, CopyState.SIZED if claim.new_checker() is None else CopyState.GOOD, archive=archive)
+        return Copy(opened.location, state_of(problem), str(problem), archive)
+    return Copy(opened.location, CopyState.SIZED if claim.new_checker() is None else CopyState.GOOD, archive=archive)
 
 
 async def _read(opened: UnverifiedContent, claim: Claim, verifier: Verifier) -> None:
@@ -206,20 +203,18 @@ class BlobPart:
 
     @property
     def name(self) -> bytes:
-        """See Part."""
         return self.oid
 
     @property
     def identity(self) -> bytes:
-        """See Part."""
         return self.dataset + b"\0" + self.oid
 
     def wanted(self, copies: int | None) -> int | None:
-        """See Part: git keeps one, whatever is asked for."""
+        """Git keeps one, whatever is asked for."""
         return None
 
     async def copies(self, *, every: bool) -> Sequence[Copy]:
-        """See Part. git knows one copy at most; its name is the digest of what is read."""
+        """Git knows one copy at most; its name is the digest of what is read."""
         place = f"git repository of {self.repository.name}"
         if self.size is None:
             return ()

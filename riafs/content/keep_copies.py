@@ -86,27 +86,25 @@ class BlockPart:
 
     @property
     def name(self) -> bytes:
-        """See Part. Raises MalformedLocator, only where the manifest was read leniently."""
+        """Raises MalformedLocator, only where the manifest was read leniently."""
         if self.block == NO_BLOCK:
             return b"none, in the manifest " + self.reader.manifest.portable_data_hash
         return self.reader.manifest.locator(self.block).unsigned
 
     @property
     def identity(self) -> bytes:
-        """See Part: blocks of one digest are the same, whatever collection they are in."""
+        """Blocks of one digest are the same, whatever collection they are in."""
         return self.name
 
     @property
     def size(self) -> int | None:
-        """See Part."""
         return 0 if self.block == NO_BLOCK else self.reader.manifest.locator(self.block).size
 
     def wanted(self, copies: int | None) -> int | None:
-        """See Part. The block of no bytes is stored nowhere."""
+        """The block of no bytes is stored nowhere."""
         return None if self.name == EMPTY_BLOCK.unsigned else self.replication if copies is None else copies
 
     async def copies(self, *, every: bool) -> Sequence[Copy]:
-        """See Part."""
         if self.name == EMPTY_BLOCK.unsigned:
             return (Copy("every client", CopyState.GOOD),)
         if self.block == NO_BLOCK:

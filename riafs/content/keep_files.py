@@ -12,7 +12,7 @@ from itertools import accumulate
 
 import trio
 
-from riafs.cache.read_ahead import ReadAhead
+from riafs.cache.cached_bytes import ReadAhead
 from riafs.content.keep_blocks import KeepBlocks
 from riafs.content.keep_search import Renew
 from riafs.errors import MalformedLocator, ShortRead
@@ -131,7 +131,6 @@ class SegmentedBytes:
         return self._size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes."""
         end = min(offset + length, self._size)
         pieces: list[Buffer] = []
         index = bisect_right(self._ends, offset)
@@ -149,4 +148,4 @@ class SegmentedBytes:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
-        """See RangedBytes."""
+        pass

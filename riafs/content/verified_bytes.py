@@ -104,16 +104,14 @@ class WatchedBytes:
 
     @property
     def provisional(self) -> bool:
-        """See Provisional."""
         return self._unproven
 
     @property
     def shown_version(self) -> object:
-        """See Provisional."""
         return PROVEN if self._digested and not self._unproven else self._version
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises CorruptContent, ChangedContent where it is not what was proven any more."""
+        """Raises CorruptContent, ChangedContent where it is not what was proven any more."""
         try:
             data = await self._source.read(offset, length)
             if self._file.version is not self._version:
@@ -199,7 +197,7 @@ class ComparedBytes:
         return self._source.size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises ChangedContent where other bytes are there now."""
+        """Raises ChangedContent where other bytes are there now."""
         end = min(offset + length, self.size)
         if offset >= end:
             return b""
@@ -348,16 +346,15 @@ class BytesBeingHashed:
 
     @property
     def provisional(self) -> bool:
-        """See Provisional."""
         return not self._hashing.proven
 
     @property
     def shown_version(self) -> object:
-        """See Provisional. Readers of one hashing may share what a cache has."""
+        """Readers of one hashing may share what a cache has."""
         return PROVEN if self._hashing.proven else self._hashing
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises CorruptContent once the digest turned out to be wrong."""
+        """Raises CorruptContent once the digest turned out to be wrong."""
         data = await self._hashing.source.read(offset, length)
         self._hashing.look()
         await self._hashing.passed(offset, offset + len(data))

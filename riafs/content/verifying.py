@@ -73,7 +73,7 @@ class UnverifiedContent:
     """Content found in a place, not verified yet."""
 
     source: RangedBytes
-    place: str
+    location: str
     evidence: Evidence | None
     """None for what was decoded for this reader alone."""
     checked_as: bytes | None = None
@@ -175,7 +175,7 @@ class Verifier:
                 return await self._whole(opened, claim), True
             now = file.version
             if not is_only_touched(before, now):
-                raise ChangedContent(f"{opened.place} was changed while it was open; open the file again")
+                raise ChangedContent(f"{opened.location} was changed while it was open; open the file again")
             return now, False
 
         return WatchedBytes(opened.source, file, version, prove, digested=digested)
@@ -192,7 +192,7 @@ class Verifier:
                 self._seals[claim.key] = digests
         if versioned(opened.source) is None:
             return opened.source
-        return ComparedBytes(opened.source, digests, self._deadline, opened.place)
+        return ComparedBytes(opened.source, digests, self._deadline, opened.location)
 
     async def _small(self, opened: UnverifiedContent, claim: Claim, checker: Checker) -> RangedBytes:
         """Content that is served from where it was hashed. What is being written just now is looked at once more."""
@@ -207,7 +207,7 @@ class Verifier:
                 return MemoryBytes(data)
             await wait_until_settled(source)
             checker = claim.new_checker() or checker
-        raise ChangedContent(f"{opened.place} is being changed; try again when that has ended")
+        raise ChangedContent(f"{opened.location} is being changed; try again when that has ended")
 
     async def _whole(self, opened: UnverifiedContent, claim: Claim, seal: PartDigests | None = None) -> object:
         """Hash everything; which version of it was found to be right. Raises CorruptContent, ChangedContent, …"""
@@ -226,7 +226,7 @@ class Verifier:
                 return version
             if seal is not None:
                 seal.clear()
-        raise ChangedContent(f"{opened.place} is being changed; try again when that has ended")
+        raise ChangedContent(f"{opened.location} is being changed; try again when that has ended")
 
     async def hash_part(self, source: RangedBytes, checker: Checker, start: int, end: int) -> None:
         """Take the bytes from `start` to `end` into `checker`, in a thread, as hashing takes milliseconds a chunk.
@@ -255,9 +255,9 @@ class Verifier:
             self.memory.remember_bad(opened.evidence, claim.key)
         key = claim.key.decode(errors="replace")
         log.error(
-            "content of key %s in %s is damaged: its digest does not match; this copy is not used", key, opened.place
+            "content of key %s in %s is damaged: its digest does not match; this copy is not used", key, opened.location
         )
-        raise CorruptContent(f"the copy of key {key} in {opened.place} is damaged")
+        raise CorruptContent(f"the copy of key {key} in {opened.location} is damaged")
 
     def _hashed_beside(
         self, opened: UnverifiedContent, evidence: Evidence, claim: Claim, checker: Checker
@@ -271,7 +271,7 @@ class Verifier:
             def conclude(same: bool) -> None:  # noqa: FBT001  # what may have changed is only right for these readers
                 self.conclude(opened if same else replace(opened, evidence=None), claim, checker)
 
-            hashing = Hashing(opened.source, opened.place, take, conclude)
+            hashing = Hashing(opened.source, opened.location, take, conclude)
             self._beside[evidence, claim.key] = hashing
             self._background.start_soon(self._hash, hashing, (evidence, claim.key))
         else:

@@ -5,7 +5,6 @@ what it needs. Imports pyfuse3, so it is imported in the mount's own process onl
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +13,14 @@ from riafs.daemon.control import Command
 from riafs.daemon.lifecycle import Servable
 from riafs.daemon.logs import RecentErrors
 from riafs.daemon.mounts import shown_source
-from riafs.daemon.opening import opening_plan
+from riafs.daemon.opening import command_settings, opening_plan
 from riafs.daemon.plan import MountPlan
 from riafs.formats.sources import RiaUrl
 from riafs.fuse.presentation import Presentation
 from riafs.fuse.session import KernelOptions, ReadOnlySession, Session
 from riafs.settings import show_settings
 from riafs.tasks import Background
-from riafs.tree.tools import CommandSettings
 from riafs.vfs import assembly
-from riafs.vfs.assembly import find_git
 from riafs.watching import Doing
 
 if TYPE_CHECKING:
@@ -33,13 +30,12 @@ if TYPE_CHECKING:
 async def assemble(
     plan: MountPlan, counters: Counters, recent: RecentErrors, background: Background, doing: Doing
 ) -> Servable:
-    """Open the plan's source; `background` runs what has to go on beside readers, until it is cancelled; `doing` hears
-    what takes long.
+    """Open the plan's source; `background` runs what has to go on beside readers, until it is cancelled; `doing` is
+    called with steps that take long.
 
     Raises SourceNotFound, NoSuchVersion, StoreDenied, StoreTimeout, StoreError, MissingProgram, …
     """
-    inner = opening_plan(plan.source, plan.settings, plan.environment, plan.instead_of, plan.manifest)
-    assembled = await assembly.assemble(inner, counters, background, _virtual(plan, counters, recent))
+    assembled = await assembly.assemble(opening_plan(plan), counters, background, _virtual(plan, counters, recent))
     if not plan.settings.overlay:
         return _Mount(ReadOnlySession(assembled.filesystem, kernel_options(plan), presentation(plan)), assembled, None)
     assert isinstance(plan.source, RiaUrl)
@@ -55,14 +51,7 @@ async def assemble(
         assembled.close()
         raise
     session = WritingSession(writable, kernel_options(plan), presentation(plan))
-    return _Mount(session, assembled, Changing(writable, plan.source, means(plan), session.tell, background))
-
-
-def means(plan: MountPlan) -> CommandSettings:
-    """What a push from this mount needs."""
-    search_path = plan.environment["PATH"]
-    allowed = tuple(map(os.fsencode, plan.settings.allow_links))
-    return CommandSettings(find_git(search_path), search_path, plan.settings.deadline, plan.settings.cache_dir, allowed)
+    return _Mount(session, assembled, Changing(writable, plan.source, command_settings(plan), session.tell, background))
 
 
 def kernel_options(plan: MountPlan) -> KernelOptions:
@@ -86,7 +75,7 @@ def presentation(plan: MountPlan) -> Presentation:
 
 
 def _virtual(plan: MountPlan, counters: Counters, recent: RecentErrors) -> Mapping[bytes, Callable[[], str]]:
-    """``.riafs``: lines of ``name value``, the last errors, and the settings as they could stand in a config.toml."""
+    """``.riafs``: lines of ``name value``, the last errors, and the settings in the form of config.toml."""
 
     def stats() -> str:
         return "".join(f"{name} {count}\n" for name, count in counters.as_dict().items())

@@ -1,31 +1,25 @@
-"""How a source is opened with the settings of a mount; needs no kernel, so commands use it too."""
+"""From a named source to what opens it, for mounts and for commands."""
 
 import os
-from collections.abc import Mapping
 
 from riafs.cache.blocks import BlockLimits
 from riafs.cache.eviction import DiskLimits
 from riafs.content.verifying import Verify
 from riafs.daemon.credentials import archive_password, arvados_access, proxies
-from riafs.formats.sources import ArvadosUrl, KeepUrl, RiaUrl, Source
+from riafs.daemon.plan import NamedSource
+from riafs.formats.sources import ArvadosUrl, RiaUrl
 from riafs.settings import Settings
-from riafs.storage.temporary import SpilledText
+from riafs.tree.tools import CommandSettings
 from riafs.vfs import assembly
+from riafs.vfs.assembly import find_git
 from riafs.vfs.keep_plan import KeepPlan
 
 
-def opening_plan(
-    source: Source,
-    settings: Settings,
-    environment: Mapping[str, str],
-    rules: tuple[tuple[str, str], ...],
-    manifest: SpilledText | None,
-) -> assembly.Plan:
-    """What `assembly` has to know. `rules`: the user's insteadOf rules, (base, prefix) each. `manifest`: what came on
-    standard input, if the source asks for it. Raises UsageError for a file with a secret that others may read, …
-    """
+def opening_plan(named: NamedSource) -> assembly.Plan:
+    """The plan to open a source by. Raises UsageError for a file with a secret that others may read, …"""
+    settings, environment = named.settings, named.environment
     return assembly.Plan(
-        source=source,
+        source=named.source,
         deadline=settings.deadline,
         verify=Verify(settings.verify),
         checkout=settings.checkout,
@@ -35,15 +29,16 @@ def opening_plan(
         blocks=block_limits(settings),
         dictionary=settings.archive_dictionary,
         password=archive_password(settings.archive_password_file, environment),
-        instead_of=rules,
+        instead_of=named.instead_of,
         allow_links=tuple(map(os.fsencode, settings.allow_links)),
-        keep=KeepPlan() if isinstance(source, RiaUrl) else _keep_plan(source, settings, environment, manifest),
+        keep=_keep_plan(named),
     )
 
 
-def _keep_plan(
-    source: KeepUrl | ArvadosUrl, settings: Settings, environment: Mapping[str, str], manifest: SpilledText | None
-) -> KeepPlan:
+def _keep_plan(named: NamedSource) -> KeepPlan:
+    source, settings, environment = named.source, named.settings, named.environment
+    if isinstance(source, RiaUrl):
+        return KeepPlan()
     host = source.host if isinstance(source, ArvadosUrl) else None
     access = arvados_access(environment, settings.token_file, host)
     return KeepPlan(
@@ -57,8 +52,15 @@ def _keep_plan(
         memory=settings.keep_memory,
         lenient=settings.lenient_manifests,
         follow_hints=settings.follow_k_hints,
-        manifest=manifest,
+        manifest=named.manifest,
     )
+
+
+def command_settings(named: NamedSource) -> CommandSettings:
+    """What a command that changes a store needs of this machine. Raises MissingProgram."""
+    settings, search_path = named.settings, named.environment["PATH"]
+    allowed = tuple(map(os.fsencode, settings.allow_links))
+    return CommandSettings(find_git(search_path), search_path, settings.deadline, settings.cache_dir, allowed)
 
 
 def block_limits(settings: Settings) -> BlockLimits:

@@ -20,16 +20,18 @@ import trio
 
 from riafs.counters import Counters
 from riafs.daemon.opening import opening_plan
+from riafs.daemon.plan import NamedSource
 from riafs.errors import OverlayFailed, PushConflict, RiafsError, SourceNotFound, UsageError
 from riafs.formats.names import below, is_in, is_in_one, parents_of
 from riafs.formats.sources import RiaUrl, parse_source
+from riafs.git.user import instead_of_rules
 from riafs.overlay.changes import NOTHING, Base, Carried, Change, ChangeKind
 from riafs.overlay.overlay import Overlay, recorded_source
 from riafs.overlay.stat import Ownership
 from riafs.push.merging import Moves
 from riafs.push.protocol import Announce, PushReport, PushRequest, Share, unannounced
 from riafs.push.pushers import open_pusher
-from riafs.settings import Settings
+from riafs.settings import complete_environment, load
 from riafs.slices import Sliced
 from riafs.tree.tools import CommandSettings
 from riafs.vfs.assembly import open_assembled
@@ -39,7 +41,7 @@ from riafs.vfs.writable import WritableFileSystem
 from riafs.watching import Watcher
 
 Tell = Callable[[Sequence[Forgotten]], Awaitable[None]]
-"""Hears what a kernel has to forget."""
+"""Called with what a kernel has to forget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,21 +298,21 @@ async def finish_killed(
 
 
 @asynccontextmanager
-async def open_unmounted(
-    directory: str, settings: Settings, environment: Mapping[str, str], rules: tuple[tuple[str, str], ...]
-) -> AsyncIterator[WritableFileSystem]:
-    """The overlay with its source below. Raises OverlayFailed, Busy while it is mounted, and as opening the source."""
-    source = overlay_source(directory)
-    plan = opening_plan(source, replace(settings, checkout=False), environment, rules, None)
-    async with open_assembled(plan, Counters(), {}) as assembled:
+async def open_unmounted(directory: str, named: NamedSource) -> AsyncIterator[WritableFileSystem]:
+    """The overlay over its source. Raises Busy while it is mounted, OverlayFailed, and as opening the source."""
+    async with open_assembled(opening_plan(named), Counters(), {}) as assembled:
         place = OverlayPlace(directory, Ownership(os.getuid(), os.getgid()))
-        yield await lay_over(assembled, source, place)
+        assert isinstance(named.source, RiaUrl)
+        yield await lay_over(assembled, named.source, place)
 
 
-def overlay_source(directory: str) -> RiaUrl:
-    """The source that an overlay's changes were made in. Raises OverlayFailed, BadSource."""
+def overlay_source(directory: str) -> NamedSource:
+    """The source that an overlay's changes were made in, a RiaUrl. Raises OverlayFailed, BadSource."""
     text = recorded_source(directory)
     source = None if text is None else parse_source(text)
     if not isinstance(source, RiaUrl):
         raise OverlayFailed(f"the overlay {directory} was never mounted, so there is nothing to do with it")
-    return source
+    environment = complete_environment()
+    settings = replace(load(environment, ()).settings, checkout=False)
+    rules = instead_of_rules(environment)
+    return NamedSource(source=source, settings=settings, environment=environment, instead_of=rules)

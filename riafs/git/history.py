@@ -2,8 +2,9 @@
 
 import enum
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import AnyStr
 
 from riafs.errors import MalformedObject
 from riafs.formats.gitobjects import Heading, parse_commit, parse_heading
@@ -90,12 +91,12 @@ async def _changes(repository: Repository, version: Version, path: bytes) -> boo
     return own not in others if others else own is not None
 
 
-def abbreviated(versions: Sequence[Version], digits: int = 10) -> Mapping[bytes, bytes]:
-    """Commit → a beginning of it that no other one of `versions` has."""
-    commits = sorted({version.commit for version in versions})
-    while digits < len(commits[0] if commits else b"") and len({each[:digits] for each in commits}) < len(commits):
+def abbreviated(commits: Iterable[AnyStr], digits: int = 10) -> Mapping[AnyStr, AnyStr]:
+    """Each of `commits`, in hex digits, and a beginning of it that no other one has."""
+    known = set(commits)
+    while len({each[:digits] for each in known}) < len(known):
         digits += 1
-    return {each: each[:digits] for each in commits}
+    return {each: each[:digits] for each in known}
 
 
 async def _commits(repository: Repository, names: Sequence[bytes]) -> list[tuple[bytes, bytes] | None]:

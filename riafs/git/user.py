@@ -55,7 +55,7 @@ def _identity(variable: str, environment: Mapping[str, str]) -> Stamp:
     return Stamp(done.stdout.strip())
 
 
-def instead_of_rules(environment: Mapping[str, str]) -> list[tuple[str, str]]:
+def instead_of_rules(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """(base, prefix) of each ``url.<base>.insteadOf = <prefix>`` in the user's git configuration.
 
     A configuration that git cannot read is named in the log and left out.
@@ -68,15 +68,15 @@ def instead_of_rules(environment: Mapping[str, str]) -> list[tuple[str, str]]:
         )
     except OSError as error:
         log.warning("url.*.insteadOf is not used, since git cannot be started: %s", error.strerror)
-        return []
+        return ()
     except subprocess.TimeoutExpired:
         log.warning(
             "url.*.insteadOf is not used, since git did not read its configuration within %g s", _CONFIG_SECONDS
         )
-        return []
+        return ()
     except ProgramKilled as error:
         log.warning("url.*.insteadOf is not used: %s", error)
-        return []
+        return ()
     if done.returncode not in (0, _NOT_SET):
         log.warning("url.*.insteadOf is not used, since git cannot read its configuration: %s", first_line(done.stderr))
     rules = []
@@ -84,4 +84,4 @@ def instead_of_rules(environment: Mapping[str, str]) -> list[tuple[str, str]]:
         key, found, prefix = item.partition(b"\n")
         if found:
             rules.append((os.fsdecode(key[len(b"url.") : -len(b".insteadof")]), os.fsdecode(prefix)))
-    return rules
+    return tuple(rules)

@@ -201,7 +201,7 @@ class RefWriter:
         return None if status is None else time.time() - status.mtime_ns / 1e9
 
     async def _locked(self, lock: bytes) -> Busy:
-        """What to say of a lock. Nobody can know whether a git still needs it, so it is never removed here."""
+        """What to say of a lock. NoWatcher can know whether a git still needs it, so it is never removed here."""
         path = os.fsdecode(await self.storage.local_path(self.path) + b"/" + lock)
         age = await self._age(lock)
         if age is None or age < STALE_SECONDS:

@@ -199,7 +199,7 @@ class ObjectWriter:
         """Where `key` has to be written (below ``annex/objects``), None where a reader finds it as it is."""
         contents = self._to.dataset.contents
         claim = await contents.claim(key)
-        for place in contents.stored_places(key):
+        for place in contents.stored_locations(key):
             copy = await read_copy(place, key.size, claim, contents.verifier)
             if copy is not None and copy.state.usable:
                 self._rely_on(place)

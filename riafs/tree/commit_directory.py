@@ -6,9 +6,12 @@ file itself where git holds the content, any other symbolic link as it is, a sub
 
 import itertools
 import logging
+import os
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import overload
 
 from riafs.content.copies import BlobPart, KeyPart, Part
 from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
@@ -26,7 +29,7 @@ from riafs.tree.directories import PlainDirectory
 from riafs.tree.listing import MAX_LINK, PIECE, GitEntry, Listing, TreeLine, classify, git_version, tree_lines
 from riafs.tree.protocol import UNKNOWN_SIZE, DatasetPosition, Directory, Entry, Found, Kind, Versions
 from riafs.tree.slots import Slots
-from riafs.tree.times import EarlierDirectory, earlier_top
+from riafs.tree.times import ChangeTimes, EarlierDirectory, PushedTime, earlier_top
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,44 @@ def versioned(entry: Entry) -> Directory:
 def top_of(snapshot: Snapshot) -> "CommitDirectory":
     """The top directory of a commit."""
     return CommitDirectory(snapshot, snapshot.tree, b"")
+
+
+class DatedEntries(Sequence[GitEntry]):
+    """`entries` with the times that `time` gives them, each found out when it is looked at: often only the first is."""
+
+    __slots__ = ("_entries", "_time")
+
+    def __init__(self, entries: Sequence[GitEntry], time: Callable[[GitEntry], int]) -> None:
+        self._entries = entries
+        self._time = time
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, position: int, /) -> GitEntry: ...
+    @overload
+    def __getitem__(self, position: slice, /) -> Sequence[GitEntry]: ...
+    def __getitem__(self, position: int | slice, /) -> GitEntry | Sequence[GitEntry]:
+        if isinstance(position, slice):
+            return DatedEntries(self._entries[position], self._time)
+        return self._dated(self._entries[position])
+
+    def __iter__(self) -> Iterator[GitEntry]:
+        return map(self._dated, self._entries)
+
+    def _dated(self, entry: GitEntry) -> GitEntry:
+        time = self._time(entry)
+        if time == entry.mtime_ns:
+            return entry
+        return GitEntry(
+            entry.name, entry.kind, entry.size, entry.executable, time, entry.version, entry.key, entry.registered
+        )
+
+
+def _changed(times: ChangeTimes, commit_ns: int, entry: GitEntry) -> int:
+    """When an entry was changed last; a time that its key has counts instead."""
+    return times.get(entry.name, commit_ns) if entry.mtime_ns == commit_ns else entry.mtime_ns
 
 
 class CommitDirectory(PlainDirectory):
@@ -173,9 +214,9 @@ class CommitDirectory(PlainDirectory):
         match = _VERSIONED.fullmatch(name)
         position = await listing.position(match[1]) if match else None
         if match is None:
-            raise NoSuchName(f"no {name!r} in {self.dataset.name}")
+            raise NoSuchName(f"no {os.fsdecode(name)} in {self.dataset.name}")
         if position is None or listing.tree.modes[position] != SUBMODULE:
-            raise NotThereYet(f"no {name!r} in {self.dataset.name}")
+            raise NotThereYet(f"no {os.fsdecode(name)} in {self.dataset.name}")
         dataset = await self.dataset.subdatasets.dataset(self._snapshot, self._below(match[1]))
         return await find_version(dataset, name, match[2])
 
@@ -235,30 +276,23 @@ class CommitDirectory(PlainDirectory):
         """The entries with their own times, where these are not the commit's."""
         snapshot = self._snapshot
         if snapshot.changed is not None:
-            changed = await snapshot.changed.of(self.path)
-            entries = [
-                replace(each, mtime_ns=changed.get(each.name, each.mtime_ns))
-                if each.mtime_ns == snapshot.time_ns  # else its key has a time
-                else each
-                for each in entries
-            ]
+            entries = DatedEntries(entries, partial(_changed, await snapshot.changed.of(self.path), snapshot.time_ns))
         since = await self._earlier()
         if since is None:
             return entries
         if since.tree != self._tree:
             await since.read(snapshot.dataset.repository)
         written = snapshot.dataset.times.written(snapshot.dataset.identifier, self.path)
-        dated = []
-        for entry in entries:
-            time = since.time_ns if since.tree == self._tree or since.has(entry) else snapshot.time_ns
-            own = written.get(entry.name)
-            if own is not None and own.content == (entry.key or entry.oid):
-                dated.append(replace(entry, mtime_ns=own.mtime_ns))
-            elif entry.mtime_ns == snapshot.time_ns != time:
-                dated.append(replace(entry, mtime_ns=time))
-            else:
-                dated.append(entry)
-        return dated
+        return DatedEntries(entries, partial(self._since_pushes, since, written))
+
+    def _since_pushes(self, since: EarlierDirectory, written: Mapping[bytes, PushedTime], entry: GitEntry) -> int:
+        """The time of an entry in a mount that has pushed."""
+        own = written.get(entry.name)
+        if own is not None and own.content == (entry.key or entry.oid):
+            return own.mtime_ns
+        if entry.mtime_ns != self._snapshot.time_ns:
+            return entry.mtime_ns
+        return since.time_ns if since.tree == self._tree or since.has(entry) else entry.mtime_ns
 
     async def open(self, entry: Entry) -> RangedBytes:
         assert isinstance(entry, GitEntry)

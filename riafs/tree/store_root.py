@@ -15,29 +15,24 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 
-from riafs import memory
-from riafs.content.annex import AnnexContents
 from riafs.content.copies import KeyPart, Part
 from riafs.errors import (
     GitError,
-    MalformedKey,
     NoSuchName,
     NoSuchVersion,
-    NotADirectoryHere,
     NotInStore,
     NotThereYet,
     RiafsError,
     SourceNotFound,
 )
-from riafs.formats.keys import Key, parse_file_name
 from riafs.formats.names import valid_name
 from riafs.git.references import Resolved
-from riafs.storage.bytesource import RangedBytes
 from riafs.storage.protocol import FileStatus, ItemKind
 from riafs.tree.commit_directory import VersionedDirectory, VersionedEntry, find_version, open_version
 from riafs.tree.dataset import Dataset, Signature
-from riafs.tree.directories import FixedDirectory, PlainDirectory, directory_entry
-from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Found, Kind, Versions
+from riafs.tree.directories import FixedDirectory, directory_entry
+from riafs.tree.keys_directory import KEYS, KeysDirectory
+from riafs.tree.protocol import Directory, Entry, Found, Kind
 from riafs.tree.slots import Slots
 from riafs.tree.store import ALIASES, Store, is_dataset_path
 
@@ -45,10 +40,6 @@ log = logging.getLogger(__name__)
 
 BY_ID = b"by-id"
 _VERSIONED = re.compile(rb"([^@]+)@(.+)", re.DOTALL)
-KEYS = b".keys"
-_AT_ONCE = 4096
-_PER_KEY = 900
-"""Bytes of memory that a key takes here and in its listing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +83,7 @@ class StoreDirectory(FixedDirectory):
         await self._looked_up(match[1])
         path = self._dataset_path(match[1])
         if path is None:
-            raise NotThereYet(f"{match[1]!r} is no dataset")
+            raise NotThereYet(f"{os.fsdecode(match[1])} is no dataset")
         return await find_version(await self._store.dataset(path), name, match[2])
 
     async def _looked_up(self, name: bytes) -> bool:
@@ -185,7 +176,7 @@ class PendingDirectory(FixedDirectory):
         reason += f"; what is stored is in {os.fsdecode(KEYS)}" if has_keys else ""
         attributes = {"dataset": dataset.identifier, "error": os.fsencode(reason)}
         super().__init__((keys,) if has_keys else (), mtime_ns, attributes)
-        self._dataset = dataset
+        self.dataset = dataset
         self._store = store
         self._signature = signature
         self._has_keys = has_keys
@@ -196,10 +187,10 @@ class PendingDirectory(FixedDirectory):
 
     @property
     def dataset_id(self) -> bytes:
-        return self._dataset.identifier
+        return self.dataset.identifier
 
     async def shown_at(self, commit: bytes) -> Directory:
-        return VersionedDirectory(await self._dataset.snapshot(commit), None, (), Resolved(commit, None))
+        return VersionedDirectory(await self.dataset.snapshot(commit), None, (), Resolved(commit, None))
 
     @property
     def holds_parts(self) -> bool:
@@ -207,12 +198,12 @@ class PendingDirectory(FixedDirectory):
 
     async def stored_parts(self) -> AsyncGenerator[Part, None]:
         """Every stored key."""
-        contents = self._dataset.contents
+        contents = self.dataset.contents
         async for key in contents.stored_keys():
-            yield KeyPart(contents, self._dataset.path, key)
+            yield KeyPart(contents, self.dataset.path, key)
 
     async def renewed(self, turn: int) -> Directory | None:
-        dataset = self._dataset
+        dataset = self.dataset
         stays = await dataset.watch.seen(dataset.path, (), turn) == self._signature
         if stays and self._has_keys == await dataset.contents.has_any():
             return None
@@ -315,74 +306,3 @@ async def _prefixes(store: Store) -> Sequence[tuple[bytes, int | None]]:
     names = sorted(await store.prefixes())
     statuses = await store.storage.stat_objects(b"", [name + b"/." for name in names])
     return [(name, None if status is None else status.mtime_ns) for name, status in zip(names, statuses, strict=True)]
-
-
-class KeysDirectory(PlainDirectory):
-    """``.keys``: the keys in `contents` of the dataset `identifier`. It only grows, at its end: no position,
-    and no inode number with it, ever comes to mean another key.
-    """
-
-    def __init__(self, contents: AnnexContents, identifier: bytes, mtime_ns: int) -> None:
-        self._contents = contents
-        self._identifier = identifier
-        self._entries: list[Entry] = []
-        self._positions: dict[bytes, int] = {}
-        self.mtime_ns = mtime_ns
-
-    async def entries(self, start: int) -> Sequence[Entry]:
-        """From the start on, what the storage has now is looked for. Raises OutOfMemory."""
-        if start == 0:
-            async for key in self._contents.stored_keys():
-                if len(self._entries) % _AT_ONCE == 0:
-                    memory.ensure(_AT_ONCE * _PER_KEY, f"the list of more than {len(self._entries)} keys")
-                if valid_name(key.file_name) and key.file_name not in self._positions:
-                    self._add(key, await self._contents.size(key) if key.size is None else key.size)
-        return self._entries[start:]
-
-    def _add(self, key: Key, size: int | None) -> None:
-        name = key.file_name
-        if name not in self._positions:  # another task may have been as quick
-            mtime_ns = self.mtime_ns if key.mtime is None else key.mtime * 1_000_000_000
-            self._positions[name] = len(self._entries)
-            known = UNKNOWN_SIZE if size is None else size
-            self._entries.append(Entry(name, Kind.FILE, known, executable=False, mtime_ns=mtime_ns, version=name))
-
-    async def find(self, name: bytes) -> Found:
-        """Keys that were stored since the last listing are found."""
-        if name not in self._positions:
-            key = _key(name)
-            size = await self._contents.size(key)
-            if size is None:
-                raise NotThereYet(f"{os.fsdecode(self._identifier)} stores no key {os.fsdecode(name)}")
-            self._add(key, size if key.size is None else key.size)
-        position = self._positions[name]
-        return Found(position, self._entries[position])
-
-    async def versions(self) -> Versions:
-        return Versions({name: name for name in self._positions}, set())
-
-    async def directory(self, entry: Entry) -> Directory:
-        raise NotADirectoryHere(f"{os.fsdecode(entry.name)} is a key")
-
-    async def open(self, entry: Entry) -> RangedBytes:
-        shown = f"{os.fsdecode(entry.name)!r} in {os.fsdecode(KEYS)} of dataset {os.fsdecode(self._identifier)}"
-        return await self._contents.find(parse_file_name(entry.name), lambda: shown)
-
-    async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
-        key = parse_file_name(entry.name)
-        known = {**await self.own_attributes(), "kind": b"annex", "key": key.serialised}
-        return known if name in known else {**known, **await self._contents.attributes(key, name)}
-
-    async def own_attributes(self) -> Mapping[str, bytes]:
-        return {"dataset": self._identifier}
-
-
-def _key(name: bytes) -> Key:
-    """The key whose file name is `name`. Raises NoSuchName for what is none, and for a part of one."""
-    try:
-        key = parse_file_name(name)
-    except MalformedKey:
-        key = None
-    if key is None or key.file_name != name or key.unchunked() != key:
-        raise NoSuchName(f"{os.fsdecode(name)} is no key's file name")
-    return key

@@ -130,7 +130,7 @@ async def _versions(dataset: Dataset, kind: VersionKind) -> Sequence[Version]:
 
 
 def _entries(kind: VersionKind, versions: Sequence[Version]) -> list[_VersionEntry]:
-    short = abbreviated(versions) if kind is VersionKind.COMMIT else {}
+    short = abbreviated(version.commit for version in versions) if kind is VersionKind.COMMIT else {}
     found = []
     for version in versions:
         name = short.get(version.name) or version.name.replace(b"%", b"%25").replace(b"/", b"%2F")

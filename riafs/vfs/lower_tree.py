@@ -9,6 +9,7 @@ that datasets are moved to by pushes, are copied in the background.
 """
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
@@ -193,7 +194,7 @@ class LowerTree:
                 return None
             directory, entry = await node.entry(slot_of(inode))
             if directory is not node.directory:
-                raise StaleHandle(f"{entry.name!r} was replaced in the store")
+                raise StaleHandle(f"{os.fsdecode(entry.name)} was replaced in the store")
             names.append(entry.name)
             inode = node.inode
         return b"/".join(reversed(names))

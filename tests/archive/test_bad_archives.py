@@ -295,7 +295,8 @@ for data in claiming_headers():
         trio.run(read_listing, MemoryBytes(data), Limits(), Unlocker(None))
     except RiafsError:
         refused += 1
-found = trio.run(read_listing, MemoryBytes(large_dictionary()), Limits(), Unlocker(None)).listing.find(b"name")
+listing, _ = trio.run(read_listing, MemoryBytes(large_dictionary()), Limits(), Unlocker(None))
+found = listing.find(b"name")
 print(refused, tried, found is not None)
 """
 

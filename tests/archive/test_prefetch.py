@@ -1,4 +1,7 @@
-"""What is decoded before it is asked for: the members that follow, the rest of a folder, the front of the next one."""
+"""What is decoded before it is asked for: the members that follow, the rest of a folder, the front of the next one.
+
+By this process; 7-Zip's part is in test_runs.
+"""
 
 import os
 import random
@@ -43,9 +46,11 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     work, working = Work(), [0]
     start, child, liblzma = Extractor.start, ChildDecoder.decode, ThreadDecoder.decode
 
-    async def started(self: Extractor, engine: Engine, folder: Folder, packed: RangedBytes, shown: str) -> ChildDecoder:
+    async def started(
+        self: Extractor, engine: Engine, folder: Folder, packed: RangedBytes, shown: str, threads: int = 1
+    ) -> ChildDecoder:
         work.children.append((folder.size, packed.size))
-        return await start(self, engine, folder, packed, shown)
+        return await start(self, engine, folder, packed, shown, threads)
 
     async def by_child(self: ChildDecoder, most: int) -> bytes:
         data = await child(self, most)
@@ -80,9 +85,9 @@ async def prefetched(archive: Archive) -> None:
 
 
 async def test_a_reader_in_order_keeps_several_decoders_at_work_and_has_nothing_decoded_twice(
-    pack: Pack, tools: ArchiveTools, work: Work
+    pack: Pack, spool: Path, work: Work
 ) -> None:
-    archive = await open_archive(pack(CONTENTS, *DIVIDED), tools)
+    archive = await open_archive(pack(CONTENTS, *DIVIDED), tools_with(spool, search_path=[]))
     for member in in_order(archive):
         assert await content_of(archive, member.name) == CONTENTS[member.name]
     assert work.at_once >= 2
@@ -100,10 +105,10 @@ async def test_a_single_member_is_decoded_alone(pack: Pack, tools: ArchiveTools,
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_reader_here_and_there_finds_the_rest_decoded_once_it_has_asked_for_enough(
-    seed: int, pack: Pack, tools: ArchiveTools, work: Work, monkeypatch: pytest.MonkeyPatch
+    seed: int, pack: Pack, spool: Path, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetch, "_LIKELY_ALL", 5)
-    archive = await open_archive(pack(CONTENTS, *DIVIDED), tools)
+    archive = await open_archive(pack(CONTENTS, *DIVIDED), tools_with(spool, search_path=[]))
     members = in_order(archive)
     names = [members[number].name for number in (8, 2, 5)]
     for name in names:

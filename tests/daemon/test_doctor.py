@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
-from riafs.cli.doctor import check_source
+from riafs.archive import child
+from riafs.cli.doctor import check_machine, check_source
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 
 CONTENT = noise(1000)
@@ -34,7 +36,7 @@ def states(source: str | Path) -> list[str]:
 
 def test_good_store_is_ok(store: SmallStore, dataset: SmallDataset) -> None:
     assert told(store.path) == [
-        ("ok", f"store {store.path}, layout version 1"), ("ok", "1 datasets, 1 aliases; 1 can be shown"),
+        ("ok", f"store {store.path}, layout version 1"), ("ok", "1 dataset, 1 with an alias; 1 can be shown"),
     ]  # fmt: skip
 
 
@@ -42,7 +44,7 @@ def test_good_store_is_ok(store: SmallStore, dataset: SmallDataset) -> None:
 def test_named_dataset_is_looked_at(store: SmallStore, dataset: SmallDataset, label: str) -> None:
     found = told(f"{store.path}#{label.replace('ID', dataset.id)}")
     commit = dataset.git("rev-parse", "main")[:12]
-    what = f"dataset {dataset.id} at refs/heads/main, commit {commit}: 1 files and 1 directories at its top"
+    what = f"dataset {dataset.id} at refs/heads/main, commit {commit}: at its top files: 1, directories: 1"
     assert found[1:] == [("ok", what)]
 
 
@@ -79,7 +81,7 @@ def test_unreadable_dataset_is_a_failure_by_name(store: SmallStore, dataset: Sma
     failures = [what for state, what in told(store.path) if state == "fail"]
     assert len(failures) == 1
     assert f"dataset {bad.id} (alias bad) cannot be read: " in failures[0]
-    assert told(store.path)[-1] == ("ok", "2 datasets, 2 aliases; 1 can be shown")
+    assert told(store.path)[-1] == ("ok", "2 datasets, 2 with an alias; 1 can be shown")
     assert states(f"{store.path}#~bad") == ["fail"]
 
 
@@ -116,9 +118,39 @@ def test_datasets_that_show_nothing_are_counted_apart(store: SmallStore, dataset
         shutil.rmtree(storage.path / name)
     found = told(store.path)
     assert ("warn", "datasets without a commit or a git repository, shown empty: 2") in found
-    assert found[-1] == ("ok", "3 datasets, 3 aliases; 1 can be shown")
+    assert found[-1] == ("ok", "3 datasets, 3 with an alias; 1 can be shown")
     assert states(f"{store.path}#~storage") == ["fail"]
 
 
 def test_store_without_datasets_is_a_failure(store: SmallStore) -> None:
     assert states(store.path) == ["ok", "fail"]
+
+
+# -- optional libraries -----------------------------------------------------------------------------------------------
+
+
+def test_complete_machine_has_a_line_for_libarchive_and_the_packages() -> None:
+    lines = {each.what: each for each in check_machine()}
+    assert any(what.startswith("libarchive 3.") and each.state == "ok" for what, each in lines.items())
+    assert lines["Python packages for all methods of archives and all digests of keys"].state == "ok"
+
+
+def test_missing_libarchive_is_a_warning_that_says_what_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_LIBRARY", "libarchive.so.nothing")
+    monkeypatch.setenv("LIBARCHIVE", "/nonexistent/libarchive.so")
+    [found] = [each for each in check_machine() if "libarchive" in each.what]
+    assert (found.state, found.advice) == ("warn", "apt install libarchive13")
+    assert "annexed archives (tar, zip, …) and members packed with BCJ2 cannot be read" in found.what
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "without"),
+    [("pyppmd", "pyppmd", "PPMd cannot be read"), ("skein", "pyskein", "checked by their size only")],
+)
+def test_missing_package_is_a_warning_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, module: str, package: str, without: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]  # as import has it for what is not there
+    [found] = [each for each in check_machine() if f"Python package {package}," in each.what]
+    assert (found.state, found.advice) == ("warn", f"{sys.executable} -m pip install {package}")
+    assert without in found.what

@@ -63,7 +63,14 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountPlan:
     given = [Given("log", str(tmp_path / "log"), "test"), Given("cache-dir", str(tmp_path / "c"), "test")]
     directories = Directories(str(tmp_path / "c"), str(tmp_path / "run"), str(tmp_path / "l"))
     source = parse_ria_source("ria+file:///store")
-    return MountPlan(source, mountpoint, load({}, given).settings, directories, {}, ())
+    return MountPlan(
+        source=source,
+        settings=load({}, given).settings,
+        environment={},
+        instead_of=(),
+        mountpoint=mountpoint,
+        directories=directories,
+    )
 
 
 def live(plan: MountPlan, fake: Fake, announce: Callable[[], None] = lambda: None) -> None:

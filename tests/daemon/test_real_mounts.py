@@ -208,7 +208,7 @@ def test_what_keeps_a_daemon_after_the_unmount_is_told(
         done = riafs("umount", mountpoint)
         assert done.returncode == 0
         told = f"cat (process {other.pid}) has a copy of the mount at {mountpoint} in a mount namespace of its own"
-        assert f"{mountpoint} is unmounted here, but its daemon goes on: {told}" in done.stderr
+        assert f"{mountpoint} is unmounted here, but its process keeps running: {told}" in done.stderr
         assert f"nsenter -m -t {other.pid} umount {mountpoint}" in done.stderr
         until = time.monotonic() + 10
         while told not in (tmp_path / "log").read_text():
@@ -276,7 +276,11 @@ def test_a_signal_ends_a_mount_and_leaves_nothing(
 def test_doctor_says_what_a_source_holds(riafs: Run, small_store: Path) -> None:
     good = riafs("doctor", small_store, "--json")
     assert good.returncode == 0, good.stdout
-    assert json.loads(good.stdout)[-1] == {"state": "ok", "what": "1 datasets, 1 aliases; 1 can be shown", "advice": ""}
+    assert json.loads(good.stdout)[-1] == {
+        "state": "ok",
+        "what": "1 dataset, 1 with an alias; 1 can be shown",
+        "advice": "",
+    }
     bad = riafs("doctor", "/nonexistent")
     assert bad.returncode == 1
     assert "fail  store /nonexistent: No such file or directory" in bad.stdout

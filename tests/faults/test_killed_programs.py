@@ -123,7 +123,7 @@ def test_a_killed_git_does_not_mean_that_nobody_is_the_author(killed: Killed) ->
 def test_rules_that_no_git_lives_to_tell_are_done_without(killed: Killed, expected_warnings: Announce) -> None:
     expected_warnings("insteadOf is not used: git config was ended by SIGKILL")
     killed("git", ALWAYS)
-    assert instead_of_rules(os.environ) == []
+    assert instead_of_rules(os.environ) == ()
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from riafs.memory import Group
+from tests.archive.headers import File, stored_archive
 from tests.fuse.mounting import PROJECT, mounted, run_riafs
 from tests.keep.standin.cluster import Cluster
 from tests.plugins import mounts
-from tests.small import SmallStore
+from tests.small import SmallStore, mixed_path
 
 LIMIT = 150 << 20
 FOO = b"acbd18db4cc2f85cedef654fccc4a4d8+3"
@@ -55,6 +56,12 @@ def group() -> Iterator[Path]:
     pytest.skip("no control group with a limit of memory can be made here")
 
 
+def set_limit(group: Path, size: int) -> None:
+    """Let the processes of `group` use `size` bytes from now on."""
+    (limit,) = [each for name in ("memory.max", "memory.limit_in_bytes") if (each := group / name).exists()]
+    limit.write_text(str(size))
+
+
 def large_manifest() -> str:
     files = " ".join(f"0:3:file{number:012}" for number in range(3_000_000))
     return f". {FOO.decode()} {files}\n"
@@ -82,23 +89,37 @@ def test_a_manifest_of_an_api_server_of_64_mib(
 
 
 def test_what_does_not_fit_is_refused_for_one_request(fuse: None, group: Path, tmp_path: Path) -> None:
+    for name in ("volume", "manifests"):
+        (tmp_path / name).mkdir()
+    files = " ".join(f"0:3:file{number:012}" for number in range(200_000))
+    (tmp_path / "manifests/large").write_text(f". {FOO.decode()} {files}\n")
+    source = f"keep+file://{tmp_path}/volume?manifests={tmp_path}/manifests"
+    command = ("-c", ENTERING, str(group / "cgroup.procs"))
+    with mounted(source, tmp_path / "m", command=command) as mount:
+        set_limit(group, Group(str(group), LIMIT).used() + (12 << 20))  # less than is left for answering
+        with pytest.raises(OSError, match=r".") as caught:
+            os.listdir(mount.path / "large")
+        assert caught.value.errno == errno.ENOMEM
+        set_limit(group, LIMIT)
+        assert (mount.path / "large/file000000012345").stat().st_size == 3
+        assert mount.status()["pid"] == mount.pid
+
+
+def test_more_keys_are_listed_than_memory_has_room_for(fuse: None, group: Path, tmp_path: Path) -> None:
+    count = 60_000
     store = SmallStore.make(tmp_path / "store")
-    dataset = store.dataset("keys")
-    members = {b"MD5E-s1--%032x" % number: b"" for number in range(2)}
-    for key in members:
-        dataset.put(key, b"x")
+    archive = store.dataset("keys").path / "archives/archive.7z"
+    archive.parent.mkdir()
+    names = (mixed_path(b"MD5E-s1--%032x" % number) for number in range(count))
+    archive.write_bytes(stored_archive([File(name, b"x") for name in names]))
     command = ("-c", ENTERING, str(group / "cgroup.procs"))
     with mounted(store.path, tmp_path / "m", command=command) as mount:
-        assert len(os.listdir(mount.path / "keys")) <= 1
-        (limit,) = [each for name in ("memory.max", "memory.limit_in_bytes") if (each := group / name).exists()]
-        used = Group(str(group), LIMIT).used()
-        limit.write_text(str(used + (12 << 20)))  # less than is left for answering
-        with pytest.raises(OSError, match=r".") as caught:
-            os.listdir(mount.path / "keys" / ".keys")
-        assert caught.value.errno == errno.ENOMEM
-        limit.write_text(str(LIMIT))
-        assert len(os.listdir(mount.path / "keys" / ".keys")) == 2
-        assert mount.status()["pid"] == mount.pid
+        keys = mount.path / "keys/.keys"
+        assert (keys / f"MD5E-s1--{count // 2:032x}").stat().st_size == 1  # the archive has been opened
+        set_limit(group, Group(str(group), LIMIT).used() + (24 << 20))
+        with os.scandir(keys) as items:
+            assert len({item.name for item in items}) == count
+        assert (keys / f"MD5E-s1--{count - 1:032x}").stat().st_size == 1
 
 
 def test_a_large_manifest_on_standard_input_stays_on_disk(fuse: None, group: Path, tmp_path: Path) -> None:

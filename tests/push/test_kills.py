@@ -15,7 +15,7 @@ import trio
 from riafs.errors import Busy
 from riafs.git.writing import RefUpdate, RefWriter
 from riafs.overlay.changes import Change
-from riafs.watching import Nobody, PushStep, Watcher
+from riafs.watching import NoWatcher, PushStep, Watcher
 from tests.push.changes import Below
 from tests.push.conftest import STORAGE, annex_log, content, push, sound, tree
 from tests.small import SmallDataset, key_of, noise
@@ -24,7 +24,7 @@ LARGE = noise(5_000_000)
 _MOST_POINTS = 100
 
 
-class Killer(Nobody):
+class Killer(NoWatcher):
     """Kills its process when it is told something for the `last` time."""
 
     def __init__(self, last: int) -> None:
@@ -113,12 +113,12 @@ def test_killed_at_any_time(dataset: SmallDataset, below: Below) -> None:
     before = dataset.git("for-each-ref")
     made = changes(below)
     started = time.monotonic()
-    was_killed(in_child(dataset, below, made, Nobody()))
+    was_killed(in_child(dataset, below, made, NoWatcher()))
     usual = time.monotonic() - started
     reset(dataset, before)
     moments = random.Random(7)
     for _ in range(12):
-        child = in_child(dataset, below, made, Nobody())
+        child = in_child(dataset, below, made, NoWatcher())
         time.sleep(moments.uniform(0, usual))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -18,6 +19,7 @@ from riafs.formats.gitrepository import ChangedCommit, parse_history
 from riafs.formats.sources import parse_ria_source
 from riafs.git.repository import Repository
 from riafs.tasks import Background
+from riafs.tree import commit_directory
 from riafs.tree.times import LastChanges as LastChangesOfMount
 from riafs.tree.times import Walk
 from riafs.vfs import assembly
@@ -91,6 +93,29 @@ async def test_the_history_is_walked_once_for_all_mounts(dataset: SmallDataset, 
         async with opened(dataset) as shown:
             assert await days(shown) == TIMES
     assert walked == [0]
+
+
+async def test_an_entry_costs_what_it_costs_in_a_small_directory(
+    dataset: SmallDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    original = commit_directory._changed
+
+    def counted(*values: Any) -> int:
+        nonlocal asked
+        asked += 1
+        return original(*values)
+
+    monkeypatch.setattr(commit_directory, "_changed", counted)
+    files = {b"many/%03d" % number: b"x" for number in range(200)}
+    dataset.commit({**THIRD, **files}, time=EPOCH + 9 * DAY)
+    async with opened(dataset) as shown:
+        names = await shown.ls(b"many")
+        assert asked < 300
+        asked = 0
+        for name in names:
+            assert await shown.read(b"many/" + name) == b"x"
+        assert asked < 6 * len(names)
 
 
 async def test_a_new_commit_costs_only_itself_and_leaves_other_times(dataset: SmallDataset, walked: list[int]) -> None:

@@ -8,7 +8,8 @@ import pytest
 from riafs.content.verifying import Verify
 from riafs.errors import CorruptContent, MissingContent
 from riafs.storage.bytesource import DeferredBytes, MemoryBytes
-from riafs.vfs.kernel_cache import PROBE
+from riafs.vfs.kernel_cache import PROBE, RAREST_PROBE, Readers
+from riafs.vfs.nodes import Node
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 
@@ -154,6 +155,27 @@ async def test_a_blob_that_is_only_opened_is_not_read(tmp_path: Path) -> None:
             shown.filesystem.release(handle)
 
 
+async def test_probes_get_rare_where_files_are_read_and_frequent_where_they_are_not() -> None:
+    async def source() -> MemoryBytes:
+        return MemoryBytes(b"content")
+
+    async def probes(count: int, *, read: bool) -> int:
+        found = 0
+        for _ in range(count):
+            content = DeferredBytes(7, source)
+            await readers.prepare(content)
+            found += content.opened is None
+            if read:
+                await content.read(0, 7)
+            content.close()
+        return found
+
+    readers = Readers()
+    assert await probes(1000, read=True) == 18  # at 8, 16, 32, 64, and each 64 from there on
+    assert await probes(RAREST_PROBE + 100, read=False) >= 100
+    assert await probes(1000, read=True) in (18, 19)
+
+
 async def test_content_that_nobody_wanted_is_given_back() -> None:
     left: list[bool] = []
     heard: list[bool] = []
@@ -170,3 +192,18 @@ async def test_content_that_nobody_wanted_is_given_back() -> None:
     assert await unread.read(1, 3) == b"ont"
     unread.close()
     assert (left, heard) == ([True], [False, True])
+
+
+async def test_a_file_that_is_open_is_opened_again_without_being_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path, contents(4000, 1))
+    async with opened(tmp_path / "store") as shown:
+        inode = await shown.inode(b"one/00")
+        first = await shown.filesystem.open(inode, to_be_read=False)
+        with monkeypatch.context() as without:
+            without.delattr(Node, "entry")
+            second = await shown.filesystem.open(inode, to_be_read=False)
+        for handle in (first.handle, second.handle):
+            assert await shown.read_handle(handle) == contents(4000, 1)[0]
+            shown.filesystem.release(handle)

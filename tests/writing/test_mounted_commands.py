@@ -235,7 +235,7 @@ def test_what_others_changed_as_well_is_told_and_not_covered(mount: Mounted, dat
 
 def test_a_mount_that_is_only_read_has_nothing_to_push(dataset: SmallDataset, tmp_path: Path) -> None:
     with mounted(dataset.path.parent.parent, tmp_path / "mounted") as mount:
-        assert "is mounted to be read only" in riafs("push", mount.path, status=1)
+        assert "is mounted read-only" in riafs("push", mount.path, status=1)
 
 
 def test_overlays_in_use_are_listed_with_their_mount(

@@ -13,7 +13,7 @@ from riafs.errors import Busy, DirectoryNotEmpty, NoSuchName, PushConflict, Push
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.overlay import Overlay
 from riafs.push.protocol import Prefer
-from riafs.watching import Nobody
+from riafs.watching import NoWatcher
 from tests.push.conftest import means, request, sound, tree, with_annex
 from tests.small import Registered, SmallStore
 from tests.writing.drivers import WritableObject, writable
@@ -63,7 +63,7 @@ def made(tmp_path: Path) -> Super:
 async def push(driver: WritableObject, made: Super, *places: bytes, prefer: Prefer = Prefer.NEITHER) -> list[Outcome]:
     order = Order(request(prefer=prefer), places)
     return await push_changes(
-        driver.filesystem, parse_ria_source(str(made.store)), means(), order, Nobody(), driver.tell
+        driver.filesystem, parse_ria_source(str(made.store)), means(), order, NoWatcher(), driver.tell
     )
 
 

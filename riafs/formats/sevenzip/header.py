@@ -100,6 +100,11 @@ class Listing:
         """All members in the archive's order, also those that `find` hides behind later ones."""
         return (self.member(position) for position in range(len(self)) if self._kinds[position] != IS_ANTI_FILE)
 
+    def file_names(self) -> Iterator[bytes]:
+        """The names of all members that are files, in the archive's order: quicker than members."""
+        not_files = (IS_DIRECTORY, IS_ANTI_FILE)
+        return (name for name, kind in zip(self._names, self._kinds, strict=True) if kind not in not_files)
+
     def find(self, name: bytes) -> Member | None:
         """The last member of that name; None also where the archive says that it is to be deleted."""
         position = self._names.find(name)

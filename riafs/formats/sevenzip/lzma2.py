@@ -58,7 +58,7 @@ def parse_chunk(header: bytes) -> Chunk | None:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A part of a stream that is decoded by itself: from a reset up to the next one."""
+    """A part of a stream that is decoded by itself: from a reset up to the next one, or up to a later one (a *run*)."""
 
     packed: int
     """Where it starts in the stream."""
@@ -66,6 +66,8 @@ class Stretch:
     start: int
     """Where its bytes start among the decoded ones."""
     end: int
+    is_run: bool = False
+    """Whether decoding could begin inside it as well."""
 
     @property
     def size(self) -> int:
@@ -103,13 +105,14 @@ class Resets:
         """Whether the stretch that holds the decoded byte `offset` is known to its end."""
         return self.complete or offset < self._starts[-1]
 
-    def stretch(self, offset: int) -> Stretch:
-        """The stretch that holds the decoded byte `offset`, which `knows` must know."""
-        number = bisect_right(self._starts, offset) - 1
+    def stretch(self, offset: int, last: int = 0) -> Stretch:
+        """From the reset before the decoded byte `offset` to the one after it, or after the byte `last` if that comes
+        later; `knows` must know both."""
+        number, following = bisect_right(self._starts, offset) - 1, bisect_right(self._starts, max(offset, last))
         end, packed_end = self.size, self.packed_size
-        if number + 1 < len(self._starts):
-            end, packed_end = self._starts[number + 1], self._packed[number + 1]
-        return Stretch(self._packed[number], packed_end, self._starts[number], end)
+        if following < len(self._starts):
+            end, packed_end = self._starts[following], self._packed[following]
+        return Stretch(self._packed[number], packed_end, self._starts[number], end, is_run=following > number + 1)
 
     def walk(self, read: Callable[[int, int], bytes | bytearray | memoryview], beyond: int, most: int) -> None:
         """Go over at most `most` chunks, or until the stretch of the decoded byte `beyond` is known.

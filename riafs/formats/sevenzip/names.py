@@ -11,13 +11,15 @@ import re
 import zlib
 from array import array
 from bisect import bisect_left
-from itertools import accumulate
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
 
 from riafs.errors import MalformedArchive
 from riafs.formats.columns import Column, NamedColumns
 from riafs.formats.sevenzip.cursor import Cursor, Limits
 
 _CHUNK = 1 << 20
+_READ_AT_ONCE = 512
 _RUN = 1 << 20  # sorting more at once would need much memory for a moment
 _MOST_COLLISIONS = 4096  # equal CRC32 of different names: chance gives two or three, malice any number
 # U+EF80 to U+EFFF in UTF-8.
@@ -40,6 +42,14 @@ class MemberNames:
 
     def __getitem__(self, position: int) -> bytes:
         return bytes(self._block[self._starts[position] : self._starts[position + 1] - 1])
+
+    def __iter__(self) -> Iterator[bytes]:
+        """All in order: quicker than one by one."""
+        for first in range(0, len(self), _READ_AT_ONCE):
+            starts = self._starts[first : first + _READ_AT_ONCE + 1]
+            block = bytes(self._block[starts[0] : starts[-1]])
+            base = starts[0]
+            yield from (block[start - base : end - base - 1] for start, end in pairwise(starts))
 
     def columns(self) -> NamedColumns:
         """What `from_columns` makes the same names of."""

@@ -203,7 +203,7 @@ def test_a_bug_is_one_line_and_status_4(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_a_word_that_is_no_command_is_told_apart_from_a_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run("riafs", ["statsu"]) == 1
-    assert "there is no command 'statsu'; is status meant?" in capsys.readouterr().err
+    assert "there is no command statsu; did you mean status?" in capsys.readouterr().err
     assert main.run("riafs", ["/no/such/store"]) == 1
     assert "DIR" in capsys.readouterr().err
 

@@ -8,6 +8,7 @@ import pytest
 
 from riafs.cli import main
 from tests.daemon.conftest import Run, mountpoint, riafs
+from tests.plugins.log_hygiene import Announce
 from tests.small import EPOCH, SmallDataset, SmallStore
 
 __all__ = ["mountpoint", "riafs"]
@@ -73,6 +74,18 @@ def test_a_store_has_those_of_each_of_its_datasets(
         [f"by-id/{nameless.id}", "branch", "main"],
     ]
     assert "new has no version yet" in said.err
+
+
+def test_a_dataset_that_cannot_be_read_is_named_and_the_others_are_listed(
+    study: SmallDataset, store: SmallStore, capsys: pytest.CaptureFixture[str], expected_warnings: Announce
+) -> None:
+    expected_warnings("cannot be shown: not a reference")
+    bad = store.dataset("bad", {b"x": b"x"})
+    (bad.path / "HEAD").write_text("not what git writes\n")
+    assert main.run("riafs", ["versions", str(store.path)]) != 0
+    said = capsys.readouterr()
+    assert "riafs: bad: " in said.err
+    assert {line.split()[0] for line in said.out.splitlines()[1:]} == {"study"}
 
 
 def test_what_has_no_versions_is_refused_in_one_line(
