@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from riafs.formats.keys import Key
+from riafs.tree.protocol import Origin
 
 
 class ChangeKind(enum.Enum):
@@ -42,12 +42,8 @@ class BaseEntry:
 
     path: bytes
     """In the base commit."""
-    mode: int
-    """git's, see formats/gitobjects."""
-    oid: bytes
-    """Hex digits of the blob, tree or submodule's commit."""
-    key: Key | None
-    """Of annexed content."""
+    origin: Origin
+    """What is there; of git its mode, the blob, tree or submodule's commit, and the key of annexed content."""
 
 
 class LocalContent(NamedTuple):
@@ -125,4 +121,4 @@ class Base:
     ref: bytes | None
     """The branch that is followed (``refs/heads/main``), None where a commit is shown for itself."""
     commit: bytes
-    """Hex digits."""
+    """The version that the changes are made over: of a dataset the commit, in hex digits."""

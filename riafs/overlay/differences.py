@@ -75,7 +75,7 @@ class _Walk:
             base = None
             if child.covered is not None:
                 assert below is not None
-                base = unpacked(child.covered).base_entry(joined(below, child.name))
+                base = BaseEntry(joined(below, child.name), unpacked(child.covered).origin)
             self._child(child, start + child.name, base)
             yield
 
@@ -92,7 +92,7 @@ class _Walk:
         elif row.kind == DIRECTORY:
             self._subdirectory(row, path, covered)
         elif row.base is None and record is not None and record.base is not None and record.entry is not None:
-            self._second_name(row, path, covered, unpacked(record.entry).base_entry(record.base), record.entry)
+            self._second_name(row, path, covered, BaseEntry(record.base, unpacked(record.entry).origin), record.entry)
         elif row.base is None or row.entry is None:
             kind = ChangeKind.ADDED if covered is None else ChangeKind.CHANGED
             self._tell(row, path, kind, covered, self._content(row))
@@ -104,14 +104,14 @@ class _Walk:
         if covered is not None and not in_place:
             self._tell(row, path, ChangeKind.REMOVED, covered)
         if row.base is not None and row.entry is not None and not in_place:
-            base = unpacked(row.entry).base_entry(row.base)
+            base = BaseEntry(row.base, unpacked(row.entry).origin)
             self._tell(row, path, ChangeKind.RENAMED, base, source=row.base)
         if row.base is None and not self._rows.is_occupied(row.id):
             self._tell(row, path, ChangeKind.ADDED, None)
         self._waiting.append((row.id, path, row.base))
 
     def _copied_up(self, row: Outline, path: bytes, source: bytes, was: Remembered, covered: BaseEntry | None) -> None:
-        base = was.base_entry(source)
+        base = BaseEntry(source, was.origin)
         rewritten = row.kind == FILE and (row.data != 0 or row.size != was.size)
         remade = row.kind == FILE and _is_executable(row) != was.executable
         content = self._content(row) if rewritten or remade else None

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, SUBMODULE
-from riafs.formats.keys import parse_key
-from riafs.overlay.changes import Base, BaseEntry
+from riafs.overlay.changes import Base
 from riafs.storage.bytesource import RangedBytes
-from riafs.tree.listing import GitEntry
-from riafs.tree.protocol import Entry, Kind
+from riafs.tree.protocol import Entry, Origin
+
+LINK = 0o120000
+"""The mode of an Origin that is a link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,41 +70,34 @@ class Lower(Protocol):
         """Keep showing the commit that the dataset with this top shows now."""
 
 
-_MARKS = {b"f": FILE, b"x": EXECUTABLE, b"d": DIRECTORY, b"s": SUBMODULE}
-
-
-def is_subdataset(entry: Entry) -> bool:
-    """Whether an entry is the place of a subdataset."""
-    return isinstance(entry, GitEntry) and entry.registered
-
-
 def packed(entry: Entry) -> bytes:
-    """What an overlay remembers of an entry of the commit: git's mode, object name, size, executable or not, key."""
-    if isinstance(entry, GitEntry):
-        mode = _MARKS[entry.version[-1:]] if len(entry.version) & 1 else LINK
-        oid, key = entry.oid, entry.key or b""
-    else:
-        mode = {Kind.DIRECTORY: DIRECTORY, Kind.LINK: LINK}.get(entry.kind, EXECUTABLE if entry.executable else FILE)
-        oid, key = entry.version.hex().encode(), b""
-    return b"%o %s %d %d %s" % (mode, oid or b"-", entry.size, entry.executable, key)
+    """What a row remembers of an entry below: mode, version, size, executable or not, content."""
+    origin = entry.origin
+    return b"%o %s %d %d %s" % (origin.mode, origin.version or b"-", entry.size, entry.executable, origin.content)
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
     """What `packed` kept."""
 
-    mode: int
-    oid: bytes
+    origin: Origin
     size: int
     executable: bool
-    key: bytes
 
-    def base_entry(self, path: bytes) -> BaseEntry:
-        """As changes tell it."""
-        return BaseEntry(path, self.mode, self.oid, parse_key(self.key) if self.key else None)
+    @property
+    def is_link(self) -> bool:
+        """Whether the source has a link there."""
+        return self.origin.mode == LINK
+
+    @property
+    def content(self) -> bytes:
+        """What tells two contents apart: the content's own name, as the version of a link to it may depend on where
+        the link is.
+        """
+        return self.origin.content or self.origin.version
 
 
 def unpacked(text: bytes) -> Remembered:
     """The inverse of `packed`. Raises ValueError."""
-    mode, oid, size, executable, key = text.split(b" ", 4)
-    return Remembered(int(mode, 8), oid, int(size), executable == b"1", key)
+    mode, version, size, executable, content = text.split(b" ", 4)
+    return Remembered(Origin(int(mode, 8), version, content), int(size), executable == b"1")

@@ -22,11 +22,10 @@ from riafs.errors import (
     NotPermitted,
     StaleHandle,
 )
-from riafs.formats.gitobjects import LINK as GIT_LINK
 from riafs.formats.names import git_takes
 from riafs.formats.text import shown
 from riafs.overlay.inode_map import InodeMap
-from riafs.overlay.lower import Lower, LowerEntry, is_subdataset, packed, unpacked
+from riafs.overlay.lower import Lower, LowerEntry, packed, unpacked
 from riafs.overlay.overlay import Overlay
 from riafs.overlay.rebasing import Restoring
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row, Rows
@@ -254,7 +253,7 @@ class Namespace:
 
     def _subdataset_top(self, slot: Slot) -> Row | None:
         """The row of the top of a subdataset in which something was changed."""
-        if slot.below is None or not is_subdataset(slot.below.entry):
+        if slot.below is None or not slot.below.entry.is_registered:
             return None
         return self._places.row(slot.below.inode)
 
@@ -399,7 +398,7 @@ def _check_name(name: bytes) -> None:
 
 def _is_link(row: Row) -> bool:
     """Whether git has a link for it: also for an annexed file that is locked."""
-    return row.kind == LINK or (row.entry is not None and unpacked(row.entry).mode == GIT_LINK)
+    return row.kind == LINK or (row.entry is not None and unpacked(row.entry).is_link)
 
 
 def _check_carried(name: bytes, *, is_link: bool) -> None:
@@ -413,5 +412,5 @@ def _check_carried(name: bytes, *, is_link: bool) -> None:
 
 def _check_movable(slot: Slot) -> None:
     below = slot.below
-    if below is not None and is_subdataset(below.entry):
+    if below is not None and below.entry.is_registered:
         raise Busy(f"{slot.name!r} is a subdataset: DataLad moves and removes those")

@@ -493,13 +493,11 @@ class Rebasing:
 
 def _version(entry: bytes | None) -> tuple[int, bytes] | None:
     """What tells two versions of an entry apart."""
-    return None if entry is None else (unpacked(entry).mode, _content(entry) or b"")
+    return None if entry is None else (unpacked(entry).origin.mode, unpacked(entry).content)
 
 
 def _content(entry: bytes | None) -> bytes | None:
-    """What tells two contents apart: the key, as the object of a link to one depends on where the link is."""
-    known = None if entry is None else unpacked(entry)
-    return None if known is None else known.key or known.oid
+    return None if entry is None else unpacked(entry).content
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:

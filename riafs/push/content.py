@@ -25,7 +25,7 @@ from riafs.overlay.changes import BaseEntry, Change, LocalContent
 from riafs.overlay.data_files import is_ours
 from riafs.push.destination import Destination
 from riafs.push.objects import PIECE, ObjectWriter, Wanted
-from riafs.push.rules import ATTRIBUTES, Rules, Verdict
+from riafs.push.rules import ATTRIBUTES, Rules, Verdict, annexed_key
 from riafs.push.trees import TreeEditor
 from riafs.slices import Pauses, Sliced, in_slices
 from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
@@ -125,16 +125,18 @@ class ContentSource:
         base = change.base
         if base is None:
             return None
-        if base.key is not None:
-            return await self._dataset.contents.open(base.key, lambda: f"{base.path!r} of {self._dataset.name}")
+        key = annexed_key(base)
+        if key is not None:
+            return await self._dataset.contents.open(key, lambda: f"{base.path!r} of {self._dataset.name}")
         return await self.blob(base)
 
     async def blob(self, base: BaseEntry) -> RangedBytes:
         """What git keeps of the commit below. Raises StoreError, …"""
-        [known] = await self._dataset.repository.objects([b"info " + base.oid])
+        oid = base.origin.version
+        [known] = await self._dataset.repository.objects([b"info " + oid])
         if known is None:
-            raise StoreError(f"git object {base.oid.decode()} of {self._dataset.name} cannot be read")
-        return await self._dataset.repository.open_blob(base.oid, known.size)
+            raise StoreError(f"git object {oid.decode()} of {self._dataset.name} cannot be read")
+        return await self._dataset.repository.open_blob(oid, known.size)
 
 
 class Placer:
@@ -277,7 +279,7 @@ class Placer:
 
 
 def _is_blob(base: BaseEntry | None) -> bool:
-    return base is not None and base.key is None and base.mode in (FILE, EXECUTABLE)
+    return base is not None and not base.origin.content and base.origin.mode in (FILE, EXECUTABLE)
 
 
 def _mode(content: LocalContent) -> int:

@@ -17,6 +17,7 @@ from riafs.formats.names import git_takes, is_in_one, parents_of
 from riafs.formats.text import shown
 from riafs.git.repository import Repository
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
+from riafs.push.rules import annexed_key
 from riafs.push.trees import TreeEditor
 from riafs.slices import Pauses, Sliced, in_slices
 
@@ -119,19 +120,19 @@ class Planner:
     async def _move(self, change: Change) -> None:
         base = change.base
         assert base is not None
-        if base.mode == DIRECTORY:
+        if base.origin.mode == DIRECTORY:
             await self._move_directory(change, base)
             return
-        entry = tree_entry(base.mode, base.oid)
-        if base.key is not None and base.mode == LINK and _depth(base.path) != _depth(change.path):
-            entry = self.blob(LINK, locked_target(base.key, change.path))
+        entry, key = tree_entry(base.origin.mode, base.origin.version), annexed_key(base)
+        if key is not None and base.origin.mode == LINK and _depth(base.path) != _depth(change.path):
+            entry = self.blob(LINK, locked_target(key, change.path))
         self._set(change.path, entry)
         if change.content is not None:
             self._change_mode(change)
 
     async def _move_directory(self, change: Change, base: BaseEntry) -> None:
         assert change.source is not None
-        entry = tree_entry(DIRECTORY, base.oid)
+        entry = tree_entry(DIRECTORY, base.origin.version)
         taken = self._taken.get(change.source, set())
         if _depth(change.source) == _depth(change.path):
             self._set(change.path, entry)
@@ -170,17 +171,18 @@ class Planner:
         base, content = change.base, change.content
         assert base is not None
         assert content is not None
-        if base.mode == LINK:
+        if base.origin.mode == LINK:
             self._plan.modes.append(change)
         else:
-            self._set(change.path, tree_entry(EXECUTABLE if content.executable else FILE, base.oid))
+            self._set(change.path, tree_entry(EXECUTABLE if content.executable else FILE, base.origin.version))
 
     def unlocked(self, change: Change) -> TreeEntry:
         """A locked file as an unlocked one: where its executable bit has no other place."""
         assert change.base is not None
-        assert change.base.key is not None
         assert change.content is not None
-        return self.blob(EXECUTABLE if change.content.executable else FILE, pointer_text(change.base.key))
+        key = annexed_key(change.base)
+        assert key is not None
+        return self.blob(EXECUTABLE if change.content.executable else FILE, pointer_text(key))
 
 
 def _check_names(changes: Iterable[Change]) -> Sliced[None]:
@@ -205,7 +207,9 @@ def _refused(change: Change) -> bytes | None:
     if change.kind is ChangeKind.REMOVED:
         return None
     target = change.content.target if change.content is not None else None
-    is_link = target is not None or (change.content is None and change.base is not None and change.base.mode == LINK)
+    is_link = target is not None or (
+        change.content is None and change.base is not None and change.base.origin.mode == LINK
+    )
     for path in (*parents_of(change.path), change.path):
         if not git_takes(path.rpartition(b"/")[2], is_link=is_link and path == change.path):
             return path
@@ -215,9 +219,10 @@ def _refused(change: Change) -> bytes | None:
 def _same_content(change: Change) -> bool:
     """Whether a renamed annexed file has new attributes at most."""
     base, content = change.base, change.content
-    if base is None or base.key is None or content is None or content.target is not None:
+    key = None if base is None else annexed_key(base)
+    if key is None or content is None or content.target is not None:
         return False
-    return not content.extents and content.size > 0 and content.size == base.key.size
+    return not content.extents and content.size > 0 and content.size == key.size
 
 
 def _taken_out_of_renamed(changes: Iterable[Change]) -> Sliced[dict[bytes, set[bytes]]]:

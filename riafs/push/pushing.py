@@ -25,7 +25,7 @@ from riafs.push.objects import ObjectWriter
 from riafs.push.planning import Plan, Planner
 from riafs.push.protocol import Announce, Prefer, PushReport, PushRequest, unannounced
 from riafs.push.publishing import Publisher, branch_exists, refuse_conflicts
-from riafs.push.rules import Rules
+from riafs.push.rules import Rules, annexed_key
 from riafs.push.trees import TreeEditor
 from riafs.slices import Pauses
 from riafs.tree.source import versions_near
@@ -313,7 +313,8 @@ class Push:
         await objects.finish()
         for change in plan.modes:
             assert change.base is not None
-            assert change.base.key is not None
             assert change.content is not None
-            if not await objects.set_executable(change.base.key, executable=change.content.executable):
+            key = annexed_key(change.base)
+            assert key is not None
+            if not await objects.set_executable(key, executable=change.content.executable):
                 plan.edits[change.path] = ready.planner.unlocked(change)

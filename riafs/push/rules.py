@@ -18,9 +18,9 @@ from riafs.formats import conversions
 from riafs.formats.conversions import SET, UNSET, Conversion, conversion_of
 from riafs.formats.digests import makes_keys
 from riafs.formats.gitobjects import LINK
-from riafs.formats.keys import DEFAULT_BACKEND, ExtensionRules
+from riafs.formats.keys import DEFAULT_BACKEND, ExtensionRules, Key, parse_key
 from riafs.formats.largefiles import LargeFiles, mime_encoding_of, parse_large_files
-from riafs.overlay.changes import Change
+from riafs.overlay.changes import BaseEntry, Change
 
 ATTRIBUTES = ("annex.largefiles", "annex.backend", *conversions.ATTRIBUTES)
 _LARGE_FILES = b"annex.largefiles"
@@ -37,6 +37,11 @@ _SWITCHES = {
     b"0": False,
 }
 _SECONDS = 30.0
+
+
+def annexed_key(base: BaseEntry) -> Key | None:
+    """The key of annexed content of the base commit."""
+    return parse_key(base.origin.content) if base.origin.content else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Rules:
         if expression is not None:
             return expression.matches(_File(change.path, size, head, self.search_path))
         base = change.base
-        return base is None or base.key is not None or base.mode == LINK
+        return base is None or bool(base.origin.content) or base.origin.mode == LINK
 
     def _unlocked(self, change: Change, size: int, head: bytes) -> bool:
         given = self._unlocking(change)
@@ -95,8 +100,8 @@ class Rules:
     def _unlocking(self, change: Change) -> LargeFiles | bool:
         """Whether an annexed file is unlocked, or what decides it."""
         base = change.base
-        if base is not None and base.key is not None:
-            return base.mode != LINK
+        if base is not None and base.origin.content:
+            return base.origin.mode != LINK
         given = self.configured.get(_UNLOCKED, b"false")
         if given.lower() in _SWITCHES:
             return _SWITCHES[given.lower()]

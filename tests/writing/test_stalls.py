@@ -20,6 +20,7 @@ from riafs.overlay.rows import Rows
 from riafs.push.planning import Planner
 from riafs.push.trees import TreeEditor
 from riafs.slices import Sliced, at_once, in_slices, sorting
+from riafs.tree.protocol import Origin
 from tests.push.conftest import means, with_annex
 from tests.push.destinations import open_for_pushing
 from tests.small import SmallStore
@@ -295,7 +296,7 @@ async def test_planning_is_linear_after_a_move_to_another_depth(tmp_path: Path) 
     source = parse_ria_source(f"{dataset.path.parent.parent}#{dataset.id}")
     async with open_for_pushing(source, means()) as destination:
         trees = TreeEditor(destination.dataset.repository, 40)
-        base = BaseEntry(b"old", DIRECTORY, dataset.git("rev-parse", "main:old").encode(), None)
+        base = BaseEntry(b"old", Origin(DIRECTORY, dataset.git("rev-parse", "main:old").encode(), b""))
         changes = [Change(b"a/b", ChangeKind.RENAMED, base, None, b"old", 1)]
         changes += [Change(b"a/b/%d" % each, ChangeKind.REMOVED, None, None, None, 1) for each in range(made)]
         began = time.process_time()
