@@ -30,7 +30,7 @@ from riafs.overlay.lower import Lower
 from riafs.overlay.namespace import Creator, Namespace, check_length
 from riafs.overlay.open_files import OpenFile, OpenFiles
 from riafs.overlay.overlay import Overlay
-from riafs.overlay.rebasing import Find, drop_pushed, restore_all
+from riafs.overlay.rebasing import Find, Rebasing, restore_all
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.stat import Ownership, Stat
 from riafs.slices import in_slices
@@ -317,19 +317,22 @@ class OverlayFileSystem(Namespace):
 
     # -- after a push -------------------------------------------------------------------------------------------------
 
-    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, find: Find) -> dict[int, int]:
-        """What a push carried is in `commit` now. A program that has a file open goes on with the content it has; a
-        file that is open to be written stays a change. Afterwards the tree below must show `commit` there, and then
-        `attach` be called.
+    def rebasing(self, dataset: bytes, commit: bytes, carried: Carried, find: Find) -> Rebasing:
+        """A move of a dataset's changes to `commit`, which has what a push carried, for `pushed`. Raises NoSuchName."""
+        return Rebasing(self._overlay, self._overlay.area(dataset), commit, carried, find, self._handles.written)
+
+    async def pushed(self, rebasing: Rebasing) -> dict[int, int]:
+        """What a push carried is in a new commit now. A program that has a file open goes on with the content it has; a
+        file that is open to be written stays a change. Afterwards the tree below must show that commit there, and
+        then `attach` be called.
 
         Returns the inode numbers of what is still a change: before → from now on.
         """
         for opened in self._handles:
             if opened.row is not None and opened.based:
                 await opened.base()
-        area = self._overlay.area(dataset).id
-        await drop_pushed(self._overlay, dataset, commit, carried, find, self._handles.is_written)
-        changed = await in_slices(self._places.moved(area))
+        await rebasing.run()
+        changed = await in_slices(self._places.moved(rebasing.area.id))
         self._handles.renumber(changed)
         return changed
 

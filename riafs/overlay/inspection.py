@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-AT_START = 16 << 20
-"""Bytes of a database up to which it is looked at before anything else: half a second."""
+AT_START = 8 << 20
+"""Bytes of a database up to which it is looked at before anything else: a quarter of a second."""
 _LEFT_ALONE_SECONDS = 1.0
 _SLOWEST = 8 << 20
 """Bytes a second of the slowest disk."""

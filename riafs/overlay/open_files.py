@@ -12,7 +12,7 @@ committed, and a file that is emptied gets another data file.
 import contextlib
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Set
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
@@ -429,9 +429,9 @@ class OpenFiles:
         opened = self._open.get(inode)
         return opened if opened is not None and opened in self._dirty else None
 
-    def is_written(self, row: int) -> bool:
-        """Whether somebody has a row's file open to write."""
-        return any(opened.row == row and opened.writers for opened in self._open.values())
+    def written(self) -> Set[int | None]:
+        """The rows whose files somebody has open to write."""
+        return frozenset(opened.row for opened in self._open.values() if opened.writers)
 
     def file(self, handle: int) -> OpenFile:
         """What a handle is on. Raises StaleHandle."""

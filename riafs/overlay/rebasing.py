@@ -5,14 +5,15 @@ be there now: so each row gets the path that the commit has its content at (`bas
 the commit has at its path is deleted; the others stay, over what is there now; a name that the push made and that is
 not there any more is hidden. What matters is where rows were when the list of changes was made, not where they are now.
 
-First everything is looked up, then all rows change in one step, in a thread; if something was changed in between, it
-is done again. Where others have changed in that commit what is changed here and was not pushed, nothing moves: over
-their version the change would no longer be seen as a conflict, and a file that is local in parts would be a mixture.
+First everything is looked up, while others go on (`Rebasing.prepare`); then all rows change in one step, in a thread;
+if something was changed in between, it is looked up again. Where others have changed in that commit what is changed
+here and was not pushed, nothing moves: over their version the change would no longer be seen as a conflict, and a file
+that is local in parts would be a mixture.
 
 A rename is one change with two ends: whichever is restored, the entry is back where it was.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import trio
@@ -22,7 +23,7 @@ from riafs.formats.names import below, is_in, joined, parents_of
 from riafs.overlay.changes import Carried, ChangeKind, Stood
 from riafs.overlay.journal import Statements
 from riafs.overlay.lower import packed, unpacked
-from riafs.overlay.overlay import InUse, Overlay, nobody
+from riafs.overlay.overlay import Overlay
 from riafs.overlay.pushes import Pushed, keep
 from riafs.overlay.rows import DIRECTORY, FILE, SPECIAL, WHITEOUT, Area, Row, Rows
 from riafs.slices import Pauses
@@ -99,6 +100,8 @@ class Restoring:
 
 Find = Callable[[bytes], Awaitable[Entry | None]]
 """The entry at a path of a commit, None where nothing is."""
+Written = Callable[[], Set[int | None]]
+"""The rows that somebody has open to write, which must stay though they were pushed."""
 _ATTEMPTS = 20
 
 
@@ -131,15 +134,14 @@ async def restore_all(overlay: Overlay, dataset: bytes, paths: Sequence[bytes]) 
 
 
 async def drop_pushed(
-    overlay: Overlay, dataset: bytes, commit: bytes, carried: Carried, find: Find, in_use: InUse = nobody
+    overlay: Overlay, dataset: bytes, commit: bytes, carried: Carried, find: Find, written: Written = frozenset
 ) -> None:
     """What a push carried is in `commit` now, which lies below from here on: drop it, durably. What was changed
-    meanwhile stays. `find`: the entry at a path in `commit`; `in_use`: what must stay though it was pushed.
+    meanwhile stays. `find`: the entry at a path in `commit`.
 
     Raises NoSuchName, Busy where changes never pause, and what `find` raises.
     """
-    await Rebasing(overlay, overlay.area(dataset), commit, carried, find, in_use).run()
-    overlay.withdraw(dataset)
+    await Rebasing(overlay, overlay.area(dataset), commit, carried, find, written).run()
 
 
 class _Pushed:
@@ -238,36 +240,48 @@ class Rebasing:
     """One move of a dataset's changes to another commit."""
 
     def __init__(
-        self, overlay: Overlay, area: Area, commit: bytes, carried: Carried, find: Find, in_use: InUse
+        self, overlay: Overlay, area: Area, commit: bytes, carried: Carried, find: Find, written: Written
     ) -> None:
+        self.area = area
         self._overlay = overlay
         self._rows = overlay.rows
-        self._area = area
         self._commit = commit
         self._find = find
-        self._in_use = in_use
+        self._written = written
+        self._in_use: Set[int | None] = frozenset()
         self._carried = carried
+        self._pushed: _Pushed
         self._plan = _Plan()
+        self._seen: object = None
+        """What the plan was made of; None where there is none."""
+
+    async def prepare(self) -> None:
+        """Plan, while others go on: what they change then is looked at again by `run`."""
+        self._pushed = await trio.to_thread.run_sync(_Pushed, self._carried)
+        await self._look()
 
     async def run(self) -> None:
-        """Plan and apply, and make that durable."""
-        self._pushed = await trio.to_thread.run_sync(_Pushed, self._carried)
+        """Plan, unless that was done, and apply, and make that durable."""
+        if self._seen is None:
+            await self.prepare()
         for _ in range(_ATTEMPTS):
-            self._overlay.journal.before_commit()
-            seen = self._rows.last_version, self._rows.turn
-            await self._look()
-            self._overlay.journal.before_commit()
-            if seen == (self._rows.last_version, self._rows.turn):
+            if self._seen == self._state():
                 self._refuse_overtaken()
                 await self._overlay.apart(self._apply)
                 await self._overlay.durable()
+                self._overlay.withdraw(self.area.base.dataset)
                 return
-        raise Busy(f"dataset {self._area.base.dataset.decode()} is being changed all the time; try again")
+            await self._look()
+        raise Busy(f"dataset {self.area.base.dataset.decode()} is being changed all the time; try again")
+
+    def _state(self) -> object:
+        self._overlay.journal.before_commit()
+        return self._rows.last_version, self._rows.turn, self._rows.updates, self._written()
 
     def _refuse_overtaken(self) -> None:
         paths = tuple(sorted(self._plan.overtaken))
         if paths:
-            base, where = self._area.base, ", ".join(ascii(path.decode(errors="replace")) for path in paths[:3])
+            base, where = self.area.base, ", ".join(ascii(path.decode(errors="replace")) for path in paths[:3])
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
             raise PushConflict(
                 f"dataset {base.dataset.decode()}: {where}{more} changed in the store as well; the local changes stay "
@@ -278,8 +292,10 @@ class Rebasing:
     # -- planning -----------------------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
+        self._seen, seen = None, self._state()
+        self._in_use = self._written()
         self._plan = _Plan()
-        top = self._rows.get(self._area.top)
+        top = self._rows.get(self.area.top)
         assert top is not None
         directories = [_Visited(top, b"", None, {})]
         waiting = await self._enter(directories[0])
@@ -297,6 +313,7 @@ class Rebasing:
             if not each.stays and each.base:
                 self._keep_time(each.row, each.base, each.columns.get("entry"))
             self._conclude(each.row, each.columns if each.stays else None, each.above)
+        self._seen = seen
 
     async def _enter(self, visited: "_Visited") -> list[tuple[Row, bytes | None, "_Visited"]]:
         """What is in a directory, backwards: each with its path in the new commit."""
@@ -335,7 +352,7 @@ class Rebasing:
         settled = row.kind not in SPECIAL and self._pushed.is_settled(row) and stood is not None and stood.path == place
         if row.kind == WHITEOUT and (covered is None or settled):
             return None
-        in_use = self._in_use(row.record or row.id)
+        in_use = (row.record or row.id) in self._in_use
         if row.kind != WHITEOUT and (settled or self._is_as_before(row, place)) and not in_use:
             if settled or not row.atime == row.mtime == row.ctime:  # as copied up, all are equal
                 self._keep_time(row, place, covered)
@@ -432,7 +449,7 @@ class Rebasing:
             self._drop(rows, row, doom)
         for row, _ in plan.kept:  # paths that two of them exchange are never there twice
             rows.update(row.id, base=None)
-        for row in rows.orphaned(self._area.id):  # who has it open has its base content open
+        for row in rows.orphaned(self.area.id):  # who has it open has its base content open
             rows.update(row.id, base=None)
         for row, columns in plan.kept:
             rows.update(row.id, **({"base": row.base} | columns))
@@ -445,19 +462,19 @@ class Rebasing:
                 assert parent is not None
                 rows.whiteout(parent, name, covered, parent.mtime)
         if self._pushed.made or self._pushed.gone or plan.times:
-            base = self._area.base
+            base = self.area.base
             keep(statements, base.dataset, base.commit, self._pushed.renamed, plan.times.values())
-        rows.move_area(self._area, self._commit)
+        rows.move_area(self.area, self._commit)
         self._move_entrances(rows)
-        if any(row.id == self._area.top for row in plan.gone):
-            rows.delete_area(self._area)
+        if any(row.id == self.area.top for row in plan.gone):
+            rows.delete_area(self.area)
 
     def _move_entrances(self, rows: Rows) -> None:
         """Datasets in directories that the push has renamed are where the commit has them now."""
         for area in rows.areas():
-            if area.id != self._area.id and is_in(area.entrance, self._area.entrance):
-                inside = below(area.entrance, self._area.entrance)
-                place = joined(self._area.entrance, self._pushed.path_of(inside))
+            if area.id != self.area.id and is_in(area.entrance, self.area.entrance):
+                inside = below(area.entrance, self.area.entrance)
+                place = joined(self.area.entrance, self._pushed.path_of(inside))
                 if place != area.entrance:
                     rows.move_entrance(area, place)
 

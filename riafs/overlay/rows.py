@@ -144,6 +144,8 @@ class Rows:
         """No data file and no version gets a larger number before the overlay is opened anew."""
         self.turn = 0
         """Grows whenever a directory's entries change."""
+        self.updates = 0
+        """Grows whenever a row gets other columns."""
         self.touched: dict[int, int] = {}
         """Directories whose entries have changed since the last commit → when: a directory with many new names is
         written once."""
@@ -390,6 +392,7 @@ class Rows:
 
     def update(self, node: int, **columns: Any) -> None:  # noqa: ANN401  # as SQLite takes them
         """Set columns of a node. The names are ours, never a caller's from outside."""
+        self.updates += 1
         known = self._new.get(node)
         if known is not None:
             self._new[node] = known._replace(**columns)

@@ -447,11 +447,14 @@ class WritableFileSystem(OpenFiles):
 
         Raises NoSuchName, Busy where changes never pause, and what reading the commit raises.
         """
+        mover = self._mover()
+        if self._lower.is_pinned(dataset):
+            await mover.prepare(dataset, commit, carried)
         async with self._alone(dataset):
             if not self._lower.is_pinned(dataset):
                 await self._drop_unshown(dataset, carried)
                 return
-            told = await self._mover().pushed(dataset, commit, carried)
+            told = await mover.pushed(dataset, commit, carried)
         await tell(told)
 
     async def _drop_unshown(self, dataset: bytes, carried: Carried) -> None:

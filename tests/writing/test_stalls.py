@@ -15,7 +15,7 @@ from riafs.formats.gitobjects import DIRECTORY
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
 from riafs.overlay.journal import Statements, _Connected
-from riafs.overlay.rebasing import Restoring
+from riafs.overlay.rebasing import Rebasing, Restoring
 from riafs.overlay.rows import Rows
 from riafs.push.planning import Planner
 from riafs.push.trees import TreeEditor
@@ -135,6 +135,69 @@ async def test_who_looks_into_another_dataset_does_not_wait_for_rows_that_are_ch
                 may_end.set()
         assert filesystem.overlay.count_changes() == 0
         assert await driver.read(b"one/a") == b"a"
+
+
+async def test_everybody_goes_on_while_a_move_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = SmallStore.make(tmp_path / "store").dataset("one", PLAIN | {b"a": b"a"})
+    looked_up, may_end, prepare = trio.Event(), trio.Event(), Rebasing.prepare
+
+    async def held(self: Rebasing) -> None:
+        await prepare(self)
+        looked_up.set()
+        await may_end.wait()
+
+    monkeypatch.setattr(Rebasing, "prepare", held)
+    async with writable(dataset.path.parent.parent, tmp_path / "over") as driver:
+        filesystem, one = driver.filesystem, dataset.id.encode()
+        new = {b"changed": b"c", b"open": b"o", b"pushed": b"p"}
+        for name, content in new.items():
+            await driver.write(b"one/" + name, content, flags=os.O_CREAT)
+        carried = filesystem.overlay.carried(one)
+        commit = dataset.commit(PLAIN | {b"a": b"a"} | new).encode()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(filesystem.pushed, one, commit, carried, driver.tell)
+            await looked_up.wait()
+            with trio.fail_after(5):
+                assert await driver.read(b"one/pushed") == b"p"
+                await driver.write(b"one/changed", b"later", flags=os.O_TRUNC)
+                opened = await filesystem.open((await driver.status(b"one/open")).inode, os.O_WRONLY)
+            may_end.set()
+        await filesystem.write(opened.handle, 0, b"O")
+        filesystem.release(opened.handle)
+        assert filesystem.overlay.base(one).commit == commit
+        assert [change.path for change in filesystem.overlay.changes(one)] == [b"changed", b"open"]
+        contents = {name: await driver.read(b"one/" + name) for name in new}
+        assert contents == {b"changed": b"later", b"open": b"O", b"pushed": b"p"}
+
+
+@pytest.mark.parametrize("deed", ["open", "chmod", "nothing"])
+async def test_a_move_is_looked_up_again_where_something_was_changed_since(
+    deed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = SmallStore.make(tmp_path / "store").dataset("one", PLAIN | {b"a": b"a"})
+    looks, look, prepare = 0, Rebasing._look, Rebasing.prepare
+
+    async def counted(self: Rebasing) -> None:
+        nonlocal looks
+        looks += 1
+        await look(self)
+
+    async def then(self: Rebasing) -> None:
+        await prepare(self)
+        if deed == "open":
+            await driver.filesystem.open((await driver.status(b"one/b")).inode, os.O_WRONLY)
+        elif deed == "chmod":
+            await driver.chmod(b"one/b", 0o700)
+
+    monkeypatch.setattr(Rebasing, "_look", counted)
+    monkeypatch.setattr(Rebasing, "prepare", then)
+    async with writable(dataset.path.parent.parent, tmp_path / "over") as driver:
+        await driver.write(b"one/b", b"b", flags=os.O_CREAT)
+        one = dataset.id.encode()
+        carried = driver.filesystem.overlay.carried(one)
+        commit = dataset.commit(PLAIN | {b"a": b"a", b"b": b"b"}).encode()
+        await driver.filesystem.pushed(one, commit, carried, driver.tell)
+    assert looks == (1 if deed == "nothing" else 2)
 
 
 async def test_rows_are_changed_apart_all_or_not_at_all(tmp_path: Path) -> None:
