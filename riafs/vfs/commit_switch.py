@@ -1,9 +1,9 @@
 """Moving a dataset with changes to another commit, or back: the rows, the tree below, and what the kernel knows.
 
-The kernel goes on with the inode numbers it has. A directory that is still there, wherever a rename has put it, and
-what is still a change keep theirs, as somebody may be in it or have it open (`kernelnumbers`); so does what is in a
-renamed directory (`FileSystem.graft`). Names of files that are as in the commit now are forgotten, and their numbers
-stand for nothing: who still asks by one hears ESTALE, and Linux then looks the path up anew.
+The kernel keeps using the inode numbers it has. A directory that is still there, wherever a rename has put it, and what
+is still a change keep theirs, as a program may be in it or have it open (`inode_aliases`); so does what is in a renamed
+directory (`FileSystem.graft`). Names of files that are as in the commit now are forgotten, and their numbers become
+invalid: a request with one fails with ESTALE, and Linux then looks the path up anew.
 """
 
 import contextlib

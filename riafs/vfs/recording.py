@@ -114,7 +114,7 @@ class Recorder:
         """Record what the processes below `runner` do; the number of the recording. It is about the dataset that the
         directory `place` (from the root) is in.
 
-        Raises UsageError where that is none, NoSuchName, Busy where somebody else records in it, and what looking at
+        Raises UsageError where that is none, NoSuchName, Busy where another command records in it, and what looking at
         the tree raises.
         """
         self._drop_ended()

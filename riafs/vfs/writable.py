@@ -416,8 +416,8 @@ class WritableFileSystem(OpenFiles):
 
     @asynccontextmanager
     async def _alone(self, dataset: bytes) -> AsyncIterator[None]:
-        """Nothing is changed meanwhile, and nobody but the caller looks at a dataset, or at one in it."""
-        async with self._filesystem.refreshing:  # first: who tells the kernel may wait for a handler that waits here
+        """Meanwhile nothing is changed, and only the caller looks at a dataset, or at one in it."""
+        async with self._filesystem.refreshing:  # first: notifying the kernel may wait for a handler that waits here
             self._concerned = self._concerns(dataset)
             self._moving = trio.Event()
             try:
