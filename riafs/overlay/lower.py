@@ -1,6 +1,6 @@
-"""What an overlay needs of the tree below it: a file system that is only read, by inode number.
+"""The tree below an overlay, as the overlay uses it: a read-only file system by inode number.
 
-Invariant the overlay relies on: as long as a dataset is pinned, its inodes keep their numbers and their content.
+Invariant that the overlay relies on: while a dataset is pinned, its inodes keep their numbers and their content.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ class LowerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where an inode is in its dataset."""
+    """The position of an inode in its dataset."""
 
     base: Base
-    """The dataset as it is shown there."""
+    """The dataset, with the commit that is shown there."""
     entrance: bytes
     """Path from the mount's root to the dataset's top."""
     path: bytes
     """From the dataset's top; ``""`` for the top itself."""
     parent: int
-    """Inode of the directory it is in; of a top, itself."""
+    """Inode of its directory; the top's own for a top."""
 
 
 class Lower(Protocol):
@@ -44,10 +44,10 @@ class Lower(Protocol):
         """The entry `name` of a directory, None if there is none."""
 
     async def entries(self, inode: int, start: int) -> Sequence[LowerEntry]:
-        """Some entries of a directory from position `start` on, at least one unless that is the end."""
+        """Some entries of a directory from position `start` on; none at the end."""
 
     async def entry(self, inode: int) -> LowerEntry:
-        """The entry an inode stands for. Raises StaleHandle."""
+        """The entry of an inode. Raises StaleHandle."""
 
     async def open(self, inode: int) -> RangedBytes:
         """The content of a file."""
@@ -56,29 +56,29 @@ class Lower(Protocol):
         """The text of a symbolic link."""
 
     async def home(self, inode: int) -> Home | None:
-        """Where an inode is, None where nothing can be changed: outside of datasets, and in ``NAME@REF``."""
+        """The position of an inode, None where files cannot be changed: outside of datasets, and in ``NAME@REF``."""
 
     def parent(self, inode: int) -> int:
-        """Inode of the directory that an inode is in, which is no top of a dataset."""
+        """Inode of the directory of an inode, which is no top of a dataset."""
 
     async def top(self, base: Base, entrance: bytes) -> int | None:
-        """Inode of the top of the dataset at `entrance`, which from now on shows ``base.commit``, whatever its ref
-        does; None where nothing is shown any more. Raises NoSuchVersion, …
+        """Inode of the top of the dataset at `entrance`, pinned to ``base.commit``; None if the dataset is not shown
+        there any more. Raises NoSuchVersion, …
         """
 
     def pin(self, top: int) -> None:
-        """Keep showing the commit that the dataset with this top shows now."""
+        """Keep the dataset with this top at the commit that it shows now, also when its branch moves."""
 
 
 def packed(entry: Entry) -> bytes:
-    """What a row remembers of an entry below: mode, version, size, executable or not, content."""
+    """An entry of the tree below as it is kept in a row: mode, version, size, executable or not, content."""
     origin = entry.origin
     return b"%o %s %d %d %s" % (origin.mode, origin.version or b"-", entry.size, entry.executable, origin.content)
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What `packed` kept."""
+    """An entry of the commit from a row."""
 
     origin: Origin
     size: int
@@ -86,13 +86,13 @@ class Remembered:
 
     @property
     def is_link(self) -> bool:
-        """Whether the source has a link there."""
+        """Whether the source has a link."""
         return self.origin.mode == LINK
 
     @property
     def content(self) -> bytes:
-        """What tells two contents apart: the content's own name, as the version of a link to it may depend on where
-        the link is.
+        """Equal for the same content: its name if it has one, as the version of a link to it may depend on the link's
+        path.
         """
         return self.origin.content or self.origin.version
 

@@ -1,7 +1,7 @@
-"""From an overlay's changes to a tree's: what needs no content is settled here, what does is listed.
+"""From an overlay's changes to edits of a tree: changes without new content become edits, files with it are listed.
 
-Renames come out as one tree entry taken from one place and put in another. Only where the target lies deeper or less
-deep than the source, the links of locked files are written anew, since their text counts the directories above.
+A rename moves one tree entry from one path to another. Only if the new path has another depth, links of locked files
+are written again, as their targets contain one ``..`` for each directory above.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -28,26 +28,26 @@ _LINKS_AT_ONCE = 500
 
 @dataclass(slots=True)
 class Plan:
-    """What a push has to do."""
+    """The work of a push."""
 
     edits: dict[bytes, TreeEntry | None] = field(default_factory=dict)
-    """Path → what comes to stand there, None for nothing. Files of `contents` are missing yet."""
+    """Path → new entry, None for a removal. Files of `contents` are added when they were written."""
     contents: list[Change] = field(default_factory=list)
     """Files with new content."""
     keys: dict[bytes, Key] = field(default_factory=dict)
     """Path → key of those files that were annexed."""
     pointers: dict[bytes, Key] = field(default_factory=dict)
-    """Path → key of new links that are those of a locked file."""
+    """Path → key of new links that are links of a locked file."""
     modes: list[Change] = field(default_factory=list)
-    """Locked files whose executable bit changes: git has none for them, their objects do."""
+    """Locked files whose executable bit changes: it is that of their object, as git has none for them."""
     empty: list[bytes] = field(default_factory=list)
-    """Empty directories, which git cannot hold: they stay in the overlay."""
+    """Empty directories, which git cannot store: they stay in the overlay."""
     special: list[bytes] = field(default_factory=list)
-    """Fifos, sockets and devices, which stay there as well."""
+    """Fifos, sockets and devices, which stay in the overlay as well."""
 
 
 class Planner:
-    """Makes a plan; new blobs go to `trees`."""
+    """Makes a plan; new blobs are added to `trees`."""
 
     def __init__(self, repository: Repository, trees: TreeEditor) -> None:
         self._repository = repository
@@ -58,7 +58,7 @@ class Planner:
         self._taken: dict[bytes, set[bytes]] = {}
 
     async def plan(self, changes: Sequence[Change]) -> Plan:
-        """The plan for changes in their order. Raises PushRefused for a name git cannot hold, MissingObject, …"""
+        """The plan for changes in their order. Raises PushRefused for a name that git refuses, MissingObject, …"""
         await in_slices(_check_names(changes))
         pauses = Pauses()
         for change in changes:
@@ -93,7 +93,7 @@ class Planner:
                 self._plan.contents.append(change)
 
     def _set(self, path: bytes, entry: TreeEntry | None) -> None:
-        """Whatever was to stand below goes."""
+        """Set an edit, and drop all edits below its path."""
         waiting = list(self._below.pop(path, ()))
         while waiting:
             each = waiting.pop()
@@ -151,9 +151,9 @@ class Planner:
     async def _rewritten(
         self, top: bytes, leaves: Mapping[bytes, TreeEntry], but: Set[bytes]
     ) -> Mapping[bytes, TreeEntry]:
-        """Name below `top` → new link, of those links that are locked files' and not among, or in, `but`."""
+        """Name below `top` → new entry, for the links of locked files that are not among, or in, `but`."""
         new: dict[bytes, TreeEntry] = {}
-        links = [(name, each) for name, each in leaves.items() if _is_link(each)]
+        links = [(name, each) for name, each in leaves.items() if each.mode == _LINK_MODE]
         for start in range(0, len(links), _LINKS_AT_ONCE):
             part = [link for link in links[start : start + _LINKS_AT_ONCE] if not is_in_one(link[0], but)]
             requests = [b"contents " + each.oid.hex().encode() for _, each in part]
@@ -177,7 +177,7 @@ class Planner:
             self._set(change.path, tree_entry(EXECUTABLE if content.executable else FILE, base.origin.version))
 
     def unlocked(self, change: Change) -> TreeEntry:
-        """A locked file as an unlocked one: where its executable bit has no other place."""
+        """The entry of a locked file as an unlocked one, if its object's executable bit cannot be changed."""
         assert change.base is not None
         assert change.content is not None
         key = annexed_key(change.base)
@@ -217,7 +217,7 @@ def _refused(change: Change) -> bytes | None:
 
 
 def _same_content(change: Change) -> bool:
-    """Whether a renamed annexed file has new attributes at most."""
+    """Whether a renamed annexed file has at most new attributes."""
     base, content = change.base, change.content
     key = None if base is None else annexed_key(base)
     if key is None or content is None or content.target is not None:
@@ -226,7 +226,7 @@ def _same_content(change: Change) -> bool:
 
 
 def _taken_out_of_renamed(changes: Iterable[Change]) -> Sliced[dict[bytes, set[bytes]]]:
-    """Source of a renamed directory → what other changes took out of it, by the path in it."""
+    """Source of a renamed directory → paths in it that other changes have renamed."""
     sources = {change.source for change in changes if change.source is not None}
     taken: dict[bytes, set[bytes]] = {}
     for source in sources:
@@ -235,10 +235,6 @@ def _taken_out_of_renamed(changes: Iterable[Change]) -> Sliced[dict[bytes, set[b
                 taken.setdefault(above, set()).add(source[len(above) + 1 :])
         yield
     return taken
-
-
-def _is_link(entry: TreeEntry) -> bool:
-    return entry.mode == _LINK_MODE
 
 
 def _depth(path: bytes) -> int:

@@ -1,9 +1,9 @@
-"""Which files of a dataset go to the annex, and by which keys: what git-annex and DataLad would do with them.
+"""The rules for files of a dataset: annex or git, backend, locked or unlocked; the same as for git-annex and DataLad.
 
-``annex.largefiles`` of ``.gitattributes`` counts before that of the git-annex branch's configuration; where neither
-says anything a known file stays in git or in the annex, and a new one is annexed. A known annexed file stays locked or
-unlocked, a new one is locked unless ``annex.addunlocked`` of the git-annex branch says otherwise. git's own files
-(``.gitattributes``, ``.gitmodules``, …) are never annexed, as git reads no links there.
+``annex.largefiles`` in ``.gitattributes`` comes before the same setting of the git-annex branch; without both, a
+changed file stays in git or in the annex, and a new one is annexed. A changed annexed file stays locked or unlocked; a
+new one is locked unless ``annex.addunlocked`` of the git-annex branch says otherwise. git's own files
+(``.gitattributes``, ``.gitmodules``, …) are never annexed, as git does not follow links for them.
 """
 
 import os
@@ -46,7 +46,7 @@ def annexed_key(base: BaseEntry) -> Key | None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one file. `backend` is None for what git keeps; `unlocked`: a pointer instead of a link."""
+    """The decision for one file. `backend` is None for content in git; `unlocked`: a pointer instead of a link."""
 
     backend: bytes | None
     unlocked: bool = False
@@ -54,7 +54,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The dataset's. `attributes`: path → attribute → value; `configured`: settings of the git-annex branch."""
+    """The rules of a dataset. `attributes`: path → attribute → value; `configured`: settings of the git-annex
+    branch.
+    """
 
     attributes: Mapping[bytes, Mapping[bytes, bytes]]
     configured: Mapping[bytes, bytes]
@@ -63,7 +65,7 @@ class Rules:
 
     @property
     def extensions(self) -> ExtensionRules:
-        """How much of a file's name becomes part of its key."""
+        """The limits of file extensions that become part of a key."""
         default = ExtensionRules()
         return ExtensionRules(
             _number(self.configured.get(b"annex.maxextensionlength"), default.length),
@@ -71,12 +73,12 @@ class Rules:
         )
 
     def reads_content(self, change: Change) -> bool:
-        """Whether `decide` needs the beginning of the file."""
+        """Whether `decide` needs the first bytes of the file."""
         expressions = self._expression(change.path), self._unlocking(change)
         return any(isinstance(each, LargeFiles) and each.reads_content for each in expressions)
 
     def decide(self, change: Change, size: int, head: bytes) -> Verdict:
-        """For a file of `size` bytes that begins with `head` (textencoding.LOOKED_AT bytes, or all).
+        """The decision for a file of `size` bytes that begins with `head` (largefiles.LOOKED_AT bytes, or all).
 
         Raises PushRefused for a backend whose keys riafs cannot make, and MissingProgram, MalformedLog.
         """
@@ -98,7 +100,7 @@ class Rules:
         return given if isinstance(given, bool) else given.matches(_File(change.path, size, head, self.search_path))
 
     def _unlocking(self, change: Change) -> LargeFiles | bool:
-        """Whether an annexed file is unlocked, or what decides it."""
+        """Whether an annexed file is unlocked, or the expression that decides it."""
         base = change.base
         if base is not None and base.origin.content:
             return base.origin.mode != LINK
@@ -108,14 +110,14 @@ class Rules:
         try:
             return _parsed(given)
         except RiafsError as problem:
-            raise PushRefused(f"whether {os.fsdecode(change.path)} is unlocked is not known: {problem}") from problem
+            raise PushRefused(f"whether {os.fsdecode(change.path)} is unlocked is unknown: {problem}") from problem
 
     def conversion(self, path: bytes) -> Conversion:
-        """What git does to the bytes of a file that it keeps."""
+        """The conversion that git applies to the bytes of a file."""
         return conversion_of(self.attributes.get(path, {}))
 
     def _value(self, path: bytes, name: bytes) -> bytes | None:
-        """Of an attribute, else of the setting called like it."""
+        """The value of an attribute, else of the setting with the same name."""
         value = self.attributes.get(path, {}).get(name)
         return self.configured.get(name) if value in (None, SET, UNSET) else value
 
@@ -126,7 +128,7 @@ class Rules:
         try:
             return _parsed(given)
         except RiafsError as problem:
-            raise PushRefused(f"whether {os.fsdecode(path)} goes to the annex is not known: {problem}") from problem
+            raise PushRefused(f"whether {os.fsdecode(path)} goes to the annex is unknown: {problem}") from problem
 
     def _backend(self, path: bytes) -> bytes:
         backend = self._value(path, _BACKEND) or DEFAULT_BACKEND
@@ -149,7 +151,7 @@ def _number(text: bytes | None, default: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """The Facts of a file for an expression of git-annex."""
+    """`Facts` of a file for an expression of git-annex."""
 
     path: bytes
     size: int
@@ -157,11 +159,11 @@ class _File:
     search_path: str
 
     def mime_encoding(self) -> bytes:
-        """The encoding by the first bytes."""
+        """The encoding, from the first bytes."""
         return mime_encoding_of(self.head)
 
     def mime_type(self) -> bytes:
-        """The type by file(1), which git-annex's own library belongs to."""
+        """The type from file(1), whose library git-annex uses."""
         program = shutil.which("file", path=self.search_path)
         if program is None:
             raise MissingProgram("annex.largefiles asks for a mimetype; install the program file")

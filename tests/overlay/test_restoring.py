@@ -9,7 +9,7 @@ import pytest
 from riafs.errors import NoSuchName
 from riafs.overlay.changes import ChangeKind
 from riafs.overlay.lower import packed, unpacked
-from riafs.overlay.rebasing import restore
+from riafs.overlay.restoring import restore
 from riafs.tree.listing import GitEntry, git_version
 from riafs.tree.protocol import Entry, Kind, Origin
 from tests.overlay.test_filesystem import Setup
@@ -85,7 +85,7 @@ async def test_open_files_go_on_over_a_push(setup: Setup) -> None:
         found = setup.lower.at(path)
         return None if found is None else found.entry
 
-    await setup.engine.pushed(b"study", b"b" * 40, carried, find)
+    await setup.engine.pushed(setup.engine.rebasing(b"study", b"b" * 40, carried, find))
     assert await setup.engine.read(reader, 0, 10) == b"ONE"
     assert await setup.engine.write(writer, 0, b"later") == 5
     assert [(change.path, change.kind) for change in setup.overlay.changes(b"study")] == [(b"run", ChangeKind.CHANGED)]
