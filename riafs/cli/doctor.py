@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata, util
 
+import riafs
 from riafs.archive.child import libarchive_loaded
 from riafs.children import cause, run_again
 from riafs.cli.render import Finding, print_json, printable
 from riafs.daemon.fork_call import call_in_child
 from riafs.daemon.plan import named_source
-from riafs.errors import MissingProgram, ProgramKilled, RiafsError
+from riafs.errors import MissingProgram, ProgramKilled, RiafsError, UsageError
 from riafs.formats.sources import RiaUrl
 from riafs.settings import complete_environment, load, version
 
@@ -66,7 +67,10 @@ def check_machine() -> Iterator[Finding]:
     yield _check_program("gpg", without="content encrypted by git-annex cannot be read", package="gnupg")
     yield _check_libarchive()
     yield from _check_packages()
-    yield _check_cache(load(environment, ()).settings.cache_dir)
+    try:
+        yield _check_cache(load(environment, ()).settings.cache_dir)
+    except UsageError as error:
+        yield Finding("fail", str(error), "correct it: no mount starts with this setting")
 
 
 def _check_pyfuse3() -> Finding:
@@ -190,7 +194,9 @@ def _is_installed(module: str) -> bool:
 
 
 def _pip_install(package: str) -> str:
-    return f"{shlex.quote(sys.executable)} -m pip install {package}"
+    """The command that adds a package to this installation, by root where only root may change it."""
+    sudo = "" if os.access(os.path.dirname(os.path.dirname(os.path.abspath(riafs.__file__))), os.W_OK) else "sudo "
+    return f"{sudo}{shlex.quote(sys.executable)} -m pip install {package}"
 
 
 def _check_cache(path: str) -> Finding:

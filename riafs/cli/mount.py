@@ -23,7 +23,8 @@ from riafs.daemon.mounts import mount_at, resolve
 from riafs.daemon.plan import MountPlan, named_source
 from riafs.errors import MountFailed, NotMounted, RiafsError, StoreTimeout, UsageError
 from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source
-from riafs.settings import AUTO, Given, Settings, complete_environment, directories, overlay_directory
+from riafs.options import Kind
+from riafs.settings import AUTO, Given, Settings, complete_environment, directories, find_option, overlay_directory
 from riafs.watching import Doing, untold
 
 
@@ -198,7 +199,7 @@ def fstab_line(request: MountRequest) -> str:
     plan = make_plan(request, environment)
     words = [word for word in request.words if word not in ("ro", "rw")]
     network = [] if plan.source.local else ["_netdev"]
-    own = [quote_option(f"{given.name.replace('-', '_')}={given.text}") for given in request.given]
+    own = [_own_option(given) for given in request.given]
     if plan.settings.overlay and not any(given.name == "overlay" for given in request.given):
         own.append("overlay=auto")
     options = [
@@ -212,6 +213,14 @@ def fstab_line(request: MountRequest) -> str:
     ]
     fields = (_lasting(request.source, plan.source), plan.mountpoint, "riafs", ",".join(dict.fromkeys(options)))
     return "  ".join(map(_fstab_field, fields)) + "  0  0"
+
+
+def _own_option(given: Given) -> str:
+    """An option as it is written after ``-o``: a flag without its value."""
+    option = find_option(given.name)
+    if option.kind is Kind.FLAG and given.text in ("yes", "no"):
+        return option.field if given.text == "yes" else f"no_{option.field}"
+    return quote_option(f"{option.field}={given.text}")
 
 
 def _lasting(text: str, source: Source) -> str:

@@ -160,8 +160,8 @@ class AnnexContents:
         return self._watched(await self._verified(attempt, self.stored_locations(key), user), key, user)
 
     async def find(self, key: Key, user: Callable[[], str]) -> RangedBytes:
-        """The same, but an object that lies in the store as a file, and is served only after the whole of it was
-        verified, is found now and verified at the first read: see storage/bytesource.
+        """As `open`, but a loose object that has to be verified as a whole is only found now, and verified at the
+        first read. Raises as `open`.
         """
         attempt = _Attempt(key, self.verifier)
         locations = self.stored_locations(key)
@@ -172,28 +172,28 @@ class AnnexContents:
             found = await attempt.opened(location)
             if found is not None:
                 if self.verifier.proves_whole(key, found.source.size):
-                    return self._unread(attempt, found, locations, user)
+                    return self._deferred(attempt, found, locations, user)
                 return self._watched(await self._verified(attempt, locations, user, found), key, user)
         return self._watched(await self._verified(attempt, locations, user), key, user)
 
-    def _unread(
+    def _deferred(
         self, attempt: "_Attempt", found: UnverifiedContent, locations: Iterator[Location], user: Callable[[], str]
     ) -> RangedBytes:
-        left: list[UnverifiedContent] = [found]
+        unused = [found]
 
-        async def begin() -> RangedBytes:
-            if left:
-                content = await self._verified(attempt, locations, user, left.pop())
+        async def open_source() -> RangedBytes:
+            if unused:
+                content = await self._verified(attempt, locations, user, unused.pop())
             else:  # verifying has failed before; there may be another copy by now
                 again = _Attempt(attempt.key, self.verifier)
                 content = await self._verified(again, self.stored_locations(attempt.key), user)
             return self._watched(content, attempt.key, user)
 
-        def leave() -> None:
-            for opened in left:
+        def discard() -> None:
+            for opened in unused:
                 opened.source.close()
 
-        return DeferredBytes(found.source.size, begin, leave)
+        return DeferredBytes(found.source.size, open_source, discard)
 
     async def _verified(
         self,

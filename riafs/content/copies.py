@@ -37,35 +37,35 @@ _DAMAGE = (CorruptContent, DecodeFailed, GitError, LinkLoop, MalformedArchive, N
 
 
 class CopyState(enum.Enum):
-    """What was found in one place."""
+    """The state of one copy."""
 
     GOOD = "good"
     SIZED = "size only"
-    """There is no digest to check: only the size is right."""
+    """The size is right, and there is no digest to check."""
     ABSENT = "absent"
     DAMAGED = "damaged"
     UNREACHABLE = "unreachable"
-    """It could not be read to its end, so nothing is known."""
+    """It could not be read to its end."""
 
     @property
     def usable(self) -> bool:
-        """Whether readers are served from it."""
+        """Whether readers get it."""
         return self in (CopyState.GOOD, CopyState.SIZED)
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What one place has of a part. `place` is as messages call it; `problem` says what is wrong, if anything is."""
+    """The copy of a part in one place, named for messages. `problem` says what is wrong with it, if anything."""
 
     place: str
     state: CopyState
     problem: str = ""
     archive: bool = False
-    """Whether the place holds many parts, as an archive does."""
+    """Whether the place has many parts, as an archive does."""
 
 
 def state_of(problem: RiafsError) -> CopyState:
-    """What a place has of a part that could not be read there.
+    """The state of a copy that could not be read because of `problem`.
 
     Damage is what the place itself would have to mend. Rights, passwords, programs and codecs that are lacking here are
     not, nor is what nobody looked at: links that lead out of the store, what is over the bounds.
@@ -77,7 +77,7 @@ def state_of(problem: RiafsError) -> CopyState:
 
 
 class Part(Protocol):
-    """Content that is stored as a whole."""
+    """Content that is stored and verified as a whole."""
 
     @property
     def kind(self) -> str:
@@ -89,11 +89,11 @@ class Part(Protocol):
 
     @property
     def identity(self) -> bytes:
-        """Equal for two parts that are the same content in the same places."""
+        """Equal for two parts with the same content and the same places."""
 
     @property
     def size(self) -> int | None:
-        """Bytes, None where only reading tells."""
+        """Bytes; None if it has to be read to know that."""
 
     def wanted(self, copies: int | None) -> int | None:
         """How many copies there should be, where `copies` are asked for by whoever checks; None if it does not matter.
@@ -114,7 +114,7 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class KeyPart:
-    """A key of the dataset called `dataset`: see Part."""
+    """A Part: a key of the dataset called `dataset`."""
 
     contents: AnnexContents
     dataset: bytes
@@ -134,11 +134,11 @@ class KeyPart:
         return self.key.size
 
     def wanted(self, copies: int | None) -> int | None:
-        """A store says nothing of copies."""
+        """No other number than the one asked for: a store does not have one."""
         return copies
 
     async def copies(self, *, every: bool) -> Sequence[Copy]:
-        """Chunked and encrypted forms are looked at where there is no plain copy, or for `every`."""
+        """Locations of special remotes are read if there is no plain copy, or for `every`."""
         claim = await self.contents.claim(self.key)
         found = await self._look(self.contents.stored_locations(self.key), claim, every=every)
         if every or not any(copy.state.usable for copy in found):
@@ -179,7 +179,7 @@ async def _read(opened: UnverifiedContent, claim: Claim, verifier: Verifier) -> 
     """Raises CorruptContent, and what reading raises."""
     content = await verifier.admit(opened, claim)
     try:
-        if opened.checked_as == claim.key or claim.new_checker() is None:  # nobody has read it to its end yet
+        if opened.checked_as == claim.key or claim.new_checker() is None:  # it was not read to its end yet
             await read_all(content)
     finally:
         content.close()
@@ -193,7 +193,7 @@ async def read_all(content: RangedBytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BlobPart:
-    """A file that git holds: see Part. `oid` in hex, `size` in bytes."""
+    """A Part: a git object with the content of a file. `oid` in hex, `size` in bytes."""
 
     repository: Repository
     dataset: bytes
@@ -210,11 +210,11 @@ class BlobPart:
         return self.dataset + b"\0" + self.oid
 
     def wanted(self, copies: int | None) -> int | None:
-        """Git keeps one, whatever is asked for."""
+        """None: git has one copy, whatever number is asked for."""
         return None
 
     async def copies(self, *, every: bool) -> Sequence[Copy]:
-        """Git knows one copy at most; its name is the digest of what is read."""
+        """One copy at most. Its name is the digest of the bytes that are read."""
         place = f"git repository of {self.repository.name}"
         if self.size is None:
             return ()

@@ -117,7 +117,7 @@ def _end(child: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Announcement:
-    """See Announce."""
+    """Writes to the pipe that leads to the starter."""
 
     ready: Callable[[], None]
     doing: Callable[[str], None]

@@ -47,7 +47,7 @@ _UNUSED_A_SECOND = 8
 """So many of the datasets and other directories that are not in use are looked at: four calls of stat each."""
 
 Tell = Callable[[Sequence[Invalidation]], Awaitable[None]]
-"""Hears what the kernel has to forget."""
+"""Notifies the kernel of what it has to forget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,9 +368,9 @@ class FileSystem(OpenFiles):
     # -- changes in the store -----------------------------------------------------------------------------------------
 
     async def refresh(self, tell: Tell, unused: int | None = None) -> None:
-        """Look for newer versions of all renewable directories; `tell` hears what the kernel has to forget.
+        """Look for newer versions of all renewable directories; `tell` notifies the kernel of what it has to forget.
 
-        `unused`: how many of the directories that nobody uses are looked at, where this is one of the rounds that are
+        `unused`: how many of the unused directories are looked at, where this is one of the rounds that are
         made every few seconds. One round at a time: a directory is moved from the version it has to a newer one, never
         from one it had.
         """

@@ -121,7 +121,7 @@ class LowerTree:
         return [LowerEntry(page.inode_at(position), entry) for position, entry in enumerate(page.entries, start)]
 
     async def entry(self, inode: int) -> LowerEntry:
-        """The entry an inode stands for. Raises StaleHandle."""
+        """The entry of an inode. Raises StaleHandle."""
         entry = await self._filesystem.entry(inode)
         if entry.size == UNKNOWN_SIZE and inode in self._sizes:
             entry = replace(entry, size=self._sizes[inode])

@@ -126,6 +126,13 @@ def test_store_without_datasets_is_a_failure(store: SmallStore) -> None:
     assert states(store.path) == ["ok", "fail"]
 
 
+def test_wrong_setting_is_one_failure_beside_the_other_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIAFS_CACHE_SIZE", "plenty")
+    found = list(check_machine())
+    assert [each.what for each in found if "RIAFS_CACHE_SIZE" in each.what and each.state == "fail"]
+    assert any(each.what.startswith("git version") for each in found)
+
+
 # -- optional libraries -----------------------------------------------------------------------------------------------
 
 
