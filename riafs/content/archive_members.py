@@ -34,7 +34,7 @@ ArchivePlaces = Callable[[Key], Awaitable[Sequence[Location]]]
 
 @dataclass(frozen=True, slots=True)
 class LinkedMember:
-    """The content of `key` as a member of an archive: see content/locations for the protocol."""
+    """The content of `key` as a member of an archive, which is one of its locations."""
 
     key: Key
     link: ArchiveLink
@@ -43,7 +43,6 @@ class LinkedMember:
 
     @property
     def name(self) -> str:
-        """See Place."""
         archive = self.link.archive.serialised.decode(errors="replace")
         return f"{os.fsdecode(self.link.path)} in the archive {archive}"
 
@@ -53,7 +52,7 @@ class LinkedMember:
         return self.link.size if self.key.size is None else self.key.size
 
     async def open(self) -> UnverifiedContent:
-        """See Place. Raises NotInStore without the archive, what is wrong with it, MissingProgram, StoreTimeout."""
+        """Raises NotInStore without the archive, what is wrong with it, MissingProgram, StoreTimeout."""
         if self.size is None:
             raise NotInStore(f"{self.name}: neither the key nor the URL says how large it is")
         if checker(self.key) is None:
@@ -140,7 +139,7 @@ class _CheckedMember:
         return self._size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises as `LinkedMember.open`."""
+        """Raises as `LinkedMember.open`."""
         length = min(length, self._size - offset)
         if length <= 0:
             return b""
@@ -165,6 +164,5 @@ class _CheckedMember:
             await blocks.put(self._content, index, bytes(await file.read(offset, blocks.size)))
 
     def close(self) -> None:
-        """See RangedBytes."""
         if self._file is not None:
             self._file.close()

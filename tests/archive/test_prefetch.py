@@ -80,7 +80,7 @@ def in_order(archive: Archive) -> list[Member]:
 async def prefetched(archive: Archive) -> None:
     """Wait until nothing more is decoded beforehand."""
     with trio.fail_after(30):
-        while archive._decoding._prefetch._batches:  # noqa: ASYNC110 - there is no event for it
+        while archive._decoding.prefetch._batches:  # noqa: ASYNC110 - there is no event for it
             await trio.sleep(0.001)
 
 
