@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import trio
 from cachetools import LRUCache
 
-from riafs.archive.blocks import Digests, MemberBlocks, Naming, SpilledBlocks
+from riafs.archive.blocks import Digests, Naming
 from riafs.archive.decoders import Resources
 from riafs.archive.encryption import Unlocker
 from riafs.archive.extractor import Extractor
@@ -38,7 +38,7 @@ class ArchiveTools:
     """What all archives of a mount share.
 
     `limits`: what archives may claim. `extractor`: starts 7-Zip, and says where temporary files go. `blocks`: where
-    decoded content is kept; `spilled` bytes more in a temporary file, for mounts without a cache directory.
+    decoded content is kept.
     `indexes`: where lists of members are saved. `password`: of encrypted archives. `digests`: what is checked when.
     `spill`: bytes of disk that large members may take while they are decoded.
     """
@@ -53,7 +53,6 @@ class ArchiveTools:
         password: str | None = None,
         digests: Digests = Digests.BESIDE,
         counters: Counters | None = None,
-        spilled: int = 0,
         spill: int = _SPILL,
         workers: int | None = None,
     ) -> None:
@@ -63,9 +62,8 @@ class ArchiveTools:
         self.unlocker = Unlocker(password)
         self.open_archives = OpenArchives()
         self.members = trio.Semaphore(_MEMBERS_AT_ONCE)
-        kept = MemberBlocks(blocks, SpilledBlocks(extractor.directory, spilled) if spilled else None)
         threads = workers or max(2, len(os.sched_getaffinity(0)))
-        self.resources = Resources(extractor, kept, counters or Counters(), spill, 2 * limits.dictionary, threads)
+        self.resources = Resources(extractor, blocks, counters or Counters(), spill, 2 * limits.dictionary, threads)
 
     def close(self) -> None:
         """End all decoders; nothing is read any more."""

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import trio
 
-from riafs.archive.blocks import MemberBlocks
 from riafs.archive.decompressors import Decompressor
 from riafs.archive.extractor import Engine, Extractor
 from riafs.archive.methods import RestartingDecompressor
+from riafs.cache.blocks import BlockCache
 from riafs.counters import Counters
 from riafs.errors import DecodeFailed, RiafsError, StoreError
 from riafs.formats.sevenzip.lzma2 import Stretch
@@ -149,8 +149,9 @@ class DecoderPool:
         return next((each for each in beyond if each.delivered - offset <= distance), None)
 
     def run(self, archive: object, folder: int, offset: int) -> RunningDecoder | None:
-        """The run that has the byte at `offset` of a folder, whether it was delivered or not."""
-        return next((each for each in self._through(archive, folder, offset) if each.stretch.is_run), None)
+        """A run that has delivered the byte at `offset` of a folder, or will soon."""
+        runs = [each for each in self._through(archive, folder, offset) if each.stretch.is_run]
+        return next((each for each in runs if each.delivered > offset or each.comes_to(offset)), None)
 
     def finishing_run(self, archive: object, folder: int) -> RunningDecoder | None:
         """A run of a folder that is being decoded to its end."""
@@ -252,7 +253,7 @@ class Resources:
     """
 
     def __init__(
-        self, extractor: Extractor, blocks: MemberBlocks, counters: Counters, spill: int, memory: int, workers: int
+        self, extractor: Extractor, blocks: BlockCache, counters: Counters, spill: int, memory: int, workers: int
     ) -> None:
         self.extractor = extractor
         self.blocks = blocks

@@ -135,7 +135,7 @@ class DecodedMember:
     async def prepare(self) -> None:
         """Decode and check what has to be before the first byte. Raises as `DecodedMembers.cover`."""
         self._decoding.assembler.refuse_bad(self.member)
-        first = min(self.size, self._decoding.resources.blocks.size)
+        first = min(self.size, self._decoding.resources.blocks.block_size)
         if self.size <= _TINY:
             self._data = bytes(await self.read(0, self.size))
         elif self._small or self._decoding.naming.digests is Digests.BEFORE:

@@ -370,8 +370,8 @@ class MemberAssembler:
 
     async def _keep(self, partial: PartialMember) -> None:
         blocks, size = self._resources.blocks, partial.member.size
-        for index in range(-(-size // blocks.size)):
-            await blocks.put(partial.checks.content, index, partial.read(index * blocks.size, blocks.size))
+        for index, offset in enumerate(range(0, size, blocks.block_size)):
+            await blocks.put(partial.checks.content, index, partial.read(offset, blocks.block_size))
         self._kept[stream_of(partial.member)] = 1
 
 

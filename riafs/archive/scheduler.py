@@ -159,7 +159,7 @@ class Scheduler:
     # -- runs ---------------------------------------------------------------------------------------------------------
 
     def run_at(self, folder: DecodableFolder, offset: int) -> RunningDecoder | None:
-        """The run that has the byte at `offset` of a folder, if there is one."""
+        """A run that has delivered the byte at `offset` of a folder, or will soon."""
         return self._resources.decoders.run(self, folder.number, offset)
 
     def window_under_way(self, folder: DecodableFolder) -> RunningDecoder | None:

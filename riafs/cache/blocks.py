@@ -11,8 +11,9 @@ warning in the log, and blocks are produced again.
 
 State (one event loop; threads only get arguments):
 
-- `_productions`: blocks that one task produces; all others that want one wait for that task. There is no await between
-  looking into memory and entering a block here, so that no block is produced twice.
+- `_lookups`: blocks that one task looks for on the disk; others that want one wait for that.
+- `_productions`: blocks that one task produces for a reader, whose other tasks that want one wait for that task. There
+  is no await between looking into memory and entering a block here, so that no block is produced twice.
 - `_unwritten`: blocks from `put` until they are written or dropped; they are found here meanwhile. `_unwritten_size` is
   the sum of their sizes.
 - `_queue`: the names of unwritten blocks that no writer has taken.
@@ -28,10 +29,11 @@ import trio
 from cachetools import LRUCache
 
 from riafs.cache.block_files import MAX_LENGTH, BlockName, content_digest
-from riafs.cache.disk import DiskBlocks
+from riafs.cache.disk import DiskBlocks, TemporaryBlocks
 from riafs.cache.eviction import DiskLimits
 from riafs.counters import Counters
 from riafs.errors import CorruptContent, RiafsError, ShortRead
+from riafs.storage.bytesource import Buffer
 from riafs.storage.deadline import Deadline
 from riafs.tasks import as_failure
 
@@ -86,19 +88,24 @@ class _DiskPauses:
 
 
 class BlockCache:
-    """One per mount; used from the event loop's thread. `cache`: the cache directory, None for memory alone.
+    """One per mount; used from the event loop's thread. `cache`: the cache directory, if there is one.
 
-    Blocks go to the disk as long as `keep` runs.
+    `temporary`: where blocks go that memory has no room for, without a cache directory. Blocks go to the disk as long
+    as `keep` runs.
     """
 
-    def __init__(self, cache: str | None, limits: BlockLimits, counters: Counters) -> None:
+    def __init__(
+        self, cache: str | None, limits: BlockLimits, counters: Counters, temporary: TemporaryBlocks | None = None
+    ) -> None:
         if not 0 < limits.block_size <= MAX_LENGTH:
             raise ValueError(f"blocks of {limits.block_size} bytes")
         self._limits = limits
         self._counters = counters
         self._memory: LRUCache[_Name, bytes] = LRUCache(limits.memory, getsizeof=_weight)
         self._disk = DiskBlocks(cache, limits.disk) if cache is not None and limits.disk.size else None
-        self._productions: dict[_Name, _Production] = {}
+        self._temporary = temporary
+        self._productions: dict[tuple[object, _Name], _Production] = {}
+        self._lookups: dict[_Name, trio.Event] = {}
         self._unwritten: dict[_Name, bytes] = {}
         self._unwritten_size = 0
         self._queue: deque[_Name] = deque()
@@ -119,7 +126,30 @@ class BlockCache:
         """Block `index` of `content`, which has exactly `length` bytes, or None if it is not cached."""
         name = (content, index, length)
         data = self._in_memory(name)
-        return await self._from_disk(name) if data is None else data
+        if data is not None:
+            return data
+        lookup = self._lookups.get(name)
+        if lookup is not None:
+            await lookup.wait()
+            return self._in_memory(name) or await self._from_disk(name)
+        lookup = self._lookups[name] = trio.Event()
+        try:
+            return await self._from_disk(name)
+        finally:
+            del self._lookups[name]
+            lookup.set()
+
+    async def read(self, content: bytes, size: int, offset: int, length: int) -> Buffer | None:
+        """A range of `content`, which has `size` bytes; None unless all of it is cached. Copied only across blocks."""
+        pieces: list[memoryview] = []
+        end = offset + length
+        for index in range(offset // self.block_size, -(-end // self.block_size)):
+            start = index * self.block_size
+            block = await self.get(content, index, min(self.block_size, size - start))
+            if block is None:
+                return None
+            pieces.append(memoryview(block)[max(offset - start, 0) : end - start])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _in_memory(self, name: _Name) -> bytes | None:
         data: bytes | None = self._memory.get(name)
@@ -129,6 +159,8 @@ class BlockCache:
         return data
 
     async def _from_disk(self, name: _Name) -> bytes | None:
+        if self._temporary is not None and (kept := self._temporary.get(*name)) is not None:
+            return kept
         if self._disk is None or self._pauses.is_paused("read"):
             return None
         data = None
@@ -166,7 +198,9 @@ class BlockCache:
             self._memory[name] = data
 
     async def _send_to_disk(self, name: _Name, data: bytes) -> None:
-
+        """Queue a block for the writers, once there is room for it; drop it where that takes too long."""
+        if self._temporary is not None:
+            self._temporary.put(name[0], name[1], data)
         if not self._keeping or not 0 < len(data) <= self.block_size:
             return
         with trio.move_on_after(_PUT_SECONDS):
@@ -218,29 +252,37 @@ class BlockCache:
 
     # -- producing ----------------------------------------------------------------------------------------------------
 
-    async def fetch(self, content: bytes, index: int, length: int, produce: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def fetch(
+        self,
+        content: bytes,
+        index: int,
+        length: int,
+        produce: Callable[[], Awaitable[bytes]],
+        reader: object = None,
+    ) -> bytes:
         """Block `index` of `content`: the cached one, or the result of `produce`, called once however many tasks wait.
 
-        `produce` returns `length` verified bytes, and must not fetch the same block itself. If it raises a RiafsError,
-        all waiting tasks do; if its task is cancelled, another waiting task calls its own. Raises ShortRead for a wrong
-        number of bytes.
+        Tasks wait for those of the same `reader` only: to produce a block may take other blocks, as archives lie in
+        archives, and they may be claimed to lie in one another. `produce` returns `length` verified bytes. If it raises
+        a RiafsError, all waiting tasks do; if its task is cancelled, another waiting task calls its own. Raises
+        ShortRead for a wrong number of bytes.
         """
         name = (content, index, length)
         while True:
             data = self._in_memory(name)
             if data is not None:
                 return data
-            production = self._productions.get(name)
+            production = self._productions.get((reader, name))
             if production is None:
-                return await self._produce(name, produce)
+                return await self._produce(name, produce, reader)
             await production.done.wait()
             if production.data is not None:
                 return production.data
             if production.problem is not None:
                 raise type(production.problem)(*production.problem.args)
 
-    async def _produce(self, name: _Name, produce: Callable[[], Awaitable[bytes]]) -> bytes:
-        production = self._productions[name] = _Production()
+    async def _produce(self, name: _Name, produce: Callable[[], Awaitable[bytes]], reader: object) -> bytes:
+        production = self._productions[reader, name] = _Production()
         try:
             data = await self._from_disk(name)
             is_new = data is None
@@ -255,7 +297,7 @@ class BlockCache:
             production.problem = problem
             raise
         finally:
-            del self._productions[name]
+            del self._productions[reader, name]
             production.done.set()
         if is_new:
             await self._send_to_disk(name, data)

@@ -10,8 +10,10 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 
 from riafs.cache.block_files import (
@@ -183,3 +185,67 @@ def _directory_of(root: int, block: BlockName) -> int:
     with contextlib.suppress(FileExistsError):
         os.mkdir(block.directory, mode=0o700, dir_fd=root)
     return os.open(block.directory, DIRECTORY_FLAGS, dir_fd=root)
+
+
+class TemporaryBlocks:
+    """Blocks in one unlinked file of at most `bound` bytes in `directory`, the oldest dropped first; gone with the
+    process. For mounts without a cache directory.
+
+    Invariant: every byte of the file belongs to at most one of the blocks known by name. Used from the event loop:
+    reads and writes are those of the page cache and do not wait, so no range is reused while it is read.
+    """
+
+    def __init__(self, directory: bytes, bound: int) -> None:
+        self._directory = directory
+        self._bound = bound
+        self._descriptor = -1
+        self._position = 0
+        self._places: dict[tuple[bytes, int], tuple[int, int]] = {}
+        self._written: deque[tuple[tuple[bytes, int], int, int]] = deque()
+
+    def get(self, content: bytes, index: int, length: int) -> bytes | None:
+        """The block, if it is there and `length` bytes long."""
+        start, end = self._places.get((content, index), (0, 0))
+        if end - start != length or not length:
+            return None
+        try:
+            data = os.pread(self._descriptor, length, start)
+        except OSError:
+            return None
+        return data if len(data) == length else None
+
+    def put(self, content: bytes, index: int, data: bytes) -> None:
+        """Keep the block if there is room. Never fails."""
+        if not data or len(data) > self._bound:
+            return
+        try:
+            start = self._room_for(len(data))
+            if os.pwrite(self._descriptor, data, start) != len(data):
+                return
+        except OSError:
+            return
+        self._places[content, index] = (start, start + len(data))
+        self._written.append(((content, index), start, start + len(data)))
+        self._position = start + len(data)
+
+    def _room_for(self, length: int) -> int:
+        """Where to write: behind the last block, or at the front again. Blocks that lie there are forgotten."""
+        if self._descriptor < 0:
+            with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
+                self._descriptor = os.dup(file.fileno())
+        start = self._position
+        if start + length > self._bound:
+            self._forget(start, self._bound)
+            start = 0
+        self._forget(start, start + length)
+        return start
+
+    def _forget(self, start: int, end: int) -> None:
+        while self._written and start <= self._written[0][1] < end:
+            name, old_start, old_end = self._written.popleft()
+            if self._places.get(name) == (old_start, old_end):
+                del self._places[name]
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)

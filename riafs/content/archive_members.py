@@ -9,11 +9,13 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from riafs.archive.archive import ArchiveTools
 from riafs.cache.block_files import annex_content
+from riafs.cache.cached_bytes import CachedBytes
 from riafs.children import ATTEMPTS
 from riafs.content.locations import Location
 from riafs.content.verifying import UnverifiedContent
@@ -21,7 +23,7 @@ from riafs.errors import CorruptContent, NotInStore, ProgramKilled, RiafsError, 
 from riafs.formats.annexlogs import ArchiveLink
 from riafs.formats.digests import checker
 from riafs.formats.keys import Key
-from riafs.storage.bytesource import Buffer, RangedBytes
+from riafs.storage.bytesource import DeferredBytes, RangedBytes
 from riafs.storage.local_file import FileBytes
 from riafs.storage.posix import write_all
 from riafs.storage.temporary import temporary_file
@@ -57,7 +59,8 @@ class LinkedMember:
             raise NotInStore(f"{self.name}: neither the key nor the URL says how large it is")
         if checker(self.key) is None:
             return UnverifiedContent(await self.extracted(self.size), self.name, None)
-        member = _CheckedMember(self, self.size)
+        content, blocks = annex_content(self.key.serialised), self.tools.resources.blocks
+        member = CachedBytes(DeferredBytes(self.size, partial(self._cached, self.size)), blocks, content)
         await member.read(0, 1)
         return UnverifiedContent(member, self.name, None, self.key.serialised)
 
@@ -69,6 +72,15 @@ class LinkedMember:
             except NotInStore:
                 continue
         raise NotInStore(f"the archive of {self.name} is not in the store")
+
+    async def _cached(self, size: int) -> RangedBytes:
+        """The same as `extracted`; all of it is put into the block cache, for those who open it next."""
+        file, blocks = await self.extracted(size), self.tools.resources.blocks
+        for index, offset in enumerate(range(0, size, blocks.block_size)):
+            await blocks.put(
+                annex_content(self.key.serialised), index, bytes(await file.read(offset, blocks.block_size))
+            )
+        return file
 
     async def extracted(self, size: int) -> FileBytes:
         """The member in an unlinked file, right where the key can tell. Raises as `open`."""
@@ -121,48 +133,3 @@ class LinkedMember:
                 return FileBytes(os.dup(file.fileno()), size, self.name)
         except OSError as error:
             raise StoreError(f"no room for {self.name}: {error.strerror}") from error
-
-
-class _CheckedMember:
-    """RangedBytes over a member that was checked: its blocks as they are kept, or else the member read again."""
-
-    def __init__(self, member: LinkedMember, size: int) -> None:
-        self._member = member
-        self._size = size
-        self._content = annex_content(member.key.serialised)
-        self._file: FileBytes | None = None
-        self._making = trio.Lock()
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-        return self._size
-
-    async def read(self, offset: int, length: int) -> Buffer:
-        """Raises as `LinkedMember.open`."""
-        length = min(length, self._size - offset)
-        if length <= 0:
-            return b""
-        kept = None if self._file else await self._kept(offset, length)
-        if kept is not None:
-            return kept
-        async with self._making:
-            if self._file is None:
-                kept = await self._kept(offset, length)  # another reader of the key may have put it there meanwhile
-                if kept is not None:
-                    return kept
-                self._file = await self._member.extracted(self._size)
-                await self._keep(self._file)
-        return await self._file.read(offset, length)
-
-    async def _kept(self, offset: int, length: int) -> Buffer | None:
-        return await self._member.tools.resources.blocks.read(self._content, self._size, offset, length)
-
-    async def _keep(self, file: FileBytes) -> None:
-        blocks = self._member.tools.resources.blocks
-        for index, offset in enumerate(range(0, self._size, blocks.size)):
-            await blocks.put(self._content, index, bytes(await file.read(offset, blocks.size)))
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import trio
 from cachetools import LRUCache
 
+from riafs.cache.block_files import keep_content
+from riafs.cache.blocks import BlockCache
 from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.content.keep_memory import BlockMemory, BlockStorer
 from riafs.content.keep_search import (
@@ -27,7 +29,6 @@ from riafs.content.keep_search import (
     SilentPlaces,
     SlowPlaces,
 )
-from riafs.content.keptparts import KeptParts
 from riafs.content.verified_bytes import wait_until_settled
 from riafs.counters import Counters
 from riafs.errors import ChangedContent, CorruptContent, RiafsError, StoreError, StoreTimeout, TooLarge
@@ -56,7 +57,7 @@ class KeepTools:
     """What `KeepBlocks` works with."""
 
     places: BlockPlaces
-    parts: KeptParts
+    cache: BlockCache
     verified: VerifiedMemory
     counters: Counters
     background: Background
@@ -91,7 +92,7 @@ class KeepBlocks:
         self._leaving: dict[bytes, int] = {}
         self._unread: dict[bytes, int] = {}
         self._landed_at = float("-inf")
-        self._storer = BlockStorer(self._memory, tools.parts, self._is_busy)
+        self._storer = BlockStorer(self._memory, tools.cache, self._is_busy)
         tools.background.keep_running(self._storer.run)
         self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
         self._given_up: LRUCache[bytes, tuple[RiafsError, float]] = LRUCache(_MAX_PROBLEMS)
@@ -130,7 +131,7 @@ class KeepBlocks:
     async def _read(self, locator: Locator, offset: int, length: int, renew: Renew) -> Buffer:
         block = self._at_hand(locator)
         if block is None and locator.unsigned not in self._flights:
-            kept = await self.tools.parts.read(locator.unsigned, locator.size, offset, length)
+            kept = await self.tools.cache.read(keep_content(locator.unsigned), locator.size, offset, length)
             if kept is not None:
                 return kept
             block = self._at_hand(locator)  # it may have landed since
@@ -265,11 +266,16 @@ class KeepBlocks:
             self._leaving[name] = locator.size
             self.tools.background.start_soon(self._go_ahead, locator, renew)
 
+    async def _is_kept(self, locator: Locator) -> bool:
+        """Whether the first and the last part are in the block cache, and so most likely all."""
+        name, size, read = keep_content(locator.unsigned), locator.size, self.tools.cache.read
+        return await read(name, size, 0, 1) is not None and await read(name, size, size - 1, 1) is not None
+
     async def _go_ahead(self, locator: Locator, renew: Renew) -> None:
         leave_request()
         name = locator.unsigned
         try:
-            if await self.tools.parts.has(name, locator.size) or name in self._flights or name in self._memory:
+            if await self._is_kept(locator) or name in self._flights or name in self._memory:
                 return
             self.counters.blocks_ahead += 1
             flight = self._depart(locator, renew)

@@ -12,7 +12,7 @@ from itertools import accumulate
 
 import trio
 
-from riafs.cache.read_ahead import ReadAhead
+from riafs.cache.cached_bytes import ReadAhead
 from riafs.content.keep_blocks import KeepBlocks
 from riafs.content.keep_search import Renew
 from riafs.errors import MalformedLocator, ShortRead

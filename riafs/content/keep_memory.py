@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import trio
 
-from riafs.content.keptparts import KeptParts
+from riafs.cache.block_files import keep_content
+from riafs.cache.blocks import BlockCache
 from riafs.storage.keep_places import WholeBlock
 
 _WAIT_SECONDS = 1.0
@@ -127,9 +128,9 @@ _SHARE = 2  # of the memory that may wait
 class BlockStorer:
     """One per mount. `is_busy`: whether blocks are on their way. Blocks are stored as long as `run` runs."""
 
-    def __init__(self, memory: BlockMemory, parts: KeptParts, is_busy: Callable[[], bool]) -> None:
+    def __init__(self, memory: BlockMemory, cache: BlockCache, is_busy: Callable[[], bool]) -> None:
         self._memory = memory
-        self._parts = parts
+        self._cache = cache
         self._is_busy = is_busy
         self._waiting: dict[bytes, WholeBlock] = {}
         self._wake = trio.Event()
@@ -154,12 +155,15 @@ class BlockStorer:
             await self._wake.wait()
 
     async def _store(self, name: bytes, block: WholeBlock) -> None:
-        for index in range(self._parts.count(block.size)):
+        size = self._cache.block_size
+        for index, offset in enumerate(range(0, block.size, size)):
             while self._is_busy() and not self._is_pressed():  # noqa: ASYNC110  # it is about time that passes
                 await trio.sleep(_LOOK_SECONDS)
-            if not self._memory.is_pinned(name):  # somebody could not wait any longer
+            if not self._memory.is_pinned(name):  # a task could not wait for memory any longer
                 return
-            await self._parts.put(name, block, index)
+            part = block.read_now(offset, size)
+            await self._cache.put(keep_content(name), index, part if isinstance(part, bytes) else bytes(part))
+            await trio.lowlevel.checkpoint()
 
     def _is_pressed(self) -> bool:
         waiting = sum(block.size for block in self._waiting.values())

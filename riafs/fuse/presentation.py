@@ -7,8 +7,9 @@ import pyfuse3
 
 from riafs.overlay.stat import Ownership, Stat
 from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind
-from riafs.vfs.filesystem import Attributes, OpenedFile
+from riafs.vfs.filesystem import Attributes
 from riafs.vfs.nodes import PATIENT_ROUNDS
+from riafs.vfs.open_files import OpenedFile
 
 # Names and attributes only change when riafs tells the kernel to forget them, so they may be kept for long. Names of
 # directories are looked up more often: see vfs/nodes.

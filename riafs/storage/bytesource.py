@@ -267,7 +267,7 @@ class DeferredBytes:
         self.size = size
         self._open_source = open_source
         self._discard = discard
-        self._opening = trio.Lock()
+        self._opening: trio.Event | None = None
         self.opened: RangedBytes | None = None
         """The source, once it is open."""
         self.on_first_use: Callable[[bool], None] = _ignore
@@ -275,10 +275,16 @@ class DeferredBytes:
 
     async def open(self) -> RangedBytes:
         """The source. Raises what opening and verifying it raise; then it may be called again."""
-        if self.opened is None:
-            async with self._opening:
-                if self.opened is None:
-                    self.opened = await self._open_source()
+        while self.opened is None:
+            if self._opening is not None:
+                await self._opening.wait()
+                continue
+            opening = self._opening = trio.Event()  # a lock would pass the scheduler for each of many small files
+            try:
+                self.opened = await self._open_source()
+            finally:
+                self._opening = None
+                opening.set()
         return self.opened
 
     async def read(self, offset: int, length: int) -> Buffer:

@@ -10,7 +10,6 @@ is shown otherwise or left out: NUL as ``_``, a name of more than 255 bytes or o
 import hashlib
 import logging
 import os
-from array import array
 from collections.abc import AsyncGenerator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,12 +29,11 @@ from riafs.formats.manifests.folder import FOLDER, ManifestFolder
 from riafs.formats.manifests.manifest import Manifest
 from riafs.formats.names import MAX_NAME, joined
 from riafs.formats.text import shown
-from riafs.slices import Sliced, in_slices
 from riafs.storage.bytesource import ErrorReporting, MemoryBytes, RangedBytes
 from riafs.tree.directories import PlainDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
-from riafs.tree.slots import Slots, checksum, distinct
+from riafs.tree.slots import Slots, slots_of_entries
 
 log = logging.getLogger(__name__)
 
@@ -209,15 +207,21 @@ class CollectionDirectory(PlainDirectory):
 
     async def entries(self, start: int) -> Sequence[Entry]:
         """Many where the last entries ended, as a listing continues there; elsewhere few."""
-        pieces = self.collection.folders.pieces
-        key = self.collection.manifest.portable_data_hash, self.path, self.mtime_ns
-        first, piece = pieces.get(key, (0, ()))
+        first, piece = self._piece()
         if not first <= start < first + len(piece):
             many = PIECE if start in (0, first + len(piece)) else _FEW
             piece = self._entries(await self._folder(), range(start, start + many))
             first = start
-            pieces[key] = first, piece
+            self.collection.folders.pieces[self._shown_as] = first, piece
         return piece[start - first :] if start > first else piece
+
+    @property
+    def _shown_as(self) -> Hashable:
+        return self._version, self.path, self.mtime_ns
+
+    def _piece(self) -> tuple[int, tuple[Entry, ...]]:
+        """The entries that were listed last, and the position of the first."""
+        return self.collection.folders.pieces.get(self._shown_as, (0, ()))
 
     def _entries(self, folder: ShownFolder, positions: range) -> tuple[Entry, ...]:
         if folder.special is not None:
@@ -233,16 +237,15 @@ class CollectionDirectory(PlainDirectory):
 
     def _made(self, folder: ShownFolder, index: int, name: bytes, glance: tuple[int, int, int]) -> Entry:
         """The entry of the name that has this index in the folder."""
-        version, size = self._content_version(folder.folder, index, glance), glance[0]
-        if size == FOLDER:
-            return Entry(name, Kind.DIRECTORY, 0, True, self.collection.mtime_ns, version)
-        return Entry(name, Kind.FILE, size, True, self.collection.mtime_ns, version)
-
-    def _content_version(self, folder: ManifestFolder, index: int, glance: tuple[int, int, int]) -> bytes:
-        manifest, (size, block, offset) = self.collection.manifest, glance
+        collection = self.collection
+        size, block, offset = glance
         if block != NO_BLOCK:
-            return b"%b+%d+%d" % (manifest.digest(block), offset, size)
-        return self._version if size == FOLDER else file_version(manifest, folder, index)
+            version = b"%b+%d+%d" % (collection.manifest.digest(block), offset, size)
+        elif size == FOLDER:
+            return Entry(name, Kind.DIRECTORY, 0, True, collection.mtime_ns, self._version)
+        else:
+            version = file_version(collection.manifest, folder.folder, index)
+        return Entry(name, Kind.FILE, size, True, collection.mtime_ns, version)
 
     @property
     def _version(self) -> bytes:
@@ -268,22 +271,17 @@ class CollectionDirectory(PlainDirectory):
         known = kept.get(key)
         if known is None:
             folder = await self._folder()
+            count = len(folder.names)
             known = 0, None
-            if len(folder.names) < MANY:
-                known = len(folder.names), Slots(distinct(await in_slices(self._checksums(folder))))
+            if count < MANY:
+                known = count, slots_of_entries(count, partial(self._from_to, folder))
             kept[key] = known
         return known[1]
 
-    def _checksums(self, folder: ShownFolder) -> "Sliced[array[int]]":
-        checksums, inner = array("I"), folder.folder
-        for start in range(0, len(folder.names), PIECE):
-            for name, index in zip(
-                folder.names[start : start + PIECE], folder.indices[start : start + PIECE], strict=True
-            ):
-                glance = inner.glance(index)
-                checksums.append(checksum(name, self._content_version(inner, index, glance), glance[0] == FOLDER))
-            yield
-        return checksums
+    def _from_to(self, folder: ShownFolder, start: int, end: int) -> Sequence[Entry]:
+        first, listed = self._piece()  # often just made: a directory is listed before its slots are asked for
+        end = min(end, len(folder.names))
+        return listed if (first, len(listed)) == (start, end - start) else self._entries(folder, range(start, end))
 
     async def versions(self) -> Versions:
         folder = await self._folder()

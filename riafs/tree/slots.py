@@ -14,7 +14,7 @@ from zlib import crc32
 
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.slices import Sliced, in_slices
-from riafs.tree.protocol import Directory, Versions
+from riafs.tree.protocol import Directory, Entry, Kind, Versions
 
 _RUN = 4096
 _FIRST = 256
@@ -72,9 +72,10 @@ class Slots:
                     continue
                 make_distinct(run, self._seen, self._all_wanted)
             self.of.extend(run)
-            self._seen.update(run)
             if len(self.of) == self._count:
                 self._wanted, self._all_wanted, self._seen = None, None, set()
+            else:
+                self._seen.update(run)
             yield
 
     def _checksums(self) -> Sliced[set[int]]:
@@ -126,16 +127,24 @@ def _is_numbered(kind: type[Directory]) -> bool:
     return issubclass(kind, Numbered)
 
 
-def checksum(name: bytes, version: bytes, is_directory: bool) -> int:  # noqa: FBT001  # called for each entry
-    """The slot that an entry has unless another entry has it."""
-    return crc32(name) if is_directory else crc32(version, crc32(name))
+def slots_of_entries(count: int, entries: Callable[[int, int], Sequence[Entry]]) -> Slots:
+    """The slots of `count` entries, which `entries` makes from one position to another."""
+    directory = Kind.DIRECTORY
+
+    def wanted(start: int, end: int) -> "array[int]":
+        return array("I", [
+            crc32(each.name) if each.kind is directory else crc32(each.version, crc32(each.name))
+            for each in entries(start, end)
+        ])  # fmt: skip
+
+    return Slots.awaited(count, wanted)
 
 
 def slots_by_versions(versions: Versions) -> Slots:
     """The slots of entries by their names and versions."""
     directories = versions.directories
     wanted = array("I", [
-        checksum(name, version, name in directories) for name, version in versions.of.items()
+        crc32(name) if name in directories else crc32(version, crc32(name)) for name, version in versions.of.items()
     ])  # fmt: skip
     return Slots(distinct(wanted))
 

@@ -19,6 +19,7 @@ from riafs.archive.blocks import Digests
 from riafs.archive.extractor import Extractor
 from riafs.archive.index import INDEX_DIRECTORY, IndexDirectory
 from riafs.cache.blocks import BlockCache, BlockLimits
+from riafs.cache.disk import TemporaryBlocks
 from riafs.cache.last_changes import DIRECTORY as TIMES_DIRECTORY
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
@@ -123,7 +124,10 @@ async def assemble(
         memory = VerifiedMemory(None if kept is None else os.fsencode(f"{kept}/verified.sqlite"))
         closing.callback(memory.close)
         background.keep_running(memory.keep)
-        blocks = BlockCache(kept, plan.blocks, counters)
+        temporary = None
+        if scratch.cache is None and isinstance(plan.source, RiaUrl) and plan.blocks.disk.size:
+            temporary = TemporaryBlocks(os.fsencode(scratch.path), plan.blocks.disk.size)
+        blocks = BlockCache(kept, plan.blocks, counters, temporary)
         background.keep_running(blocks.keep)
         means = MountTools(memory, blocks, counters, background, plan.deadline, closing, os.fsencode(scratch.path))
         git: GitPool | None = None
@@ -223,5 +227,4 @@ def _archive_tools(plan: Plan, scratch: Scratch, blocks: BlockCache, counters: C
         password=plan.password,
         digests=_DIGESTS[plan.verify],
         counters=counters,
-        spilled=plan.blocks.disk.size if scratch.cache is None else 0,
     )

@@ -13,7 +13,6 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import trio
 
@@ -25,18 +24,16 @@ from riafs.errors import (
     NotADirectoryHere,
     RiafsError,
     StaleHandle,
-    StoreTimeout,
 )
-from riafs.storage.bytesource import Buffer, DeferredBytes, MemoryBytes, RangedBytes
+from riafs.storage.bytesource import DeferredBytes, MemoryBytes, RangedBytes
 from riafs.tree.protocol import UNKNOWN_SIZE, Directory, Entry, Kind
 from riafs.tree.slots import Slots, own_slots
-from riafs.vfs.kernel_cache import CachedPages, Readers, SilentReads
+from riafs.vfs.kernel_cache import Readers
 from riafs.vfs.nodes import ROOT, Node, Use, Uses, inode_of, new_number, number_of, slot_of
+from riafs.vfs.open_files import OpenedFile, OpenFiles
 from riafs.vfs.refreshing import Invalidation, Refresher
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 # Files may stand between two directories that are listed one after the other.
 _WALKING_STEP = 16
@@ -88,37 +85,16 @@ class _OpenDirectory:
     slots: Slots | None
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenFile:
-    content: RangedBytes
-    inode: int
-    use: Use
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedFile:
-    """An open file."""
-
-    handle: int
-    cached: bool
-    """Whether the kernel can cache it: its size is known, and nobody has another version of it open."""
-    settled: bool
-    """Whether what the kernel has cached of the inode may be used: its content is known to be right, and has been since
-    the kernel began to cache it."""
-    whole: bytes | None = None
-    """Its whole content, where that is at hand and nobody else has the inode open."""
-
-
 def unused_in(seconds: float) -> int:
     """How many of the directories that are not in use are looked at by a round of refreshing, one each `seconds`."""
     return max(1, round(_UNUSED_A_SECOND * seconds))
 
 
-class FileSystem:
+class FileSystem(OpenFiles):
     """`root`: what the mount shows. `virtual`: directories at the root that are looked up but not listed."""
 
     def __init__(self, root: Directory, counters: Counters, virtual: Mapping[bytes, Directory] | None = None) -> None:
-        self.counters = counters
+        super().__init__(counters)
         self._virtual = dict(virtual or {})
         self._root = Node(ROOT, 1, root, None)
         self._uses = Uses()
@@ -129,12 +105,8 @@ class FileSystem:
         self._nodes: dict[int, Node] = {ROOT: self._root}
         self._by_number = {self._root.number: self._root}
         self._directories: dict[int, _OpenDirectory] = {}
-        self._files: dict[int, _OpenFile] = {}
-        self._open_inodes: dict[int, set[int]] = {}
-        self._pages = CachedPages()
-        self._silent = SilentReads()
+        self._last_directory = 0
         self._readers = Readers()
-        self._last_handle = 0
         self._turn = 0
         self._woken = 0
         self._round = trio.Lock()
@@ -285,7 +257,9 @@ class FileSystem:
                 break
         self.counters.directories_listed += 1
         _use_of(node).opened(1)
-        return self._new_handle(self._directories, _OpenDirectory(node, directory, slots))
+        self._last_directory += 1
+        self._directories[self._last_directory] = _OpenDirectory(node, directory, slots)
+        return self._last_directory
 
     async def _prepare_walk(self, node: Node) -> None:
         """Programs that walk a tree list the directories in a directory one after the other: tell it where they are.
@@ -306,7 +280,9 @@ class FileSystem:
 
     async def readdir(self, handle: int, start: int) -> Page:
         """Some entries from offset `start` on; none at the end. The offset after entry i of a page is start + i + 1."""
-        opened = self._opened(self._directories, handle)
+        opened = self._directories.get(handle)
+        if opened is None:
+            raise StaleHandle(f"handle {handle} is not open")
         entries = await opened.directory.entries(start)
         self.counters.entries_listed += len(entries)
         slots = None if opened.slots is None else await opened.slots.reach(start + len(entries))
@@ -339,17 +315,17 @@ class FileSystem:
         """
         entry, content = await self.content(inode, to_be_read=to_be_read)
         sized = entry.size != UNKNOWN_SIZE
-        handles = self._open_inodes.setdefault(inode, set())
-        pages = self._pages.opened(inode, content, [self._files[each].content for each in handles])
-        held = content.opened if isinstance(content, DeferredBytes) else content
-        whole = held.data if not handles and sized and isinstance(held, MemoryBytes) else None
+        whole = content.data if sized and isinstance(content, MemoryBytes) and not self.is_open(inode) else None
         if whole is not None:
             self.counters.bytes_read += len(whole)
         use = _use_of(self._parent(inode))
         use.opened(1)
-        handle = self._new_handle(self._files, _OpenFile(content, inode, use))
-        handles.add(handle)
-        return OpenedFile(handle, sized and not pages.past, pages.kept, whole)
+
+        def close() -> None:
+            use.opened(-1)
+            content.close()
+
+        return self.add_file(inode, content, close, sized=sized, whole=whole)
 
     async def content(self, inode: int, *, to_be_read: bool = True) -> tuple[Entry, RangedBytes]:
         """What a file holds now; the caller closes it."""
@@ -357,51 +333,19 @@ class FileSystem:
         if entry.kind is Kind.DIRECTORY:
             raise IsADirectoryHere(f"{entry.name!r} is a directory")
         content: RangedBytes
-        if not to_be_read and inode in self._open_inodes and entry.size != UNKNOWN_SIZE:
-            content = DeferredBytes(
-                entry.size, lambda: directory.open(entry)
-            )  # the one who has it open knows that it is there
+        if not to_be_read and self.is_open(inode) and entry.size != UNKNOWN_SIZE:
+            # The reader who has it open knows that it is there.
+            content = DeferredBytes(entry.size, lambda: directory.open(entry))
         else:
             content = await directory.open(entry)
         if to_be_read:
-            await self._readers.prepare(content)
+            content = await self._readers.prepare(content)
         self.counters.opens += 1
         return entry, content
 
-    async def read(self, handle: int, offset: int, length: int) -> Buffer:
-        """Bytes of an open file: fewer than `length` only at its end."""
-        opened = self._opened(self._files, handle)
-        if self._silent.any:
-            self._silent.refuse(opened.inode)
-        try:
-            data = await opened.content.read(offset, length)
-        except StoreTimeout as problem:
-            self._silent.note(opened.inode, problem)
-            raise
-        self.counters.reads += 1
-        self.counters.bytes_read += len(data)
-        return data
-
-    def inode_of_handle(self, handle: int) -> int:
-        """The inode that a file handle was opened on."""
-        return self._opened(self._files, handle).inode
-
-    def release(self, handle: int) -> None:
-        """Give a file handle back."""
-        opened = self._files.pop(handle, None)
-        if opened is None:
-            return
-        self._pages.left(opened.inode, opened.content)
-        opened.use.opened(-1)
-        opened.content.close()
-        self._open_inodes[opened.inode].discard(handle)
-        if not self._open_inodes[opened.inode]:
-            del self._open_inodes[opened.inode]
-
     def close(self) -> None:
         """Give back all handles."""
-        for handle in list(self._files):
-            self.release(handle)
+        super().close()
         self._directories.clear()
 
     # -- changes in the store -----------------------------------------------------------------------------------------
@@ -520,20 +464,6 @@ class FileSystem:
             return ()
         node.trouble = ""
         return self._noted(changes)
-
-    # -- handles ------------------------------------------------------------------------------------------------------
-
-    def _new_handle(self, table: dict[int, T], value: T) -> int:
-        self._last_handle += 1
-        table[self._last_handle] = value
-        return self._last_handle
-
-    @staticmethod
-    def _opened(table: Mapping[int, T], handle: int) -> T:
-        try:
-            return table[handle]
-        except KeyError:
-            raise StaleHandle(f"handle {handle} is not open") from None
 
 
 def _use_of(node: Node) -> Use:

@@ -11,7 +11,6 @@ import trio
 from riafs import memory
 from riafs.arvados.api import ApiServer, KeepService, fetch_services, named_services
 from riafs.content.keep_blocks import KeepBlocks, KeepTools
-from riafs.content.keptparts import KeptParts
 from riafs.errors import RiafsError, UsageError
 from riafs.formats.composed import parse_composition
 from riafs.formats.locators import Locator
@@ -102,7 +101,7 @@ class _Opening:
         return KeepBlocks(
             KeepTools(
                 places=places,
-                parts=KeptParts(means.cache),
+                cache=means.cache,
                 verified=means.verified,
                 counters=means.counters,
                 background=means.background,

@@ -7,8 +7,8 @@ time; and a file of another version than the one that is open bypasses the pages
 
 A file that is opened to be read is best verified at once: damage then is reported by `open`, and small content is put
 into the kernel's cache with the answer, which saves a request. A file that is only looked at, as backups and ``lsattr``
-do with each file, should cost no digest. Nothing in an `open` says which it is, so each PROBEth is answered without,
-and the others by what came of it.
+do with each file, should cost no digest. Nothing in an `open` says which it is, so now and then one is answered
+without, a probe, and the others by what came of it.
 """
 
 from collections.abc import Collection
@@ -86,29 +86,35 @@ class SilentReads:
             raise again
 
 
-PROBE = 8
+PROBE, RAREST_PROBE = 8, 64
+"""Opens from one probe to the next: at first, and at most after files have always been read."""
 
 
 class Readers:
-    """Of one mount."""
+    """Of one mount: whether the files that are opened are being read."""
 
     def __init__(self) -> None:
-        self._opens = 0
         self._do_read = True
+        self._interval = PROBE
+        self._until_probe = PROBE
 
-    async def prepare(self, content: RangedBytes) -> None:
-        """Verify what was opened, if it is likely to be read. Raises what verifying does."""
+    async def prepare(self, content: RangedBytes) -> RangedBytes:
+        """`content`, which is taken over: verified, if it is likely to be read. Raises what verifying does."""
         if not isinstance(content, DeferredBytes):
-            return
-        self._opens += 1
-        if self._do_read and self._opens % PROBE:
+            return content
+        self._until_probe -= 1
+        if self._do_read and self._until_probe:
             try:
-                await content.open()
+                return await content.open()
             except BaseException:
                 content.close()
                 raise
-        else:
-            content.on_first_use = self._note
+        self._until_probe = self._interval
+        content.on_first_use = self._note
+        return content
 
     def _note(self, was_read: bool) -> None:  # noqa: FBT001  # as it is called
+        """A probe has ended. One that is read costs its reader a request more than other files, so it gets rarer."""
+        self._interval = min(2 * self._interval, RAREST_PROBE) if was_read and self._do_read else PROBE
+        self._until_probe = min(self._until_probe, self._interval)
         self._do_read = was_read

@@ -9,12 +9,11 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from functools import wraps
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import trio
 from cachetools import LRUCache
 
-from riafs.counters import Counters
 from riafs.errors import (
     NoSuchAttribute,
     NoSuchName,
@@ -22,7 +21,6 @@ from riafs.errors import (
     NotThereYet,
     ReadOnly,
     StaleHandle,
-    StoreTimeout,
 )
 from riafs.formats.names import is_in
 from riafs.overlay.changes import NOTHING, Carried
@@ -36,12 +34,12 @@ from riafs.overlay.stat import Ownership, Stat
 from riafs.storage.bytesource import Buffer
 from riafs.tree.protocol import Kind
 from riafs.vfs.commit_switch import CommitSwitch
-from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, OpenedFile, Tell, unused_in
+from riafs.vfs.filesystem import ATTRIBUTE_PREFIX, FileSystem, Tell, unused_in
 from riafs.vfs.inode_aliases import InodeAliases
-from riafs.vfs.kernel_cache import CachedPages, SilentReads
 from riafs.vfs.lower_tree import BaseKeeper, LowerTree
 from riafs.vfs.nodes import Node
 from riafs.vfs.open_directories import OpenDirectories, Revisited, Shown
+from riafs.vfs.open_files import OpenedFile, OpenFiles
 from riafs.vfs.recording import Recorder
 from riafs.vfs.refreshing import Invalidation
 from riafs.watching import Doing, untold
@@ -60,30 +58,21 @@ _OVERTAKEN = (NoSuchName, NotADirectoryHere, NotThereYet, ReadOnly, StaleHandle)
 """What a call may come to that a move came into."""
 
 
-class _OpenFile(NamedTuple):
-    """A file handle: the kernel's inode, and the handle of the FileSystem (`is_below`) or of the merged tree."""
-
-    inode: int
-    handle: int
-    is_below: bool
-
-
-class WritableFileSystem:
+class WritableFileSystem(OpenFiles):
     """`filesystem` with the changes in `overlay`; `store`: the store, as a source that names it."""
 
     def __init__(self, filesystem: FileSystem, overlay: Overlay, ownership: Ownership, store: str) -> None:
+        super().__init__(filesystem.counters)
         self._filesystem = filesystem
         self._keeper = BaseKeeper(overlay.kept)
         self._lower = LowerTree(filesystem, store, self._keeper)
         self._merged = OverlayFileSystem(overlay, self._lower, ownership)
         self._aliases = InodeAliases()
         self._directories = OpenDirectories(filesystem, self._merged, self._aliases, lambda: self._moves)
-        self._files: dict[int, _OpenFile] = {}
-        self._last_handle = 0
+        self._changeable: dict[int, int] = {}
+        """File handle → the merged tree's, of files that are open there."""
         self._removed: LRUCache[int, Stat] = LRUCache(_MAX_REMOVED)
         """Directories by the kernel's numbers, asked where nothing else has the number."""
-        self._pages = CachedPages()
-        self._silent = SilentReads()
         self._moves = 0
         """Odd while datasets are moved to another commit."""
         self._moving: trio.Event | None = None
@@ -112,11 +101,6 @@ class WritableFileSystem:
     def troubled(self) -> Mapping[bytes, str]:
         """Datasets with changes whose commit cannot be read: why. They show what the store has."""
         return self._merged.places.troubled
-
-    @property
-    def counters(self) -> Counters:
-        """Those of the mount."""
-        return self._filesystem.counters
 
     def tasks(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """What has to run as long as this is used: commits, copies of the commits below changes, inspections."""
@@ -303,70 +287,32 @@ class WritableFileSystem:
         if flags & WRITING:
             await self._before_change(number, empties=bool(flags & os.O_TRUNC))
         elif not self._merged.has_row(number) and await self._lower.has_unknown_size(number):
-            found = await self._filesystem.open(number)
-            return OpenedFile(
-                self._new_handle(_OpenFile(inode, found.handle, is_below=True)), found.cached, found.settled
-            )
+            content = (await self._filesystem.content(number))[1]
+            return self.add_file(inode, content, content.close, sized=False)
         return self._opened(inode, await self._merged.open(number, flags))
 
-    def _opened(self, inode: int, handle: int) -> OpenedFile:
-        """`inode`: the kernel's, as this is about what it has cached."""
-        pages = self._pages.opened(inode, self._merged.opened_file(handle), ())  # all handles are on one file
-        return OpenedFile(self._new_handle(_OpenFile(inode, handle, is_below=False)), cached=True, settled=pages.kept)
+    def _opened(self, inode: int, merged: int) -> OpenedFile:
+        """A handle on a file of the merged tree. `inode`: the kernel's."""
 
-    def _new_handle(self, file: _OpenFile) -> int:
-        self._last_handle += 1
-        self._files[self._last_handle] = file
-        return self._last_handle
+        def close() -> None:
+            del self._changeable[opened.handle]
+            self._merged.release(merged)
 
-    def _file(self, handle: int) -> _OpenFile:
-        try:
-            return self._files[handle]
-        except KeyError:
-            raise StaleHandle(f"handle {handle} is not open") from None
-
-    async def read(self, handle: int, offset: int, length: int) -> Buffer:
-        """Bytes of an open file; fewer than `length` only at its end."""
-        inode, merged, is_below = self._file(handle)
-        if is_below:
-            return await self._filesystem.read(merged, offset, length)
-        if self._silent.any:
-            self._silent.refuse(inode)
-        try:
-            data = await self._merged.read(merged, offset, length)
-        except StoreTimeout as problem:
-            self._silent.note(inode, problem)
-            raise
-        self.counters.reads += 1
-        self.counters.bytes_read += len(data)
-        return data
+        opened = self.add_file(inode, self._merged.opened_file(merged), close)
+        self._changeable[opened.handle] = merged
+        return opened
 
     async def write(self, handle: int, offset: int, data: Buffer) -> int:
         """Write; the number of bytes that were written."""
-        file = self._file(handle)
-        return await self._done(lambda: self._merged.write(file.handle, offset, data))
+        merged = self._changeable.get(handle)
+        if merged is None:
+            raise StaleHandle(f"handle {handle} is not open to be written")
+        return await self._done(lambda: self._merged.write(merged, offset, data))
 
     async def fsync(self, handle: int) -> None:
         """Make an open file survive the loss of power."""
-        file = self._file(handle)
-        if not file.is_below:
-            await self._merged.fsync(file.handle)
-
-    def inode_of_handle(self, handle: int) -> int:
-        """The kernel's number of the inode that a file handle was opened on."""
-        file = self._file(handle)
-        return self._aliases.given(self._filesystem.inode_of_handle(file.handle)) if file.is_below else file.inode
-
-    def release(self, handle: int) -> None:
-        """Give a file handle back."""
-        file = self._files.pop(handle, None)
-        if file is None:
-            return
-        if file.is_below:
-            self._filesystem.release(file.handle)
-        else:
-            self._pages.left(file.inode, self._merged.opened_file(file.handle))
-            self._merged.release(file.handle)
+        if handle in self._changeable:
+            await self._merged.fsync(self._changeable[handle])
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
@@ -555,5 +501,6 @@ class WritableFileSystem:
         """Give back all handles; what they wrote is stored. The overlay stays open."""
         self.recorder.close()
         self._directories.clear()
+        super().close()
         self._merged.close()
         self._filesystem.close()

@@ -11,6 +11,7 @@ import pytest
 from riafs.archive.archive import Archive, ArchiveTools
 from riafs.archive.extractor import Extractor
 from riafs.cache.blocks import BlockCache, BlockLimits
+from riafs.cache.disk import TemporaryBlocks
 from riafs.counters import Counters
 from riafs.formats.sevenzip.cursor import Limits
 from riafs.storage import temporary
@@ -49,11 +50,13 @@ def tools_with(
     blocks: BlockLimits | None = None,
     search_path: Sequence[bytes] = SEARCH_PATH,
     limits: Limits | None = None,
+    spilled: int = 0,
     **options: Any,
 ) -> ArchiveTools:
-    """Tools whose block cache is memory alone."""
+    """Tools whose block cache is memory, and a temporary file of `spilled` bytes."""
     directory = b"/nonexistent" if spool is None else os.fsencode(spool)
-    cache = BlockCache(None, blocks or BlockLimits(), Counters())
+    temporary = TemporaryBlocks(directory, spilled) if spilled else None
+    cache = BlockCache(None, blocks or BlockLimits(), Counters(), temporary)
     return ArchiveTools(limits or Limits(), Extractor(search_path, directory, deadline=60), cache, **options)
 
 

@@ -73,7 +73,7 @@ async def read(archive: Archive, name: bytes) -> bytes:
     """A member, by a reader that is not faster than a child starts."""
     content = await content_of(archive, name)
     with trio.fail_after(30):
-        while archive._decoding.prefetch._runs._is_starting:  # noqa: ASYNC110 - there is no event for it
+        while archive._decoding.prefetch._is_beginning_run:  # noqa: ASYNC110 - there is no event for it
             await trio.sleep(0.001)
     return content
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from riafs.archive.archive import ArchiveTools
 from riafs.archive.extractor import Extractor
 from riafs.cache.blocks import BlockCache, BlockLimits
+from riafs.cache.cached_bytes import CachedBytes
 from riafs.cache.verified import Evidence, VerifiedMemory
 from riafs.content import verified_bytes, verifying
 from riafs.content.locations import DatasetArchives
@@ -140,10 +141,20 @@ async def hashed_beside(content: bytes) -> AsyncIterator[RangedBytes]:
             source.close()
 
 
+@asynccontextmanager
+async def cached(content: bytes) -> AsyncIterator[RangedBytes]:
+    cache = BlockCache(None, BlockLimits(block_size=97), Counters())
+    async with trio.open_nursery() as background:
+        source = CachedBytes(file_of(content), cache, b"a file", Background(background))
+        yield source
+        source.close()
+
+
 QUICK: dict[str, Make] = {
     each.__name__: each
     for each in (
         memory, file, file_with_deadline, extent, extent_at_the_end, concatenated, one_part, patched, hashed_beside,
+        cached,
     )
 }  # fmt: skip
 

@@ -12,7 +12,6 @@ import trio
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.keep_blocks import KeepBlocks, KeepTools
-from riafs.content.keptparts import KeptParts
 from riafs.counters import Counters
 from riafs.formats.locators import Locator
 from riafs.storage.deadline import Deadline
@@ -57,7 +56,7 @@ class Setting:
     token: str | None = None
     verified: VerifiedMemory = field(default_factory=lambda: VerifiedMemory(None))
     refresh: Callable[[], Awaitable[None]] | None = None
-    parts: type[KeptParts] = KeptParts
+    make_cache: Callable[..., BlockCache] = BlockCache
 
 
 class InOrder(Places):
@@ -77,13 +76,13 @@ async def keep_blocks(setting: Setting) -> AsyncIterator[KeepBlocks]:
     places: list[BlockPlace] = [await volume(path, setting, counters) for path in setting.volumes]
     places += [KeepServer(server.url, tools) for server in setting.servers]
     limits = BlockLimits(block_size=setting.block_size, memory=setting.cached)
-    cache = BlockCache(str(setting.cache) if setting.cache else None, limits, counters)
+    cache = setting.make_cache(str(setting.cache) if setting.cache else None, limits, counters)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cache.keep)
         yield KeepBlocks(
             KeepTools(
                 places=InOrder(places, setting.refresh),
-                parts=setting.parts(cache),
+                cache=cache,
                 verified=setting.verified,
                 counters=counters,
                 background=Background(nursery),

@@ -8,11 +8,11 @@ import pytest
 import trio
 import trio.testing
 
+from riafs.cache.blocks import BlockCache
 from riafs.content.copies import CopyState
 from riafs.content.keep_blocks import KeepBlocks
 from riafs.content.keep_copies import copies
 from riafs.content.keep_memory import BlockMemory
-from riafs.content.keptparts import KeptParts
 from riafs.errors import MissingContent, Overloaded, RiafsError
 from riafs.formats.locators import Locator
 from riafs.storage.bytesource import Buffer
@@ -49,14 +49,14 @@ async def test_many_readers_of_a_block_fetch_it_once(server: BlockServer) -> Non
 
 
 async def test_a_reader_whose_look_into_the_cache_takes_long_finds_what_came_meanwhile(server: BlockServer) -> None:
-    class SlowForOne(KeptParts):
-        async def read(self, name: bytes, size: int, offset: int, length: int) -> Buffer | None:
+    class SlowForOne(BlockCache):
+        async def read(self, content: bytes, size: int, offset: int, length: int) -> Buffer | None:
             if offset == 7:
                 await landed.wait()
             return None
 
     landed = trio.Event()
-    async with keep_blocks(Setting([server], parts=SlowForOne)) as blocks, trio.open_nursery() as nursery:
+    async with keep_blocks(Setting([server], make_cache=SlowForOne)) as blocks, trio.open_nursery() as nursery:
 
         async def slow() -> None:
             assert await blocks.read(LOCATORS[0], 7, 10, no_renewal) == BLOCKS[0][7:17]
@@ -285,7 +285,7 @@ async def test_blocks_are_stored_at_once_where_memory_is_wanted(server: BlockSer
     async with keep_blocks(Setting([server], cache=tmp_path / "cache", memory=7 * PIECE)) as blocks:
         for locator in LOCATORS:
             await blocks.read(locator, 0, 10, no_renewal)
-        await until_written(blocks, sum(blocks.tools.parts.count(locator.size) for locator in LOCATORS))
+        await until_written(blocks, sum(-(-locator.size // blocks.tools.cache.block_size) for locator in LOCATORS))
     assert len(server.requests) == len(LOCATORS)
 
 

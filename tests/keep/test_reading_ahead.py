@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from riafs.cache.read_ahead import ReadAhead
+from riafs.cache.cached_bytes import ReadAhead
 from riafs.content.keep_files import CollectionReader
 from riafs.formats.locators import MAX_BLOCK
 from riafs.formats.manifests.blocks import Segment
@@ -132,7 +132,7 @@ async def test_a_whole_file_is_fetched_block_by_block_once() -> None:
 async def test_who_reads_ahead_does_not_take_more_memory_than_there_is() -> None:
     async with collection(memory=7 * MIB) as (reader, server):
         source = reader.open(segments_of(BLOCKS), sum(map(len, BLOCKS)))
-        memory = reader._blocks._memory
+        memory = reader.blocks._memory
         for offset in range(0, source.size, 500_000):
             length = min(500_000, source.size - offset)
             assert len(await source.read(offset, length)) == length
@@ -165,7 +165,7 @@ async def test_what_is_in_the_cache_is_not_fetched_ahead(tmp_path: Path) -> None
         source = reader.open(segments_of(BLOCKS), sum(map(len, BLOCKS)))
         await source.read(0, source.size)
         with trio.fail_after(10):
-            while reader._blocks.counters.blocks_written < 3 * len(BLOCKS):  # noqa: ASYNC110  # by threads
+            while reader.blocks.counters.blocks_written < 3 * len(BLOCKS):  # noqa: ASYNC110  # by threads
                 await trio.sleep(0.02)
     async with collection(cache=tmp_path / "cache") as (reader, server):
         source = reader.open(segments_of(BLOCKS), sum(map(len, BLOCKS)))

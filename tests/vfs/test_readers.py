@@ -8,7 +8,7 @@ import pytest
 from riafs.content.verifying import Verify
 from riafs.errors import CorruptContent, MissingContent
 from riafs.storage.bytesource import DeferredBytes, MemoryBytes
-from riafs.vfs.kernel_cache import PROBE
+from riafs.vfs.kernel_cache import PROBE, RAREST_PROBE, Readers
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 
@@ -152,6 +152,27 @@ async def test_a_blob_that_is_only_opened_is_not_read(tmp_path: Path) -> None:
         assert [await shown.read_handle(handle) for handle in handles] == [b"in git"] * 2
         for handle in handles:
             shown.filesystem.release(handle)
+
+
+async def test_probes_get_rare_where_files_are_read_and_frequent_where_they_are_not() -> None:
+    async def source() -> MemoryBytes:
+        return MemoryBytes(b"content")
+
+    async def probes(count: int, *, read: bool) -> int:
+        found = 0
+        for _ in range(count):
+            content = DeferredBytes(7, source)
+            await readers.prepare(content)
+            found += content.opened is None
+            if read:
+                await content.read(0, 7)
+            content.close()
+        return found
+
+    readers = Readers()
+    assert await probes(1000, read=True) == 18  # at 8, 16, 32, 64, and each 64 from there on
+    assert await probes(RAREST_PROBE + 100, read=False) >= 100
+    assert await probes(1000, read=True) in (18, 19)
 
 
 async def test_content_that_nobody_wanted_is_given_back() -> None:

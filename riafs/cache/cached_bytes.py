@@ -1,0 +1,191 @@
+"""Bytes of any slow source behind the block cache, and reading ahead for those who read in order.
+
+`CachedBytes` works over all that reads slowly and whose bytes are right: members of annexed archives, files of a remote
+store. `ReadAhead` decides what is read ahead, here and for the blocks of a collection of Keep.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import trio
+
+from riafs.cache.blocks import BlockCache
+from riafs.errors import ChangedContent, RiafsError
+from riafs.storage.bytesource import Buffer, RangedBytes, stored_file
+from riafs.storage.deadline import leave_request
+from riafs.tasks import Background
+
+_FRONTS = 16
+_OUT_OF_ORDER = 8 << 20
+_IN_ORDER = 2 << 20
+"""Bytes after which a reader counts as one that reads in order."""
+_CROSSINGS = 2
+"""Borders of blocks after which it counts as one as well."""
+_FAR = 128 << 20
+"""Bytes after which more is read ahead of it."""
+_AGAIN = 4 << 20
+_WINDOW, _FAR_WINDOW = 128 << 20, 192 << 20
+"""Bytes that are read ahead at most: two, and three, of the largest blocks of Keep."""
+_MOST_BLOCKS = 8
+
+
+@dataclass(slots=True)
+class _Front:
+    block: int
+    end: int
+    """The byte of the block behind the last one read."""
+    advance: int
+    """Bytes that it has moved on."""
+    crossings: int = 0
+    looked: int = 0
+    """The advance at which was looked ahead the last time."""
+
+    def leads_to(self, block: int, offset: int, following: int | None) -> bool:
+        """Whether a reader that has come here may read there next."""
+        if block == self.block:
+            return abs(offset - self.end) <= _OUT_OF_ORDER
+        return block == following and offset <= _OUT_OF_ORDER
+
+    def move(self, block: int, end: int, length: int) -> None:
+        """The reader has come further."""
+        if block != self.block:
+            self.crossings += 1
+            self.advance += length
+            self.block, self.end = block, end
+        elif end > self.end:
+            self.advance += end - self.end
+            self.end = end
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether it belongs to a reader that goes on."""
+        return self.advance >= _IN_ORDER or self.crossings >= _CROSSINGS
+
+
+class ReadAhead:
+    """Which readers go through a row of blocks in order, and which blocks they will want next.
+
+    The blocks may be those of a file, or of all files of a collection in the order of its manifest: a program that
+    reads one file after the other goes through them as one that reads a large file does. A front is how far one reader
+    has come. Kernels ask slightly out of order; the front of a reader that only looks at some bytes here and there does
+    not move. `following` gives the numbers of the blocks behind one; `fetch` begins to fetch one and returns its size.
+    """
+
+    def __init__(self, following: Callable[[int], Iterable[int]], fetch: Callable[[int], int]) -> None:
+        self._following = following
+        self._fetch = fetch
+        self._fronts: list[_Front] = []
+
+    def has_read(self, block: int, offset: int, length: int) -> None:
+        """A reader was given `length` bytes of a block."""
+        for front in self._fronts:
+            if front.leads_to(block, offset, next(iter(self._following(front.block)), None)):
+                crossed = front.block != block
+                front.move(block, offset + length, length)
+                self._fronts.remove(front)
+                break
+        else:
+            front, crossed = _Front(block, offset + length, length), False
+        self._fronts.insert(0, front)
+        del self._fronts[_FRONTS:]
+        if front.is_moving and (crossed or not front.looked or front.advance - front.looked >= _AGAIN):
+            front.looked = front.advance
+            self._look(front)
+
+    def _look(self, front: _Front) -> None:
+        window = _FAR_WINDOW if front.advance >= _FAR else _WINDOW
+        for block in islice(self._following(front.block), _MOST_BLOCKS):
+            window -= self._fetch(block)
+            if window <= 0:
+                return
+
+
+class CachedBytes:
+    """RangedBytes over a slow `source`, which it owns. Blocks come from the cache, or else from the source, which is
+    read once for each block, however many tasks want it.
+
+    `content` names the bytes in the cache, see BlockCache: the name of a key if the source gives verified bytes, else
+    one that only this version of this source has, made of `Version.token`. A source that is replaced while it is open
+    is not read any further. `background` reads ahead of readers in order; without it nothing is read ahead.
+    """
+
+    def __init__(
+        self, source: RangedBytes, cache: BlockCache, content: bytes, background: Background | None = None
+    ) -> None:
+        file = stored_file(source)
+        self._source = source
+        self._version = None if file is None else file.version
+        self._cache = cache
+        self._content = content
+        self._background = background
+        self._ahead = ReadAhead(self._following, self._fetch_ahead)
+        self._fetching: dict[int, trio.CancelScope] = {}
+        self._fetched: deque[int] = deque(maxlen=_FRONTS * _MOST_BLOCKS)
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._source.size
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """As RangedBytes. Raises ChangedContent where the source is not the version any more that was opened."""
+        end = min(offset + length, self.size)
+        if offset >= end:
+            return b""
+        size = self._cache.block_size
+        pieces: list[Buffer] = []
+        for index in range(offset // size, -(-end // size)):
+            block = memoryview(await self._block(index))
+            piece = block[max(offset - index * size, 0) : end - index * size]
+            pieces.append(piece)
+            if self._background is not None:
+                self._ahead.has_read(index, max(offset - index * size, 0), len(piece))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _block(self, index: int) -> bytes:
+        produce = partial(self._from_source, index)
+        return await self._cache.fetch(self._content, index, self._length(index), produce, reader=self)
+
+    def _length(self, index: int) -> int:
+        return min(self._cache.block_size, self.size - index * self._cache.block_size)
+
+    async def _from_source(self, index: int) -> bytes:
+        data = bytes(await self._source.read(index * self._cache.block_size, self._length(index)))
+        file = stored_file(self._source)
+        if file is not None and file.version is not self._version:
+            raise ChangedContent(f"{file.name} was changed while it was open; open the file again")
+        return data
+
+    def _following(self, index: int) -> Iterable[int]:
+        return range(index + 1, -(-self.size // self._cache.block_size))
+
+    def _fetch_ahead(self, index: int) -> int:
+        if index not in self._fetched and not self._closed and self._background is not None:
+            self._fetched.append(index)
+            self._fetching[index] = trio.CancelScope()
+            self._background.start_soon(self._fetch, index)
+        return self._length(index)
+
+    async def _fetch(self, index: int) -> None:
+        leave_request()
+        try:
+            with self._fetching[index]:
+                await self._block(index)
+        except RiafsError:
+            return  # its reader will be told
+        finally:
+            del self._fetching[index]
+            if self._closed and not self._fetching:
+                self._source.close()
+
+    def close(self) -> None:
+        """Close the source, as soon as nothing is read ahead from it any more."""
+        self._closed = True
+        for scope in self._fetching.values():
+            scope.cancel()
+        if not self._fetching:
+            self._source.close()
