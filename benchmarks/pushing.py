@@ -20,7 +20,7 @@ from riafs.overlay.changes import Base, Change, ChangeKind, LocalContent
 from riafs.push.protocol import PushRequest
 from riafs.push.pushing import Push
 from riafs.tree.tools import CommandSettings
-from riafs.watching import Nobody
+from riafs.watching import NoWatcher
 from tests.push.destinations import open_for_pushing
 
 _SIZE = 20_000
@@ -71,7 +71,7 @@ class _Lab:
         search_path = os.environ["PATH"]
         means = CommandSettings(shutil.which("git") or "git", search_path, 300.0, None)
         async with open_for_pushing(parse_ria_source(f"{self.path / 'store'}#{self.identifier}"), means) as destination:
-            await Push(destination, base, changes, PushRequest(b"push", stamp, stamp, search_path), Nobody()).run()
+            await Push(destination, base, changes, PushRequest(b"push", stamp, stamp, search_path), NoWatcher()).run()
 
 
 def _run(cwd: Path, *words: str) -> str:

@@ -1,4 +1,4 @@
-"""Children of a mount that somebody else may end: when one that was killed is started again.
+"""Programs that a mount runs, and when one that was killed is started again.
 
 A child ended by a signal that damaged data does not raise (the kernel short of memory, an administrator, a batch
 system) says nothing about what it was reading. It is started again, a few times; only what repeats is an answer, and

@@ -1,7 +1,7 @@
 """The memory that this process may use: what its control group allows, if that sets a limit.
 
-The kernel ends a process of a group that has used its memory up, a mount or one of its children, and tells nobody
-before. So whoever is about to keep much asks `ensure` first, and limits that a user did not set follow `share`.
+The kernel ends a process of a group that has used its memory up, a mount or one of its children, without a warning. So
+`ensure` is called before much is kept, and limits that a user did not set follow `share`.
 Formats of the files: the kernel's documentation of control groups, versions 1 and 2.
 """
 

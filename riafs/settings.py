@@ -77,7 +77,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The text that somebody gave for an option, and where: a file, a variable, or the command line."""
+    """The text given for an option, and its origin: a file, a variable, or the command line."""
 
     name: str
     text: str
@@ -160,7 +160,7 @@ def _own_config(environment: Mapping[str, str]) -> list[Given]:
 
 
 def _in_variables(environment: Mapping[str, str]) -> Iterator[Given]:
-    """What ``RIAFS_*`` variables say. One that is nearly an option's is a mistake, any other is somebody else's."""
+    """What ``RIAFS_*`` variables say. One that is nearly an option's is a mistake, others are ignored."""
     known = {option.variable: option for option in OPTIONS}
     for name, text in environment.items():
         if name in known:
@@ -196,7 +196,7 @@ _NUMBER = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?", re.ASCII)
 
 
 def parse_value(option: Option, given: Given) -> Value:
-    """The value that `given` stands for. Raises UsageError that names the option, its origin and what it takes."""
+    """The value of `given`. Raises UsageError that names the option, its origin and what it takes."""
     readers = {
         Kind.FLAG: _read_flag,
         Kind.SIZE: _read_size,
@@ -433,7 +433,7 @@ def directories(environment: Mapping[str, str]) -> Directories:
 
 
 def overlays_directory(environment: Mapping[str, str]) -> str:
-    """Where overlays are kept if nobody says where. Raises UsageError where this user has no place that lasts."""
+    """The default directory for overlays. Raises UsageError where this user has no directory that lasts."""
     if os.getuid() == 0:
         place = "/var/lib/riafs"
     elif environment.get("HOME", "").startswith("/"):
@@ -446,8 +446,8 @@ def overlays_directory(environment: Mapping[str, str]) -> str:
 
 
 def overlay_directory(source: str, environment: Mapping[str, str]) -> str:
-    """Where the changes to `source`, in its full form, are kept if nobody says where. Raises UsageError where this user
-    has no place that lasts.
+    """The default overlay for `source`, in its full form. Raises UsageError where this user has no directory that
+    lasts.
     """
     import hashlib  # it loads OpenSSL, which commands that ask a mount can do without
 

@@ -1,7 +1,7 @@
-"""Long work on the event loop in slices, so that nobody waits for more than one of them whatever there is to do.
+"""Long work on the event loop in slices, so that a request waits for one slice at most, however much work there is.
 
-Such work is a generator that yields wherever it may be left alone: what it goes by must not change meanwhile, or it
-must find out that it did.
+Such work is a generator that yields wherever other tasks may run: what it reads must not change meanwhile, or it must
+notice the change.
 """
 
 import time
@@ -13,15 +13,15 @@ import trio
 
 T = TypeVar("T")
 Sliced = Generator[None, None, T]
-"""Work that comes to a `T`."""
+"""Work whose result is a `T`."""
 
 SLICE_SECONDS = 0.005
 _RUN = 4096
-"""How many things are sorted at once."""
+"""How many items are sorted at once."""
 
 
 async def in_slices(work: Sliced[T]) -> T:
-    """What `work` comes to; others have a turn every SLICE_SECONDS, and one in any case."""
+    """The result of `work`; other tasks run every SLICE_SECONDS, and once in any case."""
     while True:
         until = time.perf_counter() + SLICE_SECONDS
         try:
@@ -35,7 +35,7 @@ async def in_slices(work: Sliced[T]) -> T:
 
 
 def at_once(work: Sliced[T]) -> T:
-    """The same, for whoever is alone in a process."""
+    """The same without other tasks: in a thread or a command of its own."""
     while True:
         try:
             next(work)
@@ -45,7 +45,7 @@ def at_once(work: Sliced[T]) -> T:
 
 
 def sorting(items: Sequence[T], key: Callable[[T], Any]) -> Sliced[list[T]]:
-    """`items` in order; those that are equal stay in theirs."""
+    """`items` in order; equal ones keep theirs."""
     runs = []
     for start in range(0, len(items), _RUN):
         runs.append(sorted(items[start : start + _RUN], key=key))
@@ -63,13 +63,13 @@ def listing(items: Iterable[T]) -> Sliced[list[T]]:
 
 
 class Pauses:
-    """For a task that awaits anyway, but mostly what is there already: `pause` gives others a turn when that is due."""
+    """For a task that awaits, but mostly what is ready: `pause` lets other tasks run when that is due."""
 
     def __init__(self) -> None:
         self._until = time.perf_counter() + SLICE_SECONDS
 
     async def pause(self) -> None:
-        """To be called wherever the work may be left alone."""
+        """Called wherever other tasks may run."""
         if time.perf_counter() >= self._until:
             await trio.lowlevel.checkpoint()
             self._until = time.perf_counter() + SLICE_SECONDS

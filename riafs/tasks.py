@@ -143,7 +143,7 @@ def as_failure(what: str) -> Iterator[None]:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether this machine or its user had too little of something, which is nobody's bug."""
+    """Whether this machine or its user had too little of something, which is no bug."""
     return isinstance(error, MemoryError | OSError) or (isinstance(error, RuntimeError) and _NO_THREAD in str(error))
 
 

@@ -12,20 +12,20 @@ Doing = Callable[[str], None]
 
 
 def untold(_: str) -> None:
-    """Nobody waits."""
+    """For work without a requester."""
 
 
 class Step(enum.Enum):
-    """A part of some work; each kind of work has its own. The value says what is going on."""
+    """A part of some work; each kind of work has its own. The value is shown to users."""
 
     @property
     def in_bytes(self) -> bool:
-        """Whether what the step goes on by are bytes, not things."""
+        """Whether the step advances by bytes, not by objects."""
         return True
 
 
 class Reading(Step):
-    """What a command does that reads much and changes nothing."""
+    """The steps of a command that reads much and changes nothing."""
 
     COUNTING = "counting"
     READING = "reading"
@@ -64,22 +64,22 @@ class PackingStep(Step):
 
 
 class Watcher(Protocol):
-    """Is told what is going on, and must not take time; an exception from it ends the work as an interrupt would."""
+    """Called with the progress of work; must not take time. An exception from it ends the work like an interrupt."""
 
     def begin(self, step: Step, total: int) -> None:
         """A step begins that will advance by `total` in all; 0 where that is not known."""
 
     def advance(self, amount: int) -> None:
-        """The step goes on by `amount`."""
+        """The step advances by `amount`."""
 
     def files(self, done: int, total: int) -> None:
         """So many files, keys or objects of so many (0: not known) are done in this step."""
 
     def at(self, name: str) -> None:
-        """From now on it is about the dataset called `name`."""
+        """What follows concerns the dataset called `name`."""
 
 
-class Nobody:
+class NoWatcher:
     """A Watcher that ignores everything."""
 
     def begin(self, step: Step, total: int) -> None:

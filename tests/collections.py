@@ -21,7 +21,7 @@ MTIME_NS = 1_700_000_000 * 10**9
 @cache
 def vectors() -> Mapping[str, Any]:
     """What Arvados' programs accept, and what they make of it."""
-    return json.loads((Path(__file__).parent / "unit" / "formats" / "keep_vectors.json").read_text())
+    return json.loads((Path(__file__).parent / "formats/manifests/vectors.json").read_text())
 
 
 def as_bytes(text: str) -> bytes:

@@ -19,11 +19,11 @@ from tests.stores.hostile import HostileStore, build_hostile
 from tests.stores.manifest import Stores
 from tests.stores.tools import ToolError
 
-pytest_plugins = ["tests.plugins.log_hygiene", "tests.plugins.workers"]
+pytest_plugins = ["tests.plugins.log_hygiene", "tests.plugins.long", "tests.plugins.workers"]
 
 PROGRAMS = ("git", "git-annex", "datalad", "7z", "gpg", "fusermount3", "getfattr")
 
-KEPT = {"RIAFS_TEST_STORES", "RIAFS_TEST_ROUNDS", "RIAFS_TEST_DEPTH", "RIAFS_KEEPSTORE", "GIT_SSL_CAINFO"}
+KEPT = {"RIAFS_TEST_STORES", "RIAFS_KEEPSTORE", "GIT_SSL_CAINFO"}
 """Variables that keep their values though their like are taken away."""
 
 

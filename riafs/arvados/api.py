@@ -79,7 +79,7 @@ class ApiServer:
     counters: Counters
 
     async def discovery(self) -> Discovery:
-        """See Discovery. Raises StoreError, StoreTimeout where no Arvados cluster answers."""
+        """Raises StoreError, StoreTimeout where no Arvados cluster answers."""
         answer = await self._json("discovery/v1/apis/arvados/v1/rest", {}, "discovery document")
         try:
             seconds, copies = answer.get("blobSignatureTtl", 1209600), answer.get("defaultCollectionReplication")

@@ -20,7 +20,6 @@ State (one event loop; threads only get arguments):
 """
 
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -78,13 +77,13 @@ class _DiskPauses:
         self._warned = False
 
     def is_paused(self, use: str) -> bool:
-        return time.monotonic() < self._until[use]
+        return trio.current_time() < self._until[use]
 
     def failed(self, use: str, problem: Exception) -> None:
         level = logging.INFO if self._warned else logging.WARNING
         log.log(level, "blocks are not cached on the disk for now (%s): %s", use, problem)
         self._warned = True
-        self._until[use] = time.monotonic() + _PAUSE_SECONDS
+        self._until[use] = trio.current_time() + _PAUSE_SECONDS
 
 
 class BlockCache:

@@ -1,7 +1,7 @@
-"""Bytes of any slow source behind the block cache, and reading ahead for those who read in order.
+"""A slow source behind the block cache, and read-ahead for sequential readers.
 
-`CachedBytes` works over all that reads slowly and whose bytes are right: members of annexed archives, files of a remote
-store. `ReadAhead` decides what is read ahead, here and for the blocks of a collection of Keep.
+`CachedBytes` is for every slow source of verified bytes: members of annexed archives, files of a remote store.
+`ReadAhead` decides which blocks are read ahead, here and for a collection of Keep.
 """
 
 from collections import deque
@@ -21,14 +21,14 @@ from riafs.tasks import Background
 _FRONTS = 16
 _OUT_OF_ORDER = 8 << 20
 _IN_ORDER = 2 << 20
-"""Bytes after which a reader counts as one that reads in order."""
+"""Bytes after which a reader is sequential."""
 _CROSSINGS = 2
-"""Borders of blocks after which it counts as one as well."""
+"""Borders of blocks after which it is sequential as well."""
 _FAR = 128 << 20
-"""Bytes after which more is read ahead of it."""
+"""Bytes after which more is read ahead."""
 _AGAIN = 4 << 20
 _WINDOW, _FAR_WINDOW = 128 << 20, 192 << 20
-"""Bytes that are read ahead at most: two, and three, of the largest blocks of Keep."""
+"""The most bytes that are read ahead: two, and three, of the largest blocks of Keep."""
 _MOST_BLOCKS = 8
 
 
@@ -36,21 +36,21 @@ _MOST_BLOCKS = 8
 class _Front:
     block: int
     end: int
-    """The byte of the block behind the last one read."""
+    """End of the last read in the block."""
     advance: int
-    """Bytes that it has moved on."""
+    """Bytes that it has advanced."""
     crossings: int = 0
     looked: int = 0
-    """The advance at which was looked ahead the last time."""
+    """The advance at the last read-ahead."""
 
     def leads_to(self, block: int, offset: int, following: int | None) -> bool:
-        """Whether a reader that has come here may read there next."""
+        """Whether a read at `offset` of `block` may continue this front. `following`: the next block."""
         if block == self.block:
             return abs(offset - self.end) <= _OUT_OF_ORDER
         return block == following and offset <= _OUT_OF_ORDER
 
     def move(self, block: int, end: int, length: int) -> None:
-        """The reader has come further."""
+        """Advance to `end` of `block`."""
         if block != self.block:
             self.crossings += 1
             self.advance += length
@@ -61,17 +61,17 @@ class _Front:
 
     @property
     def is_moving(self) -> bool:
-        """Whether it belongs to a reader that goes on."""
+        """Whether it belongs to a sequential reader."""
         return self.advance >= _IN_ORDER or self.crossings >= _CROSSINGS
 
 
 class ReadAhead:
-    """Which readers go through a row of blocks in order, and which blocks they will want next.
+    """Finds the sequential readers of a sequence of blocks, and the blocks that they need next.
 
-    The blocks may be those of a file, or of all files of a collection in the order of its manifest: a program that
-    reads one file after the other goes through them as one that reads a large file does. A front is how far one reader
-    has come. Kernels ask slightly out of order; the front of a reader that only looks at some bytes here and there does
-    not move. `following` gives the numbers of the blocks behind one; `fetch` begins to fetch one and returns its size.
+    The blocks are those of a file, or of all files of a collection in the order of its manifest, which a program that
+    reads one file after the other reads in order as well. A front is the position of one reader. Requests of the kernel
+    may be slightly out of order; the front of a program that reads at random does not move. `following`: the numbers of
+    the blocks after a block; `fetch`: begins to fetch a block and returns its size.
     """
 
     def __init__(self, following: Callable[[int], Iterable[int]], fetch: Callable[[int], int]) -> None:
@@ -80,7 +80,7 @@ class ReadAhead:
         self._fronts: list[_Front] = []
 
     def has_read(self, block: int, offset: int, length: int) -> None:
-        """A reader was given `length` bytes of a block."""
+        """Note that a program has read `length` bytes of a block."""
         for front in self._fronts:
             if front.leads_to(block, offset, next(iter(self._following(front.block)), None)):
                 crossed = front.block != block
@@ -104,12 +104,12 @@ class ReadAhead:
 
 
 class CachedBytes:
-    """RangedBytes over a slow `source`, which it owns. Blocks come from the cache, or else from the source, which is
-    read once for each block, however many tasks want it.
+    """RangedBytes over a slow `source`, which it owns. Blocks come from the cache, else from the source, which is read
+    once for each block, however many tasks wait for it.
 
-    `content` names the bytes in the cache, see BlockCache: the name of a key if the source gives verified bytes, else
-    one that only this version of this source has, made of `Version.token`. A source that is replaced while it is open
-    is not read any further. `background` reads ahead of readers in order; without it nothing is read ahead.
+    `content`: name of the content in the block cache, that of a key for verified bytes, else one that only this version
+    of the source has (from `Version.token`). A source that is replaced while it is open is not read any further.
+    `background` runs read-ahead; without it there is none.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class CachedBytes:
         return self._source.size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """As RangedBytes. Raises ChangedContent where the source is not the version any more that was opened."""
+        """As RangedBytes. Raises ChangedContent if the source was changed or replaced since it was opened."""
         end = min(offset + length, self.size)
         if offset >= end:
             return b""
@@ -176,14 +176,14 @@ class CachedBytes:
             with self._fetching[index]:
                 await self._block(index)
         except RiafsError:
-            return  # its reader will be told
+            return  # the reader of the block gets the failure
         finally:
             del self._fetching[index]
             if self._closed and not self._fetching:
                 self._source.close()
 
     def close(self) -> None:
-        """Close the source, as soon as nothing is read ahead from it any more."""
+        """Close the source when read-ahead from it has ended."""
         self._closed = True
         for scope in self._fetching.values():
             scope.cancel()

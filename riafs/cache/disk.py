@@ -93,11 +93,7 @@ class DiskBlocks:
                     self._used = max(0, (self._used or 0) - size)
                 if error.errno not in _NO_ROOM:
                     raise
-                # The disk has less room than statvfs says: a quota, or other programs were faster. Evict as much.
-                with self._lock:
-                    limits = replace(self._limits, size=max(0, (self._used or 0) - size))
-                    self._evict(root, limits, 0)
-                _write(root, block, payload)
+                self._write_into_less(root, block, payload, size)
         return True
 
     def _reserve(self, root: int, size: int) -> None:
@@ -111,6 +107,24 @@ class DiskBlocks:
 
     def _fits(self, root: int, size: int) -> bool:
         return self._used is not None and self._used + size <= self._limits.size and self._limits.missing(root) <= -size
+
+    def _write_into_less(self, root: int, block: BlockName, payload: bytes, size: int) -> None:
+        """Write to a disk that has less room than statvfs says: a quota, or other programs were faster.
+
+        Each attempt evicts the block's size first. A thread that has reserved room may still take what the first ones
+        gain; none can reserve more meanwhile. Raises OSError.
+        """
+        with self._lock:
+            for last in (False, False, True):
+                self._evict(root, replace(self._limits, size=max(0, (self._used or 0) - size)), 0)
+                try:
+                    _write(root, block, payload)
+                except OSError as error:
+                    if last or error.errno not in _NO_ROOM:
+                        raise
+                else:
+                    self._used = (self._used or 0) + size
+                    return
 
     def _evict(self, root: int, limits: DiskLimits, room: int) -> None:
         self._used = make_room(root, limits, room).size

@@ -31,7 +31,7 @@ from riafs.cache.block_files import (
     walk_directory,
 )
 from riafs.errors import CorruptContent
-from riafs.watching import Nobody, Reading, Watcher
+from riafs.watching import NoWatcher, Reading, Watcher
 
 ABANDONED_SECONDS = 600.0
 """An unfinished file that is older was left by a process that was killed."""
@@ -234,7 +234,7 @@ class Checked:
 
 def check_all(root: int, watcher: Watcher | None = None) -> Checked:
     """Read every block below the descriptor `root` and remove damaged ones. Raises OSError."""
-    checked, watcher = Checked(), watcher or Nobody()
+    checked, watcher = Checked(), watcher or NoWatcher()
     usage = survey(root)
     watcher.begin(Reading.READING, usage.size)
     for found in walk(root):

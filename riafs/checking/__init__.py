@@ -1,1 +1,1 @@
-"""Reading everything a source holds, and saying what is damaged, missing, or not there as often as it should be."""
+"""Reading everything a source holds, and reporting what is damaged, missing, or has too few copies."""

@@ -1,8 +1,8 @@
 """Checking: every part below a directory is read once, by several tasks, while the tree is being walked.
 
-One task walks; what it finds goes to the readers through a short queue, so the walk is never far ahead. Rules for
-shared state (one event loop): a part is in `_waiting` from when it was first met until it was read; who else uses it is
-noted there, later in its finding.
+One task walks and sends parts to the readers through a short queue, so the walk is never far ahead. Rules for shared
+state (one event loop): a part is in `_waiting` from when it was first met until it was read; other files that use it
+are noted there, later in its finding.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from riafs.watching import Reading, Watcher
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """How to check. `wanted`: copies there should be, None for as many as the source asks for."""
+    """How to check. `wanted`: the number of good copies there should be, None for as many as the source asks for."""
 
     every: bool = False
     """Read every copy, not only the first good one."""
@@ -31,7 +31,7 @@ class Request:
     jobs: int = 4
     """How many parts are read at once."""
     counting: bool = False
-    """Whether to find out first how much there is to read, for a watcher; a walk more."""
+    """Whether to count first how much there is to read, for a progress bar; this takes a walk more."""
 
 
 async def check(root: Directory, request: Request, watcher: Watcher) -> Report:
@@ -134,7 +134,7 @@ class _Checking:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def read_on(self, parts: trio.MemoryReceiveChannel[Part]) -> None:
-        """Check what comes, until nothing comes any more."""
+        """Check parts until the channel is closed."""
         async with parts:
             async for part in parts:
                 copies = await self._copies(part)

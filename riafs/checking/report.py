@@ -1,4 +1,4 @@
-"""What a check found: one finding for each part that is not as it should be, and sums."""
+"""The result of a check: one finding for each part that is not good, and sums."""
 
 import enum
 from collections import Counter
@@ -11,7 +11,7 @@ MAX_PATHS = 10
 
 
 class Verdict(enum.Enum):
-    """How a part is doing; the first three mean that readers get an error."""
+    """The state of a part; the first three mean that readers get an error."""
 
     MISSING = "missing"
     DAMAGED = "damaged"
@@ -24,7 +24,7 @@ class Verdict(enum.Enum):
 
     @property
     def lost(self) -> bool:
-        """Whether there is nothing for readers."""
+        """Whether readers get an error."""
         return self in (Verdict.MISSING, Verdict.DAMAGED, Verdict.UNREACHABLE)
 
 
@@ -41,7 +41,7 @@ class Finding:
     users: int = 0
 
     def used_by(self, path: bytes | None) -> None:
-        """Note that the file at `path` is made of it; None for no file."""
+        """Note that the file at `path` uses it; None for no file."""
         if path is not None:
             self.users += 1
             if len(self.paths) < MAX_PATHS:
@@ -50,7 +50,7 @@ class Finding:
 
 @dataclass(slots=True)
 class ArchiveTally:
-    """How the parts in one archive are doing, as far as they were read."""
+    """The states of the parts in one archive, as far as they were read."""
 
     states: Counter[CopyState] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)

@@ -10,7 +10,7 @@ import trio
 
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
-from riafs.cli.render import amount, print_json, printable
+from riafs.cli.render import amount, counted, print_json, printable
 from riafs.daemon.opening import command_settings
 from riafs.daemon.plan import named_source
 from riafs.errors import BadSource, UsageError
@@ -73,20 +73,16 @@ def _solid_block(arguments: argparse.Namespace) -> int:
 
 def _archive_lines(report: ArchiveReport) -> Iterator[str]:
     would = "would be " if report.dry_run else ""
-    yield f"{report.archive}: {_count(report.chosen, 'object')} chosen, {report.already} in the archive before"
-    packed = f"{_count(report.packed, 'object')} of {amount(report.packed_bytes)} {would}packed"
+    yield f"{report.archive}: {counted(report.chosen, 'object')} chosen, {report.already} in the archive before"
+    packed = f"{counted(report.packed, 'object')} of {amount(report.packed_bytes)} {would}packed"
     yield f"{packed}, {report.compressed} of them compressed"
     about = "about " if report.dry_run else ""
     yield f"archive: {amount(report.archive_before)} before, {about}{amount(report.archive_after)} after"
     if report.removed:
-        removed = f"{_count(report.removed, 'loose object')} {would}removed"
+        removed = f"{counted(report.removed, 'loose object')} {would}removed"
         yield f"{removed}: {report.inodes_freed} inodes and {amount(report.bytes_freed)} on the disk {would}freed"
     if report.others:
-        yield f"{_count(report.others, 'file')} below annex/objects no objects, left alone"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+        yield f"files below annex/objects that are no objects, left alone: {report.others}"
 
 
 def run_unarchive(arguments: argparse.Namespace) -> int:
@@ -102,10 +98,10 @@ def run_unarchive(arguments: argparse.Namespace) -> int:
 
 def _unarchive_lines(report: UnarchiveReport, request: UnarchiveRequest) -> Iterator[str]:
     would = "would be " if report.dry_run else ""
-    yield f"{report.archive}: {report.keys} keys, {report.already} of them loose before"
-    yield f"{report.unpacked} keys of {amount(report.unpacked_bytes)} {would}unpacked"
+    yield f"{report.archive}: {counted(report.keys, 'key')}, {report.already} of them loose before"
+    yield f"{counted(report.unpacked, 'key')} of {amount(report.unpacked_bytes)} {would}unpacked"
     if report.others:
-        yield f"{report.others} files in the archive are no objects"
+        yield f"members of the archive that are no objects, left alone: {report.others}"
     if request.remove_archive:
         yield f"archive {would}removed" if report.archive_removed else "archive not removed"
 

@@ -28,7 +28,7 @@ from riafs.cache.eviction import (
 )
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
-from riafs.cli.render import amount, print_json, print_table
+from riafs.cli.render import amount, counted, print_json, print_table
 from riafs.cli.targets import files_below
 from riafs.errors import StoreDenied, UsageError
 from riafs.settings import Settings, complete_environment, load
@@ -86,11 +86,11 @@ def _status(root: int, settings: Settings, _arguments: argparse.Namespace) -> Re
         "limit": settings.cache_size,
         "free": status.f_bavail * status.f_frsize,
         "min_free": int(status.f_blocks * status.f_frsize * settings.cache_min_free / 100),
-        "pins": sorted(_key_of(content) or digest.hex() for digest, content in pins),
+        "pins": sorted(_shown_key(content) or digest.hex() for digest, content in pins),
     }
 
 
-def _key_of(content: bytes) -> str:
+def _shown_key(content: bytes) -> str:
     return content.removeprefix(annex_content(b"")).decode(errors="backslashreplace")
 
 
@@ -108,7 +108,7 @@ def _evict(root: int, settings: Settings, arguments: argparse.Namespace) -> Repo
     else:
         return _enforce(root, DiskLimits(settings.cache_size, settings.cache_min_free))
     if kept:
-        complain(f"{kept} pinned {'file is' if kept == 1 else 'files are'} kept; riafs cache unpin lets go of them")
+        complain(f"{counted(kept, 'pinned file')} kept; riafs cache unpin makes them ordinary")
     return _removed(removed)
 
 
@@ -165,7 +165,7 @@ def _contents(paths: list[str], verbosity: int) -> Iterator[bytes]:
 
     def failed(path: str, error: OSError) -> None:
         complaints.append(path)
-        _complain(path, error)
+        complain(f"{path}: {error.strerror}")
 
     with progress(verbosity) as display:
         display.begin(Reading.COUNTING, 0)
@@ -196,7 +196,3 @@ def _contents_of(path: str) -> list[bytes]:
     if blocks > len(locators):
         complain(f"{path}: only its first {len(locators)} of {blocks} blocks are meant")
     return [keep_content(locator) for locator in locators]
-
-
-def _complain(path: str, error: OSError) -> None:
-    complain(f"{path}: {error.strerror}")

@@ -78,7 +78,7 @@ def run_restore(arguments: argparse.Namespace) -> int:
     wanted = restorable(local_changes(target), [os.fsdecode(place) for place in target.places] or [""])
     if isinstance(target, Kept):
         from riafs.overlay.overlay import opened  # slow to import, and of no use for a mount
-        from riafs.overlay.rebasing import restore as restore_changes
+        from riafs.overlay.restoring import restore as restore_changes
 
         with opened(target.directory) as overlay:
             for dataset, paths in wanted.items():

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata, util
 
+import riafs
 from riafs.archive.child import libarchive_loaded
 from riafs.children import cause, run_again
 from riafs.cli.render import Finding, print_json, printable
 from riafs.daemon.fork_call import call_in_child
 from riafs.daemon.plan import named_source
-from riafs.errors import MissingProgram, ProgramKilled, RiafsError
+from riafs.errors import MissingProgram, ProgramKilled, RiafsError, UsageError
 from riafs.formats.sources import RiaUrl
 from riafs.settings import complete_environment, load, version
 
@@ -66,14 +67,17 @@ def check_machine() -> Iterator[Finding]:
     yield _check_program("gpg", without="content encrypted by git-annex cannot be read", package="gnupg")
     yield _check_libarchive()
     yield from _check_packages()
-    yield _check_cache(load(environment, ()).settings.cache_dir)
+    try:
+        yield _check_cache(load(environment, ()).settings.cache_dir)
+    except UsageError as error:
+        yield Finding("fail", str(error), "correct it: no mount starts with this setting")
 
 
 def _check_pyfuse3() -> Finding:
     try:
         return Finding("ok", f"pyfuse3 {metadata.version('pyfuse3')}, trio {metadata.version('trio')}")
     except metadata.PackageNotFoundError as error:
-        return Finding("fail", f"{error.name} is not installed", "pip install riafs brings it")
+        return Finding("fail", f"{error.name} is not installed", _pip_install(str(error.name)))
 
 
 def _check_device() -> Finding:
@@ -100,7 +104,7 @@ def _check_fusermount() -> Iterator[Finding]:
         advice = f"ln -s ../proc/self/mounts {_MOUNT_TABLE}"
         yield Finding("fail", f"there is no {_MOUNT_TABLE}, which fusermount3 needs to unmount", advice)
     if os.geteuid() != 0 and not user_allow_other():
-        yield Finding("warn", "allow-other is for root only here", "put user_allow_other into /etc/fuse.conf")
+        yield Finding("warn", "only root can mount with allow-other here", "put user_allow_other into /etc/fuse.conf")
 
 
 def user_allow_other(path: str = "/etc/fuse.conf") -> bool:
@@ -121,10 +125,14 @@ def _check_git() -> Finding:
         return Finding("fail", f"git cannot be started: {error.strerror}", "see that git --version works here")
     except subprocess.TimeoutExpired:
         return Finding(
-            "fail", f"git did not tell its version in {_PROGRAM_SECONDS:g} s", "try again; is its disk dead?"
+            "fail",
+            f"git did not tell its version in {_PROGRAM_SECONDS:g} s",
+            "try again; the disk that git is on may not answer",
         )
     except ProgramKilled as error:
-        return Finding("fail", str(error), "something here ends it: too little memory, or a guard of this machine")
+        return Finding(
+            "fail", str(error), "something on this machine ended it: look for a lack of memory in the kernel's log"
+        )
     said = done.stdout.decode(errors="replace").partition("\n")[0]
     found = re.search(r"(\d+)\.(\d+)", said)
     if done.returncode or found is None:
@@ -186,7 +194,9 @@ def _is_installed(module: str) -> bool:
 
 
 def _pip_install(package: str) -> str:
-    return f"{shlex.quote(sys.executable)} -m pip install {package}"
+    """The command that adds a package to this installation, by root where only root may change it."""
+    sudo = "" if os.access(os.path.dirname(os.path.dirname(os.path.abspath(riafs.__file__))), os.W_OK) else "sudo "
+    return f"{sudo}{shlex.quote(sys.executable)} -m pip install {package}"
 
 
 def _check_cache(path: str) -> Finding:
@@ -195,7 +205,11 @@ def _check_cache(path: str) -> Finding:
     while not os.path.exists(existing):
         existing = os.path.dirname(existing)
     if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-        return Finding("warn", f"cache directory {path} cannot be written", "verify again each time, or set cache-dir")
+        return Finding(
+            "warn",
+            f"cache directory {path} cannot be written",
+            "set cache-dir; until then each mount verifies all content again",
+        )
     return Finding("ok", f"cache directory {path}")
 
 

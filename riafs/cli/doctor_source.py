@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from riafs.arvados.api import ApiServer, KeepService, fetch_services, named_services
-from riafs.cli.render import Finding
+from riafs.cli.render import Finding, counted
 from riafs.counters import Counters
 from riafs.daemon.credentials import ArvadosAccess, arvados_access, proxies
 from riafs.daemon.fork_call import call_in_child
@@ -90,7 +90,8 @@ def _counts(path: str, found: _Found) -> Iterator[Finding]:
         what = f"datasets without a commit or a git repository, shown empty: {found.empty}"
         yield Finding("warn", what, "push to them, or see riafs verify for what they store")
     state = "ok" if shown else "fail"
-    yield Finding(state, f"{found.datasets} datasets, {found.aliases} aliases; {shown} can be shown")
+    names = f"{counted(found.datasets, 'dataset')}, {found.aliases} with an alias"
+    yield Finding(state, f"{names}; {shown} can be shown")
 
 
 def _layout_finding(path: str, layout: str | None) -> Finding:
@@ -107,14 +108,13 @@ def _layout_finding(path: str, layout: str | None) -> Finding:
 
 
 class _Collecting(logging.Handler):
-    """Keeps what the log says of names that are left out and the like."""
+    """Collects the messages of warnings, such as those of names that are left out."""
 
     def __init__(self, messages: list[str]) -> None:
         super().__init__(logging.WARNING)
         self._messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See logging."""
         message = record.getMessage()
         if message not in self._messages and len(self._messages) < _LISTED:
             self._messages.append(message)
@@ -168,7 +168,7 @@ async def _described(top: Directory) -> str:
     more = " or more" if len(await top.entries(len(entries))) else ""
     return (
         f"dataset {os.fsdecode(known['dataset'])}{at}{commit}: "
-        f"{files} files and {len(entries) - files} directories{more} at its top"
+        f"at its top files: {files}, directories: {len(entries) - files}{more}"
     )
 
 

@@ -52,12 +52,12 @@ def installed_program() -> str:
 
 
 def _warn(program: str) -> None:
-    """Say so if only this user can run the program: mount(8) runs it as whoever mounts."""
+    """Warn if only this user can run the program: mount(8) runs it as the user who mounts."""
     for path in (program, sys.executable, os.path.dirname(os.path.abspath(riafs.__file__))):
         for barrier in closed_to_others(path):
             complain(
-                f"other users cannot run this riafs, as {barrier} is closed to them: /etc/fstab and root can mount "
-                "with it, they cannot; a virtual environment below /opt, made with umask 022, is for all"
+                f"only root can mount with this riafs, also from /etc/fstab, as {barrier} is closed to other users; "
+                "to let them mount too, install it in a virtual environment below /opt with umask 022"
             )
             return
 
@@ -94,6 +94,7 @@ def remove(link: str) -> None:
         os.unlink(link)
     except OSError as error:
         raise MountpointError(f"cannot remove {link}: {error.strerror}; run it as root") from error
+    print(f"{link} is removed")
 
 
 def change_prunefs(path: str, *, present: bool, only_print: bool = False) -> None:

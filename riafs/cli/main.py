@@ -138,7 +138,7 @@ def with_command(words: Sequence[str]) -> Sequence[str]:
         import difflib
 
         near = difflib.get_close_matches(words[0], COMMANDS, 1)
-        raise UsageError(f"there is no command {words[0]!r}{f'; is {near[0]} meant?' if near else ''} (riafs --help)")
+        raise UsageError(f"there is no command {words[0]}{f'; did you mean {near[0]}?' if near else ''} (riafs --help)")
     return ["mount", *words]
 
 

@@ -23,7 +23,8 @@ from riafs.daemon.mounts import mount_at, resolve
 from riafs.daemon.plan import MountPlan, named_source
 from riafs.errors import MountFailed, NotMounted, RiafsError, StoreTimeout, UsageError
 from riafs.formats.sources import STANDARD_INPUT, KeepUrl, RiaUrl, Source, parse_ria_source
-from riafs.settings import AUTO, Given, Settings, complete_environment, directories, overlay_directory
+from riafs.options import Kind
+from riafs.settings import AUTO, Given, Settings, complete_environment, directories, find_option, overlay_directory
 from riafs.watching import Doing, untold
 
 
@@ -81,14 +82,14 @@ def mount(request: MountRequest, *, fake: bool = False) -> int:
 
 
 def _tell_obstacle(plan: MountPlan) -> None:
-    """Say at once what a push will say, if that is known: nobody should work for hours on what stays here."""
+    """Print at once why a push will be refused, if that is known already, and not only after hours of work."""
     mounted = mount_at(plan.mountpoint)
     if mounted is None:
         return
     with contextlib.suppress(RiafsError, PermissionError):
         reply = ask(mounted, "pushable", plan.environment)
         if reply.get("obstacle"):
-            print(f"riafs: changes cannot be pushed as it is: {reply['obstacle']}", file=sys.stderr)
+            print(f"riafs: changes could not be pushed now: {reply['obstacle']}", file=sys.stderr)
 
 
 def _log_place(plan: MountPlan) -> str:
@@ -115,9 +116,9 @@ def remount(request: MountRequest) -> int:
     """``-o remount``: a riafs mount stays as it was mounted, ro or rw. Raises NotMounted, UsageError."""
     mounted = find_mount(request.directory)
     if wants_writing(request.words) and not mounted.writable:
-        raise UsageError(f"{mounted.mountpoint} is read-only; to change something, mount it with --overlay instead")
+        raise UsageError(f"{mounted.mountpoint} is read-only; to change files, unmount it and mount it with -o rw")
     if mounted.writable and is_read_only(request.words):
-        raise UsageError(f"{mounted.mountpoint} can be written; to only read, mount it without --overlay instead")
+        raise UsageError(f"{mounted.mountpoint} can be written; to only read, unmount it and mount it with -o ro")
     return 0
 
 
@@ -152,8 +153,8 @@ def _overlay(request: MountRequest, settings: Settings, source: Source, environm
         return ""
     if settings.checkout:
         raise UsageError(
-            "checkout shows other bytes than the commits have that changes would be made over; leave it out, or rw and "
-            "overlay"
+            "--checkout is for read-only mounts, as it shows converted files, and changes are made to the files of the "
+            "commit; leave out one of checkout and rw or overlay"
         )
     if not isinstance(source, RiaUrl):
         raise UsageError(f"{source} can only be read: collections of Keep cannot be changed; leave out rw and overlay")
@@ -198,7 +199,7 @@ def fstab_line(request: MountRequest) -> str:
     plan = make_plan(request, environment)
     words = [word for word in request.words if word not in ("ro", "rw")]
     network = [] if plan.source.local else ["_netdev"]
-    own = [quote_option(f"{given.name.replace('-', '_')}={given.text}") for given in request.given]
+    own = [_own_option(given) for given in request.given]
     if plan.settings.overlay and not any(given.name == "overlay" for given in request.given):
         own.append("overlay=auto")
     options = [
@@ -212,6 +213,14 @@ def fstab_line(request: MountRequest) -> str:
     ]
     fields = (_lasting(request.source, plan.source), plan.mountpoint, "riafs", ",".join(dict.fromkeys(options)))
     return "  ".join(map(_fstab_field, fields)) + "  0  0"
+
+
+def _own_option(given: Given) -> str:
+    """An option as it is written after ``-o``: a flag without its value."""
+    option = find_option(given.name)
+    if option.kind is Kind.FLAG and given.text in ("yes", "no"):
+        return option.field if given.text == "yes" else f"no_{option.field}"
+    return quote_option(f"{option.field}={given.text}")
 
 
 def _lasting(text: str, source: Source) -> str:

@@ -2,7 +2,7 @@
 
 mount(8) passes backslashes and double quotes through verbatim (seen with util-linux 2.38), so both are understood here:
 a backslash makes the next character plain, double quotes make commas plain. It also gives ``-o rw`` to a helper where
-nobody asked for it, so the word alone is no wish to write: it is one where the command line of mount(8) has it, or the
+its user did not, so the word alone is no wish to write: it is one where the command line of mount(8) has it, or the
 line of /etc/fstab by which it mounts.
 """
 
@@ -18,7 +18,7 @@ from riafs.errors import UsageError
 from riafs.options import OPTIONS, Kind
 from riafs.settings import Given, find_option
 
-# Options that mount(8), /etc/fstab and systemd address to somebody else, or that a mount which is nosuid and nodev by
+# Options of /etc/fstab that mount(8) and systemd use themselves, or that a mount which is nosuid and nodev by
 # nature satisfies or overrides. ``dev`` and ``suid`` come from mount.fuse3, which adds them for root.
 _GENERIC = re.compile(
     "rw|ro|defaults|remount|default_permissions|_netdev|nofail|loud|silent|strictatime|nostrictatime|async|sync|dirsync"
@@ -92,7 +92,7 @@ def sort_options(texts: Iterable[str], *, sloppy: bool) -> MountOptions:
 
 
 def wants_writing(words: Iterable[str]) -> bool:
-    """Whether the last of ``ro`` and ``rw`` is ``rw``; mount(8) itself gives ``rw`` when nobody said either."""
+    """Whether the last of ``ro`` and ``rw`` is ``rw``; mount(8) itself gives ``rw`` where its user gave neither."""
     return [word for word in words if word in ("ro", "rw")][-1:] == ["rw"]
 
 
@@ -147,12 +147,12 @@ def _flag(name: str) -> Given:
 
 
 _ANCESTORS = 4
-"""mount.fuse3 and a shell may stand between mount(8) and riafs."""
+"""mount.fuse3 and a shell may be between mount(8) and riafs."""
 _FLAGS = frozenset(("-w", "--rw", "--read-write"))
 
 
 def asked_for_writing(source: str, directory: str, environment: Mapping[str, str]) -> bool:
-    """Whether the user said ``rw``; or the line of /etc/fstab for `directory`, unless mount(8) was told the source."""
+    """Whether the user gave ``rw``, or the line of /etc/fstab for `directory`, unless mount(8) was told the source."""
     command = next(_mount_commands(), ())
     if says_writing(command) or source in command:
         return says_writing(command)

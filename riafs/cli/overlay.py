@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from riafs.cli.render import print_json, print_table, printable
+from riafs.cli.render import counted, print_json, print_table, printable
 from riafs.cli.status import report
 from riafs.daemon.mounts import riafs_mounts
 from riafs.errors import OverlayDamaged, OverlayFailed, RiafsError, UsageError
@@ -41,7 +41,7 @@ def _list(*, as_json: bool) -> None:
 
 
 def overlays(environment: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Those of running mounts, and those in the place where they are kept if nobody says where."""
+    """Those of running mounts, and those in the default directory for overlays."""
     found: dict[str, dict[str, Any]] = {}
     for mount in riafs_mounts():
         known = report(mount, environment) if mount.writable else {}
@@ -125,7 +125,7 @@ def remove(directory: str, *, force: bool) -> None:
             raise
         changes = 0
     if changes and not force:
-        raise UsageError(f"{directory} has {changes} changes that are not pushed; --force gives them up")
+        raise UsageError(f"{directory} has {counted(changes, 'change')} not pushed; --force drops them")
     with holding(directory):
         try:
             shutil.rmtree(directory)

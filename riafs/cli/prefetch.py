@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from riafs import watching
 from riafs.cli.main import complain
 from riafs.cli.progress import Display, progress
-from riafs.cli.render import amount, print_json
+from riafs.cli.render import amount, counted, print_json
 from riafs.cli.targets import File, files_below
 
 _CHUNK = 1 << 20
@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(asdict(outcome))
     elif arguments.verbosity >= 0:
-        print(f"{outcome.files} files, {amount(outcome.bytes)} in {outcome.seconds:.1f} s, {outcome.failed} failed")
+        read = f"{counted(outcome.files, 'file')}, {amount(outcome.bytes)}"
+        print(f"{read} in {outcome.seconds:.1f} s, {outcome.failed} failed")
     return _FAILED if outcome.failed else 0
 
 
@@ -81,11 +82,11 @@ def read_all(reading: "Reading", files: Iterable[File], jobs: int) -> None:
 
 @dataclass(slots=True)
 class Reading:
-    """One run."""
+    """The state of one run."""
 
     display: Display
     expected: int = 0
-    """How many files there are to read; 0: not known."""
+    """The number of files to read; 0: not known."""
     outcome: Outcome = field(default_factory=Outcome)
     ended: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)

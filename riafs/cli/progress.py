@@ -33,25 +33,21 @@ class Display:
 
     @property
     def shown(self) -> bool:
-        """Whether somebody sees it, so that counting first is worth the time."""
+        """Whether there is a bar, so that counting first is worth the time."""
         return self._bar is not None
 
     def begin(self, step: Step, total: int) -> None:
-        """See Watcher."""
         self._begin(step.value, total, in_bytes=step.in_bytes)
 
     def advance(self, amount: int) -> None:
-        """See Watcher."""
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, amount)
 
     def files(self, done: int, total: int) -> None:
-        """See Watcher."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, files=done, of=total)
 
     def at(self, name: str) -> None:
-        """See Watcher."""
         name = printable(self.names.get(name, name))
         if name != self._name:
             self._name = name

@@ -11,7 +11,7 @@ import trio
 
 from riafs.cli.main import complain
 from riafs.cli.progress import progress
-from riafs.cli.render import amount, print_json, printable
+from riafs.cli.render import amount, counted, print_json, printable
 from riafs.cli.targets import Kept, Mounted, locate
 from riafs.daemon.ask import asked, failure_told
 from riafs.daemon.opening import command_settings
@@ -136,7 +136,7 @@ def _push_kept(target: Kept, order: Order, verbosity: int, failed: list[RiafsErr
     assert isinstance(source, RiaUrl)
 
     async def tell(_: Sequence[Invalidation]) -> None:
-        """No kernel has to hear of it."""
+        """There is no mount whose kernel caches would change."""
 
     async def work() -> list[dict[str, Any]]:
         async with open_unmounted(target.directory, named) as filesystem:
@@ -160,19 +160,20 @@ def tell_conflict(conflict: PushConflict, *, as_json: bool) -> None:
 
 
 def pushed_lines(outcomes: Sequence[Mapping[str, Any]], *, dry_run: bool) -> Iterator[str]:
-    """What became of each dataset, for people."""
+    """The result for each dataset, and remarks on it."""
     if not outcomes:
         yield _NOTHING
     for each in outcomes:
         name = f"{each['path'] or each['dataset']}"
-        files = f"{each['changed']} paths, {each['annexed']} annexed and {each['in_git']} in git"
+        files = f"{counted(each['changed'], 'path')}, {each['annexed']} annexed and {each['in_git']} in git"
+        sent = f", {amount(each['bytes_written'])} sent" if each["bytes_written"] else ""
         branch = each["ref"].removeprefix("refs/heads/")
         if dry_run:
             yield f"{name}: would be pushed to {branch}: {files}, at most {amount(each['bytes_written'])}"
         elif each["commit"] == each["before"]:
-            yield f"{name}: {branch} has it all already"
+            yield f"{name}: {branch} has all of these changes already"
         else:
-            yield f"{name}: {branch} is at {each['commit']} now: {files}, {amount(each['bytes_written'])} sent"
+            yield f"{name}: {branch} is at {each['commit']} now: {files}{sent}"
         yield from _remarks(name, each)
 
 

@@ -63,6 +63,11 @@ def _draw(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console().print(table)
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def duration(seconds: object) -> str:
     """Seconds as people say them: ``45s``, ``12m``, ``3h05m``, ``2d4h``; ``-`` for what is no number."""
     if not isinstance(seconds, int | float):

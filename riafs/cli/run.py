@@ -43,20 +43,20 @@ _NONE_IGNORED = 1
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a command read and changed. Paths are relative to the dataset's top, those of `elsewhere` to the root."""
+    """Files that a command read and changed. Paths are from the dataset's top, those of `elsewhere` from the root."""
 
     inputs: Sequence[str]
     outputs: Sequence[str]
-    """What is there now; what was removed is not among them."""
+    """Files that exist at the end."""
     elsewhere: Sequence[str]
-    """What was read in other datasets, which a record cannot name."""
+    """Files of other datasets that were read, which a record cannot name."""
     others: Sequence[str]
-    """What somebody else wrote meanwhile."""
+    """Files that other processes wrote meanwhile."""
     removed: Sequence[str]
     ignored: Sequence[str]
-    """What is new and what ``.gitignore`` says is not to be kept: it stays local, as with git and DataLad."""
+    """New files that ``.gitignore`` excludes: they stay local, as with git and DataLad."""
     moved: bool
-    """Whether somebody pushed meanwhile."""
+    """Whether others pushed to the dataset meanwhile."""
 
     @property
     def changed(self) -> bool:
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     """The subcommand. Its exit status is the command's, unless that is 0 and something else fails."""
     environment = complete_environment()
     target = _target(arguments.directory)
-    _names(arguments, environment)  # or hear only after the command that there are none
+    _names(arguments, environment)  # a missing author is an error now, not after the command
     begun = asked(target.mount, "record", {"place": os.fsdecode(_only(target))}, _SECONDS)
     here = os.path.join(target.mount.mountpoint, os.fsdecode(_only(target)))
     top = os.path.join(target.mount.mountpoint, begun["path"])
@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         status = run_command(arguments.words, here.rstrip("/"), environment)
     finally:
         reply = asked(target.mount, "recorded", {"recording": begun["recording"]}, _SECONDS)
-    seen = _seen(reply, _ignored(top, _made(reply), environment))
+    made = [each["path"] for each in reply["changes"] if each["kind"] in _MADE]
+    seen = _seen(reply, _ignored(top, made, environment))
     directory = os.path.relpath(here, top)
     record = RunRecord(
         command_line(arguments.words),
@@ -121,10 +122,6 @@ def _datalad_id(top: str, environment: Mapping[str, str]) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return os.fsdecode(done.stdout).strip() or None
-
-
-def _made(reply: Mapping[str, Any]) -> list[str]:
-    return [each["path"] for each in reply["changes"] if each["kind"] in _MADE]
 
 
 def _ignored(top: str, paths: Sequence[str], environment: Mapping[str, str]) -> frozenset[str]:
@@ -207,7 +204,7 @@ def _tell(
     sys.stdout.flush()
     if status and seen.changed:
         complain(
-            f"the command ended with exit status {status}, so nothing was pushed; what it changed is local: "
+            f"the command ended with exit status {status}, so nothing was pushed; its changes are local: "
             "riafs diff lists it, riafs push makes a commit of it, riafs restore drops it"
         )
     elif status:
@@ -216,7 +213,7 @@ def _tell(
         print_json(_described(status, seen, message, outcomes))
         return
     for path in seen.elsewhere:
-        complain(f"{printable(path)} was read too, which the record cannot name: it is outside of the dataset")
+        complain(f"{printable(path)} was read too; it is outside of the dataset, so the record does not name it")
     if seen.ignored:
         complain(f"{len(seen.ignored)} new files stay local, as .gitignore leaves them out")
     for path in seen.others:
@@ -272,10 +269,10 @@ def run_command(words: Sequence[str], directory: str, environment: Mapping[str, 
 
 
 def _adopt_orphans() -> None:
-    """Have processes below this one stay below it, whoever of their parents ends."""
+    """Make this process the parent of processes below it whose own parent ends."""
     library = ctypes.CDLL(None, use_errno=True)
     if library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "the processes of a command cannot be kept together")
+        raise OSError(ctypes.get_errno(), "this process cannot adopt the processes of a command")
 
 
 @contextmanager

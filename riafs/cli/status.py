@@ -11,9 +11,11 @@ from riafs.daemon.ask import ask
 from riafs.daemon.mountpoint import find_mount, is_dead
 from riafs.daemon.mounts import Mount, riafs_mounts
 from riafs.errors import NotMounted, StoreTimeout
+from riafs.options import OPTIONS, Kind
 from riafs.settings import complete_environment
 
 _TITLES = ("MOUNTPOINT", "SOURCE", "STATE", "PID", "UPTIME", "OPENS", "READ", "ERRORS")
+_SIZES = {option.name for option in OPTIONS if option.kind is Kind.SIZE}
 _SHOWN_APART = ("source", "mountpoint", "settings", "counters")
 
 
@@ -68,16 +70,20 @@ def _row(known: Mapping[str, Any]) -> list[str]:
 
 def _print_details(known: Mapping[str, Any]) -> None:
     rows = [["mountpoint", str(known["mountpoint"])], ["source", str(known["source"])]]
-    rows += [[name, str(value)] for name, value in known.items() if name not in _SHOWN_APART]
+    rows += [[name, _text(name, value)] for name, value in known.items() if name not in _SHOWN_APART]
     for group in ("settings", "counters"):
         values = known.get(group)
         if isinstance(values, dict):
-            rows += [[f"{group}.{name}", _text(value)] for name, value in values.items()]
+            rows += [[f"{group}.{name}", _text(name, value)] for name, value in values.items()]
     print_table(("NAME", "VALUE"), rows)
 
 
-def _text(value: object) -> str:
-    """A setting or a count as one would write it."""
+def _text(name: str, value: object) -> str:
+    """A setting or a count for people."""
+    if name == "uptime":
+        return duration(value)
+    if name in _SIZES:
+        return amount(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

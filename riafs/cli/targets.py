@@ -81,7 +81,7 @@ class File:
 def files_below(paths: Iterable[str], complain: Complain) -> Iterator[File]:
     """The regular files at and below `paths`, which may be links themselves; links in a tree are not followed.
 
-    `complain` hears what cannot be looked at. Raises UsageError for a path that is not in a riafs mount.
+    `complain` is called with each path that cannot be read. Raises UsageError for a path outside of riafs mounts.
     """
     mounts = {mount.device: mount for mount in riafs_mounts()}
     for path in paths:
@@ -106,7 +106,7 @@ def _below(top: str, mount: Mount, complain: Complain) -> Iterator[File]:
         path = waiting.pop()
         try:
             with os.scandir(path) as entries:
-                listed = list(entries)  # at once: whoever takes what this gives may stop in the middle
+                listed = list(entries)  # at once, as the caller may stop in the middle
             for entry in listed:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
@@ -171,7 +171,7 @@ def locate(paths: Sequence[str], overlay: str | None) -> Mounted | Kept:
         raise UsageError(f"{' and '.join(sorted(mounts))} are different mounts: one at a time")
     [mount] = mounts.values()
     if not mount.writable:
-        raise UsageError(f"{mount.mountpoint} is mounted to be read only, so nothing is changed there")
+        raise UsageError(f"{mount.mountpoint} is mounted read-only, so nothing is changed there")
     places = tuple(place for _, place in found)
     return Mounted(mount, () if not paths or b"" in places else places)
 
@@ -205,7 +205,9 @@ def _in_mount(path: str) -> tuple[Mount, bytes]:
     absolute = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
     candidates = [mount for mount in riafs_mounts() if is_at_or_below(absolute, mount.mountpoint)]
     if not candidates:
-        raise NotMounted(f"{absolute} is in no riafs mount; an overlay that is not mounted is given with --overlay DIR")
+        raise NotMounted(
+            f"{absolute} is in no riafs mount: name a path in one, or with --overlay an overlay that is not mounted"
+        )
     mount = max(candidates, key=lambda each: len(each.mountpoint))
     place = os.path.relpath(absolute, mount.mountpoint)
     return mount, b"" if place == "." else os.fsencode(place)

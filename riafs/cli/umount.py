@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from riafs.cli.main import complain
-from riafs.cli.render import print_table
+from riafs.cli.render import counted, print_table
 from riafs.daemon.ask import ask
 from riafs.daemon.mountpoint import LEAVING_SECONDS, find_mount, kept_by, unmount
 from riafs.daemon.mounts import Mount, riafs_mounts
@@ -83,23 +83,22 @@ def _daemon(status: Mapping[str, Any]) -> int:
 
 
 def _wait_for(daemon: int, mount: Mount) -> None:
-    """Wait until it has ended: until then it has the overlay, and what lies below may be in use. Where another mount
-    namespace keeps it, that may be for ever, so it is told instead.
+    """Wait until the daemon has ended: until then it holds the overlay and files of the store. Where another mount
+    namespace keeps the mount, that may be for ever, so this is reported instead.
     """
     if daemon < 0 or select.select([daemon], [], [], LEAVING_SECONDS)[0]:
         return
     reason = kept_by(mount.device)
     if reason:
-        complain(f"{mount.mountpoint} is unmounted here, but its daemon goes on: {reason}")
+        complain(f"{mount.mountpoint} is unmounted here, but its process keeps running: {reason}")
     elif not select.select([daemon], [], [], _END_SECONDS)[0]:
-        complain(f"it is unmounted, but its daemon is still at work after {_END_SECONDS:g} s")
+        complain(f"{mount.mountpoint} is unmounted, but its process still runs after {_END_SECONDS:g} s")
 
 
 def _kept(status: Mapping[str, Any]) -> str:
     """Where the changes are that were not pushed, if there are any and the daemon can tell."""
     count = status.get("changes")
-    changes = "1 change that is" if count == 1 else f"{count} changes that are"
-    return f"{changes} not pushed: kept in {status.get('overlay')}" if count else ""
+    return f"{counted(count, 'change')} not pushed, kept in {status.get('overlay')}" if count else ""
 
 
 def combined(codes: Sequence[int]) -> int:

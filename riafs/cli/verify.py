@@ -1,8 +1,6 @@
-"""``riafs verify``: read everything a source holds, and report what is damaged, missing, or too seldom there.
+"""``riafs verify``: read everything a source holds, and report what is damaged, missing, or has too few good copies.
 
-Nothing is changed in the store, and nothing that was remembered or cached is believed. What is under-replicated,
-damaged beside a good copy, or over-replicated is reported; only what readers cannot have, and what has too few good
-copies, makes the exit status.
+Nothing is changed in the store, and nothing that was cached or remembered as verified is used.
 """
 
 import argparse
@@ -16,7 +14,6 @@ from typing import Any
 import trio
 
 from riafs.checking.checking import Request, check
-from riafs.checking.opening import starting_point
 from riafs.checking.report import ArchiveTally, Finding, Report, Verdict
 from riafs.cli.main import complain
 from riafs.cli.progress import Display, progress
@@ -32,7 +29,7 @@ from riafs.vfs.assembly import Plan, open_assembled
 
 _LOST, _DEGRADED = 2, 64
 _DEGRADED_VERDICTS = (Verdict.DAMAGED_COPY, Verdict.UNDER_REPLICATED)
-_TITLES = ("STATE", "FILES", "KEY, OBJECT OR BLOCK", "WHAT IS THERE")
+_TITLES = ("STATE", "FILES", "KEY, OBJECT OR BLOCK", "COPIES")
 _REASONS = 3
 _LOOSE = "annex/objects/"
 _STEPS = {
@@ -59,7 +56,7 @@ _STEPS = {
     (Verdict.UNDER_REPLICATED, "key"): "send them to another storage, or ask for fewer copies",
 }
 _UNREACHABLE_STEP = (
-    "nothing is known of them; the reasons above name the rights, password, link or program that is lacking here "
+    "they may be good; the reasons above name the permission, password, link or program that is missing here "
     "(riafs doctor SOURCE)"
 )
 
@@ -87,9 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _check(plan: Plan, request: Request, display: Display) -> Report:
     async with open_assembled(plan, Counters(), {}) as assembled:
+        root = assembled.root
         if isinstance(assembled.root, AliasDirectory):
             display.names = assembled.root.aliases()
-        return await check(await starting_point(assembled.root), request, display)
+            root = await assembled.root.by_id()  # where no dataset is missing and none comes twice
+        return await check(root, request, display)
 
 
 def exit_status(report: Report) -> int:
@@ -100,7 +99,7 @@ def exit_status(report: Report) -> int:
 
 
 class _Names:
-    """What to call datasets and files: by aliases where there are any."""
+    """The names of datasets and files in the report: by aliases where there are any."""
 
     def __init__(self, aliases: Mapping[str, str]) -> None:
         self._aliases = aliases
@@ -166,7 +165,7 @@ def _row(finding: Finding, names: _Names) -> list[str]:
         finding.verdict.value,
         _files(finding, names),
         _shown(finding.part.name),
-        "; ".join(_copies(finding)) or "nothing",
+        "; ".join(_copies(finding)) or "none",
     ]
 
 

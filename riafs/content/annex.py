@@ -1,8 +1,8 @@
 """From a key to verified bytes, for one dataset.
 
-Order of places: loose objects (four candidate directories), archives, special forms (chunks, encryption). A place
-that is damaged, unreadable or of the wrong size is passed over, and the next one tried; only when none is left the
-reader gets an error, which says what was tried.
+Locations are tried in this order: loose objects (in four directories that may have them), archives, chunks and
+encrypted objects of special remotes, members of annexed archives. One that is damaged, unreadable or of the wrong size
+is skipped. If none is left, the reader gets an error that names all that were tried.
 """
 
 import itertools
@@ -46,12 +46,12 @@ log = logging.getLogger(__name__)
 _MAX_PROBLEMS = 1000
 _MAX_CONFIG = 8 << 20
 _MOST_NESTED = 3
-"""Annexed archives within one another that are gone through for a member."""
+"""How many annexed archives may lie within one another."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContentTools:
-    """What all datasets of a mount share."""
+    """Shared by all datasets of a mount."""
 
     verifier: Verifier
     archives: ArchiveTools
@@ -59,7 +59,7 @@ class ContentTools:
 
 
 class _AnyOf:
-    """Content is good if it is that of any of several keys (VURL)."""
+    """A checker for any of several keys, of which a VURL key has the content."""
 
     def __init__(self, checkers: Sequence[Checker]) -> None:
         self._checkers = checkers
@@ -75,7 +75,7 @@ class _AnyOf:
 class AnnexContents:
     """The keys of the dataset at the store's path `dataset`; `identifier` is its id, by which remotes name it.
 
-    `elsewhere` finds the stored keys of other directories of the store.
+    `elsewhere` finds the locations of other datasets of the store.
     """
 
     def __init__(
@@ -97,24 +97,24 @@ class AnnexContents:
         self._archive_tools = tools.archives
         self._archives = DatasetArchives(storage, dataset, tools.archives)
         self._storages = StoreRemotes(
-            branch, identifier, self.stored_places, elsewhere, self._storage_uuid, tools.decryptor
+            branch, identifier, self.stored_locations, elsewhere, self._storage_uuid, tools.decryptor
         )
         self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
 
-    # -- places -------------------------------------------------------------------------------------------------------
+    # -- locations ----------------------------------------------------------------------------------------------------
 
     def stored_keys(self) -> StoredKeys:
-        """Every key that is stored, used by a file or not."""
+        """All keys that are stored, whether a file uses them or not."""
         return StoredKeys(self._storage, self._objects, self._archives)
 
     async def has_any(self) -> bool:
-        """Whether anything is stored at all, as far as directories and the presence of an archive tell."""
+        """Whether there are any objects or archives, judged without reading them."""
         if self._storage.listing is not None and any(await self._storage.listing.list_each([self._objects])):
             return True
         return any(await self._storage.stat_objects(self._dataset, ARCHIVE_PATHS))
 
-    def stored_places(self, key: Key) -> Iterator[Location]:
-        """Where the bytes stored under `key` may lie, loose or in an archive."""
+    def stored_locations(self, key: Key) -> Iterator[Location]:
+        """The locations of `key` in this directory, as a loose object or in an archive."""
         name = key.file_name
         below = [directory + b"/" + name + b"/" + name for directory in object_directories(key, self._layout)]
         for path in below:
@@ -122,24 +122,24 @@ class AnnexContents:
         for archive in ARCHIVE_PATHS:
             yield ArchivedObject(self._archives, archive, below)
 
-    async def special_places(self, key: Key) -> list[Location]:
-        """Where else `key` may be in the store, by what the git-annex branch says: see content/special_remotes."""
-        return await self._special_places(key, _MOST_NESTED)
+    async def special_locations(self, key: Key) -> list[Location]:
+        """The other locations of `key` in the store that the git-annex branch names."""
+        return await self._special_locations(key, _MOST_NESTED)
 
-    async def _special_places(self, key: Key, nested: int) -> list[Location]:
-        found = await self._storages.places(key)
+    async def _special_locations(self, key: Key, nested: int) -> list[Location]:
+        found = await self._storages.locations(key)
         if nested:
             found += [
-                LinkedMember(key, link, lambda archive: self._all_places(archive, nested - 1), self._archive_tools)
+                LinkedMember(key, link, lambda archive: self._all_locations(archive, nested - 1), self._archive_tools)
                 for link in archive_links(await self._branch.urls(key))
             ]
         return found
 
-    async def _all_places(self, key: Key, nested: int) -> list[Location]:
-        return [*self.stored_places(key), *await self._special_places(key, nested)]
+    async def _all_locations(self, key: Key, nested: int) -> list[Location]:
+        return [*self.stored_locations(key), *await self._special_locations(key, nested)]
 
     async def storage_forms(self, key: Key, remote: SpecialRemote) -> list[Location]:
-        """Where the storage `remote`, which is this directory, may have `key` in another form than plain."""
+        """The locations of `key`, chunked or encrypted, in this directory as the special remote `remote`."""
         return await self._storages.forms(key, remote)
 
     async def _storage_uuid(self) -> bytes | None:
@@ -151,67 +151,67 @@ class AnnexContents:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def open(self, key: Key, user: Callable[[], str]) -> RangedBytes:
-        """Verified content of `key`; `user` tells for messages who wants it (path, dataset, commit).
+        """Verified content of `key`. `user` describes the file for messages (path, dataset, commit).
 
         Raises MissingContent, CorruptContent, EncryptedContent, StoreDenied, StoreTimeout, …: one line that names the
-        places tried.
+        locations tried.
         """
         attempt = _Attempt(key, self.verifier)
-        return self._watched(await self._verified(attempt, self.stored_places(key), user), key, user)
+        return self._watched(await self._verified(attempt, self.stored_locations(key), user), key, user)
 
     async def find(self, key: Key, user: Callable[[], str]) -> RangedBytes:
-        """The same, but an object that lies in the store as a file, and is served only after the whole of it was
-        verified, is found now and verified at the first read: see storage/bytesource.
+        """As `open`, but a loose object that has to be verified as a whole is only found now, and verified at the
+        first read. Raises as `open`.
         """
         attempt = _Attempt(key, self.verifier)
-        places = self.stored_places(key)
-        for place in places:
-            if not isinstance(place, LooseObject):
-                places = itertools.chain((place,), places)
+        locations = self.stored_locations(key)
+        for location in locations:
+            if not isinstance(location, LooseObject):
+                locations = itertools.chain((location,), locations)
                 break
-            found = await attempt.opened(place)
+            found = await attempt.opened(location)
             if found is not None:
                 if self.verifier.proves_whole(key, found.source.size):
-                    return self._unread(attempt, found, places, user)
-                return self._watched(await self._verified(attempt, places, user, found), key, user)
-        return self._watched(await self._verified(attempt, places, user), key, user)
+                    return self._deferred(attempt, found, locations, user)
+                return self._watched(await self._verified(attempt, locations, user, found), key, user)
+        return self._watched(await self._verified(attempt, locations, user), key, user)
 
-    def _unread(
-        self, attempt: "_Attempt", found: UnverifiedContent, places: Iterator[Location], user: Callable[[], str]
+    def _deferred(
+        self, attempt: "_Attempt", found: UnverifiedContent, locations: Iterator[Location], user: Callable[[], str]
     ) -> RangedBytes:
-        left: list[UnverifiedContent] = [found]
+        unused = [found]
 
-        async def begin() -> RangedBytes:
-            if left:
-                content = await self._verified(attempt, places, user, left.pop())
-            else:  # that has failed; another copy may have come since
+        async def open_source() -> RangedBytes:
+            if unused:
+                content = await self._verified(attempt, locations, user, unused.pop())
+            else:  # verifying has failed before; there may be another copy by now
                 again = _Attempt(attempt.key, self.verifier)
-                content = await self._verified(again, self.stored_places(attempt.key), user)
+                content = await self._verified(again, self.stored_locations(attempt.key), user)
             return self._watched(content, attempt.key, user)
 
-        def leave() -> None:
-            for opened in left:
+        def discard() -> None:
+            for opened in unused:
                 opened.source.close()
 
-        return DeferredBytes(found.source.size, begin, leave)
+        return DeferredBytes(found.source.size, open_source, discard)
 
     async def _verified(
         self,
         attempt: "_Attempt",
-        places: Iterator[Location],
+        locations: Iterator[Location],
         user: Callable[[], str],
         found: UnverifiedContent | None = None,
     ) -> RangedBytes:
-        """Content from what was `found`, from one of `places`, or from elsewhere in the store. Raises as `open`."""
+        """Verified content that was `found`, or from one of `locations`, else from others. Raises as `open`."""
         content, key = None, attempt.key
         try:
             claim = await self.claim(key)
             if found is not None:
                 content = await attempt.admitted(found, claim)
             if content is None:
-                content = await attempt.at_any(places, claim)
+                content = await attempt.at_any(locations, claim)
             if content is None:
-                content = await attempt.at_any(await self.special_places(key), claim)
+                content = await attempt.at_any(await self.special_locations(key), claim)
         except RiafsError as problem:  # the git-annex branch cannot be read
             attempt.problems.append(problem)
         if content is None:
@@ -220,7 +220,7 @@ class AnnexContents:
 
     def _watched(self, content: RangedBytes, key: Key, user: Callable[[], str]) -> RangedBytes:
         if isinstance(content, MemoryBytes):
-            return content  # nothing can go wrong with it any more
+            return content  # reading it cannot fail
 
         def failed(problem: RiafsError) -> RiafsError:
             shown = key.serialised.decode(errors="replace")
@@ -229,7 +229,7 @@ class AnnexContents:
         return content.reported(failed) if isinstance(content, WatchedBytes) else ErrorReporting(content, failed)
 
     def _report(self, key: Key, problem: RiafsError) -> RiafsError:
-        """`problem`, after it was counted, logged and remembered."""
+        """Count, log and remember a problem; returns it."""
         counters = self.verifier.counters
         counters.keys_missing += isinstance(problem, MissingContent)
         if self._problems.get(key.serialised) != str(problem):
@@ -239,7 +239,7 @@ class AnnexContents:
         return problem
 
     async def claim(self, key: Key) -> Claim:
-        """What the bytes of `key` must be. Raises GitError where only the git-annex branch could tell."""
+        """How bytes of `key` are checked. Raises GitError if that needs the git-annex branch and it cannot be read."""
         if key.backend != b"VURL":
             return Claim(key.serialised, lambda: checker(key))
         equivalents = await self._branch.equivalents(key)
@@ -253,10 +253,10 @@ class AnnexContents:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def size(self, key: Key) -> int | None:
-        """Bytes of a key that does not tell its size, None where it is not in the store."""
-        for place in self.stored_places(key):
+        """The size of the stored content, for keys without a size; None if there is none."""
+        for location in self.stored_locations(key):
             try:
-                opened = await place.open()
+                opened = await location.open()
             except RiafsError:
                 continue
             opened.source.close()
@@ -264,7 +264,7 @@ class AnnexContents:
         return None
 
     async def executable(self, file_names: Sequence[bytes]) -> Sequence[bool]:
-        """Which of the keys with these file names are loose objects with an executable bit."""
+        """For each key with one of these file names, whether it is a loose object with an executable bit."""
         if self._storage.modes is None:
             return [False] * len(file_names)
         paths = [likely_path(name, self._layout) for name in file_names]
@@ -274,9 +274,9 @@ class AnnexContents:
             return [False] * len(paths)
 
     async def attributes(self, key: Key, name: str | None = None) -> Mapping[str, bytes]:
-        """``where`` (place that would be read), ``verified`` (``yes``, ``no``), ``error`` (what went wrong last).
+        """``where`` (the location that would be read), ``verified`` (``yes``, ``no``), ``error`` (the last problem).
 
-        `name`: the only attribute that is wanted; for another one nothing is looked for.
+        `name`: only this attribute is needed; nothing is looked up for others.
         """
         if name not in (None, "where", "verified", "error"):
             return {}
@@ -285,30 +285,33 @@ class AnnexContents:
         if problem is not None:
             known["error"] = problem.encode()
         attempt, memory = _Attempt(key, self.verifier), self.verifier.memory
-        for place in self.stored_places(key):
-            opened = await attempt.opened(place)
+        for location in self.stored_locations(key):
+            opened = await attempt.opened(location)
             if opened is not None:
                 opened.source.close()
-                known["where"] = opened.place.encode()
+                known["where"] = opened.location.encode()
                 if name in (None, "verified"):
                     remembered = opened.evidence is not None and await memory.is_good(opened.evidence, key.serialised)
                     good = remembered or opened.checked_as == key.serialised
                     known["verified"] = b"yes" if good else b"no"
                 return known
         try:
-            special = await self.special_places(key)
+            special = await self.special_locations(key)
         except RiafsError as unreadable:  # the git-annex branch
             return {"error": os.fsencode(str(unreadable))} | known | {"where": b"nowhere found"}
-        for place in special:
-            if await _is_there(place):
-                return known | {"where": os.fsencode(place.name), "verified": b"no"}
+        for location in special:
+            if await _is_there(location):
+                return known | {"where": os.fsencode(location.name), "verified": b"no"}
         return known | {"where": b"nowhere found"}
 
 
-async def _is_there(place: Location) -> bool:
-    """Whether anything is at `place`, as far as can be told without decrypting or decoding it."""
+async def _is_there(location: Location) -> bool:
+    """Whether there is anything at `location`, without decrypting or decoding it."""
     try:
-        source = await place.peek() if isinstance(place, RemoteObject | LinkedMember) else (await place.open()).source
+        if isinstance(location, RemoteObject | LinkedMember):
+            source = await location.peek()
+        else:
+            source = (await location.open()).source
     except RiafsError:
         return False
     source.close()
@@ -316,7 +319,7 @@ async def _is_there(place: Location) -> bool:
 
 
 class _Attempt:
-    """One reader's way through the places of a key."""
+    """The search of one reader through the locations of a key."""
 
     def __init__(self, key: Key, verifier: Verifier) -> None:
         self.key = key
@@ -324,11 +327,11 @@ class _Attempt:
         self.problems: list[RiafsError] = []
         self._probed: list[Location] = []
 
-    async def opened(self, place: Location) -> UnverifiedContent | None:
-        """What lies at `place` if it can be the key's content, judged by its size and by what is remembered of it."""
-        self._probed.append(place)
+    async def opened(self, location: Location) -> UnverifiedContent | None:
+        """The content at `location`, None if its size is wrong or it is remembered as damaged."""
+        self._probed.append(location)
         try:
-            opened = await place.open()
+            opened = await location.open()
         except NotInStore:
             return None
         except RiafsError as problem:
@@ -350,7 +353,7 @@ class _Attempt:
         key, size = self.key.serialised, opened.source.size
         shown = key.decode(errors="replace")
         if self.key.size not in (None, size):
-            problem = f"the copy of key {shown} in {opened.place} has {size} bytes"
+            problem = f"the copy of key {shown} in {opened.location} has {size} bytes"
             if opened.evidence is None or not self.verifier.memory.is_bad(opened.evidence, key):
                 self.verifier.counters.keys_corrupt += 1
                 log.error("%s; this copy is not used", problem)
@@ -358,16 +361,16 @@ class _Attempt:
                 self.verifier.memory.remember_bad(opened.evidence, key)
             return CorruptContent(problem)
         if opened.evidence is not None and self.verifier.memory.is_bad(opened.evidence, key):
-            return CorruptContent(f"the copy of key {shown} in {opened.place} is damaged")
+            return CorruptContent(f"the copy of key {shown} in {opened.location} is damaged")
         return None
 
-    async def at(self, place: Location, claim: Claim) -> RangedBytes | None:
-        """Content from `place`, None if another place has to be tried."""
-        opened = await self.opened(place)
+    async def at(self, location: Location, claim: Claim) -> RangedBytes | None:
+        """Verified content from `location`, None if another one has to be tried."""
+        opened = await self.opened(location)
         return None if opened is None else await self.admitted(opened, claim)
 
     async def admitted(self, opened: UnverifiedContent, claim: Claim) -> RangedBytes | None:
-        """Content from what was opened, None if another place has to be tried."""
+        """Verified content that was opened, None if another location has to be tried."""
         try:
             content = await self.verifier.admit(opened, claim)
         except RiafsError as problem:
@@ -376,16 +379,16 @@ class _Attempt:
         self.verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self.problems)
         return content
 
-    async def at_any(self, places: Iterable[Location], claim: Claim) -> RangedBytes | None:
-        """Content from the first of `places` that has it."""
-        for place in places:
-            content = await self.at(place, claim)
+    async def at_any(self, locations: Iterable[Location], claim: Claim) -> RangedBytes | None:
+        """Verified content from the first of `locations` that has it."""
+        for location in locations:
+            content = await self.at(location, claim)
             if content is not None:
                 return content
         return None
 
     def failure(self, user: str) -> RiafsError:
-        """Why nothing could be read, as the most telling of the problems met."""
+        """The error to raise: of the most informative kind among the problems, with all of them in its message."""
         key = self.key.serialised.decode(errors="replace")
         kinds = (EncryptedContent, StoreTimeout, StoreDenied, CorruptContent, RiafsError)
         for kind in kinds:
@@ -394,11 +397,11 @@ class _Attempt:
                     reasons = "; ".join(dict.fromkeys(map(str, self.problems)))
                     return _same_kind(problem, f"{user}: key {key} cannot be read: {reasons}")
         return MissingContent(
-            f"{user}: key {key} is not in the store; looked at {', '.join(place.name for place in self._probed)}"
+            f"{user}: key {key} is not in the store; looked at {', '.join(location.name for location in self._probed)}"
         )
 
 
 def _same_kind(problem: RiafsError, message: str) -> RiafsError:
-    """A failure with the errno of `problem`."""
+    """An error of the kind of `problem`."""
     kind = EncryptedContent if isinstance(problem, EncryptedArchive) else type(problem)
     return kind(message)

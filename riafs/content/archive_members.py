@@ -30,17 +30,17 @@ from riafs.storage.temporary import temporary_file
 
 _PIECE = 1 << 20
 
-ArchivePlaces = Callable[[Key], Awaitable[Sequence[Location]]]
-"""Where the content of the archive's key may be."""
+FindArchive = Callable[[Key], Awaitable[Sequence[Location]]]
+"""Finds the locations of an archive's key."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkedMember:
-    """The content of `key` as a member of an archive, which is one of its locations."""
+    """A Location: the content of `key` as a member of an annexed archive."""
 
     key: Key
     link: ArchiveLink
-    places: ArchivePlaces
+    locations: FindArchive
     tools: ArchiveTools
 
     @property
@@ -50,11 +50,11 @@ class LinkedMember:
 
     @property
     def size(self) -> int | None:
-        """Bytes, where the key or the link says so."""
+        """Bytes; None if neither the key nor the link says how many."""
         return self.link.size if self.key.size is None else self.key.size
 
     async def open(self) -> UnverifiedContent:
-        """Raises NotInStore without the archive, what is wrong with it, MissingProgram, StoreTimeout."""
+        """Raises NotInStore if the archive is not there, CorruptContent, MissingProgram, StoreTimeout, …"""
         if self.size is None:
             raise NotInStore(f"{self.name}: neither the key nor the URL says how large it is")
         if checker(self.key) is None:
@@ -65,16 +65,16 @@ class LinkedMember:
         return UnverifiedContent(member, self.name, None, self.key.serialised)
 
     async def peek(self) -> RangedBytes:
-        """The archive, as it is there. Raises as `open`."""
-        for place in await self.places(self.link.archive):
+        """The archive itself. Raises as `open`."""
+        for location in await self.locations(self.link.archive):
             try:
-                return (await place.open()).source
+                return (await location.open()).source
             except NotInStore:
                 continue
         raise NotInStore(f"the archive of {self.name} is not in the store")
 
     async def _cached(self, size: int) -> RangedBytes:
-        """The same as `extracted`; all of it is put into the block cache, for those who open it next."""
+        """As `extracted`; puts all of it into the block cache, where the next readers find it."""
         file, blocks = await self.extracted(size), self.tools.resources.blocks
         for index, offset in enumerate(range(0, size, blocks.block_size)):
             await blocks.put(
@@ -83,11 +83,11 @@ class LinkedMember:
         return file
 
     async def extracted(self, size: int) -> FileBytes:
-        """The member in an unlinked file, right where the key can tell. Raises as `open`."""
+        """The member in an unlinked file, verified if the key has a digest. Raises as `open`."""
         problem: RiafsError | None = None
-        for place in await self.places(self.link.archive):
+        for location in await self.locations(self.link.archive):
             try:
-                opened = await place.open()
+                opened = await location.open()
             except NotInStore:
                 continue
             except RiafsError as error:

@@ -1,7 +1,7 @@
-"""What the git-annex branch of a dataset says: special remotes, chunks of a key, equivalents of a VURL key.
+"""The git-annex branch of a dataset: special remotes, chunks of keys, keys of a VURL key, URLs.
 
-The logs are hints (a store is the truth about what it holds); they are read only for keys that need them. A log that
-is not on the branch says nothing; one that is there and cannot be read is an error, since digests hang on it.
+The logs are hints, as only the store itself knows what it has; they are read only for keys that need them. A log that
+is not on the branch is empty; one that cannot be read is an error, since digests depend on it.
 """
 
 from riafs.errors import NoSuchVersion
@@ -26,7 +26,7 @@ _BRANCH = b"refs/heads/git-annex"
 
 
 class AnnexBranch:
-    """The branch of one repository; its tip is looked up at each use, what concerns all keys is parsed once per tip."""
+    """The branch of one repository. Its tip is looked up at each use; logs for all keys are parsed once a tip."""
 
     def __init__(self, repository: Repository | None) -> None:
         self._repository = repository
@@ -76,5 +76,5 @@ class AnnexBranch:
         return equivalent_keys(await self._key_log(key, EQUIVALENT_KEYS_LOG))
 
     async def urls(self, key: Key) -> tuple[bytes, ...]:
-        """The URLs that serve a key, as the branch has them. Raises as `equivalents`."""
+        """The URLs of a key. Raises as `equivalents`."""
         return live_infos(await self._key_log(key, WEB_LOG))

@@ -1,8 +1,7 @@
 """Chunks of a key that lie in the store as they are, read as one, with a bounded number of descriptors.
 
 Invariant: a chunk that is being read is not closed; others are, the one unused for longest first, and opened again when
-they are wanted. A chunk that has another size then is not the one whose size was counted on; one that was changed or
-replaced gives the whole another `version`.
+they are wanted.
 """
 
 from collections import OrderedDict
@@ -24,7 +23,7 @@ OpenChunk = Callable[[int], Awaitable[RangedBytes]]
 
 @dataclass(frozen=True, slots=True)
 class ChunkVersions:
-    """Which version of its chunks the whole is made of."""
+    """The versions of all chunks together."""
 
     files: int
     modification: int
@@ -32,13 +31,13 @@ class ChunkVersions:
 
     @classmethod
     def of(cls, origins: list[object]) -> "ChunkVersions":
-        """That of chunks from these origins."""
+        """For chunks with these origins."""
         files = [(each.version.modification, each.offset) if isinstance(each, _InFile) else each for each in origins]
         return cls(hash(tuple(origins)), hash(tuple(files)))
 
 
 class _InFile(NamedTuple):
-    """Where a chunk lies as it is."""
+    """The origin of a chunk that lies in a file as it is."""
 
     version: Version
     offset: int
@@ -58,14 +57,14 @@ class Chunks:
         self._sizes = sizes
         self._origins = origins
         self.version = ChunkVersions.of(origins)
-        """Another object once a chunk is not what it was."""
+        """Another object once a chunk has changed."""
         self._ends = list(accumulate(sizes))
         self._opened: OrderedDict[int, _Open] = OrderedDict()
         self._closed = False
 
     @classmethod
     async def open(cls, open_chunk: OpenChunk, count: int) -> "Chunks":
-        """All of `count` chunks, each of which is looked at. Raises what opening them raises."""
+        """All of `count` chunks; each is opened once to get its size. Raises what opening them raises."""
         sizes: list[int] = []
         origins: list[object] = []
         for number in range(count):
@@ -81,7 +80,6 @@ class Chunks:
         return self._ends[-1] if self._ends else 0
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes."""
         return await read_across(self._ends, offset, length, self._read_chunk)
 
     async def _read_chunk(self, number: int, offset: int, length: int) -> Buffer:
@@ -91,7 +89,7 @@ class Chunks:
             return data
 
     def _look(self, number: int, source: RangedBytes) -> None:
-        """See whether a chunk is still the one that was opened first."""
+        """Note it if a chunk is not the version any more that was opened first."""
         origin = _origin(source)
         if origin != self._origins[number]:
             self._origins[number] = origin
@@ -99,7 +97,7 @@ class Chunks:
 
     @asynccontextmanager
     async def _chunk(self, number: int) -> AsyncIterator[RangedBytes]:
-        """A chunk, open meanwhile."""
+        """A chunk, which stays open in the context."""
         if number not in self._opened:
             source = await self._open_again(number)
             if number in self._opened:  # another reader was faster
@@ -140,7 +138,7 @@ class Chunks:
 
 
 def _origin(source: RangedBytes) -> object:
-    """Equal as long as `source` is the same bytes of the same version of a file; None where nobody changes it."""
+    """Equal as long as `source` is the same bytes of the same version of a file; None if nobody can change it."""
     file = stored_file(source)
     if file is not None and file.version is not None:
         return _InFile(file.version, source.offset if isinstance(source, Extent) else 0)

@@ -37,35 +37,35 @@ _DAMAGE = (CorruptContent, DecodeFailed, GitError, LinkLoop, MalformedArchive, N
 
 
 class CopyState(enum.Enum):
-    """What was found in one place."""
+    """The state of one copy."""
 
     GOOD = "good"
     SIZED = "size only"
-    """There is no digest to check: only the size is right."""
+    """The size is right, and there is no digest to check."""
     ABSENT = "absent"
     DAMAGED = "damaged"
     UNREACHABLE = "unreachable"
-    """It could not be read to its end, so nothing is known."""
+    """It could not be read to its end."""
 
     @property
     def usable(self) -> bool:
-        """Whether readers are served from it."""
+        """Whether readers get it."""
         return self in (CopyState.GOOD, CopyState.SIZED)
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What one place has of a part. `place` is as messages call it; `problem` says what is wrong, if anything is."""
+    """The copy of a part in one place, named for messages. `problem` says what is wrong with it, if anything."""
 
     place: str
     state: CopyState
     problem: str = ""
     archive: bool = False
-    """Whether the place holds many parts, as an archive does."""
+    """Whether the place has many parts, as an archive does."""
 
 
 def state_of(problem: RiafsError) -> CopyState:
-    """What a place has of a part that could not be read there.
+    """The state of a copy that could not be read because of `problem`.
 
     Damage is what the place itself would have to mend. Rights, passwords, programs and codecs that are lacking here are
     not, nor is what nobody looked at: links that lead out of the store, what is over the bounds.
@@ -77,7 +77,7 @@ def state_of(problem: RiafsError) -> CopyState:
 
 
 class Part(Protocol):
-    """Content that is stored as a whole."""
+    """Content that is stored and verified as a whole."""
 
     @property
     def kind(self) -> str:
@@ -89,11 +89,11 @@ class Part(Protocol):
 
     @property
     def identity(self) -> bytes:
-        """Equal for two parts that are the same content in the same places."""
+        """Equal for two parts with the same content and the same places."""
 
     @property
     def size(self) -> int | None:
-        """Bytes, None where only reading tells."""
+        """Bytes; None if it has to be read to know that."""
 
     def wanted(self, copies: int | None) -> int | None:
         """How many copies there should be, where `copies` are asked for by whoever checks; None if it does not matter.
@@ -114,7 +114,7 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class KeyPart:
-    """A key of the dataset called `dataset`: see Part."""
+    """A Part: a key of the dataset called `dataset`."""
 
     contents: AnnexContents
     dataset: bytes
@@ -123,35 +123,32 @@ class KeyPart:
 
     @property
     def name(self) -> bytes:
-        """See Part."""
         return self.key.serialised
 
     @property
     def identity(self) -> bytes:
-        """See Part."""
         return self.dataset + b"\0" + self.key.serialised
 
     @property
     def size(self) -> int | None:
-        """See Part."""
         return self.key.size
 
     def wanted(self, copies: int | None) -> int | None:
-        """See Part: a store says nothing of copies."""
+        """No other number than the one asked for: a store does not have one."""
         return copies
 
     async def copies(self, *, every: bool) -> Sequence[Copy]:
-        """See Part. Chunked and encrypted forms are looked at where there is no plain copy, or for `every`."""
+        """Locations of special remotes are read if there is no plain copy, or for `every`."""
         claim = await self.contents.claim(self.key)
-        found = await self._look(self.contents.stored_places(self.key), claim, every=every)
+        found = await self._look(self.contents.stored_locations(self.key), claim, every=every)
         if every or not any(copy.state.usable for copy in found):
-            found += await self._look(await self.contents.special_places(self.key), claim, every=every)
+            found += await self._look(await self.contents.special_locations(self.key), claim, every=every)
         return found
 
-    async def _look(self, places: Iterable[Location], claim: Claim, *, every: bool) -> list[Copy]:
+    async def _look(self, locations: Iterable[Location], claim: Claim, *, every: bool) -> list[Copy]:
         found: list[Copy] = []
-        for place in places:
-            copy = await read_copy(place, self.key.size, claim, self.contents.verifier)
+        for location in locations:
+            copy = await read_copy(location, self.key.size, claim, self.contents.verifier)
             if copy is not None:
                 found.append(copy)
                 if copy.state.usable and not every:
@@ -159,30 +156,30 @@ class KeyPart:
         return found
 
 
-async def read_copy(place: Location, size: int | None, claim: Claim, verifier: Verifier) -> Copy | None:
-    """The copy in `place`, read to its end; None where there is none. `size`: bytes it must have, if known."""
-    archive = isinstance(place, ArchivedObject)
+async def read_copy(location: Location, size: int | None, claim: Claim, verifier: Verifier) -> Copy | None:
+    """The copy at `location`, read to its end; None where there is none. `size`: bytes it must have, if known."""
+    archive = isinstance(location, ArchivedObject)
     try:
-        opened = await place.open()
+        opened = await location.open()
     except NotInStore:
         return None
     except RiafsError as problem:
-        return Copy(place.name, state_of(problem), str(problem), archive)
+        return Copy(location.name, state_of(problem), str(problem), archive)
     if size not in (None, opened.source.size):
         opened.source.close()
-        return Copy(opened.place, CopyState.DAMAGED, f"has {opened.source.size} bytes", archive)
+        return Copy(opened.location, CopyState.DAMAGED, f"has {opened.source.size} bytes", archive)
     try:
         await _read(opened, claim, verifier)
     except RiafsError as problem:
-        return Copy(opened.place, state_of(problem), str(problem), archive)
-    return Copy(opened.place, CopyState.SIZED if claim.new_checker() is None else CopyState.GOOD, archive=archive)
+        return Copy(opened.location, state_of(problem), str(problem), archive)
+    return Copy(opened.location, CopyState.SIZED if claim.new_checker() is None else CopyState.GOOD, archive=archive)
 
 
 async def _read(opened: UnverifiedContent, claim: Claim, verifier: Verifier) -> None:
     """Raises CorruptContent, and what reading raises."""
     content = await verifier.admit(opened, claim)
     try:
-        if opened.checked_as == claim.key or claim.new_checker() is None:  # nobody has read it to its end yet
+        if opened.checked_as == claim.key or claim.new_checker() is None:  # it was not read to its end yet
             await read_all(content)
     finally:
         content.close()
@@ -196,7 +193,7 @@ async def read_all(content: RangedBytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BlobPart:
-    """A file that git holds: see Part. `oid` in hex, `size` in bytes."""
+    """A Part: a git object with the content of a file. `oid` in hex, `size` in bytes."""
 
     repository: Repository
     dataset: bytes
@@ -206,20 +203,18 @@ class BlobPart:
 
     @property
     def name(self) -> bytes:
-        """See Part."""
         return self.oid
 
     @property
     def identity(self) -> bytes:
-        """See Part."""
         return self.dataset + b"\0" + self.oid
 
     def wanted(self, copies: int | None) -> int | None:
-        """See Part: git keeps one, whatever is asked for."""
+        """None: git has one copy, whatever number is asked for."""
         return None
 
     async def copies(self, *, every: bool) -> Sequence[Copy]:
-        """See Part. git knows one copy at most; its name is the digest of what is read."""
+        """One copy at most. Its name is the digest of the bytes that are read."""
         place = f"git repository of {self.repository.name}"
         if self.size is None:
             return ()

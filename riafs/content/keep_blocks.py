@@ -1,4 +1,4 @@
-"""Blocks of Keep for readers: from memory, from the cache, or from where they lie, fetched once however many wait.
+"""Blocks of Keep for readers: from memory, the block cache or a place of Keep; fetched once for all who wait.
 
 A block that a server sends is kept in memory (`BlockMemory`) and, in parts, in the block cache; one that lies in a
 volume of this machine is hashed once (what was verified is remembered by the file's identity) and read in place. Two
@@ -42,19 +42,19 @@ log = logging.getLogger(__name__)
 
 _OPEN_FILES = 64
 _TRUST_SECONDS = 1.0
-"""How long an open file of a volume is used before it is looked at again: blocks may be replaced, or go."""
+"""How long an open file of a volume is used before it is opened again: blocks may be replaced or removed."""
 _IDLE_SECONDS = 0.2
 _MAX_PROBLEMS = 1000
 _GIVEN_UP_SECONDS = 0.5
-"""Kernels ask once more, page by page, when what they read ahead has failed: that does not wait for as long again."""
+"""When reading ahead has failed, kernels read once more, page by page: these reads fail at once."""
 _DAMAGED_SECONDS = 60.0
-"""A block of which no good copy is left is not fetched again for so long: each time it would come whole."""
+"""A block without a good copy is not fetched again for so long, as each time all of it would be received."""
 _AHEAD_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class KeepTools:
-    """What `KeepBlocks` works with."""
+    """Shared by all that reads blocks."""
 
     places: BlockPlaces
     cache: BlockCache
@@ -124,7 +124,7 @@ class KeepBlocks:
             return bytes(length)
         try:
             return await self._read(locator, offset, length, renew)
-        except ChangedContent:  # a volume's file that was open
+        except ChangedContent:  # the open file of a volume
             self._files.pop(locator.unsigned, None)
             return await self._read(locator, offset, length, renew)
 
@@ -134,18 +134,18 @@ class KeepBlocks:
             kept = await self.tools.cache.read(keep_content(locator.unsigned), locator.size, offset, length)
             if kept is not None:
                 return kept
-            block = self._at_hand(locator)  # it may have landed since
+            block = self._at_hand(locator)  # it may have come since
         if block is None:
             block = await self._arrived(locator, renew)
         return await block.read(offset, length)
 
     def read_now(self, locator: Locator, offset: int, length: int) -> Buffer | None:
-        """The same where the whole block is in memory, else None."""
+        """The same if the whole block is in memory, else None."""
         block = self._memory.get(locator.unsigned)
         return None if block is None else block.read_now(offset, length)
 
     def problem(self, locator: Locator) -> str | None:
-        """What went wrong with a block the last time, None if nothing did."""
+        """The last problem with a block, None if there is none."""
         return self._problems.get(locator.unsigned)
 
     def _at_hand(self, locator: Locator) -> WholeBlock | BlockInVolume | None:
@@ -163,7 +163,7 @@ class KeepBlocks:
     # -- fetching -----------------------------------------------------------------------------------------------------
 
     async def _arrived(self, locator: Locator, renew: Renew) -> WholeBlock | BlockInVolume:
-        """The block, once it has landed."""
+        """The block, once it was fetched."""
         if locator.size > MAX_BLOCK:
             raise TooLarge(f"block {locator.unsigned.decode()} cannot be read: blocks have up to {MAX_BLOCK} bytes")
         given_up, until = self._given_up.get(locator.unsigned, (None, 0.0))
@@ -254,7 +254,7 @@ class KeepBlocks:
     # -- reading ahead ------------------------------------------------------------------------------------------------
 
     def fetch_ahead(self, locator: Locator, renew: Renew) -> None:
-        """A reader is likely to want this block soon: fetch it, if there is memory for it. Failures come up then."""
+        """Fetch a block that will be read soon, if there is memory for it. Failures are reported when it is read."""
         name = locator.unsigned
         if locator.size == 0 or locator.size > MAX_BLOCK or _is_zeros(locator):
             return

@@ -20,7 +20,7 @@ _FIRST_PAUSE = 0.5
 
 
 async def copies(blocks: KeepBlocks, locator: Locator, renew: Renew, *, every: bool = True) -> Sequence[Copy]:
-    """What each place has of a block, or those up to the first that has it; nothing is asked for the block of no bytes.
+    """The copies of a block in all places, or up to the first good one; none for the block of no bytes.
 
     Servers that failed or are busy are asked a few times more.
     """
@@ -36,7 +36,7 @@ async def copies(blocks: KeepBlocks, locator: Locator, renew: Renew, *, every: b
 
 
 class _Check:
-    """One block, place by place."""
+    """Reads one block in each place."""
 
     def __init__(self, locator: Locator, renew: Renew, deadline: float) -> None:
         self._locator = locator
@@ -74,7 +74,7 @@ class _Check:
 
 @dataclass(frozen=True, slots=True)
 class BlockPart:
-    """A block of a collection's manifest: see Part. `replication`: how many copies the collection asks for, if it does.
+    """A Part: a block of a collection. `replication`: how many copies the collection asks for, if it does.
 
     NO_BLOCK stands for bytes that a manifest claims and has no block for: they are in no place.
     """
@@ -86,27 +86,25 @@ class BlockPart:
 
     @property
     def name(self) -> bytes:
-        """See Part. Raises MalformedLocator, only where the manifest was read leniently."""
+        """Raises MalformedLocator, which happens only if the manifest was read leniently."""
         if self.block == NO_BLOCK:
             return b"none, in the manifest " + self.reader.manifest.portable_data_hash
         return self.reader.manifest.locator(self.block).unsigned
 
     @property
     def identity(self) -> bytes:
-        """See Part: blocks of one digest are the same, whatever collection they are in."""
+        """Blocks of one digest are the same, whatever collection they are in."""
         return self.name
 
     @property
     def size(self) -> int | None:
-        """See Part."""
         return 0 if self.block == NO_BLOCK else self.reader.manifest.locator(self.block).size
 
     def wanted(self, copies: int | None) -> int | None:
-        """See Part. The block of no bytes is stored nowhere."""
+        """None for the block of no bytes, which is not stored."""
         return None if self.name == EMPTY_BLOCK.unsigned else self.replication if copies is None else copies
 
     async def copies(self, *, every: bool) -> Sequence[Copy]:
-        """See Part."""
         if self.name == EMPTY_BLOCK.unsigned:
             return (Copy("every client", CopyState.GOOD),)
         if self.block == NO_BLOCK:

@@ -23,7 +23,7 @@ from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
 from riafs.storage.deadline import DeadlineLock
 
 _RENEW_SECONDS = 2.0
-"""A manifest that is younger has no newer signatures than another one would have."""
+"""A manifest that was fetched less long ago is not fetched again for newer signatures."""
 _SMALL = 128 << 10
 
 Refresh = Callable[[], Awaitable[Manifest]]
@@ -72,7 +72,7 @@ class CollectionReader:
         return data
 
     def problem(self, segments: Sequence[Segment]) -> str | None:
-        """What went wrong with one of these the last time it was read, None if nothing did."""
+        """The last problem of one of these segments, None if there is none."""
         for segment in segments:
             problem = None if segment.block == NO_BLOCK else self.blocks.problem(self._manifest.locator(segment.block))
             if problem is not None:
@@ -82,7 +82,7 @@ class CollectionReader:
     def _fetch_ahead(self, block: int) -> int:
         try:
             locator = self._manifest.locator(block)
-        except MalformedLocator:  # whoever reads from it hears of it
+        except MalformedLocator:  # its reader gets the error
             return 0
         self.blocks.fetch_ahead(locator, self.renewal(block))
         return locator.size
@@ -101,7 +101,7 @@ class CollectionReader:
         self.blocks.counters.signatures_renewed += 1
 
     def renewal(self, block: int) -> Renew:
-        """Gives a newer locator of a block than one that was used, None if there is none."""
+        """A function that gives a newer locator of a block than the one it is given; None if there is none."""
         return partial(self._renew, block)
 
     async def _renew(self, block: int, used: Locator) -> Locator | None:
@@ -115,7 +115,7 @@ class CollectionReader:
 
 
 class SegmentedBytes:
-    """RangedBytes over segments. There is nothing to close: blocks belong to the mount."""
+    """RangedBytes over segments."""
 
     __slots__ = ("_ends", "_reader", "_segments", "_size")
 
@@ -131,7 +131,6 @@ class SegmentedBytes:
         return self._size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes."""
         end = min(offset + length, self._size)
         pieces: list[Buffer] = []
         index = bisect_right(self._ends, offset)
@@ -149,4 +148,4 @@ class SegmentedBytes:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
-        """See RangedBytes."""
+        """Nothing to close: blocks belong to the mount."""

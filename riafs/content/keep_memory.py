@@ -22,14 +22,14 @@ _WAIT_SECONDS = 1.0
 
 
 class Room:
-    """Memory that is taken for one block to come. Whoever asked for it gives it back or fills it, once."""
+    """Memory that is reserved for one block. The task that asked for it fills it or gives it back, once."""
 
     def __init__(self, memory: "BlockMemory", size: int) -> None:
         self._memory = memory
         self._size = size
 
     def give_back(self) -> None:
-        """There is no block; harmless after `fill`."""
+        """Free the memory; harmless after `fill`."""
         size, self._size = self._size, 0
         self._memory.shrink(size)
 
@@ -51,7 +51,7 @@ class BlockMemory:
         self._changed = trio.Event()
 
     def get(self, name: bytes) -> WholeBlock | None:
-        """A kept block, which is now the one used last."""
+        """A block in memory, which is dropped last from now on."""
         block = self._blocks.get(name)
         if block is not None:
             self._blocks.move_to_end(name)
@@ -61,7 +61,7 @@ class BlockMemory:
         return name in self._blocks
 
     async def room(self, size: int) -> Room:
-        """Room for a block of `size` bytes, once there is some."""
+        """Memory for a block of `size` bytes, as soon as there is enough."""
         while self._used and self._used + size > self.limit:
             if not self._let_go_one():
                 await self._wait()
@@ -86,12 +86,12 @@ class BlockMemory:
         return False
 
     def shrink(self, size: int) -> None:
-        """That many bytes are free again."""
+        """Free that many bytes."""
         self._used -= size
         self._tell()
 
     def keep(self, name: bytes, block: WholeBlock) -> None:
-        """Keep a block for which there was room a moment ago: no await since."""
+        """Keep a block whose room was given back without an await since."""
         if name not in self._blocks:
             self._blocks[name] = block
             self._used += block.size
@@ -100,19 +100,19 @@ class BlockMemory:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits for room."""
+        """Whether a task waits for room."""
         return self._wanted > 0
 
     def pin(self, name: bytes) -> None:
-        """Do not let go a kept block for now."""
+        """Do not drop a block for now."""
         self._pinned[name] = None
 
     def is_pinned(self, name: bytes) -> bool:
-        """Whether `pin` still holds: it does not where somebody has waited for room for too long."""
+        """Whether `pin` still holds: not if a task has waited for room for too long."""
         return name in self._pinned
 
     def unpin(self, name: bytes) -> None:
-        """A block may be let go again; harmless for one that was not pinned."""
+        """A block may be dropped again; harmless for one that was not pinned."""
         self._pinned.pop(name, None)
         self._tell()
 
@@ -136,7 +136,7 @@ class BlockStorer:
         self._wake = trio.Event()
 
     def add(self, name: bytes, block: WholeBlock) -> None:
-        """Store a block that is kept in memory, soon; until then it stays there."""
+        """Store a block, which stays in memory until then."""
         self._memory.pin(name)
         self._waiting[name] = block
         self._wake.set()

@@ -1,10 +1,10 @@
-"""Looking for one block: places in their order, a second one beside a slow one, rounds with pauses, a new signature.
+"""The search for one block: all places in order, a second one while one is slow, more rounds, new signatures.
 
 A round asks each place until one has the block. Places that said no are not asked again; damaged copies once more, as
 the network may have done it; servers that failed or have too much to do again and again, with growing pauses, until the
 deadline. So a block that nobody has is known to be missing after one round. A place that lets the reader wait for the
-first byte for long gets company once a round: the next place is asked as well, and the first block wins. So does each
-that stands still in its answer or its line, or takes long for what it sends, and it is asked last for a while.
+first byte for long is joined by the next place once a round, and the first block that comes is taken. So is each that
+stops in its answer or its queue, or sends slowly, and it is asked last for a while.
 """
 
 import logging
@@ -45,13 +45,13 @@ log = logging.getLogger(__name__)
 Renew = Callable[[Locator], Awaitable[Locator | None]]
 """Gives the locator of the same block with a new signature, None where there is none."""
 Admit = Callable[[FileBlock, Locator, BlockPlace], Awaitable[BlockInVolume]]
-"""Lets a file through when it is known to be the block. Raises CorruptContent, and what reading raises."""
+"""Verifies that a file is the block. Raises CorruptContent, and what reading raises."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _HEDGE_SECONDS, _HEDGE_FACTOR = 1.0, 3
 _LATENCIES = 64
 _STILL_SECONDS = 2.0
-"""How long an answer that has begun may stand still before another place is asked as well."""
+"""How long an answer that has begun may stop before another place is asked as well."""
 _SLOW = 64 << 10
 """Bytes a second below which a block takes long."""
 _AT_ONCE = 3
@@ -82,14 +82,14 @@ class Latencies:
 
 
 class DamagedCopies:
-    """Which copies turned out to be damaged: the places that are asked last for a block."""
+    """Copies that are known to be damaged: their places are asked last for a block."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._copies: dict[tuple[str, bytes], None] = {}
 
     def add(self, place: BlockPlace, locator: Locator, problem: RiafsError) -> None:
-        """Note one; the first time it is logged."""
+        """Remember one, and log it the first time."""
         self._counters.blocks_corrupt += 1
         copy = (place.name, locator.unsigned)
         if copy not in self._copies:
@@ -106,7 +106,7 @@ class DamagedCopies:
 
 
 class SilentPlaces:
-    """Which places do not answer: told when that begins and when it ends, not for every block."""
+    """Places that do not answer: logged when that begins and when it ends, not for every block."""
 
     def __init__(self) -> None:
         self._silent: dict[str, None] = {}
@@ -118,19 +118,19 @@ class SilentPlaces:
             log.warning("%s; %s is passed over where another place has what is wanted", problem, place.name)
 
     def answered(self, place: BlockPlace) -> None:
-        """A place has answered, be it with a no."""
+        """A place has answered, be it that it does not have the block."""
         if self._silent.pop(place.name, "") is None:
             log.warning("%s answers again", place.name)
 
 
 class SlowPlaces:
-    """Which places stood still a moment ago, and are asked last."""
+    """Places that were slow a moment ago, and are asked last."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
 
     def add(self, place: BlockPlace) -> None:
-        """It stands still."""
+        """It is slow."""
         self._until[place.name] = trio.current_time() + _ASKED_LAST_SECONDS
 
     def last(self, places: Sequence[BlockPlace]) -> Sequence[BlockPlace]:
@@ -140,13 +140,13 @@ class SlowPlaces:
 
 
 def new_request_id() -> str:
-    """A name for what a server is asked, in the form of Arvados' own programs."""
+    """An id for a request, in the form of Arvados' own programs."""
     return "req-" + "".join(random.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=20))  # noqa: S311  # no secret
 
 
 @dataclass(frozen=True, slots=True)
 class SearchTools:
-    """What all searches of a mount share."""
+    """Shared by all searches of a mount."""
 
     places: BlockPlaces
     memory: BlockMemory
@@ -159,7 +159,7 @@ class SearchTools:
     deadline: float
     """Seconds."""
     queue: ProgressQueue
-    """Of those who wait for memory."""
+    """Of tasks that wait for memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class BlockSearch:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _renew_in_time(self) -> None:
-        """Do not begin with a signature that is about to expire. One that cannot be renewed may still do."""
+        """Renew a signature that is about to expire. If that fails, the old one may still be accepted."""
         expires = self._locator.expires
         if expires is None or expires - time.time() > _RENEW_BEFORE:
             return
@@ -296,7 +296,7 @@ class BlockSearch:
     async def _outcome(
         self, receive: "trio.MemoryReceiveChannel[_Outcome]", running: Sequence[Attempt]
     ) -> _Outcome | None:
-        """How an attempt ended; None once the newest of those that are `running` needs company."""
+        """The next outcome of an attempt; None once another place should be asked beside those `running`."""
         while running and len(running) < _AT_ONCE:
             newest = running[-1]
             since = newest.idle_since
@@ -311,7 +311,7 @@ class BlockSearch:
         return await receive.receive()
 
     def _too_long(self, attempt: Attempt) -> float:
-        """When an answer that goes on should have come to its end."""
+        """When an answer that has begun should have ended."""
         if attempt.answered_at is None:
             return float("inf")
         return attempt.answered_at + _STILL_SECONDS + self._locator.size / _SLOW
@@ -325,7 +325,7 @@ class BlockSearch:
         send: "trio.MemorySendChannel[_Outcome]",
         running: dict[Attempt, BlockPlace | None],
     ) -> None:
-        """Ask the first that is `waiting`, as of when there is room for what it sends."""
+        """Ask the first place that is `waiting` once there is memory for its answer."""
         found = None
         self._attempts += 1
         try:
@@ -401,7 +401,7 @@ class BlockSearch:
             return self._locator.text != used.text
 
     def _note(self, place: BlockPlace, problem: RiafsError) -> None:
-        """What is wrong at a place, and whether to ask there again."""
+        """Note the problem of a place, and whether to ask it again."""
         self._problems[place.name] = problem
         self._looked_in_place |= place.in_place
         if isinstance(problem, _DAMAGE):
@@ -420,8 +420,8 @@ class BlockSearch:
 
     @property
     def is_lasting(self) -> bool:
-        """Whether asking again would bring the same bytes: no copy is good, and no place has failed to answer. Of files
-        in volumes it is known which ones are bad, as long as they are what they were."""
+        """Whether asking again would give the same bytes: no copy is good, and all places have answered. Damaged files
+        in volumes are remembered anyway, until they change."""
         problems = self._problems.values()
         return (
             not self._looked_in_place
@@ -430,7 +430,7 @@ class BlockSearch:
         )
 
     def _failure(self) -> RiafsError:
-        """Why there is no block, as the most telling of the problems met."""
+        """The error to raise: of the most informative kind among the problems, with all of them in its message."""
         name = f"block {self._locator.unsigned.decode()}"
         problems = list(self._problems.values())
         if all(isinstance(each, NotInStore) for each in problems):
@@ -451,14 +451,14 @@ def _is_damage(problem: RiafsError) -> bool:
 
 
 def _give_back(*unused: FoundBlock | None) -> None:
-    """The room of blocks that nobody wants any more."""
+    """Free the memory of blocks that are not used."""
     for found in unused:
         if found is not None and found.room is not None:
             found.room.give_back()
 
 
 def _left_in(receive: "trio.MemoryReceiveChannel[_Outcome]") -> Iterator[FoundBlock | None]:
-    """What came when the round had ended."""
+    """Outcomes that came after the round had ended."""
     with suppress(trio.WouldBlock):
         while True:
             yield receive.receive_nowait().found

@@ -27,19 +27,19 @@ from riafs.storage.protocol import ItemKind, Storage, listing_of
 
 
 class Location(Protocol):
-    """One place for one key."""
+    """A location that one key may have."""
 
     @property
     def name(self) -> str:
-        """How messages call it: a path below the dataset, or what was tried there."""
+        """For messages: a path below the dataset, or a description."""
 
     async def open(self) -> UnverifiedContent:
-        """The bytes there. Raises NotInStore, or what is wrong with the place."""
+        """The bytes there. Raises NotInStore, and other kinds of RiafsError where they cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class LooseObject:
-    """A file at `path` below `objects`, which is the store's path of the dataset's ``annex/objects``."""
+    """A file of its own, at `path` below `objects`, the ``annex/objects`` of the dataset in the store."""
 
     storage: Storage
     objects: bytes
@@ -47,11 +47,9 @@ class LooseObject:
 
     @property
     def name(self) -> str:
-        """See Place."""
         return "annex/objects/" + os.fsdecode(self.path)
 
     async def open(self) -> UnverifiedContent:
-        """See Place."""
         source = await self.storage.open(self.objects + b"/" + self.path)
         assert source.version is not None
         return UnverifiedContent(source, self.name, Evidence(source.version, 0, source.size))
@@ -60,7 +58,7 @@ class LooseObject:
 _log = logging.getLogger(__name__)
 
 ARCHIVE_PATHS = (b"archives/archive.7z", b"annex/archives/archive.7z", b"archive.7z")
-"""Where an archive may lie below a dataset: today's place, the one of early documentation, and the one before 2019."""
+"""Where an archive may lie below a dataset: today's path, that of early documentation, and that before 2019."""
 
 
 class DatasetArchives:
@@ -72,44 +70,44 @@ class DatasetArchives:
         self._tools = tools
         self._opening = DeadlineLock()
 
-    async def open(self, place: bytes, names: Sequence[bytes]) -> UnverifiedContent | None:
-        """The first member of the archive at `place` that has one of `names`; None if it has none of them.
+    async def open(self, location: bytes, names: Sequence[bytes]) -> UnverifiedContent | None:
+        """The first member of the archive at `location` that has one of `names`; None if it has none of them.
 
         Raises NotInStore where there is no archive, ArchiveError and its kinds, CorruptContent, DecodeFailed, …
         """
         for last in (False, True):
-            version, archive = await self._archive(place)
+            version, archive = await self._archive(location)
             try:
-                return await _open_member(archive, place, names, version)
+                return await _open_member(archive, location, names, version)
             except DamagedIndex as problem:
                 if last:
                     raise
                 _log.warning("%s; it is made again", problem)
-                known = self._known(place, version)
+                known = self._known(location, version)
                 if known is not None and known.archive is archive:
-                    del self._tools.open_archives[self, place]
+                    del self._tools.open_archives[self, location]
                 await archive.forget()
         raise AssertionError("the second round returns or raises")
 
-    async def names(self, place: bytes) -> Iterator[bytes]:
-        """The names of the files in the archive at `place`, none where there is no archive. Raises as `open`."""
+    async def names(self, location: bytes) -> Iterator[bytes]:
+        """The names of the files in the archive at `location`, none where there is no archive. Raises as `open`."""
         try:
-            _, archive = await self._archive(place)
+            _, archive = await self._archive(location)
         except NotInStore:
             return iter(())
         return archive.listing.file_names()
 
-    async def _archive(self, place: bytes) -> tuple[Version, Archive]:
-        path = self._dataset + b"/" + place
+    async def _archive(self, location: bytes) -> tuple[Version, Archive]:
+        path = self._dataset + b"/" + location
         source = await self._storage.open(path)
         version = source.version
         assert version is not None
         async with self._opening.held():
-            known = self._known(place, version)
+            known = self._known(location, version)
             if known is None:
                 known = await self._open(source, version, path)
-                self._tools.open_archives.pop((self, place), None)
-                self._tools.open_archives[self, place] = known
+                self._tools.open_archives.pop((self, location), None)
+                self._tools.open_archives[self, location] = known
             else:
                 source.close()
         if known.archive is None:
@@ -117,13 +115,13 @@ class DatasetArchives:
             raise type(known.problem)(*known.problem.args)
         return version, known.archive
 
-    def _known(self, place: bytes, version: Version) -> Known | None:
-        """What is known of the archive at `place`, if that is still the same file."""
-        known: Known | None = self._tools.open_archives.get((self, place))
+    def _known(self, location: bytes, version: Version) -> Known | None:
+        """The open archive at `location`, or its problem, if the file has not changed."""
+        known: Known | None = self._tools.open_archives.get((self, location))
         return known if known is not None and known.version == version else None
 
     async def _open(self, source: StoredFile, version: Version, path: bytes) -> Known:
-        """The archive in `source`, or what will be wrong with it as long as nobody changes it."""
+        """The archive in `source`, or a problem that it has until the file changes."""
         try:
             return Known(version, await Archive.open(source, self._tools, path))
         except BaseException as problem:
@@ -143,11 +141,9 @@ class ArchivedObject:
 
     @property
     def name(self) -> str:
-        """See Place."""
         return os.fsdecode(self.archive)
 
     async def open(self) -> UnverifiedContent:
-        """See Place."""
         opened = await self.archives.open(self.archive, self.members)
         if opened is None:
             raise NotInStore(f"{self.name} has no such member")
@@ -155,23 +151,23 @@ class ArchivedObject:
 
 
 async def _open_member(
-    archive: Archive, place: bytes, names: Sequence[bytes], version: Version
+    archive: Archive, location: bytes, names: Sequence[bytes], version: Version
 ) -> UnverifiedContent | None:
     for name in names:
         member = archive.find(name)
         if member is not None and not member.is_directory:
-            return _opened(await archive.open_member(member), place.decode(), version)
+            return _opened(await archive.open_member(member), location.decode(), version)
     return None
 
 
-def _opened(source: RangedBytes, place: str, version: Version) -> UnverifiedContent:
-    """A member with what its readers need to know: where its bytes lie, or which key they were checked against."""
+def _opened(source: RangedBytes, location: str, version: Version) -> UnverifiedContent:
+    """A member with the evidence by which it is remembered, and the key that its bytes are checked against."""
     if isinstance(source, Extent):
-        return UnverifiedContent(source, place, Evidence(version, source.offset, source.size))
+        return UnverifiedContent(source, location, Evidence(version, source.offset, source.size))
     if isinstance(source, DecodedMember):
         # Decoded again from the same archive, a member is the same; no stored one begins before the archive.
-        return UnverifiedContent(source, place, Evidence(version, -1 - source.stream, source.size), source.key)
-    return UnverifiedContent(source, place, None)
+        return UnverifiedContent(source, location, Evidence(version, -1 - source.stream, source.size), source.key)
+    return UnverifiedContent(source, location, None)
 
 
 _HIDDEN = b"GPGHMAC"
@@ -224,8 +220,8 @@ class StoredKeys:
             self._directories = iter(await _directories(self._storage, self._objects))
         for directory in self._directories:
             return chain.from_iterable(await _listed(self._storage, await _directories(self._storage, directory)))
-        for place in self._paths:
-            return (name.rpartition(b"/")[2] for name in await self._archives.names(place))
+        for location in self._paths:
+            return (name.rpartition(b"/")[2] for name in await self._archives.names(location))
         return None
 
 

@@ -1,7 +1,7 @@
 """OpenPGP messages encrypted with a passphrase, as git-annex writes them for ``encryption=shared``: decrypted by gpg.
 
 gpg runs with a home directory of its own that is empty, reads the passphrase from a pipe and the message from another,
-and never asks anybody. Its output goes to an unlinked temporary file of bounded size.
+and cannot ask for anything. Its output goes to an unlinked temporary file of bounded size.
 """
 
 import os
@@ -17,7 +17,7 @@ from riafs.storage.local_file import FileBytes
 from riafs.storage.temporary import temporary_directory, temporary_file
 
 _CHUNK = 1 << 20
-_EXPANSION = 1032  # what deflate can at most make of a byte
+_EXPANSION = 1032  # bytes that deflate can make of one, at most
 _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
 
 
@@ -55,7 +55,7 @@ class Decryptor:
             shutil.rmtree(home, ignore_errors=True)
 
     async def _run(self, program: str, home: bytes, message: RangedBytes, passphrase: bytes, output: int) -> int:
-        """How gpg ended. Raises DecodeFailed for what a message cannot come to, StoreTimeout."""
+        """The exit status of gpg. Raises DecodeFailed if there is more output than possible, StoreTimeout."""
         secret, secret_end = os.pipe()
         try:
             os.write(secret_end, passphrase + b"\n")  # 429 bytes fit into a pipe

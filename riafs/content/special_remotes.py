@@ -47,17 +47,17 @@ class Form:
     remote: SpecialRemote
     chunk_size: int | None
     count: int | None
-    """How many chunks the log knows of; None where only the remote's configuration speaks of chunks."""
+    """How many chunks the log of the key has; None if only the configuration of the remote says that there are some."""
 
     @property
     def encrypted(self) -> bool:
-        """Whether a cipher is in play."""
+        """Whether the remote encrypts."""
         return self.remote.encryption not in (b"none", b"")
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteObject:
-    """A key in one special form: see content/locations for the protocol."""
+    """A Location: the content of a key as a special remote stores it in chunks, encrypted, or both."""
 
     key: Key
     form: Form
@@ -66,13 +66,11 @@ class RemoteObject:
 
     @property
     def name(self) -> str:
-        """See Place."""
         chunks = "" if self.form.chunk_size is None else f" in chunks of {self.form.chunk_size} bytes"
         cipher = f", encryption {os.fsdecode(self.form.remote.encryption)}" if self.form.encrypted else ""
         return f"storage {os.fsdecode(self.form.remote.name)}{chunks}{cipher}"
 
     async def open(self) -> UnverifiedContent:
-        """See Place."""
         keys = self._parts()
         if self.form.encrypted:
             return UnverifiedContent(await self._decrypted(keys, self._cipher()), self.name, None)
@@ -82,16 +80,16 @@ class RemoteObject:
         return UnverifiedContent(chunks, self.name, None)
 
     async def peek(self) -> RangedBytes:
-        """What lies in the store of the first part, as it is there. Raises as `open`."""
+        """The first chunk as it is stored. Raises as `open`."""
         first = self._parts()[0]
         return await self.open_stored(self._encrypted(first, self._cipher()) if self.form.encrypted else first)
 
     async def _decrypted(self, keys: Sequence[Key], cipher: SharedCipher) -> RangedBytes:
-        """All parts, each in a temporary file: none has to be decrypted twice."""
+        """All chunks, each decrypted once into a temporary file."""
         parts: list[RangedBytes] = []
         try:
             for key in keys:
-                parts.append(await self._decrypted_part(key, cipher))  # noqa: PERF401 - what is there is closed below
+                parts.append(await self._decrypted_part(key, cipher))  # noqa: PERF401 - closed below on failure
         except BaseException:
             for part in parts:
                 part.close()
@@ -133,36 +131,34 @@ class RemoteObject:
 
 
 KeyLocations = Callable[[Key], Iterator[Location]]
-"""Where the bytes stored under a key may lie in one directory of the store, loose or in an archive."""
+"""The locations of a key in one directory of the store, as a loose object or in an archive."""
 
 FindDataset = Callable[[bytes], Awaitable[KeyLocations | None]]
-"""The same for the directory with that id, None where the store has none."""
+"""Finds the locations in the dataset with that id; None if the store does not have it."""
 
 _MOST_MASKS = 3
-"""Remotes behind one another that are gone through."""
+"""How many masks may lie over one another."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Elsewhere:
-    """A place in the directory called `identifier`, as seen from another dataset."""
+    """A location in another dataset of the store, whose id is `identifier`."""
 
-    place: Location
+    location: Location
     identifier: bytes
 
     @property
     def name(self) -> str:
-        """See Place."""
-        return f"{self.place.name} of dataset {os.fsdecode(self.identifier)}"
+        return f"{self.location.name} of dataset {os.fsdecode(self.identifier)}"
 
     async def open(self) -> UnverifiedContent:
-        """See Place."""
-        opened = await self.place.open()
+        opened = await self.location.open()
         return UnverifiedContent(opened.source, self.name, opened.evidence, opened.checked_as)
 
 
 class StoreRemotes:
-    """The storages of the dataset `identifier`; `own`: its own directory, `elsewhere`: others of the store, `uuid`: of
-    the remote that the directory's configuration names.
+    """The special remotes of the dataset `identifier` that lie in its store. `own`: the locations in its own directory;
+    `elsewhere` finds those in others; `uuid`: of the remote that the directory's configuration names.
     """
 
     def __init__(
@@ -181,24 +177,24 @@ class StoreRemotes:
         self._uuid = uuid
         self._decryptor = decryptor
 
-    async def places(self, key: Key) -> list[Location]:
-        """Where `key` may be beside the dataset's own directory in plain form, likeliest first."""
+    async def locations(self, key: Key) -> list[Location]:
+        """The locations of `key` other than the plain ones in its own directory, the likeliest first."""
         remotes = await self._branch.special_remotes()
         directories = await self._directories(remotes)
         elsewhere: dict[str, Location] = {}
         found: list[Location] = []
         for remote in remotes:
             plain, forms = await self._of_remote(key, remote, directories, _MOST_MASKS)
-            elsewhere |= {place.name: place for place in plain if isinstance(place, _Elsewhere)}
+            elsewhere |= {location.name: location for location in plain if isinstance(location, _Elsewhere)}
             found += forms
         return [*elsewhere.values(), *found]
 
     async def forms(self, key: Key, remote: SpecialRemote) -> list[Location]:
-        """In which forms but the plain one the storage `remote`, the dataset's own directory, may hold `key`."""
+        """The locations of `key`, chunked or encrypted, where `remote` is the dataset's own directory."""
         return (await self._of_remote(key, remote, {remote: self._own}, 0))[1]
 
     async def _directories(self, remotes: Sequence[SpecialRemote]) -> Mapping[SpecialRemote, KeyLocations | None]:
-        """Each remote with the directory of the store that it means, None where it means none."""
+        """The directory of the store for each remote, None if it is not in this store."""
         own = storage_remotes(remotes, self._identifier, await self._uuid() if remotes else None)
         directories: dict[SpecialRemote, KeyLocations | None] = {}
         for remote in remotes:
@@ -212,7 +208,7 @@ class StoreRemotes:
         if not is_ora(remote) or name is None or not valid_name(name):
             return None
         stored = await self._elsewhere(name)
-        return None if stored is None else lambda key: (_Elsewhere(place, name) for place in stored(key))
+        return None if stored is None else lambda key: (_Elsewhere(location, name) for location in stored(key))
 
     async def _of_remote(
         self, key: Key, remote: SpecialRemote, directories: Mapping[SpecialRemote, KeyLocations | None], masks: int
@@ -240,7 +236,7 @@ class StoreRemotes:
     async def _forms(
         self, key: Key, remote: SpecialRemote, open_part: Callable[[Key], Awaitable[RangedBytes]]
     ) -> list[Location]:
-        """In chunks as the log of the key has it or else as the remote is configured, encrypted, or both."""
+        """Chunked as the log of the key says, or else as the remote is configured; encrypted; or both."""
         copies = [copy for copy in await self._branch.chunked_copies(key) if copy.uuid == remote.log_uuid]
         forms = [Form(remote, copy.chunk_size, copy.count) for copy in copies]
         if not forms and remote.chunk_size:
@@ -256,11 +252,11 @@ def _masked_by(mask: SpecialRemote, remotes: Iterable[SpecialRemote]) -> Special
     return next((remote for remote in remotes if uuid is not None and uuid in (remote.log_uuid, remote.uuid)), None)
 
 
-async def _opened_at_any(key: Key, places: Iterable[Location]) -> RangedBytes:
-    """What lies under the name of `key` (a chunk's, or an encrypted one), unverified. Raises NotInStore."""
-    for place in places:
+async def _opened_at_any(key: Key, locations: Iterable[Location]) -> RangedBytes:
+    """The first of `locations` that has `key` (a chunk, or an encrypted one), unverified. Raises NotInStore."""
+    for location in locations:
         try:
-            return (await place.open()).source
+            return (await location.open()).source
         except NotInStore:
             continue
     raise NotInStore(f"{key.serialised.decode(errors='replace')} is not in the store")

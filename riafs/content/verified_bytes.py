@@ -20,11 +20,11 @@ from riafs.storage.deadline import Deadline
 from riafs.tasks import as_failure
 
 _TRIES = 3
-_AT_ONCE = 256 << 10  # bytes that are compared sooner than a thread is found
+_AT_ONCE = 256 << 10  # bytes that take less time to compare than to find a thread
 
 Prove = Callable[[object], Awaitable[tuple[object, bool]]]
 Report = Callable[[RiafsError], RiafsError]
-"""Makes of a failure the one that is raised."""
+"""Logs and counts a failure; returns the one to raise."""
 
 
 def _as_it_is(problem: RiafsError) -> RiafsError:
@@ -32,7 +32,7 @@ def _as_it_is(problem: RiafsError) -> RiafsError:
 
 
 class Versioned(Protocol):
-    """What bytes are read from that others may change meanwhile."""
+    """A source that others may change while it is read."""
 
     @property
     def version(self) -> object:
@@ -40,7 +40,7 @@ class Versioned(Protocol):
 
 
 def versioned(source: RangedBytes) -> Versioned | None:
-    """What tells whether `source` is still the same version; None for what nobody changes."""
+    """The part of `source` that has a version; None if nobody can change it."""
     if isinstance(source, Chunks):
         return source
     file = stored_file(source)
@@ -48,20 +48,20 @@ def versioned(source: RangedBytes) -> Versioned | None:
 
 
 def version_of(source: RangedBytes) -> object:
-    """Which version of `source` was read last; None for what nobody changes."""
+    """The version of `source` that was read last; None if nobody can change it."""
     file = versioned(source)
     return None if file is None else file.version
 
 
 def is_fresh(source: RangedBytes) -> bool:
-    """Whether what `source` lies in was changed in this moment, so that one more change may leave no trace."""
+    """Whether the file of `source` was changed just now, so that one more change might not change its version."""
     file = stored_file(source)
     return file is not None and file.version is not None and file.version.fresh_seconds() > 0
 
 
 async def wait_until_settled(source: RangedBytes) -> None:
-    """Wait until a change of what `source` lies in would leave a trace: no time at all, unless it was changed in this
-    moment. Raises StoreError."""
+    """Wait until any further change of the file of `source` changes its version: no time at all, unless it was changed
+    just now. Raises StoreError."""
     file = stored_file(source)
     while file is not None and file.version is not None and (seconds := file.version.fresh_seconds()) > 0:
         await trio.sleep(seconds)
@@ -69,11 +69,10 @@ async def wait_until_settled(source: RangedBytes) -> None:
 
 
 class WatchedBytes:
-    """RangedBytes over `source`, which it owns and whose bytes were found to be right while `file` was `version`.
+    """RangedBytes over `source`, which it owns and which was verified when `file` had `version`.
 
-    `prove` is told which version was known and finds out about the one that is there now: returns that, and whether it
-    was proven or may merely be as before; raises CorruptContent, ChangedContent. `digested`: whether there is a digest
-    at all.
+    `prove` is given the version before, and returns the version now, and whether that was verified or only seems
+    unchanged; raises CorruptContent, ChangedContent. `digested`: whether there is a digest at all.
     """
 
     __slots__ = ("_digested", "_file", "_prove", "_proving", "_report", "_source", "_unproven", "_version")
@@ -92,7 +91,7 @@ class WatchedBytes:
         self._unproven = False
 
     def reported(self, report: Report) -> "WatchedBytes":
-        """The same, with failures told in another way; takes over the source."""
+        """The same bytes with `report` for failures; takes over the source."""
         return WatchedBytes(
             self._source, self._file, self._version, self._prove, digested=self._digested, report=report
         )
@@ -104,16 +103,14 @@ class WatchedBytes:
 
     @property
     def provisional(self) -> bool:
-        """See Provisional."""
         return self._unproven
 
     @property
     def shown_version(self) -> object:
-        """See Provisional."""
         return PROVEN if self._digested and not self._unproven else self._version
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises CorruptContent, ChangedContent where it is not what was proven any more."""
+        """Raises CorruptContent, ChangedContent if the file is not what was verified any more."""
         try:
             data = await self._source.read(offset, length)
             if self._file.version is not self._version:
@@ -139,7 +136,7 @@ class WatchedBytes:
 
 
 class PartDigests:
-    """Digests of the parts of one content, taken in order as a Checker does."""
+    """Digests of the parts of one content, which are given in order, as to a Checker."""
 
     PART = 128 << 10
     _LENGTH = 16
@@ -148,7 +145,7 @@ class PartDigests:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Start again."""
         self._digests = bytearray()
         self._digest = hashlib.blake2b(digest_size=self._LENGTH)
         self._missing = self.PART
@@ -183,7 +180,7 @@ class PartDigests:
 
 
 class ComparedBytes:
-    """RangedBytes over `source`, which it owns: no byte is served but those that `digests` were taken of."""
+    """RangedBytes over `source`, which it owns: each part is compared with its digest before it is served."""
 
     __slots__ = ("_deadline", "_digests", "_place", "_source")
 
@@ -199,7 +196,7 @@ class ComparedBytes:
         return self._source.size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises ChangedContent where other bytes are there now."""
+        """Raises ChangedContent if the bytes differ from those that were verified."""
         end = min(offset + length, self.size)
         if offset >= end:
             return b""
@@ -220,7 +217,7 @@ class ComparedBytes:
 
 
 def is_only_touched(before: object, now: object) -> bool:
-    """Whether a file was changed in nothing that concerns its content, as far as its times tell."""
+    """Whether only names, links or permissions of a file have changed, judged by its times."""
     kinds = (Version, ChunkVersions)
     return isinstance(before, kinds) and isinstance(now, kinds) and before.modification == now.modification
 
@@ -233,7 +230,7 @@ order."""
 
 
 class Hashing:
-    """One digest made beside any number of readers of the same bytes.
+    """A digest that is computed in the background while any number of readers read the same bytes.
 
     Invariants: `front` is how far readers have come in order; the task hashes a bit beyond `front` and then waits.
     The source, found in `place`, is closed when the last reader has gone and the task is not using it.
@@ -260,7 +257,7 @@ class Hashing:
         self.good = False
 
     async def run(self) -> None:
-        """Hash until the digest is known or nobody reads any more."""
+        """Hash until the digest is known or no reader is left."""
         try:
             with as_failure(f"cannot verify {self._place}"):
                 if await self._hash_all():
@@ -289,11 +286,11 @@ class Hashing:
         return True
 
     def _goal(self) -> int:
-        """How far to hash for now: beyond the readers, but not much further than they have come themselves."""
+        """How far to hash for now: as far as the readers have come, and up to as much again."""
         return min(self._front + min(self._front, _AHEAD), self.source.size)
 
     def look(self) -> None:
-        """See whether what was read is still the same version. Raises ChangedContent."""
+        """Raise ChangedContent if the file is not the same version any more."""
         now = version_of(self.source)
         if now is self._version:
             return
@@ -303,22 +300,22 @@ class Hashing:
 
     @property
     def proven(self) -> bool:
-        """Whether everything that was handed out is known to be right."""
+        """Whether all bytes that were served are verified."""
         return self.good and not self._touched
 
     def join(self) -> None:
-        """A reader more."""
+        """Count a reader."""
         self._readers += 1
 
     def leave(self) -> None:
-        """A reader less."""
+        """Do not count a reader any more."""
         self._readers -= 1
         self._wake.set()
         if self._readers == 0 and self.ended:
             self.source.close()
 
     async def passed(self, offset: int, end: int) -> None:
-        """A reader has the bytes up to `end`; waits for the digest where these are the last ones of a reader in order.
+        """A reader has got the bytes up to `end`. For the last bytes of a reader in order, waits for the digest.
 
         Raises CorruptContent.
         """
@@ -332,7 +329,7 @@ class Hashing:
 
 
 class BytesBeingHashed:
-    """RangedBytes whose last bytes are held back until the digest of all of them is known."""
+    """RangedBytes whose last bytes are served only once the digest is known."""
 
     __slots__ = ("_closed", "_hashing")
 
@@ -348,16 +345,15 @@ class BytesBeingHashed:
 
     @property
     def provisional(self) -> bool:
-        """See Provisional."""
         return not self._hashing.proven
 
     @property
     def shown_version(self) -> object:
-        """See Provisional. Readers of one hashing may share what a cache has."""
+        """A cache may serve the same bytes to all readers of one hashing."""
         return PROVEN if self._hashing.proven else self._hashing
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes. Raises CorruptContent once the digest turned out to be wrong."""
+        """Raises CorruptContent once the digest is known to be wrong."""
         data = await self._hashing.source.read(offset, length)
         self._hashing.look()
         await self._hashing.passed(offset, offset + len(data))

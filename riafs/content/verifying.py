@@ -1,11 +1,11 @@
 """Verification: which bytes of a key are served, and when they are known to be right.
 
 ``auto``: content up to 16 MiB, and everything that was decrypted, is hashed whole before the first byte is served.
-Larger content that lies in the store as it is gets hashed beside a reader that goes through it in order; the reader's
-last read waits for the digest. Reads here and there in large content are checked by size only. ``always``: nothing is
+Larger content that lies in the store as it is gets hashed in the background while it is read in order; the last read
+waits for the digest. Of random reads in large content only the size is checked. ``always``: nothing is
 served before the whole key is verified. ``never``: sizes only. Members of archives that are named after their key check
 themselves in the same way while they are decoded, and are not hashed here a second time. Verified content is remembered
-by its evidence (see cache/verified). What is read in place is watched while it is open (see content/verified_bytes).
+by its evidence (`VerifiedMemory`). Files of the store are watched for changes while they are open (`WatchedBytes`).
 """
 
 import enum
@@ -44,7 +44,7 @@ WHOLE_BEFORE_FIRST_BYTE = 16 << 20
 IN_MEMORY = 128 << 10
 """Content up to this many bytes is served from the buffer it was hashed in, and not worth remembering."""
 _CHUNK = 4 << 20
-_HOP = 64 << 20  # bytes hashed at most in one visit to a thread
+_HOP = 64 << 20  # bytes that a thread hashes in one call
 _SLOWEST = 256 << 10  # bytes a second that a store may take on top of the deadline
 _TRIES = 3
 _SEALS = 64 << 20
@@ -59,37 +59,37 @@ class Verify(enum.Enum):
 
 
 class Checker(Protocol):
-    """A digest in the making."""
+    """A digest that is being computed."""
 
     def update(self, data: Buffer, /) -> None:
         """Take in the next bytes."""
 
     def matches(self) -> bool:
-        """Whether what was taken in is the key's content."""
+        """Whether the bytes so far are the content of the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedContent:
-    """Content found in a place, not verified yet."""
+    """Content found at a location, not verified yet."""
 
     source: RangedBytes
-    place: str
+    location: str
     evidence: Evidence | None
-    """None for what was decoded for this reader alone."""
+    """By which it is remembered as verified; None for content that was decoded for this reader alone."""
     checked_as: bytes | None = None
-    """The key whose digest the source itself checks its bytes against, before it gives out those that complete them."""
+    """The key by which the source itself checks its bytes, before it returns the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the bytes are supposed to be: the key as messages and the memory call it, and how to check it."""
+    """The key that bytes are supposed to be the content of, serialised, and how to check them."""
 
     key: bytes
     new_checker: Callable[[], Checker | None]
 
 
-class _Sealing:
-    """A checker that seals what it checks."""
+class _PartwiseChecker:
+    """A checker that computes digests of the parts as well."""
 
     def __init__(self, checker: Checker, seal: PartDigests) -> None:
         self._checker = checker
@@ -104,7 +104,7 @@ class _Sealing:
 
 
 class Verifier:
-    """Admits content to readers. One per mount; `background` runs the hashing beside readers."""
+    """Admits content to readers. One per mount; `background` runs the hashing of large content."""
 
     def __init__(
         self, policy: Verify, memory: VerifiedMemory, counters: Counters, deadline: Deadline, background: Background
@@ -118,7 +118,7 @@ class Verifier:
         self._seals: LRUCache[bytes, bytes] = LRUCache(_SEALS, getsizeof=len)
 
     async def admit(self, opened: UnverifiedContent, claim: Claim) -> RangedBytes:
-        """What to hand to the reader; takes over ``opened.source``. Raises CorruptContent, and what reading raises."""
+        """The bytes for the reader; takes over ``opened.source``. Raises CorruptContent, and what reading raises."""
         try:
             return await self._admitted(opened, claim)
         except BaseException:
@@ -147,7 +147,7 @@ class Verifier:
         return self._hashed_beside(opened, evidence, claim, checker)
 
     def proves_whole(self, key: Key, size: int) -> bool:
-        """Whether a loose object of `key` with `size` bytes is served only after the whole of it was proven right."""
+        """Whether a loose object of `key` with `size` bytes is verified whole before any byte is served."""
         whole = self._policy is Verify.ALWAYS or (self._policy is Verify.AUTO and size <= WHOLE_BEFORE_FIRST_BYTE)
         return whole and key.backend != b"VURL" and verifiable(key)
 
@@ -156,7 +156,7 @@ class Verifier:
         return opened.evidence is None or opened.source.size <= WHOLE_BEFORE_FIRST_BYTE
 
     async def _is_good(self, opened: UnverifiedContent, evidence: Evidence, claim: Claim) -> bool:
-        """Whether this version is remembered as verified; the file may be an archive's, open for longer."""
+        """Whether this version is remembered as verified. An archive may have been open for longer than that."""
         if not await self.memory.is_good(evidence, claim.key):
             return False
         file = versioned(opened.source)
@@ -165,7 +165,7 @@ class Verifier:
     def _in_place(
         self, opened: UnverifiedContent, claim: Claim, version: object, *, digested: bool = True
     ) -> RangedBytes:
-        """The source, watched if others can change it. `version`: the version that is known."""
+        """The source, watched if others can change it. `version`: the verified one."""
         file = versioned(opened.source)
         if file is None:
             return opened.source
@@ -175,14 +175,13 @@ class Verifier:
                 return await self._whole(opened, claim), True
             now = file.version
             if not is_only_touched(before, now):
-                raise ChangedContent(f"{opened.place} was changed while it was open; open the file again")
+                raise ChangedContent(f"{opened.location} was changed while it was open; open the file again")
             return now, False
 
         return WatchedBytes(opened.source, file, version, prove, digested=digested)
 
     async def _sealed(self, opened: UnverifiedContent, claim: Claim) -> RangedBytes:
-        """Verified here and now, unless this mount did that before; what this memory knows of earlier ones does not
-        count."""
+        """Verified now, unless this mount has done so before; verifications of earlier mounts do not count."""
         evidence, digests = opened.evidence, self._seals.get(claim.key)
         if digests is None or evidence is None or not await self._is_good(opened, evidence, claim):
             seal = PartDigests()
@@ -192,10 +191,10 @@ class Verifier:
                 self._seals[claim.key] = digests
         if versioned(opened.source) is None:
             return opened.source
-        return ComparedBytes(opened.source, digests, self._deadline, opened.place)
+        return ComparedBytes(opened.source, digests, self._deadline, opened.location)
 
     async def _small(self, opened: UnverifiedContent, claim: Claim, checker: Checker) -> RangedBytes:
-        """Content that is served from where it was hashed. What is being written just now is looked at once more."""
+        """Content that is served from the buffer it was hashed in; hashed again if it was being written just now."""
         source = opened.source
         for _ in range(_TRIES):
             version, fresh = version_of(source), is_fresh(source)
@@ -207,10 +206,10 @@ class Verifier:
                 return MemoryBytes(data)
             await wait_until_settled(source)
             checker = claim.new_checker() or checker
-        raise ChangedContent(f"{opened.place} is being changed; try again when that has ended")
+        raise ChangedContent(f"{opened.location} is being changed; try again when that has ended")
 
     async def _whole(self, opened: UnverifiedContent, claim: Claim, seal: PartDigests | None = None) -> object:
-        """Hash everything; which version of it was found to be right. Raises CorruptContent, ChangedContent, …"""
+        """Hash everything; returns the version that was verified. Raises CorruptContent, ChangedContent, …"""
         size = opened.source.size
         for _ in range(_TRIES):
             await wait_until_settled(opened.source)
@@ -218,7 +217,7 @@ class Verifier:
             checker = claim.new_checker()
             assert checker is not None
             if seal is not None:
-                checker = _Sealing(checker, seal)
+                checker = _PartwiseChecker(checker, seal)
             for start in range(0, size, _HOP):
                 await self.hash_part(opened.source, checker, start, min(start + _HOP, size))
             if version_of(opened.source) is version:
@@ -226,10 +225,10 @@ class Verifier:
                 return version
             if seal is not None:
                 seal.clear()
-        raise ChangedContent(f"{opened.place} is being changed; try again when that has ended")
+        raise ChangedContent(f"{opened.location} is being changed; try again when that has ended")
 
     async def hash_part(self, source: RangedBytes, checker: Checker, start: int, end: int) -> None:
-        """Take the bytes from `start` to `end` into `checker`, in a thread, as hashing takes milliseconds a chunk.
+        """Hash the bytes from `start` to `end`, in a thread, as hashing takes milliseconds a chunk.
 
         Raises StoreTimeout, and what reading raises.
         """
@@ -255,9 +254,9 @@ class Verifier:
             self.memory.remember_bad(opened.evidence, claim.key)
         key = claim.key.decode(errors="replace")
         log.error(
-            "content of key %s in %s is damaged: its digest does not match; this copy is not used", key, opened.place
+            "content of key %s in %s is damaged: its digest does not match; this copy is not used", key, opened.location
         )
-        raise CorruptContent(f"the copy of key {key} in {opened.place} is damaged")
+        raise CorruptContent(f"the copy of key {key} in {opened.location} is damaged")
 
     def _hashed_beside(
         self, opened: UnverifiedContent, evidence: Evidence, claim: Claim, checker: Checker
@@ -268,10 +267,10 @@ class Verifier:
             async def take(start: int, end: int) -> None:
                 await self.hash_part(opened.source, checker, start, end)
 
-            def conclude(same: bool) -> None:  # noqa: FBT001  # what may have changed is only right for these readers
+            def conclude(same: bool) -> None:  # noqa: FBT001  # after a change it is verified for these readers only
                 self.conclude(opened if same else replace(opened, evidence=None), claim, checker)
 
-            hashing = Hashing(opened.source, opened.place, take, conclude)
+            hashing = Hashing(opened.source, opened.location, take, conclude)
             self._beside[evidence, claim.key] = hashing
             self._background.start_soon(self._hash, hashing, (evidence, claim.key))
         else:
@@ -286,7 +285,7 @@ class Verifier:
 
 
 def _at(opened: UnverifiedContent, version: object) -> UnverifiedContent:
-    """`opened`, as the version that was looked at."""
+    """`opened`, with evidence of the version that was read."""
     if opened.evidence is None or not isinstance(version, Version):
         return opened
     return replace(opened, evidence=replace(opened.evidence, version=version))

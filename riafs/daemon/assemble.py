@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 async def assemble(
     plan: MountPlan, counters: Counters, recent: RecentErrors, background: Background, doing: Doing
 ) -> Servable:
-    """Open the plan's source; `background` runs what has to go on beside readers, until it is cancelled; `doing` hears
-    what takes long.
+    """Open the plan's source; `background` runs what has to go on beside readers, until it is cancelled; `doing` is
+    called with steps that take long.
 
     Raises SourceNotFound, NoSuchVersion, StoreDenied, StoreTimeout, StoreError, MissingProgram, …
     """
@@ -75,7 +75,7 @@ def presentation(plan: MountPlan) -> Presentation:
 
 
 def _virtual(plan: MountPlan, counters: Counters, recent: RecentErrors) -> Mapping[bytes, Callable[[], str]]:
-    """``.riafs``: lines of ``name value``, the last errors, and the settings as they could stand in a config.toml."""
+    """``.riafs``: lines of ``name value``, the last errors, and the settings in the form of config.toml."""
 
     def stats() -> str:
         return "".join(f"{name} {count}\n" for name, count in counters.as_dict().items())

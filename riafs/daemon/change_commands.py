@@ -39,7 +39,7 @@ _NEVER = (1 << 31) - 1
 
 
 class Progress:
-    """How far a push is: see Watcher."""
+    """A Watcher that remembers how far a push is."""
 
     def __init__(self) -> None:
         self._step: Step | None = None
@@ -47,20 +47,16 @@ class Progress:
         self._total = self._done = self._files = self._of_files = 0
 
     def begin(self, step: Step, total: int) -> None:
-        """See Watcher."""
         self._step, self._total, self._done = step, total, 0
         self._files = self._of_files = 0
 
     def advance(self, amount: int) -> None:
-        """See Watcher."""
         self._done += amount
 
     def files(self, done: int, total: int) -> None:
-        """See Watcher."""
         self._files, self._of_files = done, total
 
     def at(self, name: str) -> None:
-        """See Watcher."""
         self._dataset = name
 
     def end(self) -> None:
@@ -68,7 +64,7 @@ class Progress:
         self._step, self._dataset = None, ""
 
     def status(self) -> Mapping[str, Any]:
-        """For people who wait."""
+        """The entry ``pushing`` of the mount's status while something is pushed."""
         if self._step is None:
             return {}
         return {
@@ -136,8 +132,8 @@ class Changing:
         return run
 
     async def status(self) -> Mapping[str, Any]:
-        """Where the overlay is, and how many paths differ from their commits: None while that many are being counted
-        for the first time, or again after a change, that nobody would wait for it.
+        """Where the overlay is, and how many paths differ from their commits: None while there are so many that
+        counting them, for the first time or after a change, takes longer than a status should.
         """
         overlay = self._filesystem.overlay
         overlay.journal.before_commit()  # what is written counts, stored or not
@@ -312,7 +308,7 @@ class Recordings:
     async def _recorded(self, request: Request) -> Mapping[str, Any]:
         """``{"command": "recorded", "recording": NUMBER}``: what was read and changed, by paths from the dataset's top.
 
-        ``elsewhere``: what was read outside of it, by paths from the root. ``moved``: somebody else has pushed
+        ``elsewhere``: what was read outside of it, by paths from the root. ``moved``: whether others have pushed
         meanwhile.
         """
         index = number(request, "recording")
@@ -355,7 +351,7 @@ _WRITTEN = (ChangeKind.ADDED, ChangeKind.CHANGED, ChangeKind.COPIED)
 
 
 def _has_new_bytes(change: Change) -> bool:
-    """Whether somebody has written a file. Other changes are the command's, as far as anybody can tell."""
+    """Whether a file's bytes were written. For other changes it is not known by whom: they count as the command's."""
     content = change.content
     return content is not None and content.target is None and change.kind in _WRITTEN
 

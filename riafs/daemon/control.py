@@ -55,9 +55,8 @@ def bound_socket(runtime_directory: str, device: str) -> Iterator[trio.SocketLis
 
 
 async def serve_control(listener: trio.SocketListener, commands: Mapping[str, Command], background: Background) -> None:
-    """Answer until cancelled. One request a connection; a peer that is slow, long or somebody else gets nothing.
-
-    Whatever a command raises is told to the one who asked.
+    """Answer until cancelled. One request a connection; a peer that is slow, sends too much or is another user gets no
+    answer. A command's failure is sent to its requester.
     """
     spare = _Spare()
 

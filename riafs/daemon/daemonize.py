@@ -1,9 +1,9 @@
-"""Starting a mount in the background: the starter returns when the mount answers, or raises why it does not.
+"""Starting a mount in the background: the starter returns when the mount answers, or raises the reason why not.
 
 The child is forked before there are threads or an event loop. One pipe leads from it to the starter: a line of JSON
-that says ``ready``, or the class and message of a failure. Lines before that tell what takes long, as often as it gets
-on: the starter waits as long as it does. A starter that dies before that line takes the mount with it, so nothing is
-mounted that nobody was told of.
+that says ``ready``, or the class and message of a failure. Lines before that name a step that takes long, each time it
+makes progress: the starter waits as long as these come. If the starter dies before the last line the mount ends too, so
+nothing stays mounted without a report.
 """
 
 import contextlib
@@ -117,7 +117,7 @@ def _end(child: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Announcement:
-    """See Announce."""
+    """Writes to the pipe that leads to the starter."""
 
     ready: Callable[[], None]
     doing: Callable[[str], None]

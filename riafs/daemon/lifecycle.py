@@ -28,8 +28,7 @@ from riafs.tasks import Background, as_failure
 from riafs.watching import Doing, untold
 
 OPEN_SECONDS = 8.0
-"""A source that is not open by then, while nothing gets on, fails the mount, so that its starter hears of it within
-10 s."""
+"""A source that is not open by then, without progress, fails the mount, so that its starter reports it within 10 s."""
 ANSWER_SECONDS = 5.0
 DRAIN_SECONDS = 10.0
 

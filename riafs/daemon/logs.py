@@ -65,24 +65,27 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class RecentErrors(logging.Handler):
+class _LastLines:
+    """A stream that keeps the first line of each of the last messages; tracebacks are in the log."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+
+    def write(self, message: str) -> None:
+        self.lines.append(message.partition("\n")[0])
+
+
+class RecentErrors(logging.StreamHandler[_LastLines]):
     """The last warnings and errors of a mount, one line each: the text of ``.riafs/errors``."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        super().__init__(_LastLines())
+        self.setLevel(logging.WARNING)
         self.setFormatter(TextFormatter())
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the first line; tracebacks are in the log. Never fails who logs."""
-        try:
-            self._lines.append(self.format(record).partition("\n")[0])
-        except Exception:  # noqa: BLE001  # as logging's own handlers do
-            self.handleError(record)
 
     def lines(self) -> tuple[str, ...]:
         """Oldest first."""
-        return tuple(self._lines)
+        return tuple(self.stream.lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ _NAMED = 5
 
 
 def is_passed_device(mountpoint: str) -> bool:
-    """Whether `mountpoint` stands for an open FUSE device instead of a directory."""
+    """Whether `mountpoint` names an open FUSE device instead of a directory."""
     return re.fullmatch(r"/dev/fd/[0-9]{1,6}", mountpoint) is not None
 
 

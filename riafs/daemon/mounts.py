@@ -31,7 +31,7 @@ class Mount:
 
 
 def shown_source(source: str, *, marked: bool) -> str:
-    """How the kernel's table shows a source. What mount(8) mounts is `marked`, so that it never is what stands in
+    """How the kernel's table shows a source. What mount(8) mounts is `marked`, so that it never is the text in
     /etc/fstab: mount(8) would take a mount whose daemon has died as mounted, and never ask for a new one.
     """
     return _MARK + source if marked else source

@@ -41,7 +41,7 @@ from riafs.vfs.writable import WritableFileSystem
 from riafs.watching import Watcher
 
 Tell = Callable[[Sequence[Forgotten]], Awaitable[None]]
-"""Hears what a kernel has to forget."""
+"""Called with what a kernel has to forget."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from riafs.daemon.control import described_error
 from riafs.overlay.changes import Change
 from riafs.overlay.overlay import Overlay, Snapshot
 from riafs.overlay.rows import Area
+from riafs.push.rules import annexed_key
 from riafs.slices import in_slices, listing
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def _change(change: Change) -> dict[str, Any]:
 
 def _size(change: Change) -> int | None:
     """Bytes of what is gone; None where only the store can tell, and for directories."""
-    return None if change.base is None or change.base.key is None else change.base.key.size
+    key = None if change.base is None else annexed_key(change.base)
+    return None if key is None else key.size
 
 
 def describe_failure(failure: "Failure") -> dict[str, Any]:

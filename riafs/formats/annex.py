@@ -1,6 +1,6 @@
 """git-annex in a tree and in a RIA store: pointers, hash directories, layout versions.
 
-A pointer is a git blob that stands for annexed content: the target of a locked link, or the pointer file of an unlocked
+A pointer is a git blob that refers to annexed content: the target of a locked link, or the pointer file of an unlocked
 one. It is recognised by its bytes alone, by git-annex's rules (each row of the tests was tried with git-annex 10). The
 hash directories in a link are not looked at: they may be those of another layout, or lies.
 
@@ -35,7 +35,7 @@ _COMMON_KEY = re.compile(
 
 
 class Pointed(NamedTuple):
-    """What a listing wants of a key that a blob points at."""
+    """The fields of a pointer's key that a listing needs."""
 
     serialised: bytes
     file_name: bytes
@@ -91,7 +91,7 @@ def pointer_text(key: Key) -> bytes:
 
 
 class Layout(enum.Enum):
-    """How a dataset's objects are spread over directories; the value is the version that stands in the file."""
+    """The layout of a dataset's objects in directories; the value is the version in ``ria-layout-version``."""
 
     LOWER = "1"
     MIXED = "2"
@@ -123,7 +123,7 @@ _LAYOUTS = {layout.value.encode(): layout for layout in Layout}
 
 
 def parse_store_version(text: bytes | None) -> StoreVersion:
-    """The store's version from the file's bytes; None stands for a missing file. Only version 1 is known."""
+    """The store's version from the file's bytes; None for a missing file. Only version 1 is known."""
     if text is None:
         return StoreVersion(b"1", b"", known=False, reason="the store has no ria-layout-version, read as version 1")
     version, flags = _split(text)
@@ -133,7 +133,7 @@ def parse_store_version(text: bytes | None) -> StoreVersion:
 
 
 def parse_dataset_version(text: bytes | None) -> DatasetVersion:
-    """A dataset's layout from the file's bytes; None stands for a missing file. Anything unknown reads as 2."""
+    """A dataset's layout from the file's bytes; None for a missing file. Anything unknown reads as 2."""
     if text is None:
         reason = "the dataset has no ria-layout-version, read as version 2"
         return DatasetVersion(Layout.MIXED, b"", known=False, reason=reason)
@@ -172,7 +172,8 @@ def hash_mixed(name: bytes) -> bytes:
 
 
 def object_directories(key: Key, first: Layout) -> tuple[bytes, ...]:
-    """Where below ``annex/objects`` the directory of `key` may be, likeliest first, two or four without repeats.
+    """The possible paths of the directory of `key` below ``annex/objects``, likeliest first, two or four without
+    repeats.
 
     The dataset's own layout `first` comes before the other one, ORA's hash of the escaped key before git-annex's.
     """
@@ -189,7 +190,7 @@ def object_directories(key: Key, first: Layout) -> tuple[bytes, ...]:
 
 
 def likely_path(file_name: bytes, layout: Layout) -> bytes:
-    """Where below ``annex/objects`` ORA puts the object of the key with that file name, which is no chunk's."""
+    """The path below ``annex/objects`` that ORA writes the object of a key (no chunk) with this file name to."""
     digest = _digest(file_name)
     return b"%b/%b/%b" % (_lower(digest) if layout is Layout.LOWER else _mixed(digest), file_name, file_name)
 

@@ -50,7 +50,7 @@ class ChunkedCopy:
     """A special remote holds the key in chunks."""
 
     uuid: bytes
-    """Of the remote, as location logs name it."""
+    """UUID of the remote in location logs."""
     chunk_size: int
     """Bytes, at least 1."""
     count: int
@@ -74,7 +74,7 @@ def _newest(lines: _Lines[_Subject], *, later_wins: bool) -> dict[_Subject, tupl
 
 
 def parse_presence(text: bytes) -> Mapping[bytes, bool]:
-    """Info → whether the newest line says it is there (status 1), in the order in which infos first appear.
+    """Info → whether it is present (status 1) by the newest line, in the order in which infos first appear.
 
     Where two lines have the same clock the earlier one counts (seen with git-annex 10).
     """
@@ -131,7 +131,7 @@ def dead_repositories(text: bytes) -> frozenset[bytes]:
 
 
 def with_presence(text: bytes, info: bytes, now: int) -> bytes | None:
-    """A presence log (``.log``, ``.log.web``) that says that `info` is there, or None where it says so already.
+    """A presence log (``.log``, ``.log.web``) with `info` added as present, or None if it is present already.
 
     `now` in seconds since the epoch.
     """
@@ -144,7 +144,7 @@ def with_presence(text: bytes, info: bytes, now: int) -> bytes | None:
 
 
 def with_chunks(text: bytes, uuid: bytes, chunk_size: int, count: int, now: int) -> bytes | None:
-    """A chunk log (``.log.cnk``) that says that the remote has the key in `count` chunks, or None if it says so."""
+    """A chunk log (``.log.cnk``) with the key in `count` chunks on the remote added, or None if it has that."""
     lines = _newest(((match[1], match[2], match[3]) for match in _WRITTEN_CHUNK_LINE.finditer(text)), later_wins=True)
     place = b"%b:%d" % (uuid, chunk_size)
     clock, known = lines.get(place, (None, b""))
@@ -214,7 +214,7 @@ class ArchiveLink:
     path: bytes
     """As the archive has it, ``/`` between parts."""
     size: int | None
-    """Bytes of the member, where the URL says so."""
+    """Bytes of the member, None if the URL does not have it."""
 
 
 def archive_links(urls: Iterable[bytes]) -> tuple[ArchiveLink, ...]:
@@ -222,7 +222,7 @@ def archive_links(urls: Iterable[bytes]) -> tuple[ArchiveLink, ...]:
 
     ``dl+archive:KEY#path=dir/a+b%26c.txt&size=3000`` is what ``datalad add-archive-content`` registers (seen with
     DataLad 1.7.1; the fragment is a form, so that a blank is ``+``). Older ones have the path behind the key,
-    percent-encoded: ``dl+archive:KEY/dir/c.txt#size=3``. A colon before it says that a special remote handles it.
+    percent-encoded: ``dl+archive:KEY/dir/c.txt#size=3``. A colon before it means that a special remote handles it.
     """
     links = (_link(url.removeprefix(b":")) for url in urls)
     return tuple(dict.fromkeys(link for link in links if link is not None))

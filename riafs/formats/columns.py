@@ -17,14 +17,14 @@ class Column(Protocol):
     """Unsigned numbers by position: an array, bytes, or a part of a file."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of elements."""
 
     @overload
     def __getitem__(self, position: int, /) -> int: ...
     @overload
     def __getitem__(self, position: slice, /) -> Sequence[int]: ...
     def __iter__(self) -> Iterator[int]:
-        """All of them in order."""
+        """All elements in order."""
 
 
 NamedColumns = Mapping[str, Column]
@@ -43,7 +43,7 @@ class PageSource(Protocol):
 
 
 class Pages(PageSource, Protocol):
-    """Where pages are kept."""
+    """A store of pages."""
 
     def write(self, data: bytes) -> int:
         """Keep whole pages. Returns the number of the first; the others follow."""
@@ -91,15 +91,15 @@ class GrowingColumn:
             self._firsts.append(self._pages.write(self._tail[start : start + count].tobytes()))
         del self._tail[:whole]
 
-    def settled(self) -> Column:
-        """The column as it is now. Nothing may be added afterwards."""
+    def finished(self) -> Column:
+        """The complete column. Nothing may be added afterwards."""
         if self._pages is None or not self._firsts:
             return self._tail
         return PagedColumn(self._tail, self._pages, self._firsts, _GROUP)
 
 
 class PagedColumn:
-    """A column whose beginning is in pages and whose end is the array `tail`, which also tells the type.
+    """A column whose beginning is in pages and whose end is the array `tail`, which also has the type.
 
     The pages are in groups of `group` bytes, each a row of pages whose first one `firsts` has; `in_pages` is how many
     elements are in them, as many as fit where it is not given.
@@ -180,9 +180,9 @@ class GrowingNames:
             self._ends.extend(ends)
             self._block.extend(b"".join(names))
 
-    def settled(self) -> "PagedNames":
-        """The names so far. Nothing may be added afterwards."""
-        return PagedNames(self._block.settled(), self._ends.settled())
+    def finished(self) -> "PagedNames":
+        """The complete names. Nothing may be added afterwards."""
+        return PagedNames(self._block.finished(), self._ends.finished())
 
 
 class PagedNames(Sequence[bytes]):

@@ -1,6 +1,6 @@
 """Files of composed trees: one tree whose parts come from several collections.
 
-A line is ``TARGET SOURCE``: a path of the tree, and the file or folder that stands there, as ``COLLECTION`` or
+A line is ``TARGET SOURCE``: a path of the tree, and the file or folder at this path, as ``COLLECTION`` or
 ``COLLECTION/PATH`` (a name, uuid or portable data hash of a collection). Names are written as in manifests, a blank as
 ``\\040``. Empty lines and lines that begin with ``#`` mean nothing.
 """
@@ -17,7 +17,7 @@ from riafs.formats.text import shown
 
 
 class CollectionPath(NamedTuple):
-    """What stands in a place of the tree: a path of a collection, ``b""`` for all of it."""
+    """The content of a path of the tree: a path of a collection, ``b""`` for all of it."""
 
     collection: bytes
     path: bytes
@@ -46,7 +46,7 @@ _Tree = dict[bytes, "CollectionPath | _Tree"]
 
 
 def _add(tree: _Tree, line: bytes) -> None:
-    """Add what one line says."""
+    """Add one line."""
     target, blank, source = line.partition(b" ")
     if not blank:
         raise MalformedComposition(f"{shown(line)} is not a path, a blank and a source")

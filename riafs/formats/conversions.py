@@ -1,7 +1,7 @@
-"""What git does to a file's bytes between work tree and blob, as attributes ask for it: line ends, encodings, ``$Id$``.
+"""git's conversions of a file between work tree and blob, by attributes: line ends, encodings, ``$Id$``.
 
 After git's convert.c, for a git without ``core.autocrlf`` and ``core.eol`` on Linux. Pure: bytes in, bytes out.
-Filters (``filter=…``) are programs of whoever configured them, and are only named here.
+Filters (``filter=…``) are programs of the user's configuration, and are only named here.
 """
 
 import codecs
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from riafs.errors import MalformedText
 
 ATTRIBUTES = ("text", "crlf", "eol", "working-tree-encoding", "ident", "filter")
-"""Those that `conversion_of` looks at."""
+"""The attributes that `conversion_of` uses."""
 SET, UNSET = b"set", b"unset"
-"""How git tells attributes without a value."""
+"""git's values of attributes without a value."""
 _OWN_FILTER = b"annex"
 _ID = re.compile(rb"\$Id:[^$\n]*\$")
 _KEYWORD = re.compile(rb"\$Id(?:\$|:[^$\n]*\$)")
@@ -30,24 +30,24 @@ _MARKS = {"16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "32": (codecs.BOM_UT
 
 
 class Ends(enum.Enum):
-    """What is done about line ends."""
+    """The conversion of line ends."""
 
     KEPT = "kept"
     TEXT = "text"
     """CRLF becomes LF on the way in."""
     GUESSED = "auto"
-    """The same for what looks like text."""
+    """The same for content that looks like text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What attributes ask for at one path."""
+    """The conversion of one path."""
 
     ends: Ends = Ends.KEPT
     crlf: bool = False
     """Whether a checkout has CRLF."""
     encoding: str | None = None
-    """Of a checkout; the blob has UTF-8."""
+    """Encoding of a checkout; the blob has UTF-8."""
     ident: bool = False
     filter: bytes | None = None
     """The driver that git would run, if it is configured; git-annex's own is none."""
@@ -63,7 +63,7 @@ class Conversion:
         return self.crlf or self.encoding is not None or self.ident
 
     def stored(self, data: bytes, before: bytes = b"") -> bytes:
-        """The blob for a file with the bytes `data`. `before`: the blob that stands at that path up to now.
+        """The blob for a file with the bytes `data`. `before`: the blob that git has at this path.
 
         Raises MalformedText where the file is not in the encoding that it should be in.
         """
@@ -74,7 +74,7 @@ class Conversion:
         return _ID.sub(b"$Id$", data) if self.ident else data
 
     def _strips(self, data: bytes, before: bytes) -> bool:
-        """A file that came into git with CRLF keeps them while its line ends are only guessed."""
+        """Whether CRLF become LF. A file that git has with CRLF keeps them if its line ends are only guessed."""
         if self.ends is Ends.GUESSED:
             return not looks_binary(data) and (b"\r\n" not in before or looks_binary(before))
         return self.ends is Ends.TEXT
@@ -98,12 +98,8 @@ class Conversion:
         return not (guessed and (b"\r" in data or looks_binary(data)))
 
 
-AS_IT_IS = Conversion()
-"""No attribute asks for anything."""
-
-
 def conversion_of(attributes: Mapping[bytes, bytes]) -> Conversion:
-    """What git would do at a path with these attributes; SET and UNSET stand for those without a value."""
+    """The conversion for a path with these attributes; SET and UNSET are the values of those without a value."""
     text = _ends(attributes.get(b"text")) or _ends(attributes.get(b"crlf"))
     eol = attributes.get(b"eol")
     if text is not Ends.KEPT and eol in (b"lf", b"crlf"):
@@ -133,7 +129,7 @@ def looks_binary(data: bytes) -> bool:
 
 
 def _expanded(found: bytes, name: bytes) -> bytes:
-    """An expansion of another system, with white space in it, stays."""
+    """The expanded keyword; one that another system has expanded, with white space in it, stays."""
     return found if _FOREIGN(found) else b"$Id: " + name + b" $"
 
 
@@ -142,11 +138,11 @@ def _codec(encoding: str) -> str:
     try:
         return codecs.lookup(re.sub(r"-bom\Z", "", encoding, flags=re.IGNORECASE)).name
     except (LookupError, ValueError) as error:
-        raise MalformedText(f"{encoding}, which .gitattributes asks for, is no encoding that is known") from error
+        raise MalformedText(f"{encoding}, which .gitattributes demands, is no known encoding") from error
 
 
 def _decoded(data: bytes, encoding: str) -> bytes:
-    """UTF-8. git asks for a byte order mark where the name leaves the order open, and allows none where it says it."""
+    """UTF-8. git demands a byte order mark if the encoding's name has no byte order, and forbids it otherwise."""
     utf = _UTF.fullmatch(encoding)
     codec = _codec(encoding)
     if utf is not None and utf[1] in _MARKS:
@@ -154,13 +150,13 @@ def _decoded(data: bytes, encoding: str) -> bytes:
         if marked and utf[2] and not utf[3]:
             raise MalformedText(f"it has a byte order mark, which {encoding} does not allow")
         if not marked and not utf[2]:
-            raise MalformedText(f"it has no byte order mark, which {encoding} asks for")
+            raise MalformedText(f"it has no byte order mark, which {encoding} requires")
         if marked:
             codec = f"utf-{utf[1]}"  # which takes the mark away
     try:
         return data.decode(codec).encode()
     except ValueError as error:
-        raise MalformedText(f"it is not in {encoding}, which .gitattributes asks for") from error
+        raise MalformedText(f"it is not in {encoding}, which .gitattributes demands") from error
 
 
 def _encoded(data: bytes, encoding: str) -> bytes:

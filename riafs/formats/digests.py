@@ -22,17 +22,17 @@ _Data = bytes | bytearray | memoryview
 
 
 class Hash(Protocol):
-    """What hashlib's objects, and those of the optional packages, have in common."""
+    """The common methods of hashlib's objects and those of the optional packages."""
 
     def update(self, data: _Data, /) -> object:
-        """Take in the next bytes."""
+        """Add the next bytes."""
 
     def hexdigest(self) -> str:
         """The digest of all bytes so far."""
 
 
 class DigestChecker:
-    """Takes a key's content in order, then tells whether it was the right one."""
+    """Checks the content of a key, which it is given in order."""
 
     __slots__ = ("_expected", "_hash")
 
@@ -41,7 +41,7 @@ class DigestChecker:
         self._expected = expected
 
     def update(self, data: _Data) -> None:
-        """Take in the next bytes."""
+        """Add the next bytes."""
         self._hash.update(data)
 
     def matches(self) -> bool:
@@ -50,7 +50,7 @@ class DigestChecker:
 
 
 def checker(key: Key) -> DigestChecker | None:
-    """A new checker for the content of `key`, or None where nothing can be checked.
+    """A new checker for the content of `key`, or None if it cannot be checked.
 
     That is: backends without a digest (WORM, URL), unknown ones, those whose package is missing, and chunks, whose key
     holds the digest of the whole.
@@ -66,12 +66,12 @@ def new_hash(backend: bytes) -> Hash | None:
 
 
 def verifiable(key: Key) -> bool:
-    """Whether `checker` gives one."""
+    """Whether there is a `checker` for `key`."""
     return _factory(key) is not None
 
 
 class KeyMaker:
-    """Takes content in order, then tells its key. `backend` must be one that `makes_keys` knows."""
+    """Computes the key of content, which it is given in order. `backend`: one for which `makes_keys` is true."""
 
     __slots__ = ("_backend", "_hash", "_size")
 
@@ -83,7 +83,7 @@ class KeyMaker:
         self._size = 0
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
-        """Take in the next bytes."""
+        """Add the next bytes."""
         self._hash.update(data)
         self._size += len(data)
 
@@ -181,7 +181,7 @@ class _TreeHash:
         self._pending = b""
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
-        """Take in the next bytes."""
+        """Add the next bytes."""
         ready = self._pending + data if self._pending else data
         round_length = self._block * len(self._leaves)
         whole = len(ready) - len(ready) % round_length

@@ -65,14 +65,14 @@ class Tree:
     oids: tuple[bytes, ...]
     """Raw object names of 20 or 32 bytes; ``.hex()`` gives what git prints."""
     dropped: int
-    """How many entries are left out: impossible names, unknown types, and names that an earlier entry has."""
+    """Number of entries that are left out: impossible names, unknown types, and names that an earlier entry has."""
     dropped_names: tuple[bytes, ...]
     """The first few of them, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What riafs uses of a commit."""
+    """The fields of a commit that riafs uses."""
 
     tree: bytes
     """Hex digits."""
@@ -91,7 +91,7 @@ class Heading:
     time: int
     """When it was authored, in seconds since the epoch; that of the commit where this is unusable."""
     offset: int
-    """Of the author's clock, in seconds east of Greenwich."""
+    """Time zone of the author, in seconds east of Greenwich."""
     subject: str
     """The first paragraph of the message, on one line."""
 
@@ -312,7 +312,7 @@ def encode_item(entry: tuple[bytes, TreeEntry]) -> bytes:
 
 
 def place(entry: tuple[bytes, TreeEntry]) -> bytes:
-    """What items of a tree are sorted by."""
+    """The sort key of items of a tree."""
     name, value = entry
     return name + b"/" if value.is_tree else name
 

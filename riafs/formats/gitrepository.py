@@ -36,7 +36,7 @@ _COMMIT = re.compile(rb"[0-9a-fA-F]{7,64}").fullmatch
 
 @dataclass(frozen=True, slots=True)
 class SymbolicRef:
-    """A reference that stands for another one."""
+    """A reference to another reference."""
 
     target: bytes
     """A name that passes `valid_ref_name`."""
@@ -142,7 +142,7 @@ class Submodule:
 
 
 def parse_config_list(output: bytes) -> tuple[ConfigEntry, ...]:
-    """Name and value in the file's order; the value is None where a name stands alone.
+    """Name and value in the file's order; the value is None for a name without one.
 
     git writes section and variable in lower case and leaves the subsection as it is.
     """
@@ -171,7 +171,7 @@ def submodules(items: Iterable[ConfigEntry]) -> Mapping[bytes, Submodule]:
 
 
 def submodule_sections(items: Iterable[ConfigEntry]) -> dict[bytes, bytes]:
-    """Name of each submodule's section → its path, as it stands there; sections without one are left out."""
+    """Name of each submodule's section → its path, unchanged; sections without a path are left out."""
     found: dict[bytes, bytes] = {}
     for name, value in items:
         section, _, variable = name.rpartition(b".")

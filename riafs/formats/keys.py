@@ -1,7 +1,7 @@
 """git-annex keys: parsing, serialising, and the form they take as file names.
 
 A key is ``BACKEND[-sSIZE][-mMTIME][-SCHUNKSIZE][-CCHUNKNUMBER]--NAME``, fields in that order, numbers in decimal
-(git-annex's internals documentation and its parser). Keys come from trees, logs and stores that nobody vouches for, so
+(git-annex's internals documentation and its parser). Keys come from trees, logs and stores that cannot be trusted, so
 every `Key` made by `parse_key` is bounded: at most MAX_KEY bytes, numbers below 2**63, no NUL and no newline. As a key
 always contains ``--``, its file name is never empty, ``.`` or ``..``, and never contains ``/``. It may be longer than a
 file name can be (255 bytes): such a key is parsed like any other and is simply in no store.
@@ -16,7 +16,7 @@ from riafs.errors import MalformedKey
 from riafs.formats.text import shown
 
 DEFAULT_BACKEND = b"SHA256E"
-"""git-annex's, where a dataset says nothing."""
+"""git-annex's default for datasets without this setting."""
 MAX_KEY = 4096
 MAX_NUMBER = 2**63 - 1
 MAX_EXTENSION = 64
@@ -108,7 +108,7 @@ def escape(serialised: bytes) -> bytes:
 
 
 def unescape(file_name: bytes) -> bytes:
-    """The inverse of `escape`; of other text what git-annex makes of it: an unknown ``&x`` stands for ``x``."""
+    """The inverse of `escape`; of other text the same as in git-annex: an unknown ``&x`` becomes ``x``."""
     if _AMPERSAND not in file_name:
         return file_name.replace(b"%", b"/")
     return b"/".join(_unescape_ampersands(part) for part in file_name.split(b"%"))
@@ -143,7 +143,7 @@ def valid_extension(backend: bytes, name: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ExtensionRules:
-    """How much of a name counts as extension: ``annex.maxextensionlength``, ``annex.maxextensions``."""
+    """The limits of a name's extension: ``annex.maxextensionlength``, ``annex.maxextensions``."""
 
     length: int = 4
     """Bytes of one component."""

@@ -3,7 +3,7 @@
 ``and``, ``or`` and terms side by side are taken from left to right, none binds closer; ``not`` holds for the next term
 (seen with git-annex 10). Globs are matched against the path from the dataset's top, and ``*`` matches slashes.
 
-Encodings are told as libmagic tells them, for ``mimeencoding=binary``, which DataLad's ``text2git`` uses. The rules are
+Encodings are those of libmagic, for ``mimeencoding=binary``, which DataLad's ``text2git`` uses. The rules are
 those of file(1): a table of the bytes that occur in text, tried as ASCII, UTF-8, UTF-16, Latin-1 and other 8-bit
 encodings.
 """
@@ -37,10 +37,10 @@ class Facts(Protocol):
         """Bytes."""
 
     def mime_type(self) -> bytes:
-        """As ``file --mime-type`` tells it."""
+        """The result of ``file --mime-type``."""
 
     def mime_encoding(self) -> bytes:
-        """As ``file --mime-encoding`` tells it."""
+        """The result of ``file --mime-encoding``."""
 
 
 Test = Callable[[Facts], bool]
@@ -52,7 +52,7 @@ class LargeFiles:
 
     matches: Test
     reads_content: bool
-    """Whether the file's bytes may be asked about."""
+    """Whether the expression may depend on the file's bytes."""
 
 
 def parse_large_files(text: bytes) -> LargeFiles:
@@ -185,7 +185,9 @@ def mime_encoding_of(head: bytes) -> bytes:
 
 
 def _is_text(head: bytes, encoding: str) -> bool:
-    """Whether `head`, which may end within a character, is text in `encoding`; half a character alone tells nothing."""
+    """Whether `head`, which may end within a character, is text in `encoding`; half a character alone does not
+    decide.
+    """
     decoder = codecs.getincrementaldecoder(encoding)()
     try:
         text = decoder.decode(head)

@@ -36,7 +36,7 @@ class Locator(NamedTuple):
 
     @property
     def text(self) -> bytes:
-        """What a server is asked with.
+        """The locator in a request to a server.
 
         >>> parse_locator(b"acbd18db4cc2f85cedef654fccc4a4d8+3+K@zzzzz").text
         b'acbd18db4cc2f85cedef654fccc4a4d8+3+K@zzzzz'
@@ -127,7 +127,7 @@ class PortableHash:
         self._in_line = False
 
     def update(self, text: bytes, *, in_line: bool) -> None:
-        """The next part; `in_line`: whether it goes on with a line."""
+        """The next part; `in_line`: whether it continues a line."""
         stripped = _HINTS.sub(rb"\1", b" " + text)[1:] if in_line else _HINTS.sub(rb"\1", text)
         self._md5.update(stripped)
         self._length += len(stripped)

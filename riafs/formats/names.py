@@ -36,8 +36,8 @@ def valid_names(names: Collection[bytes]) -> bool:
 def git_takes(name: bytes, *, is_link: bool) -> bool:
     """Whether git puts a valid name into a tree and checks it out, on every system: not what may stand for ``.git`` on
     NTFS (trailing dots and blanks, streams, short names, behind backslashes) or HFS+ (characters that it ignores), and
-    no link where the same stands for ``.gitmodules``. As verify_path in git's read-cache.c with core.protectNTFS and
-    core.protectHFS, for which git 2.39 was read and asked.
+    no link with a name that means ``.gitmodules``. As verify_path in git's read-cache.c with core.protectNTFS and
+    core.protectHFS, verified with git 2.39 and its source.
     """
     parts = [name, *(name[at + 1 :] for at in range(len(name)) if name[at] == _BACKSLASH)]
     if not valid_name(name) or any(map(_NTFS_DOTGIT.match, parts)) or _hfs_name(name) == ".git":

@@ -10,13 +10,13 @@ import json
 import re
 from collections.abc import Callable
 
-# No group is repeated possessively: Python before 3.11.5 goes on from the middle of a repetition that failed.
+# No group is repeated possessively: Python before 3.11.5 continues in the middle of a repetition that failed.
 _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*', re.DOTALL)
 """A string after its first quote, as far as it is there; not a backslash alone."""
 _BETWEEN = re.compile(rb'[^"{}\[\]]*+(["{}\[\]])')
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _HIGH = rb"[dD][89abAB][0-9a-fA-F]{2}"
-# Whole characters and escapes; a first half of a pair only together with what follows it.
+# Whole characters and escapes; the first half of a surrogate pair only with what follows it.
 _BODY = re.compile(
     rb'(?:[^"\\]++|\\[^u]|\\u(?!' + _HIGH + rb")[0-9a-fA-F]{4}"
     rb"|\\u" + _HIGH + rb"(?:\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?=[^\\]|\\[^u]|\\u(?![dD][c-fC-F])[0-9a-fA-F]{4})))*",
@@ -26,16 +26,16 @@ _LONGEST_ESCAPE = 12
 
 
 class _Place(enum.Enum):
-    """What the next byte is in."""
+    """The context of the next byte."""
 
     OUTSIDE = enum.auto()
-    """Of a string."""
+    """In a string."""
     NAME = enum.auto()
     """A string that may be the member's name."""
     OTHER = enum.auto()
     """Another string."""
     COLON = enum.auto()
-    """What follows the name, up to a colon,"""
+    """After the name, up to a colon,"""
     VALUE = enum.auto()
     """and then up to the value."""
     TEXT = enum.auto()
@@ -50,7 +50,7 @@ class RecordReader:
         self._name = json.dumps(name).encode()[1:]
         self._keep = keep
         self._pending = b""
-        """What was fed and not understood yet: less than a name or an escape."""
+        """Bytes that were fed and not parsed yet: less than a name or an escape."""
         self._depth = 0
         self._place = _Place.OUTSIDE
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")

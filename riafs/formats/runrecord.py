@@ -30,7 +30,7 @@ class RunRecord:
     command: str
     """For a shell."""
     directory: str
-    """Where it was run; ``""`` for the top."""
+    """Directory that it was run in; ``""`` for the top."""
     inputs: Sequence[str]
     outputs: Sequence[str]
     dataset: str | None
@@ -39,7 +39,7 @@ class RunRecord:
 
 
 def command_line(words: Sequence[str]) -> str:
-    """What a shell is given for `words`: one word is for a shell already.
+    """The command for a shell: one word is a shell's command already, several are quoted.
 
     >>> command_line(["cp", "my file", "b"]), command_line(["sort a > b"])
     ("cp 'my file' b", 'sort a > b')

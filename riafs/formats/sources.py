@@ -219,7 +219,7 @@ class KeepUrl:
             return None
 
     def from_here(self, directory: bytes) -> "KeepUrl":
-        """The same with relative paths seen from `directory`."""
+        """This source with relative paths made absolute, from `directory`."""
         own = self.manifests == STANDARD_INPUT or self.manifest_locator is not None
         manifests = self.manifests if own else _absolute(directory, self.manifests)
         return replace(self, manifests=manifests, tree=_absolute_or_none(directory, self.tree))
@@ -239,7 +239,7 @@ class ArvadosUrl:
     """A cluster, or one collection or project of it."""
 
     host: str
-    """``host[:port]`` of the API server, always asked over TLS."""
+    """``host[:port]`` of the API server, always with TLS."""
     identifier: bytes | None
     """A collection's or project's uuid, or a portable data hash."""
     tree: bytes | None = None
@@ -251,7 +251,7 @@ class ArvadosUrl:
         return False
 
     def from_here(self, directory: bytes) -> "ArvadosUrl":
-        """The same with relative paths seen from `directory`."""
+        """This source with relative paths made absolute, from `directory`."""
         return replace(self, tree=_absolute_or_none(directory, self.tree))
 
     def __str__(self) -> str:
@@ -339,7 +339,7 @@ def _query(text: str, query: str, known: Sequence[str]) -> dict[str, bytes]:
         if name not in known:
             raise _bad(text, f"has the unknown part {name!r} after the '?' (known: {', '.join(known)})")
         if name in found:
-            raise _bad(text, f"says {name}= twice")
+            raise _bad(text, f"has {name}= twice")
         if not equals or not value:
             raise _bad(text, f"has nothing after {name}")
         found[name] = unquote_to_bytes(_on_disk(text, value))

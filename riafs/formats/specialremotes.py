@@ -5,7 +5,7 @@ Lines of ``remote.log`` are ``<uuid> key=value … timestamp=<clock>``, white sp
 git-annex 10). Lines that do not parse are skipped. Values are untrusted text.
 
 An encrypted object is named by a keyed hash of the plain key (git-annex's encryption documentation). With
-``encryption=shared`` the secret stands in ``remote.log``: whoever can read the repository can read the content; the
+``encryption=shared`` the secret is in ``remote.log``: all who can read the repository can read the content; the
 other schemes wrap the secret for OpenPGP keys. Secrets stay out of `repr`.
 """
 
@@ -54,7 +54,7 @@ class SpecialRemote:
     """Bytes; None where content is stored whole."""
     url: bytes | None = field(repr=False)
     fields: tuple[tuple[bytes, bytes], ...] = field(repr=False)
-    """Everything the line says, decoded."""
+    """All fields of the line, decoded."""
 
 
 def parse_remote_log(text: bytes) -> tuple[SpecialRemote, ...]:
@@ -130,7 +130,7 @@ def _fields(rest: bytes) -> dict[bytes, bytes]:
 
 
 def _character(match: re.Match[bytes]) -> bytes:
-    """The character that ``&<decimal>;`` stands for, or the text itself where there is none."""
+    """The character of ``&<decimal>;``, or the text itself if that is none."""
     number = int(match[1])
     try:
         return chr(number).encode()

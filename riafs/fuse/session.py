@@ -65,7 +65,7 @@ def _escaped(fsname: str) -> str:
 
 
 def _nameless() -> str:
-    """Why fusermount3 refuses whoever has no name; root, and who may mount without it, needs none."""
+    """Why fusermount3 refuses a user without a name; root, which can mount without it, needs none."""
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:

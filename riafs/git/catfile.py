@@ -1,11 +1,11 @@
-"""The ``git cat-file`` children of a mount: git objects out of object directories, many at a time.
+"""The ``git cat-file`` children of a mount, which read git objects in batches.
 
-A damaged or truncated pack can only kill a child (git maps packs; a truncated one gives SIGBUS), never the mount.
-Invariants of the ``--batch-command`` child of an object directory: one batch at a time owns the child (`_lock`), its
-commands fit into the empty pipe (so writing never waits for a child that itself waits for us to read), and when a batch
-is left for any reason but completion the child is ended: the next one starts with clean pipes.
+git maps packs into memory, so that a truncated one raises SIGBUS: that kills a child, never the mount. Invariants of
+the ``--batch-command`` child of an object directory: one batch at a time uses the child (`_lock`); its commands fit
+into the empty pipe, so that writing never blocks on a child that itself waits until its output is read; and a batch
+that does not complete, for whatever reason, ends the child, so that the next one starts with empty pipes.
 
-Large objects are written to files by children of their own (`FileWriters`).
+Large objects are written to files by other children (`FileWriters`).
 """
 
 import contextlib
@@ -49,8 +49,9 @@ MOST_WRITERS = 8
 
 
 class GitObject(NamedTuple):
-    """An object's full name in hex, type (``blob``, ``tree``, …), size in bytes, and its content unless only asked for
-    information."""
+    """An object's full name in hex, type (``blob``, ``tree``, …), size in bytes, and its content if that was
+    requested.
+    """
 
     oid: bytes
     kind: bytes
@@ -59,7 +60,7 @@ class GitObject(NamedTuple):
 
 
 def blob_name(file: BinaryIO, size: int, digits: int) -> bytes:
-    """The name (hex, so many digits) of the blob of `size` bytes in a file, which is read from its beginning."""
+    """The name (`digits` hex digits) of the blob of `size` bytes in a file, which is read from its beginning."""
     digest = hashlib.sha1(b"blob %d\0" % size) if digits == SHA1_DIGITS else hashlib.sha256(b"blob %d\0" % size)
     file.seek(0)
     while data := file.read(_PIPE_BYTES):
@@ -68,7 +69,7 @@ def blob_name(file: BinaryIO, size: int, digits: int) -> bytes:
 
 
 class CatFile:
-    """The child of one object directory. Starts at the first batch; after a death, again with growing pauses."""
+    """The child of one object directory. It starts with the first batch, and again, with growing pauses, if it died."""
 
     def __init__(
         self, program: str, environment: Mapping[str, str], name: str, seconds: float, counters: Counters
@@ -87,17 +88,17 @@ class CatFile:
 
     @property
     def busy(self) -> bool:
-        """Whether a batch is under way or waits."""
+        """Whether a batch is running or waiting."""
         return self._lock.locked()
 
     async def batch(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
         """An answer for each of at most MAX_BATCH requests, None for objects that git does not have.
 
         A request is ``contents NAME`` or ``info NAME``; a name is hex digits or any revision without a newline.
-        Raises GitError when the child dies, cannot be started, or delivers an object of more than `limit` bytes,
-        StoreTimeout when it does not answer in time, ProgramKilled when others end it again and again.
+        Raises GitError if the child dies, cannot be started, or returns an object of more than `limit` bytes,
+        StoreTimeout if it does not answer in time, ProgramKilled if it is killed again and again.
         """
-        with within(self._seconds):  # waiting for one's turn included: deadlines must not add up
+        with within(self._seconds):  # including the wait for other batches, so that deadlines do not add up
             async with self._lock:
                 for _ in range(ATTEMPTS - 1):
                     with contextlib.suppress(ProgramKilled):
@@ -119,7 +120,7 @@ class CatFile:
 
     @property
     def hopeless(self) -> bool:
-        """Whether the child has died so often in a row that something else than single objects must be damaged."""
+        """Whether the child has died so often in a row that more than single objects must be damaged."""
         return self._deaths > _DEATHS_IN_A_ROW
 
     async def _exchange(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
@@ -136,7 +137,7 @@ class CatFile:
         return answers
 
     def _take_answers(self, requests: Sequence[bytes], limit: int, answers: list[GitObject | None]) -> int:
-        """Move the answers that are complete from the buffer to `answers`; how many there are then."""
+        """Move complete answers from the buffer to `answers`. Returns their number."""
         position = 0
         while len(answers) < len(requests):
             taken = self._answer_at(position, requests[len(answers)], limit)
@@ -148,7 +149,7 @@ class CatFile:
         return len(answers)
 
     def _answer_at(self, position: int, request: bytes, limit: int) -> tuple[GitObject | None, int] | None:
-        """The answer that begins at `position` of the buffer and where the next one does, None if it is incomplete."""
+        """The answer at `position` of the buffer, and the position of the next one; None if it is incomplete."""
         buffer = self._buffer
         end = buffer.find(b"\n", position)
         if end < 0:
@@ -168,8 +169,9 @@ class CatFile:
         return self._genuine(GitObject(oid, kind, size, data)), stop + 1
 
     def _genuine(self, found: GitObject) -> GitObject | None:
-        """`found`, or None if its bytes are not those that its name stands for: git does not look (git 2.39.5 serves
-        a loose object that was put in the place of another one)."""
+        """`found`, or None if its bytes do not have its name. git does not check that (git 2.39.5 returns a loose
+        object that was copied over another one).
+        """
         if object_name(found.kind, found.data, len(found.oid)) == found.oid:
             return found
         log.error("git object %s of %s is damaged: its bytes have another name", found.oid.decode(), self._name)
@@ -207,7 +209,7 @@ class CatFile:
                 env=self._environment,
                 cwd="/",
                 bufsize=0,
-                start_new_session=True,  # a terminal's Ctrl-C is for the mount in front, which ends its children itself
+                start_new_session=True,  # Ctrl-C in a terminal must not reach it: the mount ends its children itself
             )
         except OSError as error:
             raise GitError(f"git cannot be started: {error.strerror}") from error
@@ -230,7 +232,7 @@ class CatFile:
         return GitError(f"git ended while reading objects of {self._name} ({why}); the repository may be damaged")
 
     async def _return_code(self) -> int | None:
-        """Of the child that has closed its output, None where it goes on all the same."""
+        """The return code of a child that has closed its output, None if it does not end."""
         process = self._process
         assert process is not None
         with trio.move_on_after(1):
@@ -238,7 +240,7 @@ class CatFile:
         return None
 
     def retire(self) -> None:
-        """End the child, and from now on after every batch: it has no owner any more."""
+        """End the child, and from now on after each batch that still uses it."""
         self._retired = True
         self.close()
 
@@ -260,17 +262,17 @@ class CatFile:
 def _enlarge(descriptor: int) -> None:
     try:
         fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
-    except OSError:  # the user's limit of pipe memory is reached: slower, not wrong
+    except OSError:  # the user's limit of memory for pipes is reached; a small pipe is only slower
         return
 
 
 class GitPool:
-    """Hands out children by object directory. Owns the private GIT_DIRs. One per mount."""
+    """The children of a mount by object directory, and its private GIT_DIRs."""
 
     def __init__(self, gits: PrivateGitDirs, seconds: float, counters: Counters, limit: int = MAX_CHILDREN) -> None:
         self.gits = gits
         self.alternate: Callable[[bytes], bytes] | None = None
-        """Object format → object directory of this machine that children read as well."""
+        """Object format → local object directory that children read as well."""
         self.writers = FileWriters()
         self.ahead: LRUCache[tuple[bytes, bytes], ReadObject] = LRUCache(_MOST_AHEAD, lambda each: _EACH + each.size)
         """A repository's path and an object's name → what was read before it was asked for."""
@@ -280,7 +282,7 @@ class GitPool:
         self._children: OrderedDict[tuple[bytes, bool], CatFile] = OrderedDict()
 
     def environment(self, objects: bytes, object_format: bytes, *, alone: bool = False) -> Mapping[str, str]:
-        """The environment for a git that reads `objects` and, unless `alone`, the alternate of this machine."""
+        """The environment for a git that reads `objects` and, unless `alone`, the local alternate."""
         environment = self.gits.environment(objects, object_format)
         if self.alternate is None or alone:
             return environment
@@ -290,7 +292,7 @@ class GitPool:
         return {**environment, "GIT_ALTERNATE_OBJECT_DIRECTORIES": os.fsdecode(b'"' + escaped + b'"')}
 
     def child(self, objects: bytes, object_format: bytes, name: str, *, alone: bool = False) -> CatFile:
-        """The child of an object directory; `name` is the dataset's for messages. `alone`: see `environment`."""
+        """The child of an object directory; `name` is the dataset's for messages. `alone` as in `environment`."""
         asked = objects, alone and self.alternate is not None
         child = self._children.get(asked)
         if child is None:
@@ -302,16 +304,16 @@ class GitPool:
         return child
 
     def has_child(self, objects: bytes) -> bool:
-        """Whether there is a child of that object directory."""
+        """Whether an object directory has a child."""
         return (objects, False) in self._children
 
     def count_read(self, objects: int) -> None:
-        """So many objects were read without a child."""
+        """Count objects that were read without a child."""
         self._counters.git_objects_read += objects
 
     def read_also(self, alternate: Callable[[bytes], bytes]) -> None:
-        """From now on objects that a store does not have are read from an object directory of this machine, which
-        `alternate` names for an object format.
+        """From now on, read objects that a store does not have from the local object directory that `alternate` returns
+        for an object format.
         """
         self.alternate = alternate
         self._end_all()

@@ -1,13 +1,12 @@
-"""How git is started on objects that other people wrote.
+"""The environment in which git reads objects that other people wrote.
 
-git never sees the store's repository, only its object directory: GIT_DIR is an empty private repository of ours, so no
-configuration, hook, filter or ref of the store is read. (Plain ``git --git-dir=STORE cat-file`` on a repository with
-``extensions.partialClone`` and ``core.sshCommand`` ran that command when an object was missing; seen with git 2.39.5.)
-Lazy fetching and all transports are switched off as well, each enough by itself.
+git does not get the store's repository, only its object directory: GIT_DIR is an empty private repository, so that no
+configuration, hook, filter or ref of the store is read. (With ``extensions.partialClone`` and ``core.sshCommand`` in
+its configuration, ``git --git-dir=STORE cat-file`` ran that command when an object was missing; seen with git 2.39.5.)
+Lazy fetching and all transports are switched off as well; each of these measures is enough by itself.
 
-Alternates are the one thing git reads from an object directory that leads elsewhere. Where a store's alternates lead
-out of the store, git gets a directory of links to the store's loose objects and packs instead, without
-``info/alternates``.
+The only file of an object directory that leads git elsewhere is ``info/alternates``. If a store's alternates lead out
+of the store, git gets a directory of links to the store's loose objects and packs instead, without that file.
 """
 
 import os
@@ -27,7 +26,7 @@ _FAN_OUT = tuple(b"%02x" % number for number in range(256))
 
 
 class PrivateGitDirs:
-    """The empty private repositories of one mount, below the directory `scratch`. Closed, they are removed."""
+    """The empty private repositories of one mount, in the directory `scratch`."""
 
     def __init__(self, program: str, search_path: str, scratch: bytes) -> None:
         self.program = program
@@ -37,7 +36,7 @@ class PrivateGitDirs:
         self._directories: list[bytes] = []
 
     def close(self) -> None:
-        """Remove them."""
+        """Remove the repositories."""
         for path in self._directories:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -59,7 +58,7 @@ class PrivateGitDirs:
         return path
 
     def environment(self, objects: bytes, object_format: bytes) -> Mapping[str, str]:
-        """The complete environment for a git that reads the object directory `objects` (``sha1`` or ``sha256``)."""
+        """All environment variables for a git that reads the object directory `objects` (``sha1`` or ``sha256``)."""
         return {
             "GIT_DIR": os.fsdecode(self._git_dir(object_format)),
             "GIT_OBJECT_DIRECTORY": os.fsdecode(objects),
@@ -79,8 +78,9 @@ class PrivateGitDirs:
     def linked_objects(
         self, objects: bytes, parts: Mapping[bytes, Sequence[bytes]], alternates: Sequence[bytes]
     ) -> bytes:
-        """A new object directory that holds links to what `objects` has, of each of `parts` only to the given names in
-        it, and names only the given `alternates`."""
+        """A new object directory with links to the directories of `objects`, and with the given `alternates`. Each
+        directory in `parts` has links to the given names only.
+        """
 
         def fill(path: bytes) -> None:
             os.mkdir(path + b"/info", 0o700)
@@ -90,7 +90,7 @@ class PrivateGitDirs:
                 elif parts[part]:
                     os.mkdir(path + b"/" + part, 0o700)
                     for name in parts[part]:
-                        if not name.startswith(_INDEX_OF_PACKS):  # it may name packs that are left out
+                        if not name.startswith(_INDEX_OF_PACKS):  # it may list packs that are left out
                             os.symlink(b"/".join((objects, part, name)), b"/".join((path, part, name)))
             if alternates:
                 _write(path + b"/info/alternates", b"".join(line + b"\n" for line in alternates))
@@ -113,10 +113,10 @@ def _write(path: bytes, text: bytes) -> None:
 async def run_git(
     command: Sequence[str], environment: Mapping[str, str], given: bytes, lock: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run git to its end, with `given` on standard input. Started again when others end it, without the file `lock`
-    that it may have left then.
+    """Run git to its end, with `given` on standard input. If another process kills it, it is started again, after its
+    lock file `lock` was removed.
 
-    Raises GitError where it cannot be started, ProgramKilled.
+    Raises GitError if it cannot be started, ProgramKilled.
     """
     for _ in range(ATTEMPTS):
         try:

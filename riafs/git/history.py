@@ -1,4 +1,4 @@
-"""Which versions a repository has: its branches and tags, and its newest commits."""
+"""The versions of a repository: its branches and tags, and its newest commits."""
 
 import enum
 import heapq
@@ -10,7 +10,7 @@ from riafs.errors import MalformedObject
 from riafs.formats.gitobjects import Heading, parse_commit, parse_heading
 from riafs.git.repository import HIDDEN_BRANCHES, Repository
 
-_TOGETHER = 400  # in one batch to git, whose pipe takes these requests
+_BATCH = 400  # requests to git that fit into its pipe
 _MAX_COMMIT = 1 << 20
 _MAX_PARENTS = 8  # requests with a path are long
 MAX_WALKED = 100_000
@@ -18,7 +18,7 @@ _PEELED = b"^{commit}"
 
 
 class VersionKind(enum.Enum):
-    """How a version is named. The value says where its refs are."""
+    """The kind of a version's name. The value is the prefix of its refs."""
 
     BRANCH = b"refs/heads/"
     TAG = b"refs/tags/"
@@ -27,11 +27,11 @@ class VersionKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version that ``@NAME`` means."""
+    """The version of ``@NAME``."""
 
     kind: VersionKind
     name: bytes
-    """As it is written behind the ``@``; of a commit all its digits."""
+    """The name after the ``@``; for a commit, all its digits."""
     commit: bytes
     """In hex digits."""
     heading: Heading
@@ -41,8 +41,8 @@ class Version:
 
 
 async def named(repository: Repository, kind: VersionKind, *, hidden: bool = False) -> list[Version]:
-    """The branches or tags, by name. What git cannot read as a commit is left out, and so are the branches of
-    git-annex itself unless `hidden`. Raises MalformedObject, StoreError, GitError, …
+    """The branches or tags, by name, except those that git cannot read as a commit, and the branches of git-annex
+    unless `hidden`. Raises MalformedObject, StoreError, GitError, …
     """
     refs = await repository.references.below(kind.value)
     if not hidden:
@@ -57,8 +57,8 @@ async def named(repository: Repository, kind: VersionKind, *, hidden: bool = Fal
 
 
 async def newest(repository: Repository, start: bytes, number: int, path: bytes = b"") -> list[Version]:
-    """At most `number` commits from `start` (hex) backwards, the newest first; only those that changed `path`, if it is
-    given. What cannot be read is left out, and no more than MAX_WALKED are looked at.
+    """At most `number` commits from `start` (hex) backwards, the newest first; with `path`, only those that changed it.
+    Commits that cannot be read are left out, and no more than MAX_WALKED are read.
     """
     found: list[Version] = []
     seen = {start}
@@ -80,7 +80,7 @@ async def newest(repository: Repository, start: bytes, number: int, path: bytes 
 
 
 async def _changes(repository: Repository, version: Version, path: bytes) -> bool:
-    """Whether what is at `path` is none of what the commit's parents have there; the whole always is."""
+    """Whether no parent of the commit has the same entry at `path`; always for the empty path."""
     if not path or b"\n" in path:
         return True
     commits = (version.commit, *version.parents[:_MAX_PARENTS])
@@ -92,7 +92,7 @@ async def _changes(repository: Repository, version: Version, path: bytes) -> boo
 
 
 def abbreviated(commits: Iterable[AnyStr], digits: int = 10) -> Mapping[AnyStr, AnyStr]:
-    """Each of `commits`, in hex digits, and a beginning of it that no other one has."""
+    """Each of `commits`, in hex digits → its first digits, as many as no other one begins with."""
     known = set(commits)
     while len({each[:digits] for each in known}) < len(known):
         digits += 1
@@ -100,10 +100,10 @@ def abbreviated(commits: Iterable[AnyStr], digits: int = 10) -> Mapping[AnyStr, 
 
 
 async def _commits(repository: Repository, names: Sequence[bytes]) -> list[tuple[bytes, bytes] | None]:
-    """The object name and the text of the commit that each name stands for or, as a tag, leads to."""
+    """The object name and the text of the commit of each name, which may be that of a tag."""
     found: list[tuple[bytes, bytes] | None] = []
-    for start in range(0, len(names), _TOGETHER):
-        requests = [b"contents " + name + _PEELED for name in names[start : start + _TOGETHER]]
+    for start in range(0, len(names), _BATCH):
+        requests = [b"contents " + name + _PEELED for name in names[start : start + _BATCH]]
         for each in await repository.objects(requests, _MAX_COMMIT):
             usable = each is not None and each.kind == b"commit"
             found.append((each.oid, each.data) if each is not None and usable else None)
@@ -114,6 +114,6 @@ def _version(kind: VersionKind, name: bytes, commit: bytes, text: bytes) -> Vers
     heading = parse_heading(text)
     try:
         known = parse_commit(text)
-    except MalformedObject:  # shown as far as it goes; to open it says why it cannot be
+    except MalformedObject:  # it is listed; opening it gives the reason
         return Version(kind, name, commit, heading, (), heading.time)
     return Version(kind, name, commit, heading, known.parents, known.time)

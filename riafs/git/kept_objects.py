@@ -1,8 +1,8 @@
-"""What commits consist of, kept on this machine: what changes lie over must stay readable when a store prunes it.
+"""Git objects of commits kept on this machine, so that the base of local changes stays readable if a store prunes it.
 
-A directory has one object directory for each of git's object formats, which git reads as an alternate. Nothing is ever
-taken for written to a store because it is here: only reading sees it. Of a commit there are its trees and its blobs up
-to a megabyte (links and pointers of annexed files, and most of what git keeps), but not its history.
+The directory has one object directory for each of git's object formats, which git reads as an alternate. Only readers
+use it: an object that is here still counts as missing in the store. Kept are a commit's trees and its blobs of up to
+1 MiB (links and pointers of annexed files, and most other files in git), but not its history.
 """
 
 import os
@@ -26,7 +26,7 @@ _WHOLE = b".whole"
 
 
 class KeptObjects:
-    """Those in the directory `path`, of this user alone. Each commit has a `name`, by which it is forgotten again."""
+    """The objects in the directory `path`, of this user alone. Each commit has a `name`, by which it can be removed."""
 
     def __init__(self, path: bytes) -> None:
         self.path = path
@@ -40,13 +40,13 @@ class KeptObjects:
         return path
 
     def names(self) -> set[bytes]:
-        """Of the commits that are kept whole."""
+        """The names of the commits that are completely kept."""
         with suppress(FileNotFoundError):
             return {name.removesuffix(_WHOLE) for name in os.listdir(self.path) if name.endswith(_WHOLE)}
         return set()
 
     async def keep(self, name: bytes, repository: Repository, commit: bytes) -> None:
-        """Keep what the commit (hex) consists of. Raises MissingObject, GitError, StoreTimeout, OverlayFailed."""
+        """Keep the objects of a commit (hex). Raises MissingObject, GitError, StoreTimeout, OverlayFailed."""
         collected = _Collected(self.directory(await repository.references.check_format()), name, len(commit))
         found = await repository.commit(commit)
         [whole] = await repository.objects([b"contents " + commit])
@@ -63,7 +63,7 @@ class KeptObjects:
         await _in_thread(_write, self.path + b"/" + name + _WHOLE, b"")
 
     def forget_all_but(self, names: Collection[bytes]) -> None:
-        """Remove what is kept of other commits."""
+        """Remove the objects of all other commits."""
         for name in self.names() - set(names):
             with suppress(FileNotFoundError):
                 os.unlink(self.path + b"/" + name + _WHOLE)
@@ -72,7 +72,7 @@ class KeptObjects:
 
 
 async def _keep_trees(repository: Repository, root: bytes, collected: "_Collected") -> list[bytes]:
-    """Keep all trees below a root; the blobs in them (hex)."""
+    """Keep all trees below a root. Returns the blobs in them (hex)."""
     blobs: dict[bytes, None] = {}
     level, seen = [root], {root}
     while level:
@@ -89,7 +89,7 @@ async def _keep_trees(repository: Repository, root: bytes, collected: "_Collecte
 
 
 class _Collected:
-    """Objects on their way into packs."""
+    """Collects objects and writes them in packs."""
 
     def __init__(self, directory: bytes, name: bytes, digits: int) -> None:
         self._directory = directory
@@ -123,11 +123,11 @@ async def _in_thread(function: Callable[..., None], *arguments: object) -> None:
     try:
         await trio.to_thread.run_sync(function, *arguments)
     except OSError as error:
-        raise OverlayFailed(f"what the changes lie over cannot be kept: {error}") from error
+        raise OverlayFailed(f"the objects of the base commit cannot be kept: {error}") from error
 
 
 def _write(path: bytes, data: bytes) -> None:
-    """Durably, whole or not there."""
+    """Write a file durably, and rename it when it is complete."""
     with open(path + b".new", "wb", opener=prompt_opener) as file:
         file.write(data)
         file.flush()

@@ -1,11 +1,11 @@
-"""Objects read out of a repository's own files, without a child: who enters a dataset wants its commit, a tree and the
-blobs of some links, and to start git for these costs ten times as much as to read them.
+"""A reader of git objects without a child process: entering a dataset needs its commit, a tree and the blobs of some
+links, and starting git for them costs ten times as much as reading them.
 
-Only what is small and plain is read: loose objects, and packs with an index of version 2 (gitformat-pack(5)). None is
-the answer for everything else, whatever the reason: an object that is not there, large, damaged or in an alternate. git
-is asked then, so that there is one opinion of what is damaged or missing. Files are read, never mapped, so that a
-truncated one cannot kill the process; sizes are bounded before memory is taken; and the bytes of an object count only
-if its name is theirs, whatever a hostile pack says.
+It reads small objects only: loose ones, and those in packs with an index of version 2 (gitformat-pack(5)). For all
+others (missing, large, damaged, in an alternate) the result is None, and the caller asks git, which alone decides that
+an object is missing or damaged. Files are read and not mapped, so that a truncated one cannot kill the process; sizes
+are limited before memory is allocated; and an object is only returned if its bytes have its name, whatever a hostile
+pack says.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from riafs.storage.openat import DIRECTORY_FLAGS, READ_FLAGS
 from riafs.storage.protocol import Opener
 
 MOST_BYTES = 256 << 10
-"""Of an object that is read here, and of each object that it is a difference to."""
+"""Size limit of an object, and of each base of a delta."""
 _SMALL_TREE, _SMALL_BLOB = 4 << 10, 16 << 10
-"""Bytes of what is read before it is asked for: some hundred entries at most."""
+"""Size limits of objects that are read ahead: a tree of some hundred entries at most."""
 _MOST_PACKS = 8
 _MOST_NAMES = 1 << 20  # bytes of the names that begin with one byte: ten million objects in a pack
 _LONGEST_CHAIN = 50  # as git makes them
@@ -35,14 +35,14 @@ _PACK_HEADER = 64  # bytes before the compressed ones of a packed object, at mos
 _MAGIC = b"\xfftOc\0\0\0\x02"
 _FAN_OUT = 256 * 4
 _KINDS = {1: b"commit", 2: b"tree", 3: b"blob", 4: b"tag"}
-_NEAR, _NAMED = 6, 7
-_FAR = 1 << 31
+_OFS_DELTA, _REF_DELTA = 6, 7
+_LARGE_OFFSET = 1 << 31
 _WRONG = (OSError, RiafsError, ValueError, IndexError, struct.error, zlib.error)
-"""What reading a damaged, hostile or absent file raises."""
+"""Exceptions from reading a damaged, hostile or missing file."""
 
 
 class ReadObject(NamedTuple):
-    """Type, size in bytes, and content unless only asked for the others."""
+    """Type, size in bytes, and content if that was requested."""
 
     kind: bytes
     size: int
@@ -57,7 +57,9 @@ class Wanted(NamedTuple):
 
 
 def read_objects(opener: Opener, objects: bytes, wanted: Sequence[Wanted], limit: int) -> list[ReadObject | None]:
-    """Those of `wanted` that can be read out of the object directory at the store's path `objects`; blocking."""
+    """The objects `wanted` from the object directory at the store's path `objects`, None for those not read here.
+    Blocks.
+    """
     if not wanted:
         return []
     most = min(limit, MOST_BYTES)
@@ -75,8 +77,8 @@ def read_objects(opener: Opener, objects: bytes, wanted: Sequence[Wanted], limit
 
 
 def read_beginning(opener: Opener, objects: bytes, oid: bytes, limit: int) -> dict[bytes, ReadObject]:
-    """The object called `oid`; of a commit also its tree and the blobs in that, if these are small and few: whoever
-    enters a dataset wants them next, and each visit to a thread costs as much as reading all of them. Blocking.
+    """The object `oid`; for a commit also its tree and the blobs in that, if these are small and few. Entering a
+    dataset needs them next, and each call in a thread costs as much as reading all of them. Blocks.
     """
     [found] = read_objects(opener, objects, [Wanted(oid, content=True)], limit)
     if found is None:
@@ -136,7 +138,9 @@ def _file(opener: Opener, path: bytes, most: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Pack:
-    """An open pack and its open index: descriptors. `begin` of the index is at hand; names have `width` bytes."""
+    """An open pack and its index, by descriptors. `begin`: header and fan-out table of the index; names have `width`
+    bytes.
+    """
 
     pack: int
     index: int
@@ -148,11 +152,11 @@ class _Pack:
         os.close(self.index)
 
     def _numbered(self, first: int) -> int:
-        """How many names begin with a byte up to `first`."""
+        """The number of names with a first byte up to `first`."""
         return int.from_bytes(self.begin[len(_MAGIC) + first * 4 : len(_MAGIC) + first * 4 + 4])
 
     def offset(self, name: bytes) -> int | None:
-        """Where in the pack the object with that raw name begins. Raises what is in _WRONG for a damaged index."""
+        """The offset in the pack of the object with a raw name. Raises one of _WRONG for a damaged index."""
         low, high, count = self._numbered(name[0] - 1) if name[0] else 0, self._numbered(name[0]), self._numbered(255)
         width, table = self.width, len(_MAGIC) + _FAN_OUT
         if not low <= high <= count or (high - low) * width > _MOST_NAMES:
@@ -162,15 +166,15 @@ class _Pack:
         if names[found * width : (found + 1) * width] != name:
             return None
         offsets = table + count * (width + 4)
-        [near] = struct.unpack(">I", os.pread(self.index, 4, offsets + (low + found) * 4))
-        if near < _FAR:
-            return int(near)
-        [far] = struct.unpack(">Q", os.pread(self.index, 8, offsets + count * 4 + (near - _FAR) * 8))
-        return int(far)
+        [small] = struct.unpack(">I", os.pread(self.index, 4, offsets + (low + found) * 4))
+        if small < _LARGE_OFFSET:
+            return int(small)
+        [large] = struct.unpack(">Q", os.pread(self.index, 8, offsets + count * 4 + (small - _LARGE_OFFSET) * 8))
+        return int(large)
 
 
 def _packs(opener: Opener, objects: bytes, width: int) -> list[_Pack]:
-    """The packs of a repository that has few of them, opened."""
+    """The open packs of a repository; none if it has many."""
     packs: list[_Pack] = []
     try:
         directory = opener(objects + b"/pack", DIRECTORY_FLAGS)
@@ -186,7 +190,7 @@ def _packs(opener: Opener, objects: bytes, width: int) -> list[_Pack]:
 
 
 def _opened(opener: Opener, place: bytes, width: int) -> _Pack:
-    """The pack whose name without its ending is `place`. Raises what is in _WRONG."""
+    """The pack with the path `place`, without extension. Raises one of _WRONG."""
     descriptors: list[int] = []
     try:
         for ending in (b".pack", b".idx"):
@@ -218,8 +222,8 @@ def _packed(packs: Sequence[_Pack], wanted: Wanted, most: int) -> ReadObject | N
     return None
 
 
-class _Begin(NamedTuple):
-    """The begin of a packed object: its type, its size, where the compressed bytes begin, and the base's offset."""
+class _ObjectHeader(NamedTuple):
+    """The header of a packed object: type, size, offset of the compressed bytes, and the offset of a delta's base."""
 
     kind: int
     size: int
@@ -228,24 +232,24 @@ class _Begin(NamedTuple):
 
 
 def _in_pack(pack: _Pack, offset: int, most: int, *, content: bool) -> ReadObject:
-    """The object at `offset`. Raises what is in _WRONG."""
-    begin = _begin(pack, offset)
-    size = begin.size if begin.kind in _KINDS else _result_size(pack, begin)
-    differences: list[_Begin] = []
-    while begin.kind not in _KINDS:
-        if len(differences) == _LONGEST_CHAIN:
-            raise ValueError("a chain of differences that is too long")
-        differences.append(begin)
-        begin = _begin(pack, begin.base)
+    """The object at `offset`. Raises one of _WRONG."""
+    header = _object_header(pack, offset)
+    size = header.size if header.kind in _KINDS else _result_size(pack, header)
+    deltas: list[_ObjectHeader] = []
+    while header.kind not in _KINDS:
+        if len(deltas) == _LONGEST_CHAIN:
+            raise ValueError("a chain of deltas that is too long")
+        deltas.append(header)
+        header = _object_header(pack, header.base)
     if not content:
-        return ReadObject(_KINDS[begin.kind], size, b"")
-    data = _inflated(pack, begin, most)
-    for difference in reversed(differences):
-        data = _applied(_inflated(pack, difference, most), data, most)
-    return ReadObject(_KINDS[begin.kind], len(data), data)
+        return ReadObject(_KINDS[header.kind], size, b"")
+    data = _inflated(pack, header, most)
+    for delta in reversed(deltas):
+        data = _applied(_inflated(pack, delta, most), data, most)
+    return ReadObject(_KINDS[header.kind], len(data), data)
 
 
-def _begin(pack: _Pack, offset: int) -> _Begin:
+def _object_header(pack: _Pack, offset: int) -> _ObjectHeader:
     data = os.pread(pack.pack, _PACK_HEADER, offset)
     kind, size, shift, position = data[0] >> 4 & 7, data[0] & 15, 4, 1
     while data[position - 1] & 0x80:
@@ -253,7 +257,7 @@ def _begin(pack: _Pack, offset: int) -> _Begin:
         shift += 7
         position += 1
     base = 0
-    if kind == _NEAR:
+    if kind == _OFS_DELTA:
         back = data[position] & 0x7F
         while data[position] & 0x80:
             position += 1
@@ -261,33 +265,33 @@ def _begin(pack: _Pack, offset: int) -> _Begin:
         position += 1
         base = offset - back
         if not 0 < base < offset:
-            raise ValueError("a difference to nothing")
-    elif kind == _NAMED:
+            raise ValueError("a delta with an impossible base")
+    elif kind == _REF_DELTA:
         named = pack.offset(data[position : position + pack.width])
         position += pack.width
         if named is None:
-            raise ValueError("a difference to an object elsewhere")
+            raise ValueError("a delta whose base is not in the pack")
         base = named
     elif kind not in _KINDS:
         raise ValueError("no type of an object")
-    return _Begin(kind, size, offset + position, base)
+    return _ObjectHeader(kind, size, offset + position, base)
 
 
-def _inflated(pack: _Pack, begin: _Begin, most: int) -> bytes:
-    if begin.size > most:
+def _inflated(pack: _Pack, header: _ObjectHeader, most: int) -> bytes:
+    if header.size > most:
         raise ValueError("too large to be read here")
-    data = os.pread(pack.pack, begin.size + (begin.size >> 8) + _PACK_HEADER, begin.at)
-    found = zlib.decompressobj().decompress(data, begin.size + 1)
-    if len(found) != begin.size:
+    data = os.pread(pack.pack, header.size + (header.size >> 8) + _PACK_HEADER, header.at)
+    found = zlib.decompressobj().decompress(data, header.size + 1)
+    if len(found) != header.size:
         raise ValueError("not as long as it says")
     return found
 
 
-# -- differences ------------------------------------------------------------------------------------------------------
+# -- deltas -----------------------------------------------------------------------------------------------------------
 
 
-def _result_size(pack: _Pack, begin: _Begin) -> int:
-    sizes = zlib.decompressobj().decompress(os.pread(pack.pack, _PACK_HEADER, begin.at), _HEADER)
+def _result_size(pack: _Pack, header: _ObjectHeader) -> int:
+    sizes = zlib.decompressobj().decompress(os.pread(pack.pack, _PACK_HEADER, header.at), _HEADER)
     return _varint(sizes, _varint(sizes, 0)[1])[0]
 
 
@@ -302,31 +306,31 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
             return number, position
 
 
-def _applied(difference: bytes, base: bytes, most: int) -> bytes:
-    """What `difference` makes of `base`: pieces of it, and new bytes."""
-    base_size, position = _varint(difference, 0)
-    size, position = _varint(difference, position)
+def _applied(delta: bytes, base: bytes, most: int) -> bytes:
+    """The result of applying `delta` to `base`: pieces of the base, and new bytes."""
+    base_size, position = _varint(delta, 0)
+    size, position = _varint(delta, position)
     if base_size != len(base) or size > most:
-        raise ValueError("a difference to something else")
+        raise ValueError("a delta for another base")
     made = bytearray()
-    while position < len(difference) and len(made) <= size:
-        command = difference[position]
+    while position < len(delta) and len(made) <= size:
+        command = delta[position]
         position += 1
         if command & 0x80:
             place, length = 0, 0
             for bit in range(7):
                 if command >> bit & 1:
                     if bit < 4:
-                        place |= difference[position] << bit * 8
+                        place |= delta[position] << bit * 8
                     else:
-                        length |= difference[position] << (bit - 4) * 8
+                        length |= delta[position] << (bit - 4) * 8
                     position += 1
             made += base[place : place + (length or 1 << 16)]
         elif command:
-            made += difference[position : position + command]
+            made += delta[position : position + command]
             position += command
         else:
             raise ValueError("a command that is reserved")
     if len(made) != size:
-        raise ValueError("a difference that makes something else")
+        raise ValueError("a delta with another result")
     return bytes(made)

@@ -1,13 +1,13 @@
-"""The process that moves refs of a repository, all of them or none, with git's own locks and none of its trust.
+"""The process that moves refs of a repository, all of them or none, with git's own lock files.
 
-It is a process of its own because a lock (``refs/heads/main.lock``) that a killed process leaves behind stops
-everybody's git: this one takes milliseconds, ignores signals of a terminal, and continues when its parent is killed.
+It is a separate process since a lock file (``refs/heads/main.lock``) that a killed process leaves stops git for all
+users. This process takes milliseconds, ignores signals from a terminal, and continues if its parent is killed.
 
-Below the repository it works by descriptors and follows no link: a ref, a directory on the way to one, ``packed-refs``
-or a reflog that is a link, a fifo or a device is never opened. As git does it (files backend, gitrepository-layout(5)):
-the lock is made with O_EXCL, holds the new value, and is renamed over the ref; a ref without a file of its own has the
-value in ``packed-refs``, which ``git pack-refs`` writes before it takes a file away under the same lock. A reflog gets
-its line where the repository has a plain file for it; none is made.
+Other users may write to the repository, so it opens files by descriptor and follows no link: a ref, a directory above
+one, ``packed-refs`` or a reflog that is a link, a fifo or a device is not opened. The rest is as in git (files backend,
+gitrepository-layout(5)): the lock file is made with O_EXCL, gets the new value, and is renamed over the ref; a ref
+without a file has its value in ``packed-refs``, which ``git pack-refs`` writes before it removes the file under the
+same lock. A reflog gets its line if the repository has a file for it; none is made.
 """
 
 import errno
@@ -35,7 +35,7 @@ _PACKED = b"packed-refs"
 _MAX_REF = 4096
 _MAX_PACKED_REFS = 64 << 20
 _MOST_EMPTY = 1000
-"""Directories that are removed where a ref is to be."""
+"""Empty directories that are removed at the path of a new ref."""
 
 File = tuple[int, int]
 """A file by its device and inode number."""
@@ -54,14 +54,14 @@ class Ended(Exception):
 
 @dataclass(slots=True)
 class _Ref:
-    """A ref that moves; `directory` is the descriptor of the one that its file is in."""
+    """A ref to move; `directory`: descriptor of its file's directory."""
 
     name: bytes
     new: bytes
     old: bytes | None
     directory: int
     loose: bool = False
-    """Whether it has a file of its own."""
+    """Whether it has a file."""
     renamed: bool = False
 
     @property
@@ -77,10 +77,10 @@ class _Ref:
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """What another such process left that was killed at the same work: some of the refs moved, some locks taken."""
+    """The state after an earlier process was killed at the same work: it may have moved some refs and left locks."""
 
     locks: Set[File] = frozenset()
-    """The files that it had for locks, whatever they are called now; no other program has made them."""
+    """The lock files that it made, whatever their names are now."""
 
 
 def move(
@@ -91,9 +91,9 @@ def move(
     before: Killed | None = None,
     tell: Callable[[File], None] = lambda _: None,
 ) -> None:
-    """Move refs: (name, new, old) in hex, in this order; `old` None is for one that must not exist. When it returns,
-    all of it is durable. `ident` is who did it and when, for reflogs. `before`: go on after another one; `tell` is
-    called with each file that is to be a lock, if possible before it is one. Raises Ended, OSError.
+    """Move refs durably: (name, new, old) in hex, in this order; `old` is None for one that must not exist. `ident`:
+    user and time for reflogs. `before`: continue the work of a killed process. `tell` is called with each lock file, if
+    possible before it gets its name. Raises Ended, OSError.
     """
     with ExitStack() as stack:
         changed: list[int] = []
@@ -101,7 +101,7 @@ def move(
         unnamed = [_unnamed(ref, sharing, tell, stack) for ref in refs]
         for ref, content in zip(refs, unnamed, strict=True):
             if before is not None:
-                _take_away(ref, before)
+                _remove_left_lock(ref, before)
             _lock(ref, content, sharing, tell, stack)
         try:
             packed = parse_packed_refs(_read(repository, _PACKED, _PACKED, _MAX_PACKED_REFS) or b"")
@@ -121,13 +121,13 @@ def move(
             os.fsync(descriptor)
 
 
-# -- what is there ----------------------------------------------------------------------------------------------------
+# -- reading ----------------------------------------------------------------------------------------------------------
 
 
 def _opened(
     repository: int, name: bytes, new: bytes, old: bytes | None, sharing: Sharing, changed: list[int], stack: ExitStack
 ) -> _Ref:
-    """Open the directory of a ref, made if missing; directories that get new names are added to `changed`."""
+    """Open the directory of a ref, which is made if missing. Directories with new entries are added to `changed`."""
     *above, _ = name.split(b"/")
     current, path = repository, b""
     for part in above:
@@ -159,8 +159,8 @@ def _directory(above: int, name: bytes, path: bytes) -> int:
 
 
 def _regular(directory: int, name: bytes, path: bytes, flags: int, limit: int = 0) -> int | None:
-    """A descriptor of a plain file, None where there is none, or a directory. Nothing else is ever opened. `path` is
-    the one in the repository, for messages.
+    """A descriptor of a regular file, None for a missing file or a directory. Nothing else is opened. `path`: in the
+    repository, for messages.
     """
     try:
         found = open_plain(directory, name, PATH_FLAGS)
@@ -188,8 +188,9 @@ def _read(directory: int, name: bytes, path: bytes, limit: int) -> bytes | None:
 
 
 def _verify(ref: _Ref, packed: Mapping[bytes, bytes], *, moved_before: bool) -> None:
-    """Under its lock a ref is what it should be, and its name is free where it is new. `moved_before`: it may also be
-    where it is to go."""
+    """Raise Ended unless the locked ref has its old value, and the name of a new ref is free. `moved_before`: it may
+    also have its new value.
+    """
     if (value := _value(ref)) is None:
         value = packed.get(ref.name)
     if moved_before and value == ref.new:
@@ -206,7 +207,7 @@ def _verify(ref: _Ref, packed: Mapping[bytes, bytes], *, moved_before: bool) -> 
 
 
 def _value(ref: _Ref) -> bytes | None:
-    """What the ref's own file says."""
+    """The value in the ref's file, None without one."""
     text = _read(ref.directory, ref.leaf, ref.name, _MAX_REF)
     if text is None:
         return None
@@ -223,7 +224,7 @@ def _value(ref: _Ref) -> bytes | None:
 
 
 def _remove_empty(ref: _Ref) -> None:
-    """Remove what former refs left in the place of the ref's file: directories with nothing in them, as git does."""
+    """Remove the empty directories that former refs left at the path of the ref's file, as git does."""
     found = [ref.leaf]
     try:
         for path in found:
@@ -255,10 +256,10 @@ def _file(descriptor: int) -> File:
     return status.st_dev, status.st_ino
 
 
-def _take_away(ref: _Ref, before: Killed) -> None:
-    """Remove the lock of a ref if it is one that the dead process before has made.
+def _remove_left_lock(ref: _Ref, before: Killed) -> None:
+    """Remove the lock of a ref if the killed process has made it.
 
-    Its number alone does not tell, as a file that never got a name leaves it to the next one.
+    The inode number alone is not enough, as that of a file without a name is used again for the next file.
     """
     with suppress(OSError, Ended):
         descriptor = _regular(ref.directory, ref.lock, ref.lock, os.O_RDONLY, _MAX_REF)
@@ -271,8 +272,8 @@ def _take_away(ref: _Ref, before: Killed) -> None:
 
 
 def _unnamed(ref: _Ref, sharing: Sharing, tell: Callable[[File], None], stack: ExitStack) -> bytes | None:
-    """A path to a durable file with the new value that has no name yet, so that the lock is held for some microseconds
-    only; None where the file system has no such files.
+    """The path of a durable file with the new value and without a name (O_TMPFILE), so that the lock is held for some
+    microseconds only; None if the file system does not support that.
     """
     try:
         descriptor = os.open(b".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE, dir_fd=ref.directory)
@@ -285,7 +286,7 @@ def _unnamed(ref: _Ref, sharing: Sharing, tell: Callable[[File], None], stack: E
 
 
 def _lock(ref: _Ref, content: bytes | None, sharing: Sharing, tell: Callable[[File], None], stack: ExitStack) -> None:
-    """Take the lock, with the new value in it; it goes with `stack` unless it was renamed."""
+    """Take the lock, with the new value in it. `stack` removes it unless it was renamed."""
     until = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -321,7 +322,9 @@ def _unlock(ref: _Ref) -> None:
 
 
 def _rename(refs: Sequence[_Ref], sharing: Sharing) -> None:
-    """Nothing but renames: what can fail has been done before. Where one fails all the same, those before go back."""
+    """Rename the locks. All steps that are likely to fail were done before; if a rename fails, the others are
+    undone.
+    """
     try:
         for ref in refs:
             os.rename(ref.lock, ref.leaf, src_dir_fd=ref.directory, dst_dir_fd=ref.directory)
@@ -354,8 +357,9 @@ def _put_back(ref: _Ref, sharing: Sharing) -> None:
 def _write_logs(
     repository: int, refs: Sequence[_Ref], ident: bytes, logs: list[tuple[int, int]], stack: ExitStack
 ) -> None:
-    """One line for each ref in its log, and in that of HEAD if that stands for the ref. `logs` gets descriptors, and
-    the sizes to cut them off at again."""
+    """Add a line for each ref to its log, and to that of HEAD if HEAD points to the ref. `logs` gets the descriptors
+    and previous sizes.
+    """
     for path, ref in _logs(repository, [ref for ref in refs if ref.old != ref.new]):
         descriptor = _log(repository, path)
         if descriptor is None:
@@ -434,9 +438,9 @@ def _text(value: bytes) -> str:
 
 
 def main() -> None:
-    """Move what standard input orders, and print what came of it as ``[outcome, detail]`` in the last line.
+    """Carry out the order from standard input, and print the result ``[outcome, detail]`` in the last line.
 
-    A line ``["lock", [device, inode]]`` before that is for the one that goes on if this one is killed.
+    Lines ``["lock", [device, inode]]`` before that are for the process that continues if this one is killed.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,6 @@
-"""Refs of a bare repository, read by ourselves out of ``HEAD``, ``refs/`` and ``packed-refs``.
+"""Refs of a bare repository, read from ``HEAD``, ``refs/`` and ``packed-refs`` without git.
 
-Reading them costs one to three small files and no process, and a store's configuration has no say in it.
+This costs one to three small files and no process, and the store's configuration cannot influence it.
 """
 
 import re
@@ -22,28 +22,28 @@ _MAX_REF_DIRECTORIES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A ref's object name in hex, and the ref it finally came from (None for a detached HEAD)."""
+    """A ref's object name in hex, and the ref at the end of symbolic refs (None for a detached HEAD)."""
 
     oid: bytes
     ref: bytes | None
     adjusted: bytes | None = None
-    """The adjusted branch that ``HEAD`` names, where it stands for `ref`."""
+    """The adjusted branch of git-annex that ``HEAD`` names, if `ref` is the branch that it was made from."""
 
     @property
     def refs(self) -> tuple[bytes, ...]:
-        """All refs that were looked at."""
+        """All refs that were used."""
         return tuple(ref for ref in (self.ref, self.adjusted) if ref is not None)
 
 
 class References:
-    """The refs of the repository at the store's path `repository`. Nothing is remembered: each call reads anew."""
+    """The refs of the repository at the store's path `repository`. Nothing is cached: each call reads them again."""
 
     def __init__(self, storage: LocalStore, repository: bytes) -> None:
         self._storage = storage
         self._repository = repository
 
     async def resolve(self, name: bytes) -> Resolved | None:
-        """What the ref called `name` (``HEAD``, ``refs/heads/main``) points to, None if there is no such ref.
+        """The object that the ref `name` (``HEAD``, ``refs/heads/main``) points to, None if there is no such ref.
 
         Raises MalformedObject for a damaged ref or a loop, UnsupportedRepository for the reftable format.
         """
@@ -65,7 +65,7 @@ class References:
         except NotInStore as error:
             if isinstance(error, NotAFile) and not await self._is_directory(name):
                 raise MalformedObject(str(error)) from error
-            packed = (await self._packed()).get(name)  # a directory may be left of refs that were below it
+            packed = (await self._packed()).get(name)  # an empty directory of former refs may have its name
             return None if packed is None else Oid(packed)
 
     async def _is_directory(self, name: bytes) -> bool:
@@ -103,9 +103,9 @@ class References:
         return found
 
     async def signature(self, prefix: bytes) -> Sequence[FileStatus | None]:
-        """What is another one after any of the refs below `prefix` was moved, made or removed.
+        """A value that changes when any ref below `prefix` is moved, made or removed.
 
-        git puts every ref in its place by a rename, so the directories' times tell.
+        git writes each ref by a rename, which changes the time of its directory.
         """
         directories = [prefix.rstrip(b"/")]
         for current in directories:  # grows meanwhile
@@ -141,7 +141,7 @@ class References:
             raise UnsupportedRepository(str(error)) from error
         except NotInStore:
             return b"sha1"
-        # Two settings of one word each; a git process per dataset just for them would cost 3 ms.
+        # Two settings of one word each; a git process for them would cost 3 ms for each dataset.
         extensions: dict[bytes, bytes] = {name.lower(): value.lower() for name, value in _EXTENSION.findall(text)}
         if extensions.get(b"refstorage", b"files") != b"files":
             raise UnsupportedRepository(
@@ -149,5 +149,5 @@ class References:
             )
         object_format = extensions.get(b"objectformat", b"sha1")
         if object_format not in (b"sha1", b"sha256"):
-            raise UnsupportedRepository(f"object format {object_format!r} is not known")
+            raise UnsupportedRepository(f"object format {object_format.decode(errors='replace')} is not known")
         return object_format

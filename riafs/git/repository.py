@@ -1,7 +1,8 @@
 """One bare repository of a store: versions, commits, trees and blobs.
 
-Objects come from a ``git cat-file`` child (see catfile), refs from References. When a child dies in the middle of a
-batch, the objects are asked for again in halves, so that a damaged pack costs only the objects in its damaged part.
+Objects come from `object_files` or a ``git cat-file`` child (`catfile`), refs from `references`. If a child dies in a
+batch, the two halves of the batch are requested again, and so on, so that a damaged pack costs only the objects in its
+damaged part.
 """
 
 import os
@@ -74,14 +75,15 @@ class Repository:
         self._format: bytes | None = None
         self._read_so_far = 0
         self._last_peeled = b"", b""
-        """A commit and its content: the next request after that of a ref's commit."""
+        """The last commit that `peeled` has read, and its content, which is mostly requested next."""
         self.name = name
         self.references = References(storage, path)
 
     # -- versions -----------------------------------------------------------------------------------------------------
 
     async def find(self, version: bytes | None) -> Resolved:
-        """What a user's version names: None for HEAD, a branch, a tag, a full ref, or a commit id (7 digits or more).
+        """The commit of a user's version: None for HEAD, a branch, a tag, a full ref, or a commit id (7 digits or
+        more).
 
         Raises NoSuchVersion, MalformedObject, MissingObject, GitError.
         """
@@ -104,8 +106,8 @@ class Repository:
         raise NoSuchVersion(f"{self.name} has no branch, tag or commit called {version.decode(errors='replace')}")
 
     async def _not_adjusted(self, head: Resolved) -> Resolved:
-        """The branch that was adjusted, where HEAD names an adjusted one: that is a view of it for one work tree, which
-        is not renewed in a store. But what was committed on it and is not on the other yet is shown.
+        """The original branch if HEAD names an adjusted branch of git-annex, which is a view for one work tree and not
+        updated in a store; but `head` itself if that has commits that the original branch lacks.
         """
         original = None if head.ref is None else adjusted_branch(head.ref)
         found = None if original is None else await self.references.resolve(original)
@@ -114,7 +116,7 @@ class Repository:
         return Resolved(found.oid, found.ref, head.ref)
 
     async def is_adjusting(self, commit: bytes) -> bool:
-        """Whether a commit (hex) is the one by which git-annex adjusts a branch, or is damaged."""
+        """Whether a commit (hex) is git-annex's commit that adjusts a branch, or is damaged."""
         try:
             return parse_heading((await self._get(commit, b"commit")).data).subject == _ADJUSTING
         except (MissingObject, MalformedObject):
@@ -123,7 +125,7 @@ class Repository:
     async def _newest_branch(self) -> Resolved:
         """DataLad's rule for a HEAD that names no existing branch: the branch with the newest commit.
 
-        Raises NoSuchVersion, and GitError where one of them cannot be read: another one might be taken for the newest.
+        Raises NoSuchVersion, and GitError if any branch cannot be read, as that may be the newest.
         """
         best: tuple[int, bytes, bytes] | None = None
         for ref, oid in sorted((await self.references.branches()).items()):
@@ -137,7 +139,7 @@ class Repository:
         return Resolved(best[2], best[1])
 
     async def peeled(self, oid: bytes) -> bytes:
-        """The commit that an object is, or that a tag leads to. Raises NoSuchVersion, MissingObject, GitError."""
+        """The commit of an object name that is a commit or a tag. Raises NoSuchVersion, MissingObject, GitError."""
         for _ in range(_MAX_TAGS):
             found = await self._get(oid)
             if found.kind == b"commit":
@@ -151,19 +153,19 @@ class Repository:
     # -- objects ------------------------------------------------------------------------------------------------------
 
     async def commit(self, oid: bytes) -> Commit:
-        """The commit called `oid` (hex). Raises MissingObject, MalformedObject, GitError."""
+        """The commit `oid` (hex). Raises MissingObject, MalformedObject, GitError."""
         peeled, data = self._last_peeled
         return parse_commit(data if peeled == oid else (await self._get(oid, b"commit")).data)
 
     async def tree(self, oid: bytes) -> Tree:
-        """The tree called `oid` (hex). Raises MissingObject, MalformedObject, GitError."""
+        """The tree `oid` (hex). Raises MissingObject, MalformedObject, GitError."""
         data = (await self._get(oid, b"tree")).data
         if len(data) <= _SMALL_TREE:
             return parse_tree(data, len(oid) // 2)
         return await trio.to_thread.run_sync(parse_tree, data, len(oid) // 2)  # seconds for millions of entries
 
     async def trees(self, oids: Sequence[bytes]) -> list[Tree | None]:
-        """The trees called `oids` (hex), None for those that cannot be read or are no trees."""
+        """The trees `oids` (hex), None for those that cannot be read or are no trees."""
         found = await self.objects([b"contents " + oid for oid in oids], _SMALL_TREE) if oids else []
         return [None if each is None or each.kind != b"tree" else _parsed(each.data, each.oid) for each in found]
 
@@ -184,11 +186,10 @@ class Repository:
         return found
 
     async def objects(self, requests: Sequence[bytes], limit: int = MAX_OBJECT) -> list[GitObject | None]:
-        """An answer for each request, None for objects that git cannot read or that have more than `limit` bytes.
+        """The object of each request (as in `CatFile.batch`), None if git cannot read it or it has more than `limit`
+        bytes.
 
-        For requests see CatFile.batch.
-
-        Raises GitError only where nothing at all can be read, StoreTimeout, and what finding the objects raises.
+        Raises GitError only if nothing at all can be read, StoreTimeout, and what finding the objects raises.
         """
         found = await self._read_here(requests, limit)
         left = [position for position, answer in enumerate(found) if answer is None]
@@ -200,7 +201,7 @@ class Repository:
         return found
 
     async def _read_here(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
-        """What is cheaper read without a child (see object_files), and None for the rest."""
+        """The objects that are cheaper to read without a child (`object_files`), None for the others."""
         wanted = [Wanted(match[2], match[1] == b"contents") for each in requests if (match := _BY_NAME.fullmatch(each))]
         if len(wanted) != len(requests):
             return [None] * len(requests)
@@ -216,7 +217,9 @@ class Repository:
         return [None if answer is None else GitObject(each.oid, *answer) for each, answer in pairs]
 
     async def _begin(self, oid: bytes) -> GitObject | None:
-        """An object that a version names, and with it what is wanted next; None where it is read by a child."""
+        """The object of a version, reading ahead those that are mostly requested next; None if a child has to read
+        it.
+        """
         if not self._reads_here(1):
             return None
         found = await self._in_files(lambda opener, objects: read_beginning(opener, objects, oid, MAX_OBJECT))
@@ -230,7 +233,7 @@ class Repository:
         return GitObject(oid, *first)
 
     def _read_before(self, wanted: Sequence[Wanted], limit: int) -> list[ReadObject | None]:
-        """What was read before it was asked for; its content is asked for once."""
+        """The objects that were read ahead, None for the others. Each content is returned once and then dropped."""
         ahead = self._pool.ahead
         found: list[ReadObject | None] = [ahead.get((self._path, each.oid)) for each in wanted]
         for position, (each, answer) in enumerate(zip(wanted, found, strict=True)):
@@ -242,13 +245,13 @@ class Repository:
         return found
 
     async def _in_files(self, read: Callable[[Opener, bytes], T]) -> T | None:
-        """What `read` makes of the object directory's files, None where no thread is free."""
+        """The result of `read`, given an opener and the object directory's path; None if no thread is free."""
         if self._format is None:
             self._format = await self.references.check_format()
         return await self._storage.reading(lambda opener: read(opener, self._path + b"/objects"))
 
     def _reads_here(self, count: int) -> bool:
-        """Whether so many objects are read without a child: few, and none has been started for more of them."""
+        """Whether to read so many more objects without a child: few, and no child was started for more of them."""
         if self._objects is not None and self._pool.has_child(self._objects[0]):
             self._read_so_far = 0
             return False
@@ -256,7 +259,7 @@ class Repository:
         return self._read_so_far <= _READ_HERE
 
     async def lacking(self, oids: Sequence[bytes]) -> set[bytes]:
-        """Those of `oids` (hex) that the store itself does not have, whatever is kept on this machine."""
+        """The `oids` (hex) that the store itself does not have; objects kept on this machine do not count."""
         objects, object_format = await self._object_directory()
         found: set[bytes] = set()
         for start in range(0, len(oids), MAX_BATCH):
@@ -272,7 +275,7 @@ class Repository:
         return self._pool.alternate is not None
 
     async def _batch(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
-        """The batch, halved again and again where the child dies of it, until only damaged objects are missing."""
+        """The batch; if the child dies in it, its halves, and so on, until only damaged objects are missing."""
         objects, object_format = await self._object_directory()
         child = self._pool.child(objects, object_format, self.name)
         try:
@@ -310,13 +313,13 @@ class Repository:
         return self._objects
 
     async def open_blob(self, oid: bytes, size: int) -> RangedBytes:
-        """The content of the blob `oid`, which is `size` bytes long. Raises MissingObject, GitError, StoreTimeout, …"""
+        """The content of the blob `oid` of `size` bytes. Raises MissingObject, GitError, StoreTimeout, …"""
         if size > IN_MEMORY:
             return await self._large_blob(oid, size)
         return MemoryBytes((await self._get(oid, b"blob")).data)
 
     async def _large_blob(self, oid: bytes, size: int) -> RangedBytes:
-        """The blob in an unlinked file, its bytes checked against its name: git does not look (see CatFile)."""
+        """The blob in an unlinked file. Its bytes are compared with its name, as git does not check that."""
         try:
             made = temporary_file(self._pool.gits.scratch, size)
         except OSError as error:
@@ -337,7 +340,7 @@ class Repository:
             return FileBytes(os.dup(file.fileno()), size, f"git blob {oid.decode()}")
 
     async def _write_blob(self, oid: bytes, size: int, output: int) -> int:
-        """The return code of the child that wrote it."""
+        """Let a child write a blob; its return code."""
         objects, object_format = await self._object_directory()
         with within(self._seconds, size / _SLOWEST):
             command = [self._pool.gits.program, "cat-file", "blob", oid.decode()]
@@ -345,10 +348,10 @@ class Repository:
         raise StoreTimeout(f"git did not deliver blob {oid.decode()} of {self.name} in time")
 
     async def write_history(self, commit: bytes, without: Sequence[bytes], output: int) -> bool:
-        """Have git write which paths each commit changed, along first parents up to `commit` (hex), into the descriptor
-        `output`: see formats/gitrepository. What `without` and the commits before them are is left out.
+        """Let git write the paths that each commit changed, along first parents up to `commit` (hex), to the descriptor
+        `output` (in the format of `formats/gitrepository`), without the commits `without` and those before them.
 
-        Whether all of it could be read. Raises StoreTimeout, ProgramKilled, and what finding the objects raises.
+        Returns whether all could be read. Raises StoreTimeout, ProgramKilled, and what finding the objects raises.
         """
         objects, object_format = await self._object_directory()
         command = [
@@ -369,12 +372,12 @@ class Repository:
     async def blob_at(self, commit: bytes, path: bytes, limit: int) -> bytes | None:
         """The file `path` in the tree of `commit` (hex), None if the commit has none.
 
-        A file that is there but cannot be read is never taken for one that is not, as decisions hang on what it says.
-        Raises MissingObject, MalformedObject, GitError, TooLarge for more than `limit` bytes, StoreTimeout.
+        A file that cannot be read is never mistaken for a missing one, as decisions depend on its content. Raises
+        MissingObject, MalformedObject, GitError, TooLarge for more than `limit` bytes, StoreTimeout.
         """
-        by_path = b"\n" not in path and not self._reads_here(1)  # else it is three small objects, without a child
+        by_path = b"\n" not in path and not self._reads_here(1)  # else three small objects are read without a child
         [known] = await self.objects([b"info " + commit + b":" + path]) if by_path else [None]
-        if known is None:  # git answers the same for a path that is missing and for an object on the way that is
+        if known is None:  # git's answer is the same for a missing path and for a missing object above it
             oid = await self._blob_in_trees(commit, path)
             if oid is None:
                 return None

@@ -1,6 +1,6 @@
 """The user's own git configuration: the author of commits, and replacements of URLs.
 
-`environment` is everywhere one that holds what git needs to find that configuration (HOME or XDG_CONFIG_HOME, PATH).
+`environment` must have the variables by which git finds that configuration (HOME or XDG_CONFIG_HOME, PATH).
 """
 
 import logging
@@ -21,7 +21,7 @@ _NOT_SET = 1
 
 
 def author(environment: Mapping[str, str], given: str | None = None) -> Stamp:
-    """The author by the user's git configuration, or as `given` (``Name <address>``). Raises NoAuthor."""
+    """The author from the user's git configuration, or as `given` (``Name <address>``). Raises NoAuthor."""
     if given is None:
         return _identity("GIT_AUTHOR_IDENT", environment)
     name, opened, rest = given.partition("<")
@@ -33,12 +33,12 @@ def author(environment: Mapping[str, str], given: str | None = None) -> Stamp:
 
 
 def committer(environment: Mapping[str, str]) -> Stamp:
-    """The committer by the user's git configuration. Raises NoAuthor."""
+    """The committer from the user's git configuration. Raises NoAuthor."""
     return _identity("GIT_COMMITTER_IDENT", environment)
 
 
 def _identity(variable: str, environment: Mapping[str, str]) -> Stamp:
-    """git's answer; it may not make up an address from the names of user and machine.
+    """The identity from git, which must not make up an address from the names of user and machine.
 
     Raises NoAuthor, ProgramKilled.
     """
@@ -47,7 +47,7 @@ def _identity(variable: str, environment: Mapping[str, str]) -> Stamp:
         command = ["git", "-c", "user.useConfigOnly=true", "var", variable]
         done = run_again(command, environment=outside, seconds=_IDENTITY_SECONDS, cwd="/")
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoAuthor(f"git cannot be asked who you are: {error}") from error
+        raise NoAuthor(f"git cannot be asked for your name and address: {error}") from error
     if done.returncode or not done.stdout.strip():
         raise NoAuthor(
             "git does not know who you are; tell it with git config --global user.name NAME and user.email ADDRESS"

@@ -1,13 +1,13 @@
-"""New objects and moved refs of a repository of a store, written without running git there.
+"""Writing objects and moving refs of a repository in a store, without running git there.
 
-No git runs where other people's links, fifos and configuration are. Objects become loose files, or a pack with its
-index where they are many, as in a push to a server; each is whole and durable before it gets its name. What is written
-changes nothing until a ref leads to it. Temporary files are named as git names its own, so that ``git gc`` removes what
-a killed push leaves.
+git is not run in a directory with links, fifos and configuration of other users. A few objects are written as loose
+files, many as a pack with an index, as in a push to a server. Each is complete and durable before it gets its name, and
+changes nothing until a ref leads to it. Temporary files have names like git's, so that ``git gc`` removes those of a
+killed push.
 
-Refs are moved all together or not at all, from the values that are expected, so that the second of two pushes notices
-the first. A process of its own takes git's own locks for that (see ref_mover). The lists that git reads over plain HTTP
-are written here too.
+Refs move in one transaction from their expected values, so that the second of two concurrent pushes notices the first.
+A separate process takes git's locks for that (`ref_mover`). The lists that git reads over plain HTTP are written as
+well.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ class GitWriter:
         return [NewFile(self._path(name), loose_object(each), _MODE) for name, each in named.items()]
 
     def _packed(self, objects: Sequence[NewObject]) -> Sequence[NewFile]:
-        """The index comes last: git looks for nothing else."""
+        # The index comes last: git recognises a pack by it.
         pack = make_pack(list(dict.fromkeys(objects)), self.digits)
         stem = self.objects + b"/pack/pack-" + pack.name
         return [NewFile(stem + b".pack", pack.data, _MODE), NewFile(stem + b".idx", pack.index, _MODE)]
@@ -76,8 +76,8 @@ class GitWriter:
         return b"/".join((self.objects, name[:2], name[2:]))
 
     async def store_blob(self, content: RangedBytes) -> bytes:
-        """Write a large blob, which is never whole in memory, durably; its name in hex. Raises as `store`, and what
-        reading it raises.
+        """Write a large blob durably, without keeping it in memory. Returns its name in hex. Raises as `store`, and
+        what reading it raises.
         """
         temporary = self.objects + b"/tmp_obj_" + secrets.token_hex(8).encode()
         upload = await self.writing.create(temporary, _MODE, self.sharing)
@@ -123,9 +123,9 @@ _LISTS = (b"info/refs", b"objects/info/packs")
 
 @dataclass(frozen=True, slots=True)
 class RefUpdate:
-    """One ref: what it is to be, and what it must be before (None: it must not exist). Object names in hex.
+    """The update of one ref: its new value, and its expected old one (None: it must not exist). Object names in hex.
 
-    `ident` is for its reflog: who moves it, and when (see Stamp).
+    `ident`: user and time for its reflog (`Stamp`).
     """
 
     name: bytes
@@ -135,7 +135,7 @@ class RefUpdate:
 
 
 class RefsMoved(Exception):
-    """A ref was not what it should have been before; nothing was changed."""
+    """A ref did not have its expected value; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +154,13 @@ class RefWriter:
         moves = [(update.name, update.new, update.old) for update in updates]
         order = Order(await self.storage.local_path(self.path), moves, updates[0].ident, self.sharing)
         with trio.move_on_after(self.seconds):
-            # Given up, it goes on by itself: killed, it would leave locks.
+            # After the deadline, the process continues: if it were killed, it would leave locks.
             done = await trio.to_thread.run_sync(_run, order, abandon_on_cancel=True)
             return await self._heed(done)
         raise StoreTimeout(f"refs of {self.repository.name} were not moved within {self.seconds:g} s")
 
     async def _heed(self, done: subprocess.CompletedProcess[bytes]) -> None:
-        """Turn what the process says into what is raised."""
+        """Raise the failure that the process has reported, if any."""
         try:
             outcome, detail = json.loads(done.stdout.rstrip(b"\n").rpartition(b"\n")[2])
         except ValueError as error:
@@ -177,11 +177,11 @@ class RefWriter:
                 raise OutsideStore(f"refs of {self.repository.name} are not moved: {detail}")
         raise GitError(f"refs of {self.repository.name} cannot be moved: {detail}")
 
-    # -- before -------------------------------------------------------------------------------------------------------
+    # -- checking -----------------------------------------------------------------------------------------------------
 
     async def check(self, names: Sequence[bytes]) -> None:
-        """Look for what would be in the way of moving these refs. Raises Busy where git's lock of one was left behind,
-        OutsideStore where something there is a link, or no file.
+        """Look for obstacles to moving these refs. Raises Busy if a lock was left, OutsideStore if a file or directory
+        is a link or of the wrong kind.
         """
         for name in names:
             await self._check_place(name)
@@ -196,19 +196,19 @@ class RefWriter:
                 await self._check_kind(path, ItemKind.FILE)
 
     async def _age(self, path: bytes) -> float | None:
-        """Seconds since a file was written, None where there is none."""
+        """Seconds since a file was written, None if there is none."""
         [status] = await self.storage.stat_objects(self.path, [path])
         return None if status is None else time.time() - status.mtime_ns / 1e9
 
     async def _locked(self, lock: bytes) -> Busy:
-        """What to say of a lock. Nobody can know whether a git still needs it, so it is never removed here."""
+        """The failure for a lock. It is not removed here, as it is unknown whether a git still needs it."""
         path = os.fsdecode(await self.storage.local_path(self.path) + b"/" + lock)
         age = await self._age(lock)
         if age is None or age < STALE_SECONDS:
             return Busy(f"another git is moving refs of {self.repository.name} ({path} is its lock); try again")
         return Busy(
-            f"{path} has been there for {age / 60:.0f} minutes: the lock of a git that has died, which keeps everybody "
-            f"from pushing to {self.repository.name}; make sure that no git is at work there, and remove that file"
+            f"{path} has been there for {age / 60:.0f} minutes: a lock that a killed git has left, which stops all "
+            f"pushes to {self.repository.name}; make sure that no git is running there, and remove that file"
         )
 
     async def _check_place(self, name: bytes) -> None:
@@ -228,13 +228,13 @@ class RefWriter:
         if kind is not None and kind not in kinds:
             what = "a link" if kind is ItemKind.LINK else "no " + " and no ".join(each.value for each in kinds)
             place = os.fsdecode(await self.storage.local_path(self.path) + b"/" + path)
-            raise OutsideStore(f"{place} is {what}; {self.repository.name} is not pushed to, and it is left alone")
+            raise OutsideStore(f"{place} is {what}; {self.repository.name} is not pushed to, and nothing was changed")
 
     # -- lists --------------------------------------------------------------------------------------------------------
 
     async def lists_wanted(self) -> bool:
-        """Whether the repository keeps lists of refs and packs, which git reads over plain HTTP: if there is one, or a
-        hook that makes them after each push.
+        """Whether the repository has the lists of refs and packs that git reads over plain HTTP, or a hook that makes
+        them after each push.
         """
         listed, hook = await self.storage.stat_objects(self.path, [_LISTS[0], b"hooks/post-update"])
         return listed is not None or (hook is not None and hook.executable)
@@ -273,7 +273,7 @@ class RefWriter:
 
 
 def _run(order: Order) -> subprocess.CompletedProcess[bytes]:
-    """Let the process do it; where others end it, the next one goes on with what it left. Raises ProgramKilled."""
+    """Run the process; if it is killed, another one continues its work. Raises ProgramKilled."""
     command = [sys.executable, "-I", "-S", "-c", _START, _ROOT]
     for _ in range(ATTEMPTS):
         done = subprocess.run(

@@ -1,11 +1,11 @@
-"""What differs between an overlay and the commit it lies over: the language in which an overlay speaks to a push.
+"""Lists of changes between an overlay and its base commit, from which a push makes a commit.
 
-A list of changes is sorted by path and is applied as follows. First everything that a RENAMED change has its content
-from (`source`) is taken out of the base commit's tree; then the changes are applied in the list's order, so that what
-stands in a renamed directory, or in the place of a removed one, comes after it. Paths are relative to the dataset's
-root, without a slash at the end, and are those of the new tree; a `BaseEntry` has the path in the base commit.
+A list is sorted by path. To apply it, first remove the `source` of each RENAMED change from the base commit's tree;
+then apply the changes in the list's order: changes in a renamed directory, or in a new one that replaces a removed one,
+come after it. Paths are relative to the dataset's root, without a slash at the end, and are those of the new tree; a
+`BaseEntry` has the path in the base commit.
 
-Changes are tuples: there may be very many.
+Changes are tuples, as there may be very many.
 """
 
 import enum
@@ -13,27 +13,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from riafs.formats.keys import Key
+from riafs.tree.protocol import Origin
 
 
 class ChangeKind(enum.Enum):
-    """What was done to a path."""
+    """The kind of a change."""
 
     ADDED = "added"
-    """There was nothing before: a file, a link, or a directory (which is told of only as long as it is empty)."""
+    """A new file, link, or empty directory (one that is not empty follows from its files)."""
     CHANGED = "changed"
-    """Other content, or a file in the place of a link or a directory."""
+    """Other content, or a file that replaces a link or a directory."""
     REMOVED = "removed"
     """A file, a link, or a directory with everything in it."""
     RENAMED = "renamed"
-    """What was at `source`: a file, changed as well if there is content, or a directory with everything in it."""
+    """The entry from `source`: a file, changed as well if there is content, or a directory with everything in it."""
     MODE = "mode"
     """The same content with another executable bit."""
     COPIED = "copied"
-    """Another name of a file of the commit, which git has as a file of its own: what `base` is, with `content` if it
-    was changed as well. Nothing is taken away from there."""
+    """Another name (hard link) of a file of the commit, which is a second file for git: the entry `base`, changed as
+    well if there is `content`. `base` stays at its path.
+    """
     SPECIAL = "special"
-    """A fifo, a socket or a device, which git cannot have: it stays local. What it replaces is told as REMOVED."""
+    """A fifo, a socket or a device, which git cannot store: it stays local. An entry that it replaces is REMOVED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +42,22 @@ class BaseEntry:
     """An entry of the base commit."""
 
     path: bytes
-    """In the base commit."""
-    mode: int
-    """git's, see formats/gitobjects."""
-    oid: bytes
-    """Hex digits of the blob, tree or submodule's commit."""
-    key: Key | None
-    """Of annexed content."""
+    """Path in the base commit."""
+    origin: Origin
+    """The entry in the source; for git its mode, the blob, tree or submodule's commit, and the key of annexed
+    content.
+    """
 
 
 class LocalContent(NamedTuple):
-    """A file or link as the overlay has it. A directory has none."""
+    """The local content of a file or link. A directory has none."""
 
     data: bytes
     """Absolute path of the local file with the bytes in `extents`; empty for a link and where nothing is local."""
     extents: tuple[tuple[int, int], ...]
-    """(start, end) of the local ranges in bytes: sorted, disjoint, not empty. All else is the base entry's.
+    """(start, end) of the local ranges in bytes: sorted, disjoint, not empty. All other bytes are the base entry's.
 
-    Where the local file is shorter, or there is none, they are zeros.
+    Local bytes beyond the end of the local file are zeros.
     """
     size: int
     """Bytes of the content, or of the link's target."""
@@ -75,39 +74,39 @@ class LocalContent(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One path that differs."""
+    """The change of one path."""
 
     path: bytes
     kind: ChangeKind
     base: BaseEntry | None
-    """What stood here, or at `source`, or what is copied; None for what is new."""
+    """The commit's entry here, or at `source`, or that is copied; None for a new one."""
     content: LocalContent | None
-    """The new content; None where there is none (removed), where it is the base's, and for directories.
+    """The new content; None if it is removed or still the base's, and for directories.
 
-    A change of mode has one, whose `executable` counts and whose `extents` are empty.
+    That of a change of mode has no `extents`; its `executable` is the new one.
     """
     source: bytes | None
-    """The path in the base commit that RENAMED has it from."""
+    """The old path, in the base commit, of RENAMED."""
     version: int
-    """Grows whenever the entry is changed, so that the overlay can tell what was pushed from what came later."""
+    """Grows with each change of the entry, so that later changes are distinguished from pushed ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stood:
-    """Where a row was when a list of changes was made."""
+class RowPosition:
+    """The position of a row when a list of changes was made."""
 
     path: bytes
     is_added: bool
-    """Whether the base commit has nothing there."""
+    """Whether the base commit has no entry there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What a push carries, as it was when its list was made: things are renamed and replaced while it runs."""
+    """The changes that a push publishes, at the time of its list: files may be renamed and replaced while it runs."""
 
     changes: Sequence[Change]
-    """All, or those that were chosen."""
-    rows: Mapping[int, Stood]
+    """All changes, or chosen ones."""
+    rows: Mapping[int, RowPosition]
     """All rows of the dataset, by number."""
 
 
@@ -116,13 +115,13 @@ NOTHING = Carried((), {})
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a dataset with local changes shows below them."""
+    """The base of a dataset's local changes."""
 
     dataset: bytes
     """The dataset's id."""
     store: str
     """The store, as a source that names it."""
     ref: bytes | None
-    """The branch that is followed (``refs/heads/main``), None where a commit is shown for itself."""
+    """The branch that is followed (``refs/heads/main``), None for a fixed commit."""
     commit: bytes
-    """Hex digits."""
+    """The version that the changes are made over: of a dataset the commit, in hex digits."""

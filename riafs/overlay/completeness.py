@@ -1,11 +1,12 @@
-"""Whether an overlay is all there: what tells it from one of which a part was lost, cut off, replaced or not copied.
+"""Whether an overlay is complete, or a part of it was lost, truncated, replaced or not copied.
 
-Beside the database lies `state`, one record: which overlay this is, how many commits its database has, how many of them
-survive a loss of power, and whether it was closed. The database counts its commits too, so one that has fewer has lost
-what came later: with its log, with its end, or because it is an older copy, or another overlay's. The record is written
-after what it tells of, so that a kill at any moment is never mistaken for a loss.
+How it works: the file `state` beside the database has the identity of the overlay, the number of commits of its
+database, how many of them survive a loss of power, and whether the overlay was closed. The database has the identity
+and counts its commits as well. One with fewer commits has lost some (its log or its end is missing, or it is an older
+copy); one with another identity is another overlay's. `state` is written after each commit, so that a kill at any
+moment is not mistaken for a loss.
 
-Data files that no row names are left by a kill, but not by closing: then they, too, are evidence.
+A kill may leave data files without a row, closing does not: after that they are a sign of damage, too.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ COPY = "copy.sqlite"
 _STATE = "state"
 DATA = "data"
 DIRECTORIES = (DATA, "base", *(f"base/{name}" for name in ("sha1", "sha256", "sha1/pack", "sha256/pack")))
-"""Of this user alone, made when they are wanted; a link in the place of one would lead elsewhere."""
+"""Directories of this user alone, made when they are needed; a link instead of one would lead elsewhere."""
 _PIECE = 1 << 20
 _MAGIC = b"riafsov1"
 _RECORD = struct.Struct("<8s16s16sQQB")
@@ -37,7 +38,7 @@ _RECORD = struct.Struct("<8s16s16sQQB")
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The record. `boot`: of the machine, when it was written; `closed`: nothing was open any more."""
+    """The content of `state`. `boot`: the machine's boot id when it was written; `closed`: the overlay was closed."""
 
     identity: bytes
     boot: bytes
@@ -48,14 +49,14 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a database says of itself. `identity`: None in those of riafs before there was `state`."""
+    """Identity and number of commits of a database. `identity`: None for one of an early riafs without `state`."""
 
     identity: bytes | None
     commits: int
 
 
 def this_boot() -> bytes:
-    """What tells this run of the machine from others."""
+    """The machine's boot id."""
     return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
 
 
@@ -64,37 +65,37 @@ class StateFile:
 
     def __init__(self, path: str, before: State | None) -> None:
         self.before = before
-        """What was there; None for a new overlay, and for one of riafs before there was `state`."""
+        """The state at the opening; None for a new overlay, and for one of an early riafs without `state`."""
         identity = uuid.uuid4().bytes if before is None else before.identity
         self._now = State(identity, this_boot())
         self._file = os.open(f"{path}/{_STATE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if before is None:
             try:
                 self._put(self._now)
-            except OSError:  # no room: a database must not get rows without it
+            except OSError:  # no room: a database must not get rows without `state`
                 os.close(self._file)
                 raise
 
     @property
     def identity(self) -> bytes:
-        """Of this overlay."""
+        """16 bytes that identify the overlay."""
         return self._now.identity
 
     def committed(self, commits: int) -> None:
-        """The database has so many commits now."""
+        """Record the number of commits of the database."""
         self._write(replace(self._now, commits=commits))
 
     def synced(self, commits: int) -> None:
-        """So many of them survive a loss of power."""
+        """Record the number of commits that survive a loss of power."""
         self._write(replace(self._now, durable=commits))
 
     def closed(self) -> None:
-        """All of them do, and there are no data files but those that rows name."""
+        """Record that all commits survive a loss of power, and that all data files have rows."""
         self._write(replace(self._now, durable=self._now.commits, closed=True))
 
     def _write(self, state: State) -> None:
         self._now = state
-        with contextlib.suppress(OSError):  # an earlier record promises less, so it is as true
+        with contextlib.suppress(OSError):  # the previous state promises less, so it is still true
             self._put(state)
 
     def _put(self, state: State) -> None:
@@ -102,12 +103,12 @@ class StateFile:
         os.pwrite(self._file, packed + zlib.crc32(packed).to_bytes(4, "little"), 0)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._file)
 
 
 def read_state(path: str) -> State | None:
-    """The record in the directory `path`, None where there is none yet. Raises OverlayDamaged."""
+    """The state in the directory `path`, None if there is none yet. Raises OverlayDamaged."""
     try:
         with open(f"{path}/{_STATE}", "rb", opener=prompt_opener) as file:
             text = file.read()
@@ -115,7 +116,7 @@ def read_state(path: str) -> State | None:
         return None
     except OSError as error:
         raise damaged(path, f"its {_STATE} cannot be read: {error.strerror}") from error
-    if not text:  # made on a full disk; where there are rows, one that is missing is told of
+    if not text:  # made on a full disk; with rows, `examine` reports a missing one
         return None
     packed, check = text[: _RECORD.size], text[_RECORD.size :]
     if len(text) != _RECORD.size + 4 or check != zlib.crc32(packed).to_bytes(4, "little"):
@@ -127,9 +128,9 @@ def read_state(path: str) -> State | None:
 
 
 def read_database(path: str, name: str = DATABASE) -> Found | None:
-    """What the database of the overlay in `path` says, None where there is nothing in it. Changes nothing.
+    """Identity and number of commits of the database in `path`, None if it is empty or missing. Changes nothing.
 
-    Raises OverlayDamaged where it cannot be read or is no overlay's.
+    Raises OverlayDamaged if it cannot be read or is no overlay's.
     """
     file = f"{path}/{name}"
     if not os.path.lexists(file) or (os.path.isfile(file) and os.path.getsize(file) == 0 and not _has_log(path)):
@@ -151,8 +152,8 @@ def read_database(path: str, name: str = DATABASE) -> Found | None:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """An overlay that is all there as far as its database goes. `state`: None for a new one, and for one of riafs
-    before there was `state`; `closed`: whether each of its data files must have a row.
+    """An overlay with a complete database. `state`: None for a new overlay, and for one of an early riafs without
+    `state`; `closed`: whether each data file must have a row.
     """
 
     state: State | None
@@ -160,9 +161,9 @@ class Examined:
 
 
 def examine(path: str) -> Examined:
-    """What the overlay in the directory `path`, which may be empty, says of itself. Changes nothing.
+    """Compare the database and `state` of the overlay in the directory `path`, which may be empty. Changes nothing.
 
-    Raises OverlayDamaged where not all of it is there.
+    Raises OverlayDamaged if a part is missing.
     """
     for name in DIRECTORIES:
         if is_replaced(path, name):
@@ -180,7 +181,7 @@ def examine(path: str) -> Examined:
 
 
 def is_replaced(path: str, name: str) -> bool:
-    """Whether something that is no directory of this user lies where one of DIRECTORIES should. Raises OSError."""
+    """Whether one of DIRECTORIES was replaced by something that is no directory of this user. Raises OSError."""
     try:
         status = os.lstat(f"{path}/{name}")
     except (FileNotFoundError, NotADirectoryError):
@@ -189,7 +190,7 @@ def is_replaced(path: str, name: str) -> bool:
 
 
 def _check_new(path: str, state: State | None) -> None:
-    """That an overlay without rows never had any."""
+    """Raise OverlayDamaged if an overlay without a database has signs of earlier rows."""
     missing = "missing" if not os.path.lexists(f"{path}/{DATABASE}") else "empty"
     had_rows = state is not None and state.commits > 0
     if had_rows or _data_files(path) or os.path.lexists(f"{path}/{COPY}") or _announced(path):
@@ -206,14 +207,14 @@ def _check_same(path: str, state: State, found: Found) -> None:
 
 
 def has_evidence(path: str) -> bool:
-    """Whether there is something of an overlay in the directory `path`, whatever state it is in."""
+    """Whether the directory `path` has any part of an overlay, complete or not."""
     names = (DATABASE, COPY, _STATE)
     return any(os.path.lexists(f"{path}/{name}") for name in names) or bool(_data_files(path)) or _announced(path)
 
 
 def keep_copy(path: str) -> None:
-    """Keep the database of an overlay that was closed, for the case that it is lost."""
-    if _has_log(path):  # somebody else reads the database, so not all may be in it
+    """Copy the database of an overlay that was closed, for `riafs overlay recover`."""
+    if _has_log(path):  # another process reads the database, so that changes may still be in the log
         return
     unfinished = f"{path}/{COPY}.new"
     try:
@@ -223,13 +224,13 @@ def keep_copy(path: str) -> None:
         ):
             shutil.copyfileobj(source, target, _PIECE)
         os.rename(unfinished, f"{path}/{COPY}")
-    except OSError:  # no room, perhaps: there only is no copy then
+    except OSError:  # no room, perhaps; the copy is not necessary
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
 
 
 def damaged(path: str, what: str) -> OverlayDamaged:
-    """The failure of an overlay of which a part is missing, with what is there and the way out."""
+    """The failure for an overlay of which a part is missing, with the remaining data files and the way out."""
     files = _data_files(path)
     size = sum(each.stat(follow_symlinks=False).st_size for each in files)
     there = f"it has {len(files)} data files with {size} bytes" if files else "it has no data files"
@@ -240,7 +241,7 @@ def damaged(path: str, what: str) -> OverlayDamaged:
 
 
 def all_files(database: str) -> bool:
-    """Whether what there is of a database are files: SQLite would wait for the other end of a fifo."""
+    """Whether the existing files of a database are regular ones: SQLite would wait for the other end of a fifo."""
     names = (database, f"{database}-wal", f"{database}-shm", f"{database}-journal")
     return all(os.path.isfile(name) or not os.path.exists(name) for name in names)
 

@@ -1,15 +1,14 @@
 """The overlay's data files: one for each file with local bytes, sparse, named by its number; and a CRC32 of each.
 
-Invariants: numbers grow, so that the file with the greater one was made later; a file is removed only after the rows
-that no longer name it are durable (`doom`, then `purge`); what lies beyond the end of the data reads as zeros.
+Invariants: numbers grow, so that the file with the larger one was made later; a file is removed only after the removal
+of its rows is durable (`discard`, then `remove`); bytes beyond the end of a data file read as zeros.
 
-A CRC32 finds every flipped bit, and other damage but for one case in four thousand million. It is computed where that
-is cheapest: while a file is written from its front to its end, else in the background when the file is not open. A push
-compares before it carries anything. The record of a file is removed, and that is committed, before the file is changed
-again, so a record holds whatever ends the process. It counts as long as the row has as many bytes as the record
-(`length`), so cutting a row invalidates it. After a loss of power only records hold whose file has the inode and ctime
-of that time: what changed since was lost. Holes are not read: the checksum of zeros follows from their number (as in
-zlib's crc32_combine).
+A CRC32 detects every flipped bit, and other damage but for one case in 2^32. It is computed where that is cheapest:
+while a file is written from front to end, else in the background when the file is closed. A push compares it before it
+sends anything. The record is removed, and that committed, before its file is changed again, so that a record is right
+even if the process is killed. It is valid only for the length that it was computed for, so truncation invalidates it,
+and after a loss of power only for the same inode and ctime. Holes are not read: the checksum of zeros is computed from
+their number (as in zlib's crc32_combine).
 """
 
 import contextlib
@@ -28,15 +27,15 @@ _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class DataFiles:
-    """The directory `path`, which exists."""
+    """The data files in the existing directory `path`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._prefix = os.fsencode(path)
-        self._doomed: list[int] = []
+        self._discarded: list[int] = []
         self._last = self._named = 0
-        """The file that was made last; up to which file names survive the loss of power."""
+        """The largest number; the largest number up to which names of files survive a loss of power."""
 
     def name(self, number: int) -> bytes:
         """Absolute path of a data file."""
@@ -49,7 +48,7 @@ class DataFiles:
         return descriptor
 
     def syncing(self, number: int, descriptor: int) -> Callable[[], None]:
-        """What makes a data file survive the loss of power, its name once. It blocks, and raises OSError."""
+        """A function that makes a data file durable, and its name if that is new. It blocks, and raises OSError."""
         if number <= self._named:
             return partial(os.fdatasync, descriptor)
         return partial(self._sync_with_name, descriptor, max(self._last, number))
@@ -60,7 +59,7 @@ class DataFiles:
         self._named = max(self._named, last)
 
     def open(self, number: int) -> int:
-        """A descriptor of a data file. Raises OverlayFailed, also for what was put in the place of one."""
+        """A descriptor of a data file. Raises OverlayFailed, also if it is not a regular file of this user."""
         descriptor = self._open(number, _FLAGS)
         if not is_ours(os.fstat(descriptor)):
             os.close(descriptor)
@@ -77,34 +76,34 @@ class DataFiles:
             raise failure(error, f"{self.path}/{number:x}") from error
 
     @property
-    def doomed(self) -> int:
-        """How many files `purge` would remove."""
-        return len(self._doomed)
+    def discarded(self) -> int:
+        """The number of discarded files."""
+        return len(self._discarded)
 
     @property
-    def doomed_numbers(self) -> list[int]:
-        """Those."""
-        return list(self._doomed)
+    def discarded_numbers(self) -> list[int]:
+        """The numbers of discarded files."""
+        return list(self._discarded)
 
-    def doom(self, number: int) -> None:
-        """No row names this file any more, once what is pending is durable."""
+    def discard(self, number: int) -> None:
+        """Note that a file can be removed once the pending steps are durable."""
         if number:
-            self._doomed.append(number)
+            self._discarded.append(number)
 
-    def take_doomed(self, most: int | None = None) -> list[int]:
-        """The files to remove, after the rows have been made durable; not more than `most` of them."""
-        rest = len(self._doomed) if most is None else most
-        taken, self._doomed = self._doomed[:rest], self._doomed[rest:]
+    def take_discarded(self, most: int | None = None) -> list[int]:
+        """Discarded files, `most` at most, for `remove` after the rows have been made durable."""
+        rest = len(self._discarded) if most is None else most
+        taken, self._discarded = self._discarded[:rest], self._discarded[rest:]
         return taken
 
-    def purge(self, numbers: list[int]) -> None:
+    def remove(self, numbers: list[int]) -> None:
         """Remove files."""
         for number in numbers:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{number:x}", dir_fd=self.directory)
 
     def status(self, number: int) -> os.stat_result | None:
-        """Of a data file; None where there is none, or where what is there is not a regular file of this user."""
+        """The status of a data file; None if there is none, or if it is not a regular file of this user."""
         try:
             found = os.stat(f"{number:x}", dir_fd=self.directory, follow_symlinks=False)
         except FileNotFoundError:
@@ -112,7 +111,7 @@ class DataFiles:
         return found if is_ours(found) else None
 
     def numbers(self) -> set[int]:
-        """Of all there are, whatever they are."""
+        """The numbers of all files, of whatever kind."""
         found = set()
         with os.scandir(self.path) as entries:
             for entry in entries:
@@ -121,17 +120,17 @@ class DataFiles:
         return found
 
     def close(self) -> None:
-        """Give back the directory's descriptor."""
+        """Close the directory's descriptor."""
         os.close(self.directory)
 
 
 def is_ours(status: os.stat_result) -> bool:
-    """Whether that may be a data file: a regular one of this user."""
+    """Whether a file can be a data file: a regular one of this user."""
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def failure(error: OSError, path: str) -> RiafsError:
-    """What an error of the overlay's file system is to a program."""
+    """The failure for an error of the overlay's file system."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OverlayFull(f"no room left for {path}")
     if error.errno == errno.EFBIG:
@@ -146,7 +145,7 @@ _INSERT = "INSERT OR REPLACE INTO checksum VALUES (?, ?, ?, ?, ?)"
 
 
 class Checksum(NamedTuple):
-    """Of the first `length` bytes of the data file `data`, which had this inode number and ctime (ns) then."""
+    """The checksum of the first `length` bytes of the data file `data`, and its inode number and ctime (ns) then."""
 
     data: int
     length: int
@@ -155,33 +154,37 @@ class Checksum(NamedTuple):
     ctime: int
 
     def is_of(self, status: os.stat_result) -> bool:
-        """Whether nothing touched the file since, as far as its file system tells."""
+        """Whether the file is unchanged since, by its inode number and ctime."""
         return (status.st_ino, status.st_ctime_ns) == (self.inode, self.ctime)
 
 
 class Checksums:
-    """The table. What is found out is stored with the next commit."""
+    """The table of checksums. New ones are written with the next commit."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._new: dict[int, Checksum] = {}
         self._known = journal.one("SELECT 1 FROM checksum LIMIT 1") is not None
         if journal.one("SELECT count(DISTINCT value) FROM setting WHERE name IN ('commits', 'seen')") != (1,):
-            self.forget_all()  # another riafs changed files since
+            # An earlier riafs, which does not know the table, has changed files since.
+            self._journal.begin()
+            self._journal.run("DELETE FROM checksum")
 
     def add(self, found: Checksum) -> None:
-        """Remember what a file has in it, to which nobody writes."""
+        """Record the checksum of a file that is not being written."""
         self._new[found.data] = found
 
     def find(self, data: int) -> Checksum | None:
-        """What is known of a data file."""
+        """The valid checksum of a data file, if there is one."""
         if data in self._new:
             return self._new[data]
         row = self._journal.one("SELECT * FROM checksum WHERE data = ?", (data,)) if self._known else None
         return None if row is None else Checksum._make(row)
 
     def withdraw(self, data: int) -> None:
-        """The file is about to be changed. Raises OverlayFull, OverlayFailed: then it must not be."""
+        """Remove the checksum, before its file is changed. If this raises OverlayFull or OverlayFailed, the file must
+        not be changed.
+        """
         found = self.find(data)
         if found is None:
             return
@@ -191,24 +194,19 @@ class Checksums:
         self._journal.commit()
 
     @property
-    def is_behind(self) -> bool:
-        """Whether there is something that `store` would write."""
+    def has_pending(self) -> bool:
+        """Whether `store` would write anything."""
         return bool(self._new)
 
     def store(self) -> None:
-        """Write what was found out. Belongs into a group."""
+        """Write new checksums, within a group."""
         if self._new:
             self._journal.run_each(_INSERT, self._new.values())
             self._new.clear()
             self._known = True
 
-    def forget_all(self) -> None:
-        """Nothing of it counts any more."""
-        self._journal.begin()
-        self._journal.run("DELETE FROM checksum")
-
     def forget(self, numbers: list[int]) -> None:
-        """These files are not needed any more."""
+        """Remove the checksums of files that are not needed any more."""
         for data in numbers:
             self._new.pop(data, None)
         if self._known and numbers:
@@ -216,8 +214,8 @@ class Checksums:
             self._journal.run_each("DELETE FROM checksum WHERE data = ?", ((data,) for data in numbers))
 
 
-def taken(descriptor: int, data: int, length: int) -> Checksum | None:
-    """The checksum of a data file, None where it changes meanwhile or is shorter. Blocks. Raises OSError."""
+def compute(descriptor: int, data: int, length: int) -> Checksum | None:
+    """The checksum of a data file, None if it changes meanwhile or is shorter. Blocks. Raises OSError."""
     before = os.fstat(descriptor)
     if before.st_size < length:
         return None
@@ -248,12 +246,12 @@ def _next_data(descriptor: int, offset: int) -> int:
         return os.lseek(descriptor, offset, os.SEEK_DATA)
     except OSError as error:
         if error.errno != errno.ENXIO:
-            return offset  # a file system that does not know of holes
+            return offset  # a file system that does not report holes
         return os.fstat(descriptor).st_size
 
 
 def crc32_of_zeros(count: int, crc: int) -> int:
-    """The CRC32 after `count` zero bytes that follow on what has `crc`."""
+    """The CRC32 of bytes whose CRC32 is `crc`, with `count` zero bytes appended."""
     power, square = _ONE, _ONE >> 8  # x to the 0th, and to the 8th: one byte
     while count:
         if count & 1:
@@ -264,7 +262,7 @@ def crc32_of_zeros(count: int, crc: int) -> int:
 
 
 def _product(first: int, second: int) -> int:
-    """Of two polynomials modulo that of CRC32; the highest bit is the coefficient of 1."""
+    """The product of two polynomials modulo that of CRC32; the highest bit is the coefficient of 1."""
     product, bit = 0, _ONE
     while bit:
         if first & bit:

@@ -1,11 +1,11 @@
-"""Rows → changes: how the rows of a dataset differ from its base commit, in the language of `changes`."""
+"""Rows → changes: the differences between a dataset's rows and its base commit, as the list described in `changes`."""
 
 import stat
 from collections.abc import Iterable, Set
 from operator import itemgetter
 
 from riafs.formats.names import joined
-from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent, Stood
+from riafs.overlay.changes import BaseEntry, Change, ChangeKind, LocalContent, RowPosition
 from riafs.overlay.data_files import DataFiles
 from riafs.overlay.lower import Remembered, unpacked
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, SPECIAL, WHITEOUT, Area, Outline, Row, Rows
@@ -27,14 +27,14 @@ def differences(rows: Rows, files: DataFiles, area: Area) -> Sliced[list[Change]
 
 
 def count(rows: Rows, files: DataFiles, area: Area) -> Sliced[int]:
-    """How many changes `area` has. Nothing in `rows` may be changed until it ends."""
+    """The number of changes of `area`. Nothing in `rows` may be changed until it ends."""
     walk = _Count(rows, files)
     yield from walk.run(area.top)
     return walk.number - len(walk.removed & walk.moved)
 
 
 def _without_sources(changes: Iterable[Change], moved: Set[bytes]) -> Sliced[list[Change]]:
-    """All but the removals of what is somewhere else now."""
+    """All changes except removals of entries that were renamed."""
     found = []
     for each in changes:
         if each.kind is not ChangeKind.REMOVED or each.base is None or each.base.path not in moved:
@@ -50,15 +50,15 @@ class _Walk:
         self._waiting: list[tuple[int, bytes, bytes | None]] = []
         self.found: list[Change] = []
         self.moved: set[bytes] = set()
-        """Where the commit has what is renamed."""
+        """Old paths of renamed entries."""
 
     def run(self, top: int) -> Sliced[None]:
-        """Add all changes in and below a directory, however deep it goes."""
+        """Add all changes in and below a directory, of any depth."""
         self._waiting.append((top, b"", b""))
         while self._waiting:
             yield from self._directory(*self._waiting.pop())
 
-    def _tell(
+    def _add(
         self, row: Outline, path: bytes, kind: ChangeKind, base: BaseEntry | None, content: LocalContent | None = None,
         source: bytes | None = None,
     ) -> None:  # fmt: skip
@@ -67,15 +67,15 @@ class _Walk:
             self.moved.add(source)
 
     def _directory(self, node: int, path: bytes, below: bytes | None) -> Sliced[None]:
-        """Add the changes in the directory at `path` itself. `below`: its path in the base commit, None if it is not
-        there.
+        """Add the changes directly in the directory at `path`. `below`: its path in the base commit, None for a new
+        one.
         """
         start = path + b"/" if path else b""
         for child in self._rows.outlines(node):
             base = None
             if child.covered is not None:
                 assert below is not None
-                base = unpacked(child.covered).base_entry(joined(below, child.name))
+                base = BaseEntry(joined(below, child.name), unpacked(child.covered).origin)
             self._child(child, start + child.name, base)
             yield
 
@@ -84,56 +84,56 @@ class _Walk:
         if record is not None:
             row = _filled(row, record)
         if row.kind == WHITEOUT:
-            self._tell(row, path, ChangeKind.REMOVED, covered)
+            self._add(row, path, ChangeKind.REMOVED, covered)
         elif row.kind in SPECIAL:
             if covered is not None:
-                self._tell(row, path, ChangeKind.REMOVED, covered)
-            self._tell(row, path, ChangeKind.SPECIAL, None)
+                self._add(row, path, ChangeKind.REMOVED, covered)
+            self._add(row, path, ChangeKind.SPECIAL, None)
         elif row.kind == DIRECTORY:
             self._subdirectory(row, path, covered)
         elif row.base is None and record is not None and record.base is not None and record.entry is not None:
-            self._second_name(row, path, covered, unpacked(record.entry).base_entry(record.base), record.entry)
+            self._second_name(row, path, covered, BaseEntry(record.base, unpacked(record.entry).origin), record.entry)
         elif row.base is None or row.entry is None:
             kind = ChangeKind.ADDED if covered is None else ChangeKind.CHANGED
-            self._tell(row, path, kind, covered, self._content(row))
+            self._add(row, path, kind, covered, self._content(row))
         else:
             self._copied_up(row, path, row.base, unpacked(row.entry), covered)
 
     def _subdirectory(self, row: Outline, path: bytes, covered: BaseEntry | None) -> None:
         in_place = covered is not None and row.base == covered.path
         if covered is not None and not in_place:
-            self._tell(row, path, ChangeKind.REMOVED, covered)
+            self._add(row, path, ChangeKind.REMOVED, covered)
         if row.base is not None and row.entry is not None and not in_place:
-            base = unpacked(row.entry).base_entry(row.base)
-            self._tell(row, path, ChangeKind.RENAMED, base, source=row.base)
+            base = BaseEntry(row.base, unpacked(row.entry).origin)
+            self._add(row, path, ChangeKind.RENAMED, base, source=row.base)
         if row.base is None and not self._rows.is_occupied(row.id):
-            self._tell(row, path, ChangeKind.ADDED, None)
+            self._add(row, path, ChangeKind.ADDED, None)
         self._waiting.append((row.id, path, row.base))
 
     def _copied_up(self, row: Outline, path: bytes, source: bytes, was: Remembered, covered: BaseEntry | None) -> None:
-        base = was.base_entry(source)
+        base = BaseEntry(source, was.origin)
         rewritten = row.kind == FILE and (row.data != 0 or row.size != was.size)
         remade = row.kind == FILE and _is_executable(row) != was.executable
         content = self._content(row) if rewritten or remade else None
         if covered is None or covered.path != source:
-            self._tell(row, path, ChangeKind.RENAMED, base, content, source)
+            self._add(row, path, ChangeKind.RENAMED, base, content, source)
         elif rewritten:
-            self._tell(row, path, ChangeKind.CHANGED, base, content)
+            self._add(row, path, ChangeKind.CHANGED, base, content)
         elif remade:
-            self._tell(row, path, ChangeKind.MODE, base, content)
+            self._add(row, path, ChangeKind.MODE, base, content)
 
     def _second_name(self, row: Outline, path: bytes, covered: BaseEntry | None, base: BaseEntry, entry: bytes) -> None:
-        """A name of what the base commit has under another one."""
+        """Add a further name (hard link) of a file that the base commit has under another name."""
         was = unpacked(entry)
         rewritten = row.kind == FILE and (row.data != 0 or row.size != was.size)
         if rewritten and not row.based:
             kind = ChangeKind.ADDED if covered is None else ChangeKind.CHANGED
-            self._tell(row, path, kind, covered, self._content(row))
+            self._add(row, path, kind, covered, self._content(row))
             return
         if covered is not None:
-            self._tell(row, path, ChangeKind.REMOVED, covered)
+            self._add(row, path, ChangeKind.REMOVED, covered)
         changed = rewritten or (row.kind == FILE and _is_executable(row) != was.executable)
-        self._tell(row, path, ChangeKind.COPIED, base, self._content(row) if changed else None)
+        self._add(row, path, ChangeKind.COPIED, base, self._content(row) if changed else None)
 
     def _content(self, row: Outline) -> LocalContent:
         if row.kind == LINK:
@@ -144,14 +144,14 @@ class _Walk:
 
     def _extents(self, row: Outline) -> tuple[tuple[int, int], ...]:
         local = [(start, min(end, row.size)) for start, end in self._rows.extents(row.id)]
-        if row.size > row.based:  # what was never written there reads as zeros, from the local file
+        if row.size > row.based:  # bytes beyond `based` are the local file's, or zeros
             joined = local and local[-1][1] == row.based
             local[-1:] = [(local[-1][0], row.size)] if joined else [*local[-1:], (row.based, row.size)]
         return tuple(local)
 
 
 class _Count(_Walk):
-    """Counts changes without keeping any but the paths of what is gone."""
+    """Counts changes, and keeps only the paths of removed entries."""
 
     number = 0
 
@@ -159,7 +159,7 @@ class _Count(_Walk):
         super().__init__(rows, files)
         self.removed: set[bytes] = set()
 
-    def _tell(
+    def _add(
         self, row: Outline, path: bytes, kind: ChangeKind, base: BaseEntry | None, content: LocalContent | None = None,
         source: bytes | None = None,
     ) -> None:  # fmt: skip
@@ -178,22 +178,22 @@ def _is_executable(row: Outline) -> bool:
 
 
 def _filled(row: Outline, record: Row) -> Outline:
-    """A name of several with what its record has."""
+    """A name of a file with several, completed from its record."""
     return row._replace(
         id=record.id, mode=record.mode, size=record.size, target=record.target, based=record.based, data=record.data,
         written=record.written, version=max(row.version, record.version),
     )  # fmt: skip
 
 
-def standing(rows: Rows, area: Area) -> Sliced[dict[int, Stood]]:
-    """Where the rows of an area are. Nothing in `rows` may be changed until it ends."""
-    found: dict[int, Stood] = {}
+def row_positions(rows: Rows, area: Area) -> Sliced[dict[int, RowPosition]]:
+    """The positions of an area's rows. Nothing in `rows` may be changed until it ends."""
+    found: dict[int, RowPosition] = {}
     waiting = [(area.top, b"")]
     while waiting:
         directory, path = waiting.pop()
         for row in rows.outlines(directory):
             below = joined(path, row.name)
-            found[row.id] = Stood(below, row.covered is None)
+            found[row.id] = RowPosition(below, row.covered is None)
             if row.kind == DIRECTORY:
                 waiting.append((row.id, below))
             yield

@@ -1,11 +1,11 @@
 """The writable file system without a kernel: the tree below, with an overlay's changes on top, by inode number.
 
-POSIX's errno follow from the classes of errors.py that each call names. Permissions are not checked here: the kernel
-does that, with the modes and owners given here. What the kernel leaves to a file system is decided here.
+Each call names the failures that it raises, from which POSIX's errno follow (`errors.py`). The kernel checks
+permissions, with the modes and owners from here.
 
-Shared state (one event loop; threads only move bytes): `handles` has the open files. A call first awaits what it must
-know of the tree below, then decides and changes without an await; a row that another task made meanwhile is seen
-because rows are read last.
+Shared state (one event loop; threads only move bytes): `_handles` has the open files. A call first awaits all look-ups
+in the tree below, then reads rows, decides and changes them without an await, so that it sees rows that another task
+made meanwhile.
 """
 
 import logging
@@ -28,9 +28,11 @@ from riafs.overlay.inode_map import KINDS, OVERLAY, InodeMap
 from riafs.overlay.listing import Listed, OpenDirectory, Stats
 from riafs.overlay.lower import Lower
 from riafs.overlay.namespace import Creator, Namespace, check_length
-from riafs.overlay.open_files import OpenFile, OpenFiles
+from riafs.overlay.open_file import OpenFile
+from riafs.overlay.open_files import OpenFiles
 from riafs.overlay.overlay import Overlay
-from riafs.overlay.rebasing import Find, drop_pushed, restore_all
+from riafs.overlay.rebasing import Find, Rebasing
+from riafs.overlay.restoring import restore_all
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row
 from riafs.overlay.stat import Ownership, Stat
 from riafs.slices import in_slices
@@ -42,7 +44,9 @@ log = logging.getLogger(__name__)
 
 
 class Figures(NamedTuple):
-    """statvfs(3) of where the overlay lies: bytes of a block, blocks, free ones, those a user may have; files, free."""
+    """statvfs(3) of the overlay's file system: bytes of a block; blocks, free ones, available ones; files, free
+    ones.
+    """
 
     block: int
     blocks: int
@@ -53,81 +57,83 @@ class Figures(NamedTuple):
 
 
 class OverlayFileSystem(Namespace):
-    """`overlay` over `lower`; `ownership` is what things of the store have."""
+    """`overlay` over `lower`; `ownership`: owner and modes of entries from the store."""
 
     def __init__(self, overlay: Overlay, lower: Lower, ownership: Ownership) -> None:
-        places = InodeMap(overlay, lower, ownership)
+        inodes = InodeMap(overlay, lower, ownership)
         overlay.journal.undone = overlay.rows.forget
-        self._handles = OpenFiles(overlay, places, lower)
-        super().__init__(overlay, places, lower, self._handles.is_open)
-        self._stats = Stats(self._rows, places, self._handles)
-        overlay.is_open = lambda row: self._handles.is_open(places.inode(row))
+        self._handles = OpenFiles(overlay, inodes, lower)
+        super().__init__(overlay, inodes, lower, self._handles.is_open)
+        self._stats = Stats(self._rows, inodes, self._handles)
+        overlay.is_open = lambda row: self._handles.is_open(inodes.inode(row))
         self._directories: dict[int, OpenDirectory] = {}
         self._last_directory = 0
         overlay.journal.before_commit = self._handles.store
         overlay.journal.before_step = self._rows.store_new
 
     async def attach(self, doing: Doing = untold) -> None:
-        """To be called once, before anything else: finds the datasets with changes again."""
-        await self._places.attach(doing)
+        """Find the datasets with changes. To be called once, before anything else."""
+        await self._inodes.attach(doing)
 
     @property
-    def places(self) -> InodeMap:
-        """Which inode is what."""
-        return self._places
+    def inodes(self) -> InodeMap:
+        """Rows by inode number."""
+        return self._inodes
 
-    # -- looking ------------------------------------------------------------------------------------------------------
+    # -- look-up ------------------------------------------------------------------------------------------------------
 
     async def lookup(self, parent: int, name: bytes) -> Stat | None:
-        """What `name` in a directory is, None if nothing. Raises NameTooLong, and what the tree below raises."""
+        """The attributes of `name` in a directory, None without it. Raises NameTooLong, and what the tree below
+        raises.
+        """
         check_length(name)
         try:
-            row = self._places.row(parent)
+            row = self._inodes.row(parent)
         except StaleHandle:
             return None
         child = None if row is None else self._rows.child(row.id, name)
         if child is not None:
             return None if child.kind == WHITEOUT else self._stats.row(child)
-        below = parent if row is None else await self._places.below(row)
+        below = parent if row is None else await self._inodes.below(row)
         found = None if below is None else await self._lower.find(below, name)
-        row = self._places.row(parent)
+        row = self._inodes.row(parent)
         if row is not None and self._rows.child(row.id, name) is not None:  # made meanwhile
             return await self.lookup(parent, name)
         return None if found is None else self._stats.below(found)
 
     async def getattr(self, inode: int) -> Stat:
-        """What an inode is. Raises StaleHandle."""
-        row = self._places.row(inode)
+        """The attributes of an inode. Raises StaleHandle."""
+        row = self._inodes.row(inode)
         return self._stats.below(await self._lower.entry(inode)) if row is None else self._stats.row(row)
 
     def has_row(self, inode: int) -> bool:
-        """Whether an inode is the overlay's own, or was copied up."""
-        return bool(inode & OVERLAY) or inode in self._places
+        """Whether an inode is new in the overlay or was copied up."""
+        return bool(inode & OVERLAY) or inode in self._inodes
 
     def inode_of(self, row: Row) -> int:
-        """The inode number of what has a row's name."""
-        return self._places.inode_of(row)
+        """The inode number of a row, or of its record."""
+        return self._inodes.inode_of(row)
 
     def stat_of(self, listed: Listed) -> Stat:
         """The attributes of a name in a listing."""
         return self._stats.listed(listed)
 
     async def readlink(self, inode: int) -> bytes:
-        """The text of a symbolic link. Raises BadChange for what is none."""
-        row = self._places.row(inode)
+        """The target of a symbolic link. Raises BadChange for anything else."""
+        row = self._inodes.row(inode)
         if row is not None and row.kind != LINK:
             raise BadChange("not a symbolic link")
         if row is not None and row.target is not None:
             return row.target
-        below = inode if row is None else await self._places.below(row)
+        below = inode if row is None else await self._inodes.below(row)
         assert below is not None
         return await self._lower.target(below)
 
     async def attributes(self, inode: int) -> Mapping[str, bytes]:
-        """``user.riafs.`` attributes of our own: ``change`` says that it is not as in the commit, ``base`` what it was
-        there. Nothing for what is as it was.
+        """The extended attributes ``user.riafs.…`` of a changed entry: ``change`` (``new`` or ``copied``) and ``base``,
+        its path in the commit. None for others.
         """
-        row = self._places.row(inode)
+        row = self._inodes.row(inode)
         if row is None:
             return {}
         state = b"copied" if row.base is not None else b"new"
@@ -138,12 +144,12 @@ class OverlayFileSystem(Namespace):
     def opendir(self, inode: int) -> int:
         """A handle to list a directory."""
         self._last_directory += 1
-        self._directories[self._last_directory] = OpenDirectory(self._rows, self._places, self._lower, inode)
+        self._directories[self._last_directory] = OpenDirectory(self._rows, self._inodes, self._lower, inode)
         return self._last_directory
 
     async def readdir(self, handle: int, offset: int) -> Sequence[Listed]:
-        """Some names from `offset` (0, or `offset` of one that was listed) on; none at the end. Offsets stay valid
-        while the directory changes: what stays in it is listed once.
+        """Some names from `offset` (0, or that of a listed name) on; none at the end. Offsets stay valid while the
+        directory changes: names that stay in it are listed once.
         """
         try:
             return await self._directory(handle).read(offset)
@@ -157,18 +163,18 @@ class OverlayFileSystem(Namespace):
             raise StaleHandle(f"handle {handle} is not open") from None
 
     def releasedir(self, handle: int) -> None:
-        """Give a directory's handle back."""
+        """Release a directory's handle."""
         self._directories.pop(handle, None)
 
     async def fsyncdir(self, handle: int) -> None:
-        """Make the names in a directory survive the loss of power."""
+        """Make the names in a directory durable."""
         self._directory(handle)
         await self._overlay.durable()
 
     # -- names --------------------------------------------------------------------------------------------------------
 
     async def create(self, parent: int, name: bytes, maker: Creator, flags: int = 0) -> tuple[Stat, int]:
-        """A file that is opened with it. An existing one is opened unless `flags` has O_EXCL; O_TRUNC empties it.
+        """A new file and a handle on it. An existing one is opened unless `flags` has O_EXCL; O_TRUNC empties it.
 
         Raises NameExists, IsADirectoryHere, NameTooLong, NoSuchName, ReadOnly, OverlayFull.
         """
@@ -178,7 +184,7 @@ class OverlayFileSystem(Namespace):
             if found is not None:
                 return found, await self.open(found.inode, flags)
         row = self.make_at(slot, FILE, maker)
-        return self._stats.row(row), self._handles.created(self._places.inode(row.id), row)
+        return self._stats.row(row), self._handles.created(self._inodes.inode(row.id), row)
 
     async def mknod(self, parent: int, name: bytes, maker: Creator, kind: Kind = Kind.FILE, device: int = 0) -> Stat:
         """An empty file, a fifo, a socket, or a device with the number `device`. Raises as `mkdir`."""
@@ -193,8 +199,8 @@ class OverlayFileSystem(Namespace):
         return self._stats.row(await self.make(parent, name, LINK, maker, target))
 
     async def link(self, inode: int, parent: int, name: bytes) -> Stat:
-        """Another name of a file. Raises as `add_name`."""
-        ahead = self._handles.ahead(inode)
+        """Give a file another name. Raises as `add_name`."""
+        ahead = self._handles.dirty(inode)
         if ahead is not None:
             with self._overlay.journal.single:
                 ahead.store()
@@ -223,7 +229,7 @@ class OverlayFileSystem(Namespace):
         return await self.getattr(inode)
 
     def _set(self, inode: int, row: Row, columns: dict[str, int], now: int) -> None:
-        opened, ahead = self._handles.at(inode), self._handles.ahead(inode)
+        opened, ahead = self._handles.at(inode), self._handles.dirty(inode)
         journal = self._overlay.journal
         with journal.making if self._rows.is_new(row.id) else journal.step:
             if ahead is not None:
@@ -249,8 +255,10 @@ class OverlayFileSystem(Namespace):
             self._handles.let_go(opened)
 
     async def _copied_up(self, inode: int) -> Row:
-        """The row of an inode; an open file learns of it. Raises StaleHandle for one that only readers still have."""
-        row = await self._places.copied_up(inode)
+        """The row of an inode, made if missing and set in its open file. Raises StaleHandle for a file whose name leads
+        to another one since a push.
+        """
+        row = await self._inodes.copied_up(inode)
         if row.id in self._rows.superseded:
             raise StaleHandle("a push has put another file in its place")
         opened = self._handles.at(inode)
@@ -261,12 +269,12 @@ class OverlayFileSystem(Namespace):
     # -- files --------------------------------------------------------------------------------------------------------
 
     async def open(self, inode: int, flags: int = 0) -> int:
-        """A handle. Opening to write copies no content; O_TRUNC fetches none.
+        """A handle. Opening for writing copies no content; O_TRUNC fetches none.
 
-        Raises IsADirectoryHere, ReadOnly, OverlayFull, OverlayFailed, and opening to read what the content raises.
+        Raises IsADirectoryHere, ReadOnly, OverlayFull, OverlayFailed, and for reading what opening the content raises.
         """
         writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC)
-        row = await self._copied_up(inode) if writes else self._places.row(inode)
+        row = await self._copied_up(inode) if writes else self._inodes.row(inode)
         size = row.size if row is not None else await self._size(inode)
         if row is not None and row.kind != FILE:
             raise IsADirectoryHere("not a file")
@@ -298,46 +306,50 @@ class OverlayFileSystem(Namespace):
         try:
             return await opened.write(offset, data, time.time_ns())
         except OverlayFull:
-            if not self._overlay.files.doomed:
+            if not self._overlay.files.discarded:
                 raise
-            await self._overlay.tidy()  # room that removed files still take
+            await self._overlay.tidy()  # to free the room of removed files
             return await opened.write(offset, data, time.time_ns())
 
     def opened_file(self, handle: int) -> OpenFile:
-        """What a handle is on. Raises StaleHandle."""
+        """The open file of a handle. Raises StaleHandle."""
         return self._handles.file(handle)
 
     async def fsync(self, handle: int) -> None:
-        """Make an open file's bytes, attributes and name survive the loss of power."""
+        """Make an open file's bytes, attributes and name durable."""
         await self._handles.file(handle).sync()
 
     def release(self, handle: int) -> None:
-        """Give a handle back. Never fails: what cannot be stored is reported by the next commit."""
+        """Release a handle. Never fails: a failure to store the row is reported by the next commit."""
         self._handles.release(handle)
 
     # -- after a push -------------------------------------------------------------------------------------------------
 
-    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried, find: Find) -> dict[int, int]:
-        """What a push carried is in `commit` now. A program that has a file open goes on with the content it has; a
-        file that is open to be written stays a change. Afterwards the tree below must show `commit` there, and then
-        `attach` be called.
+    def rebasing(self, dataset: bytes, commit: bytes, carried: Carried, find: Find) -> Rebasing:
+        """The move of a dataset's changes to `commit`, which has those that a push published, for `pushed`. Raises
+        NoSuchName.
+        """
+        return Rebasing(self._overlay, self._overlay.area(dataset), commit, carried, find, self._handles.written)
 
-        Returns the inode numbers of what is still a change: before → from now on.
+    async def pushed(self, rebasing: Rebasing) -> dict[int, int]:
+        """Drop the changes that a push published in a new commit. Open files keep their content; a file that is open
+        for writing stays a change. Afterwards the tree below must show the commit, and then `attach` must be called.
+
+        Returns the inode numbers of entries that are still changes: old → new.
         """
         for opened in self._handles:
             if opened.row is not None and opened.based:
                 await opened.base()
-        area = self._overlay.area(dataset).id
-        await drop_pushed(self._overlay, dataset, commit, carried, find, self._handles.is_written)
-        changed = await in_slices(self._places.moved(area))
+        await rebasing.run()
+        changed = await in_slices(self._inodes.moved(rebasing.area.id))
         self._handles.renumber(changed)
         return changed
 
     async def restore(self, dataset: bytes, paths: Sequence[bytes]) -> dict[int, int]:
-        """Drop the changes of `paths` and of what is in them. Afterwards `attach` must be called. Raises Busy while
-        something changed is open.
+        """Drop the changes of `paths` and of everything in them. Afterwards `attach` must be called. Raises Busy if a
+        changed file is open.
 
-        Returns the inode numbers of what goes on under other names: before → from now on.
+        Returns the inode numbers of files that keep other names: old → new.
         """
         area = self._overlay.area(dataset)
         for opened in self._handles:
@@ -347,13 +359,13 @@ class OverlayFileSystem(Namespace):
         try:
             await restore_all(self._overlay, dataset, paths)
         finally:
-            changed = await in_slices(self._places.dropped())
+            changed = await in_slices(self._inodes.dropped())
         return changed
 
-    # -- the rest -----------------------------------------------------------------------------------------------------
+    # -- the overlay's file system ------------------------------------------------------------------------------------
 
     def statfs(self) -> Figures:
-        """The file system that the overlay lies on. Raises OverlayFailed."""
+        """Size and free room of the overlay's file system. Raises OverlayFailed."""
         try:
             found = os.fstatvfs(self._overlay.files.directory)
         except OSError as error:
@@ -361,7 +373,7 @@ class OverlayFileSystem(Namespace):
         return Figures(found.f_frsize, found.f_blocks, found.f_bfree, found.f_bavail, found.f_files, found.f_ffree)
 
     def close(self) -> None:
-        """Give back all handles; what they wrote is stored. The overlay itself stays open."""
+        """Release all handles and commit. The overlay itself stays open."""
         self._handles.close()
         self._directories.clear()
         self._overlay.journal.commit()

@@ -1,8 +1,9 @@
-"""Which inode is which row, and copying up: giving an entry of the tree below, and the directories above it, a row.
+"""Inode numbers and rows, and copying up: making a row for an entry of the tree below, and for the directories above
+it.
 
-An inode number is that of the tree below, or OVERLAY plus a row's number. An entry that is copied up keeps the number
-it had until another commit lies below, and a row never has two at a time. Rows carry the path in the base commit, so
-that they find what lies below them again after a mount.
+An inode number is that of the tree below, or OVERLAY plus a row's number. A copied-up entry keeps its number until the
+dataset gets another base commit, and a row never has two numbers at a time. A row has its path in the base commit, so
+that its entry of the tree below is found again after a mount.
 """
 
 import os
@@ -46,21 +47,21 @@ class InodeMap:
         self._row_of: dict[int, int] = {}
         self._inode_of: dict[int, int] = {}
         self._lower_of: dict[int, int] = {}
-        self.troubled: dict[bytes, str] = {}
-        """Dataset with changes whose base commit cannot be shown → why."""
+        self.unavailable: dict[bytes, str] = {}
+        """Dataset with changes whose base commit cannot be shown → reason."""
 
     async def attach(self, doing: Doing = untold) -> None:
-        """Find the tops of the datasets with changes, and keep them at their base commits. Those that are not shown any
-        more, or cannot be, only keep their changes. Raises OverlayFailed where something else is shown.
+        """Find the tops of the datasets with changes, and pin them to their base commits. Datasets that are not shown
+        any more, or cannot be, keep their changes. Raises OverlayFailed if another dataset is shown there.
         """
-        self.troubled.clear()
+        self.unavailable.clear()
         areas = self._rows.areas()
         for number, area in enumerate(areas):
             doing(f"dataset {number + 1} of {len(areas)} with changes is being opened")
             try:
                 top = await self._lower.top(area.base, area.entrance)
             except (GitError, NoSuchVersion, NotInStore, StoreError) as error:
-                self.troubled[area.base.dataset] = str(error)
+                self.unavailable[area.base.dataset] = str(error)
                 continue
             if top is not None:
                 self._link(top, area.top)
@@ -79,18 +80,18 @@ class InodeMap:
         return self._inode_of.get(row, OVERLAY | row)
 
     def inode_of(self, row: Row) -> int:
-        """The inode number of what has the name `row`."""
+        """The inode number of the name `row`: its own or its record's."""
         return self.inode(row.id if row.record is None else row.record)
 
     def shared(self, row: int, record: int) -> None:
-        """A record has taken the place of a row, and has its number from now on."""
+        """Give the inode number of a row to its new record."""
         inode = self._inode_of.pop(row, OVERLAY | row)
         self._row_of[inode], self._inode_of[record] = record, inode
         if row in self._lower_of:
             self._lower_of[record] = self._lower_of.pop(row)
 
     def row(self, inode: int) -> Row | None:
-        """The row of an inode, None where it is the tree's below. Raises StaleHandle if it had one."""
+        """The row of an inode, None if it has none. Raises StaleHandle if the row was removed."""
         number = self.number(inode)
         if number is None:
             return None
@@ -99,10 +100,10 @@ class InodeMap:
             raise StaleHandle(f"inode {inode} is gone")
         return self._rows.content(row)
 
-    # -- where something is -------------------------------------------------------------------------------------------
+    # -- datasets and paths -------------------------------------------------------------------------------------------
 
     async def dataset(self, inode: int) -> tuple[Base, bytes] | None:
-        """The dataset that an inode is in, and the path from the root to it; None where nothing can be changed."""
+        """The dataset of an inode, and the path from the root to it; None where files cannot be changed."""
         row = self.row(inode)
         if row is not None:
             area = self._area(row)
@@ -111,7 +112,9 @@ class InodeMap:
         return None if home is None else (home.base, home.entrance)
 
     async def origin(self, inode: int) -> bytes | None:
-        """The path, from the root, of the file in the commit that bytes of a file are from; None where none are."""
+        """The path, from the root, of the commit's file that has the bytes of a file that are not local; None if all
+        are local.
+        """
         row = self.row(inode)
         if row is None:
             home = await self._lower.home(inode)
@@ -124,12 +127,12 @@ class InodeMap:
         return next(area for area in self._rows.areas() if area.id == row.area)
 
     def number(self, inode: int) -> int | None:
-        """The number of the row of an inode, whether it is still there or not; None where it has none."""
+        """The number of the row of an inode, which may be removed; None if it has none."""
         known = self._row_of.get(inode)
         return inode ^ OVERLAY if known is None and inode & OVERLAY else known
 
     def forget_gone(self) -> None:
-        """The rows of a dataset are gone, and nothing else has changed."""
+        """Forget the inodes of removed rows, after all rows of a dataset were removed."""
         for inode, row in list(self._row_of.items()):
             if self._rows.get(row) is None:
                 del self._row_of[inode]
@@ -137,8 +140,8 @@ class InodeMap:
                 self._lower_of.pop(row, None)
 
     def dropped(self) -> Sliced[dict[int, int]]:
-        """Rows are gone: what they were made for is the tree's below again. Returns the numbers of what goes on without
-        the name that it had in the commit: before → after.
+        """Forget the inodes of removed rows, which are the tree's below again. A file that has lost the name that it
+        had in the commit, and keeps others, gets another number. Returns those numbers: old → new.
         """
         changed = {}
         for inode, number in list(self._row_of.items()):
@@ -147,7 +150,7 @@ class InodeMap:
             if row is None:
                 del self._row_of[inode]
                 self._inode_of.pop(number, None)
-            elif row.links and not inode & OVERLAY and not self._rows.has_stood(number):
+            elif row.links and not inode & OVERLAY and not self._rows.has_base_name(number):
                 del self._row_of[inode]
                 if self._inode_of.pop(number, None) is not None:
                     changed[inode] = OVERLAY | number
@@ -155,14 +158,14 @@ class InodeMap:
         return changed
 
     def moved(self, area: int) -> Sliced[dict[int, int]]:
-        """Another commit lies below an area, and rows are gone. What still has a row has a number of its own from now
-        on, as the tree below may have the earlier one for something else. Returns those: number before → after.
+        """After a change of an area's base commit: as `dropped`, and all copied-up entries get other numbers, as the
+        tree below may use theirs for other entries. Returns those numbers: old → new.
         """
         changed = yield from self.dropped()
         for inode, number in list(self._row_of.items()):
             yield
             row = self._rows.get(number)
-            if row is None or row.area != area or row.base == b"" or inode & OVERLAY:  # a top stays where it is
+            if row is None or row.area != area or row.base == b"" or inode & OVERLAY:  # a top keeps its number
                 continue
             del self._row_of[inode]
             before = self._inode_of.pop(number, None)
@@ -173,14 +176,14 @@ class InodeMap:
     # -- the tree below a row -----------------------------------------------------------------------------------------
 
     async def below(self, row: Row) -> int | None:
-        """The inode of what `row` was copied up from, None for what is new."""
+        """The inode of the entry that `row` was copied up from, None for a new one."""
         if row.base is None:
             return None
         unknown: list[Row] = []
         above: Row | None = row
-        while above is not None and above.id not in self._lower_of:  # mostly the directory it is in is known
+        while above is not None and above.id not in self._lower_of:  # mostly its directory is known
             unknown.append(above)
-            above = self._stood_in(above)
+            above = self._base_directory(above)
         area = self._area(row)
         known, path = (
             (self._lower_of[area.top], b"") if above is None else (self._lower_of[above.id], above.base or b"")
@@ -195,8 +198,8 @@ class InodeMap:
             self._lower_of[each.id], path = known, each.base
         return known
 
-    def _stood_in(self, row: Row) -> Row | None:
-        """The row of the directory that `row` is in and was copied up from, None where those are two."""
+    def _base_directory(self, row: Row) -> Row | None:
+        """The row of the directory of `row`, None if it was copied up from another one."""
         parent = None if row.parent is None else self._rows.get(row.parent)
         if parent is None or parent.base is None or row.base is None:
             return None
@@ -205,9 +208,9 @@ class InodeMap:
     # -- copying up ---------------------------------------------------------------------------------------------------
 
     async def copied_up(self, inode: int) -> Row:
-        """The row of an inode, made now if there is none. Copies no content.
+        """The row of an inode, made if it has none. Copies no content.
 
-        Raises ReadOnly where nothing can be changed, StaleHandle, OverlayFull, OverlayFailed.
+        Raises ReadOnly where files cannot be changed, StaleHandle, OverlayFull, OverlayFailed.
         """
         row = self.row(inode)
         if row is not None:
@@ -225,7 +228,7 @@ class InodeMap:
         return row
 
     def _top_or_known(self, inode: int, home: Home) -> Row | None:
-        """The row of a dataset's top, made now if there is none; of other places the one of an earlier mount."""
+        """The row of a dataset's top, made if it has none; for other inodes, that of an earlier mount."""
         area = self._rows.area(home.base.dataset)
         if area is None:
             return None if home.path else self._new_top(inode, home)
@@ -270,14 +273,13 @@ class InodeMap:
         return row
 
     def _known(self, inode: int, home: Home, area: Area) -> Row | None:
-        """The row that an earlier mount made. Raises ChangedElsewhere where the dataset is
-        changed in another place."""
+        """The row that an earlier mount made. Raises ChangedElsewhere if the dataset has changes at another path."""
         if (home.entrance, home.base.commit) != (area.entrance, area.base.commit):
-            if home.base.dataset in self.troubled:
+            if home.base.dataset in self.unavailable:
                 raise ChangedElsewhere(
                     f"dataset {os.fsdecode(home.base.dataset)} has local changes over commit "
-                    f"{area.base.commit.decode()}, which cannot be read ({self.troubled[home.base.dataset]}), so that "
-                    "it can only be read until they are pushed (riafs push) or dropped (riafs restore)"
+                    f"{area.base.commit.decode()}, which cannot be read ({self.unavailable[home.base.dataset]}), so "
+                    "that it can only be read until they are pushed (riafs push) or dropped (riafs restore)"
                 )
             there, here = (os.fsdecode(path) or "the root" for path in (area.entrance, home.entrance))
             raise ChangedElsewhere(
@@ -287,5 +289,5 @@ class InodeMap:
         row = self._rows.by_base(area.id, home.path)
         if row is not None:
             row = self._rows.content(row)
-            self._row_of[inode] = row.id  # its own number stays what it is
+            self._row_of[inode] = row.id  # the row keeps its own number as well
         return row

@@ -1,10 +1,10 @@
-"""Whether the database of an overlay and its data files agree: looked at whenever an overlay is opened, and for what is
-pushed before every push.
+"""Inspection of an overlay: whether its database and data files agree. All are inspected when the overlay is opened,
+and those that a push sends before each push.
 
-The database of a small overlay, and whether each of its rows has a file, is looked at before anything is changed. That
-takes as long as there are changes, so with large ones it goes on behind the mount (`Inspection.run` in a thread, over a
-snapshot of the database as it was opened); what it finds is compared with how things are by then. Bytes are compared
-behind the mount only, and only of files that something touched since their checksum was taken.
+SQLite checks the database, and each row must have a data file with enough bytes. The time grows with the number of
+changes. A small overlay is inspected before anything is changed; a large one in the background of the mount, in a
+thread, with a snapshot of the database from the opening (`Inspection.run`), and findings are compared with the current
+rows. Bytes are compared in the background only, and only of files whose inode or ctime differs from the checksum's.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import trio
 from riafs.errors import OverlayDamaged, OverlayFailed
 from riafs.overlay.changes import Change
 from riafs.overlay.completeness import DATABASE, damaged
-from riafs.overlay.data_files import Checksum, Checksums, DataFiles, checksum, taken
+from riafs.overlay.data_files import Checksum, Checksums, DataFiles, checksum, compute
 from riafs.overlay.journal import Journal
 from riafs.overlay.rows import NUMBERS, Row, Rows
 from riafs.storage.deadline import Deadline
@@ -33,17 +33,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-AT_START = 16 << 20
-"""Bytes of a database up to which it is looked at before anything else: half a second."""
+AT_START = 8 << 20
+"""Bytes of a database up to which it is inspected before anything else, which takes a quarter of a second."""
 _LEFT_ALONE_SECONDS = 1.0
 _SLOWEST = 8 << 20
 """Bytes a second of the slowest disk."""
 _SHOWN = 10
 _AT_ONCE = 256
 _STEPS = 1_000_000
-"""Of SQLite's machine: some hundredths of a second."""
+"""Steps of SQLite's virtual machine between two reports of progress: some hundredths of a second."""
 _PAUSE_SECONDS = 0.005
-"""After each AT_ONCE files of an overlay that is in use: requests wait for the interpreter meanwhile."""
+"""Pause after each `_AT_ONCE` files, so that requests of the mount get the interpreter's lock."""
 _ROWS = """
 SELECT node.id, node.data, node.written, checksum.data, checksum.length, checksum.crc, checksum.inode, checksum.ctime
 FROM node LEFT JOIN checksum ON checksum.data = node.data AND checksum.length = node.written WHERE node.data <> 0
@@ -52,22 +52,22 @@ FROM node LEFT JOIN checksum ON checksum.data = node.data AND checksum.length = 
 
 @dataclass(slots=True)
 class Findings:
-    """What was found. Rows by number → the number of their data file."""
+    """The result of an inspection. Number of a row → number of its data file."""
 
     missing: dict[int, int] = field(default_factory=dict)
-    """No regular file of this user is there."""
+    """Files that are missing, or no regular files of this user."""
     short: dict[int, int] = field(default_factory=dict)
-    """It has fewer bytes than the row says."""
+    """Files with fewer bytes than their rows say."""
     unknown: dict[int, int] = field(default_factory=dict)
-    """There is no checksum of it."""
+    """Files without a checksum."""
     touched: dict[int, Checksum] = field(default_factory=dict)
-    """Not the file any more that the checksum was taken of, or something touched it."""
+    """Files with another inode or ctime than their checksum has."""
     unnamed: list[int] = field(default_factory=list)
     """Data files without a row."""
 
 
 class Inspection:
-    """Of the overlay in the directory `path`, as its database is now. It may be run in another thread."""
+    """An inspection of the overlay in the directory `path`, with a snapshot of its database. It may run in a thread."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -84,9 +84,9 @@ class Inspection:
             raise damaged(path, f"its {DATABASE} cannot be read: {error}") from error
 
     def run(self, *, last: int, politely: bool = True, doing: Doing = untold) -> Findings:
-        """Look at everything. `last`: the largest number of the data files that there were. Blocks.
+        """Inspect the database and all files up to the number `last`, with pauses if `politely`. Blocks.
 
-        Raises OverlayDamaged where SQLite finds its database damaged, OverlayFailed.
+        Raises OverlayDamaged if the database is damaged, OverlayFailed.
         """
         self._database.set_progress_handler(lambda: doing(f"the database of {self._path} is being checked"), _STEPS)
         try:
@@ -95,7 +95,7 @@ class Inspection:
         except sqlite3.Error as error:
             raise damaged(self._path, f"its {DATABASE} is damaged: {error}") from error
         except OSError as error:
-            raise OverlayFailed(f"the overlay {self._path} cannot be looked at: {error.strerror}") from error
+            raise OverlayFailed(f"the overlay {self._path} cannot be inspected: {error.strerror}") from error
         finally:
             self.close()
 
@@ -128,12 +128,12 @@ class Inspection:
         return found
 
     def end(self) -> None:
-        """What `run` does in another thread is not wanted any more: it gives everything back soon."""
+        """Make `run`, in another thread, end soon."""
         self._ended = True
         self._database.interrupt()
 
     def close(self) -> None:
-        """Give back what was not run."""
+        """Close the snapshot."""
         self._database.close()
         self._files.close()
 
@@ -151,8 +151,8 @@ class Inspected(Protocol):
     is_open: Callable[[int], bool]
     """Whether a row's file is open."""
 
-    def leave_closed(self) -> None:
-        """Let what is wrong now be found again at the next opening."""
+    def mark_closed(self) -> None:
+        """Record that the overlay was closed, so that the next opening finds the damage again."""
 
 
 class Inspector:
@@ -166,16 +166,16 @@ class Inspector:
         self._turn = trio.Lock()
         self._damage: OverlayFailed | None = None
         self.unknown: dict[int, int] = {}
-        """Rows whose data files have no checksum, and nobody writes to them → their data files."""
+        """Row → its data file, for closed files without a checksum."""
         self._touched: dict[int, Checksum] = {}
         self.is_done = False
-        """Whether everything was found to be there, and nothing else."""
+        """Whether the inspection has ended without damage."""
 
-    # -- when it is opened --------------------------------------------------------------------------------------------
+    # -- at the opening -----------------------------------------------------------------------------------------------
 
     def look(self, *, lost_power: bool) -> Findings | None:
-        """Look at the overlay, before anything is changed in it; None where that would take long, so that it is to be
-        done behind the mount. Raises OverlayDamaged, OverlayFailed.
+        """Inspect the overlay before anything is changed; None if it is large and inspected in the background. Raises
+        OverlayDamaged, OverlayFailed.
         """
         overlay = self._overlay
         inspection = Inspection(overlay.path)
@@ -194,20 +194,20 @@ class Inspector:
         self._touched |= found.touched
         self.is_done = True
 
-    # -- behind the mount ---------------------------------------------------------------------------------------------
+    # -- in the background --------------------------------------------------------------------------------------------
 
-    async def keep_up(self) -> None:
-        """Look at what was not looked at yet, and take the checksums that are missing, until cancelled."""
+    async def run(self) -> None:
+        """Inspect a large overlay, compare touched files and compute missing checksums, until cancelled."""
         with contextlib.suppress(OverlayFailed):  # it is in the log
             await self.finish()
         while self._damage is None:
             await trio.sleep(_LEFT_ALONE_SECONDS)
             await self.compare_touched()
-            await self.take_checksums()
+            await self.compute_checksums()
         await trio.sleep_forever()
 
     async def finish(self) -> None:
-        """Look at what was not looked at when the overlay was opened. Raises OverlayDamaged, OverlayFailed."""
+        """Inspect a large overlay, if that was not done at the opening. Raises OverlayDamaged, OverlayFailed."""
         async with self._turn:
             if self._pending is not None:
                 self._running, self._pending = self._pending, None
@@ -237,11 +237,11 @@ class Inspector:
             self._refuse(problem)
             return
         for start in range(0, len(found.unnamed), _AT_ONCE):
-            await trio.to_thread.run_sync(self._overlay.files.purge, found.unnamed[start : start + _AT_ONCE])
+            await trio.to_thread.run_sync(self._overlay.files.remove, found.unnamed[start : start + _AT_ONCE])
         self._noted(found)
 
     def _lacks(self, node: int, data: int) -> bool:
-        """Whether a data file still is missing or too short: rows were changed since they were looked at."""
+        """Whether a data file is still missing or too short, as rows may have changed since the snapshot."""
         row = self._overlay.rows.get(node)
         if row is None or row.data != data:
             return False
@@ -253,10 +253,10 @@ class Inspector:
         self._damage = damage
         self._overlay.journal.refuse(str(damage))
         if self._was_closed:
-            self._overlay.leave_closed()
+            self._overlay.mark_closed()
 
     async def compare_touched(self) -> None:
-        """Whether files have their bytes that something touched: they were restored from a backup, or are damaged."""
+        """Compare the bytes of touched files with their checksums: they were restored from a backup, or are damaged."""
         while self._touched:
             node, known = self._touched.popitem()
             row, overlay = self._overlay.rows.get(node), self._overlay
@@ -267,12 +267,12 @@ class Inspector:
                 overlay.checksums.add(found)
             else:
                 log.error(
-                    "%s of the overlay does not have any more what was written to %s, which is not pushed like that",
+                    "%s of the overlay has other bytes than were written to %s, which cannot be pushed like that",
                     os.fsdecode(overlay.files.name(known.data)), os.fsdecode(row.name or b"?"),
                 )  # fmt: skip
 
-    async def take_checksums(self) -> None:
-        """Of files that were not written from the front to the end, one after the other."""
+    async def compute_checksums(self) -> None:
+        """Compute the checksums of files that were not written from front to end."""
         overlay = self._overlay
         overlay.journal.before_commit()
         while self.unknown:
@@ -294,7 +294,9 @@ class Inspector:
     # -- before a push ------------------------------------------------------------------------------------------------
 
     async def check(self, changes: Sequence[Change]) -> None:
-        """Raise OverlayDamaged unless what is local of all these changes is what was written."""
+        """Raise OverlayDamaged unless the data files of all these changes have the length and checksum of their
+        rows.
+        """
         await self.finish()
         files, checksums = self._overlay.files, self._overlay.checksums
         local = [change for change in changes if change.content is not None and change.content.data]
@@ -307,18 +309,18 @@ class Inspector:
                     problems.append(f"{os.fsdecode(each.path)} ({problem})")
         if problems:
             raise OverlayDamaged(
-                f"the overlay {self._overlay.path} does not have any more what was written to {', '.join(problems)}; "
-                "nothing was pushed. Write it again, or drop it with riafs restore; if it is right as it is now, "
-                "copy it and move the copy over it"
+                f"the overlay {self._overlay.path} has other bytes than were written to {', '.join(problems)}; "
+                "nothing was pushed. Write them again, or drop them with riafs restore; if they are right as they are "
+                "now, copy each and move the copy over it"
             )
 
     def _still(self, wanted: "_Wanted") -> bool:
-        """Whether a file should still have as many bytes: somebody may be cutting it."""
+        """Whether a file must still have as many bytes, as it may have been truncated."""
         written = self._overlay.rows.written(wanted.data)
         return written is not None and written >= wanted.written
 
     def close(self) -> None:
-        """Nothing is to be found out any more."""
+        """End the inspection."""
         if self._pending is not None:
             self._pending.close()
             self._pending = None
@@ -327,7 +329,7 @@ class Inspector:
 
 
 class _Wanted(NamedTuple):
-    """What a data file must have."""
+    """The length and checksum that a data file must have."""
 
     path: bytes
     data: int
@@ -336,7 +338,7 @@ class _Wanted(NamedTuple):
 
     @classmethod
     def of(cls, change: Change, checksums: Checksums) -> "_Wanted":
-        """For one change."""
+        """Those of one change."""
         assert change.content is not None
         data = int(change.content.data.rpartition(b"/")[2], 16)
         return cls(change.path, data, change.content.written, checksums.find(data))
@@ -354,10 +356,10 @@ def _checksums(files: DataFiles, rows: Sequence[Row]) -> list[Checksum | None]:
 def _checksum(files: DataFiles, data: int, length: int) -> Checksum | None:
     try:
         descriptor = files.open(data)
-    except OverlayFailed:  # a push tells
+    except OverlayFailed:  # the next push reports it
         return None
     try:
-        return taken(descriptor, data, length)
+        return compute(descriptor, data, length)
     except OSError:
         return None
     finally:
@@ -365,7 +367,9 @@ def _checksum(files: DataFiles, data: int, length: int) -> Checksum | None:
 
 
 def fault(files: DataFiles, number: int, written: int, known: Checksum | None) -> str | None:
-    """What is wrong with a data file that must have `written` bytes, those of `known`. Blocks."""
+    """The fault of a data file that must have `written` bytes with the checksum `known`; None if it is right.
+    Blocks.
+    """
     try:
         descriptor = files.open(number)
     except OverlayFailed as failure:
@@ -384,7 +388,7 @@ def fault(files: DataFiles, number: int, written: int, known: Checksum | None) -
 
 
 def incomplete(path: str, found: Findings, *, was_closed: bool, lost_power: bool) -> OverlayDamaged | None:
-    """The failure of an overlay that lacks something other than a loss of power explains."""
+    """The failure of an overlay with findings that a loss of power does not explain, None if there are none."""
     if was_closed and found.unnamed:
         return damaged(path, f"no row names {len(found.unnamed)} of its data files")
     if found.missing and (was_closed or not lost_power):

@@ -1,9 +1,8 @@
-"""Merged listings, and the attributes of an inode: from its row, from the open file that is ahead of its row, or from
-the tree below.
+"""Merged listings; and the attributes of an inode from its row, its open file, or the tree below.
 
-A listing has the entries below in their order, with the rows that cover them, then those that were added. Offsets stay
-valid while a directory is open, whatever happens in it: an entry below has its position, an added one the number of
-its row, and a name never changes from one part to the other.
+A listing has the entries of the tree below in their order, replaced by the rows that cover them, then the added rows.
+Offsets stay valid while a directory changes: an entry of the tree below has its position, an added row its number, and
+a name never moves from one part to the other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ _KINDS = {number: kind for kind, number in KINDS.items()}
 
 
 class Listed(NamedTuple):
-    """A name in a listing: what it is, and the offset to go on from. Either `row` or `entry` is there."""
+    """A name in a listing, with its row or entry, and the offset to continue from."""
 
     name: bytes
     offset: int
@@ -31,28 +30,28 @@ class Listed(NamedTuple):
 
 
 class Stats:
-    """Makes them. Reads, and changes nothing."""
+    """Makes the attributes of inodes."""
 
-    def __init__(self, rows: Rows, places: InodeMap, handles: OpenFiles) -> None:
+    def __init__(self, rows: Rows, inodes: InodeMap, handles: OpenFiles) -> None:
         self._rows = rows
-        self._places = places
+        self._inodes = inodes
         self._handles = handles
 
     def below(self, found: LowerEntry) -> Stat:
-        """Of an entry of the tree below, or of the row that it has got meanwhile."""
-        if found.inode in self._places:  # a dataset's top with changes, or what was copied up meanwhile
-            row = self._places.row(found.inode)
+        """Those of an entry of the tree below, or of its row."""
+        if found.inode in self._inodes:  # a dataset's top with changes, or an entry that was copied up meanwhile
+            row = self._inodes.row(found.inode)
             assert row is not None
             return self.row(row)
-        entry, owner = found.entry, self._places.ownership
+        entry, owner = found.entry, self._inodes.ownership
         when = entry.mtime_ns
         return Stat(found.inode, entry.kind, owner.mode(entry), 1, owner.uid, owner.gid, entry.size, when, when, when)
 
     def row(self, row: Row) -> Stat:
-        """Of a row that is no whiteout."""
+        """Those of a row that is no whiteout."""
         if row.record is not None:
             row = self._rows.content(row)
-        inode = self._places.inode(row.id)
+        inode = self._inodes.inode(row.id)
         size, mtime, ctime, links = row.size, row.mtime, row.ctime, 1
         if row.kind == DIRECTORY:
             touched = self._rows.touched.get(row.id)
@@ -60,14 +59,14 @@ class Stats:
             links = 1 if row.base is not None else 2 + self._rows.directories(row.id)
         elif row.parent is None:
             links = row.links
-        opened = self._handles.ahead(inode)
+        opened = self._handles.dirty(inode)
         if opened is not None:
             size, mtime, ctime = opened.size, opened.mtime, opened.ctime
         kind = _KINDS[row.kind]
         return Stat(inode, kind, row.mode, links, row.uid, row.gid, size, row.atime, mtime, ctime, row.device)
 
     def listed(self, listed: Listed) -> Stat:
-        """Of a name in a listing."""
+        """Those of a name in a listing."""
         if listed.row is not None:
             return self.row(listed.row)
         assert listed.entry is not None
@@ -77,18 +76,18 @@ class Stats:
 class OpenDirectory:
     """A directory that is being listed."""
 
-    def __init__(self, rows: Rows, places: InodeMap, lower: Lower, inode: int) -> None:
+    def __init__(self, rows: Rows, inodes: InodeMap, lower: Lower, inode: int) -> None:
         self.inode = inode
         self._rows = rows
-        self._places = places
+        self._inodes = inodes
         self._lower = lower
         self._covering: Mapping[bytes, Row] = {}
         self._turn = -1
 
     async def read(self, offset: int) -> Sequence[Listed]:
         """Some entries from `offset` on; none at the end."""
-        row = self._places.row(self.inode)
-        below = self.inode if row is None else await self._places.below(row)
+        row = self._inodes.row(self.inode)
+        below = self.inode if row is None else await self._inodes.below(row)
         while below is not None and offset < OVERLAY:
             page = await self._lower.entries(below, offset)
             if not page:
@@ -97,7 +96,7 @@ class OpenDirectory:
             if listed:
                 return listed
             offset += len(page)
-        row = self._places.row(self.inode)
+        row = self._inodes.row(self.inode)
         if row is None:
             return ()
         return self._added(row.id, offset ^ OVERLAY if offset & OVERLAY else 0)
@@ -110,18 +109,18 @@ class OpenDirectory:
             if row is None:
                 listed.append(Listed(entry.name, position, inode, None, entry))
             elif row.kind != WHITEOUT:
-                listed.append(Listed(entry.name, position, self._places.inode_of(row), row, None))
+                listed.append(Listed(entry.name, position, self._inodes.inode_of(row), row, None))
         return listed
 
     def _covered(self) -> Mapping[bytes, Row]:
-        row = self._places.row(self.inode)
+        row = self._inodes.row(self.inode)
         if row is not None and self._turn != self._rows.turn:
             self._turn = self._rows.turn
             self._covering = self._rows.covering(row.id)
         return self._covering
 
     def _added(self, row: int, after: int) -> list[Listed]:
-        inode = self._places.inode_of
+        inode = self._inodes.inode_of
         return [
             Listed(each.name or b"", OVERLAY | each.id, inode(each), each, None)
             for each in self._rows.added(row, after, _PAGE)

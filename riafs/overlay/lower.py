@@ -1,18 +1,18 @@
-"""What an overlay needs of the tree below it: a file system that is only read, by inode number.
+"""The tree below an overlay, as the overlay uses it: a read-only file system by inode number.
 
-Invariant the overlay relies on: as long as a dataset is pinned, its inodes keep their numbers and their content.
+Invariant that the overlay relies on: while a dataset is pinned, its inodes keep their numbers and their content.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from riafs.formats.gitobjects import DIRECTORY, EXECUTABLE, FILE, LINK, SUBMODULE
-from riafs.formats.keys import parse_key
-from riafs.overlay.changes import Base, BaseEntry
+from riafs.overlay.changes import Base
 from riafs.storage.bytesource import RangedBytes
-from riafs.tree.listing import GitEntry
-from riafs.tree.protocol import Entry, Kind
+from riafs.tree.protocol import Entry, Origin
+
+LINK = 0o120000
+"""The mode of an Origin that is a link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,16 @@ class LowerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where an inode is in its dataset."""
+    """The position of an inode in its dataset."""
 
     base: Base
-    """The dataset as it is shown there."""
+    """The dataset, with the commit that is shown there."""
     entrance: bytes
     """Path from the mount's root to the dataset's top."""
     path: bytes
     """From the dataset's top; ``""`` for the top itself."""
     parent: int
-    """Inode of the directory it is in; of a top, itself."""
+    """Inode of its directory; the top's own for a top."""
 
 
 class Lower(Protocol):
@@ -44,10 +44,10 @@ class Lower(Protocol):
         """The entry `name` of a directory, None if there is none."""
 
     async def entries(self, inode: int, start: int) -> Sequence[LowerEntry]:
-        """Some entries of a directory from position `start` on, at least one unless that is the end."""
+        """Some entries of a directory from position `start` on; none at the end."""
 
     async def entry(self, inode: int) -> LowerEntry:
-        """The entry an inode stands for. Raises StaleHandle."""
+        """The entry of an inode. Raises StaleHandle."""
 
     async def open(self, inode: int) -> RangedBytes:
         """The content of a file."""
@@ -56,55 +56,48 @@ class Lower(Protocol):
         """The text of a symbolic link."""
 
     async def home(self, inode: int) -> Home | None:
-        """Where an inode is, None where nothing can be changed: outside of datasets, and in ``NAME@REF``."""
+        """The position of an inode, None where files cannot be changed: outside of datasets, and in ``NAME@REF``."""
 
     def parent(self, inode: int) -> int:
-        """Inode of the directory that an inode is in, which is no top of a dataset."""
+        """Inode of the directory of an inode, which is no top of a dataset."""
 
     async def top(self, base: Base, entrance: bytes) -> int | None:
-        """Inode of the top of the dataset at `entrance`, which from now on shows ``base.commit``, whatever its ref
-        does; None where nothing is shown any more. Raises NoSuchVersion, …
+        """Inode of the top of the dataset at `entrance`, pinned to ``base.commit``; None if the dataset is not shown
+        there any more. Raises NoSuchVersion, …
         """
 
     def pin(self, top: int) -> None:
-        """Keep showing the commit that the dataset with this top shows now."""
-
-
-_MARKS = {b"f": FILE, b"x": EXECUTABLE, b"d": DIRECTORY, b"s": SUBMODULE}
-
-
-def is_subdataset(entry: Entry) -> bool:
-    """Whether an entry is the place of a subdataset."""
-    return isinstance(entry, GitEntry) and entry.registered
+        """Keep the dataset with this top at the commit that it shows now, also when its branch moves."""
 
 
 def packed(entry: Entry) -> bytes:
-    """What an overlay remembers of an entry of the commit: git's mode, object name, size, executable or not, key."""
-    if isinstance(entry, GitEntry):
-        mode = _MARKS[entry.version[-1:]] if len(entry.version) & 1 else LINK
-        oid, key = entry.oid, entry.key or b""
-    else:
-        mode = {Kind.DIRECTORY: DIRECTORY, Kind.LINK: LINK}.get(entry.kind, EXECUTABLE if entry.executable else FILE)
-        oid, key = entry.version.hex().encode(), b""
-    return b"%o %s %d %d %s" % (mode, oid or b"-", entry.size, entry.executable, key)
+    """An entry of the tree below as it is kept in a row: mode, version, size, executable or not, content."""
+    origin = entry.origin
+    return b"%o %s %d %d %s" % (origin.mode, origin.version or b"-", entry.size, entry.executable, origin.content)
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What `packed` kept."""
+    """An entry of the commit from a row."""
 
-    mode: int
-    oid: bytes
+    origin: Origin
     size: int
     executable: bool
-    key: bytes
 
-    def base_entry(self, path: bytes) -> BaseEntry:
-        """As changes tell it."""
-        return BaseEntry(path, self.mode, self.oid, parse_key(self.key) if self.key else None)
+    @property
+    def is_link(self) -> bool:
+        """Whether the source has a link."""
+        return self.origin.mode == LINK
+
+    @property
+    def content(self) -> bytes:
+        """Equal for the same content: its name if it has one, as the version of a link to it may depend on the link's
+        path.
+        """
+        return self.origin.content or self.origin.version
 
 
 def unpacked(text: bytes) -> Remembered:
     """The inverse of `packed`. Raises ValueError."""
-    mode, oid, size, executable, key = text.split(b" ", 4)
-    return Remembered(int(mode, 8), oid, int(size), executable == b"1", key)
+    mode, version, size, executable, content = text.split(b" ", 4)
+    return Remembered(Origin(int(mode, 8), version, content), int(size), executable == b"1")

@@ -1,7 +1,7 @@
-"""Changes of names: create, mkdir, mknod, symlink, link, unlink, rmdir, rename, as POSIX has them.
+"""Changes of names as POSIX has them: create, mkdir, mknod, symlink, link, unlink, rmdir, rename.
 
-Each first awaits what it has to know of the tree below, then looks at the rows, checks, and changes them in one step
-without an await in between: so two tasks never see half of each other's work.
+Each first awaits its look-ups in the tree below; then it reads the rows, checks, and changes them in one step without
+an await in between, so that no task sees the incomplete work of another.
 """
 
 import stat
@@ -22,19 +22,18 @@ from riafs.errors import (
     NotPermitted,
     StaleHandle,
 )
-from riafs.formats.gitobjects import LINK as GIT_LINK
 from riafs.formats.names import git_takes
 from riafs.formats.text import shown
 from riafs.overlay.inode_map import InodeMap
-from riafs.overlay.lower import Lower, LowerEntry, is_subdataset, packed, unpacked
+from riafs.overlay.lower import Lower, LowerEntry, packed, unpacked
 from riafs.overlay.overlay import Overlay
-from riafs.overlay.rebasing import Restoring
+from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import DIRECTORY, FILE, LINK, WHITEOUT, Row, Rows
 from riafs.tree.protocol import Kind
 
 NAME_MAX = 255
-_DOOMED = 1000
-"""Data files that are not needed any more, removed at once."""
+_MOST_DISCARDED = 1000
+"""Discarded data files that are removed at once."""
 TARGET_MAX = 4095
 NOREPLACE, EXCHANGE = 1, 2
 """Flags of renameat2(2)."""
@@ -43,7 +42,7 @@ _RENAME_WAYS = (0, NOREPLACE, EXCHANGE)
 
 @dataclass(frozen=True, slots=True)
 class Creator:
-    """Who makes something: the user of the request, and the permission bits that leaves after the umask."""
+    """The user of a request that creates a file, and its permission bits after the umask."""
 
     uid: int
     gid: int
@@ -52,55 +51,55 @@ class Creator:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A name in a directory, and what there is."""
+    """A name in a directory, and its entry if there is one."""
 
     parent: Row
     name: bytes
     row: Row | None
     """May be a whiteout."""
     below: LowerEntry | None
-    """The entry below that is to be seen: only where there is no row."""
+    """The entry of the tree below; only without a row."""
 
     @property
     def covered(self) -> bytes | None:
-        """What the tree below has under this name."""
+        """The entry of the tree below under this name, as in a row."""
         if self.row is not None:
             return self.row.covered
         return None if self.below is None else packed(self.below.entry)
 
     @property
     def is_free(self) -> bool:
-        """Whether there is nothing to be seen."""
+        """Whether the name does not exist."""
         return self.below is None if self.row is None else self.row.kind == WHITEOUT
 
     @property
     def is_directory(self) -> bool:
-        """Whether what is there is a directory."""
+        """Whether the entry is a directory."""
         if self.row is not None:
             return self.row.kind == DIRECTORY
         return self.below is not None and self.below.entry.kind is Kind.DIRECTORY
 
 
 class Namespace:
-    """Changes names; the part of OverlayFileSystem that does.
+    """The part of OverlayFileSystem that changes names.
 
-    `is_open`: whether an inode is open, so that what it stands for lives on.
+    `is_open`: whether an inode is open, so that its content must be kept.
     """
 
-    def __init__(self, overlay: Overlay, places: InodeMap, lower: Lower, is_open: Callable[[int], bool]) -> None:
+    def __init__(self, overlay: Overlay, inodes: InodeMap, lower: Lower, is_open: Callable[[int], bool]) -> None:
         self._overlay = overlay
         self._rows: Rows = overlay.rows
-        self._places = places
+        self._inodes = inodes
         self._lower = lower
         self._is_open = is_open
 
-    # -- what there is ------------------------------------------------------------------------------------------------
+    # -- look-up ------------------------------------------------------------------------------------------------------
 
     async def slot(self, parent: int, name: bytes) -> Slot:
-        """What there is under a name, the directory copied up. Raises NoSuchName where that was removed, ReadOnly, …"""
+        """The slot of a name; the directory is copied up. Raises NoSuchName if that was removed, ReadOnly, …"""
         _check_name(name)
         try:
-            directory = await self._places.copied_up(parent)
+            directory = await self._inodes.copied_up(parent)
         except StaleHandle as error:
             raise NoSuchName("the directory was removed") from error
         if directory.kind != DIRECTORY:
@@ -108,7 +107,7 @@ class Namespace:
         row = self._rows.child(directory.id, name)
         if row is not None or directory.base is None:
             return self._live(directory, name, row, None)
-        below = await self._places.below(directory)
+        below = await self._inodes.below(directory)
         assert below is not None
         turn = self._rows.turn
         found = await self._lower.find(below, name)
@@ -117,7 +116,7 @@ class Namespace:
         return self._slot_now(directory.id, name, found)
 
     def _slot_now(self, parent: int, name: bytes, found: LowerEntry | None) -> Slot:
-        """The same without an await, which is what decides."""
+        """The slot now, without an await before it is used."""
         return self._live(self._rows.get(parent), name, self._rows.child(parent, name), found)
 
     @staticmethod
@@ -140,10 +139,10 @@ class Namespace:
         return self.make_at(await self.slot(parent, name), kind, maker, target, device)
 
     def make_at(self, slot: Slot, kind: int, maker: Creator, target: bytes | None = None, device: int = 0) -> Row:
-        """The same where it is known what is there; no await lies between that and this."""
+        """A new entry in `slot`, without an await since that was read. Raises as `make`."""
         if not slot.is_free:
             raise NameExists(f"{slot.name!r} exists")
-        _check_carried(slot.name, is_link=kind == LINK)
+        _check_git_takes(slot.name, is_link=kind == LINK)
         now = time.time_ns()
         row = self._new(slot, kind, maker, target, now)._replace(device=device)
         with self._overlay.journal.making if slot.row is None else self._overlay.journal.step:
@@ -158,7 +157,7 @@ class Namespace:
 
     def _new(self, slot: Slot, kind: int, maker: Creator, target: bytes | None, now: int) -> Row:
         gid, mode = maker.gid, maker.mode & 0o7777
-        if slot.parent.mode & stat.S_ISGID:  # the group comes from the directory, and so it does further down
+        if slot.parent.mode & stat.S_ISGID:  # the group is the directory's, and subdirectories become setgid as well
             gid = slot.parent.gid
             mode |= stat.S_ISGID if kind == DIRECTORY else 0
         if kind == LINK:
@@ -169,24 +168,24 @@ class Namespace:
         )  # fmt: skip
 
     async def add_name(self, inode: int, parent: int, name: bytes) -> Row:
-        """Another name of what an inode stands for, which gets a record of its own with its second name. Returns that.
+        """Give an inode another name; with its second name it gets a record. Returns that.
 
         Raises NameExists, NoSuchName, NotPermitted (a directory), AcrossDatasets, NameTooLong, ReadOnly, OverlayFull.
         """
         slot = await self.slot(parent, name)
         if not slot.is_free:
             raise NameExists(f"{shown(name)} exists")
-        if await self._places.dataset(inode) != await self._places.dataset(parent):
+        if await self._inodes.dataset(inode) != await self._inodes.dataset(parent):
             raise AcrossDatasets("a file has names in one dataset only")
-        await self._places.copied_up(inode)
-        slot, row = self._again(slot), self._places.row(inode)
+        await self._inodes.copied_up(inode)
+        slot, row = self._again(slot), self._inodes.row(inode)
         if not slot.is_free:
             raise NameExists(f"{shown(name)} exists")
         if row is None or (row.parent is None and not row.links):
             raise NoSuchName("the file was removed")
         if row.kind == DIRECTORY:
             raise NotPermitted(f"{shown(name)}: a directory has one name")
-        _check_carried(name, is_link=_is_link(row))
+        _check_git_takes(name, is_link=_is_link(row))
         now = time.time_ns()
         with self._overlay.journal.step:
             if slot.row is not None:
@@ -198,7 +197,7 @@ class Namespace:
             )  # fmt: skip
             self._rows.update(record.id, links=record.links + 1, ctime=now)
         if record.id != row.id:
-            self._places.shared(row.id, record.id)
+            self._inodes.shared(row.id, record.id)
         self._rows.touch(slot.parent.id, now)
         return record._replace(links=record.links + 1, ctime=now)
 
@@ -212,7 +211,7 @@ class Namespace:
         if slot.is_directory:
             raise IsADirectoryHere(f"{name!r} is a directory")
         if slot.below is not None and self._is_open(slot.below.inode):
-            await self._places.copied_up(slot.below.inode)
+            await self._inodes.copied_up(slot.below.inode)
             slot = self._again(slot)
         now = time.time_ns()
         with self._overlay.journal.freeing:
@@ -221,14 +220,15 @@ class Namespace:
         await self._tidy()
 
     async def _tidy(self) -> None:
-        if self._overlay.files.doomed >= _DOOMED:
+        if self._overlay.files.discarded >= _MOST_DISCARDED:
             await self._overlay.tidy()
 
     async def rmdir(self, parent: int, name: bytes) -> bool:
-        """Remove an empty directory. That of a subdataset is no longer registered then, as in a clone: what was removed
-        in it before is no change of the subdataset. Returns whether there were such changes, which are dropped.
+        """Remove an empty directory. As in a clone, the removal of a subdataset's directory unregisters it, and
+        removals of files in it before are no changes of the subdataset. Returns whether there were such changes, which
+        are dropped.
 
-        Raises NoSuchName, NotADirectoryHere, DirectoryNotEmpty, Busy for a subdataset of which something is open.
+        Raises NoSuchName, NotADirectoryHere, DirectoryNotEmpty, Busy if a file of the subdataset is open.
         """
         slot = await self.slot(parent, name)
         if slot.is_free:
@@ -249,26 +249,26 @@ class Namespace:
             self._take_away(slot, now)
             self._rows.touch(slot.parent.id, now)
         if top is not None:
-            self._places.forget_gone()
+            self._inodes.forget_gone()
         return top is not None
 
     def _subdataset_top(self, slot: Slot) -> Row | None:
-        """The row of the top of a subdataset in which something was changed."""
-        if slot.below is None or not is_subdataset(slot.below.entry):
+        """The row of a subdataset's top, None if it has no changes."""
+        if slot.below is None or not slot.below.entry.is_registered:
             return None
-        return self._places.row(slot.below.inode)
+        return self._inodes.row(slot.below.inode)
 
     def _forget_subdataset(self, top: Row) -> None:
-        """Drop what was changed in a subdataset: nothing but removals is left. Raises Busy. Belongs into a step."""
+        """Drop the changes in a subdataset, all of which are removals. Raises Busy. Within a step."""
         [area] = [area for area in self._rows.areas() if area.top == top.id]
         if self._rows.orphaned(area.id):
             raise Busy("a removed file of the subdataset is still open")
-        Restoring(self._rows, self._overlay.files.doom, area).restore(b"")
+        Restoring(self._rows, self._overlay.files.discard, area).restore(b"")
 
     async def _check_empty(self, slot: Slot) -> None:
         """Raises DirectoryNotEmpty."""
         row = slot.row or self._subdataset_top(slot)
-        below = await self._places.below(row) if row is not None else slot.below.inode if slot.below else None
+        below = await self._inodes.below(row) if row is not None else slot.below.inode if slot.below else None
         covering = {} if row is None else self._rows.covering(row.id)
         if row is not None and self._rows.is_occupied(row.id):
             raise DirectoryNotEmpty(f"{slot.name!r} is not empty")
@@ -279,15 +279,15 @@ class Namespace:
             position += len(page)
 
     def _take_away(self, slot: Slot, now: int, *, hide: bool = True) -> None:
-        """Remove what is at `slot`. `hide`: what is below must not come to light again. Belongs into a step."""
+        """Remove the entry of `slot`. `hide`: add a whiteout for the entry of the tree below. Within a step."""
         row, covered = slot.row, slot.covered
         if row is not None:
-            nameless = self._rows.unname(row, now)
-            if nameless is not None and row.kind != WHITEOUT and self._is_open(self._places.inode(nameless.id)):
+            nameless = self._rows.remove_name(row, now)
+            if nameless is not None and row.kind != WHITEOUT and self._is_open(self._inodes.inode(nameless.id)):
                 self._rows.orphan(nameless.id, now)
             elif nameless is not None:
                 self._rows.delete(nameless)
-                self._overlay.files.doom(nameless.data)
+                self._overlay.files.discard(nameless.data)
         if hide and covered is not None:
             self._rows.whiteout(slot.parent, slot.name, covered, now)
 
@@ -302,13 +302,13 @@ class Namespace:
         if flags not in _RENAME_WAYS:
             raise BadChange(f"rename with flags {flags}")
         source, target = await self.slot(parent, name), await self.slot(new_parent, new_name)
-        source = self._again(source)  # the way to the target may go through it, and has copied it up then
+        source = self._again(source)  # it may be above the target, and was copied up then
         self._check_rename(source, target, flags)
         if (source.parent.id, name) == (target.parent.id, new_name):
             return
         for slot in (source, target) if flags == EXCHANGE or self._replaces_open(target) else (source,):
             if slot.below is not None:
-                await self._places.copied_up(slot.below.inode)
+                await self._inodes.copied_up(slot.below.inode)
         if flags != EXCHANGE and target.is_directory and source.is_directory:
             _check_movable(target)
             await self._check_empty(target)
@@ -316,11 +316,11 @@ class Namespace:
         self._check_rename(source, target, flags)
         if source.row is None:
             raise NoSuchName(f"no {name!r}")
-        _check_carried(new_name, is_link=_is_link(self._rows.content(source.row)))
+        _check_git_takes(new_name, is_link=_is_link(self._rows.content(source.row)))
         if flags == EXCHANGE and target.row is not None:
-            _check_carried(name, is_link=_is_link(self._rows.content(target.row)))
+            _check_git_takes(name, is_link=_is_link(self._rows.content(target.row)))
         if target.row is not None and self._rows.content(target.row).id == self._rows.content(source.row).id:
-            return  # also where both are names of one file, as POSIX has it
+            return  # the same file, maybe by two names: POSIX demands that nothing happens
         with self._overlay.journal.step:
             (self._exchange if flags == EXCHANGE else self._move)(source, target, time.time_ns())
         await self._tidy()
@@ -334,7 +334,7 @@ class Namespace:
         if flags == NOREPLACE and not target.is_free:
             raise NameExists(f"{target.name!r} exists")
         if source.parent.area != target.parent.area:
-            raise AcrossDatasets("moved between datasets only by copying")
+            raise AcrossDatasets("moved between datasets only by copying")  # mv does that on EXDEV
         _check_movable(source)
         _check_movable(target)
         if self._is_above(source, target.parent) or (flags == EXCHANGE and self._is_above(target, source.parent)):
@@ -349,7 +349,7 @@ class Namespace:
             raise NotADirectoryHere(f"{target.name!r} is not a directory")
 
     def _is_above(self, slot: Slot, directory: Row) -> bool:
-        """Whether `directory` is what is in `slot`, or in it. Every directory above `directory` has a row."""
+        """Whether `slot` has `directory` or a directory above it. All directories above `directory` have rows."""
         above: Row | None = directory if slot.row is not None and slot.is_directory else None
         while above is not None and slot.row is not None:
             if above.id == slot.row.id:
@@ -398,12 +398,12 @@ def _check_name(name: bytes) -> None:
 
 
 def _is_link(row: Row) -> bool:
-    """Whether git has a link for it: also for an annexed file that is locked."""
-    return row.kind == LINK or (row.entry is not None and unpacked(row.entry).mode == GIT_LINK)
+    """Whether git stores a link: also for a locked annexed file."""
+    return row.kind == LINK or (row.entry is not None and unpacked(row.entry).is_link)
 
 
-def _check_carried(name: bytes, *, is_link: bool) -> None:
-    """Raises NotPermitted for a name that git would not put into a commit."""
+def _check_git_takes(name: bytes, *, is_link: bool) -> None:
+    """Raises NotPermitted for a name that git refuses to check out."""
     if not git_takes(name, is_link=is_link):
         what = "links" if git_takes(name, is_link=False) else "files and directories"
         raise NotPermitted(
@@ -413,5 +413,5 @@ def _check_carried(name: bytes, *, is_link: bool) -> None:
 
 def _check_movable(slot: Slot) -> None:
     below = slot.below
-    if below is not None and is_subdataset(below.entry):
+    if below is not None and below.entry.is_registered:
         raise Busy(f"{slot.name!r} is a subdataset: DataLad moves and removes those")

@@ -1,8 +1,8 @@
-"""An overlay on disk: its directory, its lock, its database and data files, and what it tells of its changes.
+"""An overlay on disk: its directory and lock, its database and data files, its commit loop, and lists of its changes.
 
 Layout: ``overlay.sqlite`` (with SQLite's ``-wal`` and ``-shm``), ``data/``, ``state`` and ``copy.sqlite`` (see
-completeness), ``base/`` (see git/kept_objects). The directory is locked while it is in use, so that two processes never
-are in it at once.
+`completeness`), ``base/`` (see `git/kept_objects`), ``announced-…`` (see `pushes`). A process locks the directory while
+it uses the overlay.
 """
 
 import contextlib
@@ -25,9 +25,10 @@ from riafs.git.kept_objects import KeptObjects
 from riafs.overlay.changes import Base, Carried, Change
 from riafs.overlay.completeness import DATABASE, StateFile, damaged, examine, has_evidence, keep_copy, read_database
 from riafs.overlay.data_files import Checksums, DataFiles, failure
-from riafs.overlay.differences import count, differences, standing
+from riafs.overlay.database import LAYOUT, Statements
+from riafs.overlay.differences import count, differences, row_positions
 from riafs.overlay.inspection import Findings, Inspector
-from riafs.overlay.journal import LAYOUT, Journal, Statements, no_failpoint
+from riafs.overlay.journal import Journal, no_failpoint
 from riafs.overlay.pushes import PendingPush, PendingPushes, PushedTimes
 from riafs.overlay.rows import FILE, Area, Row, Rows
 from riafs.slices import Sliced, at_once, in_slices
@@ -44,7 +45,7 @@ COMMIT_SECONDS = 0.1
 _SYNC_SECONDS = 300.0
 _THREADS = 8
 _REMOVED_AT_ONCE = 1000
-"""Data files: each has a statement on the event loop."""
+"""Data files; removing one takes a statement on the event loop."""
 _ENDING_SECONDS, _STEP_SECONDS = 2.0, 0.02
 
 
@@ -52,14 +53,14 @@ InUse = Callable[[int], bool]
 """Whether the row of that number may still be written to."""
 
 
-def nobody(_: int) -> bool:
-    """Nothing is in use."""
+def nothing_in_use(_: int) -> bool:
+    """For an overlay without open files."""
     return False
 
 
 class Overlay:
-    """The overlay in the directory `path`, made if missing. Raises Busy while another process uses it, StoreDenied
-    where others could write to it, OverlayDamaged where a part of it is missing, OverlayFailed, OverlayFull.
+    """The overlay in the directory `path`, made if missing. Raises Busy if another process uses it, StoreDenied
+    if other users can write to it, OverlayDamaged if a part of it is missing, OverlayFailed, OverlayFull.
     """
 
     def __init__(
@@ -70,10 +71,10 @@ class Overlay:
         doing: Doing = untold,
     ) -> None:
         self.doing = doing
-        """Hears how opening gets on, where that takes long."""
+        """Reports the progress of opening."""
         self.path = private_directory(os.path.abspath(path))
         self.kept = KeptObjects(os.fsencode(self.path) + b"/base")
-        """What the commits below the changes consist of."""
+        """The git objects of the base commits."""
         with contextlib.ExitStack() as undoing, _as_failure(self.path):
             self._lock = _locked(self.path)
             undoing.callback(os.close, self._lock)
@@ -90,12 +91,12 @@ class Overlay:
             self.rows = Rows(self.journal)
             self.checksums = Checksums(self.journal)
             self.times = PushedTimes(self.journal)
-            """Of what was pushed from here."""
+            """The mtimes of pushed files."""
             self._announcements = PendingPushes(self.path)
-            self.is_open: InUse = nobody
-            """Whether a row is open, so that it must be kept until it is closed."""
+            self.is_open: InUse = nothing_in_use
+            """Whether the file of a row is open, so that the row must be kept until it is closed."""
             self.keeps_files = False
-            """Whether data files stay though no row names them: somebody reads those of a list of changes."""
+            """Whether data files without a row are kept, as a push reads them for its list of changes."""
             self.inspector = Inspector(self, was_closed=examined.closed)
             undoing.callback(self.inspector.close)
             self._recover()
@@ -104,8 +105,8 @@ class Overlay:
     # -- opening and closing ------------------------------------------------------------------------------------------
 
     def _recover(self) -> None:
-        """Put right what a crash left: rows of removed files, files without rows, rows that promise lost bytes. Takes
-        no longer the more changes there are, except after a loss of power.
+        """Repair the state after a crash: rows of removed files, files without rows, rows with more bytes than their
+        files. The time does not grow with the number of changes, except after a loss of power.
         """
         layout = self._setting("layout")
         if layout != LAYOUT:
@@ -117,72 +118,71 @@ class Overlay:
         with self.journal.step:
             for row in self.rows.removed():
                 self.rows.delete(row)
-                self.files.doom(row.data)
+                self.files.discard(row.data)
             if found is not None and lost_power:
-                self._put_right(found)
+                self._shorten(found)
             settings = {"boot": boot, "identity": self._state.identity, "numbers": self.rows.numbers}
             self.journal.run_each("INSERT OR REPLACE INTO setting VALUES (?, ?)", settings.items())
             for area in self.rows.areas():
                 if self.rows.is_pristine(area):
                     self.rows.drop_area(area)
         if is_new:
-            self.journal.move_log()  # so that the database is known to be this overlay's without its log, too
+            self.journal.move_log()  # so that the database has the identity even if its log is lost
         self.journal.commit()
         if found is not None:
-            self.files.purge(found.unnamed)
+            self.files.remove(found.unnamed)
         self.doing(f"the pushes that {self.path} announces are being read")
         for announced in self._announcements.all():
             self.rows.count_from(announced.last_row, announced.last_version)
             self.announced(announced.dataset)
 
-    def _put_right(self, found: Findings) -> None:
-        """After a loss of power: files that nobody synced may be shorter, and what was written to them last is gone."""
+    def _shorten(self, found: Findings) -> None:
+        """After a loss of power, a file that was not synced may have fewer bytes than its row says: shorten the row."""
         for node in (*found.missing, *found.short):
-            self.doing(f"what a loss of power left of {self.path} is being put right")
+            self.doing(f"the overlay {self.path} is being repaired after a loss of power")
             row = self.rows.get(node)
             if row is not None:
                 status = self.files.status(row.data)
-                self._check_data(row, 0 if status is None else status.st_size)
+                self._shorten_row(row, 0 if status is None else status.st_size)
         self.checksums.forget([known.data for known in found.touched.values()])
 
-    def _check_data(self, row: Row, length: int) -> None:
-        """After a loss of power a file that nobody synced may have fewer bytes than its row says: it ends there."""
+    def _shorten_row(self, row: Row, length: int) -> None:
         if row.kind == FILE and length < row.written:
             log.info("%s: the loss of power took the end of %s", self.path, os.fsdecode(row.name or b""))
             self.rows.clip_extents(row.id, length)
             size = row.size if row.written <= row.based else min(row.size, max(length, row.based))
             self.rows.update(row.id, written=length, size=size, data=row.data if length else 0)
-            self.files.doom(0 if length else row.data)
+            self.files.discard(0 if length else row.data)
 
     def _setting(self, name: str) -> object:
         found = self.journal.one("SELECT value FROM setting WHERE name = ?", (name,))
         return None if found is None else found[0]
 
     def close(self) -> None:
-        """Commit, close, and let others in."""
+        """Commit, close, and unlock the directory."""
         try:
             is_whole = self.inspector.is_done and not self.keeps_files
             if is_whole:
-                self.checksums.forget(self.files.doomed_numbers)
+                self.checksums.forget(self.files.discarded_numbers)
             self.journal.close()
             if is_whole:
-                self._leave_complete()
+                self._mark_complete()
         finally:
             self.inspector.close()
             self._state.close()
             self.files.close()
             os.close(self._lock)
 
-    def leave_closed(self) -> None:
-        """Nothing is changed any more, and what is wrong now is to be found again at the next opening."""
+    def mark_closed(self) -> None:
+        """Record that the overlay was closed, so that the next opening finds the damage again."""
         self._state.closed()
 
-    def _leave_complete(self) -> None:
-        """Remove what no row names, so that whatever there is the next time without a row tells of a loss."""
+    def _mark_complete(self) -> None:
+        """Remove files without a row and record that there are none: one at the next opening is a sign of damage."""
         try:
-            self.files.purge(self.files.take_doomed())
+            self.files.remove(self.files.take_discarded())
         except OSError as error:
-            log.warning("%s: files that are not needed any more stay: %s", self.path, error)
+            log.warning("%s: files that are not needed any more cannot be removed: %s", self.path, error)
             return
         self._state.closed()
         keep_copy(self.path)
@@ -190,12 +190,12 @@ class Overlay:
     # -- durability ---------------------------------------------------------------------------------------------------
 
     async def durable(self) -> None:
-        """Make everything answered so far survive the loss of power, as far as names and attributes go."""
+        """Wait until all names and attributes of answered operations survive a loss of power."""
         await self.journal.durable()
 
     async def keep(self) -> None:
-        """Commit what is pending, every COMMIT_SECONDS, until cancelled, which waits for what is under way. What fails
-        is tried again: callers of fsync are told, and a database that cannot be written refuses further changes.
+        """Commit every COMMIT_SECONDS until cancelled; a commit that has begun is finished. After a failure it is tried
+        again: fsync reports it to its callers, and a database that cannot be written refuses further changes.
         """
         trouble = ""
         while True:
@@ -211,49 +211,49 @@ class Overlay:
                 trouble = str(error)
 
     async def tidy(self) -> None:
-        """Remove the data files that are not needed any more, move the log into the database if it is long."""
-        while self.files.doomed and not self.keeps_files and not self.journal.is_apart:
+        """Remove discarded data files; move the log into the database if it is long."""
+        while self.files.discarded and not self.keeps_files and not self.journal.is_changing:
             self.journal.commit()
-            numbers = self.files.take_doomed(_REMOVED_AT_ONCE)
+            numbers = self.files.take_discarded(_REMOVED_AT_ONCE)
             self.checksums.forget(numbers)
             await self.journal.durable()
-            await self.deadline.run(self.files.purge, numbers)
+            await self.deadline.run(self.files.remove, numbers)
         await self.journal.checkpoint()
 
-    # -- what it belongs to -------------------------------------------------------------------------------------------
+    # -- the source ---------------------------------------------------------------------------------------------------
 
     @property
     def source(self) -> str | None:
-        """The source that the overlay lies over, None before `belong_to`."""
+        """The source that is changed, None before `belong_to`."""
         found = self._setting("source")
         return None if found is None else str(found)
 
     def belong_to(self, source: str) -> None:
-        """Remember the source that the changes are made in, so that they can be pushed without a mount."""
+        """Record the source, so that changes can be pushed without a mount."""
         if self.source != source:
             with self.journal.step:
                 self.journal.run("INSERT OR REPLACE INTO setting VALUES ('source', ?)", (source,))
             self.journal.commit()
 
-    # -- what changed -------------------------------------------------------------------------------------------------
+    # -- changes ------------------------------------------------------------------------------------------------------
 
     def datasets(self) -> list[Base]:
-        """The datasets with rows, each with the commit below them."""
+        """The datasets with rows, each with its base commit."""
         return [area.base for area in self.rows.areas()]
 
     def area(self, dataset: bytes) -> Area:
-        """The area of a dataset. Raises NoSuchName where it has no changes."""
+        """The area of a dataset. Raises NoSuchName if it has no changes."""
         area = self.rows.area(dataset)
         if area is None:
             raise NoSuchName(f"the dataset {os.fsdecode(dataset)} has no changes in {self.path}")
         return area
 
     def base(self, dataset: bytes) -> Base:
-        """The commit that the changes of a dataset lie over. Raises NoSuchName."""
+        """The base commit of a dataset's changes. Raises NoSuchName."""
         return self.area(dataset).base
 
     def shown_entrances(self) -> Mapping[int, bytes]:
-        """Area → the path from the root at which it is seen: what is above it may be renamed in the superdataset."""
+        """Area → its current path from the root: directories above it may be renamed in the superdataset."""
         areas = self.rows.areas()
         by_entrance = {area.entrance: area for area in areas}
         return {area.id: self._shown_entrance(area, by_entrance) for area in areas}
@@ -264,13 +264,13 @@ class Overlay:
             above = next((each for each in (*reversed(parents_of(area.entrance)), b"") if each in areas), None)
             if above is None:
                 break
-            inside = self._seen_at(areas[above], below(area.entrance, above))
+            inside = self._shown_path(areas[above], below(area.entrance, above))
             path = joined(inside, path) if path else inside
             area = areas[above]
         return joined(area.entrance, path) if path else area.entrance
 
-    def _seen_at(self, area: Area, path: bytes) -> bytes:
-        """Where what the commit has at `path` is seen in its dataset."""
+    def _shown_path(self, area: Area, path: bytes) -> bytes:
+        """The current path, in its dataset, of the commit's entry at `path`."""
         for directory in reversed(parents_of(path)):
             row = self.rows.by_base(area.id, directory)
             if row is not None:
@@ -281,26 +281,26 @@ class Overlay:
                 return b"/".join(names)
         return path
 
-    async def apart(self, change: Callable[[Rows, Statements, Callable[[int], None]], T]) -> T:
-        """What `change` comes to, which is given the rows in a thread, and what hears of data files that are not needed
-        any more. All it does is one step; see Journal.apart.
+    async def change_in_thread(self, change: Callable[[Rows, Statements, Callable[[int], None]], T]) -> T:
+        """The result of ``change(rows, statements, discard)``, called in a thread; `discard` takes the numbers of data
+        files that are not needed any more. All its changes are one step, as in `Journal.in_thread`.
         """
 
         def work(statements: Statements) -> tuple[T, Rows]:
-            rows = self.rows.beside(statements)
-            return change(rows, statements, doomed.append), rows
+            rows = self.rows.on_connection(statements)
+            return change(rows, statements, discarded.append), rows
 
-        doomed: list[int] = []
-        result, rows = await self.journal.apart(work)
+        discarded: list[int] = []
+        result, rows = await self.journal.in_thread(work)
         self.rows.adopt(rows)
         self.times.read_again()
-        for data in doomed:
-            self.files.doom(data)
+        for data in discarded:
+            self.files.discard(data)
         return result
 
     async def announce(self, dataset: bytes, carried: Carried, commit: bytes) -> None:
-        """What a push carried will be in `commit` as soon as refs have moved; `pushed` comes next, unless this process
-        is killed. Raises OverlayFull, OverlayFailed.
+        """Record that `carried` will be in `commit` as soon as the refs have moved. If this process is killed before it
+        drops the pushed changes, the next one does. Raises OverlayFull, OverlayFailed.
         """
         await self.durable()
         rows = self.rows
@@ -309,7 +309,7 @@ class Overlay:
         await self.deadline.run(self._announcements.write, announced)
 
     def announced(self, dataset: bytes) -> PendingPush | None:
-        """The push of a dataset whose end was not seen, if there is one. Raises OverlayFailed."""
+        """The announced push of a dataset whose result is unknown, if any. Raises OverlayFailed."""
         announced = self._announcements.read(dataset)
         area = self.rows.area(dataset)
         if announced is not None and (area is None or area.base.commit != announced.base):
@@ -318,33 +318,33 @@ class Overlay:
         return announced
 
     def withdraw(self, dataset: bytes) -> None:
-        """The push that was announced is over, whatever came of it."""
+        """Remove the announcement: the push has ended, with or without success."""
         self._announcements.remove(dataset)
 
     def changes(self, dataset: bytes) -> Iterator[Change]:
-        """What differs from that commit, by path, for whoever is alone in a process. Raises NoSuchName."""
+        """The changes of a dataset by path, for a process without an event loop. Raises NoSuchName."""
         self.journal.before_commit()
         return iter(at_once(differences(self.rows, self.files, self.area(dataset))))
 
     def count_changes(self) -> int:
-        """How many changes there are in all datasets, for whoever is alone in a process."""
+        """The number of changes in all datasets, for a process without an event loop."""
         self.journal.before_commit()
         return sum(at_once(count(self.rows, self.files, area)) for area in self.rows.areas())
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator["Snapshot"]:
-        """The changes as they are now, whatever is done meanwhile. Raises OverlayFailed."""
+        """The current changes, which later ones do not affect. Raises OverlayFailed."""
         with self.journal.snapshot() as statements:
             yield Snapshot(Rows(statements, only_read=True), self.files)
 
     def carried(self, dataset: bytes, choose: Callable[[Sequence[Change]], Sequence[Change]] = list) -> Carried:
-        """What a push of a dataset carries that begins now: all of `changes`, or what `choose` leaves of them."""
+        """The changes that a push of a dataset would publish now: all of `changes`, or those that `choose` keeps."""
         changes = choose(list(self.changes(dataset)))
-        return Carried(changes, at_once(standing(self.rows, self.area(dataset))))
+        return Carried(changes, at_once(row_positions(self.rows, self.area(dataset))))
 
 
 class Snapshot:
-    """The changes of an overlay as they were at one moment; see Overlay.snapshot. Told in slices."""
+    """The changes of an overlay at one moment, from `Overlay.snapshot`; they are listed in slices."""
 
     def __init__(self, rows: Rows, files: DataFiles) -> None:
         self._rows = rows
@@ -355,7 +355,7 @@ class Snapshot:
         return self._rows.areas()
 
     async def changes(self, area: Area) -> list[Change]:
-        """What differs from the commit of `area`, by path."""
+        """The changes of `area` against its base commit, by path."""
         return await in_slices(differences(self._rows, self._files, area))
 
     async def count(self, area: Area) -> int:
@@ -363,15 +363,15 @@ class Snapshot:
         return await in_slices(count(self._rows, self._files, area))
 
     async def carried(self, area: Area, choose: Callable[[Sequence[Change]], Sliced[Sequence[Change]]]) -> Carried:
-        """What a push of a dataset carries: what `choose` leaves of its changes."""
+        """The changes of a dataset that a push publishes: those that `choose` keeps."""
         changes = await in_slices(choose(await self.changes(area)))
-        return Carried(changes, await in_slices(standing(self._rows, area)) if changes else {})
+        return Carried(changes, await in_slices(row_positions(self._rows, area)) if changes else {})
 
 
 def recorded_source(path: str) -> str | None:
-    """The source of the overlay in the directory `path`, which others may be using; None where none is recorded.
+    """The source of the overlay in the directory `path`, which another process may use; None if none is recorded.
 
-    Raises OverlayFailed where there is no overlay, OverlayDamaged where it cannot be read.
+    Raises OverlayFailed if there is no overlay, OverlayDamaged if it cannot be read.
     """
     if not has_evidence(path):
         raise OverlayFailed(f"{path} is no overlay: it has no {DATABASE}")
@@ -387,8 +387,8 @@ def recorded_source(path: str) -> str | None:
 
 
 def open_when_free(path: str, counters: Counters, doing: Doing = untold) -> Overlay:
-    """The overlay in `path`, waited for while the process of a mount that has just been unmounted ends. Raises Busy
-    where it is used for longer than that, and as Overlay.
+    """The overlay in `path`. Waits a moment for another process, as that of a mount that was just unmounted may still
+    be ending. Raises Busy if it is still in use then, and as `Overlay`.
     """
     until = time.monotonic() + _ENDING_SECONDS
     while True:
@@ -402,7 +402,7 @@ def open_when_free(path: str, counters: Counters, doing: Doing = untold) -> Over
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Overlay]:
-    """The overlay in an existing directory. Raises OverlayFailed where there is none, and as open_when_free."""
+    """The overlay in an existing directory. Raises OverlayFailed if there is none, and as `open_when_free`."""
     recorded_source(path)
     overlay = open_when_free(path, Counters())
     try:
@@ -413,7 +413,7 @@ def opened(path: str) -> Iterator[Overlay]:
 
 @contextlib.contextmanager
 def holding(path: str) -> Iterator[None]:
-    """The overlay in that directory is nobody else's meanwhile. Raises Busy."""
+    """Lock the overlay in the directory `path`. Raises Busy."""
     lock = _locked(path)
     try:
         yield

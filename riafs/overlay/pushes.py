@@ -1,12 +1,12 @@
-"""What an overlay remembers of pushes: the one that is pending, and the times of the files that were pushed.
+"""Records of pushes in an overlay: a push whose result is unknown, and the mtimes of pushed files.
 
-A pending push is one file for each dataset, whole or not there. When a push is killed after the refs have moved and
-before the rows have, the next one learns from it what is no change any more, also where work has gone on since. It
-counts as long as the dataset lies over the commit that the push was made over. Rows and versions that came later must
-be told from those in it: numbers go on after the last ones there.
+A pending push is a file ``announced-…`` for each dataset, replaced by rename. If a push is killed after the refs have
+moved and before its changes were dropped, the next push reads from it which changes were published, even if files were
+changed since. It is valid as long as the dataset has the same base commit. Rows and versions that were made later must
+not be mistaken for those in it, so numbers continue after the largest ones in it.
 
-Times outlive the rows that they are of, and count as long as a path has the content that was pushed there; so a time
-that is wrong, or left over, shows nothing. See tree/times.
+The mtime of a pushed file outlives its row. It is used as long as its path has the content that was pushed there, so
+that an outdated one does no harm (`tree/times`).
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from riafs.errors import OverlayFailed
-from riafs.overlay.changes import Carried, Change, ChangeKind, Stood
+from riafs.overlay.changes import Carried, Change, ChangeKind, RowPosition
 from riafs.overlay.data_files import failure
-from riafs.overlay.journal import Statements
+from riafs.overlay.database import Statements
 from riafs.storage.temporary import prompt_opener
 from riafs.tree.times import PushedTime
 
@@ -28,7 +28,7 @@ _PREFIX = "announced-"
 
 @dataclass(frozen=True, slots=True)
 class PendingPush:
-    """A push of `carried`, made over the commit `base`, that was going to move a branch to `commit` (hex)."""
+    """A push of `carried` over the base commit `base`, which was about to move a branch to `commit` (hex)."""
 
     dataset: bytes
     base: bytes
@@ -39,7 +39,7 @@ class PendingPush:
 
 
 class PendingPushes:
-    """Those in the directory `path`."""
+    """The pending pushes in the overlay's directory `path`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -48,7 +48,7 @@ class PendingPushes:
         return f"{self._path}/{_PREFIX}{dataset.hex()}"
 
     def write(self, announced: PendingPush) -> None:
-        """Keep one, durably, in the place of an earlier one. Raises OverlayFull, OverlayFailed."""
+        """Write one durably, replacing that of an earlier push. Raises OverlayFull, OverlayFailed."""
         path = self._file(announced.dataset)
         try:
             with open(f"{path}.new", "w", encoding="utf-8", opener=prompt_opener) as file:
@@ -61,7 +61,7 @@ class PendingPushes:
             raise failure(error, path) from error
 
     def all(self) -> Iterator[PendingPush]:
-        """Raises OverlayFailed."""
+        """Those of all datasets. Raises OverlayFailed."""
         for name in sorted(os.listdir(self._path)):
             if name.startswith(_PREFIX) and not name.endswith(".new"):
                 yield self._read(f"{self._path}/{name}")
@@ -81,7 +81,7 @@ class PendingPushes:
             ) from error
 
     def remove(self, dataset: bytes) -> None:
-        """Forget one, if there is one."""
+        """Remove that of a dataset, if there is one."""
         for suffix in ("", ".new"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._file(dataset) + suffix)
@@ -111,7 +111,7 @@ def _encoded(announced: PendingPush) -> dict[str, Any]:
             ]
             for each in announced.carried.changes
         ],
-        "rows": [[row, os.fsdecode(stood.path), stood.is_added] for row, stood in announced.carried.rows.items()],
+        "rows": [[row, os.fsdecode(old.path), old.is_added] for row, old in announced.carried.rows.items()],
     }
 
 
@@ -122,7 +122,7 @@ def _decoded(found: dict[str, Any]) -> PendingPush:
         )
         for path, kind, version, source in found["changes"]
     ]
-    rows = {row: Stood(os.fsencode(path), is_added) for row, path, is_added in found["rows"]}
+    rows = {row: RowPosition(os.fsencode(path), is_added) for row, path, is_added in found["rows"]}
     return PendingPush(
         os.fsencode(found["dataset"]), found["base"].encode(), found["commit"].encode(), Carried(changes, rows),
         found["last_row"], found["last_version"],
@@ -139,7 +139,7 @@ _REMOVE = "DELETE FROM written WHERE dataset = ? AND (directory = ? OR directory
 
 
 class Pushed(NamedTuple):
-    """One path of a dataset that has what was written here."""
+    """The mtime of one path with pushed content."""
 
     path: bytes
     content: bytes
@@ -147,7 +147,7 @@ class Pushed(NamedTuple):
 
 
 class PushedTimes:
-    """Those in the database of `statements`."""
+    """The mtimes of pushed files in the database of `statements`."""
 
     def __init__(self, statements: Statements) -> None:
         self._journal = statements
@@ -156,18 +156,18 @@ class PushedTimes:
         self.read_again()
 
     def read_again(self) -> None:
-        """They were changed by way of other statements."""
+        """Read the table again after a change by other statements."""
         self._known.clear()
         self._since = dict(self._journal.run('SELECT dataset, "commit" FROM since').fetchall())
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def since(self, dataset: bytes) -> bytes | None:
-        """The commit below the first push from here, None without one."""
+        """The base commit of the first push from this overlay, None without one."""
         return self._since.get(dataset)
 
     def written(self, dataset: bytes, directory: bytes) -> Mapping[bytes, PushedTime]:
-        """Name → what was pushed, in a directory of a dataset."""
+        """Name → content and mtime of pushed files in a directory of a dataset."""
         if dataset not in self._since:
             return {}
         known = self._known.get((dataset, directory))
@@ -182,8 +182,8 @@ class PushedTimes:
 def keep(
     statements: Statements, dataset: bytes, below: bytes, moved: Mapping[bytes, bytes], pushed: Iterable[Pushed]
 ) -> None:
-    """Remember what was pushed over the commit `below`. `moved`: path of a renamed directory → where it is now. Belongs
-    into a step; see PushedTimes.read_again.
+    """Record the mtimes of files that were pushed over the base commit `below`. `moved`: old → new path of each renamed
+    directory. Within a step, after which `PushedTimes.read_again` is called.
     """
     statements.run("INSERT OR IGNORE INTO since VALUES (?, ?)", (dataset, below))
     for source, path in moved.items():

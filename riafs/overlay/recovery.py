@@ -1,9 +1,9 @@
-"""Making an overlay usable again of which a part was lost: what can be named keeps its name, the rest gets a number.
+"""Recovery of a damaged overlay: files keep their names where rows can be read, other data gets a number as its name.
 
-Rows are taken from the database, as far as it can be read and belongs to this overlay, or from the copy of it that was
-made when the overlay was closed last, whichever has more commits; they go into a new database. A file whose data is
-gone is as in the commit again, a new one is not there any more. Data that no row names, and all that was found of the
-old database, is moved to another directory, so that nothing is thrown away.
+Rows are read from the database, as far as that is possible and it belongs to this overlay, or from its copy of the last
+closing, whichever has more commits; they are written to a new database. A changed file whose data is lost is as in the
+commit again; a new one is gone. Data without a row and the old database are moved to another directory, so that nothing
+is deleted.
 """
 
 import contextlib
@@ -44,21 +44,21 @@ Record = dict[str, Any]
 
 @dataclass(slots=True)
 class Recovered:
-    """What became of an overlay. Paths are those from the root of the source."""
+    """The result of a recovery. Paths are those from the root of the source."""
 
     directory: str
-    """Where everything went that could not be kept."""
+    """The directory with everything that could not be kept."""
     named: list[bytes] = field(default_factory=list)
-    """Files whose local data kept its name."""
+    """Files whose local data has kept its name."""
     numbered: list[str] = field(default_factory=list)
     """Files in `directory` with data whose name is lost."""
     lost: list[bytes] = field(default_factory=list)
-    """Files whose local data is gone, or a part of it."""
+    """Files whose local data is lost, at least in part."""
 
 
 @dataclass(slots=True)
 class _Tables:
-    """What could be read of a database: table → its rows, column → value each."""
+    """The rows that could be read from a database: table → rows, each column → value. `whole`: these are all."""
 
     records: dict[str, list[Record]]
     whole: bool
@@ -69,12 +69,13 @@ class _Tables:
 
 
 def recover(path: str, target: str) -> Recovered:
-    """Make the overlay in the directory `path` usable; what cannot be kept goes to `target`, where nothing is yet.
+    """Make the overlay in the directory `path` usable; everything that cannot be kept is moved to `target`, a new
+    directory.
 
     Raises Busy while it is in use, UsageError, OverlayFailed, OverlayFull.
     """
     if os.path.lexists(target):
-        raise UsageError(f"{target} exists already; name another directory for what cannot be named")
+        raise UsageError(f"{target} exists already; name another directory for data without a name")
     with holding(path):
         tables = _best(path)
         try:
@@ -103,7 +104,7 @@ def _move_announcements(path: str, target: str) -> None:
 
 
 def _best(path: str) -> _Tables:
-    """The tables of the database that knows most of this overlay."""
+    """The tables of the database with the most commits of this overlay."""
     try:
         state = read_state(path)
     except OverlayDamaged:
@@ -111,17 +112,14 @@ def _best(path: str) -> _Tables:
     known = None if state is None or not state.commits else state.identity
     found = [tables for name in (DATABASE, COPY) if (tables := _read(f"{path}/{name}")) is not None]
     own = [each for each in found if known is None or each.settings.get("identity") in (known, None)]
-    if known is not None:  # where the end of a database is gone, so may be what it belongs to
+    if known is not None:  # a truncated database may have lost its identity
         own = [each for each in own if each.settings.get("identity") == known or not each.whole]
-    return max(own, key=lambda each: (each.whole, each.settings.get("commits", 0)), default=_nothing())
-
-
-def _nothing() -> _Tables:
-    return _Tables({table: [] for table in (*_TABLES, "checksum")}, whole=False)
+    nothing = _Tables({table: [] for table in (*_TABLES, "checksum")}, whole=False)
+    return max(own, key=lambda each: (each.whole, each.settings.get("commits", 0)), default=nothing)
 
 
 def _read(file: str) -> _Tables | None:
-    """What can be read of a database, None where that is no overlay's."""
+    """The readable rows of a database, None if it is no overlay's."""
     if not os.path.isfile(file) or not all_files(file):
         return None
     tables = _Tables({}, whole=True)
@@ -141,7 +139,7 @@ def _opened(file: str) -> sqlite3.Connection:
 
 
 def _read_table(database: sqlite3.Connection, table: str, key: str) -> tuple[list[Record], bool]:
-    """Its rows from both ends, up to where it cannot be read; whether that is all of it."""
+    """The rows of a table, read from both ends up to the damage; and whether these are all."""
     found: dict[tuple[Any, ...], Record] = {}
     for order in ("ASC", "DESC"):
         try:
@@ -163,7 +161,7 @@ def _rebuilt(path: str, target: str, tables: _Tables) -> Recovered:
         journal = Journal(f"{path}/{DATABASE}", Deadline(f"the overlay {path}", _SECONDS, Counters(), 1))
         journal.committed, journal.synced = state.committed, state.synced
         recovered = Recovered(target)
-        nodes = _settled(tables, files, recovered)
+        nodes = _kept(tables, files, recovered)
         settings = {name: value for name, value in tables.settings.items() if name in ("source", "boot")}
         settings["identity"] = state.identity
         with journal.step:
@@ -184,7 +182,7 @@ def _rebuilt(path: str, target: str, tables: _Tables) -> Recovered:
 
 
 def _insert(journal: Journal, table: str, records: Sequence[Record]) -> None:
-    """Columns that this riafs does not have are left out."""
+    """Insert rows, without columns that this riafs does not have."""
     known = [row[1] for row in journal.run(f"PRAGMA table_info({table})").fetchall()]
     for record in records:
         columns = [name for name in known if name in record]
@@ -195,7 +193,7 @@ def _insert(journal: Journal, table: str, records: Sequence[Record]) -> None:
 
 
 def _clip(journal: Journal, nodes: Sequence[Record]) -> None:
-    """No extent goes beyond what there is."""
+    """Cut extents at the end of the data files."""
     with journal.step:
         for node in nodes:
             if node["based"]:
@@ -204,8 +202,8 @@ def _clip(journal: Journal, nodes: Sequence[Record]) -> None:
                 journal.run('UPDATE extent SET "end" = ?1 WHERE node = ?2 AND "end" > ?1', (end, node["id"]))
 
 
-def _settled(tables: _Tables, files: DataFiles, recovered: Recovered) -> list[Record]:
-    """The nodes that are still in a dataset, with the data that is there."""
+def _kept(tables: _Tables, files: DataFiles, recovered: Recovered) -> list[Record]:
+    """The nodes that are still in a dataset, adapted to the data that is left."""
     known = {number: files.status(number) for number in files.numbers()}
     sizes, kept = {number: status.st_size for number, status in known.items() if status is not None}, []
     for node, path in _placed(tables):
@@ -222,7 +220,7 @@ def _settled(tables: _Tables, files: DataFiles, recovered: Recovered) -> list[Re
 
 
 def _with_records(nodes: Sequence[Record]) -> list[Record]:
-    """Without the names of files whose record is lost; records know how many names they have."""
+    """The nodes without names whose record is lost; records get the number of their names."""
     names = Counter(node["record"] for node in nodes if node.get("record") is not None)
     records = {node["id"] for node in nodes if node["id"] in names}
     for node in nodes:
@@ -232,7 +230,7 @@ def _with_records(nodes: Sequence[Record]) -> list[Record]:
 
 
 def _cut(node: Record, length: int) -> None:
-    """As after a loss of power: a file ends where its data ends; without any it is as in the commit."""
+    """Shorten a file to its data, as after a loss of power; without data it is as in the commit again."""
     if not length and node["entry"] is not None:
         size = max(unpacked(node["entry"]).size, 0)
         node.update(size=size, based=size, data=0, written=0)
@@ -262,7 +260,7 @@ def _placed(tables: _Tables) -> Iterator[tuple[Record, bytes]]:
 def _move_unnamed(
     target: str, tables: _Tables, files: DataFiles, nodes: Sequence[Record], recovered: Recovered
 ) -> None:
-    """Data files that no row names any more; of those that a row out of place names, that name is added."""
+    """Move data files without a node to `target`; the name of a node that cannot be reached is added to the number."""
     named = {node["data"] for node in nodes}
     names = {node["data"]: node["name"] for node in tables.records["node"] if node["kind"] == FILE and node["name"]}
     for number in sorted(files.numbers() - named):

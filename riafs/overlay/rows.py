@@ -1,11 +1,12 @@
 """The overlay's rows: reading and changing nodes, extents and areas. All calls are short and synchronous.
 
-Row is a named tuple, not a dataclass: SQLite makes tuples, and a look-up makes one each time. Changing calls belong
-into a step of the journal.
+Row is a named tuple and not a dataclass, as SQLite returns tuples and each look-up makes one. Changes are made within a
+step of the journal.
 
-New files are kept in memory until the next commit (`add`), where they are one statement together, with what was written
-to them meanwhile; whatever looks at more than one row, and every step that may be undone, has them written first. The
-names in new directories are remembered, so that making many files does not look each of them up.
+Rows of new files are kept in memory (`add`) until the next commit, which inserts all of them with one statement and
+with the sizes that they have by then. Queries of more than one row, and steps that can be rolled back, insert them
+first. The names in new directories are kept in memory as well, so that creating many files does not look each of them
+up in the database.
 """
 
 from collections.abc import Iterator
@@ -13,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from riafs.overlay.changes import Base
-from riafs.overlay.journal import Statements
+from riafs.overlay.database import Statements
 
 FILE, LINK, DIRECTORY, WHITEOUT, FIFO, SOCKET, CHARACTER, BLOCK = range(1, 9)
 SPECIAL = frozenset((FIFO, SOCKET, CHARACTER, BLOCK))
-"""What git has none of."""
+"""Kinds that git cannot store."""
 
 
 class Row(NamedTuple):
-    """A node; columns as in journal."""
+    """A node; the columns are described in `database`."""
 
     id: int
     parent: int | None
@@ -49,7 +50,7 @@ class Row(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """What the list of changes needs of a node: reading all of it would take twice as long."""
+    """The columns that a list of changes needs: reading all columns would take twice as long."""
 
     id: int
     name: bytes
@@ -69,7 +70,7 @@ class Outline(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """A dataset with changes, and the commit that they lie over."""
+    """A dataset with changes, and their base commit. `entrance`: path from the root to the dataset; `top`: its node."""
 
     id: int
     base: Base
@@ -79,7 +80,7 @@ class Area:
 
 _KEPT = 10_000
 NUMBERS = 1 << 40
-"""More than are used between two openings, so that nothing is to be looked for: there are 2 ** 63."""
+"""More numbers than are used between two openings, so that opening need not search for the largest one; of 2 ** 63."""
 _BY_ID = "SELECT * FROM node WHERE id = ?"
 _CHILD = "SELECT * FROM node WHERE parent = ? AND name = ?"
 _OUTLINES = f"SELECT {', '.join(Outline._fields)} FROM node WHERE parent = ? ORDER BY name"  # noqa: S608  # ours
@@ -88,14 +89,14 @@ _AREA = 'SELECT id, dataset, store, ref, "commit", entrance, top FROM area'
 
 
 MOST = 100_000
-"""About 10 MB."""
+"""Directories and names; about 10 MB."""
 
 
 class KnownNames:
-    """Which names can be in a directory, by the directory's number.
+    """The names in directories that this process has made, by the directory's number.
 
-    Known are directories that got their rows from this process. Of such a directory all rows' names are remembered, and
-    maybe some that were there. There is room for `most` of both; then nothing is known of any directory again.
+    Of such a directory all names of rows are known, and maybe removed ones. When there are more than `most` directories
+    and names, all are forgotten.
     """
 
     def __init__(self, most: int = MOST) -> None:
@@ -104,21 +105,21 @@ class KnownNames:
         self._count = 0
 
     def excludes(self, directory: int, name: bytes) -> bool:
-        """Whether there certainly is no such name."""
+        """Whether the name certainly is not in the directory."""
         names = self._names.get(directory)
         return names is not None and name not in names
 
     def made(self, directory: int) -> None:
-        """A directory without names."""
+        """Note a new, empty directory."""
         self._names[directory] = set()
         self._counted()
 
     def removed(self, directory: int) -> None:
-        """A directory that is not asked about any more."""
+        """Forget a removed directory."""
         self._names.pop(directory, None)
 
     def add(self, directory: int | None, name: bytes | None) -> None:
-        """There may be such a name from now on. None: it is in no directory."""
+        """Note a name. None: a row without a directory."""
         names = None if directory is None else self._names.get(directory)
         if names is not None and name is not None:
             names.add(name)
@@ -132,7 +133,9 @@ class KnownNames:
 
 
 class Rows:
-    """The tables. Numbers count up from what is in them, so that none is used twice while a kernel may know it."""
+    """The tables of nodes, extents and areas. New numbers are larger than all in them, so that none is used twice while
+    a kernel may know it.
+    """
 
     def __init__(self, journal: Statements, *, only_read: bool = False) -> None:
         self._journal = journal
@@ -141,34 +144,37 @@ class Rows:
         self._last_id: int = 0 if only_read else journal.one("SELECT max(id) FROM node")[0] or 0
         self._last_data = self._last_version = last = 0 if only_read else self._last_number()
         self.numbers = last + NUMBERS
-        """No data file and no version gets a larger number before the overlay is opened anew."""
+        """No data file and no version gets a larger number before the overlay is opened again."""
         self.turn = 0
         """Grows whenever a directory's entries change."""
+        self.updates = 0
+        """Grows whenever a row gets other columns."""
         self.touched: dict[int, int] = {}
-        """Directories whose entries have changed since the last commit → when: a directory with many new names is
-        written once."""
+        """Directory whose entries have changed since the last commit → time. So a directory with many new names is
+        updated once.
+        """
         self.orphans: set[int] = set()
-        """What was removed while it was open."""
+        """Rows that were removed while they were open."""
         self.superseded: set[int] = set()
-        """Those of them that are in the commit now, so that whoever opens the name gets that."""
+        """Those of them that were pushed: the name now leads to the commit's entry."""
         self._directories: dict[int, Row] = {}
         self._new: dict[int, Row] = {}
         self._new_names: dict[tuple[int, bytes], int] = {}
         self._absent: tuple[int, int, bytes] | None = None
-        """In which turn which name was found not to be there: who makes something has looked it up just before."""
+        """(turn, directory, name) of the last look-up without a result: creating a file looks its name up first."""
         self._names = KnownNames()
         self._subdirectories: dict[int, int] = {}
-        """Directory → how many directories are in it: asked for with the attributes, after each new file."""
+        """Directory → number of directories in it, for its link count, which is read after each new file."""
 
-    def beside(self, statements: Statements) -> "Rows":
-        """The same tables on another connection, to change them in another thread: see `adopt`."""
+    def on_connection(self, statements: Statements) -> "Rows":
+        """The same tables on another connection, to change them in another thread; `adopt` ends that."""
         found = Rows(statements, only_read=True)
         found.count_from(self._last_id, self._last_version)
         found.orphans, found.superseded = set(self.orphans), set(self.superseded)
         return found
 
     def adopt(self, changed: "Rows") -> None:
-        """What was changed by way of `changed` is committed."""
+        """Use the changes that were made and committed through `changed`."""
         self.count_from(changed.last_id, changed.last_version)
         self.orphans |= changed.orphans
         self.superseded |= changed.superseded
@@ -176,7 +182,9 @@ class Rows:
         self.forget()
 
     def _last_number(self) -> int:
-        """Not less than that of any data file and version: looking for the last ones takes long in large overlays."""
+        """A number not less than that of any data file and version. Searching for the largest ones takes long in large
+        overlays, so it is only done if an earlier riafs, which does not update `numbers`, has made changes.
+        """
         settings = dict(self._run("SELECT name, value FROM setting").fetchall())
         known = int(settings.get("numbers", 0))
         if known and settings["seen"] == settings["commits"]:
@@ -202,13 +210,13 @@ class Rows:
         return row
 
     def content(self, row: Row) -> Row:
-        """The node that has the content, the attributes and the inode number of what has the name `row`."""
+        """The node with the content, attributes and inode number of the name `row`: itself or its record."""
         found = row if row.record is None else self.get(row.record)
         assert found is not None
         return found
 
     def whole(self, row: Row) -> Row:
-        """A name with what its record has: content, attributes, and the version of whichever changed last."""
+        """A name completed from its record: content, attributes, and the larger version."""
         if row.record is None:
             return row
         return self.content(row)._replace(
@@ -237,22 +245,22 @@ class Rows:
         return list(self.each_child(parent))
 
     def each_child(self, parent: int) -> Iterator[Row]:
-        """The same, one by one. Nothing may be changed meanwhile."""
+        """As `children`, one by one. Nothing may be changed meanwhile."""
         self.store_new()
         return map(Row._make, self._run("SELECT * FROM node WHERE parent = ? ORDER BY name", (parent,)))
 
     def outlines(self, parent: int) -> Iterator[Outline]:
-        """The same, of each only what the list of changes needs."""
+        """As `each_child`, with the columns of a list of changes."""
         self.store_new()
         return map(Outline._make, self._run(_OUTLINES, (parent,)))
 
     def covering(self, parent: int) -> dict[bytes, Row]:
-        """The rows of a directory that stand in the place of entries below."""
+        """The rows of a directory that cover entries of the tree below, by name."""
         rows = self._run("SELECT * FROM node WHERE parent = ? AND covered IS NOT NULL", (parent,))
         return {row[2]: Row._make(row) for row in rows}
 
     def added(self, parent: int, after: int, count: int) -> list[Row]:
-        """The rows of a directory without an entry below, by id, from the one after `after` on."""
+        """The rows of a directory that cover no entry, `count` at most, by id, after the id `after`."""
         self.store_new()
         sql = "SELECT * FROM node WHERE parent = ? AND covered IS NULL AND id > ? ORDER BY id LIMIT ?"
         return [Row._make(row) for row in self._run(sql, (parent, after, count))]
@@ -263,7 +271,7 @@ class Rows:
         return self._one("SELECT 1 FROM node WHERE parent = ? AND kind <> 4 LIMIT 1", (parent,)) is not None
 
     def directories(self, parent: int) -> int:
-        """How many rows of a directory are directories."""
+        """The number of directories among the rows of a directory."""
         known = self._subdirectories.get(parent)
         if known is None:
             known = int(self._one("SELECT count(*) FROM node WHERE parent = ? AND kind = 3", (parent,))[0])
@@ -273,12 +281,12 @@ class Rows:
         return known
 
     def _count_directory(self, parent: int | None, more: int) -> None:
-        """There are so many directories more in `parent`. Counting anew each time makes many of them quadratic."""
+        """Update the number of directories in `parent`. Counting again after each new one would be quadratic."""
         if parent in self._subdirectories:
             self._subdirectories[parent] += more
 
     def by_base(self, area: int, base: bytes) -> Row | None:
-        """The row that was copied up from that path; of several names the one that stood there."""
+        """The row that was copied up from this path; of several names, the one that had it."""
         if not base:
             found = self._one("SELECT node.* FROM node JOIN area ON top = node.id WHERE area.id = ?", (area,))
         else:
@@ -286,7 +294,7 @@ class Rows:
         return None if found is None else Row._make(found)
 
     def based_in(self, area: int, base: bytes) -> list[Row]:
-        """The rows that were copied up from that path, or from below it."""
+        """The rows that were copied up from this path, or from a path below it."""
         sql = "SELECT * FROM node WHERE area = ? AND (base = ? OR (base > ? AND base < ?)) AND parent IS NOT NULL"
         return [Row._make(row) for row in self._run(sql, (area, base, base + b"/", base + b"0"))]
 
@@ -296,25 +304,25 @@ class Rows:
         return map(Row._make, self._run("SELECT * FROM node").fetchall())
 
     def written(self, data: int) -> int | None:
-        """How many bytes a data file has, None where no row names it. Reads all rows."""
+        """The length of a data file by its row, None if no row has it. Reads all rows."""
         self.store_new()
         found = self._one("SELECT written FROM node WHERE data = ?", (data,))
         return None if found is None else int(found[0])
 
     def removed(self) -> list[Row]:
-        """What was removed while it was open."""
+        """All rows that were removed while they were open."""
         sql = "SELECT * FROM node WHERE parent IS NULL AND links = 0 AND id NOT IN (SELECT top FROM area)"
         return [Row._make(row) for row in self._run(sql)]
 
     def orphaned(self, area: int) -> list[Row]:
-        """What was removed from an area while it was open."""
+        """The rows of an area that were removed while they were open."""
         return [row for row in map(self.get, self.orphans) if row is not None and row.area == area]
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
     @property
     def last_version(self) -> int:
-        """The version that was given last."""
+        """The largest version so far."""
         return self._last_version
 
     @property
@@ -324,7 +332,7 @@ class Rows:
 
     @property
     def last_id(self) -> int:
-        """The node's number that was given last."""
+        """The largest number of a node so far."""
         return self._last_id
 
     def next_id(self) -> int:
@@ -338,11 +346,11 @@ class Rows:
         return self._last_data
 
     def count_from(self, row: int, version: int) -> None:
-        """Numbers up to these are remembered elsewhere too, and not to be used again."""
+        """Use only larger numbers from now on: these are used outside of the tables."""
         self._last_id, self._last_version = max(self._last_id, row), max(self._last_version, version)
 
     def next_version(self) -> int:
-        """A version later than all before."""
+        """A version larger than all others."""
         self._last_version += 1
         return self._last_version
 
@@ -356,7 +364,9 @@ class Rows:
             self._names.made(row.id)
 
     def add(self, row: Row) -> None:
-        """Add a file that covers nothing, in a step that cannot be undone: it is written with the next commit."""
+        """Add a file that covers no entry, in a step that cannot be rolled back. It is inserted with the next
+        commit.
+        """
         assert row.parent is not None
         assert row.name is not None
         self.turn += 1
@@ -365,23 +375,23 @@ class Rows:
         self._names.add(row.parent, row.name)
 
     def is_new(self, node: int) -> bool:
-        """Whether a node is in memory only, so that no change of it can be half done."""
+        """Whether a node is only in memory, so that a change of it needs no savepoint."""
         return node in self._new
 
     @property
-    def is_behind(self) -> bool:
-        """Whether there is something that `store` would write."""
+    def has_pending(self) -> bool:
+        """Whether `store` would write anything."""
         return bool(self._new or self.touched)
 
     def store(self) -> None:
-        """Write what is kept in memory: new files, and the times of directories. Belongs into a group."""
+        """Write the rows of new files and the times of directories, which are in memory, within a group."""
         self.store_new()
         for node, now in self.touched.items():
             self.update(node, mtime=now, ctime=now)
         self.touched.clear()
 
     def store_new(self) -> None:
-        """Write new files."""
+        """Write the rows of new files."""
         if self._new:
             self._journal.begin()
             self._journal.run_each(_INSERT, self._new.values())
@@ -389,7 +399,8 @@ class Rows:
             self._new_names.clear()
 
     def update(self, node: int, **columns: Any) -> None:  # noqa: ANN401  # as SQLite takes them
-        """Set columns of a node. The names are ours, never a caller's from outside."""
+        """Set columns of a node. Their names are constants of the callers, never input."""
+        self.updates += 1
         known = self._new.get(node)
         if known is not None:
             self._new[node] = known._replace(**columns)
@@ -399,11 +410,11 @@ class Rows:
         self._run(f"UPDATE node SET {names} WHERE id = ?", (*columns.values(), node))  # noqa: S608
 
     def touch(self, node: int, now: int) -> None:
-        """The entries of a directory have changed."""
+        """Note that the entries of a directory have changed."""
         self.touched[node] = now
 
     def move(self, node: int, parent: int | None, name: bytes | None, covered: bytes | None, now: int) -> None:
-        """Give a node another place, or none."""
+        """Give a node another directory and name, or none."""
         self.turn += 1
         moved = self.get(node)
         if moved is not None and moved.kind == DIRECTORY:
@@ -415,20 +426,20 @@ class Rows:
         self._run(sql, (parent, name, covered, now, self.next_version(), node))
 
     def orphan(self, node: int, now: int) -> None:
-        """Take away the name of what is open."""
+        """Remove the name of a node that is open."""
         self.move(node, None, None, None, now)
         self.orphans.add(node)
 
     def share(self, row: Row) -> Row:
-        """Put all but the name of `row` into a record, which is returned: it has one name then. Belongs into a step."""
+        """Move everything but the name of `row` to a new record with one name, which is returned. Within a step."""
         record = row._replace(id=self.next_id(), parent=None, name=None, covered=None, links=1)
         self.insert(record)
         self._run("UPDATE extent SET node = ? WHERE node = ?", (record.id, row.id))
         self.update(row.id, record=record.id, size=0, target=None, based=0, data=0, written=0)
         return record
 
-    def unname(self, row: Row, now: int) -> Row | None:
-        """Take a name away. Returns what has none then, and is still to be removed; None where others are left."""
+    def remove_name(self, row: Row, now: int) -> Row | None:
+        """Remove a name. Returns the node without names, which the caller has to remove; None if it has others."""
         if row.record is None:
             return row
         record = self.content(row)
@@ -436,21 +447,21 @@ class Rows:
         self.update(record.id, links=record.links - 1, ctime=max(record.ctime, now))
         return record if record.links == 1 else None
 
-    def has_stood(self, record: int) -> bool:
-        """Whether one of the names of a record is that of an entry of the commit."""
+    def has_base_name(self, record: int) -> bool:
+        """Whether one of the names of a record was copied up from the commit."""
         return self._one("SELECT 1 FROM node WHERE record = ? AND base IS NOT NULL LIMIT 1", (record,)) is not None
 
     def forget(self) -> None:
-        """Drop what is kept of rows, after changes were undone."""
+        """Drop cached rows, after changes were rolled back."""
         self._directories.clear()
         self._subdirectories.clear()
         self.turn += 1
 
     def delete(self, row: Row) -> None:
-        """Remove a node and what only it has: its extents, its whiteouts."""
+        """Remove a node with its extents, or its whiteouts."""
         self.turn += 1
         if row.kind == DIRECTORY:
-            known = self.get(row.id)  # where it is now, whatever `row` says
+            known = self.get(row.id)  # `row` may be outdated, and have another parent
             self._count_directory(None if known is None else known.parent, -1)
             self._subdirectories.pop(row.id, None)
         self._directories.pop(row.id, None)
@@ -462,7 +473,7 @@ class Rows:
             self.clear_extents(row.id)
 
     def whiteout(self, parent: Row, name: bytes, covered: bytes, now: int) -> None:
-        """Hide the entry below."""
+        """Hide the entry `covered` of the tree below."""
         version = self.next_version()
         self.insert(
             Row(self.next_id(), parent.id, name, WHITEOUT, covered, 0, 0, 0, now, now, now, 0, None,
@@ -476,17 +487,17 @@ class Rows:
         return self._run('SELECT start, "end" FROM extent WHERE node = ? ORDER BY start', (node,)).fetchall()
 
     def add_extent(self, node: int, start: int, end: int) -> None:
-        """Add a range that takes the place of those in it."""
+        """Add a range, which replaces those in it."""
         self._run("DELETE FROM extent WHERE node = ? AND start >= ? AND start <= ?", (node, start, end))
         self._run("INSERT INTO extent VALUES (?, ?, ?)", (node, start, end))
 
     def clip_extents(self, node: int, end: int) -> None:
-        """Take out everything from `end` on."""
+        """Remove everything from `end` on."""
         self._run("DELETE FROM extent WHERE node = ? AND start >= ?", (node, end))
         self._run('UPDATE extent SET "end" = ?1 WHERE node = ?2 AND "end" > ?1', (end, node))
 
     def clear_extents(self, node: int) -> None:
-        """Take out all."""
+        """Remove all ranges of a file."""
         self._run("DELETE FROM extent WHERE node = ?", (node,))
 
     # -- areas --------------------------------------------------------------------------------------------------------
@@ -501,14 +512,14 @@ class Rows:
         return None if found is None else _area(found)
 
     def add_area(self, base: Base, entrance: bytes, top: int) -> Area:
-        """A new area."""
+        """Add an area."""
         sql = 'INSERT INTO area (dataset, store, ref, "commit", entrance, top) VALUES (?, ?, ?, ?, ?, ?)'
         added = self._run(sql, (base.dataset, base.store, base.ref, base.commit, entrance, top)).lastrowid
         assert added is not None
         return Area(added, base, entrance, top)
 
     def is_pristine(self, area: Area) -> bool:
-        """Whether nothing of an area was changed: its rows were made for changes that failed."""
+        """Whether all rows of an area are as copied up, since the changes that they were made for failed."""
         self.store_new()
         sql = "kind = 4 OR base IS NULL OR data <> 0 OR atime <> mtime OR mtime <> ctime"  # as copied up, all are equal
         return self._one(f"SELECT 1 FROM node WHERE area = ? AND ({sql}) LIMIT 1", (area.id,)) is None  # noqa: S608
@@ -520,15 +531,15 @@ class Rows:
         self.delete_area(area)
 
     def move_area(self, area: Area, commit: bytes) -> None:
-        """Put an area over another commit."""
+        """Set the base commit of an area."""
         self._run('UPDATE area SET "commit" = ? WHERE id = ?', (commit, area.id))
 
     def move_entrance(self, area: Area, entrance: bytes) -> None:
-        """An area is shown elsewhere."""
+        """Set the path from the root to an area's dataset."""
         self._run("UPDATE area SET entrance = ? WHERE id = ?", (entrance, area.id))
 
     def delete_area(self, area: Area) -> None:
-        """Remove an area; its nodes are gone."""
+        """Remove an area, whose nodes were removed before."""
         self._run("DELETE FROM area WHERE id = ?", (area.id,))
 
 

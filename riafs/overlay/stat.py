@@ -1,6 +1,6 @@
-"""The attributes of an inode, and what decides those of files that come from a store.
+"""The attributes of an inode, and the owner and modes of files from a store.
 
-Apart from `listing` and `inode_map`, so that a read-only mount imports nothing else of the overlay.
+A module of its own, so that a read-only mount imports nothing else of the overlay.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from riafs.tree.protocol import Entry, Kind
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Owner and permission bits of what comes from a store."""
+    """Owner and permission bits of entries from a store."""
 
     uid: int
     gid: int
@@ -29,22 +29,22 @@ class Ownership:
 
 
 class Stat(NamedTuple):
-    """What stat shows. A tuple, as one is made for each entry of a listing."""
+    """The result of stat. A tuple, as one is made for each entry of a listing."""
 
     inode: int
     kind: Kind
     mode: int
     """Permission bits."""
     links: int
-    """1 for a directory with a part below: their number is not known."""
+    """1 for a directory with entries of the tree below, whose number of directories is not known."""
     uid: int
     gid: int
     size: int
-    """UNKNOWN_SIZE where only reading tells."""
+    """UNKNOWN_SIZE if only reading determines it."""
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
     device: int = 0
-    """Of a device: its number."""
+    """Number of a device."""
     listed: bool = True
-    """Whether the kernel will be told of a change of the name. What is only looked up may change without that."""
+    """Whether the kernel is notified when the name changes. Names that are only looked up may change without that."""

@@ -1,7 +1,7 @@
-"""A dataset's archive: recognised, opened, and read back.
+"""A dataset's archive file: opening it, noticing that it was replaced, and checking a new one.
 
-A mark tells the archive from any file that takes its place. After an archive was written it is read back: nothing of
-the old one may be missing or different, and every key must come out of it.
+A new archive is read back after it was written: all bytes and members of the old one must be unchanged, and each packed
+key must have its content.
 """
 
 import errno
@@ -13,7 +13,7 @@ from riafs.archive.archive import Archive
 from riafs.errors import CorruptContent, RiafsError, StoreError
 from riafs.formats.keys import Key
 from riafs.formats.sevenzip.header import Member
-from riafs.packing.loose_objects import ContentCheck, Damage, LooseObject, ObjectReader, Seen, read_object
+from riafs.packing.loose_objects import Checked, ContentCheck, Damage, LooseObject, ObjectReader, read_object
 from riafs.storage.bytesource import RangedBytes
 from riafs.storage.local_file import FileBytes, LocalVersion
 from riafs.storage.openat import open_regular
@@ -27,7 +27,7 @@ _COMPARED_AT_ONCE = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class FileMark:
-    """What tells a file from any that takes its place; a rename changes none of it."""
+    """Equal for the same file, also after a rename, and different for one that replaces it."""
 
     device: int
     inode: int
@@ -41,7 +41,7 @@ class FileMark:
 
 
 def mark_at(directory: HeldDirectory) -> FileMark | None:
-    """Of the archive in `directory`, None where there is none. Raises StoreError, StoreDenied."""
+    """The mark of the archive in `directory`, None if there is none. Raises StoreError, StoreDenied."""
     if directory.descriptor == ABSENT:
         return None
     with writing_to(path_in(directory)):
@@ -52,35 +52,35 @@ def mark_at(directory: HeldDirectory) -> FileMark | None:
 
 
 def path_in(directory: HeldDirectory) -> bytes:
-    """How messages call the archive in `directory`."""
+    """The path of the archive in `directory`, for messages."""
     return directory.path + b"/" + ARCHIVE
 
 
 def open_file(directory: HeldDirectory) -> int:
-    """A descriptor of the archive in `directory`. Raises StoreError where there is no regular file, StoreDenied."""
+    """A descriptor of the archive in `directory`. Raises StoreError if it is no regular file, StoreDenied."""
     path = path_in(directory)
     with writing_to(path):
         try:
             return open_regular(directory.descriptor, ARCHIVE, os.O_RDONLY)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EINVAL):
-                raise StoreError(f"{os.fsdecode(path)} is left alone: {error.strerror}") from error
+                raise StoreError(f"{os.fsdecode(path)} is not used: {error.strerror}") from error
             raise
 
 
 def file_bytes(descriptor: int, directory: HeldDirectory) -> FileBytes:
-    """The archive behind `descriptor`, which goes to what is returned."""
+    """The archive that is open as `descriptor`, which the result owns."""
     status = os.fstat(descriptor)
     return FileBytes(descriptor, status.st_size, os.fsdecode(path_in(directory)), version=LocalVersion.of(status))
 
 
 def in_reading_order(member: Member) -> tuple[int, int]:
-    """Sorts members as their bytes lie in the archive, so that each block is decoded once."""
+    """A sort key: the order of members' bytes in the archive, in which each block is decoded once."""
     return (-1 if member.folder is None else member.folder, member.offset)
 
 
-async def look_at_member(archive: Archive, member: Member, key: Key, watcher: Watcher) -> Seen:
-    """Read a whole member and say whether it is the content of `key`. Raises what opening and reading it raises."""
+async def read_member(archive: Archive, member: Member, key: Key, watcher: Watcher) -> Checked:
+    """Read a whole member and check whether it is the content of `key`. Raises what opening and reading it raises."""
     check = ContentCheck(key)
     content = await archive.open_member(member)
     try:
@@ -90,7 +90,7 @@ async def look_at_member(archive: Archive, member: Member, key: Key, watcher: Wa
             check.update(data)
     finally:
         content.close()
-    return check.seen()
+    return check.result()
 
 
 # -- reading a new archive back ---------------------------------------------------------------------------------------
@@ -98,38 +98,37 @@ async def look_at_member(archive: Archive, member: Member, key: Key, watcher: Wa
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An object that is in the new archive, and what was read of it."""
+    """An object in the new archive, and the result of reading it."""
 
     object: LooseObject
-    seen: Seen
+    checked: Checked
     compressed: bool
 
 
 async def check_kept(old: RangedBytes, new: RangedBytes, start: int, end: int, watcher: Watcher) -> None:
-    """Compare the packed bytes of the old archive with the same place in the new one. Raises CorruptContent."""
+    """Compare the packed bytes of the old archive with those at the same offsets of the new. Raises CorruptContent."""
     for offset in range(start, end, _COMPARED_AT_ONCE):
         length = min(_COMPARED_AT_ONCE, end - offset)
         watcher.advance(length)
         if await old.read(offset, length) != await new.read(offset, length):
-            raise CorruptContent(f"what the archive held is not the same in the new one (near byte {offset})")
+            raise CorruptContent(f"the new archive differs from the old one (near byte {offset})")
 
 
 def check_members(old: Archive, new: Archive) -> None:
-    """The members of the old archive must be the first ones of the new. Raises CorruptContent."""
+    """Raise CorruptContent unless the first members of the new archive are those of the old."""
     before, after = old.listing, new.listing
     for position in range(len(before)):
         if before.member(position) != after.member(position):
             name = before.member(position).name.decode(errors="replace")
-            raise CorruptContent(f"member {name} of the archive is not the same in the new one")
+            raise CorruptContent(f"member {name} of the archive differs in the new one")
 
 
 async def check_packed(archive: Archive, packed: Sequence[Packed], watcher: Watcher) -> None:
-    """Read every packed object out of the archive. Raises CorruptContent for the first that is not what went in."""
+    """Read each packed object from the archive. Raises CorruptContent for the first that differs."""
     found = [(_member(archive, each.object), each) for each in packed]
     for number, (member, each) in enumerate(sorted(found, key=lambda pair: in_reading_order(pair[0]))):
         watcher.files(number, len(found))
-        seen = await look_at_member(archive, member, each.object.key, watcher)
-        if seen != each.seen:
+        if await read_member(archive, member, each.object.key, watcher) != each.checked:
             key = each.object.key.serialised.decode(errors="replace")
             raise CorruptContent(f"key {key} comes out of the new archive damaged; memory or disk may be faulty")
 
@@ -141,10 +140,10 @@ def _member(archive: Archive, found: LooseObject) -> Member:
     return member
 
 
-async def look_at_already(
+async def check_already_packed(
     archive: Archive, objects: Sequence[LooseObject], reader: ObjectReader, watcher: Watcher
 ) -> tuple[list[LooseObject], list[Damage]]:
-    """Which of `objects`, all of which the archive names, it holds intact, and what is wrong with the others."""
+    """The `objects` of which the archive has a good copy, and the damage of the copies of others. It has all names."""
     good: list[LooseObject] = []
     damaged: list[Damage] = []
     members = [(_member(archive, each), each) for each in objects]
@@ -159,14 +158,14 @@ async def look_at_already(
 
 
 async def _compare(archive: Archive, member: Member, loose: LooseObject, reader: ObjectReader, watcher: Watcher) -> str:
-    """Why the archive's copy cannot replace the loose one; empty if it can."""
+    """The reason why the archive's copy cannot replace the loose one; empty if it can."""
     try:
-        seen = await look_at_member(archive, member, loose.key, watcher)
+        packed = await read_member(archive, member, loose.key, watcher)
     except RiafsError as error:
         return f"cannot be read: {error}"
-    if member.crc is not None and member.crc != seen.crc:
-        return "does not have the CRC32 that the archive says"
-    if seen.problem or seen.sha256 is None:
-        return seen.problem
-    same = read_object(reader, loose.key, loose.path) == seen
+    if member.crc is not None and member.crc != packed.crc:
+        return "does not have the CRC32 of the archive's header"
+    if packed.problem or packed.sha256 is None:
+        return packed.problem
+    same = read_object(reader, loose.key, loose.path) == packed
     return "" if same else "is not the same as the loose object, and its key has no digest"

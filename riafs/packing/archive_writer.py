@@ -1,13 +1,14 @@
-"""The new archive: what an old one holds, and objects added to it, written to a file without a published name.
+"""Writing the new archive: the members of the old one, and added objects.
 
-Objects are hashed while they are read, and one that is not its key's content leaves no trace in the file. Packed bytes
-of the old archive are copied as they are, so nothing in it is decoded, sorted or compressed anew. The 7-Zip program is
-not used for writing: it sorts members by name, which for keys means at random (the files of one directory would be
-spread over all blocks), needs a pass over the whole archive for each method, and has no dictionary resets that readers
-could start from.
+Packed bytes of the old archive are copied, so that nothing in it is decoded, sorted or compressed again. Added objects
+are hashed while they are read; one that is not the content of its key is cut off from the file again.
 
-Compression is LZMA2 with a dictionary reset every mebibyte. Each mebibyte is compressed by itself: a reader can start
-at any of them, and several threads can compress or decode one block. (liblzma ends a raw LZMA2 stream with a zero byte;
+The 7-Zip program is not used for writing. It sorts members by name, which for keys is a random order (the files of one
+directory would be spread over all blocks), reads the whole archive once for each method, and writes no dictionary
+resets that readers could start from.
+
+Compression is LZMA2 with a dictionary reset every MiB. Each MiB is compressed by itself, so that readers can start at
+any of them, and several threads can compress or decode one block. (liblzma ends a raw LZMA2 stream with a zero byte;
 without it, streams can be joined.)
 """
 
@@ -21,13 +22,13 @@ from riafs.errors import StoreError
 from riafs.formats.sevenzip.fullheader import FullHeader, NewMember, shape_of_lzma2, shape_of_stored
 from riafs.formats.sevenzip.writing import encode_header, write_header, write_signature
 from riafs.packing.archive_file import ARCHIVE, Packed, path_in
-from riafs.packing.loose_objects import PIECE, BadObject, ContentCheck, Damage, LooseObject, ObjectReader, Seen
+from riafs.packing.loose_objects import PIECE, BadObject, Checked, ContentCheck, Damage, LooseObject, ObjectReader
 from riafs.storage.permissions import FILE_MODE
 from riafs.storage.posix import HeldDirectory, write_all, writing_to
 from riafs.watching import Watcher
 
 DICTIONARY_CODE = 16
-"""What LZMA2's property byte says for a dictionary of PIECE bytes."""
+"""LZMA2's property byte for a dictionary of PIECE bytes."""
 END = b"\0"
 """Ends a stream."""
 _FILTER = {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": PIECE}
@@ -64,7 +65,7 @@ def _compress(piece: bytes) -> bytes:
 
 
 class ArchiveWriter:
-    """Writes the new archive into `directory`, which must have none. For one thread; `close` gives its file back."""
+    """Writes a new archive in `directory`, which must have none. Used by one thread."""
 
     def __init__(self, directory: HeldDirectory, columns: FullHeader, reader: ObjectReader, watcher: Watcher) -> None:
         path = self._path = path_in(directory)
@@ -79,15 +80,15 @@ class ArchiveWriter:
         self._end = self._kept_end
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the file."""
         os.close(self._file)
 
-    # -- what is there ------------------------------------------------------------------------------------------------
+    # -- the old archive ----------------------------------------------------------------------------------------------
 
     def keep(self, old: int) -> None:
-        """Copy all packed bytes of the archive that the columns described at first, from its descriptor `old`.
+        """Copy all packed bytes of the old archive, from its descriptor `old`.
 
-        The objects lie behind them, so this can be left until it is known that there are any good ones.
+        New objects are written after them, so that this can wait until there is a good one.
         """
         position = 0
         while position < self._kept_end:
@@ -98,10 +99,10 @@ class ArchiveWriter:
             position += copied
             self._watcher.advance(copied)
 
-    # -- what comes new -----------------------------------------------------------------------------------------------
+    # -- new objects --------------------------------------------------------------------------------------------------
 
     def add_stored(self, found: LooseObject) -> None:
-        """Add an object as it is."""
+        """Add an object without compression."""
         check = ContentCheck(found.key)
         start = self._end
         try:
@@ -112,19 +113,19 @@ class ArchiveWriter:
             self._take_back(start)
             self._leave_out(found, problem)
             return
-        self._add_stored_folder(found, check.seen())
+        self._add_stored_folder(found, check.result())
 
-    def _add_stored_folder(self, found: LooseObject, seen: Seen) -> None:
-        member = _member(found, seen)
-        if seen.size:
-            self._columns.add_folder(shape_of_stored(), seen.size, [member])
+    def _add_stored_folder(self, found: LooseObject, checked: Checked) -> None:
+        member = _member(found, checked)
+        if checked.size:
+            self._columns.add_folder(shape_of_stored(), checked.size, [member])
         else:
             self._columns.add_empty_file(member)
-        self.packed.append(Packed(found, seen, compressed=False))
+        self.packed.append(Packed(found, checked, compressed=False))
 
     def add_block(self, objects: Sequence[LooseObject], compressor: Compressor) -> None:
-        """Add objects compressed as one solid block; all of them are in memory at once."""
-        good: list[tuple[LooseObject, Seen]] = []
+        """Add objects, compressed as one solid block. All of them are in memory at once."""
+        good: list[tuple[LooseObject, Checked]] = []
         content: list[bytes] = []
         for found in objects:
             check = ContentCheck(found.key)
@@ -133,32 +134,32 @@ class ArchiveWriter:
             except BadObject as problem:
                 self._leave_out(found, problem)
                 continue
-            good.append((found, check.seen()))
+            good.append((found, check.result()))
             content += pieces
             self._watcher.advance(found.size)
         self._write_block(good, content, compressor)
 
     def _write_block(
-        self, good: Sequence[tuple[LooseObject, Seen]], content: Sequence[bytes], compressor: Compressor
+        self, good: Sequence[tuple[LooseObject, Checked]], content: Sequence[bytes], compressor: Compressor
     ) -> None:
-        members = [(found, seen) for found, seen in good if seen.size]
-        for found, seen in good:
-            if not seen.size:
-                self._add_stored_folder(found, seen)
+        members = [(found, checked) for found, checked in good if checked.size]
+        for found, checked in good:
+            if not checked.size:
+                self._add_stored_folder(found, checked)
         if members:
             start = self._end
             for part in compressor.compress(_cut(content)):
                 self._append(part)
             self._add_compressed_folder(members, start)
 
-    def _add_compressed_folder(self, members: Sequence[tuple[LooseObject, Seen]], start: int) -> None:
+    def _add_compressed_folder(self, members: Sequence[tuple[LooseObject, Checked]], start: int) -> None:
         self._append(END)
-        new = [_member(found, seen) for found, seen in members]
+        new = [_member(found, checked) for found, checked in members]
         self._columns.add_folder(shape_of_lzma2(DICTIONARY_CODE), self._end - start, new)
-        self.packed += [Packed(found, seen, compressed=True) for found, seen in members]
+        self.packed += [Packed(found, checked, compressed=True) for found, checked in members]
 
     def add_large(self, found: LooseObject, compressor: Compressor) -> None:
-        """Add one object compressed, without holding it in memory."""
+        """Add a compressed object without keeping it in memory."""
         check = ContentCheck(found.key)
         start = self._end
         try:
@@ -168,10 +169,10 @@ class ArchiveWriter:
             self._take_back(start)
             self._leave_out(found, problem)
             return
-        if check.seen().size:
-            self._add_compressed_folder([(found, check.seen())], start)
+        if check.result().size:
+            self._add_compressed_folder([(found, check.result())], start)
         else:
-            self._add_stored_folder(found, check.seen())
+            self._add_stored_folder(found, check.result())
 
     def _watched(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
@@ -195,7 +196,7 @@ class ArchiveWriter:
         with writing_to(self._path):
             write_all(self._file, signature, 0)
             os.fsync(self._file)
-            # What is checked next comes from the disk, as far as the kernel forgets on request.
+            # So that the archive is read back from the disk, and not from the kernel's cache.
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
         return self._end
 
@@ -210,22 +211,22 @@ class ArchiveWriter:
         self._end = end
 
 
-def _member(found: LooseObject, seen: Seen) -> NewMember:
-    return NewMember(found.member, seen.size, seen.crc, found.mode, found.mtime_ns)
+def _member(found: LooseObject, checked: Checked) -> NewMember:
+    return NewMember(found.member, checked.size, checked.crc, found.mode, found.mtime_ns)
 
 
 def _cut(content: Sequence[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of PIECE bytes, but for the last."""
+    """The bytes in pieces of PIECE bytes; the last may be shorter."""
     whole = b"".join(content)
     for start in range(0, len(whole), PIECE):
         yield whole[start : start + PIECE]
 
 
 def _copy(source: int, target: int, offset: int, length: int) -> int:
-    """Copy bytes to the same place; inside the kernel where that is possible. Returns how many."""
+    """Copy bytes to the same offset, inside the kernel if possible. Returns their number."""
     try:
         return os.copy_file_range(source, target, length, offset, offset)
-    except OSError:  # across file systems, or not supported there: what fails in writing fails again below
+    except OSError:  # across file systems, or not supported; an error of writing occurs again below
         data = os.pread(source, min(length, PIECE), offset)
         write_all(target, data, offset)
         return len(data)

@@ -1,11 +1,11 @@
 """``riafs archive``: loose objects into the dataset's archive.
 
-The order of the steps keeps the store safe: the new archive is written beside the old one, made durable, read back and
-compared, only then renamed over the old one, and only then objects are removed that were read out of it: one by one, as
-long as the file in which their content was verified is the dataset's archive. A process that is killed at any step
-leaves the store as it was or as it is to be, and the next run continues from there.
+The order of the steps keeps the store safe. The new archive is written beside the old one, made durable, read back and
+compared; then it is renamed over the old one; then those objects are removed whose copy in the archive was verified,
+each only while that file still is the dataset's archive. After a kill at any step, the store is as before or as after
+that step, and the next run continues from there.
 
-This is a batch job of its own process: it blocks its event loop while it writes.
+As this is the only task of its process, it blocks the event loop while it writes.
 """
 
 import os
@@ -22,11 +22,11 @@ from riafs.packing.archive_file import (
     ARCHIVE,
     FileMark,
     Packed,
+    check_already_packed,
     check_kept,
     check_members,
     check_packed,
     file_bytes,
-    look_at_already,
     mark_at,
     open_file,
     path_in,
@@ -34,19 +34,19 @@ from riafs.packing.archive_file import (
 from riafs.packing.archive_writer import ArchiveWriter, Compressor
 from riafs.packing.dataset import PackedDataset, workspace
 from riafs.packing.loose_objects import Damage, LooseObject, ObjectReader
-from riafs.packing.selection import Candidate, Selection, Survey, compressed_share, in_batches, look_around
+from riafs.packing.selection import Candidate, Selection, Survey, compressed_share, in_batches, select_objects
 from riafs.storage import posix
 from riafs.storage.local_file import FileBytes
 from riafs.storage.posix import HeldDirectory, sync_file_system, writing_to
 from riafs.watching import PackingStep, Watcher
 
 _ROOM_FOR_MEMBER = 400
-"""Bytes of a header for each member, about twice of what they are."""
+"""Bytes of the header for each member; about twice as many as it needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveRequest:
-    """What to do. `solid_block`: bytes that are compressed together at most."""
+    """The options of a run. `solid_block`: the most bytes of objects that are compressed as one block."""
 
     selection: Selection
     solid_block: int
@@ -56,7 +56,7 @@ class ArchiveRequest:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveReport:
-    """What was done; after a dry run what would be, as far as that can be told without reading everything."""
+    """The result of a run; for a dry run an estimate, as the objects are not read."""
 
     dataset: str
     archive: str
@@ -68,19 +68,19 @@ class ArchiveReport:
     already: int
     """Objects that were in the archive before."""
     others: int
-    """Files below ``annex/objects`` that are no objects; they stay."""
+    """Files below ``annex/objects`` that are no objects and are not touched."""
     archive_before: int
     archive_after: int
     removed: int
     inodes_freed: int
     bytes_freed: int
-    """On the disk, by removed objects."""
+    """On the disk, by removing objects."""
     damaged: tuple[Damage, ...]
 
 
 @dataclass(slots=True)
 class _Old:
-    """The archive as it was found, or that there is none."""
+    """The archive before the run."""
 
     descriptor: int
     source: FileBytes
@@ -89,24 +89,24 @@ class _Old:
 
 
 async def archive_objects(dataset: PackedDataset, request: ArchiveRequest, watcher: Watcher) -> ArchiveReport:
-    """Pack, check, replace, and if asked for remove.
+    """Write the new archive, check it, replace the old one, and with `prune` remove the packed objects.
 
     Raises Busy (another run, or the archive was changed meanwhile), ReadOnly, StoreDenied, StoreError (no room, …),
-    ArchiveError and its kinds for an old archive that cannot be added to, CorruptContent where the new archive does not
-    give back what went in. After any of them the store's objects and archive are as they were.
+    ArchiveError and its kinds for an old archive that cannot be extended, CorruptContent if the new archive differs
+    from the objects. After any of them the store's objects and archive are as before.
     """
     if request.dry_run:
         async with _opened(dataset) as (reader, old):
-            return _foreseen(dataset, request, old, await _survey(dataset, request, reader, old, watcher))
+            return _estimate(dataset, request, old, await _survey(dataset, request, reader, old, watcher))
     with workspace(dataset.archives) as directory:
         async with _opened(dataset) as (reader, old):
-            survey = await _survey(dataset, request, reader, old, watcher)
-            return await _Run(dataset, request, watcher, reader, old, survey).run(directory)
+            found = await _survey(dataset, request, reader, old, watcher)
+            return await _Run(dataset, request, watcher, reader, old, found).run(directory)
 
 
 @asynccontextmanager
 async def _opened(dataset: PackedDataset) -> AsyncIterator[tuple[ObjectReader, _Old | None]]:
-    """What is read from: objects, and the archive if there is one."""
+    """The sources of a run: the objects, and the archive if there is one."""
     old = await _open_old(dataset)
     try:
         yield ObjectReader(dataset.objects), old
@@ -132,10 +132,10 @@ async def _open_old(dataset: PackedDataset) -> _Old | None:
 async def _survey(
     dataset: PackedDataset, request: ArchiveRequest, reader: ObjectReader, old: _Old | None, watcher: Watcher
 ) -> Survey:
-    return await look_around(dataset, old.archive if old else None, request.selection, reader, watcher)
+    return await select_objects(dataset, old.archive if old else None, request.selection, reader, watcher)
 
 
-def _foreseen(dataset: PackedDataset, request: ArchiveRequest, old: _Old | None, survey: Survey) -> ArchiveReport:
+def _estimate(dataset: PackedDataset, request: ArchiveRequest, old: _Old | None, survey: Survey) -> ArchiveReport:
     before = old.mark.size if old else 0
     growth = sum(each.packed_size + _ROOM_FOR_MEMBER / 2 for each in survey.new)
     gone = survey.chosen if request.prune else ()
@@ -159,7 +159,7 @@ def _foreseen(dataset: PackedDataset, request: ArchiveRequest, old: _Old | None,
 
 
 class _Run:
-    """One run, from what was found to what was done."""
+    """One run, from the survey to the report."""
 
     def __init__(
         self,
@@ -184,7 +184,7 @@ class _Run:
         self._inodes = 0
 
     async def run(self, directory: HeldDirectory) -> ArchiveReport:
-        """Everything, with `directory` for what is not finished."""
+        """Do all steps, with `directory` for unfinished files."""
         mark = self._old.mark if self._old else None
         if self._survey.new:
             await self._write(directory)
@@ -234,7 +234,7 @@ class _Run:
                 writer.add_block(objects, compressor)
 
     def _second_choices(self, writer: ArchiveWriter) -> list[Candidate]:
-        """Other copies of what was damaged."""
+        """Other copies of objects that were damaged."""
         if not writer.damaged:
             return []
         done = {each.object.member for each in writer.packed}
@@ -253,12 +253,12 @@ class _Run:
     # -- checking and replacing ---------------------------------------------------------------------------------------
 
     async def _check(self, directory: HeldDirectory) -> FileMark:
-        """Read everything back. Returns the mark of what was checked."""
+        """Read the new archive back. Returns its mark."""
         descriptor = open_file(directory)
         mark = FileMark.of(os.fstat(descriptor))
         source = file_bytes(descriptor, directory)
         try:
-            total = self._kept_end - SIGNATURE_HEADER_SIZE + sum(each.seen.size for each in self._packed)
+            total = self._kept_end - SIGNATURE_HEADER_SIZE + sum(each.checked.size for each in self._packed)
             self._watcher.begin(PackingStep.CHECKING, total)
             archive = await Archive.open(source, self._dataset.tools, path_in(directory))
             if self._old is not None:
@@ -270,17 +270,17 @@ class _Run:
         return mark
 
     def _replace(self, directory: HeldDirectory) -> None:
-        """Put the new archive in place of the old one, which must still be the one that was read."""
+        """Rename the new archive over the old one, which must still be the one that was read."""
         self._watcher.begin(PackingStep.REPLACING, 0)
         with writing_to(self._path):
-            self._take_over_access(directory)
+            self._copy_mode(directory)
             if mark_at(self._dataset.archives) != (self._old.mark if self._old else None):
                 raise Busy(f"{os.fsdecode(self._path)} was changed by another program meanwhile; run this again")
             os.rename(ARCHIVE, ARCHIVE, src_dir_fd=directory.descriptor, dst_dir_fd=self._dataset.archives.descriptor)
             os.fsync(self._dataset.archives.descriptor)
 
-    def _take_over_access(self, directory: HeldDirectory) -> None:
-        """Mode and group of the old archive, or what the dataset's sharing asks for, durably."""
+    def _copy_mode(self, directory: HeldDirectory) -> None:
+        """Give the new archive the mode and group of the old one, or those of the dataset's sharing, durably."""
         descriptor = open_file(directory)
         try:
             if self._old is None:
@@ -297,14 +297,14 @@ class _Run:
     # -- removing -----------------------------------------------------------------------------------------------------
 
     async def _prune(self, mark: FileMark) -> None:
-        """Remove what the archive with `mark`, now in place, was seen to hold."""
+        """Remove the objects with a verified copy in the current archive, which has `mark`."""
         checked = {each.object.member for each in self._packed}
-        checked |= {each.member for each in await self._look_at_already(mark)}
+        checked |= {each.member for each in await self._already_packed(mark)}
         self._removed = [each for each in self._survey.chosen if each.member in checked]
         self._inodes = remove_objects(self._dataset.objects, self._removed, self._dataset.archives, mark, self._watcher)
 
-    async def _look_at_already(self, mark: FileMark) -> Sequence[LooseObject]:
-        """Those of the objects that the archive had before which it holds intact."""
+    async def _already_packed(self, mark: FileMark) -> Sequence[LooseObject]:
+        """The objects of which the old archive had a good copy."""
         if not self._survey.already:
             return ()
         descriptor = open_file(self._dataset.archives)
@@ -314,7 +314,7 @@ class _Run:
                 raise Busy(f"{os.fsdecode(self._path)} was changed by another program meanwhile; run this again")
             archive = await Archive.open(source, self._dataset.tools, self._path)
             self._watcher.begin(PackingStep.CHECKING, sum(each.size for each in self._survey.already))
-            good, damaged = await look_at_already(archive, self._survey.already, self._reader, self._watcher)
+            good, damaged = await check_already_packed(archive, self._survey.already, self._reader, self._watcher)
         finally:
             source.close()
         self._damaged += damaged
@@ -327,7 +327,7 @@ class _Run:
             dry_run=False,
             chosen=len(self._survey.chosen),
             packed=len(self._packed),
-            packed_bytes=sum(each.seen.size for each in self._packed),
+            packed_bytes=sum(each.checked.size for each in self._packed),
             compressed=sum(each.compressed for each in self._packed),
             already=len(self._survey.already),
             others=self._survey.loose.others,
@@ -346,10 +346,10 @@ class _Run:
 def remove_objects(
     directory: HeldDirectory, objects: Sequence[LooseObject], archives: HeldDirectory, mark: FileMark, watcher: Watcher
 ) -> int:
-    """Remove `objects` below `directory`, and the directories that are empty then. Returns how many inodes were freed.
+    """Remove `objects` below `directory`, and directories that become empty, durably. Returns the number of inodes.
 
-    `mark` is that of the checked archive, which has to be in `archives`. That they are gone lasts. Raises Busy where it
-    no longer is, StoreDenied, StoreError.
+    `mark` is that of the checked archive. Raises Busy if it is not the archive in `archives` any more, StoreDenied,
+    StoreError.
     """
     watcher.begin(PackingStep.REMOVING, len(objects))
     freed = 0
@@ -376,7 +376,7 @@ def _remove(root: int, path: bytes) -> int:
 
 
 def _unlink(name: bytes, directory: int) -> None:
-    """git-annex takes the write bit from the directories of objects."""
+    # git-annex removes the write permission from the directories of objects.
     try:
         os.unlink(name, dir_fd=directory)
     except PermissionError:
@@ -385,14 +385,14 @@ def _unlink(name: bytes, directory: int) -> None:
 
 
 def _remove_empty(root: int, path: bytes) -> int:
-    """The directory `path` and those above it, as far as they are empty."""
+    """Remove the directory `path` and its parents while they are empty. Returns their number."""
     removed = 0
     while path:
         above, name = os.path.split(path)
         try:
             with posix.opened_directory(root, above) as directory:
                 os.rmdir(name, dir_fd=directory)
-        except OSError:  # not empty, or another program was faster: both leave nothing to do
+        except OSError:  # not empty, or another program has removed it
             return removed
         removed += 1
         path = above

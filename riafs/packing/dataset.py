@@ -1,13 +1,14 @@
 """The dataset that is packed or unpacked, as open directories on this machine, and its staging directory.
 
-Only datasets whose layout is known are touched, as in DataLad's ORA, which only reads from others.
+Only datasets with a known layout version are changed, as in DataLad's ORA, which only reads from others.
 
-One process at a time packs or unpacks a dataset. The directory ``archives/.riafs-packing`` holds everything that is not
-finished yet: the new archive, objects that are being unpacked. The holder of the lock in it owns what is in it, so
-files found there were left by a process that died, and are removed. The lock is the kernel's: it ends with its process.
+One process at a time packs or unpacks a dataset. It locks the file ``lock`` in the directory
+``archives/.riafs-packing`` and keeps all unfinished files there: the new archive, objects that are being unpacked. The
+kernel releases the lock when the process ends, so files found under a free lock were left by a killed process, and are
+removed.
 
-Nothing is taken for that directory but one that riafs made for this user: no link, no other user's directory, none that
-others can write to, none with files but no lock. It stays open, and is used by its descriptor.
+As others may write to the store, only a directory that riafs has made for this user is used: no link, no directory of
+another user or that others can write to, none with files but without a lock. It stays open and is used by descriptor.
 """
 
 import fcntl
@@ -41,7 +42,7 @@ _NEW_LOCK = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 @dataclass(frozen=True, slots=True)
 class PackedDataset:
-    """A dataset of a store on this machine. Its directories are open; in a dry run one that is missing is `ABSENT`."""
+    """A dataset of a local store. Its directories are open; a missing one is `ABSENT` in a dry run."""
 
     name: str
     objects: HeldDirectory
@@ -56,7 +57,7 @@ class PackedDataset:
 async def open_dataset(source: RiaUrl, means: CommandSettings, *, dry_run: bool) -> AsyncIterator[PackedDataset]:
     """The dataset that `source` names. Directories for objects and archives are made if missing, unless `dry_run`.
 
-    Raises BadSource where it names none or a version, SourceNotFound, ReadOnly (unknown layout), OutsideStore,
+    Raises BadSource if it names no dataset, or a version; SourceNotFound, ReadOnly (unknown layout), OutsideStore,
     StoreDenied, StoreTimeout, StoreError.
     """
     if source.dataset is None and source.alias is None:
@@ -69,8 +70,7 @@ async def open_dataset(source: RiaUrl, means: CommandSettings, *, dry_run: bool)
         version = parse_dataset_version(await read_layout_version(store.storage, path))
         if not version.known:
             raise ReadOnly(
-                f"dataset {os.fsdecode(path)} is left alone, since where its objects belong is unknown: "
-                f"{version.reason}"
+                f"dataset {os.fsdecode(path)} is not changed, as the paths of its objects are unknown: {version.reason}"
             )
         dataset = await store.dataset(path)
         sharing = parse_sharing((await read_settings(store.storage, path, tools.git.gits)).items())
@@ -86,7 +86,7 @@ async def open_dataset(source: RiaUrl, means: CommandSettings, *, dry_run: bool)
 
 
 async def _held(store: Store, path: bytes, sharing: Sharing | None, tools: StoreTools) -> HeldDirectory:
-    """A directory of the store, open; made if missing with the modes of `sharing`, if that is given."""
+    """An open directory of the store. A missing one is made with the modes of `sharing`, without that it is ABSENT."""
     storage = local_store(store.storage)
     try:
         place = await storage.local_path(path)
@@ -110,9 +110,9 @@ async def _held(store: Store, path: bytes, sharing: Sharing | None, tools: Store
 
 @contextmanager
 def workspace(archives: HeldDirectory) -> Iterator[HeldDirectory]:
-    """An empty directory in the directory `archives`, of this process alone; removed at the end.
+    """An empty directory in `archives` for this process alone, removed at the end.
 
-    Raises Busy where another process has it, NotOurs, ReadOnly, StoreDenied, StoreError.
+    Raises Busy if another process uses it, NotOurs, ReadOnly, StoreDenied, StoreError.
     """
     with ExitStack() as stack:
         with writing_to(archives.path + b"/" + DIRECTORY):
@@ -125,8 +125,8 @@ def workspace(archives: HeldDirectory) -> Iterator[HeldDirectory]:
 
 
 def _locked(archives: HeldDirectory, stack: ExitStack) -> HeldDirectory:
-    """The directory, locked. The one who held it before may have removed it: then there is a new one. Descriptors go
-    with `stack`.
+    """The locked directory. The process that had the lock before may have removed the directory meanwhile; then a new
+    one is made. `stack` closes the descriptors.
     """
     while True:
         held = open_working_directory(archives, DIRECTORY, 0o700)
@@ -182,7 +182,7 @@ def _lock_file(held: HeldDirectory) -> int:
 
 
 def _is_current(lock: int, held: HeldDirectory, archives: HeldDirectory) -> bool:
-    """Whether both still have their names."""
+    """Whether the lock and the directory were not replaced or removed meanwhile."""
     try:
         named = os.stat(_LOCK, dir_fd=held.descriptor, follow_symlinks=False)
         above = os.stat(DIRECTORY, dir_fd=archives.descriptor, follow_symlinks=False)
@@ -192,7 +192,7 @@ def _is_current(lock: int, held: HeldDirectory, archives: HeldDirectory) -> bool
 
 
 def _remove(archives: HeldDirectory, held: HeldDirectory) -> None:
-    """The lock goes last of all files: the next process may then put new ones there."""
+    # The lock is removed last: after that, the next process may put files there.
     with suppress(OSError):
         remove_content(held, keep=_LOCK)
         os.unlink(_LOCK, dir_fd=held.descriptor)

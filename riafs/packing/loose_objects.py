@@ -1,9 +1,9 @@
-"""The loose objects of a dataset: found, read, and compared with their keys.
+"""The loose objects of a dataset: finding them, reading them, and comparing them with their keys.
 
-Names in a store are not trusted: symbolic links are never followed, nothing outside of ``annex/objects`` is read, and
-only a regular file in a directory where its key belongs counts as an object. The check of content is stricter than that
-of readers: where a key has no digest (WORM, URL, encrypted content) its bytes are identified by their SHA-256, so that
-what comes out of an archive can still be compared with what went in.
+Names in a store are not trusted: symbolic links are not followed, nothing outside of ``annex/objects`` is read, and
+only a regular file in the right directory for its key is an object. Content is checked more strictly than by readers:
+the SHA-256 of content whose key has no digest (WORM, URL, encrypted) is kept, so that an archive's copy of it can be
+compared with the loose one.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _BLOCK = 512  # of st_blocks, whatever the file system's own blocks are
 
 @dataclass(frozen=True, slots=True)
 class LooseObject:
-    """A key in a file. `path` is relative to ``annex/objects``; `member` is the path that ORA asks an archive for."""
+    """A key in a file. `path` is relative to ``annex/objects``; `member` is the name that ORA reads from an archive."""
 
     key: Key
     path: bytes
@@ -43,16 +43,16 @@ class LooseObject:
 
 @dataclass(frozen=True, slots=True)
 class Loose:
-    """All that lies below ``annex/objects``."""
+    """The files below ``annex/objects``."""
 
     objects: tuple[LooseObject, ...]
     others: int
-    """Files that are no objects: wrong place, no key's name, links."""
+    """Number of files that are no objects: in the wrong directory, without a key's name, or links."""
     children: Counter[bytes]
-    """Directory → entries in it."""
+    """Directory → number of entries in it."""
 
     def inodes_of(self, objects: Iterable[LooseObject]) -> int:
-        """Files and directories that are gone once `objects` are."""
+        """Number of files and directories that the removal of `objects` frees."""
         left = self.children.copy()
         count = 0
         for each in objects:
@@ -85,7 +85,7 @@ def find_loose(directory: HeldDirectory, layout: Layout) -> Loose:
 
 
 def _files(root: int, children: Counter[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
-    """What lies four levels deep: two hash directories, the key's directory, the file; with its path."""
+    """The files at level four, with their paths: two hash directories, the key's directory, the file."""
     with _entries(root, b"", b".", children) as (_, names):
         for first in names:
             with _entries(root, first, first, children) as (above, seconds):
@@ -106,7 +106,7 @@ def _files_of_key(
 
 @contextmanager
 def _entries(above: int, path: bytes, name: bytes, children: Counter[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """A directory's descriptor, and the names in it in their order; none of what is no directory or has gone."""
+    """A directory's descriptor, and its names in order; none for a file, or if it was removed meanwhile."""
     try:
         descriptor = open_plain(above, name, DIRECTORY_FLAGS)
     except (FileNotFoundError, NotADirectoryError):
@@ -140,18 +140,18 @@ def _object(path: bytes, status: os.stat_result, layout: Layout) -> LooseObject 
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """Bytes that were read. `sha256` is None where the key's own digest was checked instead."""
+class Checked:
+    """The result of reading bytes for a key. `sha256` is None if the key's own digest was checked instead."""
 
     size: int
     crc: int
     sha256: bytes | None
     problem: str
-    """Why they are not the key's; empty where nothing is known against them."""
+    """The reason why they are not the key's content; empty if none is known."""
 
 
 class ContentCheck:
-    """Takes bytes in order."""
+    """Checks the bytes of a key, which it is given in order."""
 
     __slots__ = ("_checker", "_crc", "_key", "_sha256", "_size")
 
@@ -163,7 +163,7 @@ class ContentCheck:
         self._crc = 0
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
-        """Take in the next bytes."""
+        """Add the next bytes."""
         self._size += len(data)
         self._crc = zlib.crc32(data, self._crc)
         if self._checker is not None:
@@ -171,10 +171,10 @@ class ContentCheck:
         if self._sha256 is not None:
             self._sha256.update(data)
 
-    def seen(self) -> Seen:
-        """What is known of the bytes so far."""
+    def result(self) -> Checked:
+        """The result for the bytes so far."""
         digest = None if self._sha256 is None else self._sha256.digest()
-        return Seen(self._size, self._crc, digest, self._problem())
+        return Checked(self._size, self._crc, digest, self._problem())
 
     def _problem(self) -> str:
         expected = expected_size(self._key)
@@ -186,7 +186,7 @@ class ContentCheck:
 
 
 def expected_size(key: Key) -> int | None:
-    """Bytes that the key says its object has: a chunk's where it names one; None where it does not tell."""
+    """The size of the key's object, that of the chunk for a chunk's key; None if the key has no size."""
     if key.chunk_size is None or key.chunk_number is None:
         return key.size
     return key.chunk_length(key.chunk_size, key.chunk_number)
@@ -205,7 +205,7 @@ class Damage:
 
 
 class BadObject(Exception):
-    """An object that is left out; the argument says why."""
+    """An object that cannot be packed; the argument is the reason."""
 
 
 class ObjectReader:
@@ -223,7 +223,7 @@ class ObjectReader:
         return True
 
     def pieces(self, path: bytes, check: ContentCheck) -> Iterator[bytes]:
-        """The bytes at `path` in order, each seen by `check`. Raises BadObject at the end if they are not the key's."""
+        """The bytes at `path` in order, added to `check`. Raises BadObject, at the end if they are not the key's."""
         try:
             file = self.open(path)
         except OSError as error:
@@ -234,7 +234,7 @@ class ObjectReader:
             raise BadObject(f"cannot be read: {error.strerror}") from error
         finally:
             os.close(file)
-        problem = check.seen().problem
+        problem = check.result().problem
         if problem:
             raise BadObject(problem)
 
@@ -259,12 +259,12 @@ def _pieces(file: int, check: ContentCheck) -> Iterator[bytes]:
             return
 
 
-def read_object(reader: ObjectReader, key: Key, path: bytes) -> Seen | None:
-    """What the bytes at `path` are; None if they cannot be read or are not the content of `key`."""
+def read_object(reader: ObjectReader, key: Key, path: bytes) -> Checked | None:
+    """Read and check the bytes at `path`; None if they cannot be read or are not the content of `key`."""
     check = ContentCheck(key)
     try:
         for _ in reader.pieces(path, check):
             pass
     except BadObject:
         return None
-    return check.seen()
+    return check.result()

@@ -1,7 +1,7 @@
-"""Which objects are packed, in which order, and compressed or not.
+"""The selection of objects to pack: which, in which order, and compressed or not.
 
-The order is that of the files that use the keys: files that lie beside each other are alike and are read together, so
-their keys compress better and are decoded in one go. Keys that the dataset's current version does not use come last, in
+The order is that of the paths that use the keys: files of one directory are similar and read one after the other, so
+that their keys compress better and are decoded with few blocks. Keys that the commit of HEAD does not use come last, in
 the order of their names.
 """
 
@@ -24,20 +24,20 @@ from riafs.watching import PackingStep, Watcher
 _SAMPLE = 16 << 10
 _SAMPLES = 4
 WORTH = 0.9
-"""What samples must shrink to, at most, for content to be compressed: reading it back costs time every time."""
+"""Content is compressed if samples shrink to this share or less, as each reading costs time for decoding."""
 _DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which objects are meant: all, or those that fulfil everything given. Sizes in bytes, age by mtime in days."""
+    """Conditions that objects must fulfil. Sizes in bytes, age by mtime in days."""
 
     older: float | None = None
     larger: int | None = None
     smaller: int | None = None
 
     def chooses(self, found: LooseObject, now: float) -> bool:
-        """Whether `found` is meant; `now` in seconds since 1970."""
+        """Whether `found` fulfils all conditions; `now` in seconds since 1970."""
         return (
             (self.older is None or found.mtime_ns / 1e9 < now - self.older * _DAY)
             and (self.larger is None or found.size > self.larger)
@@ -47,7 +47,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An object to be packed; `share` is about what compression would leave of it."""
+    """An object to pack; `share`: about its compressed size, relative to its size."""
 
     object: LooseObject
     share: float
@@ -74,13 +74,13 @@ class Survey:
     twins: Sequence[LooseObject]
     """Further copies of the keys in `new`."""
     already: Sequence[LooseObject]
-    """Keys that the archive holds under the name that ORA asks for."""
+    """Keys that the archive has under the name that ORA reads."""
 
 
-async def look_around(
+async def select_objects(
     dataset: PackedDataset, archive: Archive | None, selection: Selection, reader: ObjectReader, watcher: Watcher
 ) -> Survey:
-    """Find out what is to be packed. Raises StoreDenied, StoreError."""
+    """Find the objects to pack. Raises StoreDenied, StoreError."""
     loose = find_loose(dataset.objects, dataset.layout)
     now = time.time()
     chosen = [each for each in loose.objects if selection.chooses(each, now)]
@@ -97,21 +97,21 @@ async def look_around(
 
 
 def compressed_share(found: LooseObject, reader: ObjectReader) -> float:
-    """What share of the object would be left after compression; 1 for one that cannot be read."""
+    """About the compressed size of an object, relative to its size; 1 for one that cannot be read."""
     try:
         file = reader.open(found.path)
     except OSError:
         return 1.0
     try:
-        return shrinks_to(found.size, lambda offset, length: os.pread(file, length, offset))
+        return share_of_samples(found.size, lambda offset, length: os.pread(file, length, offset))
     except OSError:
         return 1.0
     finally:
         os.close(file)
 
 
-def shrinks_to(size: int, read: Callable[[int, int], bytes]) -> float:
-    """About what share of `size` bytes is left after compression, from samples; ``read(offset, length)``."""
+def share_of_samples(size: int, read: Callable[[int, int], bytes]) -> float:
+    """About the compressed size of content, relative to its `size`, from samples; ``read(offset, length)``."""
     if size <= _SAMPLE * _SAMPLES:
         samples = [read(0, size)]
     else:
@@ -127,8 +127,9 @@ def holds(archive: Archive | None, found: LooseObject) -> bool:
 
 
 def in_batches(candidates: Sequence[Candidate], solid_block: int) -> Iterator[Sequence[Candidate]]:
-    """Candidates that go into the archive together: one that is stored, or compressed ones of up to `solid_block` bytes
-    in all (or a single larger one)."""
+    """Candidates in batches that become one folder of the archive: one that is stored, or compressed ones of up to
+    `solid_block` bytes in total (or a single larger one).
+    """
     block: list[Candidate] = []
     size = 0
     for candidate in candidates:
@@ -145,16 +146,16 @@ def in_batches(candidates: Sequence[Candidate], solid_block: int) -> Iterator[Se
 
 
 async def in_tree_order(objects: Sequence[LooseObject], repository: Repository) -> list[LooseObject]:
-    """`objects` in the order of the paths that use them at HEAD; as given where there is no usable repository."""
+    """`objects` in the order of the paths that use them at HEAD; by path of the object without a usable repository."""
     positions = await key_positions(repository)
     last = len(positions)
     return sorted(objects, key=lambda each: (positions.get(each.key.unchunked().serialised, last), each.path))
 
 
 async def key_positions(repository: Repository) -> dict[bytes, int]:
-    """Serialised key → how many keys come before it in the tree of HEAD, depth first. Empty without a repository."""
+    """Serialised key → its position in the tree of HEAD, depth first. Empty without a repository."""
     positions: dict[bytes, int] = {}
-    with suppress(RiafsError):  # an order that is half known is as good as any
+    with suppress(RiafsError):  # the order is no more than an optimisation
         head = await repository.find(None)
         commit = await repository.commit(await repository.peeled(head.oid))
         waiting: list[tuple[bytes, bytes]] = [(commit.tree, b"")]
@@ -168,7 +169,7 @@ async def key_positions(repository: Repository) -> dict[bytes, int]:
 
 
 async def _inside(repository: Repository, oid: bytes) -> list[tuple[bytes, bytes]]:
-    """What is in a tree, in order: its directories as (name of the tree, nothing), its keys as (nothing, key)."""
+    """The entries of a tree in order: directories as (object name of the tree, b""), keys as (b"", key)."""
     tree = await repository.tree(oid)
     keys = await _keys(repository, tree)
     found = []

@@ -1,8 +1,8 @@
-"""``riafs unarchive``: what the dataset's archive holds, as loose objects again.
+"""``riafs unarchive``: the keys in the dataset's archive become loose objects again.
 
-An object is written beside its place, hashed meanwhile, made durable, and only then renamed to where programs look for
-it, for a loose object hides a good copy in the archive from DataLad's ORA. The archive is removed, if asked for, when
-every object it holds was read back from its file. A run that is killed leaves whole objects only; the next goes on.
+An object is written to a temporary file, hashed, made durable, and then renamed to its path; a damaged loose object
+would hide the good copy in the archive from DataLad's ORA. The archive is removed, if requested, after all its objects
+were read back from their files. A killed run leaves only complete objects, and the next one continues.
 """
 
 import os
@@ -17,7 +17,7 @@ from riafs.formats.names import parents_of
 from riafs.formats.sevenzip.header import Member
 from riafs.packing.archive_file import ARCHIVE, FileMark, file_bytes, in_reading_order, mark_at, open_file, path_in
 from riafs.packing.dataset import PackedDataset, workspace
-from riafs.packing.loose_objects import ContentCheck, Damage, ObjectReader, Seen, read_object
+from riafs.packing.loose_objects import Checked, ContentCheck, Damage, ObjectReader, read_object
 from riafs.storage import posix
 from riafs.storage.openat import READ_FLAGS, open_beneath
 from riafs.storage.permissions import object_mode
@@ -27,7 +27,7 @@ from riafs.watching import PackingStep, Watcher
 _CHUNK = 1 << 20
 _UNNAMED = b"object-%d"
 _MOST_UNNAMED, _MOST_UNNAMED_BYTES = 1000, 256 << 20
-"""So many objects are made durable together."""
+"""So many objects are made durable at once."""
 _AGAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _INODES_EACH = 2
@@ -36,7 +36,7 @@ _INODES_EACH = 2
 
 @dataclass(frozen=True, slots=True)
 class UnarchiveRequest:
-    """What to do."""
+    """The options of a run."""
 
     remove_archive: bool
     dry_run: bool
@@ -44,26 +44,26 @@ class UnarchiveRequest:
 
 @dataclass(frozen=True, slots=True)
 class UnarchiveReport:
-    """What was done; after a dry run what would be, if nothing is damaged."""
+    """The result of a run; for a dry run the expected result if nothing is damaged."""
 
     dataset: str
     archive: str
     dry_run: bool
     keys: int
-    """Keys that the archive holds."""
+    """Keys in the archive."""
     unpacked: int
     unpacked_bytes: int
     already: int
-    """Keys whose loose object is there and good."""
+    """Keys with a good loose object."""
     others: int
-    """Files in the archive that are no objects; with any, the archive is not removed."""
+    """Files in the archive that are no objects; if there are any, the archive is not removed."""
     archive_removed: bool
     damaged: tuple[Damage, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A key of the archive; `path`: where its loose object belongs, relative to ``annex/objects``."""
+    """A key of the archive; `path`: that of its loose object, relative to ``annex/objects``."""
 
     key: Key
     member: Member
@@ -71,9 +71,9 @@ class _Wanted:
 
 
 async def unarchive_objects(dataset: PackedDataset, request: UnarchiveRequest, watcher: Watcher) -> UnarchiveReport:
-    """Unpack, check, and if asked for remove the archive.
+    """Unpack and check the objects, and remove the archive if requested.
 
-    Raises NotInStore where there is no archive, Busy (another run, or the archive was changed meanwhile), ReadOnly,
+    Raises NotInStore if there is no archive, Busy (another run, or the archive was changed meanwhile), ReadOnly,
     StoreDenied, StoreError (no room, …), ArchiveError and its kinds.
     """
     if mark_at(dataset.archives) is None:
@@ -121,18 +121,18 @@ class _Run:
         self._wanted, self._others = _contents(archive, dataset)
         self._unpacked: list[_Wanted] = []
         self._already = 0
-        self._expected: list[tuple[_Wanted, Seen]] = []
+        self._expected: list[tuple[_Wanted, Checked]] = []
         self._damaged: list[Damage] = []
         self._unnamed: list[_Wanted] = []
         self._removed = False
 
     @property
     def complete(self) -> bool:
-        """Whether everything in the archive is loose too."""
+        """Whether all files of the archive are loose objects now."""
         return not self._damaged and not self._others
 
     async def unpack(self, directory: HeldDirectory) -> None:
-        """Write what is missing or damaged, durably; `directory` holds what is not finished."""
+        """Write missing and damaged objects, durably; `directory` is for unfinished files."""
         self._check_room()
         self._watcher.begin(PackingStep.UNPACKING, sum(each.member.size for each in self._wanted))
         for number, wanted in enumerate(self._wanted):
@@ -164,20 +164,20 @@ class _Run:
             self._already += 1
             self._expected.append((wanted, present))
             return
-        seen = await self._write(wanted, directory)
+        written = await self._write(wanted, directory)
         if present is None:
             self._unnamed.append(wanted)
             size = sum(each.member.size for each in self._unnamed)
             if len(self._unnamed) >= _MOST_UNNAMED or size >= _MOST_UNNAMED_BYTES:
                 self._publish(directory)
-        elif present == seen:
+        elif present == written:
             self._already += 1
         else:
             raise _Damaged("is not the same as the loose object, and its key has no digest: the loose one stays")
-        self._expected.append((wanted, seen))
+        self._expected.append((wanted, written))
 
-    async def _write(self, wanted: _Wanted, directory: HeldDirectory) -> Seen:
-        """Write the member's bytes to the next file without a name. Raises _Damaged where they are not the key's."""
+    async def _write(self, wanted: _Wanted, directory: HeldDirectory) -> Checked:
+        """Write the member's bytes to the next temporary file. Raises _Damaged if they are not the key's."""
         check = ContentCheck(wanted.key)
         unnamed = _UNNAMED % len(self._unnamed)
         temporary = directory.path + b"/" + unnamed
@@ -194,12 +194,12 @@ class _Run:
                 start_writing(file, 0, 0)
         finally:
             os.close(file)
-        seen = check.seen()
-        if wanted.member.crc not in (None, seen.crc):
-            raise _Damaged("does not have the CRC32 that the archive says")
-        if seen.problem:
-            raise _Damaged(seen.problem)
-        return seen
+        written = check.result()
+        if wanted.member.crc not in (None, written.crc):
+            raise _Damaged("does not have the CRC32 of the archive's header")
+        if written.problem:
+            raise _Damaged(written.problem)
+        return written
 
     async def _copy(self, wanted: _Wanted, file: int, temporary: bytes, check: ContentCheck) -> None:
         try:
@@ -220,7 +220,7 @@ class _Run:
             content.close()
 
     def _publish(self, directory: HeldDirectory) -> None:
-        """Make the files without names durable, all together, and give them their names."""
+        """Make the temporary files durable, all at once, and rename them to their paths."""
         with writing_to(directory.path):
             unnamed = [_UNNAMED % number for number in range(len(self._unnamed))]
             make_durable(unnamed, lambda name: os.open(name, _AGAIN, dir_fd=directory.descriptor))
@@ -234,7 +234,7 @@ class _Run:
         root = self._dataset.objects.descriptor
         above, name = os.path.split(wanted.path)
         file = os.open(unnamed, _AGAIN, dir_fd=directory.descriptor)
-        try:  # so that it is read back from the disk
+        try:  # so that it is read back from the disk, and not from the kernel's cache
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(file)
@@ -246,11 +246,11 @@ class _Run:
 
     def remove_archive(self, mark: FileMark) -> None:
         """Read every object back from its file, then remove the archive. Raises Busy, StoreError."""
-        self._watcher.begin(PackingStep.CHECKING, sum(seen.size for _, seen in self._expected))
-        for number, (wanted, seen) in enumerate(self._expected):
+        self._watcher.begin(PackingStep.CHECKING, sum(checked.size for _, checked in self._expected))
+        for number, (wanted, checked) in enumerate(self._expected):
             self._watcher.files(number, len(self._expected))
-            self._watcher.advance(seen.size)
-            if read_object(self._reader, wanted.key, wanted.path) != seen:
+            self._watcher.advance(checked.size)
+            if read_object(self._reader, wanted.key, wanted.path) != checked:
                 key = wanted.key.serialised.decode(errors="replace")
                 raise StoreError(f"the loose object of {key} is gone or damaged again; the archive stays")
         self._watcher.begin(PackingStep.REMOVING, 1)
@@ -264,7 +264,7 @@ class _Run:
         self._removed = True
 
     def _make_names_durable(self) -> None:
-        """Those of objects and of all directories above them; also of objects that another program put there."""
+        """Those of objects and of all directories above them; also of objects that another program has written."""
         expected = [wanted.path for wanted, _ in self._expected]
         paths = {b"", *expected, *(above for path in expected for above in parents_of(path))}
         root = self._dataset.objects.descriptor
@@ -272,7 +272,7 @@ class _Run:
             make_durable(sorted(paths), lambda path: open_beneath(root, path or b".", READ_FLAGS))
 
     def report(self) -> UnarchiveReport:
-        """What was done or would be."""
+        """The report of the run."""
         planned = self._request.dry_run
         missing = [each for each in self._wanted if planned and not self._reader.exists(each.path)]
         unpacked = missing if planned else self._unpacked
@@ -291,11 +291,11 @@ class _Run:
 
 
 class _Damaged(Exception):
-    """A member that is not its key's content; the argument says why."""
+    """A member that is not the content of its key; the argument is the reason."""
 
 
 def _contents(archive: Archive, dataset: PackedDataset) -> tuple[list[_Wanted], int]:
-    """Keys in the order of their bytes, each once, and how many files are no objects."""
+    """The keys in the order of their bytes, each once, and the number of files that are no objects."""
     found: dict[bytes, _Wanted] = {}
     others = 0
     for member in archive.listing:
@@ -306,7 +306,7 @@ def _contents(archive: Archive, dataset: PackedDataset) -> tuple[list[_Wanted], 
             others += 1
             continue
         wanted = _Wanted(key, member, likely_path(key.file_name, dataset.layout))
-        if wanted.path not in found or member.name == wanted.path:  # the one that ORA asks for, of several
+        if wanted.path not in found or member.name == wanted.path:  # of several, the one that ORA reads
             found[wanted.path] = wanted
     return sorted(found.values(), key=lambda each: in_reading_order(each.member)), others
 

@@ -1,7 +1,7 @@
-"""The content of changed files: read, and written to the annex or into git.
+"""The content of changed files: reading it, and writing it to the annex or to git.
 
-The bytes of a changed file are those that are local, over those of the commit below it. Its key, or git's blob, is
-known once they are written; then its tree entry is made.
+A changed file has local bytes, and those of its base commit elsewhere. Its key, or the name of git's blob, is known
+after its content was written; then its tree entry is made.
 """
 
 import os
@@ -25,7 +25,7 @@ from riafs.overlay.changes import BaseEntry, Change, LocalContent
 from riafs.overlay.data_files import is_ours
 from riafs.push.destination import Destination
 from riafs.push.objects import PIECE, ObjectWriter, Wanted
-from riafs.push.rules import ATTRIBUTES, Rules, Verdict
+from riafs.push.rules import ATTRIBUTES, Rules, Verdict, annexed_key
 from riafs.push.trees import TreeEditor
 from riafs.slices import Pauses, Sliced, in_slices
 from riafs.storage.bytesource import Buffer, MemoryBytes, RangedBytes
@@ -47,12 +47,12 @@ def open_local(content: LocalContent) -> FileBytes:
     status = os.fstat(descriptor)
     if not is_ours(status):
         os.close(descriptor)
-        raise StoreError(f"{name} of the overlay cannot be read: something else was put in its place")
+        raise StoreError(f"{name} of the overlay cannot be read: it is no regular file of this user")
     return FileBytes(descriptor, status.st_size, name)
 
 
 class PatchedBytes:
-    """RangedBytes: `local` in the ranges `extents`, `base` elsewhere, zeros where neither has anything. Owns both."""
+    """RangedBytes: `local` in the ranges `extents`, `base` elsewhere, and zeros beyond their ends. Owns both."""
 
     def __init__(
         self, local: RangedBytes, base: RangedBytes | None, extents: Sequence[tuple[int, int]], size: int
@@ -69,7 +69,6 @@ class PatchedBytes:
         return self._size
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """Up to `length` bytes, fewer only at the end."""
         end = min(offset + length, self._size)
         parts: list[Buffer] = []
         while offset < end:
@@ -81,7 +80,7 @@ class PatchedBytes:
         return b"".join(parts)
 
     def _at(self, offset: int) -> tuple[RangedBytes | None, int]:
-        """Where the byte at `offset` is, and up to where that holds."""
+        """The source of the byte at `offset`, and the end of the range with the same source."""
         index = bisect_right(self._starts, offset) - 1
         if index >= 0 and offset < self._extents[index][1]:
             return self._local, self._extents[index][1]
@@ -97,14 +96,14 @@ class PatchedBytes:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One file that is placed. `key` is None for what git keeps."""
+    """The result for one file. `key` is None for content in git."""
 
     entry: TreeEntry
     key: Key | None
 
 
 class ContentSource:
-    """Opens the content of changes: local bytes over those of the commit below."""
+    """Opens the content of changes: local bytes over those of the base commit."""
 
     def __init__(self, destination: Destination) -> None:
         self._dataset = destination.dataset
@@ -125,20 +124,22 @@ class ContentSource:
         base = change.base
         if base is None:
             return None
-        if base.key is not None:
-            return await self._dataset.contents.open(base.key, lambda: f"{base.path!r} of {self._dataset.name}")
+        key = annexed_key(base)
+        if key is not None:
+            return await self._dataset.contents.open(key, lambda: f"{base.path!r} of {self._dataset.name}")
         return await self.blob(base)
 
     async def blob(self, base: BaseEntry) -> RangedBytes:
-        """What git keeps of the commit below. Raises StoreError, …"""
-        [known] = await self._dataset.repository.objects([b"info " + base.oid])
+        """The content of a file in git in the base commit. Raises StoreError, …"""
+        oid = base.origin.version
+        [known] = await self._dataset.repository.objects([b"info " + oid])
         if known is None:
-            raise StoreError(f"git object {base.oid.decode()} of {self._dataset.name} cannot be read")
-        return await self._dataset.repository.open_blob(base.oid, known.size)
+            raise StoreError(f"git object {oid.decode()} of {self._dataset.name} cannot be read")
+        return await self._dataset.repository.open_blob(oid, known.size)
 
 
 class Placer:
-    """Decides by `rules`, hashes, and writes; git's blobs go to `trees`."""
+    """Writes content to the annex or to git, as `rules` decide; new blobs are added to `trees`."""
 
     def __init__(self, destination: Destination, rules: Rules, trees: TreeEditor) -> None:
         self._to = destination
@@ -146,9 +147,9 @@ class Placer:
         self._trees = trees
         self._source = ContentSource(destination)
         self.converted: set[bytes] = set()
-        """Paths of files that go into git with other bytes than they have."""
+        """Paths of files that git stores with other bytes."""
         self.pointers: dict[bytes, Key] = {}
-        """Paths of files that git keeps and that read like pointers of git-annex → key whose content is shown there."""
+        """Paths of files in git with the content of a pointer of git-annex → its key, whose content is shown there."""
 
     async def verdict(self, change: Change) -> Verdict:
         """Whether the file goes to the annex, and with which backend. Raises PushRefused, MissingProgram."""
@@ -167,8 +168,8 @@ class Placer:
         return verdict
 
     async def check(self, changes: Sequence[Change], *, unfiltered: bool) -> None:
-        """Raise PushRefused for files that git would not take as they are, or, unless they are to be `unfiltered`, only
-        through a filter: that may be a program that encrypts them.
+        """Raise PushRefused for files that git cannot convert, and unless `unfiltered` for those with a filter, which
+        may be a program that encrypts them.
         """
         filtered: list[str] = []
         pauses = Pauses()
@@ -186,13 +187,13 @@ class Placer:
         if filtered and not unfiltered:
             more = f" and {len(filtered) - _SHOWN} more" if len(filtered) > _SHOWN else ""
             raise PushRefused(
-                f"{self._to.dataset.name}: .gitattributes asks for filters, which riafs does not run, for "
+                f"{self._to.dataset.name}: .gitattributes demands filters, which riafs does not run, for "
                 f"{', '.join(filtered[:_SHOWN])}{more}; commit them in a clone that has the filters, or push the bytes "
                 "as they are with --unfiltered"
             )
 
     async def place(self, change: Change, objects: ObjectWriter) -> Placed:
-        """Bring the content into the store (by `objects` once they are finished)."""
+        """Write the content to git, or to the store by `objects`, where it is complete after `ObjectWriter.finish`."""
         content = change.content
         assert content is not None
         verdict = await self.verdict(change)
@@ -203,7 +204,7 @@ class Placer:
         return Placed(self._annexed(change, content, key, unlocked=verdict.unlocked), key)
 
     async def foresee(self, change: Change) -> TreeEntry:
-        """What `place` will make of it, with nothing written."""
+        """The tree entry that `place` will make, without writing anything."""
         content = change.content
         assert content is not None
         verdict = await self.verdict(change)
@@ -234,7 +235,7 @@ class Placer:
         return self._trees.add(b"blob", data)
 
     async def look_for_pointer(self, change: Change) -> None:
-        """Whether a file that git keeps would be taken for a pointer."""
+        """Note in `pointers` whether a file in git has the content of a pointer."""
         if change.content is not None and change.content.size <= MAX_POINTER:
             opened = await self._source.open(change)
             try:
@@ -248,14 +249,14 @@ class Placer:
             self.pointers[change.path] = key
 
     async def _converted(self, change: Change, data: bytes) -> bytes:
-        """What ``git add`` would make of a file, so that a fresh checkout is as it should be. Raises PushRefused."""
+        """The bytes that ``git add`` would store for a file, so that a checkout has its content. Raises PushRefused."""
         conversion = self._rules.conversion(change.path)
         if conversion.changes_nothing:
             return data
         before = b""
         base = change.base
-        if conversion.ends is Ends.GUESSED and b"\r\n" in data and _is_blob(base):
-            assert base is not None
+        is_blob = base is not None and not base.origin.content and base.origin.mode in (FILE, EXECUTABLE)
+        if conversion.ends is Ends.GUESSED and b"\r\n" in data and base is not None and is_blob:
             opened = await self._source.blob(base)
             try:
                 before = bytes(await opened.read(0, opened.size))
@@ -276,10 +277,6 @@ class Placer:
         return tree_entry(_mode(content), self._trees.add(b"blob", pointer_text(key)))
 
 
-def _is_blob(base: BaseEntry | None) -> bool:
-    return base is not None and base.key is None and base.mode in (FILE, EXECUTABLE)
-
-
 def _mode(content: LocalContent) -> int:
     return EXECUTABLE if content.executable else FILE
 
@@ -290,7 +287,7 @@ def _mode(content: LocalContent) -> int:
 async def load_rules(
     destination: Destination, trees: TreeEditor, root: bytes, contents: Sequence[Change], search_path: str
 ) -> Rules:
-    """The rules for files of `contents` in the tree `root` (hex), which has everything but them."""
+    """The rules for files of `contents` in the tree `root` (hex), which has all other files."""
     paths = [change.path for change in contents]
     attributes: list[AttributeValues] = []
     if paths:

@@ -1,7 +1,7 @@
-"""The dataset that is pushed to: opened, and checked whether it may be written at all.
+"""The dataset that is pushed to: opening it, and checking whether it can be written to.
 
-Everything that can be refused is refused here, before anything is written: layouts and tunings that riafs does not
-know, storages that git-annex would write differently, and stores that this user may not write.
+Refused before anything is written: unknown layouts and tunings, storages that git-annex would write differently, and
+stores that this user may not write to.
 """
 
 import os
@@ -27,12 +27,12 @@ _NEEDED = (b"objects", b"refs")
 
 @dataclass(frozen=True, slots=True)
 class Annex:
-    """What the git-annex branch says to a writer."""
+    """The settings of the git-annex branch that a writer needs."""
 
     tip: bytes
     """Commit, in hex."""
     storage: SpecialRemote | None
-    """The remote that stands for this dataset's directory; None where there is none on record."""
+    """The special remote of this dataset's directory; None if none is recorded."""
     configured: Mapping[bytes, bytes]
     tuning: Tuning
 
@@ -49,17 +49,17 @@ class Destination:
     refs: RefWriter
     gits: PrivateGitDirs
     annex: Annex | None
-    """None for a dataset without a git-annex branch: everything is git's."""
+    """None for a dataset without a git-annex branch, whose files are all in git."""
 
     @property
     def obstacle(self) -> str:
-        """What stops pushes of annexed files, which is what new files mostly are; "" if nothing does."""
+        """The reason why annexed files, as most new ones are, cannot be pushed; "" if there is none."""
         if self.annex is None or self.annex.storage is not None:
             return ""
         return f"{self.dataset.name} has no storage on record that could take annexed files"
 
     async def tip(self, ref: bytes) -> bytes | None:
-        """The commit of a ref now, None if there is no such ref."""
+        """The current commit of a ref, None if there is no such ref."""
         found = await self.dataset.repository.references.resolve(ref)
         return None if found is None else found.oid
 
@@ -71,7 +71,7 @@ class Destination:
 async def open_destination(
     dataset: Dataset, writing: WritableStorage, gits: PrivateGitDirs, seconds: float
 ) -> Destination:
-    """The dataset as something to push to. Raises PushRefused, ReadOnly, StoreDenied, StoreTimeout, StoreError, …"""
+    """The dataset as a destination. Raises PushRefused, ReadOnly, StoreDenied, StoreTimeout, StoreError, …"""
     layout = await _known_layout(dataset)
     settings = await read_settings(dataset.storage, dataset.path, gits)
     sharing = parse_sharing(settings.items())

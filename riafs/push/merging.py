@@ -1,12 +1,12 @@
-"""Changes made over one commit, put onto a later one, with the registrations of subdatasets.
+"""Three-way merge of changes against a base commit with a later commit; and the registrations of subdatasets.
 
-A change of only one side is taken from that side; where both sides made the same change there is no conflict, which is
-also how a push that was killed after its last step finds that nothing is left to do. A conflict is a path that both
-sides changed in different ways; nothing is merged inside of files.
+A path that only one side changed is taken from that side. The same change on both sides is no conflict; so a push that
+was killed after its last step finds nothing left to do when it is repeated. A path that both sides changed in different
+ways is a conflict; files are not merged inside.
 
-``.gitmodules`` and gitlinks change together. Which subdatasets were moved or removed is only known once changes are
-merged with the commits of other users: so ``.gitmodules`` is written then, from the version that the new commit would
-have otherwise. As ``git mv`` and ``git rm`` do, only the path of a section changes, or the section goes.
+``.gitmodules`` and gitlinks have to change in the same commit. As commits of other users may move or remove
+subdatasets, ``.gitmodules`` is changed after the merge, from the merged version. As ``git mv`` and ``git rm`` do, the
+path in a section is changed, or the section is removed.
 """
 
 import os
@@ -30,30 +30,30 @@ _GITLINK = b"%o" % SUBMODULE
 
 @dataclass(slots=True)
 class Merged:
-    """Local changes as they apply to the later commit, and the paths that both sides changed."""
+    """The edits of the later commit, and the paths of conflicts."""
 
     edits: dict[bytes, TreeEntry | None] = field(default_factory=dict)
     conflicts: set[bytes] = field(default_factory=set)
 
 
 async def merge(trees: TreeEditor, base: bytes, tip: bytes, edits: Edits, prefer: Prefer) -> Merged:
-    """`edits` of the tree `base`, to be made in the tree `tip` (both in hex)."""
+    """Merge `edits` of the tree `base` with the tree `tip` (both in hex)."""
     if base == tip:
         return Merged(dict(edits))
-    together = await in_slices(_together(edits))
-    before = await trees.look_up(base, together)
-    theirs = await trees.look_up(tip, together)
-    ours = await trees.look_up(await trees.edit(base, edits, keep=False), together)
+    groups = await in_slices(_by_outermost_path(edits))
+    before = await trees.look_up(base, groups)
+    theirs = await trees.look_up(tip, groups)
+    ours = await trees.look_up(await trees.edit(base, edits, keep=False), groups)
     merged, pauses = Merged(), Pauses()
-    for path, inside in together.items():
+    for path, inside in groups.items():
         await pauses.pause()
         await _merge_one(trees, merged, path, _Sides(before[path], theirs[path], ours[path], inside), prefer)
-    await _look_above(trees, merged, base, tip, prefer)
+    await _find_files_above(trees, merged, base, tip, prefer)
     return merged
 
 
-def _together(edits: Edits) -> Sliced[dict[bytes, Edits]]:
-    """Path of an edit → that edit, and those of what comes to stand below it: only together they say what is there."""
+def _by_outermost_path(edits: Edits) -> Sliced[dict[bytes, Edits]]:
+    """Path of an edit → that edit and those of paths below it, as only all of them give the entry there."""
     found: dict[bytes, dict[bytes, TreeEntry | None]] = {}
     for path, one in edits.items():
         top = next((parent for parent in parents_of(path) if parent in edits), path)
@@ -64,7 +64,7 @@ def _together(edits: Edits) -> Sliced[dict[bytes, Edits]]:
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """The entries of a path: in the common version, in the store, and here, where `edits` make it."""
+    """The entries of a path in the base commit, in the store's commit, and with the local `edits`."""
 
     base: TreeEntry | None
     theirs: TreeEntry | None
@@ -72,18 +72,18 @@ class _Sides:
     edits: Edits
 
     @property
-    def settled(self) -> bool:
+    def is_clean(self) -> bool:
         """Whether at most one side changed it, or both in the same way."""
         return self.theirs in (self.base, self.ours) or self.ours == self.base
 
     @property
     def divisible(self) -> bool:
-        """Whether there are nothing but directories, so that what is in them can be looked at one by one."""
+        """Whether all are directories, so that their entries can be merged one by one."""
         return all(each is None or each.is_tree for each in (self.base, self.theirs, self.ours))
 
 
 async def _merge_one(trees: TreeEditor, merged: Merged, path: bytes, sides: _Sides, prefer: Prefer) -> None:
-    if sides.settled:
+    if sides.is_clean:
         if sides.ours != sides.base:
             merged.edits.update(sides.edits)
     elif sides.divisible:
@@ -101,7 +101,7 @@ async def _merge_inside(trees: TreeEditor, merged: Merged, path: bytes, sides: _
         await pauses.pause()
         below = path + b"/" + name
         one = _Sides(base.get(name), theirs.get(name), ours.get(name), {below: ours.get(name)})
-        if not one.settled:
+        if not one.is_clean:
             _conflict(merged, below, one, prefer)
         elif one.ours != one.base:
             merged.edits.update(one.edits)
@@ -113,8 +113,8 @@ def _conflict(merged: Merged, path: bytes, sides: _Sides, prefer: Prefer) -> Non
         merged.edits.update(sides.edits)
 
 
-async def _look_above(trees: TreeEditor, merged: Merged, base: bytes, tip: bytes, prefer: Prefer) -> None:
-    """Where something comes to stand below what they made a file of, that file is the conflict."""
+async def _find_files_above(trees: TreeEditor, merged: Merged, base: bytes, tip: bytes, prefer: Prefer) -> None:
+    """Add the conflicts of edits below a path that the store's commit has made a file: that file is the conflict."""
     below: dict[bytes, list[bytes]] = {}
     pauses = Pauses()
     for path, ours in merged.edits.items():
@@ -124,22 +124,20 @@ async def _look_above(trees: TreeEditor, merged: Merged, base: bytes, tip: bytes
                 below.setdefault(parent, []).append(path)
     before, theirs = await trees.look_up(base, below), await trees.look_up(tip, below)
     for parent, paths in below.items():
-        if _is_file(theirs[parent]) and theirs[parent] != before[parent] and parent not in merged.edits:
+        other = theirs[parent]
+        is_file = other is not None and not other.is_tree
+        if is_file and other != before[parent] and parent not in merged.edits:
             merged.conflicts.add(parent)
             if prefer is Prefer.THEIRS:
                 for path in paths:
                     merged.edits.pop(path, None)
 
 
-def _is_file(one: TreeEntry | None) -> bool:
-    return one is not None and not one.is_tree
-
-
 # -- registrations of subdatasets --------------------------------------------------------------------------------------
 
 
 class Moves:
-    """Where the directories that are renamed in `changes` are now."""
+    """The new paths of directories that `changes` rename."""
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self._targets = {
@@ -152,7 +150,7 @@ class Moves:
         return bool(self._targets)
 
     def place(self, path: bytes) -> bytes:
-        """Where what the base commit has at `path` is now."""
+        """The new path of the base commit's entry at `path`."""
         for source in (path, *reversed(parents_of(path))):
             if source in self._targets:
                 return self._targets[source] + path[len(source) :]
@@ -160,10 +158,10 @@ class Moves:
 
 
 class Registrations:
-    """Keeps ``.gitmodules`` right in the commits of one push."""
+    """Updates ``.gitmodules`` in the commits of one push."""
 
     def __init__(self, destination: Destination, trees: TreeEditor, base: bytes, moves: Moves) -> None:
-        """`base`: the root (hex) of the commit that the changes were made over."""
+        """`base`: the root (hex) of the changes' base commit."""
         self._to = destination
         self._trees = trees
         self._base = base
@@ -171,11 +169,11 @@ class Registrations:
         self._brought: list[list[bytes]] = []
         """Sections that others have removed, for subdatasets that stay since our side is preferred."""
 
-    async def settle(self, root: bytes, merged: Merged, prefer: Prefer) -> None:
-        """Add the edit of ``.gitmodules`` that belongs to `merged`, which are edits of `root` (hex); paths of
-        subdatasets that were moved here, and by others removed or moved too, become conflicts.
+    async def update(self, root: bytes, merged: Merged, prefer: Prefer) -> None:
+        """Add the edit of ``.gitmodules`` to `merged`, which has edits of `root` (hex). Subdatasets that were moved
+        here and moved or removed by others become conflicts.
 
-        Raises PushRefused where a subdataset would stay that ``.gitmodules`` says nothing of any more.
+        Raises PushRefused if a subdataset would stay without a section in ``.gitmodules``.
         """
         before = await self._text(root)
         if not before and not await self._text(self._base):
@@ -191,7 +189,7 @@ class Registrations:
             merged.edits[MODULES] = tree_entry(FILE, self._trees.add(b"blob", text))
 
     async def _text(self, root: bytes) -> bytes | None:
-        """``.gitmodules`` in a tree, None where there is none. Raises PushRefused where it cannot be read."""
+        """``.gitmodules`` in a tree, None if there is none. Raises PushRefused if it cannot be read."""
         found = (await self._trees.look_up(root, [MODULES]))[MODULES]
         if found is None:
             return None
@@ -210,7 +208,7 @@ class Registrations:
     async def _wanted(
         self, root: bytes, after: bytes, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]
     ) -> dict[bytes, bytes | None]:
-        """Section → its new path, None for those that go."""
+        """Section → its new path, None for one to remove."""
         old = await self._gitlinks(root, list({*before.values(), *now.values()}))
         places = {path: self._moves.place(path) for path in old}
         new = await self._gitlinks(after, [*old, *places.values(), *now.values()])
@@ -223,14 +221,14 @@ class Registrations:
         lost = sorted({path for path in left if path not in named})
         if lost:
             raise PushRefused(
-                f"{self._to.dataset.name}: .gitmodules says nothing of {', '.join(map(os.fsdecode, lost))} any more, "
-                "which would stay a subdataset: bring its section back (riafs restore .gitmodules), or remove the "
-                "subdataset's directory as well"
+                f"{self._to.dataset.name}: .gitmodules has no section for {', '.join(map(os.fsdecode, lost))} any "
+                "more, which would stay a subdataset: bring the section back (riafs restore .gitmodules), or remove "
+                "the subdataset's directory as well"
             )
         return wanted
 
     async def _meet_others(self, root: bytes, sections: dict[bytes, bytes], merged: Merged, prefer: Prefer) -> None:
-        """Subdatasets that were moved here, but are not where they were in the store any more."""
+        """Find conflicts: subdatasets that were moved here, and moved or removed in the store's commit."""
         if not self._moves or root == self._base:
             return
         known = await self._gitlinks(self._base, list((await self._sections(await self._text(self._base))).values()))
@@ -246,7 +244,7 @@ class Registrations:
                     self._brought += await self._brought_back(path, place)
 
     async def _brought_back(self, path: bytes, place: bytes) -> list[list[bytes]]:
-        """Commands for the section that the base commit has for `path`, for another place."""
+        """Commands that add the base commit's section for `path` again, with the path `place`."""
         items = await parse_config(self._to.gits, await self._text(self._base) or b"")
         [name, *_] = [name for name, known in submodule_sections(items).items() if known == path]
         prefix = b"submodule." + name + b"."

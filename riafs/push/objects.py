@@ -1,10 +1,9 @@
 """New content as objects of the store.
 
-Content is hashed while it is written to an unpublished file, since only then its key is known. Files get their
-names in batches: all of a batch are made durable first, by one syncfs(2) if they are many, then renamed, so that under
-a key's name there is never anything else than its whole content. Renaming replaces: a file of that name is the same
-content, or bad. An object that is there already and is good is not written again; it is read to find that out, as an
-object of the right size may still be damaged.
+Content is hashed while it is written to a temporary file, as its key is only known afterwards. Temporary files are
+renamed in batches: a batch is made durable first, by one syncfs(2) for many files, so that a key's name never has
+anything but its complete content. A rename may replace a file, which has the same content or is damaged. A good object
+that exists is not written again; it is read to verify it, as one of the right size may still be damaged.
 """
 
 import os
@@ -30,15 +29,15 @@ from riafs.watching import Watcher
 PIECE = 4 << 20
 """Bytes of content that are read, hashed and written at once."""
 SMALL = 1 << 20
-"""Bytes of content that is held in memory before it is written."""
+"""Content of up to so many bytes is kept in memory before it is written."""
 _WRITTEN_AT_ONCE = 16 << 20
-_NAMED_AT_ONCE = 1 << 30
-_FILES_NAMED_AT_ONCE = 5000
+_RENAMED_AT_ONCE = 1 << 30
+_FILES_RENAMED_AT_ONCE = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Content that is to be in the store. `path` is the file's; `backend` one whose keys can be made."""
+    """Content for the store. `path`: the file's, whose extension may become part of the key; `backend`: of the key."""
 
     path: bytes
     open: Callable[[], Awaitable[RangedBytes]]
@@ -54,8 +53,8 @@ class _Small:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unnamed:
-    """A written file: where it is, where it belongs (the store's paths), and its size in bytes."""
+class _Written:
+    """A temporary file: its path, the path of its object (both the store's), and its size in bytes."""
 
     path: bytes
     target: bytes
@@ -63,7 +62,7 @@ class _Unnamed:
 
 
 class ObjectWriter:
-    """Writes objects of one push; `workspace` is its own directory, `chunk_size` that of the storage remote if any."""
+    """Writes the objects of one push. `workspace`: a directory for its temporary files."""
 
     def __init__(self, destination: Destination, workspace: bytes, rules: ExtensionRules, watcher: Watcher) -> None:
         self._to = destination
@@ -73,8 +72,8 @@ class ObjectWriter:
         self._watcher = watcher
         self._small: list[_Small] = []
         self._small_bytes = 0
-        self._unnamed: list[_Unnamed] = []
-        self._unnamed_bytes = 0
+        self._temporary_files: list[_Written] = []
+        self._temporary_bytes = 0
         self._relied_on: list[bytes] = []
         self._relied_on_others = False
         self._counter = 0
@@ -82,14 +81,14 @@ class ObjectWriter:
         self._storage = None if destination.annex is None else destination.annex.storage
         self.chunk_size = None if self._storage is None else self._storage.chunk_size
         self.chunked: dict[Key, int] = {}
-        """Keys that were written in chunks → how many."""
+        """Keys that were written in chunks → number of chunks."""
         self.written = 0
         self.written_bytes = 0
 
     # -- content ------------------------------------------------------------------------------------------------------
 
     async def put(self, wanted: Wanted) -> Key:
-        """The key of the content, which will be in the store after `finish`. Raises what reading and writing raise."""
+        """The key of the content, which is in the store after `finish`. Raises what reading and writing raise."""
         content = await wanted.open()
         try:
             if content.size > SMALL or self.chunk_size is not None:
@@ -112,19 +111,19 @@ class ObjectWriter:
         unique = {small.key: small for small in waiting}
         executable = {small.key for small in waiting if small.executable}
         targets = await self._targets(list(unique))
-        files, unnamed = [], []
+        files, written = [], []
         for key, target in targets.items():
             data = unique[key].data
             path = self._temporary()
             files.append(NewFile(path, data, object_mode(executable=key in executable)))
-            unnamed.append(_Unnamed(path, target, len(data)))
+            written.append(_Written(path, target, len(data)))
         await self._to.writing.write_files(files, self._to.sharing)
-        await self._remember(unnamed)
+        await self._remember(written)
         for key in executable - targets.keys():
             await self.set_executable(key, executable=True)
 
     async def _put_large(self, wanted: Wanted, content: RangedBytes) -> Key:
-        """Straight into the store, in chunks where the storage has them."""
+        """Write directly to the store, in chunks if the storage has chunks."""
         maker = KeyMaker(wanted.backend)
         mode = object_mode(executable=wanted.executable)
         chunk_size = self.chunk_size or max(content.size, 1)
@@ -141,23 +140,23 @@ class ObjectWriter:
             if wanted.executable:
                 await self.set_executable(key, executable=True)
         elif self.chunk_size is None:
-            await self._remember([_Unnamed(parts[0][0], target, parts[0][1])])
+            await self._remember([_Written(parts[0][0], target, parts[0][1])])
         else:
             await self._remember(self._chunks(key, parts, self.chunk_size))
         return key
 
-    def _chunks(self, key: Key, parts: Sequence[tuple[bytes, int]], chunk_size: int) -> list[_Unnamed]:
-        """Chunks lie in the hash directories of the whole key, under names of their own."""
+    def _chunks(self, key: Key, parts: Sequence[tuple[bytes, int]], chunk_size: int) -> list[_Written]:
+        """The chunks of a key, which are in the hash directories of the whole key, under their own names."""
         self.chunked[key] = len(parts)
         directory = object_directories(key, self._to.layout)[0]
         names = [key.chunk(chunk_size, number).file_name for number in range(1, len(parts) + 1)]
         return [
-            _Unnamed(path, b"/".join((self._objects, directory, name, name)), size)
+            _Written(path, b"/".join((self._objects, directory, name, name)), size)
             for name, (path, size) in zip(names, parts, strict=True)
         ]
 
     async def _write_part(self, path: bytes, mode: int, part: "_Slice", maker: KeyMaker) -> None:
-        """Write and hash at once; the next piece is read meanwhile."""
+        """Write and hash a piece while the next one is read."""
         upload = await self._to.writing.create(path, mode, self._to.sharing)
         try:
             piece = await part.read(0)
@@ -177,10 +176,10 @@ class ObjectWriter:
         self._counter += 1
         return b"%b/%d" % (self._workspace, self._counter)
 
-    # -- what is there ------------------------------------------------------------------------------------------------
+    # -- existing objects ---------------------------------------------------------------------------------------------
 
     async def _targets(self, keys: Sequence[Key]) -> dict[Key, bytes]:
-        """The keys that have to be written → the store's path for each."""
+        """Keys that have to be written → path in the store."""
         candidates = [
             b"/".join((directory, key.file_name, key.file_name))
             for key in keys
@@ -196,10 +195,10 @@ class ObjectWriter:
         return targets
 
     async def _bad_place(self, key: Key) -> bytes | None:
-        """Where `key` has to be written (below ``annex/objects``), None where a reader finds it as it is."""
+        """The path (below ``annex/objects``) that `key` has to be written to, None if there is a good copy."""
         contents = self._to.dataset.contents
         claim = await contents.claim(key)
-        for place in contents.stored_places(key):
+        for place in contents.stored_locations(key):
             copy = await read_copy(place, key.size, claim, contents.verifier)
             if copy is not None and copy.state.usable:
                 self._rely_on(place)
@@ -214,7 +213,7 @@ class ObjectWriter:
         return likely_path(key.file_name, self._to.layout)
 
     def _rely_on(self, place: Location) -> None:
-        """Content that another program wrote, maybe just now, has to last before a commit says that it is here."""
+        """Note a copy that another program wrote, maybe just now: it has to be durable before the commit is."""
         if isinstance(place, LooseObject):
             self._relied_on.append(self._objects + b"/" + place.path)
         elif isinstance(place, ArchivedObject):
@@ -229,7 +228,7 @@ class ObjectWriter:
         return self._archived
 
     async def set_executable(self, key: Key, *, executable: bool) -> bool:
-        """Set the executable bit of a key's loose object, which is a locked file's own; False where that cannot be."""
+        """Set the executable bit of a key's loose object, as git has none for a locked file; False if that fails."""
         path = self._objects + b"/" + likely_path(key.file_name, self._to.layout)
         [found] = await self._to.dataset.storage.stat_objects(b"", [path])
         if found is None:
@@ -238,28 +237,28 @@ class ObjectWriter:
 
     # -- names --------------------------------------------------------------------------------------------------------
 
-    async def _remember(self, written: Sequence[_Unnamed]) -> None:
-        self._unnamed += written
-        self._unnamed_bytes += sum(each.size for each in written)
-        if len(self._unnamed) > _FILES_NAMED_AT_ONCE or self._unnamed_bytes > _NAMED_AT_ONCE:
+    async def _remember(self, written: Sequence[_Written]) -> None:
+        self._temporary_files += written
+        self._temporary_bytes += sum(each.size for each in written)
+        if len(self._temporary_files) > _FILES_RENAMED_AT_ONCE or self._temporary_bytes > _RENAMED_AT_ONCE:
             await self._name()
 
     async def _name(self) -> None:
-        """Give what was written its names, durable content first."""
-        unnamed, self._unnamed, self._unnamed_bytes = self._unnamed, [], 0
-        if not unnamed:
+        """Make written files durable and rename them to their objects' paths."""
+        files, self._temporary_files, self._temporary_bytes = self._temporary_files, [], 0
+        if not files:
             return
-        await self._to.writing.sync([each.path for each in unnamed])
-        places = list(dict.fromkeys(os.path.dirname(each.target) for each in unnamed))
+        await self._to.writing.sync([each.path for each in files])
+        places = list(dict.fromkeys(os.path.dirname(each.target) for each in files))
         await self._to.writing.make_directories(places, self._to.sharing)
         self._watcher.advance(0)
-        await self._to.writing.rename_each([(each.path, each.target) for each in unnamed])
+        await self._to.writing.rename_each([(each.path, each.target) for each in files])
         self._watcher.advance(0)
-        self.written += len(unnamed)
-        self.written_bytes += sum(each.size for each in unnamed)
+        self.written += len(files)
+        self.written_bytes += sum(each.size for each in files)
 
     async def finish(self) -> None:
-        """Write, name and make durable what is left."""
+        """Write and rename the remaining files, and make everything durable."""
         await self._write_small()
         await self._name()
         await self._to.writing.sync_changes(self._relied_on, everything=self._relied_on_others)
@@ -274,7 +273,7 @@ class _Slice:
     length: int
 
     async def read(self, offset: int) -> Buffer:
-        """One piece from `offset` of the slice on; a local file's in a thread, as it may come from a disk."""
+        """A piece from `offset` of the slice on; that of a local file in a thread, as it may come from a disk."""
         length = min(PIECE, self.length - offset)
         if length <= 0:
             return b""
@@ -283,5 +282,5 @@ class _Slice:
         return await self.content.read(self.start + offset, length)
 
     async def read_into(self, offset: int, pieces: list[Buffer]) -> None:
-        """The same, for a nursery."""
+        """As `read`, for a nursery: the piece is appended to `pieces`."""
         pieces.append(await self.read(offset))

@@ -1,7 +1,7 @@
-"""From an overlay's changes to a tree's: what needs no content is settled here, what does is listed.
+"""From an overlay's changes to edits of a tree: changes without new content become edits, files with it are listed.
 
-Renames come out as one tree entry taken from one place and put in another. Only where the target lies deeper or less
-deep than the source, the links of locked files are written anew, since their text counts the directories above.
+A rename moves one tree entry from one path to another. Only if the new path has another depth, links of locked files
+are written again, as their targets contain one ``..`` for each directory above.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -17,6 +17,7 @@ from riafs.formats.names import git_takes, is_in_one, parents_of
 from riafs.formats.text import shown
 from riafs.git.repository import Repository
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
+from riafs.push.rules import annexed_key
 from riafs.push.trees import TreeEditor
 from riafs.slices import Pauses, Sliced, in_slices
 
@@ -27,26 +28,26 @@ _LINKS_AT_ONCE = 500
 
 @dataclass(slots=True)
 class Plan:
-    """What a push has to do."""
+    """The work of a push."""
 
     edits: dict[bytes, TreeEntry | None] = field(default_factory=dict)
-    """Path → what comes to stand there, None for nothing. Files of `contents` are missing yet."""
+    """Path → new entry, None for a removal. Files of `contents` are added when they were written."""
     contents: list[Change] = field(default_factory=list)
     """Files with new content."""
     keys: dict[bytes, Key] = field(default_factory=dict)
     """Path → key of those files that were annexed."""
     pointers: dict[bytes, Key] = field(default_factory=dict)
-    """Path → key of new links that are those of a locked file."""
+    """Path → key of new links that are links of a locked file."""
     modes: list[Change] = field(default_factory=list)
-    """Locked files whose executable bit changes: git has none for them, their objects do."""
+    """Locked files whose executable bit changes: it is that of their object, as git has none for them."""
     empty: list[bytes] = field(default_factory=list)
-    """Empty directories, which git cannot hold: they stay in the overlay."""
+    """Empty directories, which git cannot store: they stay in the overlay."""
     special: list[bytes] = field(default_factory=list)
-    """Fifos, sockets and devices, which stay there as well."""
+    """Fifos, sockets and devices, which stay in the overlay as well."""
 
 
 class Planner:
-    """Makes a plan; new blobs go to `trees`."""
+    """Makes a plan; new blobs are added to `trees`."""
 
     def __init__(self, repository: Repository, trees: TreeEditor) -> None:
         self._repository = repository
@@ -57,7 +58,7 @@ class Planner:
         self._taken: dict[bytes, set[bytes]] = {}
 
     async def plan(self, changes: Sequence[Change]) -> Plan:
-        """The plan for changes in their order. Raises PushRefused for a name git cannot hold, MissingObject, …"""
+        """The plan for changes in their order. Raises PushRefused for a name that git refuses, MissingObject, …"""
         await in_slices(_check_names(changes))
         pauses = Pauses()
         for change in changes:
@@ -92,7 +93,7 @@ class Planner:
                 self._plan.contents.append(change)
 
     def _set(self, path: bytes, entry: TreeEntry | None) -> None:
-        """Whatever was to stand below goes."""
+        """Set an edit, and drop all edits below its path."""
         waiting = list(self._below.pop(path, ()))
         while waiting:
             each = waiting.pop()
@@ -119,19 +120,19 @@ class Planner:
     async def _move(self, change: Change) -> None:
         base = change.base
         assert base is not None
-        if base.mode == DIRECTORY:
+        if base.origin.mode == DIRECTORY:
             await self._move_directory(change, base)
             return
-        entry = tree_entry(base.mode, base.oid)
-        if base.key is not None and base.mode == LINK and _depth(base.path) != _depth(change.path):
-            entry = self.blob(LINK, locked_target(base.key, change.path))
+        entry, key = tree_entry(base.origin.mode, base.origin.version), annexed_key(base)
+        if key is not None and base.origin.mode == LINK and _depth(base.path) != _depth(change.path):
+            entry = self.blob(LINK, locked_target(key, change.path))
         self._set(change.path, entry)
         if change.content is not None:
             self._change_mode(change)
 
     async def _move_directory(self, change: Change, base: BaseEntry) -> None:
         assert change.source is not None
-        entry = tree_entry(DIRECTORY, base.oid)
+        entry = tree_entry(DIRECTORY, base.origin.version)
         taken = self._taken.get(change.source, set())
         if _depth(change.source) == _depth(change.path):
             self._set(change.path, entry)
@@ -150,9 +151,9 @@ class Planner:
     async def _rewritten(
         self, top: bytes, leaves: Mapping[bytes, TreeEntry], but: Set[bytes]
     ) -> Mapping[bytes, TreeEntry]:
-        """Name below `top` → new link, of those links that are locked files' and not among, or in, `but`."""
+        """Name below `top` → new entry, for the links of locked files that are not among, or in, `but`."""
         new: dict[bytes, TreeEntry] = {}
-        links = [(name, each) for name, each in leaves.items() if _is_link(each)]
+        links = [(name, each) for name, each in leaves.items() if each.mode == _LINK_MODE]
         for start in range(0, len(links), _LINKS_AT_ONCE):
             part = [link for link in links[start : start + _LINKS_AT_ONCE] if not is_in_one(link[0], but)]
             requests = [b"contents " + each.oid.hex().encode() for _, each in part]
@@ -170,17 +171,18 @@ class Planner:
         base, content = change.base, change.content
         assert base is not None
         assert content is not None
-        if base.mode == LINK:
+        if base.origin.mode == LINK:
             self._plan.modes.append(change)
         else:
-            self._set(change.path, tree_entry(EXECUTABLE if content.executable else FILE, base.oid))
+            self._set(change.path, tree_entry(EXECUTABLE if content.executable else FILE, base.origin.version))
 
     def unlocked(self, change: Change) -> TreeEntry:
-        """A locked file as an unlocked one: where its executable bit has no other place."""
+        """The entry of a locked file as an unlocked one, if its object's executable bit cannot be changed."""
         assert change.base is not None
-        assert change.base.key is not None
         assert change.content is not None
-        return self.blob(EXECUTABLE if change.content.executable else FILE, pointer_text(change.base.key))
+        key = annexed_key(change.base)
+        assert key is not None
+        return self.blob(EXECUTABLE if change.content.executable else FILE, pointer_text(key))
 
 
 def _check_names(changes: Iterable[Change]) -> Sliced[None]:
@@ -205,7 +207,9 @@ def _refused(change: Change) -> bytes | None:
     if change.kind is ChangeKind.REMOVED:
         return None
     target = change.content.target if change.content is not None else None
-    is_link = target is not None or (change.content is None and change.base is not None and change.base.mode == LINK)
+    is_link = target is not None or (
+        change.content is None and change.base is not None and change.base.origin.mode == LINK
+    )
     for path in (*parents_of(change.path), change.path):
         if not git_takes(path.rpartition(b"/")[2], is_link=is_link and path == change.path):
             return path
@@ -213,15 +217,16 @@ def _refused(change: Change) -> bytes | None:
 
 
 def _same_content(change: Change) -> bool:
-    """Whether a renamed annexed file has new attributes at most."""
+    """Whether a renamed annexed file has at most new attributes."""
     base, content = change.base, change.content
-    if base is None or base.key is None or content is None or content.target is not None:
+    key = None if base is None else annexed_key(base)
+    if key is None or content is None or content.target is not None:
         return False
-    return not content.extents and content.size > 0 and content.size == base.key.size
+    return not content.extents and content.size > 0 and content.size == key.size
 
 
 def _taken_out_of_renamed(changes: Iterable[Change]) -> Sliced[dict[bytes, set[bytes]]]:
-    """Source of a renamed directory → what other changes took out of it, by the path in it."""
+    """Source of a renamed directory → paths in it that other changes have renamed."""
     sources = {change.source for change in changes if change.source is not None}
     taken: dict[bytes, set[bytes]] = {}
     for source in sources:
@@ -230,10 +235,6 @@ def _taken_out_of_renamed(changes: Iterable[Change]) -> Sliced[dict[bytes, set[b
                 taken.setdefault(above, set()).add(source[len(above) + 1 :])
         yield
     return taken
-
-
-def _is_link(entry: TreeEntry) -> bool:
-    return entry.mode == _LINK_MODE
 
 
 def _depth(path: bytes) -> int:

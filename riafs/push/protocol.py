@@ -1,7 +1,7 @@
-"""What pushes to any kind of source have in common: the request, the report, and the protocol `Pusher`.
+"""The push protocol, the same for every kind of source: the request, the report, and `Pusher`.
 
-A push is planned first, with nothing written: refusals and conflicts are found then. `open_pusher` chooses the
-implementation by the source.
+A push is planned first, without writing anything, so that refusals and conflicts are found early. `open_pusher` chooses
+the implementation by the source.
 """
 
 import enum
@@ -16,95 +16,96 @@ from riafs.watching import Watcher
 
 
 class Prefer(enum.Enum):
-    """What becomes of a path that both sides changed."""
+    """The treatment of a path that was changed on both sides."""
 
     NEITHER = "neither"
     """It is a conflict."""
     OURS = "ours"
     """The local change replaces the store's."""
     THEIRS = "theirs"
-    """The local change is left out, and given up."""
+    """The local change is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class PushRequest:
-    """How to push. `search_path`: where programs are found."""
+    """The options of a push. `search_path`: as in ``$PATH``."""
 
     message: bytes
     author: Stamp
     committer: Stamp
     search_path: str
     branch: bytes | None = None
-    """Full name of the branch to push to; None for the one that is followed."""
+    """Full name of the branch to push to; None for the one that the mount follows."""
     as_branch: bytes | None = None
-    """Full name of a branch that is made, on top of the commit that the changes lie over."""
+    """Full name of a new branch on top of the base commit of the changes."""
     prefer: Prefer = Prefer.NEITHER
     dry_run: bool = False
     unfiltered: bool = False
-    """Push files as they are for which ``.gitattributes`` asks for a filter."""
+    """Push files for which ``.gitattributes`` demands a filter without filtering them."""
 
 
 @dataclass(frozen=True, slots=True)
 class PushReport:
-    """What was done; of a dry run what would be, as far as that can be told without hashing everything."""
+    """The result of a push; for a dry run the expected one, as far as that is known without hashing all files."""
 
     dataset: str
     ref: bytes
     before: bytes | None
-    """Commit that the ref named, in hex."""
+    """Previous commit of the ref, in hex."""
     commit: bytes
-    """Commit that shows the changes; `before` where nothing had to be committed."""
+    """Commit with the changes; `before` if nothing had to be committed."""
     changed: int
-    """Paths in the commit that are new, changed or gone."""
+    """Paths that are new, changed or removed in the commit."""
     annexed: int
     in_git: int
-    """Files with new content, by where it went."""
+    """Files with new content in the annex and in git."""
     objects_written: int
     bytes_written: int
     empty_directories: tuple[bytes, ...]
-    """Not in the commit, as git cannot hold them."""
+    """Not in the commit, as git cannot store them."""
     overruled: tuple[bytes, ...]
     """Paths changed on both sides for which one side was preferred."""
     converted: tuple[bytes, ...]
-    """Files that went into git with other bytes than they had, as ``.gitattributes`` asks for it."""
+    """Files that git stores with other bytes, by a conversion in ``.gitattributes``."""
     pointers: tuple[tuple[bytes, Key], ...]
-    """Files and links that read like git-annex's own, so that the content of these keys is shown there."""
+    """Files and links whose content is that of a pointer of git-annex, so that the content of the key is shown there.
+    """
     special_files: tuple[bytes, ...] = ()
     """Not in the commit, as git has no fifos, sockets and devices."""
 
 
 Announce = Callable[[bytes], Awaitable[None]]
-"""Called with the commit (hex) that the branch is going to move to; maybe again, with another one."""
+"""Called with the commit (hex) right before the branch moves to it; again if another commit is tried."""
 
 
 async def unannounced(_: bytes) -> None:
-    """Nothing depends on the new commit."""
+    """For pushes whose commit need not be recorded beforehand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The part of a push that belongs to one dataset. `name`: any that tells the shares apart, also to users."""
+    """The part of a push for one dataset. `name`: unique, and shown to users."""
 
     name: bytes
     base: Base
     changes: Sequence[Change]
-    """These lie over `base`, in an overlay's order."""
+    """Changes against `base`, in an overlay's order."""
     above: bytes | None = None
-    """Name of the share of the dataset that registers it; None where none does, or where that is not to be changed."""
+    """Name of the share of its superdataset; None without one, or if that is not to be changed."""
     path: bytes = b""
-    """Where it is registered there."""
+    """The path of the subdataset in its superdataset."""
     may_empty: bool = True
-    """Whether the dataset may have no files any more after the push."""
+    """Whether the push may remove all files of the dataset."""
     announce: Announce = unannounced
 
 
 class PlannedPush(Protocol):
-    """A push that is known to have no conflict, as far as that can be known before."""
+    """A push without conflicts, as far as that is known before anything is written."""
 
     async def push(self) -> None:
-        """Push, or find out what a push would do if the request is a dry run. Raises RiafsError of many kinds.
+        """Push; for a dry run only fill in `result`. Raises RiafsError of many kinds.
 
-        When it is stopped, the shares in `result` are pushed already, and the same push run again finds them so.
+        If it fails, the shares in `result` are pushed; the same push can be repeated, and skips them.
         """
 
     @property
@@ -113,18 +114,18 @@ class PlannedPush(Protocol):
 
 
 class Pusher(Protocol):
-    """A source that can be pushed to, open."""
+    """An open source that can be pushed to."""
 
     async def check(self, dataset: bytes | None = None) -> str:
-        """What stops pushes of new files to `dataset` (its id; None: the one that the source names), "" if nothing does
-        that can be known before. Raises what stops every push.
+        """The reason why new files cannot be pushed to `dataset` (its id; None: the one that the source names), "" if
+        none is known. Raises the failure if nothing at all can be pushed.
         """
 
     async def plan(self, shares: Sequence[Share], request: PushRequest, watcher: Watcher) -> PlannedPush:
-        """Find out whatever can be found out with nothing written, of datasets that are pushed together.
+        """Check and plan the push of several datasets, without writing anything.
 
         Raises PushConflict, PushRefused, SourceNotFound, StoreTimeout, StoreError, GitError, …
         """
 
     async def is_published(self, base: Base, commit: bytes) -> bool:
-        """Whether the branch of `base` has come to `commit` (hex). Raises SourceNotFound, GitError, StoreError, …"""
+        """Whether the branch of `base` has `commit` (hex) in its history. Raises SourceNotFound, GitError, …"""

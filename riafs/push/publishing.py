@@ -1,9 +1,9 @@
-"""The last part of a push: commits on both branches, and both refs moved together.
+"""The last part of a push: commits on the branch and on git-annex, and one transaction that moves both refs.
 
-Reads of the store before count only as long as the refs stay where they were: they move from the values that the
-commits were made for, or not at all. Then everything is made anew for the new values: changes are merged with the new
-commit, and lines are added to the logs of the new git-annex branch, one for each key that the storage has now. That is
-the same as a union merge, for a log is a set of lines; no line of another user is ever lost.
+The refs move only from the values that the commits were made for (compare and swap). If another user was faster, the
+commits are made again for the new values: changes are merged with the new commit, and lines are added to the logs of
+the new git-annex branch, one for each key that the storage has now. As a log is a set of lines, that is the same as
+git-annex's union merge; no line of another user is lost.
 """
 
 import os
@@ -38,7 +38,7 @@ _ANNEX_MESSAGE = b"update"  # git-annex's own
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of the refs: see PushReport."""
+    """The part of `PushReport` about commits."""
 
     before: bytes
     commit: bytes
@@ -47,7 +47,7 @@ class Published:
 
 
 class Publisher:
-    """Commits changes and moves refs. `trees` holds blobs and trees that are not written yet."""
+    """Commits changes and moves refs. `trees` has blobs and trees that are not written yet."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class Publisher:
         self._watcher = watcher
         self._announce = announce
         self.registrations: Registrations | None = None
-        """What keeps ``.gitmodules`` right."""
+        """Updates ``.gitmodules``."""
         self.brings_back = False
-        """Whether the store may lack what an edit takes over from the commit that the changes were made over."""
+        """Whether the store may have pruned objects of the base commit that an edit uses."""
 
     async def publish(
         self,
@@ -77,9 +77,9 @@ class Publisher:
         chunked: Mapping[Key, int],
         starting_point: Callable[[bytes], Awaitable[bytes]],
     ) -> Published:
-        """Commit `edits` of the base's tree after the commit that `starting_point` names, and log `keys` (by path).
+        """Commit `edits` of the base's tree after the commit that `starting_point` returns, and log `keys` (by path).
 
-        Raises PushConflict, Busy where others are faster for too long, GitError, StoreError, …
+        Raises PushConflict, Busy if other users are faster too often, GitError, StoreError, …
         """
         for attempt in range(_ATTEMPTS):
             self._watcher.begin(PushStep.HISTORY, 0)
@@ -89,7 +89,7 @@ class Publisher:
                 await self._bring_back(merged.edits)
             commit = await self._commit(before, merged)
             logged = [key for path, key in keys.items() if path in merged.edits or path not in merged.conflicts]
-            # In this order: git moves them one after the other, and readers of the commit have to find its content.
+            # git-annex first: git moves them one after the other, and readers of the commit look for its content.
             updates = await self._annex_updates(list(dict.fromkeys(logged)), chunked)
             updates += await self._updates(ref, before, commit)
             if commit != before and ref == self._base.ref:
@@ -108,7 +108,7 @@ class Publisher:
         base_root, root = await self._to.root(self._base.commit), await self._to.root(before)
         merged = await merge(self._trees, base_root, root, edits, self._request.prefer)
         if self.registrations is not None:
-            await self.registrations.settle(root, merged, self._request.prefer)
+            await self.registrations.update(root, merged, self._request.prefer)
         if merged.conflicts and self._request.as_branch is not None and self._request.prefer is Prefer.NEITHER:
             raise branch_exists(ref, self._to)
         if self._request.prefer is Prefer.NEITHER:
@@ -116,7 +116,7 @@ class Publisher:
         return merged
 
     async def _bring_back(self, edits: Edits) -> None:
-        """Have objects of edits written that the store has pruned, with everything in them."""
+        """Write objects of edits that the store has pruned, and all objects in them, again."""
         repository = self._to.dataset.repository
         level = {one.oid.hex().encode() for one in edits.values() if one is not None and one.mode != _GITLINK}
         seen: set[bytes] = set()
@@ -130,7 +130,7 @@ class Publisher:
                 if each is None:
                     raise PushRefused(
                         f"{self._to.dataset.name}: object {oid.decode()} of commit {self._base.commit.decode()}, which "
-                        "the store has pruned, was too large to be kept here: restore what was renamed, or copy it anew"
+                        "the store has pruned, was too large to be kept here: restore the renamed files, or copy them"
                     )
                 if oid in missing:
                     self._trees.add(each.kind, each.data)
@@ -139,7 +139,7 @@ class Publisher:
                     level |= {one.oid.hex().encode() for one in items if one.mode != _GITLINK}
 
     async def _commit(self, before: bytes, merged: Merged) -> bytes:
-        """The new commit (hex), or `before` where its tree is the one wanted."""
+        """The new commit (hex), or `before` if its tree is the same."""
         root = await self._to.root(before)
         tree = await self._trees.edit(root, merged.edits)
         return before if tree == root else self._add_commit(tree, before, self._request.message)
@@ -192,7 +192,7 @@ class Publisher:
             await self._to.refs.renew_lists()
 
     async def _confirm(self, updates: Sequence[RefUpdate]) -> None:
-        """Read back what was written: only then the overlay may forget its changes."""
+        """Read the refs back, before the overlay drops its changes."""
         for update in updates:
             now = await self._to.tip(update.name)
             if now == update.old:
@@ -200,13 +200,13 @@ class Publisher:
 
 
 def branch_exists(ref: bytes, destination: Destination) -> PushRefused:
-    """Why a new branch is not made."""
+    """The failure if the new branch exists."""
     branch = os.fsdecode(ref.removeprefix(b"refs/heads/"))
     return PushRefused(f"branch {branch} of {destination.dataset.name} exists already; choose another name")
 
 
 def refuse_conflicts(merged: Merged, destination: Destination, base: Base, ref: bytes, tip: bytes) -> None:
-    """Raise PushConflict if there are any conflicts between `base` and `tip`, which `ref` names now."""
+    """Raise PushConflict if `merged` has conflicts between `base` and `tip`, the current commit of `ref`."""
     if not merged.conflicts:
         return
     paths = sorted(merged.conflicts)
@@ -225,7 +225,7 @@ def refuse_conflicts(merged: Merged, destination: Destination, base: Base, ref: 
 
 
 class AnnexLogs:
-    """Writes logs for keys that `storage` holds; `chunked`: those stored in chunks → how many."""
+    """Writes the logs of keys that `storage` has; `chunked`: keys in chunks → number of chunks."""
 
     def __init__(
         self,

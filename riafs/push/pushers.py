@@ -15,10 +15,10 @@ from riafs.tree.tools import CommandSettings, working_tools
 async def open_pusher(
     source: Source, settings: CommandSettings, alternate: Callable[[bytes], bytes] | None = None
 ) -> AsyncIterator[Pusher]:
-    """The pusher of `source`. `alternate`: object format → an object directory of this machine, where git objects are
-    that the store may have pruned.
+    """The pusher of `source`. `alternate`: object format → a local object directory with git objects that the store may
+    have pruned.
 
-    Raises PushRefused where this kind of source cannot be pushed to, SourceNotFound, OutsideStore, StoreDenied, …
+    Raises PushRefused if this kind of source cannot be pushed to, SourceNotFound, OutsideStore, StoreDenied, …
     """
     if not isinstance(source, RiaUrl):
         raise PushRefused(f"{source} cannot be pushed to: changes are pushed to the datasets of RIA stores")

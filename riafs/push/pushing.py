@@ -1,9 +1,9 @@
-"""One push of one dataset: objects, then history, then refs, each step durable before the next.
+"""The push of one dataset: objects, then commits, then refs, each step durable before the next.
 
-Until the refs move, the store holds nothing but objects without references, so that a push may be killed anywhere;
-run again it finds what is there. Both refs move in one transaction from the values that were read: when one of them
-moved meanwhile, lines are added to the new git-annex branch, and changes are merged with the new commit, and it is
-tried again. No lock decides anything.
+Until the refs move, the store only gets objects without references. So a push may be killed at any time, and can be
+repeated; it uses the objects that are already there. Both refs (the branch and git-annex) move in one transaction from
+the values that were read. If one of them has moved meanwhile, the changes are merged with the new commit, lines are
+added to the new git-annex branch, and the transaction is tried again. No lock is needed for that.
 """
 
 import os
@@ -25,7 +25,7 @@ from riafs.push.objects import ObjectWriter
 from riafs.push.planning import Plan, Planner
 from riafs.push.protocol import Announce, Prefer, PushReport, PushRequest, unannounced
 from riafs.push.publishing import Publisher, branch_exists, refuse_conflicts
-from riafs.push.rules import Rules
+from riafs.push.rules import Rules, annexed_key
 from riafs.push.trees import TreeEditor
 from riafs.slices import Pauses
 from riafs.tree.source import versions_near
@@ -36,7 +36,7 @@ _OBJECTS_AT_ONCE = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What is known before anything is written."""
+    """The result of `prepare`, before anything is written."""
 
     ref: bytes
     planner: Planner
@@ -44,12 +44,12 @@ class _Prepared:
     placer: Placer
     rules: Rules
     to_annex: bool
-    """Whether something has to be written below ``annex``."""
+    """Whether anything has to be written below ``annex``."""
 
 
 class Push:
-    """A push of `changes`, which lie over `base` and are in an overlay's order. `announce` is called right before the
-    branch that is shown moves.
+    """A push of `changes` against `base`, in an overlay's order. `announce` is called right before the branch that the
+    mount shows moves.
     """
 
     def __init__(
@@ -69,27 +69,27 @@ class Push:
         self._announce = announce
         self._trees = TreeEditor(destination.dataset.repository, destination.git.digits)
         self.may_empty = True
-        """Whether the dataset may have no files any more after it."""
+        """Whether the push may remove all files of the dataset."""
         self._base_root = b""
         self._gone = False
-        """Whether the store has pruned the commit that the changes were made over."""
+        """Whether the store has pruned the base commit."""
         self._moves = Moves(changes)
         self._prepared: _Prepared | None = None
 
     @property
     def has_changes(self) -> bool:
-        """Whether anything was changed here."""
+        """Whether there are any changes."""
         return bool(self._changes)
 
     def called(self, name: str) -> None:
-        """Tell the watcher that it is this dataset's turn."""
+        """Report to the watcher that this dataset is pushed now."""
         self._watcher.at(name)
 
     async def prepare(self) -> None:
-        """Find out whatever can be found out with nothing written: refusals, and conflicts.
+        """Find all refusals and conflicts that can be found without writing anything.
 
-        Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, Busy where a lock was left
-        behind, and what reading changed files raises.
+        Raises PushConflict, PushRefused, StoreTimeout, StoreError, GitError, Busy (a lock was left), and what reading
+        changed files raises.
         """
         self._watcher.begin(PushStep.LOOKING, 0)
         ref = await self._ref()
@@ -111,10 +111,10 @@ class Push:
         self._prepared = _Prepared(ref, planner, plan, placer, rules, to_annex)
 
     async def run(self, gitlinks: Mapping[bytes, bytes] | None = None) -> PushReport:
-        """Push, or tell what a push would do. `gitlinks`: path of a subdataset → its new commit (hex).
+        """Push; for a dry run only report. `gitlinks`: path of a subdataset → its new commit (hex).
 
-        Raises what `prepare` raises (after PushConflict the store has at most objects without references more), and
-        Busy, StoreDenied, ReadOnly.
+        Raises as `prepare` (after PushConflict the store has at most more objects without references), and Busy,
+        StoreDenied, ReadOnly.
         """
         if self._prepared is None:
             await self.prepare()
@@ -131,7 +131,7 @@ class Push:
             await self._place(ready, objects)
         request = self._request
         if self._gone and request.as_branch is not None:
-            request = replace(request, prefer=Prefer.OURS)  # over another commit, so as they are
+            request = replace(request, prefer=Prefer.OURS)  # nothing to merge with: the base commit is gone
         publisher = Publisher(self._to, self._base, request, self._trees, self._watcher, self._announce)
         publisher.brings_back, publisher.registrations = self._gone, self._registrations
         published = await publisher.publish(ready.ref, plan.edits, plan.keys, objects.chunked, self._starting_point)
@@ -142,7 +142,7 @@ class Push:
             tuple(sorted({**plan.pointers, **ready.placer.pointers}.items())), tuple(plan.special),
         )  # fmt: skip
 
-    # -- before -------------------------------------------------------------------------------------------------------
+    # -- preparing ----------------------------------------------------------------------------------------------------
 
     async def _ref(self) -> bytes:
         ref = self._request.as_branch or self._request.branch or self._base.ref
@@ -153,13 +153,13 @@ class Push:
         if not ref.startswith(b"refs/heads/") or ref == ANNEX_BRANCH:
             raise PushRefused(f"{os.fsdecode(ref)} is no branch to push to")
         found = await self._to.dataset.repository.references.resolve(ref)
-        if found is not None and found.ref is not None:  # a branch may stand for another one
+        if found is not None and found.ref is not None:  # a branch may be a symbolic ref to another one
             ref = found.ref
         self._refuse_adjusted(ref)
         return ref
 
     def _refuse_adjusted(self, ref: bytes) -> None:
-        """What is committed on git-annex's adjusted branch of a branch, that branch itself never sees."""
+        """Refuse git-annex's adjusted branches: commits on one do not reach the branch that it was made from."""
         below = self._base.ref if self._request.as_branch is None else None
         for branch in (ref, below):
             original = None if branch is None else adjusted_branch(branch)
@@ -173,7 +173,7 @@ class Push:
                 )
 
     async def _starting_point(self, ref: bytes) -> bytes:
-        """The commit that the new one comes after. Raises PushRefused."""
+        """The parent of the new commit. Raises PushRefused."""
         tip = await self._to.tip(ref)
         name = f"branch {os.fsdecode(ref.removeprefix(b'refs/heads/'))} of {self._to.dataset.name}"
         if self._request.as_branch is not None:
@@ -200,32 +200,32 @@ class Push:
         return Registrations(self._to, self._trees, self._base_root, self._moves)
 
     async def _check_registrations(self, plan: Plan) -> None:
-        """Find out whether ``.gitmodules`` would go on naming all subdatasets, with nothing sent yet."""
+        """Raise PushRefused if ``.gitmodules`` would lose a subdataset, before anything is sent."""
         edits = dict(plan.edits)
         for change in plan.contents:
             if change.path == MODULES and change.content is not None and change.content.size <= MAX_CONFIG:
                 opened = await ContentSource(self._to).open(change)
                 edits[MODULES] = tree_entry(FILE, self._trees.add(b"blob", bytes(await opened.read(0, opened.size))))
                 opened.close()
-        await self._registrations.settle(self._base_root, Merged(edits), Prefer.NEITHER)
+        await self._registrations.update(self._base_root, Merged(edits), Prefer.NEITHER)
 
     async def _is_gone(self) -> bool:
         repository = self._to.dataset.repository
         return repository.reads_kept and bool(await repository.lacking([self._base.commit]))
 
     async def _above_gone(self) -> bytes:
-        """Where a new branch begins whose commit was pruned: at the branch that took its place."""
+        """The parent for a new branch if the base commit was pruned: the commit of the branch now."""
         found = await self._to.dataset.repository.find(None) if self._base.ref is None else None
         tip = found.oid if found is not None else await self._to.tip(self._base.ref or b"")
         if tip is None:
             raise PushRefused(
-                f"commit {self._base.commit.decode()} of {self._to.dataset.name}, which the changes were made over, "
-                f"was pruned, and {os.fsdecode(self._base.ref or b'')} is gone, too: make that branch again"
+                f"commit {self._base.commit.decode()} of {self._to.dataset.name}, the base of the changes, was pruned, "
+                f"and {os.fsdecode(self._base.ref or b'')} is gone, too: make that branch again"
             )
         return tip
 
     async def _is_pushed_already(self, tip: bytes) -> bool:
-        """Whether the new branch was made by this very push, which was killed before it could say so."""
+        """Whether the new branch was made by this same push, which was killed before it could report."""
         try:
             before = await self._above_gone() if self._gone else self._base.commit
             return before in (await self._to.dataset.repository.commit(tip)).parents
@@ -234,8 +234,8 @@ class Push:
 
     @asynccontextmanager
     async def _workspace(self, ready: _Prepared) -> AsyncIterator[bytes]:
-        """A directory for objects that are being written; as good as none where none will be: git writes there too,
-        where no user may write into ``annex``.
+        """A directory for unfinished objects; none if no object is written, as a user who may write git objects may not
+        be allowed to write into ``annex``.
         """
         if not ready.to_annex:
             yield b""
@@ -246,7 +246,7 @@ class Push:
             yield workspace
 
     async def _goes_to_annex(self, plan: Plan, placer: Placer) -> bool:
-        """Whether objects are written, or get another mode. Raises what finds out that they cannot be."""
+        """Whether objects are written or get another mode. Raises the failure if this user cannot do that."""
         for change in () if plan.modes else plan.contents:
             await trio.lowlevel.checkpoint()
             if (await placer.verdict(change)).backend is not None:
@@ -258,7 +258,7 @@ class Push:
         return True
 
     async def _foresee_conflicts(self, ref: bytes, plan: Plan, placer: Placer) -> None:
-        """Find conflicts before anything is sent: only files that were changed in the store too have to be hashed."""
+        """Find conflicts before anything is sent. Only files that were changed in the store as well are hashed."""
         tip = await self._starting_point(ref)
         root = await self._to.root(tip)
         if root == self._base_root or self._request.prefer is not Prefer.NEITHER or self._request.as_branch is not None:
@@ -313,7 +313,8 @@ class Push:
         await objects.finish()
         for change in plan.modes:
             assert change.base is not None
-            assert change.base.key is not None
             assert change.content is not None
-            if not await objects.set_executable(change.base.key, executable=change.content.executable):
+            key = annexed_key(change.base)
+            assert key is not None
+            if not await objects.set_executable(key, executable=change.content.executable):
                 plan.edits[change.path] = ready.planner.unlocked(change)

@@ -1,8 +1,8 @@
 """Pushes to the datasets of a RIA store: subdatasets first, then the datasets that register them.
 
-Each dataset's push is whole by itself. All of them are planned before the first is pushed, so that a conflict in one
-stops them all; when a push is stopped later, the subdatasets that are pushed already stay pushed, and the same push run
-again continues from there, for changes that are pushed already are no changes any more.
+The push of each dataset is atomic. All are planned before the first is pushed, so that a conflict in one of them stops
+all. If a later one fails, the subdatasets that were pushed stay pushed, and the same push can be repeated: changes that
+were pushed are no changes any more.
 """
 
 import os
@@ -24,11 +24,11 @@ from riafs.tree.tools import StoreTools
 from riafs.watching import Watcher
 
 _MOST_COMMITS = 10_000
-"""Commits of other users that are looked through for one of our own."""
+"""Commits of other users that are searched for one of ours."""
 
 
 class RiaPusher:
-    """The Pusher of a store; `source` may name one dataset of it. Owns what it writes with, until `close`."""
+    """The Pusher of a store; `source` may name one dataset of it."""
 
     def __init__(self, source: RiaUrl, store: Store, tools: StoreTools) -> None:
         self._source = source
@@ -37,16 +37,16 @@ class RiaPusher:
         self._writing: LocalWriter | None = None
 
     def close(self) -> None:
-        """Give descriptors back."""
+        """Close descriptors."""
         if self._writing is not None:
             self._writing.close()
 
     async def check(self, dataset: bytes | None = None) -> str:
-        """What stops pushes of annexed files. Raises BadSource for None where the source names no dataset."""
+        """The obstacle for annexed files. Raises BadSource for None if the source names no dataset."""
         return (await self.destination(dataset)).obstacle
 
     async def destination(self, dataset: bytes | None = None) -> Destination:
-        """The dataset with that id, or the one that the source names. Raises as `check`."""
+        """The dataset with this id, or the one that the source names. Raises as `check`."""
         store, source = self._store, self._source
         if dataset is None and source.dataset is None and source.alias is None:
             raise BadSource(f"{source} names no dataset; one is named with #ID or #~ALIAS")
@@ -71,7 +71,7 @@ class RiaPusher:
         return planned
 
     async def is_published(self, base: Base, commit: bytes) -> bool:
-        """Look through the history of the branch, back to the commit of `base`."""
+        # Search the history of the branch, back to the commit of `base`.
         repository = (await self._store.dataset(await self._store.path_of_id(base.dataset))).repository
         tip = None if base.ref is None else await repository.references.resolve(base.ref)
         waiting, seen = [] if tip is None else [tip.oid], {base.commit}
@@ -90,7 +90,7 @@ class RiaPusher:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The push of one dataset; for the other fields see Share."""
+    """The push of one dataset; the other fields are those of `Share`."""
 
     name: bytes
     push: Push
@@ -119,7 +119,7 @@ class PlannedRiaPush:
             member.push.called(os.fsdecode(member.name) + position)
             gitlinks = moved.get(member.name, {})
             report = self._reports[member.name] = await member.push.run(gitlinks)
-            # One without changes, here and below, stays registered at the commit it is registered at.
+            # A dataset without changes, its subdatasets included, stays registered at its commit.
             if member.above is not None and (gitlinks or member.push.has_changes):
                 moved.setdefault(member.above, {})[member.path] = report.commit
 

@@ -1,9 +1,9 @@
-"""Which files of a dataset go to the annex, and by which keys: what git-annex and DataLad would do with them.
+"""The rules for files of a dataset: annex or git, backend, locked or unlocked; the same as for git-annex and DataLad.
 
-``annex.largefiles`` of ``.gitattributes`` counts before that of the git-annex branch's configuration; where neither
-says anything a known file stays in git or in the annex, and a new one is annexed. A known annexed file stays locked or
-unlocked, a new one is locked unless ``annex.addunlocked`` of the git-annex branch says otherwise. git's own files
-(``.gitattributes``, ``.gitmodules``, …) are never annexed, as git reads no links there.
+``annex.largefiles`` in ``.gitattributes`` comes before the same setting of the git-annex branch; without both, a
+changed file stays in git or in the annex, and a new one is annexed. A changed annexed file stays locked or unlocked; a
+new one is locked unless ``annex.addunlocked`` of the git-annex branch says otherwise. git's own files
+(``.gitattributes``, ``.gitmodules``, …) are never annexed, as git does not follow links for them.
 """
 
 import os
@@ -18,9 +18,9 @@ from riafs.formats import conversions
 from riafs.formats.conversions import SET, UNSET, Conversion, conversion_of
 from riafs.formats.digests import makes_keys
 from riafs.formats.gitobjects import LINK
-from riafs.formats.keys import DEFAULT_BACKEND, ExtensionRules
+from riafs.formats.keys import DEFAULT_BACKEND, ExtensionRules, Key, parse_key
 from riafs.formats.largefiles import LargeFiles, mime_encoding_of, parse_large_files
-from riafs.overlay.changes import Change
+from riafs.overlay.changes import BaseEntry, Change
 
 ATTRIBUTES = ("annex.largefiles", "annex.backend", *conversions.ATTRIBUTES)
 _LARGE_FILES = b"annex.largefiles"
@@ -39,9 +39,14 @@ _SWITCHES = {
 _SECONDS = 30.0
 
 
+def annexed_key(base: BaseEntry) -> Key | None:
+    """The key of annexed content of the base commit."""
+    return parse_key(base.origin.content) if base.origin.content else None
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one file. `backend` is None for what git keeps; `unlocked`: a pointer instead of a link."""
+    """The decision for one file. `backend` is None for content in git; `unlocked`: a pointer instead of a link."""
 
     backend: bytes | None
     unlocked: bool = False
@@ -49,7 +54,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The dataset's. `attributes`: path → attribute → value; `configured`: settings of the git-annex branch."""
+    """The rules of a dataset. `attributes`: path → attribute → value; `configured`: settings of the git-annex
+    branch.
+    """
 
     attributes: Mapping[bytes, Mapping[bytes, bytes]]
     configured: Mapping[bytes, bytes]
@@ -58,7 +65,7 @@ class Rules:
 
     @property
     def extensions(self) -> ExtensionRules:
-        """How much of a file's name becomes part of its key."""
+        """The limits of file extensions that become part of a key."""
         default = ExtensionRules()
         return ExtensionRules(
             _number(self.configured.get(b"annex.maxextensionlength"), default.length),
@@ -66,12 +73,12 @@ class Rules:
         )
 
     def reads_content(self, change: Change) -> bool:
-        """Whether `decide` needs the beginning of the file."""
+        """Whether `decide` needs the first bytes of the file."""
         expressions = self._expression(change.path), self._unlocking(change)
         return any(isinstance(each, LargeFiles) and each.reads_content for each in expressions)
 
     def decide(self, change: Change, size: int, head: bytes) -> Verdict:
-        """For a file of `size` bytes that begins with `head` (textencoding.LOOKED_AT bytes, or all).
+        """The decision for a file of `size` bytes that begins with `head` (largefiles.LOOKED_AT bytes, or all).
 
         Raises PushRefused for a backend whose keys riafs cannot make, and MissingProgram, MalformedLog.
         """
@@ -86,31 +93,31 @@ class Rules:
         if expression is not None:
             return expression.matches(_File(change.path, size, head, self.search_path))
         base = change.base
-        return base is None or base.key is not None or base.mode == LINK
+        return base is None or bool(base.origin.content) or base.origin.mode == LINK
 
     def _unlocked(self, change: Change, size: int, head: bytes) -> bool:
         given = self._unlocking(change)
         return given if isinstance(given, bool) else given.matches(_File(change.path, size, head, self.search_path))
 
     def _unlocking(self, change: Change) -> LargeFiles | bool:
-        """Whether an annexed file is unlocked, or what decides it."""
+        """Whether an annexed file is unlocked, or the expression that decides it."""
         base = change.base
-        if base is not None and base.key is not None:
-            return base.mode != LINK
+        if base is not None and base.origin.content:
+            return base.origin.mode != LINK
         given = self.configured.get(_UNLOCKED, b"false")
         if given.lower() in _SWITCHES:
             return _SWITCHES[given.lower()]
         try:
             return _parsed(given)
         except RiafsError as problem:
-            raise PushRefused(f"whether {os.fsdecode(change.path)} is unlocked is not known: {problem}") from problem
+            raise PushRefused(f"whether {os.fsdecode(change.path)} is unlocked is unknown: {problem}") from problem
 
     def conversion(self, path: bytes) -> Conversion:
-        """What git does to the bytes of a file that it keeps."""
+        """The conversion that git applies to the bytes of a file."""
         return conversion_of(self.attributes.get(path, {}))
 
     def _value(self, path: bytes, name: bytes) -> bytes | None:
-        """Of an attribute, else of the setting called like it."""
+        """The value of an attribute, else of the setting with the same name."""
         value = self.attributes.get(path, {}).get(name)
         return self.configured.get(name) if value in (None, SET, UNSET) else value
 
@@ -121,7 +128,7 @@ class Rules:
         try:
             return _parsed(given)
         except RiafsError as problem:
-            raise PushRefused(f"whether {os.fsdecode(path)} goes to the annex is not known: {problem}") from problem
+            raise PushRefused(f"whether {os.fsdecode(path)} goes to the annex is unknown: {problem}") from problem
 
     def _backend(self, path: bytes) -> bytes:
         backend = self._value(path, _BACKEND) or DEFAULT_BACKEND
@@ -144,7 +151,7 @@ def _number(text: bytes | None, default: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """The Facts of a file for an expression of git-annex."""
+    """`Facts` of a file for an expression of git-annex."""
 
     path: bytes
     size: int
@@ -152,11 +159,11 @@ class _File:
     search_path: str
 
     def mime_encoding(self) -> bytes:
-        """The encoding by the first bytes."""
+        """The encoding, from the first bytes."""
         return mime_encoding_of(self.head)
 
     def mime_type(self) -> bytes:
-        """The type by file(1), which git-annex's own library belongs to."""
+        """The type from file(1), whose library git-annex uses."""
         program = shutil.which("file", path=self.search_path)
         if program is None:
             raise MissingProgram("annex.largefiles asks for a mimetype; install the program file")

@@ -1,8 +1,8 @@
-"""Trees of a commit with some paths changed: only the directories on the way to a changed path are read and written.
+"""Editing the tree of a commit: only directories above a changed path are read and written.
 
-All trees of one level are read in one batch, so that the git-annex branch of a dataset with 100,000 keys costs three
-small reads for one new key, and ten thousand new keys cost three large ones. Entries that no directory can show keep
-their place in the trees that hold them.
+All trees of one level are read in one batch. So one new key on the git-annex branch of a dataset with 100,000 keys
+costs three small reads, and ten thousand new keys three large ones. Entries with names that cannot be shown as files
+stay in their trees.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,23 +30,23 @@ _LARGE = 1 << 18
 
 Items = Mapping[bytes, TreeEntry]
 Edits = Mapping[bytes, TreeEntry | None]
-"""Path → its new entry, None for none."""
+"""Path → its new entry, None for a removal."""
 _MOST_LEAVES = 5_000_000
 
 
 @dataclass(slots=True)
 class _Node:
-    """A directory on the way to changed paths, or a changed path."""
+    """A directory above changed paths, or a changed path."""
 
     children: dict[bytes, "_Node"] = field(default_factory=dict)
     given: bool = False
     item: TreeEntry | None = None
-    """The entry here, before the children are put into it."""
+    """The entry, before the edits of the children."""
     items: dict[bytes, TreeEntry] = field(default_factory=dict)
 
 
 class TreeEditor:
-    """Reads trees of `repository`, and collects the new ones that it makes, with what else is added to them."""
+    """Reads trees of `repository`, and collects new trees and other objects to be written."""
 
     def __init__(self, repository: Repository, digits: int) -> None:
         self._repository = repository
@@ -54,10 +54,10 @@ class TreeEditor:
         self._read: dict[bytes, Items] = {}
         self._new: dict[bytes, NewObject] = {}
         self.new_bytes = 0
-        """Bytes of the new objects that were not taken yet."""
+        """Bytes of new objects that `take` has not returned yet."""
 
     def add(self, kind: bytes, data: bytes) -> bytes:
-        """Keep a new object to be written; its name in hex."""
+        """Add a new object to be written. Returns its name in hex."""
         name = object_name(kind, data, self._digits)
         if name not in self._new:
             self._new[name] = NewObject(kind, data)
@@ -65,18 +65,18 @@ class TreeEditor:
         return name
 
     def is_new(self, name: bytes) -> bool:
-        """Whether an object (hex) was added, and not taken yet."""
+        """Whether an object (hex) was added, and not returned by `take` yet."""
         return name in self._new
 
     def take(self) -> list[NewObject]:
-        """All new objects, which are to be written now."""
+        """All new objects, for writing; they are forgotten here."""
         new, self._new, self.new_bytes = list(self._new.values()), {}, 0
         return new
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def items(self, oids: Iterable[bytes]) -> None:
-        """Read trees (raw names), for `tree` to answer. Raises MissingObject, MalformedObject, GitError."""
+        """Read trees (raw names) in one batch. Raises MissingObject, MalformedObject, GitError."""
         wanted = [oid for oid in dict.fromkeys(oids) if oid not in self._read]
         names = [oid.hex().encode() for oid in wanted]
         found = await self._repository.objects([b"contents " + name for name in names]) if names else []
@@ -86,9 +86,9 @@ class TreeEditor:
                 raise MissingObject(f"tree {name.decode()} is missing in {self._repository.name}")
             if each.kind != b"tree":
                 raise MalformedObject(f"{name.decode()} of {self._repository.name} is no tree")
-            apart = len(each.data) > _LARGE
+            is_large = len(each.data) > _LARGE
             read = partial(read_tree_entries, each.data, self._digits // 2)
-            self._read[oid] = await trio.to_thread.run_sync(read) if apart else read()
+            self._read[oid] = await trio.to_thread.run_sync(read) if is_large else read()
             await pauses.pause()
 
     async def tree(self, oid: bytes) -> Items:
@@ -97,14 +97,14 @@ class TreeEditor:
         return self._read[oid]
 
     async def look_up(self, root: bytes, paths: Iterable[bytes]) -> dict[bytes, TreeEntry | None]:
-        """The entry at each path below the tree `root` (hex), None where there is none."""
+        """The entry at each path below the tree `root` (hex), None if there is none."""
         wanted = dict.fromkeys(paths)
         top = await in_slices(_trie(wanted, given=False))
         await self._descend(top, tree_entry(DIRECTORY, root))
         return dict(await in_slices(listing((path, _at(top, path)) for path in wanted)))
 
     async def leaves(self, tree: TreeEntry) -> dict[bytes, TreeEntry]:
-        """Path below → item of everything in a directory but directories. Raises MalformedObject if it is too much."""
+        """Path → entry of all files in a directory, at any depth. Raises MalformedObject if there are too many."""
         found: dict[bytes, TreeEntry] = {}
         level, pauses = {b"": tree.oid}, Pauses()
         while level:
@@ -123,7 +123,7 @@ class TreeEditor:
         return found
 
     async def _descend(self, top: _Node, root: TreeEntry) -> list[list[_Node]]:
-        """Fill in the entries of the nodes; returns those with children, level by level."""
+        """Set the entries of the nodes; returns those with children, level by level."""
         top.item = root
         level, levels, pauses = [top], [], Pauses()
         while level:
@@ -139,7 +139,7 @@ class TreeEditor:
         return levels
 
     async def blob(self, entry: TreeEntry, limit: int) -> bytes | None:
-        """The content of a blob, new or not; None where it cannot be read or has more than `limit` bytes."""
+        """The content of a blob, new or not; None if it cannot be read or has more than `limit` bytes."""
         name = entry.oid.hex().encode()
         new = self._new.get(name)
         if new is not None:
@@ -150,9 +150,9 @@ class TreeEditor:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     async def edit(self, root: bytes, edits: Edits, *, keep: bool = True) -> bytes:
-        """The tree (hex) like `root` with `edits`, in which entries of an edited directory come after it.
+        """The tree (hex) of `root` with `edits`, in which entries of an edited directory come after it.
 
-        Unless it is to `keep`, it can be looked at here, but will not be written.
+        Without `keep`, it can be read from this editor, but will not be written.
         """
         top = await in_slices(_trie(edits, given=True))
         levels = await self._descend(top, tree_entry(DIRECTORY, root))
@@ -165,11 +165,11 @@ class TreeEditor:
         return top.item.oid.hex().encode()
 
     async def _finish(self, node: _Node, *, is_root: bool, keep: bool) -> None:
-        """Put what the children became into the node's tree. git has no empty directories."""
+        """Make the node's tree from its children. git has no empty directories."""
         await in_slices(_hand_up(node))
         if not node.items and not is_root:
-            stood = node.item is not None and not node.item.is_tree
-            node.item = node.item if stood else None  # nothing came to stand in the place of a file
+            was_file = node.item is not None and not node.item.is_tree
+            node.item = node.item if was_file else None  # a file stays if no entry replaces it
             return
         data = await in_slices(_encoded(node.items))
         add = partial(self.add, b"tree", data) if keep else partial(object_name, b"tree", data, self._digits)
@@ -206,7 +206,7 @@ def _hand_up(node: _Node) -> Sliced[None]:
 
 
 def _encoded(items: Items) -> Sliced[bytes]:
-    """As encode_tree."""
+    """The object of a tree, as `encode_tree`, in slices."""
     ordered = yield from sorting(list(items.items()), key=place)
     return b"".join((yield from listing(map(encode_item, ordered))))
 

@@ -253,12 +253,11 @@ def _ignore(was_read: bool) -> None:  # noqa: FBT001  # as it is called
 
 
 class DeferredBytes:
-    """RangedBytes of `size` bytes that `open_source` opens at the first read, for content that is verified as a whole
+    """RangedBytes of `size` bytes that `open_source` opens at the first read, for content that is verified completely
     before any byte is served.
 
-    Programs open files that they do not read: a backup opens each to see that it has not changed. For these nothing is
-    done but to find the content, which costs no digest and no git child. `discard` closes what was found, where the
-    source is never opened.
+    Programs also open files without reading them; a backup does that to see that they are unchanged. For them the
+    content is only found, without a digest or a git child. `discard` closes the result if the source is never opened.
     """
 
     __slots__ = ("_discard", "_open_source", "_opening", "on_first_use", "opened", "size")
@@ -297,16 +296,15 @@ class DeferredBytes:
 
     @property
     def provisional(self) -> bool:
-        """As Provisional."""
         return self.opened is not None and is_provisional(self.opened)
 
     @property
     def shown_version(self) -> object:
-        """As Provisional. Only verified bytes are ever read from it."""
+        # Before the first read none is shown: only verified bytes are read from the source.
         return PROVEN if self.opened is None else shown_version_of(self.opened)
 
     def close(self) -> None:
-        """Close the source, or discard what was found."""
+        """Close the source if it was opened, else call `discard`."""
         self._used(was_read=False)
         if self.opened is not None:
             self.opened.close()
@@ -334,16 +332,13 @@ class ErrorReporting:
 
     @property
     def provisional(self) -> bool:
-        """See Provisional."""
         return is_provisional(self._source)
 
     @property
     def shown_version(self) -> object:
-        """See Provisional."""
         return shown_version_of(self._source)
 
     async def read(self, offset: int, length: int) -> Buffer:
-        """See RangedBytes."""
         try:
             return await self._source.read(offset, length)
         except RiafsError as problem:

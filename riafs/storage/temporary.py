@@ -344,7 +344,7 @@ class SpilledText:
 
     def piece(self, start: int, length: int) -> bytes:
         """A part of the text. Raises StoreError."""
-        return bytes(self._growing.settled()[start : start + length])
+        return bytes(self._growing.finished()[start : start + length])
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The text, `TEXT_PIECE` bytes at a time, read in a thread where it is on disk. Raises StoreError."""

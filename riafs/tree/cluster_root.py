@@ -6,6 +6,7 @@ with two small requests a round; their items are listed again only where those s
 """
 
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class ClusterRoot(FixedDirectory):
             return await self._collections.by_uuid(identifier)
         if is_project_uuid(identifier):
             return await self._projects.project(identifier)
-        raise NotInStore(f"{identifier!r} is no uuid of a collection or project, and no portable data hash")
+        raise NotInStore(f"{os.fsdecode(identifier)} is no uuid of a collection or project, and no portable data hash")
 
 
 async def open_cluster(root: ClusterRoot, identifier: bytes | None) -> Directory:

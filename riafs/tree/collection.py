@@ -3,8 +3,7 @@
 Every file and directory shows the time of the collection. Keep knows no permissions, so that every file may be
 executed, as in Arvados' own mounts. Listing never touches a block.
 
-Folders are kept as shown while there is room, and made again from the manifest. What cannot be a file name
-is shown otherwise or left out: NUL as ``_``, a name of more than 255 bytes or one that is taken already not at all.
+Folders are kept as shown while there is room, and made again from the manifest: see tree/shown_folder.
 """
 
 import hashlib
@@ -27,12 +26,13 @@ from riafs.formats.columns import PagedNames
 from riafs.formats.manifests.blocks import NO_BLOCK, Segment
 from riafs.formats.manifests.folder import FOLDER, ManifestFolder
 from riafs.formats.manifests.manifest import Manifest
-from riafs.formats.names import MAX_NAME, joined
+from riafs.formats.names import joined
 from riafs.formats.text import shown
 from riafs.storage.bytesource import ErrorReporting, MemoryBytes, RangedBytes
 from riafs.tree.directories import PlainDirectory
 from riafs.tree.listing import PIECE
 from riafs.tree.protocol import Directory, Entry, Found, Kind, Versions
+from riafs.tree.shown_folder import ShownFolder, shown_folder
 from riafs.tree.slots import Slots, slots_of_entries
 
 log = logging.getLogger(__name__)
@@ -55,51 +55,6 @@ _PIECES = 64
 _MAX_SLOTS = 100_000
 """Entries whose slots are kept in memory in all, of folders of fewer than MANY."""
 _MEMORY_SHARE = 8
-_SPECIAL = 300
-"""Bytes of memory for a name in a folder of which not all are shown as they are."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShownFolder:
-    """A folder with the names under which it is shown; positions count those."""
-
-    folder: ManifestFolder
-    names: Sequence[bytes]
-    indices: Sequence[int]
-    """position → index in `folder`."""
-    special: dict[bytes, int] | None
-    """Shown name → position, where not all names are shown as they are."""
-
-    def find(self, name: bytes) -> int | None:
-        """The position of a shown name."""
-        return self.folder.find(name) if self.special is None else self.special.get(name)
-
-    @property
-    def dropped(self) -> int:
-        """Names that are left out."""
-        return len(self.folder) - len(self.names)
-
-
-def shown_folder(folder: ManifestFolder) -> ShownFolder:
-    """How a folder is shown."""
-    names = folder.names
-    if all(map(_possible, (names[start : start + MANY] for start in range(0, len(names), MANY)))):
-        return ShownFolder(folder, names, range(len(names)), None)
-    memory.ensure(_SPECIAL * len(names), "the names of a large folder")
-    # Those that stay as they are come first, so that none of them loses its name to another one.
-    order = sorted(range(len(names)), key=lambda index: b"\0" in names[index])
-    taken: dict[bytes, int] = {}
-    for index in order:
-        if len(names[index]) <= MAX_NAME:
-            taken.setdefault(names[index].replace(b"\0", b"_"), index)
-    listed = sorted(taken)
-    return ShownFolder(
-        folder, listed, [taken[name] for name in listed], {name: position for position, name in enumerate(listed)}
-    )
-
-
-def _possible(names: Sequence[bytes]) -> bool:
-    return max(map(len, names)) <= MAX_NAME and b"\0" not in b"/".join(names)
 
 
 class FolderCache:
@@ -133,17 +88,18 @@ class FolderCache:
         return known
 
     def _keep(self, key: tuple[bytes, bytes], folder: ShownFolder) -> ShownFolder:
-        if folder.dropped:
-            self._counters.names_dropped += folder.dropped
+        dropped = len(folder.folder) - len(folder)
+        if dropped:
+            self._counters.names_dropped += dropped
             where = f"/{key[1].decode(errors='replace')} of collection {key[0].decode()}"
-            log.warning("%d impossible names left out in %s, among them %s", folder.dropped, where, _a_dropped(folder))
+            log.warning("%d impossible names left out in %s, among them %s", dropped, where, shown(folder.left_out()))
         self._cache[key] = folder
         return folder
 
     def _weight(self, folder: ShownFolder) -> int:
         count = len(folder.folder)
-        if isinstance(folder.folder.names, PagedNames) and folder.special is None:
-            count = min(count, _OF_A_LARGE_ONE)
+        if isinstance(folder.folder.names, PagedNames):
+            count = min(count, _OF_A_LARGE_ONE + folder.odd_count)
         return min(1 + count, self._limit)
 
 
@@ -151,11 +107,6 @@ def _read(manifest: Manifest, path: bytes) -> ShownFolder:
     folder = manifest.folder(path)
     assert folder is not None
     return shown_folder(folder)
-
-
-def _a_dropped(folder: ShownFolder) -> str:
-    kept = set(folder.indices)
-    return next(shown(name) for index, name in enumerate(folder.folder.names) if index not in kept)
 
 
 def file_version(manifest: Manifest, folder: ManifestFolder, index: int) -> bytes:
@@ -224,16 +175,16 @@ class CollectionDirectory(PlainDirectory):
         return self.collection.folders.pieces.get(self._shown_as, (0, ()))
 
     def _entries(self, folder: ShownFolder, positions: range) -> tuple[Entry, ...]:
-        if folder.special is not None:
-            shown = range(len(folder.names))[positions.start : positions.stop]
+        if folder.odd_count:
+            shown = range(len(folder))[positions.start : positions.stop]
             return tuple([self._entry(folder, position) for position in shown])
         glances = folder.folder.glances(positions.start, positions.stop)
         made = [self._made(folder, index, *each) for index, each in enumerate(glances, positions.start)]
         return tuple(made)
 
     def _entry(self, folder: ShownFolder, position: int) -> Entry:
-        index = folder.indices[position]
-        return self._made(folder, index, folder.names[position], folder.folder.glance(index))
+        name, index = folder.at(position)
+        return self._made(folder, index, name, folder.folder.glance(index))
 
     def _made(self, folder: ShownFolder, index: int, name: bytes, glance: tuple[int, int, int]) -> Entry:
         """The entry of the name that has this index in the folder."""
@@ -259,7 +210,7 @@ class CollectionDirectory(PlainDirectory):
             return Found(position, self._entry(folder, position))
         record = self.collection.records.get(name) if not self.path else None
         if record is None:
-            raise NoSuchName(f"no {name!r} in {self._described(b'')}")
+            raise NoSuchName(f"no {os.fsdecode(name)} in {self._described(b'')}")
         version = b"%b %d" % (self._version, self.mtime_ns)
         return Found(
             None, Entry(name, Kind.FILE, len(record), executable=False, mtime_ns=self.mtime_ns, version=version)
@@ -271,7 +222,7 @@ class CollectionDirectory(PlainDirectory):
         known = kept.get(key)
         if known is None:
             folder = await self._folder()
-            count = len(folder.names)
+            count = len(folder)
             known = 0, None
             if count < MANY:
                 known = count, slots_of_entries(count, partial(self._from_to, folder))
@@ -280,18 +231,18 @@ class CollectionDirectory(PlainDirectory):
 
     def _from_to(self, folder: ShownFolder, start: int, end: int) -> Sequence[Entry]:
         first, listed = self._piece()  # often just made: a directory is listed before its slots are asked for
-        end = min(end, len(folder.names))
+        end = min(end, len(folder))
         return listed if (first, len(listed)) == (start, end - start) else self._entries(folder, range(start, end))
 
     async def versions(self) -> Versions:
         folder = await self._folder()
-        if len(folder.names) < MANY:
+        if len(folder) < MANY:
             return self._versions(folder)
         return await trio.to_thread.run_sync(self._versions, folder)
 
     def _versions(self, folder: ShownFolder) -> Versions:
-        memory.ensure(_PER_VERSION * len(folder.names), "comparing two versions of a large folder")
-        entries = self._entries(folder, range(len(folder.names)))
+        memory.ensure(_PER_VERSION * len(folder), "comparing two versions of a large folder")
+        entries = self._entries(folder, range(len(folder)))
         directories = {entry.name for entry in entries if entry.kind is Kind.DIRECTORY}
         return Versions({entry.name: entry.version for entry in entries}, directories)
 
@@ -301,7 +252,7 @@ class CollectionDirectory(PlainDirectory):
         """Where a listed entry is in its folder; None for a record."""
         folder = await self._folder()
         position = folder.find(entry.name)
-        return folder, None if position is None else folder.indices[position]
+        return folder, None if position is None else folder.at(position).source
 
     def _below(self, name: bytes) -> bytes:
         return joined(self.path, name)
@@ -329,7 +280,8 @@ class CollectionDirectory(PlainDirectory):
 
     def _described(self, name: bytes) -> str:
         path = os.fsdecode(self._below(name) if name else self.path)
-        return f"{path!r} in collection {self._version.decode()}"
+        where = f"collection {self._version.decode()}"
+        return f"{path!r} in {where}" if path else where
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
         """Records are no part of the collection's content."""

@@ -6,6 +6,7 @@ something else.
 """
 
 import logging
+import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -173,7 +174,7 @@ class ByIdDirectory(PlainDirectory):
 
     async def _look_up(self, name: bytes) -> None:
         if not is_identifier(name):
-            raise NoSuchName(f"{name!r} is neither a uuid nor a portable data hash")
+            raise NoSuchName(f"{os.fsdecode(name)} is neither a uuid nor a portable data hash")
         try:
             directory = await self._resolve(name)
         except NotInStore as error:

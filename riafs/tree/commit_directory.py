@@ -6,6 +6,7 @@ file itself where git holds the content, any other symbolic link as it is, a sub
 
 import itertools
 import logging
+import os
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -213,9 +214,9 @@ class CommitDirectory(PlainDirectory):
         match = _VERSIONED.fullmatch(name)
         position = await listing.position(match[1]) if match else None
         if match is None:
-            raise NoSuchName(f"no {name!r} in {self.dataset.name}")
+            raise NoSuchName(f"no {os.fsdecode(name)} in {self.dataset.name}")
         if position is None or listing.tree.modes[position] != SUBMODULE:
-            raise NotThereYet(f"no {name!r} in {self.dataset.name}")
+            raise NotThereYet(f"no {os.fsdecode(name)} in {self.dataset.name}")
         dataset = await self.dataset.subdatasets.dataset(self._snapshot, self._below(match[1]))
         return await find_version(dataset, name, match[2])
 

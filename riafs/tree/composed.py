@@ -74,7 +74,7 @@ class ComposedDirectory(PlainDirectory):
         except RiafsError as error:
             if error.retryable:
                 raise
-            reason = f"{_described(source)} cannot be shown as {os.fsdecode(name)!r}: {error}"
+            reason = f"{_described(source)} cannot be shown as {os.fsdecode(name)}: {error}"
             broken = BrokenDirectory(StoreDenied(reason) if isinstance(error, StoreDenied) else reason, self.mtime_ns)
             return _Composed(directory_entry(name, self.mtime_ns, b"broken"), broken, None)
 
@@ -87,7 +87,7 @@ class ComposedDirectory(PlainDirectory):
         for folder in folders:
             found = await directory.find(folder)
             if found.entry.kind is not Kind.DIRECTORY:
-                raise NotADirectoryHere(f"{folder!r} is not a directory")
+                raise NotADirectoryHere(f"{os.fsdecode(folder)} is not a directory")
             directory = await directory.directory(found.entry)
         original = (await directory.find(last)).entry
         return _Composed(dataclasses.replace(original, name=name), directory, original)
@@ -128,7 +128,7 @@ class ComposedDirectory(PlainDirectory):
     async def find(self, name: bytes) -> Found:
         position = self._positions.get(name)
         if position is None:
-            raise NoSuchName(f"no {name!r} in the composed tree")
+            raise NoSuchName(f"no {os.fsdecode(name)} in the composed tree")
         return Found(position, (await self._compose(name)).entry)
 
     async def versions(self) -> Versions:
@@ -145,7 +145,7 @@ class ComposedDirectory(PlainDirectory):
     async def open(self, entry: Entry) -> RangedBytes:
         composed = await self._compose(entry.name)
         if composed.original is None:
-            raise IsADirectoryHere(f"{entry.name!r} is a directory")
+            raise IsADirectoryHere(f"{os.fsdecode(entry.name)} is a directory")
         return await composed.directory.open(composed.original)
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
@@ -178,4 +178,4 @@ class ComposedDirectory(PlainDirectory):
 
 
 def _described(source: CollectionPath) -> str:
-    return f"{os.fsdecode(source.path) or 'all'!r} of collection {os.fsdecode(source.collection)}"
+    return f"{os.fsdecode(source.path) or 'all'} of collection {os.fsdecode(source.collection)}"

@@ -7,6 +7,7 @@ are looked up and never listed; their text is made when they are opened, so that
 """
 
 import errno
+import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -39,10 +40,10 @@ class PlainDirectory:
         pass
 
     async def open(self, entry: Entry) -> RangedBytes:
-        raise IsADirectoryHere(f"{entry.name!r} is a directory")
+        raise IsADirectoryHere(f"{os.fsdecode(entry.name)} is a directory")
 
     async def target(self, entry: Entry) -> bytes:
-        raise NoSuchName(f"{entry.name!r} is no link")
+        raise NoSuchName(f"{os.fsdecode(entry.name)} is no link")
 
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:
         return {}
@@ -71,7 +72,7 @@ class FixedDirectory(PlainDirectory):
     async def find(self, name: bytes) -> Found:
         position = self._positions.get(name)
         if position is None:
-            raise NoSuchName(f"no {name!r}")
+            raise NoSuchName(f"no {os.fsdecode(name)}")
         return Found(position, self._entries[position])
 
     async def versions(self) -> Versions:
@@ -84,7 +85,7 @@ class FixedDirectory(PlainDirectory):
         return self._slots
 
     async def directory(self, entry: Entry) -> Directory:
-        raise NoSuchName(f"no {entry.name!r}")
+        raise NoSuchName(f"no {os.fsdecode(entry.name)}")
 
     async def own_attributes(self) -> Mapping[str, bytes]:
         return self._attributes
@@ -112,7 +113,7 @@ class VirtualDirectory(PlainDirectory):
         for position, entry in enumerate(self._entries):
             if entry.name == name:
                 return Found(position, entry)
-        raise NoSuchName(f"no {name!r} in .riafs")
+        raise NoSuchName(f"no {os.fsdecode(name)} in .riafs")
 
     async def versions(self) -> Versions:
         return Versions({entry.name: entry.version for entry in self._entries}, self._directories.keys())

@@ -194,7 +194,7 @@ class KeysDirectory(PlainDirectory):
         raise NotADirectoryHere(f"{os.fsdecode(entry.name)} is a key")
 
     async def open(self, entry: Entry) -> RangedBytes:
-        shown = f"{os.fsdecode(entry.name)!r} in {self._shown}"
+        shown = f"{os.fsdecode(entry.name)} in {self._shown}"
         return await self._contents.find(parse_file_name(entry.name), lambda: shown)
 
     async def attributes(self, entry: Entry, name: str | None = None) -> Mapping[str, bytes]:

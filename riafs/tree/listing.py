@@ -28,7 +28,7 @@ from riafs.formats.keys import parse_key
 from riafs.git.catfile import GitObject
 from riafs.git.repository import Repository
 from riafs.slices import Sliced, in_slices
-from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind
+from riafs.tree.protocol import UNKNOWN_SIZE, Entry, Kind, Origin
 from riafs.tree.slots import Slots, slots_of_tree
 
 PIECE = 256
@@ -44,6 +44,7 @@ _RUN = 4096
 """Names that go into the index at once."""
 
 _MARKS = {LINK: b"", FILE: b"f", EXECUTABLE: b"x", DIRECTORY: b"d", SUBMODULE: b"s"}
+_MODES = {mark: mode for mode, mark in _MARKS.items() if mark}
 _KINDS = tuple(Kind)
 _EXECUTABLE = 8
 MAX_LINK = 1 << 20
@@ -67,6 +68,15 @@ class GitEntry(Entry):
     """Serialised annex key, where the entry is an annexed file."""
     registered: bool
     """Whether this is a subdataset."""
+
+    @property
+    def origin(self) -> Origin:
+        mode = _MODES[self.version[-1:]] if len(self.version) & 1 else LINK
+        return Origin(mode, self.oid, self.key or b"")
+
+    @property
+    def is_registered(self) -> bool:
+        return self.registered
 
     @property
     def oid(self) -> bytes:

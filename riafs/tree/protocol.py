@@ -35,6 +35,24 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What the source has at an entry, as changes over it remember it: made by the tree, read by the source's pusher.
+    All that is between them compares the two tokens, and looks at the mode.
+    """
+
+    mode: int
+    """0o40000 for a directory, 0o120000 where the source has a link (as for a locked annexed file), 0o100644 or
+    0o100755 for a file; others as the source has them."""
+    version: bytes
+    """Without spaces; of git the name of the object in hex digits."""
+    content: bytes
+    """Names the content wherever it is, so that it stays equal over a move; empty where `version` does."""
+
+
+_ORIGIN_MODES = {Kind.DIRECTORY: 0o40000, Kind.LINK: 0o120000}
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One name in a directory."""
 
@@ -46,6 +64,17 @@ class Entry:
     mtime_ns: int
     version: bytes
     """Equal versions under one name have equal content; used when a directory is renewed."""
+
+    @property
+    def origin(self) -> Origin:
+        """What the source has here."""
+        mode = _ORIGIN_MODES.get(self.kind, 0o100755 if self.executable else 0o100644)
+        return Origin(mode, self.version.hex().encode(), b"")
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether this is a directory that only the source's own tools move and remove, as a subdataset is."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)

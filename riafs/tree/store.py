@@ -200,7 +200,7 @@ class Store:
     async def _stored_elsewhere(self, identifier: bytes) -> KeyLocations | None:
         """The places of a dataset's content in this store, by its id (see content/special_remotes)."""
         try:
-            return (await self.dataset(await self.path_of_id(identifier))).contents.stored_places
+            return (await self.dataset(await self.path_of_id(identifier))).contents.stored_locations
         except RiafsError:
             return None
 

@@ -83,7 +83,7 @@ class StoreDirectory(FixedDirectory):
         await self._looked_up(match[1])
         path = self._dataset_path(match[1])
         if path is None:
-            raise NotThereYet(f"{match[1]!r} is no dataset")
+            raise NotThereYet(f"{os.fsdecode(match[1])} is no dataset")
         return await find_version(await self._store.dataset(path), name, match[2])
 
     async def _looked_up(self, name: bytes) -> bool:

@@ -192,7 +192,7 @@ async def open_filesystem(
 async def open_assembled(
     plan: Plan, counters: Counters, files: Mapping[bytes, Callable[[], str]]
 ) -> AsyncIterator[Assembled]:
-    """The same with what stands behind the filesystem."""
+    """The same, with everything that the file system uses."""
     with ungrouped():
         async with trio.open_nursery() as nursery:
             assembled = await assemble(plan, counters, Background(nursery, counters), files)

@@ -1,15 +1,17 @@
 """Moving a dataset with changes to another commit, or back: the rows, the tree below, and what the kernel knows.
 
-The kernel goes on with the inode numbers it has. A directory that is still there, wherever a rename has put it, and
-what is still a change keep theirs, as somebody may be in it or have it open (`kernelnumbers`); so does what is in a
-renamed directory (`FileSystem.graft`). Names of files that are as in the commit now are forgotten, and their numbers
-stand for nothing: who still asks by one hears ESTALE, and Linux then looks the path up anew.
+The kernel keeps using the inode numbers it has. A directory that is still there, wherever a rename has put it, and what
+is still a change keep theirs, as a program may be in it or have it open (`inode_aliases`); so does what is in a renamed
+directory (`FileSystem.graft`). Names of files that are as in the commit now are forgotten, and their numbers become
+invalid: a request with one fails with ESTALE, and Linux then looks the path up anew.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from riafs.errors import NoSuchName, NotADirectoryHere
+from riafs.errors import NoSuchName, NotADirectoryHere, StaleHandle
 from riafs.formats.names import joined
 from riafs.overlay.changes import Carried, ChangeKind
 from riafs.overlay.changes import Change as LocalChange
@@ -24,6 +26,9 @@ from riafs.vfs.inode_aliases import InodeAliases
 from riafs.vfs.lower_tree import LowerTree
 from riafs.vfs.nodes import Node
 from riafs.vfs.refreshing import Invalidation
+
+if TYPE_CHECKING:
+    from riafs.overlay.rebasing import Rebasing
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +80,36 @@ class CommitSwitch:
         self._made: list[tuple[_Known, int]] = []
         """Directories that were made here and are in the commit now, with the inodes that the tree below has."""
         self._told = _Told()
+        self._prepared: tuple[Rebasing, Directory] | None = None
+        """The move of the rows, and the top of the new commit."""
 
-    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried) -> list[Invalidation]:
-        """Move the rows and the tree below. Returns what the kernel has to forget."""
+    async def prepare(self, dataset: bytes, commit: bytes, carried: Carried) -> None:
+        """Look up the entries that `pushed` needs, which may take long, while requests are served. Those that change
+        meanwhile are looked up again by `pushed`.
+        """
+        with contextlib.suppress(StaleHandle):  # another dataset is being moved
+            await self._look(dataset, commit, carried)
+
+    async def _look(self, dataset: bytes, commit: bytes, carried: Carried) -> None:
         top = self._lower.pinned(dataset)
         assert isinstance(top.directory, Committed)
         if any(_sets_mode(change) for change in carried.changes):
             top.directory.forget()
         newer = await top.directory.at_commit(commit)
+        rebasing = self._merged.rebasing(dataset, commit, carried, _Commit(newer).find)
+        self._prepared = rebasing, newer
+        await rebasing.prepare()
+
+    async def pushed(self, dataset: bytes, commit: bytes, carried: Carried) -> list[Invalidation]:
+        """Move the rows and the tree below. Returns what the kernel has to forget."""
+        if self._prepared is None or self._prepared[0].area != self._overlay.area(dataset):
+            await self._look(dataset, commit, carried)
+        assert self._prepared is not None
+        rebasing, newer = self._prepared
+        top = self._lower.pinned(dataset)
         known = await self._known(dataset, top)
         row = self._overlay.area(dataset).top
-        self._steps |= await self._merged.pushed(dataset, commit, carried, _Commit(newer).find)
+        self._steps |= await self._merged.pushed(rebasing)
         places = await in_slices(self._places(row, known))
         renamed = self._detached(known, places)
         changed = list(await self._filesystem.move(top, newer))

@@ -11,8 +11,10 @@ version or the content it was opened with.
 
 import contextlib
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -45,7 +47,7 @@ _UNUSED_A_SECOND = 8
 """So many of the datasets and other directories that are not in use are looked at: four calls of stat each."""
 
 Tell = Callable[[Sequence[Invalidation]], Awaitable[None]]
-"""Hears what the kernel has to forget."""
+"""Notifies the kernel of what it has to forget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class FileSystem(OpenFiles):
         self._directories: dict[int, _OpenDirectory] = {}
         self._last_directory = 0
         self._readers = Readers()
+        self._opened_last: tuple[int, Directory, Entry] | None = None
         self._turn = 0
         self._woken = 0
         self._round = trio.Lock()
@@ -239,7 +242,7 @@ class FileSystem(OpenFiles):
     async def _directory_at(self, parent: Node, slot: int) -> Directory:
         directory, entry = await parent.entry(slot)
         if entry.kind is not Kind.DIRECTORY:
-            raise NotADirectoryHere(f"{entry.name!r} is not a directory")
+            raise NotADirectoryHere(f"{os.fsdecode(entry.name)} is not a directory")
         virtual = self._virtual.get(entry.name) if parent is self._root else None
         return virtual or await directory.directory(entry)
 
@@ -313,7 +316,9 @@ class FileSystem(OpenFiles):
 
         Where there is none, this fails. Damage is found at the first read, if not earlier: see vfs/kernel_cache.
         """
-        entry, content = await self.content(inode, to_be_read=to_be_read)
+        directory, entry = self._still_open(inode) or await self._entry(inode)
+        content = await self._content(inode, directory, entry, to_be_read=to_be_read)
+        self._opened_last = inode, directory, entry
         sized = entry.size != UNKNOWN_SIZE
         whole = content.data if sized and isinstance(content, MemoryBytes) and not self.is_open(inode) else None
         if whole is not None:
@@ -327,21 +332,33 @@ class FileSystem(OpenFiles):
 
         return self.add_file(inode, content, close, sized=sized, whole=whole)
 
-    async def content(self, inode: int, *, to_be_read: bool = True) -> tuple[Entry, RangedBytes]:
+    def _still_open(self, inode: int) -> tuple[Directory, Entry] | None:
+        """What the inode stands for that was opened last, if it is open, since then that never changes: borg and lsattr
+        open each file twice. A size that was not known may be known now.
+        """
+        if self._opened_last is None or self._opened_last[0] != inode or not self.is_open(inode):
+            return None
+        _, directory, entry = self._opened_last
+        return None if entry.size == UNKNOWN_SIZE else (directory, entry)
+
+    async def content(self, inode: int) -> tuple[Entry, RangedBytes]:
         """What a file holds now; the caller closes it."""
         directory, entry = await self._entry(inode)
+        return entry, await self._content(inode, directory, entry, to_be_read=True)
+
+    async def _content(self, inode: int, directory: Directory, entry: Entry, *, to_be_read: bool) -> RangedBytes:
         if entry.kind is Kind.DIRECTORY:
-            raise IsADirectoryHere(f"{entry.name!r} is a directory")
+            raise IsADirectoryHere(f"{os.fsdecode(entry.name)} is a directory")
         content: RangedBytes
         if not to_be_read and self.is_open(inode) and entry.size != UNKNOWN_SIZE:
             # The reader who has it open knows that it is there.
-            content = DeferredBytes(entry.size, lambda: directory.open(entry))
+            content = DeferredBytes(entry.size, partial(directory.open, entry))
         else:
             content = await directory.open(entry)
         if to_be_read:
             content = await self._readers.prepare(content)
         self.counters.opens += 1
-        return entry, content
+        return content
 
     def close(self) -> None:
         """Give back all handles."""
@@ -351,9 +368,9 @@ class FileSystem(OpenFiles):
     # -- changes in the store -----------------------------------------------------------------------------------------
 
     async def refresh(self, tell: Tell, unused: int | None = None) -> None:
-        """Look for newer versions of all renewable directories; `tell` hears what the kernel has to forget.
+        """Look for newer versions of all renewable directories; `tell` notifies the kernel of what it has to forget.
 
-        `unused`: how many of the directories that nobody uses are looked at, where this is one of the rounds that are
+        `unused`: how many of the unused directories are looked at, where this is one of the rounds that are
         made every few seconds. One round at a time: a directory is moved from the version it has to a newer one, never
         from one it had.
         """

@@ -1,6 +1,6 @@
 """Inode numbers that the kernel has, where what they stand for has another one by now.
 
-A move to another commit gives things other numbers; the kernel goes on with those it has. It keeps names by inode, so
+A move to another commit gives things other numbers; the kernel keeps using those it has. It keeps names by inode, so
 two inodes for one directory would come to differ. Invariants: one number for one thing, one thing for one number,
 however many moves there were; and the number of what is gone is never that of something else.
 """
@@ -27,7 +27,7 @@ class InodeAliases:
         self._spares = 0
 
     def now(self, number: int) -> int:
-        """What stands behind a number of the kernel's; GONE if nothing does any more."""
+        """The present number for one of the kernel's; GONE if it is of nothing any more."""
         return self._now.get(number, number)
 
     def given(self, number: int) -> int:
@@ -46,7 +46,7 @@ class InodeAliases:
 
     def move(self, steps: Mapping[int, int | None]) -> Sliced[None]:
         """Things have other numbers from now on: before → after, None for what is gone. All at once, as two may have
-        changed places: nobody may ask about them until it ends.
+        changed places: no request may ask about them until it ends.
         """
         known = []
         for before, after in steps.items():
@@ -63,7 +63,7 @@ class InodeAliases:
                 self._put(number, after)
 
     def _put(self, number: int, after: int) -> None:
-        """The kernel's `number` stands for `after`."""
+        """The kernel's `number` means `after`."""
         earlier = self._given.pop(after, None)
         if earlier is not None:  # what was removed, in whose place this is
             self._end(earlier)

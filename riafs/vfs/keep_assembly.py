@@ -1,4 +1,4 @@
-"""What stands behind a mount of Keep collections, put together: places of blocks, the API server, manifests."""
+"""Everything that a mount of Keep collections needs, put together: places of blocks, the API server, manifests."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ from riafs.vfs.keep_plan import KeepPlan, MountTools
 log = logging.getLogger(__name__)
 
 _FIRST_SECONDS = 4.0
-"""How long an API server may take to answer anything at all, so that who mounts hears what is wrong with it."""
+"""How long an API server may take to answer anything at all, so that mounting fails with the reason."""
 _PORTS = {"http": 80, "https": 443}
 _MAX_COMPOSITION = 64 << 20
 _MEMORY_SHARE = 4

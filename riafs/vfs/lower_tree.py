@@ -9,6 +9,7 @@ that datasets are moved to by pushes, are copied in the background.
 """
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
@@ -120,7 +121,7 @@ class LowerTree:
         return [LowerEntry(page.inode_at(position), entry) for position, entry in enumerate(page.entries, start)]
 
     async def entry(self, inode: int) -> LowerEntry:
-        """The entry an inode stands for. Raises StaleHandle."""
+        """The entry of an inode. Raises StaleHandle."""
         entry = await self._filesystem.entry(inode)
         if entry.size == UNKNOWN_SIZE and inode in self._sizes:
             entry = replace(entry, size=self._sizes[inode])
@@ -193,7 +194,7 @@ class LowerTree:
                 return None
             directory, entry = await node.entry(slot_of(inode))
             if directory is not node.directory:
-                raise StaleHandle(f"{entry.name!r} was replaced in the store")
+                raise StaleHandle(f"{os.fsdecode(entry.name)} was replaced in the store")
             names.append(entry.name)
             inode = node.inode
         return b"/".join(reversed(names))

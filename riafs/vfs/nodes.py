@@ -13,7 +13,7 @@ PATIENT_ROUNDS, so that nothing is reached by a path without our being asked onc
 
 A node outlives the versions of its directory. When the directory is renewed, an entry whose version did not change
 keeps its slot (and with it its inode number, and what the kernel has cached of it); a changed or new one gets the slot
-that it has in every mount, but never one that stands for something else in this mount, so that a program that has the
+that it has in every mount, but never one that means something else in this mount, so that a program that has the
 old one open keeps reading the old content.
 """
 
@@ -224,7 +224,7 @@ class Node:
         return slot in self.hidden
 
     def hidden_entry(self, slot: int) -> Entry:
-        """What a slot for which `is_hidden` is true stands for."""
+        """The entry of a slot for which `is_hidden` is true."""
         return self.hidden[slot]
 
     async def entry(self, slot: int) -> tuple[Directory, Entry]:
@@ -256,7 +256,7 @@ def renumbered(
     """New slots for `node` when its directory changes from `old` to `new`. `before`: those that the entries of `old`
     have; `wanted`: those that the ones of `new` would have in another mount.
 
-    A directory that still is one keeps its slot whatever its version: it is the same place, and somebody may be in it.
+    A directory that still is one keeps its slot whatever its version: it is the same place, and a program may be in it.
     Returns the slots, and the names whose slot is another one now (or that have none any more).
     """
     slots_before = range(len(old.of)) if before is None else before

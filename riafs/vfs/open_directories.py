@@ -1,8 +1,8 @@
 """Directories that are open to be listed, over changes and moves to other commits.
 
 A handle lists the tree below as long as nothing of it is changed, and merged with the changes from then on. A move
-gives entries other places in a listing: who is in the middle of one goes on with the names it had when the move began,
-as far as they are still there, and what they are now. Who begins anew sees what there is now.
+gives entries other places in a listing: a listing that has begun continues with the names that there were when the move
+began, as far as they are still there, and with what they are now. One that begins anew has what there is now.
 """
 
 import contextlib

@@ -18,12 +18,12 @@ class OpenedFile:
 
     handle: int
     cached: bool
-    """Whether the kernel can cache it: its size is known, and nobody has another version of it open."""
+    """Whether the kernel can cache it: its size is known, and no other version of it is open."""
     settled: bool
     """Whether what the kernel has cached of the inode may be used: its content is known to be right, and has been since
     the kernel began to cache it."""
     whole: bytes | None = None
-    """Its whole content, where that is at hand and nobody else has the inode open."""
+    """Its whole content, where that is at hand and the inode is open for the first time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,10 +50,10 @@ async def lay_over(
         log.warning(
             "dataset %s is not shown at /%s any more: its changes are kept, for a push or restore", dataset, shown
         )
-    for troubled, reason in writable.troubled.items():
+    for unavailable, reason in writable.unavailable.items():
         log.warning(
             "dataset %s is shown without its local changes, as the commit below them cannot be read: %s; "
-            "they are kept, for a push or restore", os.fsdecode(troubled), reason
+            "they are kept, for a push or restore", os.fsdecode(unavailable), reason
         )  # fmt: skip
     overlay.belong_to(str(source))
     return writable

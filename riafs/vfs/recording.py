@@ -114,11 +114,11 @@ class Recorder:
         """Record what the processes below `runner` do; the number of the recording. It is about the dataset that the
         directory `place` (from the root) is in.
 
-        Raises UsageError where that is none, NoSuchName, Busy where somebody else records in it, and what looking at
+        Raises UsageError where that is none, NoSuchName, Busy where another command records in it, and what looking at
         the tree raises.
         """
         self._drop_ended()
-        found = await self._merged.places.dataset(await self._find(place))
+        found = await self._merged.inodes.dataset(await self._find(place))
         if found is None:
             raise UsageError(f"{os.fsdecode(place) or 'the root'} is in no dataset that can be changed")
         base, entrance = found
@@ -144,7 +144,7 @@ class Recorder:
     async def commit(self, recording: Recording) -> bytes | None:
         """The commit that its dataset is over now, None where it is not shown any more."""
         top = await self.inode_at(recording.entrance)
-        found = None if top is None else await self._merged.places.dataset(top)
+        found = None if top is None else await self._merged.inodes.dataset(top)
         return None if found is None or found[0].dataset != recording.base.dataset else found[0].commit
 
     def end(self, number: int) -> None:
@@ -202,7 +202,7 @@ class Recorder:
 
     async def _origin(self, inode: int) -> bytes | None:
         try:
-            return await self._merged.places.origin(inode)
+            return await self._merged.inodes.origin(inode)
         except StaleHandle:  # of a dataset that moves on, so of none that is recorded
             return None
 

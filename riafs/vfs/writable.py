@@ -94,13 +94,13 @@ class WritableFileSystem(OpenFiles):
         return [
             area
             for area in self.overlay.rows.areas()
-            if not self._lower.is_pinned(area.base.dataset) and area.base.dataset not in self.troubled
+            if not self._lower.is_pinned(area.base.dataset) and area.base.dataset not in self.unavailable
         ]
 
     @property
-    def troubled(self) -> Mapping[bytes, str]:
+    def unavailable(self) -> Mapping[bytes, str]:
         """Datasets with changes whose commit cannot be read: why. They show what the store has."""
-        return self._merged.places.troubled
+        return self._merged.inodes.unavailable
 
     def tasks(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """What has to run as long as this is used: commits, copies of the commits below changes, inspections."""
@@ -108,7 +108,7 @@ class WritableFileSystem(OpenFiles):
         async def keep_bases() -> None:
             await self._keeper.run(self._lower.pinned_directories)
 
-        return self.overlay.keep, keep_bases, self.overlay.inspector.keep_up
+        return self.overlay.keep, keep_bases, self.overlay.inspector.run
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -362,19 +362,19 @@ class WritableFileSystem(OpenFiles):
 
     def _passes(self) -> dict[str, Callable[..., bool]]:
         """Request → whether, with its arguments, it does not concern the dataset that is being moved."""
-        passes: dict[str, Callable[..., bool]] = dict.fromkeys(_LOOKING, lambda inode, *_: self.is_apart(inode))
-        passes["read"] = lambda handle, *_: self.is_apart(self.inode_of_handle(handle))
-        passes["open"] = lambda inode, flags, *_: not flags & WRITING and self.is_apart(inode)
+        passes: dict[str, Callable[..., bool]] = dict.fromkeys(_LOOKING, lambda inode, *_: self.is_unaffected(inode))
+        passes["read"] = lambda handle, *_: self.is_unaffected(self.inode_of_handle(handle))
+        passes["open"] = lambda inode, flags, *_: not flags & WRITING and self.is_unaffected(inode)
         return passes
 
-    def is_apart(self, inode: int) -> bool:
+    def is_unaffected(self, inode: int) -> bool:
         """Whether an inode of the kernel's is none of the dataset that is being moved, nor of one in it."""
         if self._concerned is None:
             return False
         top, areas = self._concerned
         number = self._aliases.now(inode)
         try:
-            row = self._merged.places.row(number)
+            row = self._merged.inodes.row(number)
             if row is not None:
                 return row.area not in areas
             above: Node | None = self._filesystem.parent(number)
@@ -394,7 +394,7 @@ class WritableFileSystem(OpenFiles):
                 if moves == self._moves:
                     raise
             else:
-                if moves == self._moves or self.is_apart(inode):
+                if moves == self._moves or self.is_unaffected(inode):
                     return found
             await self._moved()
 
@@ -416,8 +416,8 @@ class WritableFileSystem(OpenFiles):
 
     @asynccontextmanager
     async def _alone(self, dataset: bytes) -> AsyncIterator[None]:
-        """Nothing is changed meanwhile, and nobody but the caller looks at a dataset, or at one in it."""
-        async with self._filesystem.refreshing:  # first: who tells the kernel may wait for a handler that waits here
+        """Meanwhile nothing is changed, and only the caller looks at a dataset, or at one in it."""
+        async with self._filesystem.refreshing:  # first: notifying the kernel may wait for a handler that waits here
             self._concerned = self._concerns(dataset)
             self._moving = trio.Event()
             try:
@@ -447,11 +447,14 @@ class WritableFileSystem(OpenFiles):
 
         Raises NoSuchName, Busy where changes never pause, and what reading the commit raises.
         """
+        mover = self._mover()
+        if self._lower.is_pinned(dataset):
+            await mover.prepare(dataset, commit, carried)
         async with self._alone(dataset):
             if not self._lower.is_pinned(dataset):
                 await self._drop_unshown(dataset, carried)
                 return
-            told = await self._mover().pushed(dataset, commit, carried)
+            told = await mover.pushed(dataset, commit, carried)
         await tell(told)
 
     async def _drop_unshown(self, dataset: bytes, carried: Carried) -> None:

@@ -125,16 +125,19 @@ async def test_a_decoder_that_is_killed_again_is_a_failure_that_says_so(
 
 
 async def test_what_was_killed_too_often_is_tried_again_after_a_while(
-    pack: Pack, spool: Path, monkeypatch: pytest.MonkeyPatch, expected_warnings: Announce
+    pack: Pack,
+    spool: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expected_warnings: Announce,
+    mock_clock: trio.testing.MockClock,
 ) -> None:
     expected_warnings("it is tried again", "SIGKILL")
-    monkeypatch.setattr(scheduler, "_KILLED_SECONDS", 0.5)
     with contextlib.closing(tools_with(spool, search_path=())) as tools:
         archive = await open_archive(pack(CONTENTS, "-m0=PPMd"), tools)
         kill(monkeypatch, times=ATTEMPTS)
         with pytest.raises(ProgramKilled):
             await content_of(archive, b"399")
-        await trio.sleep(0.5)
+        mock_clock.jump(scheduler._KILLED_SECONDS + 1)
         assert await content_of(archive, b"399") == CONTENTS[b"399"]
 
 

@@ -1,7 +1,6 @@
 """The child that decodes folders: limited, fed with one folder only, and gone when its decoder was closed."""
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from riafs.formats.sevenzip.cursor import Cursor
 from riafs.formats.sevenzip.folder import Folder, parse_shape
 from riafs.storage.bytesource import MemoryBytes
 from tests.archive.conftest import SEARCH_PATH, no_room_elsewhere
+from tests.waiting import eventually_true
 
 PACKED = b"packed bytes of the folder"
 COPY = b"\x01\x01\x00"
@@ -118,10 +118,7 @@ async def test_a_call_that_was_given_up_loses_no_bytes(program: Program, spool: 
 async def test_a_closed_decoder_leaves_no_child_and_no_file(program: Program, spool: Path, tmp_path: Path) -> None:
     decoder = await started(program('echo $$ > "$0.pid"; exec /bin/sleep 60'), spool)
     pid_file = tmp_path / "bin" / "7zz.pid"
-    deadline = time.monotonic() + 20
-    while not (pid_file.exists() and pid_file.read_text().endswith("\n")):
-        assert time.monotonic() < deadline
-        await trio.sleep(0.01)
+    await eventually_true(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
     pid = pid_file.read_text().strip()
     assert os.path.exists(f"/proc/{pid}")
     decoder.close()

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import trio
 
 from riafs.archive import folder as archive_folder
 from riafs.archive import prefetch
@@ -23,6 +22,7 @@ from riafs.formats.sevenzip.header import Member
 from riafs.storage.bytesource import RangedBytes
 from tests.archive.conftest import Announce, Pack, content_of, open_archive, tools_with
 from tests.archive.test_members import DIVIDED, count_as_large, found, keys_of, text
+from tests.waiting import eventually_true
 
 CONTENTS = keys_of([text(seed, 1_000_000 + seed) for seed in range(16)])
 SIZE = sum(len(content or b"") for content in CONTENTS.values())
@@ -79,9 +79,7 @@ def in_order(archive: Archive) -> list[Member]:
 
 async def prefetched(archive: Archive) -> None:
     """Wait until nothing more is decoded beforehand."""
-    with trio.fail_after(30):
-        while archive._decoding.prefetch._batches:  # noqa: ASYNC110 - there is no event for it
-            await trio.sleep(0.001)
+    await eventually_true(lambda: not archive._decoding.prefetch._batches)
 
 
 async def test_a_reader_in_order_keeps_several_decoders_at_work_and_has_nothing_decoded_twice(
@@ -117,9 +115,7 @@ async def test_a_reader_here_and_there_finds_the_rest_decoded_once_it_has_asked_
     assert not archive._decoding.assembler.is_done(members[6].stream or 0)
     assert await content_of(archive, members[0].name) == CONTENTS[members[0].name]
     is_done = archive._decoding.assembler.is_done
-    with trio.fail_after(30):
-        while not all(is_done(each.stream or 0) for each in members):  # noqa: ASYNC110 - there is no event for it
-            await trio.sleep(0.001)
+    await eventually_true(lambda: all(is_done(each.stream or 0) for each in members))
     for name in random.Random(seed).sample(sorted(CONTENTS), len(CONTENTS)):
         assert await content_of(archive, name) == CONTENTS[name]
     assert work.by_liblzma <= 1.5 * SIZE
@@ -244,9 +240,7 @@ async def test_the_next_folder_is_decoded_beside_the_one_that_is_read(
     for member in members[:2]:
         await content_of(archive, member.name)
     assembler = archive._decoding.assembler
-    with trio.fail_after(30):
-        while not assembler.is_done(members[4].stream or 0):  # noqa: ASYNC110 - there is no event for it
-            await trio.sleep(0.01)
+    await eventually_true(lambda: assembler.is_done(members[4].stream or 0))
     assert not assembler.is_done(members[8].stream or 0)
     for member in members[2:]:
         assert await content_of(archive, member.name) == CONTENTS[member.name]

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ from riafs.storage.local_file import FileBytes
 from tests.archive.conftest import Pack, content_of, file_bytes, open_archive, tools_with
 from tests.archive.headers import archive as archive_of
 from tests.archive.test_members import DIVIDED, LONG, found, keys_of, small_steps, text
+from tests.waiting import eventually_true
 
 CONTENTS = keys_of([text(seed, 300_000) for seed in range(5)])
 
@@ -49,12 +50,6 @@ def solid(contents: list[bytes]) -> bytes:
 
 async def in_order(archive: Archive) -> list[bytes]:
     return sorted((each.name for each in archive.listing if each.size), key=lambda name: found(archive, name).offset)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(20):
-        while not condition():  # noqa: ASYNC110 - there is no event for it
-            await trio.sleep(0.01)
 
 
 # -- many members -----------------------------------------------------------------------------------------------------
@@ -160,7 +155,7 @@ async def test_nothing_is_closed_under_a_thread_that_stores_it(
             nursery.start_soon(content_of, archive, last)
             async with trio.open_nursery() as leaving:
                 leaving.start_soon(content_of, archive, first)
-                await until(began.is_set)
+                await eventually_true(began.is_set)
                 scope.cancel()
         assert scope.cancelled_caught
         go_on.set()
@@ -170,7 +165,7 @@ async def test_nothing_is_closed_under_a_thread_that_stores_it(
 
 
 async def test_what_claims_to_have_no_end_is_not_decoded_for_ever(
-    pack: Pack, tools: ArchiveTools, monkeypatch: pytest.MonkeyPatch
+    pack: Pack, tools: ArchiveTools, monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock
 ) -> None:
     monkeypatch.setattr(scheduler, "_STEP", 10_000)
     monkeypatch.setattr(scheduler, "_LEAST_STEP", 1)
@@ -179,7 +174,8 @@ async def test_what_claims_to_have_no_end_is_not_decoded_for_ever(
     real = ThreadDecoder.decode
 
     async def slow(self: ThreadDecoder, most: int) -> bytes:
-        await trio.sleep(0.02)
+        mock_clock.jump(0.02)
+        await trio.lowlevel.checkpoint()
         return await real(self, most)
 
     monkeypatch.setattr(ThreadDecoder, "decode", slow)
@@ -187,7 +183,7 @@ async def test_what_claims_to_have_no_end_is_not_decoded_for_ever(
     with pytest.raises(StoreTimeout):
         await content_of(archive, b"zz")
     (decoder,) = tools.resources.decoders._running
-    await until(lambda: not decoder.running)
+    await eventually_true(lambda: not decoder.running)
     assert decoder.position < 4 << 20
     assert decoder.users == 0
     monkeypatch.setattr(ThreadDecoder, "decode", real)
@@ -218,7 +214,7 @@ async def test_a_decoder_that_makes_nothing_is_ended(pack: Pack, spool: Path, tm
     for _ in range(2):
         with pytest.raises(StoreTimeout):
             await content_of(archive, max(CONTENTS))
-    await until(lambda: len(tools.resources.decoders) == 0)
+    await eventually_true(lambda: len(tools.resources.decoders) == 0)
     assert children() == []
 
 
@@ -233,8 +229,8 @@ async def test_tools_are_closed_while_a_decoder_ends(pack: Pack, spool: Path, tm
                 await content_of(archive, b"a")
 
         nursery.start_soon(read)
-        await until(lambda: any(each.decoder._left == 0 for each in tools.resources.decoders._running))  # type: ignore[attr-defined]
-        await trio.sleep(0.05)
+        await eventually_true(lambda: any(each.decoder._left == 0 for each in tools.resources.decoders._running))  # type: ignore[attr-defined]
+        await trio.testing.wait_all_tasks_blocked()
         tools.close()
     assert children() == []
 

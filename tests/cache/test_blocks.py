@@ -361,15 +361,14 @@ async def test_a_failing_disk_is_not_asked_again_at_once(
 
 
 async def test_a_pause_ends(
-    cache: str, monkeypatch: pytest.MonkeyPatch, expected_warnings: Callable[..., None]
+    cache: str, expected_warnings: Callable[..., None], mock_clock: trio.testing.MockClock
 ) -> None:
     expected_warnings("blocks are not cached")
-    monkeypatch.setattr(blocks_module, "_PAUSE_SECONDS", 0.2)
     Path(cache).touch()
     async with opened(cache, NO_MEMORY) as (blocks, _):
         await make_and_read(blocks, 3)
         await trio.testing.wait_all_tasks_blocked(0.05)
         Path(cache).unlink()
-        await trio.sleep(0.25)
+        mock_clock.jump(blocks_module._PAUSE_SECONDS + 1)
         await make_and_read(blocks, 3)
     assert len(block_files(cache)) == 3

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,9 +19,9 @@ from tests.behaviour.drivers import opened
 from tests.cache.blocks import small_file_system
 from tests.damage.mutation import CHANGES, Change
 from tests.small import Locked, SmallStore, key_of, noise
+from tests.waiting import random_moment
 
 PROJECT = Path(__file__).parents[2]
-ROUNDS = int(os.environ.get("RIAFS_TEST_ROUNDS", "6"))
 """How often a mount is killed."""
 Announce = Callable[..., None]
 
@@ -131,23 +130,25 @@ while True:
 """
 
 
-def killed_soon(store: Path, cache: Path, seconds: float) -> None:
+def killed_soon(store: Path, cache: Path, chance: random.Random) -> None:
     """A process that reads everything again and again, killed after a while."""
     command = [sys.executable, "-c", KILLED, str(store), str(cache)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT, env=environment)
     assert process.stdout is not None
     assert process.stdout.readline() == b"begun\n"
-    time.sleep(seconds)
+    random_moment(chance, 0, 0.6)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
 
-async def test_killed_again_and_again_the_next_mount_reads_what_is_right(store: Path, tmp_path: Path) -> None:
+async def test_killed_again_and_again_the_next_mount_reads_what_is_right(
+    store: Path, tmp_path: Path, long: bool
+) -> None:
     cache, chance = tmp_path / "cache", random.Random(3)
-    for number in range(ROUNDS):
+    for number in range(100 if long else 6):
         if number % 3 == 0:
             shutil.rmtree(cache, ignore_errors=True)
-        killed_soon(store, cache, chance.uniform(0, 0.6))
+        killed_soon(store, cache, chance)
         await read_all(store, cache)
     assert await read_all(store, cache) == 0

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -412,3 +413,15 @@ def test_the_blocks_of_one_content_can_be_evicted(cache: str) -> None:
         assert (removed.blocks, removed.size) == (1, ON_DISK)
         assert evict_content(root, name_of(3).digest).blocks == 0
     assert kept(cache, 5) == [0, 1, 2, 4]
+
+
+def test_writers_of_a_full_disk_do_not_fail_for_one_another(tiny: str) -> None:
+    blocks = DiskBlocks(tiny, DiskLimits(min_free=0))
+
+    def write(first: int) -> None:
+        for number in range(first, 200, 2):
+            blocks.write(name_of(number), bytes_of(number))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, range(2))) == [None, None]
+    assert 2 <= len(block_files(tiny)) <= 8

@@ -5,13 +5,13 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from riafs.cache.block_files import open_blocks
 from riafs.cache.disk import DiskBlocks
 from riafs.cache.eviction import DiskLimits, check_all, survey
 from tests.cache.blocks import bytes_of, name_of
+from tests.waiting import eventually, random_moment
 
 SIZE = 200_000
 LIMITS = DiskLimits(size=40 * 204_800, min_free=0)
@@ -47,10 +47,14 @@ def worker(cache: str, seed: int, rounds: int) -> "subprocess.Popen[bytes]":
 def test_processes_share_a_directory_and_its_limit(cache: str) -> None:
     workers = [worker(cache, seed, 400) for seed in range(3)]
     most = 0
-    while any(process.poll() is None for process in workers):
+
+    def have_ended() -> bool:
+        nonlocal most
         with open_blocks(cache, make=True) as root:
             most = max(most, survey(root).size)
-        time.sleep(0.02)
+        return all(process.poll() is not None for process in workers)
+
+    eventually(have_ended, 60)
     for process in workers:
         assert process.communicate() == (b"", None)
         assert process.returncode == 0
@@ -62,7 +66,7 @@ def test_killed_at_any_moment_every_block_is_whole_or_not_there(cache: str) -> N
     chance = random.Random(7)
     for seed in range(12):
         process = worker(cache, seed, 100_000)
-        time.sleep(chance.uniform(0.0, 0.08))
+        random_moment(chance, 0.0, 0.08)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         with open_blocks(cache, make=True) as root:

@@ -87,7 +87,7 @@ def test_what_the_former_table_held_is_taken_over(pairs: list[tuple[Evidence, by
             connection.execute("insert or replace into verified_1 values (?, ?, ?, ?, ?, ?, ?, ?)", row)
         kept_rows = {tuple(row) for row in connection.execute("select * from verified_1")}
         connection.execute(verified._SCHEMA)
-        verified._take_over(connection)
+        verified._convert_former(connection)
         digests = {digest for (digest,) in connection.execute("select digest from verified_2")}
         assert not connection.execute("select 1 from sqlite_master where name = 'verified_1'").fetchone()
     connection.close()
@@ -145,7 +145,7 @@ async def test_without_a_file_it_works_for_one_mount() -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database, but long enough to look like one" * 100, b"SQLite format 3\0" * 64])
-async def test_damaged_file_is_put_aside(tmp_path: Path, content: bytes, expected_warnings: Announce) -> None:
+async def test_damaged_file_is_renamed(tmp_path: Path, content: bytes, expected_warnings: Announce) -> None:
     expected_warnings("the record of content that earlier mounts verified is not used")
     path = tmp_path / "verified.sqlite"
     path.write_bytes(content)
@@ -206,7 +206,7 @@ async def test_a_disk_that_hangs_costs_one_look_up(tmp_path: Path, monkeypatch: 
         release.set()
 
 
-async def test_damage_that_a_look_up_meets_is_put_aside(tmp_path: Path, expected_warnings: Announce) -> None:
+async def test_file_whose_damage_a_look_up_meets_is_renamed(tmp_path: Path, expected_warnings: Announce) -> None:
     expected_warnings("the record of content that earlier mounts verified is not used")
     path = tmp_path / "verified.sqlite"
     async with kept(path) as memory:

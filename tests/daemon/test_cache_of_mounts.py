@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from riafs.daemon.mounts import mount_at
 from tests.cache.blocks import small_file_system
 from tests.daemon.conftest import Run
 from tests.small import Locked, SmallStore, key_of, noise
+from tests.waiting import eventually, random_moment
 
 pytestmark = pytest.mark.usefixtures("fuse")
 
@@ -98,10 +98,7 @@ def read_all(riafs: Run, store: Path, mountpoint: Path, *words: object) -> dict[
 
 
 def wait_for_the_end(pid: int) -> None:
-    until = time.monotonic() + 20
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_the_next_mount_decodes_nothing(riafs: Run, compressed: Path, mountpoint: Path) -> None:
@@ -173,7 +170,7 @@ def test_a_mount_killed_at_any_moment_leaves_a_good_cache(riafs: Run, compressed
             [sys.executable, "-c", "import pathlib, sys; [p.read_bytes() for p in pathlib.Path(sys.argv[1]).iterdir()]",
              mountpoint], stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        time.sleep(chance.uniform(0.05, 0.4))
+        random_moment(chance, 0.05, 0.4)
         os.kill(int(status["pid"]), signal.SIGKILL)
         reader.wait(20)
         riafs("umount", mountpoint)  # another test run may have cleaned up first

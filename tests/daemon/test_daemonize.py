@@ -12,6 +12,7 @@ import pytest
 from riafs.daemon import daemonize
 from riafs.daemon.daemonize import Announce
 from riafs.errors import MountFailed, SourceNotFound, StoreTimeout
+from tests.waiting import eventually, pass_time, until_killed
 
 
 def alive(process: int) -> bool:
@@ -25,7 +26,7 @@ def alive(process: int) -> bool:
 def test_the_starter_returns_when_the_work_announces_itself_and_the_work_goes_on() -> None:
     def work(announce: Announce) -> None:
         announce()
-        time.sleep(30)
+        until_killed()
 
     child = daemonize.start(work)
     assert alive(child)
@@ -73,25 +74,24 @@ def test_a_process_that_is_never_ready_is_ended_in_time(tmp_path: Path) -> None:
     def work(_announce: Announce) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         (tmp_path / "process").write_text(str(os.getpid()))
-        time.sleep(60)
+        until_killed()
 
     began = time.monotonic()
     with pytest.raises(StoreTimeout):
         daemonize.start(work, seconds=0.3)
     assert time.monotonic() - began < 5
-    time.sleep(0.2)
-    assert not alive(int((tmp_path / "process").read_text()))
+    eventually(lambda: not alive(int((tmp_path / "process").read_text())))
 
 
 def test_a_process_that_tells_of_what_it_is_doing_has_longer() -> None:
     def work(announce: Announce) -> None:
         for _ in range(4):
-            time.sleep(0.6)
+            pass_time(0.2)
             announce.doing("the overlay is being opened")
         announce()
-        time.sleep(30)
+        until_killed()
 
-    child = daemonize.start(work, seconds=1.5)
+    child = daemonize.start(work, seconds=0.7)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
@@ -99,7 +99,7 @@ def test_a_process_that_tells_of_what_it_is_doing_has_longer() -> None:
 def test_who_was_not_ready_says_what_was_waited_for() -> None:
     def work(announce: Announce) -> None:
         announce.doing("the overlay is being opened")
-        time.sleep(60)
+        until_killed()
 
     with pytest.raises(
         StoreTimeout, match=r"^the mount was not ready: .* for 0\.3 s while the overlay is being opened$"
@@ -108,15 +108,15 @@ def test_who_was_not_ready_says_what_was_waited_for() -> None:
 
 
 STARTER = """
-import os, sys, time
+import os, sys
 from riafs.daemon import daemonize
+from tests.waiting import eventually, until_killed
 def work(announce):
     with open(sys.argv[1], "w") as file:
         file.write(str(os.getpid()))
-    while os.getppid() == starter:
-        time.sleep(0.02)
+    eventually(lambda: os.getppid() != starter)
     announce()
-    time.sleep(60)
+    until_killed()
 starter = os.getpid()
 daemonize.start(work)
 """
@@ -124,16 +124,11 @@ daemonize.start(work)
 
 def test_when_the_starter_is_killed_the_work_ends(tmp_path: Path) -> None:
     note = tmp_path / "process"
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(note)], cwd=Path.cwd())
-    until = time.monotonic() + 10
-    while not (note.exists() and note.read_text()):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(note)], cwd=Path(__file__).parents[2])
+    eventually(lambda: note.exists() and note.read_text())
     starter.kill()
     starter.wait()
-    while alive(int(note.read_text())):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    eventually(lambda: not alive(int(note.read_text())))
 
 
 def test_nothing_of_the_starters_is_held_open() -> None:
@@ -141,7 +136,7 @@ def test_nothing_of_the_starters_is_held_open() -> None:
 
     def work(announce: Announce) -> None:
         announce()
-        time.sleep(30)
+        until_killed()
 
     child = daemonize.start(work)
     os.close(writer)

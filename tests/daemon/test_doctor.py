@@ -36,7 +36,7 @@ def states(source: str | Path) -> list[str]:
 
 def test_good_store_is_ok(store: SmallStore, dataset: SmallDataset) -> None:
     assert told(store.path) == [
-        ("ok", f"store {store.path}, layout version 1"), ("ok", "1 datasets, 1 aliases; 1 can be shown"),
+        ("ok", f"store {store.path}, layout version 1"), ("ok", "1 dataset, 1 with an alias; 1 can be shown"),
     ]  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_good_store_is_ok(store: SmallStore, dataset: SmallDataset) -> None:
 def test_named_dataset_is_looked_at(store: SmallStore, dataset: SmallDataset, label: str) -> None:
     found = told(f"{store.path}#{label.replace('ID', dataset.id)}")
     commit = dataset.git("rev-parse", "main")[:12]
-    what = f"dataset {dataset.id} at refs/heads/main, commit {commit}: 1 files and 1 directories at its top"
+    what = f"dataset {dataset.id} at refs/heads/main, commit {commit}: at its top files: 1, directories: 1"
     assert found[1:] == [("ok", what)]
 
 
@@ -81,7 +81,7 @@ def test_unreadable_dataset_is_a_failure_by_name(store: SmallStore, dataset: Sma
     failures = [what for state, what in told(store.path) if state == "fail"]
     assert len(failures) == 1
     assert f"dataset {bad.id} (alias bad) cannot be read: " in failures[0]
-    assert told(store.path)[-1] == ("ok", "2 datasets, 2 aliases; 1 can be shown")
+    assert told(store.path)[-1] == ("ok", "2 datasets, 2 with an alias; 1 can be shown")
     assert states(f"{store.path}#~bad") == ["fail"]
 
 
@@ -118,12 +118,19 @@ def test_datasets_that_show_nothing_are_counted_apart(store: SmallStore, dataset
         shutil.rmtree(storage.path / name)
     found = told(store.path)
     assert ("warn", "datasets without a commit or a git repository, shown empty: 2") in found
-    assert found[-1] == ("ok", "3 datasets, 3 aliases; 1 can be shown")
+    assert found[-1] == ("ok", "3 datasets, 3 with an alias; 1 can be shown")
     assert states(f"{store.path}#~storage") == ["fail"]
 
 
 def test_store_without_datasets_is_a_failure(store: SmallStore) -> None:
     assert states(store.path) == ["ok", "fail"]
+
+
+def test_wrong_setting_is_one_failure_beside_the_other_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIAFS_CACHE_SIZE", "plenty")
+    found = list(check_machine())
+    assert [each.what for each in found if "RIAFS_CACHE_SIZE" in each.what and each.state == "fail"]
+    assert any(each.what.startswith("git version") for each in found)
 
 
 # -- optional libraries -----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from riafs.daemon.fork_call import call_in_child
 from riafs.daemon.mountpoint import find_mount, is_passed_device, prepare
 from riafs.daemon.mounts import Mount, all_mounts, mount_at, parse_mountinfo, resolve
 from riafs.errors import MountpointError, NotMounted, StoreTimeout
+from tests.waiting import until_killed
 
 LINE = (
     rb"42 27 0:39 / /mnt/a\040b\134c ro,nosuid,nodev,relatime shared:3 - fuse.riafs ria+file:///s\011t "
@@ -76,5 +77,5 @@ def test_a_call_in_a_child_returns_raises_and_gives_up() -> None:
         call_in_child(lambda: os.stat("/nonexistent").st_mode, 5, "x")
     began = time.monotonic()
     with pytest.raises(StoreTimeout):
-        call_in_child(lambda: time.sleep(30), 0.2, "x")
+        call_in_child(until_killed, 0.2, "x")
     assert time.monotonic() - began < 5

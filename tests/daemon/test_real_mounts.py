@@ -14,15 +14,21 @@ import pytest
 
 from riafs.daemon.mounts import mount_at
 from tests.daemon.conftest import Run
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("fuse")
 
 
 def wait_until_unmounted(mountpoint: Path) -> None:
-    until = time.monotonic() + 15
-    while mount_at(str(mountpoint)) is not None:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    eventually(lambda: mount_at(str(mountpoint)) is None)
+
+
+def kill(pid: int) -> None:
+    """Kill a daemon, and wait until it is gone."""
+    daemon = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([daemon], [], [], 5)[0]
+    os.close(daemon)
 
 
 def pid_of(riafs: Run, mountpoint: Path) -> int:
@@ -187,8 +193,7 @@ def test_a_mount_whose_daemon_was_killed_is_healed_by_mount_and_umount(
     for heal in (("mount", small_store, mountpoint), ("umount", mountpoint)):
         if mount_at(str(mountpoint)) is None:
             assert riafs("mount", small_store, mountpoint).returncode == 0
-        os.kill(pid_of(riafs, mountpoint), signal.SIGKILL)
-        time.sleep(0.3)
+        kill(pid_of(riafs, mountpoint))
         [report] = json.loads(riafs("status", mountpoint, "--json").stdout)
         assert report["state"] == "dead"
         assert riafs(*heal).returncode == 0
@@ -208,12 +213,9 @@ def test_what_keeps_a_daemon_after_the_unmount_is_told(
         done = riafs("umount", mountpoint)
         assert done.returncode == 0
         told = f"cat (process {other.pid}) has a copy of the mount at {mountpoint} in a mount namespace of its own"
-        assert f"{mountpoint} is unmounted here, but its daemon goes on: {told}" in done.stderr
+        assert f"{mountpoint} is unmounted here, but its process keeps running: {told}" in done.stderr
         assert f"nsenter -m -t {other.pid} umount {mountpoint}" in done.stderr
-        until = time.monotonic() + 10
-        while told not in (tmp_path / "log").read_text():
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        eventually(lambda: told in (tmp_path / "log").read_text())
         assert not select.select([daemon], [], [], 0)[0]
         other.communicate()
     assert select.select([daemon], [], [], 5)[0]
@@ -267,16 +269,17 @@ def test_a_signal_ends_a_mount_and_leaves_nothing(
     os.kill(pid_of(riafs, mountpoint), signal.SIGALRM)
     os.kill(pid_of(riafs, mountpoint), number)
     wait_until_unmounted(mountpoint)
-    until = time.monotonic() + 5
-    while [name for name in os.listdir(tmp_path / "cache") if name.startswith("riafs-")]:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    eventually(lambda: not [name for name in os.listdir(tmp_path / "cache") if name.startswith("riafs-")])
 
 
 def test_doctor_says_what_a_source_holds(riafs: Run, small_store: Path) -> None:
     good = riafs("doctor", small_store, "--json")
     assert good.returncode == 0, good.stdout
-    assert json.loads(good.stdout)[-1] == {"state": "ok", "what": "1 datasets, 1 aliases; 1 can be shown", "advice": ""}
+    assert json.loads(good.stdout)[-1] == {
+        "state": "ok",
+        "what": "1 dataset, 1 with an alias; 1 can be shown",
+        "advice": "",
+    }
     bad = riafs("doctor", "/nonexistent")
     assert bad.returncode == 1
     assert "fail  store /nonexistent: No such file or directory" in bad.stdout

@@ -1,6 +1,5 @@
 """Short runs of ``python -m tests.damage``: right bytes or an error, whatever was damaged, and soon."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,12 +7,10 @@ import pytest
 from tests.damage.__main__ import run
 from tests.damage.kinds import KINDS
 
-COUNT = int(os.environ.get("RIAFS_TEST_ROUNDS", "5"))
-
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_never_wrong_bytes_nor_a_death_nor_a_hang(kind: str, tmp_path: Path) -> None:
-    outcome = run(kind, "suite", 0, COUNT, tmp_path)
+def test_never_wrong_bytes_nor_a_death_nor_a_hang(kind: str, tmp_path: Path, long: bool) -> None:
+    outcome = run(kind, "suite", 0, 100 if long else 5, tmp_path)
     assert not outcome.trouble
     assert outcome.told["children"] == 1
     assert outcome.told["right"] > 0

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from tests.fuse.mounting import Mounted, mounted, run_riafs
 from tests.plugins import mounts
 from tests.push.conftest import FILES, with_annex
 from tests.small import Files, Locked, SmallStore, key_of, noise
+from tests.waiting import eventually
 
 METHODS = {"ppmd": ("-m0=PPMd",), "bcj2": ("-m0=BCJ2", "-m1=LZMA", "-m2=LZMA", "-m3=LZMA", "-mb0:1", "-mb0s1:2",
            "-mb0s2:3"), "lzma2": ("-m0=LZMA2", "-ms=on"), "deflate64": ("-m0=Deflate64",)}  # fmt: skip
@@ -126,21 +126,25 @@ class KillChildren:
             self._look(chance.choice([path for path in self._wanted if path.startswith(f"{group}/")]))
 
     def _look(self, path: str) -> None:
-        until = time.monotonic() + PATIENCE
-        while True:
+        found = b""
+
+        def is_read() -> bool:
+            nonlocal found
             try:
                 found = _content(self._mount.path / path)
             except OSError as error:
                 self.told[f"{error.strerror}, tried again"] += 1
-                if time.monotonic() > until:
-                    self.trouble.append(f"{path}: {error.strerror} for {PATIENCE:g} s")
-                    return
-                time.sleep(0.1)
-                continue
-            self.told["read"] += 1
-            if found != self._wanted[path]:
-                self.trouble.append(f"{path} has {len(found)} bytes that are wrong")
+                return False
+            return True
+
+        try:
+            eventually(is_read, PATIENCE)
+        except AssertionError:
+            self.trouble.append(f"{path}: errors for {PATIENCE:g} s")
             return
+        self.told["read"] += 1
+        if found != self._wanted[path]:
+            self.trouble.append(f"{path} has {len(found)} bytes that are wrong")
 
     # -- pushing ------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Each function here breaks one thing in this process, before the mount's process 
 import os
 import resource
 import sys
-import time
+import threading
 from collections.abc import Sequence
 
 import pyfuse3
@@ -70,7 +70,7 @@ def hanging_store() -> None:
 
     def hang(directory: int, path: bytes, flags: int) -> int:
         if BAD.encode() in path:
-            time.sleep(600)
+            threading.Event().wait(600)
         return opened(directory, path, flags)
 
     openat.open_beneath = hang
@@ -86,12 +86,12 @@ def hanging_objects() -> None:
 
     def hang(directory: int, path: bytes, flags: int) -> int:
         if b"/annex/objects/" in path or b"archive" in path:
-            time.sleep(600)
+            threading.Event().wait(600)
         return opened(directory, path, flags)
 
     async def hang_batch(self: CatFile, requests: Sequence[bytes], limit: int) -> object:
         if any(b"git-annex" in each or BAD.encode() in each for each in requests):
-            await trio.sleep(600)
+            await trio.sleep_forever()
         return await batch(self, requests, limit)
 
     openat.open_beneath = hang
@@ -105,7 +105,7 @@ def hanging_git() -> None:
 
     async def hang(self: CatFile, requests: Sequence[bytes], limit: int) -> object:
         if os.path.exists(os.path.join(self._environment["GIT_OBJECT_DIRECTORY"], "..", "hang")):
-            await trio.sleep(600)
+            await trio.sleep_forever()
         return await batch(self, requests, limit)
 
     CatFile._exchange = hang  # type: ignore[method-assign,assignment]  # that is the sabotage
@@ -117,7 +117,7 @@ def hanging_reads() -> None:
 
     def hang(self: FileBytes, offset: int, length: int) -> object:
         if BAD in self.name:
-            time.sleep(600)
+            threading.Event().wait(600)
         return read(self, offset, length)
 
     FileBytes.read_blocking = hang  # type: ignore[method-assign,assignment]  # that is the sabotage

@@ -223,12 +223,12 @@ class Readers:
 @pytest.mark.parametrize("times_kept", [False, True], ids=["", "times kept"])
 @pytest.mark.parametrize("form", FORMS)
 def test_change_before_every_step_of_readers(
-    found: Callable[[str], Object], mode: str, form: str, times_kept: bool
+    found: Callable[[str], Object], mode: str, form: str, times_kept: bool, long: bool
 ) -> None:
     target = found(form)
     last = len(Readers(target).steps()) - 1
     pairs = [(changed, restored) for restored in range(1, last) for changed in range(restored)]
-    if "RIAFS_TEST_ROUNDS" not in os.environ:  # else all moments
+    if not long:  # else all moments
         pairs = [(0, 3), (1, 2), (1, 4), (2, 5), (3, 8), (6, 8)][times_kept::2]
     for changed, restored in pairs:
         readers = Readers(target)

@@ -14,6 +14,7 @@ from tests.behaviour.drivers import read_file
 from tests.failing import errno_of
 from tests.faults.conftest import MountWith
 from tests.small import Locked, SmallDataset, SmallStore, noise
+from tests.waiting import eventually
 
 DEADLINE = 1.0
 CONTENT = noise(300_000)
@@ -135,9 +136,9 @@ def test_hundred_stuck_readers_leave_the_rest_of_the_mount_quick(
 
 def wait_for_opens(mountpoint: Path, count: int) -> None:
     """Until so many files have been opened."""
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
+
+    def opens() -> int:
         text = read_file(mountpoint / ".riafs" / "stats").decode()
-        if int(dict(line.split() for line in text.splitlines())["opens"]) >= count:
-            return
-    raise AssertionError("the readers do not come")
+        return int(dict(line.split() for line in text.splitlines())["opens"])
+
+    eventually(lambda: opens() >= count)

@@ -5,7 +5,6 @@ import errno
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.fuse.mounting import PROJECT, mounted, run_riafs
 from tests.keep.standin.cluster import Cluster
 from tests.plugins import mounts
 from tests.small import SmallStore, mixed_path
+from tests.waiting import eventually
 
 LIMIT = 150 << 20
 FOO = b"acbd18db4cc2f85cedef654fccc4a4d8+3"
@@ -49,9 +49,7 @@ def group() -> Iterator[Path]:
                 yield made
                 return
             finally:
-                until = time.monotonic() + 10
-                while (made / "cgroup.procs").read_text() and time.monotonic() < until:
-                    time.sleep(0.05)
+                eventually(lambda made=made: not (made / "cgroup.procs").read_text())
                 made.rmdir()
     pytest.skip("no control group with a limit of memory can be made here")
 

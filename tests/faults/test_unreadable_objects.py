@@ -2,7 +2,6 @@
 
 import errno
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from tests.behaviour.drivers import read_file
 from tests.failing import errno_of
 from tests.faults.conftest import MountWith
 from tests.small import Link, Locked, Registered, SmallDataset, SmallStore, key_of
+from tests.waiting import eventually
 
 CONTENT = b"annexed content"
 
@@ -69,9 +69,8 @@ def test_repaired_files_are_shown_without_a_remount(
                 errno.EIO, errno.EIO
             ]  # fmt: skip
             assert errno_of(lambda: os.readlink(one / "link")) == errno.EIO
-        end = time.monotonic() + 20  # the kernel may remember for the time of a refresh
-        while not shown_in_full(one / "annexed", len(CONTENT)):
-            assert time.monotonic() < end
+        # the kernel may remember for the time of a refresh
+        eventually(lambda: shown_in_full(one / "annexed", len(CONTENT)))
         assert read_file(one / "annexed") == CONTENT
         assert os.readlink(one / "link") == "plain"
         assert read_file(one / "plain") == b"content in git"

@@ -9,8 +9,8 @@ import pytest
 
 from riafs.counters import Counters
 from riafs.errors import NoSuchName
-from riafs.overlay import journal
 from riafs.overlay.changes import ChangeKind
+from riafs.overlay.database import LAYOUT
 from riafs.overlay.inode_map import OVERLAY
 from riafs.overlay.overlay import Overlay
 from riafs.overlay.recovery import recover
@@ -165,7 +165,7 @@ async def test_an_overlay_of_the_first_layout_is_used_as_it_is(setup: Setup) -> 
     await walker.link(b"big", b"hard")
     walker = await setup.again()
     assert (await walker.linked())[b"big"] == (b"big", b"hard")
-    assert setup.overlay.journal.one("SELECT value FROM setting WHERE name = 'layout'") == (journal.LAYOUT,)
+    assert setup.overlay.journal.one("SELECT value FROM setting WHERE name = 'layout'") == (LAYOUT,)
 
 
 async def test_recovering_keeps_names_together_and_counts_them(setup: Setup, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_what_happens_to_a_file_meanwhile_is_not_pushed_and_told_by_name(tmp_pat
     async def act(opened: Overlay, walker: Walker) -> None:
         await check(opened)
         damage(data_file(overlay, 3000))
-        with trio.fail_after(20), pytest.raises(OverlayDamaged, match=rf"was written to new \(.*{said}.*restore"):
+        with trio.fail_after(20), pytest.raises(OverlayDamaged, match=rf"were written to new \(.*{said}.*restore"):
             await check(opened)
         assert name == "bit flipped" or await is_refused(walker, b"new")
         await walker.write(b"fresh", WHOLE[b"new"])
@@ -128,7 +128,7 @@ def test_what_is_no_data_file_is_found_when_an_overlay_is_opened(tmp_path: Path,
 
 
 def test_a_flipped_bit_from_before_is_found_behind_the_mount(tmp_path: Path, expected_warnings: Announce) -> None:
-    expected_warnings("does not have any more what was written to new")
+    expected_warnings("has other bytes than were written to new")
     overlay = make(tmp_path, closes=True)
     flip(data_file(overlay, 3000))
 
@@ -175,7 +175,7 @@ def test_checksums_follow_every_kind_of_writing(tmp_path: Path) -> None:
             overlay.journal.before_commit()
             overlay.journal.commit()
             if turn % 10 == 0:
-                await overlay.inspector.take_checksums()
+                await overlay.inspector.compute_checksums()
                 overlay.journal.before_commit()
                 overlay.journal.commit()
             await check(overlay)
@@ -192,7 +192,7 @@ def test_every_file_gets_a_checksum_in_the_end(tmp_path: Path) -> None:
     async def act(opened: Overlay, walker: Walker) -> None:
         await walker.write(b"holes", b"end", 300 << 20)
         await walker.write(b"holes", b"begin")
-        await opened.inspector.take_checksums()
+        await opened.inspector.compute_checksums()
 
     run(tmp_path, act)
     with closing(sqlite3.connect(overlay / "overlay.sqlite")) as database:
@@ -235,7 +235,7 @@ def test_an_overlay_of_a_riafs_without_checksums_is_taken_over(tmp_path: Path) -
     overlay = make(tmp_path, closes=True)
     with closing(sqlite3.connect(overlay / "overlay.sqlite")) as database:
         database.executescript("DROP TABLE checksum; DELETE FROM setting WHERE name IN ('numbers', 'seen')")
-    run(tmp_path, lambda opened, _: opened.inspector.take_checksums())
+    run(tmp_path, lambda opened, _: opened.inspector.compute_checksums())
     assert content(tmp_path) == WHOLE
     flip(data_file(overlay, 3000))
 

@@ -18,7 +18,7 @@ from riafs.overlay.stat import Ownership
 from riafs.push.pushing import Push
 from riafs.tree.listing import GitEntry, git_version
 from riafs.tree.protocol import Kind
-from riafs.watching import Nobody
+from riafs.watching import NoWatcher
 from tests.overlay.disk import DiskLower
 from tests.overlay.walking import Walker
 from tests.push.conftest import means, request, tree
@@ -141,7 +141,7 @@ async def test_what_is_pushed_is_what_was_shown(tmp_path: Path, seed: int) -> No
     changes = list(overlay.changes(lower.base.dataset))
     source = parse_ria_source(f"{tmp_path}/store#{dataset.id}")
     async with open_for_pushing(source, means()) as destination:
-        await Push(destination, lower.base, changes, request(), Nobody()).run()
+        await Push(destination, lower.base, changes, request(), NoWatcher()).run()
     assert tree(dataset) == await in_git(walker)
     engine.close()
     overlay.close()

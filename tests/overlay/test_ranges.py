@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riafs.overlay.open_files import Ranges
+from riafs.overlay.open_file import Ranges
 
 BOUNDS = st.tuples(st.integers(0, 40), st.integers(1, 10)).map(lambda pair: (pair[0], sum(pair)))
 

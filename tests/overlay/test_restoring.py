@@ -9,9 +9,9 @@ import pytest
 from riafs.errors import NoSuchName
 from riafs.overlay.changes import ChangeKind
 from riafs.overlay.lower import packed, unpacked
-from riafs.overlay.rebasing import restore
+from riafs.overlay.restoring import restore
 from riafs.tree.listing import GitEntry, git_version
-from riafs.tree.protocol import Entry, Kind
+from riafs.tree.protocol import Entry, Kind, Origin
 from tests.overlay.test_filesystem import Setup
 
 
@@ -85,18 +85,27 @@ async def test_open_files_go_on_over_a_push(setup: Setup) -> None:
         found = setup.lower.at(path)
         return None if found is None else found.entry
 
-    await setup.engine.pushed(b"study", b"b" * 40, carried, find)
+    await setup.engine.pushed(setup.engine.rebasing(b"study", b"b" * 40, carried, find))
     assert await setup.engine.read(reader, 0, 10) == b"ONE"
     assert await setup.engine.write(writer, 0, b"later") == 5
     assert [(change.path, change.kind) for change in setup.overlay.changes(b"study")] == [(b"run", ChangeKind.CHANGED)]
     assert setup.overlay.base(b"study").commit == b"b" * 40
 
 
+def test_a_row_remembers_what_any_source_has() -> None:
+    entry = Entry(b"f", Kind.FILE, 3, executable=True, mtime_ns=0, version=b"37b5+0 +3\n\xff")
+    told = unpacked(packed(entry))
+    assert (told.origin, told.size, told.executable) == (entry.origin, 3, True)
+    assert not told.is_link
+    other = Entry(b"f", Kind.FILE, 3, executable=True, mtime_ns=0, version=b"37b5+3 +3\n\xff")
+    assert unpacked(packed(other)).content != told.content
+
+
 def test_what_is_remembered_of_an_entry_can_be_told_to_a_push() -> None:
     entry = GitEntry(b"x", Kind.FILE, 5, False, 0, git_version(0o120000, b"\1" * 20), b"MD5E-s5--a b.txt", False)
-    told = unpacked(packed(entry)).base_entry(b"dir/x")
-    assert (told.path, told.mode, told.oid) == (b"dir/x", 0o120000, b"01" * 20)
-    assert told.key is not None
-    assert told.key.size == 5
+    assert packed(entry) == b"120000 %b 5 0 MD5E-s5--a b.txt" % (b"01" * 20)  # as overlays on disk have it
+    told = unpacked(packed(entry))
+    assert told.origin == Origin(0o120000, b"01" * 20, b"MD5E-s5--a b.txt")
+    assert (told.size, told.executable, told.is_link, told.content) == (5, False, True, b"MD5E-s5--a b.txt")
     directory = GitEntry(b"d", Kind.DIRECTORY, 0, True, 0, git_version(0o40000, b"\2" * 20), None, False)
-    assert unpacked(packed(directory)).mode == 0o40000
+    assert packed(directory) == b"40000 %b 0 1 " % (b"02" * 20)

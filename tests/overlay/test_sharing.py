@@ -74,7 +74,7 @@ async def test_of_tasks_that_make_the_same_name_one_succeeds(setup: Setup, monke
     find = DiskLower.find
 
     async def slowly(self: DiskLower, parent: int, name: bytes) -> LowerEntry | None:
-        await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked()
         return await find(self, parent, name)
 
     monkeypatch.setattr(DiskLower, "find", slowly)

@@ -16,7 +16,7 @@ from riafs.packing.selection import Selection
 from riafs.packing.unarchiving import UnarchiveReport, UnarchiveRequest, unarchive_objects
 from riafs.storage.posix import HeldDirectory
 from riafs.tree.tools import CommandSettings
-from riafs.watching import Nobody, Watcher
+from riafs.watching import NoWatcher, Watcher
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 
 TEXT = [b"line %d of a text that compresses well\n" % number * 500 for number in range(6)]
@@ -60,7 +60,7 @@ def request(
 async def archive(dataset: SmallDataset, wanted: ArchiveRequest, watcher: Watcher | None = None) -> ArchiveReport:
     """``riafs archive``."""
     async with open_dataset(parse_ria_source(source(dataset)), means(), dry_run=wanted.dry_run) as opened:
-        return await archive_objects(opened, wanted, watcher or Nobody())
+        return await archive_objects(opened, wanted, watcher or NoWatcher())
 
 
 async def unarchive(
@@ -68,7 +68,7 @@ async def unarchive(
 ) -> UnarchiveReport:
     """``riafs unarchive``."""
     async with open_dataset(parse_ria_source(source(dataset)), means(), dry_run=dry_run) as opened:
-        return await unarchive_objects(opened, UnarchiveRequest(remove, dry_run), watcher or Nobody())
+        return await unarchive_objects(opened, UnarchiveRequest(remove, dry_run), watcher or NoWatcher())
 
 
 async def with_dataset(dataset: SmallDataset, job: Callable[[PackedDataset], Awaitable[None]]) -> None:

@@ -28,7 +28,7 @@ from riafs.packing.archive_file import FileMark
 from riafs.packing.archiving import archive_objects
 from riafs.packing.dataset import open_dataset
 from riafs.packing.loose_objects import ObjectReader, find_loose
-from riafs.watching import Nobody, PackingStep
+from riafs.watching import NoWatcher, PackingStep
 from tests.packing.conftest import (
     CONTENTS,
     NOISE,
@@ -51,7 +51,7 @@ from tests.small import Locked, SmallDataset, SmallStore, key_of, mixed_path, no
 MEMBERS = {mixed_path(key): content for key, content in CONTENTS.items()}
 
 
-class At(Nobody):
+class At(NoWatcher):
     """Calls a function when a step begins."""
 
     def __init__(self, step: PackingStep, call: object) -> None:
@@ -448,7 +448,7 @@ async def test_directories_on_another_disk_are_packed_where_that_is_allowed(
     assert list((disk / "archives").iterdir()) == []
     allowed = replace(means(), allow_links=(os.fsencode(disk),))
     async with open_dataset(parse_ria_source(source(dataset)), allowed, dry_run=False) as opened:
-        await archive_objects(opened, request(prune=True), Nobody())
+        await archive_objects(opened, request(prune=True), NoWatcher())
     assert [path.name for path in (disk / "archives").iterdir()] == ["archive.7z"]
     assert archived(dataset) == MEMBERS
 

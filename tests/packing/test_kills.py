@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from riafs.watching import Nobody, PackingStep
+from riafs.watching import NoWatcher, PackingStep
 from tests.packing.conftest import (
     archive,
     archive_path,
@@ -24,7 +24,7 @@ from tests.small import Locked, SmallDataset, SmallStore, key_of, mixed_path, no
 FEW = [b"text " * 500, b"more text " * 300, noise(300), b""]
 MEMBERS = {mixed_path(key_of(content)): content for content in FEW}
 
-Run = Callable[[SmallDataset, Nobody], Coroutine[Any, Any, object]]
+Run = Callable[[SmallDataset, NoWatcher], Coroutine[Any, Any, object]]
 _MOST_POINTS = 200
 
 
@@ -38,7 +38,7 @@ def dataset(tmp_path: Path) -> SmallDataset:
     return made
 
 
-class Killer(Nobody):
+class Killer(NoWatcher):
     """Kills its process when it is told something for the `last` time."""
 
     def __init__(self, last: int) -> None:
@@ -72,11 +72,11 @@ def readable(dataset: SmallDataset) -> dict[bytes, bytes]:
     return {**(archived(dataset) if archive_path(dataset).exists() else {}), **loose(dataset)}
 
 
-async def prune(dataset: SmallDataset, watcher: Nobody) -> object:
+async def prune(dataset: SmallDataset, watcher: NoWatcher) -> object:
     return await archive(dataset, request(prune=True), watcher)
 
 
-async def back(dataset: SmallDataset, watcher: Nobody) -> object:
+async def back(dataset: SmallDataset, watcher: NoWatcher) -> object:
     return await unarchive(dataset, remove=True, watcher=watcher)
 
 
@@ -87,7 +87,7 @@ def kill_everywhere(dataset: SmallDataset, run: Run, prepare: Callable[[], None]
         if not killed(dataset, run, point):
             return point - 1
         assert readable(dataset) == MEMBERS
-        trio.run(run, dataset, Nobody())
+        trio.run(run, dataset, NoWatcher())
         assert readable(dataset) == MEMBERS
         assert nothing_unfinished(dataset)
     raise AssertionError("it never ended")
@@ -97,7 +97,7 @@ def kill_everywhere(dataset: SmallDataset, run: Run, prepare: Callable[[], None]
 def test_archive_can_be_killed_anywhere(dataset: SmallDataset) -> None:
     def all_loose_but_some_archived() -> None:
         if archive_path(dataset).exists():
-            trio.run(back, dataset, Nobody())
+            trio.run(back, dataset, NoWatcher())
         dataset.archive({key_of(FEW[2]): FEW[2]})
         assert loose(dataset) == MEMBERS
 
@@ -108,7 +108,7 @@ def test_archive_can_be_killed_anywhere(dataset: SmallDataset) -> None:
 @pytest.mark.timeout(600)
 def test_unarchive_can_be_killed_anywhere(dataset: SmallDataset) -> None:
     def all_archived() -> None:
-        trio.run(prune, dataset, Nobody())
+        trio.run(prune, dataset, NoWatcher())
         assert loose(dataset) == {}
 
     points = kill_everywhere(dataset, back, all_archived)

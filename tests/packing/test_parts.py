@@ -16,7 +16,7 @@ from riafs.formats.keys import parse_key
 from riafs.packing.archive_writer import END, Compressor
 from riafs.packing.dataset import PackedDataset, workspace
 from riafs.packing.loose_objects import PIECE, ContentCheck, LooseObject, expected_size
-from riafs.packing.selection import WORTH, Candidate, in_batches, in_tree_order, shrinks_to
+from riafs.packing.selection import WORTH, Candidate, in_batches, in_tree_order, share_of_samples
 from riafs.storage.permissions import parse_sharing, with_executable
 from riafs.storage.posix import writing_to
 from tests.packing.conftest import CONTENTS, held, with_dataset
@@ -51,7 +51,7 @@ def share(content: bytes) -> float:
     def read(offset: int, length: int) -> bytes:
         return content[offset : offset + length]
 
-    return shrinks_to(len(content), read)
+    return share_of_samples(len(content), read)
 
 
 def test_nothing_is_not_worth_compressing() -> None:
@@ -87,8 +87,8 @@ def test_content_without_digest_is_told_by_its_sha256() -> None:
     one, other = ContentCheck(parse_key(b"WORM-s3--a")), ContentCheck(parse_key(b"WORM-s3--a"))
     one.update(b"abc")
     other.update(b"abd")
-    assert one.seen().problem == other.seen().problem == ""
-    assert one.seen() != other.seen()
+    assert one.result().problem == other.result().problem == ""
+    assert one.result() != other.result()
 
 
 # -- sharing ----------------------------------------------------------------------------------------------------------

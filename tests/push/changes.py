@@ -9,6 +9,8 @@ from pathlib import Path
 from riafs.formats.annex import parse_pointer
 from riafs.formats.gitobjects import DIRECTORY
 from riafs.overlay.changes import Base, BaseEntry, Change, ChangeKind, LocalContent
+from riafs.push.rules import annexed_key
+from riafs.tree.protocol import Origin
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ class Below:
         line = self.git("ls-tree", "-z", self.commit, "--", os.fsdecode(path)).rstrip(b"\0")
         mode, kind, oid = line.partition(b"\t")[0].split(b" ")
         key = parse_pointer(self.git("cat-file", "blob", oid.decode())) if kind == b"blob" else None
-        return BaseEntry(path, int(mode, 8), oid, key)
+        return BaseEntry(path, Origin(int(mode, 8), oid, b"" if key is None else key.serialised))
 
     def known(self, path: bytes) -> BaseEntry | None:
         """The same, None where there is nothing."""
@@ -85,7 +87,8 @@ class Below:
     def mode(self, path: bytes, *, executable: bool) -> Change:
         """Another executable bit."""
         base = self.entry(path)
-        size = base.key.size if base.key is not None and base.key.size is not None else 0
+        key = annexed_key(base)
+        size = key.size if key is not None and key.size is not None else 0
         content = LocalContent(b"", (), size, None, executable)
         return Change(path, ChangeKind.MODE, base, content, None, 1)
 
@@ -96,4 +99,4 @@ class Below:
 
 def is_directory(entry: BaseEntry) -> bool:
     """Whether it is a tree."""
-    return entry.mode == DIRECTORY
+    return entry.origin.mode == DIRECTORY

@@ -16,7 +16,7 @@ from riafs.push.destination import Destination
 from riafs.push.protocol import Prefer, PushReport, PushRequest
 from riafs.push.pushing import Push
 from riafs.tree.tools import CommandSettings
-from riafs.watching import Nobody, Watcher
+from riafs.watching import NoWatcher, Watcher
 from tests.push.changes import Below
 from tests.push.destinations import open_for_pushing
 from tests.small import Executable, Link, Locked, Pointer, SmallDataset, SmallStore, key_of, mixed_path
@@ -103,7 +103,7 @@ async def push(
     source = parse_ria_source(f"{dataset.path.parent.parent}#{dataset.id}")
     async with open_for_pushing(source, means()) as destination:
         base = below.base(dataset.id, ref)
-        return await Push(destination, base, ordered, wanted or request(), watcher or Nobody()).run(gitlinks)
+        return await Push(destination, base, ordered, wanted or request(), watcher or NoWatcher()).run(gitlinks)
 
 
 async def opened(dataset: SmallDataset) -> Destination:

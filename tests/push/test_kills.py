@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,17 @@ import trio
 from riafs.errors import Busy
 from riafs.git.writing import RefUpdate, RefWriter
 from riafs.overlay.changes import Change
-from riafs.watching import Nobody, PushStep, Watcher
+from riafs.watching import NoWatcher, PushStep, Watcher
 from tests.push.changes import Below
 from tests.push.conftest import STORAGE, annex_log, content, push, sound, tree
 from tests.small import SmallDataset, key_of, noise
+from tests.waiting import eventually, random_moment
 
 LARGE = noise(5_000_000)
 _MOST_POINTS = 100
 
 
-class Killer(Nobody):
+class Killer(NoWatcher):
     """Kills its process when it is told something for the `last` time."""
 
     def __init__(self, last: int) -> None:
@@ -56,11 +58,21 @@ def in_child(dataset: SmallDataset, below: Below, made: Sequence[Change], watche
     """Push in a child; returns its process id."""
     child = os.fork()
     if child == 0:
+        os.setpgid(0, 0)
         try:
             trio.run(push, dataset, below, made, None, watcher)
         finally:
             os._exit(0)
     return child
+
+
+def is_gone(group: int) -> bool:
+    """Whether no process of a group lives."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def was_killed(child: int) -> bool:
@@ -113,16 +125,16 @@ def test_killed_at_any_time(dataset: SmallDataset, below: Below) -> None:
     before = dataset.git("for-each-ref")
     made = changes(below)
     started = time.monotonic()
-    was_killed(in_child(dataset, below, made, Nobody()))
+    was_killed(in_child(dataset, below, made, NoWatcher()))
     usual = time.monotonic() - started
     reset(dataset, before)
     moments = random.Random(7)
     for _ in range(12):
-        child = in_child(dataset, below, made, Nobody())
-        time.sleep(moments.uniform(0, usual))
+        child = in_child(dataset, below, made, NoWatcher())
+        random_moment(moments, 0, usual)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        time.sleep(0.05)  # its git may still be at work
+        eventually(partial(is_gone, child))  # its git may still be at work
         consistent(dataset, before)
         remove_locks_of_the_dead(dataset.path)
         trio.run(push, dataset, below, made)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from riafs.errors import PushConflict, PushRefused
 from riafs.push.protocol import Prefer
-from riafs.watching import Nobody, PushStep
+from riafs.watching import NoWatcher, PushStep
 from tests.push.changes import Below
 from tests.push.conftest import (
     FILES,
@@ -164,7 +164,7 @@ async def test_a_branch_that_stands_for_another_stays_so(dataset: SmallDataset, 
 # -- others at the same time ------------------------------------------------------------------------------------------
 
 
-class Meddler(Nobody):
+class Meddler(NoWatcher):
     """Does something just before refs move for the first time."""
 
     def __init__(self, meddle: object) -> None:

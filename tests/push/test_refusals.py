@@ -169,8 +169,9 @@ async def test_a_damaged_base_is_not_pushed_on(
     dataset: SmallDataset, below: Below, expected_warnings: Announce
 ) -> None:
     expected_warnings("is not used", "cannot be read")
-    dataset.object_path(below.entry(b"data/locked.dat").key.serialised).chmod(0o644)  # type: ignore[union-attr]  # it has one
-    dataset.object_path(below.entry(b"data/locked.dat").key.serialised).write_bytes(b"Locked content\n")  # type: ignore[union-attr]
+    stored = dataset.object_path(below.entry(b"data/locked.dat").origin.content)
+    stored.chmod(0o644)
+    stored.write_bytes(b"Locked content\n")
     before = dataset.git("for-each-ref")
     with pytest.raises(CorruptContent):
         await push(dataset, below, [below.put(b"data/locked.dat", below.patched({3: b"x"}, 15))])

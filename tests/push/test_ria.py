@@ -11,7 +11,7 @@ from riafs.formats.sources import parse_ria_source, parse_source
 from riafs.push.pushers import open_pusher
 from riafs.push.pushing import Push
 from riafs.push.ria import Member, PlannedRiaPush, subdatasets_first
-from riafs.watching import Nobody
+from riafs.watching import NoWatcher
 from tests.push.conftest import changes_over, means, request, tree
 from tests.push.destinations import open_for_pushing
 from tests.small import Registered, SmallDataset, SmallStore
@@ -41,7 +41,7 @@ async def push_members(
             source = parse_ria_source(f"{dataset.path.parent.parent}#{dataset.id}")
             destination = await stack.enter_async_context(open_for_pushing(source, means()))
             changes = [below.write(path, data) for path, data in sorted(written.get(name, {}).items())]
-            push = Push(destination, below.base(dataset.id), changes, request(), Nobody())
+            push = Push(destination, below.base(dataset.id), changes, request(), NoWatcher())
             members.append(Member(name, push, *ABOVE[name]))
         if b"conflict" in written:
             datasets[b"middle"].commit({b"y": b"theirs"})

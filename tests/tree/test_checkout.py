@@ -90,5 +90,5 @@ async def _told(_: object) -> None:
 def test_what_can_be_changed_is_shown_as_it_is(dataset: SmallDataset, tmp_path: Path) -> None:
     given = tuple(Given(name, text, "the command line") for name, text in (("checkout", "yes"), ("overlay", "/x")))
     request = MountRequest(str(dataset.path.parents[1]), str(tmp_path), given, ())
-    with pytest.raises(UsageError, match="leave it out, or rw and overlay"):
+    with pytest.raises(UsageError, match="--checkout is for read-only mounts"):
         make_plan(request, os.environ)

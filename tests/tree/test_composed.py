@@ -90,9 +90,9 @@ async def test_a_collection_is_asked_for_once_by_a_folder() -> None:
     ("source", "reason"),
     [
         ("three", "no collection three"),
-        ("one/nowhere", "no b'nowhere'"),
-        ("one/f/g", "b'f' is not a directory"),
-        ("one/d/nowhere/x", "no b'nowhere'"),
+        ("one/nowhere", "no nowhere"),
+        ("one/f/g", ": f is not a directory"),
+        ("one/d/nowhere/x", "no nowhere"),
     ],
 )
 async def test_what_is_not_there_is_a_directory_that_says_so(source: str, reason: str) -> None:

@@ -113,7 +113,7 @@ def test_a_column_in_pages_is_an_array(code: str, tmp_path: Path) -> None:
     for value in values[20_000:21_000]:
         growing.append(value)
     growing.extend(values[21_000:])
-    column = growing.settled()
+    column = growing.finished()
     assert (len(growing), len(column), list(column)) == (50_000, 50_000, values)
     for start, stop in ((0, 0), (0, 5), (2047, 4100), (16383, 16385), (49_990, 50_000), (7, 60_000), (9, 3)):
         assert list(column[start:stop]) == values[start:stop]
@@ -128,7 +128,7 @@ def test_names_in_pages_are_a_sequence(tmp_path: Path) -> None:
     growing = GrowingNames(SpillFile(os.fsencode(tmp_path), "x"))
     for start in range(0, 3000, 700):
         growing.extend(names[start : start + 700])
-    kept = growing.settled()
+    kept = growing.finished()
     assert (list(kept), kept[0], kept[-1], list(kept[1000:1003]), list(kept[5:5])) == (
         names,
         names[0],

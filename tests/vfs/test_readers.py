@@ -9,6 +9,7 @@ from riafs.content.verifying import Verify
 from riafs.errors import CorruptContent, MissingContent
 from riafs.storage.bytesource import DeferredBytes, MemoryBytes
 from riafs.vfs.kernel_cache import PROBE, RAREST_PROBE, Readers
+from riafs.vfs.nodes import Node
 from tests.behaviour.drivers import ObjectDriver, opened
 from tests.small import Locked, SmallDataset, SmallStore, key_of, noise
 
@@ -191,3 +192,18 @@ async def test_content_that_nobody_wanted_is_given_back() -> None:
     assert await unread.read(1, 3) == b"ont"
     unread.close()
     assert (left, heard) == ([True], [False, True])
+
+
+async def test_a_file_that_is_open_is_opened_again_without_being_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path, contents(4000, 1))
+    async with opened(tmp_path / "store") as shown:
+        inode = await shown.inode(b"one/00")
+        first = await shown.filesystem.open(inode, to_be_read=False)
+        with monkeypatch.context() as without:
+            without.delattr(Node, "entry")
+            second = await shown.filesystem.open(inode, to_be_read=False)
+        for handle in (first.handle, second.handle):
+            assert await shown.read_handle(handle) == contents(4000, 1)[0]
+            shown.filesystem.release(handle)

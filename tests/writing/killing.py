@@ -32,6 +32,7 @@ from tests.fuse.mounting import COMMAND, PROJECT, run_riafs
 from tests.plugins import mounts
 from tests.push.conftest import FILES, LOCKED, UNLOCKED, content, sound, tree, with_annex
 from tests.small import SmallDataset, SmallStore, key_of
+from tests.waiting import eventually, random_moment
 from tests.writing import working
 
 DEAD = {errno.ENOTCONN, errno.ECONNABORTED}
@@ -161,9 +162,9 @@ class Killing:
             [sys.executable, working.__file__, self._top, self._record, str(self._random.getrandbits(32))],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        time.sleep(self._random.uniform(0, 0.6))
+        random_moment(self._random, 0, 0.6)
         pushing = started("push", self._mountpoint) if self._random.random() < 0.6 else None
-        time.sleep(self._random.uniform(0, 1.2))
+        random_moment(self._random, 0, 1.2)
         self._kill(daemon, worker)
         if pushing is not None:
             self.told[f"push {'ended before' if pushing.wait(60) == 0 else 'killed with'} the mount"] += 1
@@ -175,11 +176,14 @@ class Killing:
 
     def _mount(self) -> int:
         source = self.dataset.path.parent.parent
-        until = time.monotonic() + _LATE_SECONDS
         words = "mount", source, self._mountpoint, "--overlay", self._overlay, "--refresh", "86400", "--log", self._log
-        while (done := run_riafs(*words)).returncode:
-            assert "was not ready" in done.stderr, done.stderr  # others may need the processors
-            assert time.monotonic() < until, done.stderr
+
+        def is_mounted() -> bool:
+            done = run_riafs(*words)
+            assert done.returncode == 0 or "was not ready" in done.stderr, done.stderr  # others may need the processors
+            return done.returncode == 0
+
+        eventually(is_mounted, _LATE_SECONDS)
         mount = mount_at(str(self._mountpoint))
         assert mount is not None
         return int(ask(mount, "status", os.environ)["pid"])
@@ -203,18 +207,20 @@ class Killing:
 
     def _kill_unmounted_push(self) -> None:
         pushing = started("push", "--overlay", self._overlay)
-        time.sleep(self._random.uniform(0.1, 1.5))
+        random_moment(self._random, 0.1, 1.5)
         pushing.kill()
         self.told[f"unmounted push {'ended' if pushing.wait(60) == 0 else 'killed'}"] += 1
         self.dataset.git("fsck", "--full", "--strict", "--no-dangling")
 
     def _finish(self) -> None:
         """A push that nobody kills: what it makes is what a mount shows."""
-        until = time.monotonic() + _LOCK_SECONDS
-        while (done := run_riafs("push", "--overlay", self._overlay)).returncode:
-            assert "another git is at work" in done.stderr, done.stderr
-            assert time.monotonic() < until, done.stderr
-            time.sleep(0.1)
+
+        def is_pushed() -> bool:
+            done = run_riafs("push", "--overlay", self._overlay)
+            assert done.returncode == 0 or "another git is at work" in done.stderr, done.stderr
+            return done.returncode == 0
+
+        eventually(is_pushed, _LOCK_SECONDS)
         with opened(str(self._overlay)) as kept:
             changes = [change for base in kept.datasets() for change in kept.changes(base.dataset)]
         left = [each for each in changes if each.content or each.kind is not ChangeKind.ADDED]  # git has no empty ones

@@ -189,7 +189,7 @@ def test_overlays_are_listed_moved_and_removed(
     assert riafs("overlay", "move", overlay, tmp_path / "second") == 0
     assert listed(tmp_path / "second", capfd) == ["added one/new"]
     assert riafs("overlay", "remove", tmp_path / "second") == 1
-    assert "1 changes that are not pushed" in capfd.readouterr().err
+    assert "1 change not pushed" in capfd.readouterr().err
     assert riafs("overlay", "remove", tmp_path / "second", "--force") == 0
     assert not (tmp_path / "second").exists()
 

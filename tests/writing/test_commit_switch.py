@@ -16,7 +16,7 @@ from riafs.errors import NoSuchName, PushConflict, RiafsError, StaleHandle
 from riafs.formats.sources import parse_ria_source
 from riafs.push.protocol import Prefer
 from riafs.tree.protocol import Kind
-from riafs.watching import Nobody
+from riafs.watching import NoWatcher
 from tests.push.conftest import means, request, tree, with_annex
 from tests.small import SmallDataset, SmallStore
 from tests.writing.drivers import writable
@@ -43,7 +43,7 @@ class Mount:
     async def push(self, prefer: Prefer = Prefer.OURS, places: tuple[bytes, ...] = ()) -> list[Outcome]:
         source = parse_ria_source(f"{self.dataset.path.parent.parent}#{self.dataset.id}")
         order = Order(request(prefer=prefer), places)
-        return await push_changes(self.kernel.filesystem, source, means(), order, Nobody(), self.kernel.tell)
+        return await push_changes(self.kernel.filesystem, source, means(), order, NoWatcher(), self.kernel.tell)
 
     def commit(self, files: dict[bytes, bytes]) -> None:
         """What others do in the store."""

@@ -12,7 +12,7 @@ import trio
 from riafs.daemon.pushing import Order, push_changes
 from riafs.errors import Busy, OverlayFailed, RiafsError, StaleHandle, UsageError
 from riafs.formats.sources import parse_ria_source
-from riafs.watching import Nobody
+from riafs.watching import NoWatcher
 from tests.plugins.log_hygiene import Announce
 from tests.push.conftest import means, request, tree, with_annex
 from tests.small import Registered, SmallDataset, SmallStore
@@ -113,7 +113,7 @@ async def test_changes_of_a_subdataset_that_its_superdataset_has_dropped_are_kep
 
     async def push(driver: WritableObject) -> None:
         source = parse_ria_source(f"{store_of(one)}#~one")
-        await push_changes(driver.filesystem, source, means(), Order(request()), Nobody(), driver.tell)
+        await push_changes(driver.filesystem, source, means(), Order(request()), NoWatcher(), driver.tell)
         assert not driver.filesystem.overlay.datasets()
         assert b"new" in tree(two)
         assert one.git("log", "-1", "--format=%at", "main") == str(LATER + 1)  # no commit of ours

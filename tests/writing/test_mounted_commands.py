@@ -2,11 +2,11 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +20,9 @@ from tests.plugins import mounts
 from tests.push.conftest import content, run, sound, tree, with_annex
 from tests.push.conftest import dataset as dataset
 from tests.small import SmallDataset, SmallStore, noise
+from tests.waiting import eventually, random_moment
 
 pytestmark = pytest.mark.usefixtures("fuse")
-
-KILLS = int(os.environ.get("RIAFS_TEST_ROUNDS", "4"))
 
 
 @pytest.fixture
@@ -132,8 +131,7 @@ def test_programs_use_hard_links_as_they_do_anywhere(mount: Mounted, tmp_path: P
         assert each.stat().st_nlink == 2
     with subprocess.Popen([sys.executable, "-c", "import os; os.mkfifo('f'); print(open('f').read())"], cwd=top,
                           stdout=subprocess.PIPE, text=True) as reader:  # fmt: skip
-        while not (top / "f").exists():
-            time.sleep(0.01)
+        eventually((top / "f").exists)
         (top / "f").write_text("through")
         assert reader.communicate()[0] == "through\n"
 
@@ -235,7 +233,7 @@ def test_what_others_changed_as_well_is_told_and_not_covered(mount: Mounted, dat
 
 def test_a_mount_that_is_only_read_has_nothing_to_push(dataset: SmallDataset, tmp_path: Path) -> None:
     with mounted(dataset.path.parent.parent, tmp_path / "mounted") as mount:
-        assert "is mounted to be read only" in riafs("push", mount.path, status=1)
+        assert "is mounted read-only" in riafs("push", mount.path, status=1)
 
 
 def test_overlays_in_use_are_listed_with_their_mount(
@@ -261,42 +259,46 @@ def test_an_overlay_is_there_right_after_the_unmount(dataset: SmallDataset, tmp_
     assert len(listed(Path(), "--overlay", str(overlay))) == 3
 
 
-def test_a_daemon_that_is_killed_in_a_push_loses_nothing(dataset: SmallDataset, tmp_path: Path) -> None:
+@pytest.fixture
+def kills(long: bool) -> int:
+    return 30 if long else 4
+
+
+def test_a_daemon_that_is_killed_in_a_push_loses_nothing(dataset: SmallDataset, tmp_path: Path, kills: int) -> None:
     overlay, mountpoint, store = tmp_path / "over", tmp_path / "mnt", dataset.path.parent.parent
     mountpoint.mkdir()
-    large = noise(3_000_000)
-    for attempt in range(KILLS):
+    large, chance = noise(3_000_000), random.Random(1)
+    for attempt in range(kills):
         riafs("mount", store, mountpoint, "--overlay", overlay)
         pid = json.loads(riafs("status", mountpoint, "--json"))[0]["pid"]
         with open(mountpoint / "one" / f"large{attempt}.dat", "wb") as file:
             file.write(large + bytes([attempt]))
             os.fsync(file.fileno())
         pushing = started("push", mountpoint)
-        time.sleep(0.3 + 1.2 * attempt / KILLS)
+        random_moment(chance, 0.3, 1.5)
         os.kill(pid, signal.SIGKILL)
         pushing.wait(60)
         mounts.sweep(mounts.below(tmp_path))
         dataset.git("fsck", "--full", "--strict")
     riafs("push", "--overlay", overlay)
-    for attempt in range(KILLS):
+    for attempt in range(kills):
         assert content(dataset, b"large%d.dat" % attempt) == large + bytes([attempt])
     assert listed(Path(), "--overlay", str(overlay)) == []
     sound(dataset)
 
 
-def test_a_push_that_is_killed_is_finished_by_the_next(mount: Mounted, dataset: SmallDataset) -> None:
-    for attempt in range(KILLS):
+def test_a_push_that_is_killed_is_finished_by_the_next(mount: Mounted, dataset: SmallDataset, kills: int) -> None:
+    chance = random.Random(2)
+    for attempt in range(kills):
         (mount.path / "one" / f"file{attempt}.dat").write_bytes(noise(500_000, str(attempt)))
         pushing = started("push", mount.path)
-        time.sleep(0.2 + 0.6 * attempt / KILLS)
+        random_moment(chance, 0.2, 0.8)
         pushing.kill()
         pushing.wait(60)
         dataset.git("fsck", "--full", "--strict")
-    until = time.monotonic() + 30
-    while run_riafs("push", mount.path).returncode:  # the daemon may still be at the one that was asked for
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    for attempt in range(KILLS):
+    # the daemon may still be at the one that was asked for
+    eventually(lambda: run_riafs("push", mount.path).returncode == 0, 30)
+    for attempt in range(kills):
         assert content(dataset, b"file%d.dat" % attempt) == noise(500_000, str(attempt))
     assert listed(mount.path) == []
     sound(dataset)

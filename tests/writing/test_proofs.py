@@ -1,6 +1,5 @@
 """Short runs of what takes long: ``tests.writing.steps``, ``killing`` and ``pushers`` say what they prove."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,40 +11,36 @@ from tests.plugins import mounts
 from tests.writing.killing import Expected, Killing
 from tests.writing.pushers import work
 
-ROUNDS = int(os.environ.get("RIAFS_TEST_ROUNDS", "4"))
-
 
 def kills(scenario: str, *words: str) -> str:
     """What a run of `steps` says, which has to succeed."""
     command = [sys.executable, "-m", "tests.writing.steps", scenario, *words]
-    done = subprocess.run(command, cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_an_overlay_survives_kills_at_calls_that_change_files() -> None:
-    assert "nothing lost" in kills("overlay", "--first", "7", "--every", "29")
+def test_an_overlay_survives_kills_at_calls_that_change_files(long: bool) -> None:
+    assert "nothing lost" in kills("overlay", *(() if long else ("--first", "7", "--every", "29")))
 
 
-@pytest.mark.timeout(280)
-def test_a_push_survives_kills_at_calls_that_change_files() -> None:
-    assert "all completed" in kills("push", "--first", "53", "--every", "131")
+def test_a_push_survives_kills_at_calls_that_change_files(long: bool) -> None:
+    assert "all completed" in kills("push", *(("--every", "3") if long else ("--first", "53", "--every", "131")))
 
 
-@pytest.mark.timeout(280)
-def test_a_mount_that_is_killed_again_and_again_loses_nothing(fuse: None, tmp_path: Path) -> None:
+def test_a_mount_that_is_killed_again_and_again_loses_nothing(fuse: None, tmp_path: Path, long: bool) -> None:
     killing = Killing(tmp_path, 1)
     try:
-        killing.run(ROUNDS)
+        killing.run(50 if long else 4)
     finally:
         mounts.sweep(mounts.below(tmp_path))
     assert killing.told["operations"]
 
 
-@pytest.mark.timeout(280)
-def test_the_history_explains_what_came_of_pushes_at_the_same_time(fuse: None, tmp_path: Path) -> None:
-    told = work(tmp_path, 2, ROUNDS, 1)
-    assert sum(told.values()) >= 3 * ROUNDS
+def test_the_history_explains_what_came_of_pushes_at_the_same_time(fuse: None, tmp_path: Path, long: bool) -> None:
+    rounds = 50 if long else 4
+    told = work(tmp_path, 2, rounds, 1)
+    assert sum(told.values()) >= 3 * rounds
 
 
 def test_what_is_expected_of_a_file_is_what_was_synced_or_came_later() -> None:

@@ -11,7 +11,7 @@ from riafs.daemon.pushing import Failure, Order, Outcome, push_changes
 from riafs.errors import ChangedElsewhere, GitError, PushConflict
 from riafs.formats.sources import parse_ria_source
 from riafs.push.protocol import Prefer
-from riafs.watching import Nobody
+from riafs.watching import NoWatcher
 from tests.plugins.log_hygiene import Announce
 from tests.push.conftest import content, means, request, sound, tree, with_annex
 from tests.small import SmallDataset, SmallStore
@@ -57,7 +57,9 @@ async def work(driver: WritableObject) -> None:
 
 async def push(driver: WritableObject, source: Path, **how: object) -> list[Outcome]:
     order = Order(request(**how))
-    return await push_changes(driver.filesystem, parse_ria_source(str(source)), means(), order, Nobody(), driver.tell)
+    return await push_changes(
+        driver.filesystem, parse_ria_source(str(source)), means(), order, NoWatcher(), driver.tell
+    )
 
 
 CHANGED = TREE[b"a"][:10] + b"HERE" + TREE[b"a"][14:]
@@ -163,7 +165,7 @@ async def test_a_dataset_whose_commit_cannot_be_read_blocks_no_other(
         failed: list[Failure] = []
         order = Order(request())
         [outcome] = await push_changes(
-            driver.filesystem, parse_ria_source(str(source)), means(), order, Nobody(), driver.tell, failed
+            driver.filesystem, parse_ria_source(str(source)), means(), order, NoWatcher(), driver.tell, failed
         )
         assert (outcome.entrance, [each.entrances for each in failed]) == (b"two", [(b"one",)])
         assert content(two, b"new") == b"n"
@@ -192,7 +194,7 @@ async def test_a_dataset_whose_branch_is_gone_blocks_no_other_and_shows_its_chan
         failed: list[Failure] = []
         order = Order(request())
         [outcome] = await push_changes(
-            driver.filesystem, parse_ria_source(str(source)), means(), order, Nobody(), driver.tell, failed
+            driver.filesystem, parse_ria_source(str(source)), means(), order, NoWatcher(), driver.tell, failed
         )
         assert (outcome.entrance, [each.entrances for each in failed]) == (b"two", [(b"one",)])
         assert "--as-branch" in str(failed[0].error)

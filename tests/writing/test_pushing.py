@@ -273,7 +273,7 @@ def test_an_unmount_says_where_changes_are(fuse: None, dataset: SmallDataset, tm
     (tmp_path / "mnt" / "tool").unlink()
     done = run_riafs("umount", tmp_path / "mnt")
     assert done.returncode == 0
-    assert done.stdout == f"2 changes that are not pushed: kept in {overlay}\n"
+    assert done.stdout == f"2 changes not pushed, kept in {overlay}\n"
 
 
 def fifo(file: Path) -> None:

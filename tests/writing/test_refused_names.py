@@ -9,7 +9,7 @@ from riafs.daemon.pushing import Order, push_changes
 from riafs.errors import NotPermitted, PushRefused
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay import namespace
-from riafs.watching import Nobody
+from riafs.watching import NoWatcher
 from tests.push.conftest import dataset as dataset
 from tests.push.conftest import means, request, tree
 from tests.small import SmallDataset
@@ -49,7 +49,7 @@ async def test_gitmodules_is_no_link(dataset: SmallDataset, tmp_path: Path) -> N
 
 async def push(driver: WritableObject, dataset: SmallDataset, *places: bytes) -> None:
     source = parse_ria_source(str(dataset.path.parent.parent))
-    await push_changes(driver.filesystem, source, means(), Order(request(), places), Nobody(), driver.tell)
+    await push_changes(driver.filesystem, source, means(), Order(request(), places), NoWatcher(), driver.tell)
 
 
 async def test_all_names_that_are_there_already_are_told_at_once_and_the_rest_can_be_pushed(

@@ -13,7 +13,7 @@ from riafs.errors import Busy, DirectoryNotEmpty, NoSuchName, PushConflict, Push
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.overlay import Overlay
 from riafs.push.protocol import Prefer
-from riafs.watching import Nobody
+from riafs.watching import NoWatcher
 from tests.push.conftest import means, request, sound, tree, with_annex
 from tests.small import Registered, SmallStore
 from tests.writing.drivers import WritableObject, writable
@@ -63,7 +63,7 @@ def made(tmp_path: Path) -> Super:
 async def push(driver: WritableObject, made: Super, *places: bytes, prefer: Prefer = Prefer.NEITHER) -> list[Outcome]:
     order = Order(request(prefer=prefer), places)
     return await push_changes(
-        driver.filesystem, parse_ria_source(str(made.store)), means(), order, Nobody(), driver.tell
+        driver.filesystem, parse_ria_source(str(made.store)), means(), order, NoWatcher(), driver.tell
     )
 
 
@@ -206,7 +206,7 @@ async def test_a_gitmodules_that_forgets_a_subdataset_is_refused_before_anything
             paths = dict(PATHS)
             paths.pop("third") if how == "section removed" else paths.update(third="elsewhere")
             await driver.write(b"top/.gitmodules", made.modules(paths), flags=os.O_TRUNC)
-        with pytest.raises(PushRefused, match=r"says nothing of .*third any more.*riafs restore"):
+        with pytest.raises(PushRefused, match=r"no section for .*third any more.*riafs restore"):
             await push(driver, made)
         assert [each.git("rev-parse", "main") for each in (made.top, *made.subs.values())] == before
         await driver.filesystem.restore(made.top.id.encode(), [b".gitmodules"], driver.tell)

@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.fuse.mounting import COMMAND, PROJECT, Mounted, mounted, run_riafs
 from tests.push.conftest import content, run, sound, tree, with_annex
 from tests.push.conftest import dataset as dataset
 from tests.small import Registered, SmallDataset, SmallStore
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("fuse")
 
@@ -125,14 +125,13 @@ def test_a_script_that_is_run_is_an_input(mount: Mounted, dataset: SmallDataset)
 
 def test_orphans_and_threads_are_the_command_s(mount: Mounted) -> None:
     program = """
-        import os, threading, time
+        import os, select, threading
         source, target = os.pipe()
         if not os.fork():
-            middle = os.getpid()
+            middle = os.pidfd_open(os.getpid())
             if not os.fork():
                 os.setsid()
-                while os.getppid() == middle:
-                    time.sleep(0.01)
+                select.select([middle], [], [])
                 open("tool").read()
                 open("orphaned", "w").close()
                 os.write(target, b"x")
@@ -203,13 +202,6 @@ def started(*words: str | Path, **options: Any) -> "subprocess.Popen[bytes]":
         [sys.executable, *COMMAND, *words], cwd=PROJECT, stdin=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(PROJECT)}, **options,
     )  # fmt: skip
-
-
-def eventually(holds: Callable[[], object]) -> None:
-    until = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_what_others_do_meanwhile_is_not_the_command_s(mount: Mounted, dataset: SmallDataset, tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ from riafs.errors import StaleHandle
 from riafs.formats.gitobjects import DIRECTORY
 from riafs.formats.sources import parse_ria_source
 from riafs.overlay.changes import BaseEntry, Change, ChangeKind
-from riafs.overlay.journal import Statements, _Connected
-from riafs.overlay.rebasing import Restoring
+from riafs.overlay.database import Statements
+from riafs.overlay.rebasing import Rebasing
+from riafs.overlay.restoring import Restoring
 from riafs.overlay.rows import Rows
 from riafs.push.planning import Planner
 from riafs.push.trees import TreeEditor
 from riafs.slices import Sliced, at_once, in_slices, sorting
+from riafs.tree.protocol import Origin
 from tests.push.conftest import means, with_annex
 from tests.push.destinations import open_for_pushing
 from tests.small import SmallStore
@@ -96,7 +98,7 @@ async def test_who_looks_into_another_dataset_does_not_wait_for_a_move(tmp_path:
             with trio.fail_after(5):
                 found = await lookup(other, b"b")
             assert found is not None
-            assert filesystem.is_apart(found.inode)
+            assert filesystem.is_unaffected(found.inode)
             with trio.move_on_after(0.01) as waited:
                 await lookup(mine, b"a")
             assert waited.cancelled_caught
@@ -136,6 +138,69 @@ async def test_who_looks_into_another_dataset_does_not_wait_for_rows_that_are_ch
         assert await driver.read(b"one/a") == b"a"
 
 
+async def test_everybody_goes_on_while_a_move_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = SmallStore.make(tmp_path / "store").dataset("one", PLAIN | {b"a": b"a"})
+    looked_up, may_end, prepare = trio.Event(), trio.Event(), Rebasing.prepare
+
+    async def held(self: Rebasing) -> None:
+        await prepare(self)
+        looked_up.set()
+        await may_end.wait()
+
+    monkeypatch.setattr(Rebasing, "prepare", held)
+    async with writable(dataset.path.parent.parent, tmp_path / "over") as driver:
+        filesystem, one = driver.filesystem, dataset.id.encode()
+        new = {b"changed": b"c", b"open": b"o", b"pushed": b"p"}
+        for name, content in new.items():
+            await driver.write(b"one/" + name, content, flags=os.O_CREAT)
+        carried = filesystem.overlay.carried(one)
+        commit = dataset.commit(PLAIN | {b"a": b"a"} | new).encode()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(filesystem.pushed, one, commit, carried, driver.tell)
+            await looked_up.wait()
+            with trio.fail_after(5):
+                assert await driver.read(b"one/pushed") == b"p"
+                await driver.write(b"one/changed", b"later", flags=os.O_TRUNC)
+                opened = await filesystem.open((await driver.status(b"one/open")).inode, os.O_WRONLY)
+            may_end.set()
+        await filesystem.write(opened.handle, 0, b"O")
+        filesystem.release(opened.handle)
+        assert filesystem.overlay.base(one).commit == commit
+        assert [change.path for change in filesystem.overlay.changes(one)] == [b"changed", b"open"]
+        contents = {name: await driver.read(b"one/" + name) for name in new}
+        assert contents == {b"changed": b"later", b"open": b"O", b"pushed": b"p"}
+
+
+@pytest.mark.parametrize("deed", ["open", "chmod", "nothing"])
+async def test_a_move_is_looked_up_again_where_something_was_changed_since(
+    deed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = SmallStore.make(tmp_path / "store").dataset("one", PLAIN | {b"a": b"a"})
+    looks, look, prepare = 0, Rebasing._make_plan, Rebasing.prepare
+
+    async def counted(self: Rebasing) -> None:
+        nonlocal looks
+        looks += 1
+        await look(self)
+
+    async def then(self: Rebasing) -> None:
+        await prepare(self)
+        if deed == "open":
+            await driver.filesystem.open((await driver.status(b"one/b")).inode, os.O_WRONLY)
+        elif deed == "chmod":
+            await driver.chmod(b"one/b", 0o700)
+
+    monkeypatch.setattr(Rebasing, "_make_plan", counted)
+    monkeypatch.setattr(Rebasing, "prepare", then)
+    async with writable(dataset.path.parent.parent, tmp_path / "over") as driver:
+        await driver.write(b"one/b", b"b", flags=os.O_CREAT)
+        one = dataset.id.encode()
+        carried = driver.filesystem.overlay.carried(one)
+        commit = dataset.commit(PLAIN | {b"a": b"a", b"b": b"b"}).encode()
+        await driver.filesystem.pushed(one, commit, carried, driver.tell)
+    assert looks == (1 if deed == "nothing" else 2)
+
+
 async def test_rows_are_changed_apart_all_or_not_at_all(tmp_path: Path) -> None:
     store = SmallStore.make(tmp_path / "store")
     one = store.dataset("one", PLAIN | {b"a": b"a", b"b": b"b"})
@@ -146,14 +211,14 @@ async def test_rows_are_changed_apart_all_or_not_at_all(tmp_path: Path) -> None:
         await driver.write(b"one/new", b"n", flags=os.O_CREAT)
         area = overlay.area(one.id.encode())
 
-        def fail(rows: Rows, _: Statements, doom: Callable[[int], None]) -> None:
-            Restoring(rows, doom, area).restore(b"")
+        def fail(rows: Rows, _: Statements, discard: Callable[[int], None]) -> None:
+            Restoring(rows, discard, area).restore(b"")
             raise OSError("no")
 
         with pytest.raises(OSError, match="no"):
-            await overlay.apart(fail)
+            await overlay.change_in_thread(fail)
         assert overlay.count_changes() == 3
-        assert overlay.files.doomed == 0
+        assert overlay.files.discarded == 0
         await driver.write(b"one/later", b"l", flags=os.O_CREAT)
         assert await driver.ls(b"one") == [b".gitattributes", b"new", b"later"]
 
@@ -220,7 +285,7 @@ async def _statements(deed: Deed, size: int, directory: Path, monkeypatch: pytes
         with monkeypatch.context() as patching:
             journal = driver.filesystem.overlay.journal
             patching.setattr(journal, "_execute", counting(journal._execute))
-            patching.setattr(_Connected, "run", counting(_Connected.run))
+            patching.setattr(Statements, "run", counting(Statements.run))
             await deed(driver, dataset.id.encode())
     return count
 
@@ -232,7 +297,7 @@ async def test_planning_is_linear_after_a_move_to_another_depth(tmp_path: Path) 
     source = parse_ria_source(f"{dataset.path.parent.parent}#{dataset.id}")
     async with open_for_pushing(source, means()) as destination:
         trees = TreeEditor(destination.dataset.repository, 40)
-        base = BaseEntry(b"old", DIRECTORY, dataset.git("rev-parse", "main:old").encode(), None)
+        base = BaseEntry(b"old", Origin(DIRECTORY, dataset.git("rev-parse", "main:old").encode(), b""))
         changes = [Change(b"a/b", ChangeKind.RENAMED, base, None, b"old", 1)]
         changes += [Change(b"a/b/%d" % each, ChangeKind.REMOVED, None, None, None, 1) for each in range(made)]
         began = time.process_time()

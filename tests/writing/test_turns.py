@@ -19,7 +19,6 @@ from tests.small import SmallDataset
 from tests.writing.drivers import WritableObject, writable
 from tests.writing.test_commands import store_of
 
-TURNS = int(os.environ.get("RIAFS_TEST_ROUNDS", "6"))
 TOP = b"one/work"
 MOVES = ((b"b", b"c"), (b"c", b"b"), (b"b", b"a/b"), (b"a/b", b"b"))
 
@@ -98,10 +97,10 @@ async def end(*_: object) -> None:
 
 @pytest.mark.parametrize("seed", [1, 10])
 def test_work_and_pushes_in_turns(
-    dataset: SmallDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    dataset: SmallDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, long: bool
 ) -> None:
     chance, overlay = random.Random(seed), tmp_path / "over"
-    for _ in range(TURNS):
+    for _ in range(100 if long else 6):
         expected = turn(dataset, overlay, chance)
         with monkeypatch.context() as patch:
             if killed := chance.random() < 0.5:

@@ -1,7 +1,7 @@
 """The blocks of a manifest: what they are called, and where they lie in their streams.
 
 A stream is one line of a manifest, its blocks one after the other. Blocks are numbered through the whole manifest. What
-names them (with hints, which change) is kept apart from where they lie (which does not).
+names them (with hints, which change) is separate from their positions (which do not).
 """
 
 from bisect import bisect_right
@@ -63,11 +63,11 @@ class LocatorsBuilder:
 
     def build(self) -> Locators:
         """All that was added."""
-        return Locators(self._text.settled(), self._starts.settled())
+        return Locators(self._text.finished(), self._starts.finished())
 
 
 class Streams:
-    """Where blocks lie: the first block of each stream, and where each block ends in its stream."""
+    """The positions of blocks: the first block of each stream, and the end of each block in its stream."""
 
     __slots__ = ("_ends", "_firsts")
 
@@ -122,4 +122,4 @@ class StreamsBuilder:
 
     def build(self) -> Streams:
         """All that was added."""
-        return Streams(self._firsts.settled(), self._ends.settled())
+        return Streams(self._firsts.finished(), self._ends.finished())

@@ -1,4 +1,4 @@
-"""One folder of a manifest, taken apart: its names in order, and for each file its size and where its bytes are."""
+"""One parsed folder of a manifest: its names in order, and for each file its size and the positions of its bytes."""
 
 from array import array
 from bisect import bisect_left
@@ -48,7 +48,7 @@ class FolderTable(Protocol):
 
 
 class ManifestFolder:
-    """A folder: `names` are sorted as bytes, each once; files and folders together."""
+    """A folder: `names` of files and folders, sorted as bytes, each once."""
 
     __slots__ = ("_lengths", "_more", "_positions", "_streams", "_streams_of", "names")
 
@@ -97,7 +97,7 @@ class ManifestFolder:
         return found
 
     def glance(self, index: int) -> tuple[int, int, int]:
-        """What most need to know, quickly: a file's size, the block that all of it is in, and its offset there.
+        """A fast path for most files: a file's size, the block that has all of it, and its offset there.
 
         The size of a folder is FOLDER; the block is NO_BLOCK for folders, empty files and those of several segments.
         """
@@ -121,12 +121,12 @@ class ManifestFolder:
         return length > 0 and not (self._more and name in self._more)
 
     def all_segments(self, index: int) -> Iterator[Segment]:
-        """The same, with the empty ones, which make a difference to the normal form only."""
+        """All parts, with empty ones, which only the normal form needs."""
         return (segment for part in self._each_part(index) for segment in self._streams.segments(*part))
 
 
 class FolderColumns:
-    """Columns of tokens, while they are put together."""
+    """Columns of tokens, while a folder is parsed."""
 
     __slots__ = ("lengths", "names", "positions", "streams")
 
@@ -162,7 +162,7 @@ class FolderColumns:
         return all(map(lt, self.names, islice(self.names, 1, None)))
 
     def ordered(self) -> "FolderColumns":
-        """These, their names in order; those of a file with several parts stay in theirs."""
+        """The tokens sorted by name; several parts of a file stay in their order."""
         if not self.sorted():
             self._take(sorted(range(len(self.names)), key=self.names.__getitem__))
         return self

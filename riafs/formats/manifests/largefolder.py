@@ -1,7 +1,7 @@
-"""A folder of very many files, taken apart into columns in pages, in bounded memory.
+"""A folder of very many files, parsed into columns in pages, with bounded memory.
 
 Its tokens are sorted some ten thousand at a time. Where these runs follow each other, as in what Arvados writes, they
-are the folder; else they are merged into a second set of columns, where the parts of a file come together.
+are the folder; else they are merged into a second set of columns, which has the parts of a file side by side.
 """
 
 from bisect import bisect_left
@@ -22,7 +22,7 @@ _ROWS = 1 << 16
 """Rows in memory while runs are merged."""
 _PARTS = 1 << 10
 _SEVERAL = (1 << 32) - 1
-"""In place of the stream of a file of several parts: its position says where they are."""
+"""Instead of the stream, for a file of several parts: its position is that of the list of parts."""
 
 _Row = tuple[bytes, int, int, int]
 """Name, position, length, stream."""
@@ -75,10 +75,10 @@ class _Table:
     """Rows as columns."""
 
     def __init__(self, rows: _Rows) -> None:
-        self.names = rows._names.settled()
-        self.positions = rows._positions.settled()
-        self.lengths = rows._lengths.settled()
-        self.streams = rows._streams.settled()
+        self.names = rows._names.finished()
+        self.positions = rows._positions.finished()
+        self.lengths = rows._lengths.finished()
+        self.streams = rows._streams.finished()
 
     def rows(self, start: int, end: int, step: int) -> Iterator[_Row]:
         """Rows in order, `step` of them read at a time."""
@@ -165,7 +165,7 @@ def _merged(streams: Streams, table: _Table, bounds: Sequence[int], pages: Pages
             rows.append(firsts[0])
             continue
         begin, size = len(parts), 0
-        for _, position, length, stream in chain(firsts, found):  # it goes on where islice ended
+        for _, position, length, stream in chain(firsts, found):  # `found` continues after islice
             parts.append((b"", position, length, stream))
             size += length
         rows.append((name, len(parts), size, _SEVERAL))

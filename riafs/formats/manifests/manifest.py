@@ -3,7 +3,7 @@
 Each line is a stream: its folder, its blocks, and files as ``position:length:name`` in the row of those blocks
 (Arvados' documentation of manifests). A file's bytes are those of its tokens, in the order of the whole manifest.
 
-A `Manifest` is immutable and compact: folders are taken apart when asked for. `reader` makes it of its text.
+A `Manifest` is immutable and compact: folders are parsed when they are requested. `reader` makes it from a text.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ MakePages = Callable[[], Pages]
 
 
 class Manifest:
-    """What a manifest says. Paths are bytes as they are on disk, ``b""`` for the top."""
+    """A parsed manifest. Paths are bytes as on disk, ``b""`` for the top."""
 
     __slots__ = ("_locators", "_pages", "_runs", "_streams", "_tree", "portable_data_hash")
 
@@ -67,12 +67,12 @@ class Manifest:
         return Manifest(self.portable_data_hash, other._locators, self._streams, self._tree, self._runs, self._pages)
 
     def folder_weight(self, path: bytes) -> int:
-        """Bytes of the tokens in a folder, 0 if there is none: what it costs to take it apart."""
+        """Bytes of the tokens in a folder, 0 if there is none: a measure of the cost of parsing it."""
         number = self._tree.find(path)
         return 0 if number is None else sum(self._runs.length(run) for run in self._tree.runs(number))
 
     def folder(self, path: bytes) -> ManifestFolder | None:
-        """The folder at `path`, taken apart anew at each call; None if there is none."""
+        """The folder at `path`, parsed again at each call; None if there is none."""
         number = self._tree.find(path)
         if number is None:
             return None

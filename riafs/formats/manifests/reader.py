@@ -34,7 +34,7 @@ _CHUNK = 1 << 20
 _MAX_ITEM = 4 << 20
 _MAX_ROUTED = 8 << 20
 _MAX_BYTES = (1 << 63) - 1
-"""What all files of a collection may have together, so that no sum is too long for a column."""
+"""Limit of the bytes of all files of a collection, so that no sum is too large for a column."""
 
 _STRICT = re.compile(rb"[0-9a-f]{32}\+([0-9]{1,32})(?:\+[A-Z][A-Za-z0-9_@-]*+)* ")
 _LENIENT = re.compile(rb"[^ :+]*+\+([0-9]{1,32})(?:\+[^ :]*+)? ")
@@ -231,9 +231,9 @@ def _is_path(text: bytes) -> bool:
 def parse_manifest(text: bytes | bytearray | memoryview | Iterable[bytes], *, lenient: bool = False) -> Manifest:
     """The manifest that `text` is, given at once or in chunks of any size.
 
-    With `lenient`, whatever Arvados' Go programs accept, and tokens beyond the end of their stream: such a file has
-    the length that is written, and segments of NO_BLOCK where there are no bytes. Raises MalformedManifest: line and
-    reason.
+    With `lenient`, everything that Arvados' Go programs accept, and tokens beyond the end of their stream: such a file
+    has the length that is written, and segments of NO_BLOCK where there are no bytes. Raises MalformedManifest: line
+    and reason.
     """
     reader = ManifestReader(lenient=lenient)
     for chunk in (text,) if isinstance(text, bytes | bytearray | memoryview) else text:

@@ -5,7 +5,7 @@ A blank, a control character, a colon and a backslash are written as a backslash
 Arvados' Go programs, and ``\\\\`` is one backslash.
 
 A piece is some tokens with one blank between them. Nearly all are plain (no paths, no colons in names), and those are
-checked and taken apart by a few passes over the whole piece; others token by token.
+checked and parsed by a few passes over the whole piece; others token by token.
 """
 
 import re
@@ -21,7 +21,6 @@ _NO_NAMES = frozenset((b"", b".", b".."))
 _ESCAPE = re.compile(rb"\\([0-3][0-7][0-7]|\\)")
 _DIGITS = re.compile(rb"\\[0-7]{3}")
 _ESCAPED = re.compile(rb"[\x00-\x20\\:]")
-_NOT_TEXT = re.compile("[\udc80-\udcff]")
 
 
 def _byte(match: re.Match[bytes]) -> bytes:
@@ -30,7 +29,7 @@ def _byte(match: re.Match[bytes]) -> bytes:
 
 
 def unescaped(text: bytes) -> bytes:
-    """The bytes that a written name or path stands for; what is no escape stays as it is.
+    """The bytes of an escaped name or path; backslashes that begin no escape stay.
 
     >>> unescaped(rb"a\\040b")
     b'a b'
@@ -39,7 +38,7 @@ def unescaped(text: bytes) -> bytes:
 
 
 def unescaped_names(names: Sequence[bytes]) -> list[bytes]:
-    """What many names stand for that have no slash in them, and escapes of three digits only."""
+    """The bytes of many escaped names without slashes, and with escapes of three digits only."""
     text = b"/".join(names)
     # No other escape makes a backslash, so that none can come of two.
     for escape in sorted(set(_DIGITS.findall(text)), key=lambda escape: escape == rb"\134"):
@@ -48,22 +47,8 @@ def unescaped_names(names: Sequence[bytes]) -> list[bytes]:
 
 
 def lightly_escaped(name: bytes) -> bytes:
-    """`name` written such that it can stand between blanks and is read back the same, whatever its bytes are."""
+    """`name` escaped, so that it has no blanks and can be read back, whatever its bytes are."""
     return _ESCAPED.sub(lambda match: b"\\%03o" % match[0][0], name)
-
-
-def escaped(name: bytes) -> bytes:
-    """`name` written as all programs of Arvados do, and what is not UTF-8 by its bytes.
-
-    >>> escaped(b"a b:c")
-    b'a\\040b\\072c'
-    """
-    text = lightly_escaped(name)
-    return text if text.isascii() else _NOT_TEXT.sub(_octal, text.decode(errors="surrogateescape")).encode()
-
-
-def _octal(match: re.Match[str]) -> str:
-    return f"\\{ord(match[0]) & 0xFF:03o}"
 
 
 def possible(parts: Iterable[bytes]) -> bool:
@@ -100,14 +85,14 @@ class TokenColumns(NamedTuple):
     """Tokens as columns."""
 
     positions: Sequence[int]
-    """Where each begins in its stream."""
+    """The beginning of each in its stream."""
     lengths: Sequence[int]
     names: Sequence[bytes]
 
 
 def plain_columns(piece: bytes) -> TokenColumns | None:
     """The tokens of a piece, names as they are written, if all are plain and well formed: each name is that of a file.
-    None says nothing about why.
+    None does not have a reason.
     """
     if b" " not in piece:
         match = _ONE.fullmatch(piece)

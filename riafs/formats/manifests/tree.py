@@ -2,7 +2,7 @@
 
 A folder has a number; the top one is 0. Its files are runs of tokens in one text that holds all file tokens of a
 manifest: a run belongs to one folder and one stream, and a folder's runs are in the order of the manifest. The tokens
-are taken apart when the folder is read; until then a file costs the bytes of its token.
+are parsed when the folder is read; until then a file costs the bytes of its token.
 """
 
 from array import array
@@ -37,7 +37,7 @@ class Runs:
         return end - start
 
     def _place(self, run: int) -> tuple[int, int]:
-        """Where a run begins and ends in the text."""
+        """The beginning and end of a run in the text."""
         following = run + 1
         return self._starts[run], self._starts[following] if following < len(self._starts) else len(self._text)
 
@@ -75,7 +75,7 @@ class RunsBuilder:
 
     def build(self) -> Runs:
         """All that was added."""
-        return Runs(self._text.settled(), self._starts.settled(), self._streams.settled())
+        return Runs(self._text.finished(), self._starts.finished(), self._streams.finished())
 
 
 class FolderTree:

@@ -55,7 +55,7 @@ class Record(enum.IntEnum):
 
     @property
     def byte(self) -> bytes:
-        """The byte that stands for it in a header."""
+        """Its byte in a header."""
         return bytes([self])
 
 
@@ -64,13 +64,13 @@ class Limits:
     """The most that an archive may claim. Sizes in bytes."""
 
     header: int = 512 << 20
-    """Of the header, packed and decoded."""
+    """Bytes of the header, packed and decoded."""
     entries: int = 8_000_000
-    """Of members and directories, and of folders."""
+    """Number of members and directories, and of folders."""
     dictionary: int = 1 << 30
-    """Of the memory one decoder asks for (LZMA, LZMA2 dictionary; PPMd model)."""
+    """Bytes of memory of one decoder (LZMA, LZMA2 dictionary; PPMd model)."""
     name: int = 65_536
-    """Of one member's name."""
+    """Bytes of one member's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class Cursor:
         return self.numbers(1)[0]
 
     def record(self) -> int:
-        """A 7z number that says what comes next: the kind of a record or property, or its end mark."""
+        """A 7z number that is the kind of the next record or property, or its end mark."""
         self._records += 1
         if self._records > _MOST_RECORDS:
             raise MalformedArchive(f"7z header has more than {_MOST_RECORDS} records and properties")
@@ -237,7 +237,7 @@ class Cursor:
         return Digests(self.words(defined), defined)
 
     def refuse_external(self) -> None:
-        """The byte that says whether values lie in another stream, which no known program writes."""
+        """The byte for values in another stream, which no known program writes."""
         if self.byte() != 0:
             raise UnsupportedArchive("7z header keeps values in an external stream")
 

@@ -46,7 +46,7 @@ class Coder:
 
 
 def _lzma2_dictionary(properties: bytes) -> int:
-    """The size that LZMA2's one property byte stands for: 40 is 4 GiB - 1, n is (2 or 3) << (n // 2 + 11)."""
+    """The dictionary size of LZMA2's property byte: 40 is 4 GiB - 1, n is (2 or 3) << (n // 2 + 11)."""
     if len(properties) != 1 or properties[0] > _MAX_LZMA2_DICTIONARY_CODE:
         raise MalformedArchive(f"7z coder LZMA2 has properties {properties.hex() or 'none'}")
     code = properties[0]
@@ -63,7 +63,7 @@ class Bond:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a folder's description says without sizes; equal for most folders of an archive."""
+    """A folder's description without sizes; equal for most folders of an archive."""
 
     coders: tuple[Coder, ...]
     bonds: tuple[Bond, ...]
@@ -81,7 +81,7 @@ class Folder:
     pack_offset: int
     pack_sizes: tuple[int, ...]
     unpack_sizes: tuple[int, ...]
-    """Of each coder's output."""
+    """Size of each coder's output."""
     crc: int | None
     """CRC32 of the folder's bytes."""
 
@@ -109,7 +109,7 @@ class Folder:
 
     @property
     def chain_sizes(self) -> tuple[int, ...]:
-        """How many bytes each coder of `chain` makes."""
+        """The output size of each coder of `chain`."""
         return tuple(self.unpack_sizes[number] for number in self._row or ())
 
     @property

@@ -1,4 +1,4 @@
-"""Everything the header of a 7z archive says, in columns that can be added to: for writers that keep what is there.
+"""All information of a 7z archive's header, in columns that can be extended, for writers that add to an archive.
 
 Owns reading a plain header without losing anything: packed streams, folders, streams, and each property of each member,
 also those that readers have no use for (times, start positions). What cannot be kept is refused, so that nothing is
@@ -62,13 +62,13 @@ class FullHeader:
     """An archive's header. An empty one describes an archive without members."""
 
     pack_position: int = 0
-    """Where the first packed stream starts, after the 32 bytes of the signature header."""
+    """Offset of the first packed stream, after the 32 bytes of the signature header."""
     pack_sizes: "array[int]" = field(default_factory=lambda: array("Q"))
     descriptions: list[bytes] = field(default_factory=list)
     """One per folder."""
     unpack_sizes: "array[int]" = field(default_factory=lambda: array("Q"))
     folder_crcs: OptionalNumbers = field(default_factory=lambda: OptionalNumbers.none("I"))
-    """Of folders with several members, or none; where there is one, its stream has the CRC32."""
+    """CRC32 of folders with several members or none; that of a single member is its stream's."""
     stream_counts: "array[int]" = field(default_factory=lambda: array("I"))
     stream_sizes: "array[int]" = field(default_factory=lambda: array("Q"))
     stream_crcs: OptionalNumbers = field(default_factory=lambda: OptionalNumbers.none("I"))
@@ -81,11 +81,11 @@ class FullHeader:
 
     @property
     def packed_end(self) -> int:
-        """Where the last packed stream ends, from the archive's first byte on."""
+        """The end of the last packed stream, from the archive's first byte."""
         return SIGNATURE_HEADER_SIZE + self.pack_position + sum(self.pack_sizes)
 
     def add_folder(self, description: bytes, packed_size: int, members: list[NewMember]) -> None:
-        """Add members whose bytes, none of them empty, are together a folder of one coder and one packed stream."""
+        """Add members, none of them empty, whose bytes are one folder with one coder and one packed stream."""
         self.pack_sizes.append(packed_size)
         self.descriptions.append(description)
         self.unpack_sizes.append(sum(member.size for member in members))
@@ -115,7 +115,7 @@ class FullHeader:
 
 
 def parse_full_header(header: bytes, limits: Limits) -> FullHeader:
-    """All that a plain header says; empty bytes say nothing.
+    """The parsed plain header; that of empty bytes is empty.
 
     Raises MalformedArchive, and UnsupportedArchive for what could not be written again.
     """

@@ -1,6 +1,6 @@
 """7z archives as bytes: from the 32 bytes at the front to the list of members.
 
-Owns the two outer records: the signature header, which says where the header is, and the header itself, plain or
+Owns the two outer records: the signature header, which has the header's position, and the header itself, plain or
 encoded (then it describes a folder whose decoded bytes are the header). Reading and decoding are the caller's. Formats
 as in ``7zFormat.txt`` of 7-Zip's sources, checked with archives of 7-Zip 26.02. Invariants of a `Listing`: every member
 that is not empty has a stream, every stream a folder; whether those lie inside the archive's file is not known here.
@@ -24,7 +24,7 @@ from riafs.formats.sevenzip.streams import StreamsInfo, no_streams, parse_stream
 SIGNATURE = b"7z\xbc\xaf\x27\x1c"
 
 HAS_STREAM, IS_EMPTY_FILE, IS_DIRECTORY, IS_ANTI_FILE, IS_ANTI_DIRECTORY = range(5)
-"""The kinds of members; an anti item says that what is there is to be deleted."""
+"""The kinds of members; an anti item means that an existing file is to be deleted."""
 _ANTI_FILES_ONLY = bytes.maketrans(bytes([IS_ANTI_DIRECTORY]), bytes([IS_ANTI_FILE]))
 
 # 7-Zip and p7zip put the Unix mode into the upper half of the Windows attributes and set this bit.
@@ -33,7 +33,7 @@ UNIX_MODE_PRESENT = 0x8000
 
 @dataclass(frozen=True, slots=True)
 class HeaderPlace:
-    """Where the header lies, from the archive's first byte on, and its CRC32. Size 0: an archive without members."""
+    """The header's position, from the archive's first byte, and its CRC32. Size 0: an archive without members."""
 
     offset: int
     size: int
@@ -49,7 +49,7 @@ class Member:
     folder: int | None
     """The folder that holds its bytes; None for directories and empty files."""
     offset: int
-    """Where its bytes start among the folder's."""
+    """Offset of its bytes in the folder."""
     crc: int | None
     """CRC32 of its bytes, where the archive has one."""
     is_directory: bool
@@ -67,7 +67,7 @@ class Listing:
     def __init__(
         self, streams: StreamsInfo, names: MemberNames, kinds: Column, attributes: Column, first_streams: Column
     ) -> None:
-        """See `make` and `from_columns`."""
+        """For `make` and `from_columns`, which check the columns."""
         self._streams = streams
         self._names = names
         self._kinds = kinds
@@ -106,7 +106,7 @@ class Listing:
         return (name for name, kind in zip(self._names, self._kinds, strict=True) if kind not in not_files)
 
     def find(self, name: bytes) -> Member | None:
-        """The last member of that name; None also where the archive says that it is to be deleted."""
+        """The last member of this name; None also if that is an anti item."""
         position = self._names.find(name)
         if position is None or self._kinds[position] == IS_ANTI_FILE:
             return None
@@ -138,7 +138,7 @@ class Listing:
 
     @property
     def stream_count(self) -> int:
-        """How many streams there are."""
+        """The number of streams."""
         return len(self._streams)
 
     def folder(self, number: int) -> Folder:
@@ -147,7 +147,7 @@ class Listing:
 
 
 def parse_signature(start: bytes) -> HeaderPlace:
-    """What the first 32 bytes of an archive say.
+    """The parsed first 32 bytes of an archive.
 
     Raises NotAnArchive where they are no 7z signature, MalformedArchive where they are damaged, UnsupportedArchive.
     """

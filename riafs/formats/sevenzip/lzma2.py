@@ -61,22 +61,23 @@ class Stretch:
     """A part of a stream that is decoded by itself: from a reset up to the next one, or up to a later one (a *run*)."""
 
     packed: int
-    """Where it starts in the stream."""
+    """Its offset in the stream."""
     packed_end: int
     start: int
-    """Where its bytes start among the decoded ones."""
+    """The offset of its bytes in the decoded stream."""
     end: int
     is_run: bool = False
     """Whether decoding could begin inside it as well."""
 
     @property
     def size(self) -> int:
-        """How many decoded bytes it has."""
+        """The number of its decoded bytes."""
         return self.end - self.start
 
 
 class Resets:
-    """Where decoding of a stream of `size` decoded bytes in `packed_size` can begin, as far as it was walked.
+    """The offsets at which decoding of a stream (`size` decoded bytes in `packed_size`) can begin, as far as it was
+    walked.
 
     Invariants: both columns rise; the first reset is at 0; `walked` is where the next chunk header is.
     """
@@ -98,7 +99,7 @@ class Resets:
         return self._given_up or self.walked >= self.size
 
     def give_up(self) -> None:
-        """Look no further: the stream is damaged here, so what follows is one stretch that nobody will decode whole."""
+        """End the walk, as the stream is damaged here: the rest is one stretch, which cannot be decoded completely."""
         self._given_up = True
 
     def knows(self, offset: int) -> bool:

@@ -32,7 +32,7 @@ class MemberNames:
     __slots__ = ("_block", "_order", "_starts")
 
     def __init__(self, block: Column, starts: Column, order: Column) -> None:
-        """See `MemberNamesBuilder` for what the columns hold."""
+        """From the columns of a `MemberNamesBuilder`."""
         self._block = block
         self._starts = starts
         self._order = order
@@ -52,7 +52,7 @@ class MemberNames:
             yield from (block[start - base : end - base - 1] for start, end in pairwise(starts))
 
     def columns(self) -> NamedColumns:
-        """What `from_columns` makes the same names of."""
+        """The columns, for `from_columns`."""
         return {"names": self._block, "name_starts": self._starts, "name_order": self._order}
 
     @classmethod

@@ -2,7 +2,7 @@
 
 Kept as columns (arrays) because archives of whole keystores have a folder and a stream per key: 36 bytes a folder and
 25 a stream. Invariants of `StreamsInfo`: all columns of a kind are equally long; every folder's packed streams and
-sizes exist; a stream lies inside its folder's bytes. Property numbers are those of ``7zFormat.txt`` in 7-Zip's sources.
+sizes exist; a stream is within its folder's bytes. Property numbers are those of ``7zFormat.txt`` in 7-Zip's sources.
 """
 
 from array import array
@@ -110,12 +110,12 @@ class StreamsInfo:
     substreams: _Substreams
 
     def __len__(self) -> int:
-        """How many streams there are."""
+        """The number of streams."""
         return len(self.substreams.size)
 
     @property
     def folder_count(self) -> int:
-        """How many folders there are."""
+        """The number of folders."""
         return len(self.folders)
 
     def stream(self, position: int) -> Stream:
@@ -152,7 +152,7 @@ class StreamsInfo:
         return found
 
     def columns(self) -> NamedColumns:
-        """What `from_columns` makes the same streams of."""
+        """The columns, for `from_columns`."""
         folders, streams = self.folders, self.substreams
         return {
             "pack_offsets": self.pack_offsets,
@@ -194,7 +194,7 @@ class StreamsInfo:
 
 
 def no_streams() -> StreamsInfo:
-    """What an archive of empty files and directories has."""
+    """The streams of an archive with empty files and directories only."""
     empty, digests = array("Q"), Digests.none(0)
     folders = _Folders(
         _Descriptions(b"", array("I", [0])), array("I"), array("I", [0]), array("I", [0]), empty, empty, digests
@@ -225,7 +225,7 @@ def parse_streams(cursor: Cursor, limits: Limits) -> StreamsInfo:
 
 
 def _parse_pack_info(cursor: Cursor, limits: Limits) -> "array[int]":
-    """Where each packed stream starts, and where the last one ends, from the archive's first byte on."""
+    """The start of each packed stream, and the end of the last one, from the archive's first byte."""
     start = SIGNATURE_HEADER_SIZE + cursor.number()
     count = cursor.count("packed streams", 4 * limits.entries)
     sizes = array("Q")
@@ -303,7 +303,7 @@ def _starts(counts: "array[int]", shape_of: "array[int]") -> "array[int]":
 
 
 def _one_stream_each(folders: _Folders) -> _Substreams:
-    """What holds where the archive does not say otherwise: a folder is one file's bytes."""
+    """The default for archives without this property: a folder is one file's bytes."""
     count = len(folders)
     return _Substreams(array("I", range(count)), array("Q", bytes(8 * count)), folders.main_sizes, folders.digests)
 

@@ -46,7 +46,7 @@ def test_install_helper_warns_where_others_cannot_reach_riafs(
     assert main.run("riafs", ["install-helper"]) == 0
     said = capsys.readouterr().err
     assert said.count("\n") == len(barriers)
-    assert ("/root is closed to them" in said) == bool(barriers)
+    assert ("/root is closed to other users" in said) == bool(barriers)
     assert (tmp_path / "mount.riafs").readlink() == Path("/bin/sh")
     assert main.run("riafs", ["install-helper", "--remove"]) == 0
     assert not (tmp_path / "mount.riafs").is_symlink()

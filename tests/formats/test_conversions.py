@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from riafs.errors import MalformedText
-from riafs.formats.conversions import AS_IT_IS, Conversion, Ends, conversion_of
+from riafs.formats.conversions import Conversion, Ends, conversion_of
 from riafs.formats.gitobjects import object_name
 
 SPECIFIED = {
@@ -112,7 +112,7 @@ def test_encodings_are_those_of_git(tmp_path: Path, encoding: str) -> None:
         ("UTF-16", "x".encode("utf-16-le"), "no byte order mark"),
         ("UTF-16LE", b"\xff\xfex\0", "does not allow"),
         ("UTF-16LE", b"x", "not in UTF-16LE"),
-        ("no-such-thing", b"x", "no encoding that is known"),
+        ("no-such-thing", b"x", "no known encoding"),
     ],
 )
 def test_what_is_not_in_its_encoding_is_refused(encoding: str, data: bytes, reason: str) -> None:
@@ -132,4 +132,4 @@ def test_filters_are_only_named(value: bytes, driver: bytes | None) -> None:
     conversion = conversion_of({b"filter": value})
     assert conversion.filter == driver
     assert conversion.changes_nothing
-    assert conversion_of({}) == AS_IT_IS
+    assert conversion_of({}) == Conversion()

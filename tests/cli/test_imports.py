@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[3]
+PROJECT = Path(__file__).parents[2]
 HEAVY = {
     "asyncio", "cachetools", "email", "http", "importlib.metadata", "libarchive", "multiprocessing", "py7zr", "pyfuse3",
     "rich", "sqlite3", "ssl", "tomllib", "trio", "urllib3", "riafs.api", "riafs.overlay", "riafs.tree", "riafs.vfs",

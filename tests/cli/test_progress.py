@@ -18,6 +18,7 @@ from riafs.cli.progress import Display, progress
 from riafs.watching import PushStep, Reading
 from tests.daemon.conftest import PROGRAM, Run, mountpoint, riafs
 from tests.small import Locked, SmallStore, key_of, noise
+from tests.waiting import eventually
 
 __all__ = ["mountpoint", "riafs"]
 
@@ -121,9 +122,7 @@ def test_the_work_of_another_process_is_followed(capfd: pytest.CaptureFixture[st
         return state
 
     with display.following(ask):
-        until = time.monotonic() + 10
-        while not asked and time.monotonic() < until:
-            time.sleep(0.01)
+        eventually(lambda: asked)
     assert capfd.readouterr().err == "riafs: asking the mount\nriafs: d\\x1b\nriafs: d\\x1b: sending content: 10 B\n"
 
 

@@ -5,6 +5,7 @@ first; what follows on in it is one token. (Arvados' Go programs list a block ag
 have two normal forms, and two portable data hashes.)
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,8 +13,9 @@ from riafs.formats.locators import EMPTY_BLOCK, Locator
 from riafs.formats.manifests.blocks import NO_BLOCK
 from riafs.formats.manifests.folder import ManifestFolder
 from riafs.formats.manifests.manifest import Manifest
-from riafs.formats.manifests.text import escaped
+from riafs.formats.manifests.text import lightly_escaped
 
+_NOT_TEXT = re.compile("[\udc80-\udcff]")
 _EMPTY_FOLDER = rb"0:0:\056"
 
 
@@ -51,7 +53,7 @@ def _tokens(name: bytes, parts: Sequence[BlockRange], starts: Mapping[bytes, int
 
 
 def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges of a stream, those that go on where the last one ended put together with it."""
+    """Ranges of a stream, in which adjacent ones are joined."""
     merged: list[tuple[int, int]] = []
     for start, length in ranges:
         if merged and sum(merged[-1]) == start:
@@ -83,3 +85,11 @@ def _ranges(manifest: Manifest, folder: ManifestFolder, index: int) -> list[Bloc
     found = list(folder.all_segments(index))
     assert all(segment.block != NO_BLOCK for segment in found)
     return [BlockRange(manifest.locator(segment.block), segment.offset, segment.length) for segment in found]
+
+
+def escaped(name: bytes) -> bytes:
+    """`name` as all programs of Arvados write it; bytes that are not UTF-8 are escaped one by one."""
+    text = lightly_escaped(name)
+    if text.isascii():
+        return text
+    return _NOT_TEXT.sub(lambda match: f"\\{ord(match[0]) & 0xFF:03o}", text.decode(errors="surrogateescape")).encode()

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riafs.formats.locators import Locator, PortableHash, portable_data_hash
-from riafs.formats.manifests.normalform import BlockRange, normal_form, stream
 from riafs.formats.manifests.reader import parse_manifest
-from riafs.formats.manifests.text import escaped, lightly_escaped, unescaped, unescaped_names
+from riafs.formats.manifests.text import lightly_escaped, unescaped, unescaped_names
 from tests.collections import as_bytes, tree_of, vectors
+from tests.normalform import BlockRange, escaped, normal_form, stream
 
 ACCEPTED = [vector for vector in vectors()["manifests"] if vector["accept"]]
 BLOCKS = [Locator(hashlib.md5(data).hexdigest().encode(), len(data)) for data in (b"foo", b"barbar", b"", b"x")]

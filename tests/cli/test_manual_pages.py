@@ -9,7 +9,7 @@ from riafs.options import OPTIONS
 
 
 def test_committed_pages_are_up_to_date() -> None:
-    assert manpages.main(["--check", str(Path(__file__).parents[3] / "man")]) == 0
+    assert manpages.main(["--check", str(Path(__file__).parents[2] / "man")]) == 0
 
 
 def test_a_page_that_is_not_up_to_date_fails_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
