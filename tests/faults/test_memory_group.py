@@ -60,19 +60,20 @@ def set_limit(group: Path, size: int) -> None:
     limit.write_text(str(size))
 
 
-def large_manifest() -> str:
-    files = " ".join(f"0:3:file{number:012}" for number in range(3_000_000))
+def large_manifest(files_count: int = 3_000_000) -> str:
+    """Of 21 bytes a file."""
+    files = " ".join(f"0:3:file{number:012}" for number in range(files_count))
     return f". {FOO.decode()} {files}\n"
 
 
-def test_a_manifest_of_an_api_server_of_64_mib(
-    fuse: None, group: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_large_manifest_of_an_api_server(
+    fuse: None, group: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: bool
 ) -> None:
     cluster = Cluster(tmp_path / "cluster", signing=False)
     cluster.start()
     try:
-        text = large_manifest()
-        assert len(text) > 60 << 20
+        text = large_manifest(3_000_000 if long else 1_300_000)
+        assert len(text) > (60 if long else 24) << 20
         made = cluster.collection("large", text)
         for name, value in cluster.environment.items():
             monkeypatch.setenv(name, value)

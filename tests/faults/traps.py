@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,7 @@ def _mark(directory: Path, name: str) -> None:
 def main() -> int:
     """Start over under strace, unless it is."""
     if sys.argv[1:2] == ["--traced"]:
-        return _all(Path(sys.argv[2]), sys.argv[3:])
+        return _all(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
     directory = Path(tempfile.mkdtemp(prefix="riafs-traps-"))
     try:
         return traced(directory, sys.argv[1:])
@@ -259,11 +260,11 @@ def main() -> int:
         shutil.rmtree(directory)
 
 
-def traced(directory: Path, kinds: Sequence[str]) -> int:
-    """Try all kinds of traps (`kinds`, if given) under strace; returns how many went wrong."""
+def traced(directory: Path, kinds: Sequence[str], every: int = 1) -> int:
+    """Try all kinds of traps (`kinds`, if given) under strace, only `every` so many; returns how many went wrong."""
     trace = directory / "trace"
     calls = "trace=open,openat,openat2,creat,?open_by_handle_at"
-    program = [sys.executable, "-m", "tests.faults.traps", "--traced", str(directory), *kinds]
+    program = [sys.executable, "-m", "tests.faults.traps", "--traced", str(directory), str(every), *kinds]
     status = subprocess.run(["strace", "-f", "-y", "-qq", "-e", calls, "-o", trace, *program], check=False).returncode
     lines = _opened_outside(trace)
     for line in lines:
@@ -285,11 +286,11 @@ def _opened_outside(trace: Path) -> list[str]:
     return found
 
 
-def _all(directory: Path, kinds: Sequence[str]) -> int:
+def _all(directory: Path, every: int, kinds: Sequence[str]) -> int:
     logging.disable()
     made = template(directory / "template")
     failed = 0
-    for number, (job, place, kind) in enumerate(trials(kinds or KINDS)):
+    for number, (job, place, kind) in enumerate(islice(trials(kinds or KINDS), 0, None, every)):
         result = tried(directory / str(number), made, job, place, kind)
         failed += bool(result.wrong)
         print(f"{job:10} {kind:8} {place:40} {'; '.join(result.wrong) or 'ok':4} {result.said[:160]}", flush=True)

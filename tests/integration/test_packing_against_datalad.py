@@ -10,7 +10,7 @@ import pytest
 from riafs.cli import main
 from tests.stores.manifest import Expect, Row, Stores, Type, place
 
-PACKED = ("basic", "layout1", "arc-many")
+PACKED = ("basic", "layout1", pytest.param("arc-many", marks=pytest.mark.long))
 
 
 def run(directory: Path, *command: str) -> str:

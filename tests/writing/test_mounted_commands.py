@@ -261,7 +261,7 @@ def test_an_overlay_is_there_right_after_the_unmount(dataset: SmallDataset, tmp_
 
 @pytest.fixture
 def kills(long: bool) -> int:
-    return 30 if long else 4
+    return 30 if long else 2
 
 
 def test_a_daemon_that_is_killed_in_a_push_loses_nothing(dataset: SmallDataset, tmp_path: Path, kills: int) -> None:

@@ -134,7 +134,7 @@ def test_a_mount_stays_as_it_was_mounted(mount: Mounted, store: shown_store.Show
     assert run_riafs("mount", store.path, mount.path, "-o", "remount,rw").returncode == 0
     done = run_riafs("mount", store.path, mount.path, "-o", "remount,ro")
     assert done.returncode == 1
-    assert "mount it without --overlay" in done.stderr
+    assert "mount it with -o ro" in done.stderr
 
 
 def test_an_overlay_belongs_to_its_source(

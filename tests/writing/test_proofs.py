@@ -25,20 +25,20 @@ def test_an_overlay_survives_kills_at_calls_that_change_files(long: bool) -> Non
 
 
 def test_a_push_survives_kills_at_calls_that_change_files(long: bool) -> None:
-    assert "all completed" in kills("push", *(("--every", "3") if long else ("--first", "53", "--every", "131")))
+    assert "all completed" in kills("push", *(("--every", "3") if long else ("--first", "53", "--every", "197")))
 
 
 def test_a_mount_that_is_killed_again_and_again_loses_nothing(fuse: None, tmp_path: Path, long: bool) -> None:
     killing = Killing(tmp_path, 1)
     try:
-        killing.run(50 if long else 4)
+        killing.run(50 if long else 3)
     finally:
         mounts.sweep(mounts.below(tmp_path))
     assert killing.told["operations"]
 
 
 def test_the_history_explains_what_came_of_pushes_at_the_same_time(fuse: None, tmp_path: Path, long: bool) -> None:
-    rounds = 50 if long else 4
+    rounds = 50 if long else 2
     told = work(tmp_path, 2, rounds, 1)
     assert sum(told.values()) >= 3 * rounds
 
