@@ -30,7 +30,7 @@ from riafs.storage.bytesource import Extent, MemoryBytes, RangedBytes, StoredFil
 
 _SPILL = 64 << 30
 _MEMBERS_AT_ONCE = 2
-"""Children that read members of annexed archives (see content/archive_members)."""
+"""Children that read members of annexed archives, which content/archive_members does."""
 _LISTING = b"listing"
 
 
@@ -157,7 +157,7 @@ class Archive:
             await self._tools.indexes.forget(self._name, _LISTING)
 
     def close(self) -> None:
-        """End decoders that nobody uses. Members that are open stay readable."""
+        """End the decoders that no reader waits for. Members that are open stay readable."""
         self._decoding.close()
 
 

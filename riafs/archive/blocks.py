@@ -72,7 +72,7 @@ class Checks:
             self._digest.update(data)
 
     def verdict(self) -> CorruptContent | None:
-        """What is wrong with all the bytes, if anything. Those of a key are right whatever the archive's CRC32 says."""
+        """What is wrong with all the bytes, if anything. Those of a key need not have the archive's CRC32."""
         if self._digest is not None and self._digest.matches():
             return None
         shown = f"archive member {self._member.name.decode(errors='replace')!r}"

@@ -89,8 +89,8 @@ class RunningDecoder:
     """One decoder on its way through one stretch of one folder; positions count the folder's decoded bytes.
 
     Bytes up to `delivered` were given to members, those up to `position` are on their way, and those up to `goal` will
-    be, if somebody waits or the clock has not passed `wanted_until`. `engine`: what decodes, None for this process.
-    `problem`: what ended it. `users`: who waits for it, and the task that drives it on while it is `running`.
+    be, if a reader waits or the clock has not passed `wanted_until`. `engine`: what decodes, None for this process.
+    `problem`: what ended it. `users`: readers that wait for it, and the task that drives it while it is `running`.
     """
 
     def __init__(self, archive: object, folder: int, stretch: Stretch, engine: Engine | None, decoder: Decoder) -> None:
@@ -119,7 +119,7 @@ class RunningDecoder:
         await self._progress.wait()
 
     def tell(self) -> None:
-        """Let those look again who wait for progress."""
+        """Wake the readers that wait for progress."""
         self._progress.set()
         self._progress = trio.Event()
 
@@ -149,8 +149,9 @@ class DecoderPool:
         return next((each for each in beyond if each.delivered - offset <= distance), None)
 
     def run(self, archive: object, folder: int, offset: int) -> RunningDecoder | None:
-        """The run that has the byte at `offset` of a folder, whether it was delivered or not."""
-        return next((each for each in self._through(archive, folder, offset) if each.stretch.is_run), None)
+        """A run that has delivered the byte at `offset` of a folder, or will soon."""
+        runs = [each for each in self._through(archive, folder, offset) if each.stretch.is_run]
+        return next((each for each in runs if each.delivered > offset or each.comes_to(offset)), None)
 
     def finishing_run(self, archive: object, folder: int) -> RunningDecoder | None:
         """A run of a folder that is being decoded to its end."""
@@ -210,7 +211,7 @@ class DecoderPool:
         return count == 0 or (count < _MOST and used + memory <= self._bound)
 
     def tell(self) -> None:
-        """Let those look again who wait for a change."""
+        """Wake the tasks that wait for room."""
         self._room.set()
         self._room = trio.Event()
 
@@ -238,15 +239,18 @@ class DecoderPool:
             self.close(each)
 
     def close_idle(self, archive: object) -> None:
-        """Close those of an archive that nobody uses."""
+        """Close those of an archive that have no users."""
         for each in list(self._running):
             if each.archive is archive and not each.users:
                 self.close(each)
 
 
 class Resources:
-    """`spill`: bytes of disk for large members in the making, in the extractor's directory; `memory`: bytes of all
-    decoders' dictionaries; `workers`: threads that decode at once, and as many that store and check."""
+    """What the decoders of a mount share.
+
+    `spill`: bytes of disk for large members while they are decoded, in the extractor's directory. `memory`: bytes of
+    all decoders' dictionaries. `workers`: threads that decode at once, and as many that store and check.
+    """
 
     def __init__(
         self, extractor: Extractor, blocks: BlockCache, counters: Counters, spill: int, memory: int, workers: int

@@ -11,7 +11,7 @@ from riafs.archive.decoders import Resources
 from riafs.archive.encryption import Unlocker
 from riafs.archive.folder import DecodableFolder, Folders
 from riafs.archive.index import SavedWalks
-from riafs.archive.members import IN_MEMORY, MemberAssembler, PartialMember, again
+from riafs.archive.members import IN_MEMORY, MemberAssembler, PartialMember, again, stream_of
 from riafs.archive.prefetch import AHEAD, Prefetch
 from riafs.archive.scheduler import Scheduler
 from riafs.errors import StoreError, StoreTimeout
@@ -37,7 +37,7 @@ class DecodedMembers:
         self._scheduler = Scheduler(self.assembler, resources)
         self._folders = Folders(source, listing, unlocker, walks)
         seconds = resources.extractor.deadline
-        self._prefetch = Prefetch(listing, self.assembler, self._scheduler, self._folders, seconds)
+        self.prefetch = Prefetch(listing, self.assembler, self._scheduler, self._folders, seconds)
 
     async def cover(self, partial: PartialMember, start: int, end: int, ahead: int = 0) -> None:
         """Decode until a range of a member's bytes is there, and check it once all of its bytes are.
@@ -51,12 +51,12 @@ class DecodedMembers:
             if missing or ahead:
                 folder = await self._folders.of(partial.member)
                 if ahead:
-                    self._prefetch.rest_of(folder, partial, end, ahead)
+                    self.prefetch.rest_of(folder, partial, end, ahead)
                 if missing:
                     await self._decode(folder, partial, start, end, ahead)
             if partial.complete:
                 await partial.settled.wait()
-                self._prefetch.read(partial.member)
+                self.prefetch.read(partial.member)
             if partial.problem is not None:
                 raise again(partial.problem)
             return
@@ -64,11 +64,11 @@ class DecodedMembers:
 
     async def _decode(self, folder: DecodableFolder, partial: PartialMember, start: int, end: int, ahead: int) -> None:
         """Decode until a range is there, or it is known what is wrong. Raises what makes that impossible."""
-        if not ahead and self._prefetch.follows(partial.member):
-            self._prefetch.members_after(folder, partial.member)
+        if not ahead and self.prefetch.follows(partial.member):
+            self.prefetch.members_after(folder, partial.member)
             ahead = AHEAD
         elif not ahead:
-            await self._prefetch.apart(folder, partial.member, start, end)
+            await self.prefetch.apart(folder, partial.member, start, end)
         while partial.problem is None and partial.covered.missing(start, end):
             before = list(partial.covered.ranges)
             problem = await self._scheduler.decode(folder, [(partial, start, end)], ahead)
@@ -76,12 +76,8 @@ class DecodedMembers:
             if idle or isinstance(problem, StoreTimeout):
                 raise problem or StoreError("a decoder passed an archive member without decoding it")
 
-    async def taken(self, member: Member) -> None:
-        """A reader was served a member."""
-        await self._prefetch.taken(member)
-
     def close(self) -> None:
-        """End decoders that nobody uses."""
+        """End the decoders that no reader waits for."""
         self._scheduler.close()
 
 
@@ -111,8 +107,7 @@ class DecodedMember:
     @property
     def stream(self) -> int:
         """Its number among the archive's streams."""
-        assert self.member.stream is not None
-        return self.member.stream
+        return stream_of(self.member)
 
     @property
     def origin(self) -> tuple[bytes, int]:
@@ -145,7 +140,7 @@ class DecodedMember:
             self._data = bytes(await self.read(0, self.size))
         elif self._small or self._decoding.naming.digests is Digests.BEFORE:
             await self.read(0, first)
-        await self._decoding.taken(self.member)
+        await self._decoding.prefetch.taken(self.member)
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Raises as `DecodedMembers.cover`."""
@@ -165,13 +160,13 @@ class DecodedMember:
         """A range of a member that is decoded as a whole."""
         partial = self._decoding.assembler.join(self.member)
         try:
-            return await self._kept_meanwhile(partial, offset, length) or await self._made(partial, offset, length)
+            kept = await self._kept_meanwhile(partial, offset, length)
+            if kept is not None:
+                return kept
+            await self._decoding.cover(partial, 0, self.size)
+            return partial.read(offset, length)
         finally:
             self._decoding.assembler.leave(partial)
-
-    async def _made(self, partial: PartialMember, offset: int, length: int) -> bytes:
-        await self._decoding.cover(partial, 0, self.size)
-        return partial.read(offset, length)
 
     async def _kept_meanwhile(self, partial: PartialMember, offset: int, length: int) -> Buffer | None:
         """The range, where a decoder has passed the member while the cache was asked the first time."""
@@ -206,7 +201,7 @@ class DecodedMember:
         return kept
 
     def close(self) -> None:
-        """Give up what is in the making."""
+        """Stop counting on bytes that are still to be decoded."""
         partial, self._partial = self._partial, None
         if partial is not None:
             self._decoding.assembler.leave(partial)

@@ -68,10 +68,10 @@ class Ranges:
 
 
 class PartialMember:
-    """One member in the making.
+    """One member while it is decoded.
 
-    `users`: open readers, and whoever else counts on its bytes. `settled`: all bytes are there and were checked, or
-    `problem` says why they cannot be.
+    `users`: open readers, and decoders that store or will store its bytes. `settled`: all bytes are there and were
+    checked, or `problem` says why they cannot be.
     """
 
     def __init__(self, member: Member, checks: Checks, directory: bytes, *, may_take_memory: bool = True) -> None:
@@ -104,7 +104,7 @@ class PartialMember:
         return self.covered.front() > self._checked
 
     def settle(self, problem: RiafsError | None) -> None:
-        """Let those go on who wait for the outcome."""
+        """Tell the outcome to the readers that wait for it."""
         self.problem = problem
         self.settled.set()
 
@@ -148,7 +148,7 @@ class PartialMember:
         return data
 
     def close(self) -> None:
-        """Give up the bytes; nobody uses them any more."""
+        """Give up the bytes, which have no user any more."""
         self._memory = None
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -185,7 +185,7 @@ Part = tuple[PartialMember, int, memoryview]
 
 
 class MemberAssembler:
-    """The members in the making of the archive that messages call `shown`."""
+    """The members that are being decoded of the archive that messages call `shown`."""
 
     def __init__(self, listing: Listing, naming: Naming, resources: Resources, shown: str) -> None:
         self.shown = shown
@@ -258,7 +258,7 @@ class MemberAssembler:
             partial.close()
 
     def _trim(self, added: PartialMember) -> None:
-        """Give up the oldest that nobody needs, until the others fit where one was `added`."""
+        """Give up the oldest without users, until the others fit where one was `added`."""
         in_memory = added.in_memory
         bound = _MEMORY if in_memory else self._resources.spill
         if self._sizes[in_memory] <= bound:
@@ -296,7 +296,7 @@ class MemberAssembler:
         return parts, max(offset, min(end, member.offset + member.size))
 
     def _begun(self, member: Member, stretch: Stretch, offset: int) -> PartialMember | None:
-        """A member that nobody asked for, if it is worth keeping and there is room."""
+        """A member that no reader has asked for, if it is worth keeping and there is room."""
         if member.size and self._worth_keeping(member, stretch, offset):
             with contextlib.suppress(StoreError):
                 return self._add(member)
@@ -314,7 +314,7 @@ class MemberAssembler:
                 self.leave(partial)
 
     def _worth_keeping(self, member: Member, stretch: Stretch, offset: int) -> bool:
-        """Whether to begin to keep a member that nobody asked for, of which bytes come from `offset` of the folder on.
+        """Whether to begin to keep a member without a reader, of which bytes come from `offset` of the folder on.
 
         Its front is worth it, since the decoder may go on there; what is left of one from the stretch before is, where
         decoding it again would take long.
@@ -341,7 +341,7 @@ class MemberAssembler:
             await self._keep(partial)
 
     def fail(self, partial: PartialMember, problem: RiafsError) -> None:
-        """Give a member up, for now; whoever asks for it again begins anew."""
+        """Give a member up for now; it is decoded anew when a reader asks for it again."""
         if not partial.settled.is_set():
             partial.settle(problem)
             self._drop(partial)

@@ -7,7 +7,7 @@ methods that the standard library decodes; the others belong into the limited ch
 
 A library's decompressor gives nothing of a call that met damage, so what it gave before depends on how much it was
 asked for. `RestartingDecompressor` always asks for the same pieces; where one fails, it begins again and goes on byte
-by byte from the piece before. So all bytes before the damage are there, whatever their reader asked for.
+by byte from the piece before. So all bytes before the damage are there, however much their reader asked for.
 """
 
 import bz2

@@ -6,7 +6,7 @@ At most `AHEAD` bytes behind a member are decoded, and the front of the next fol
 that asks for the member.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 from cachetools import LRUCache
@@ -42,7 +42,8 @@ class Prefetch:
         self._scheduler = scheduler
         self._folders = folders
         self._seconds = seconds
-        self._runs = Runs(listing, assembler, scheduler, seconds)
+        self._runs = Runs(listing, assembler, scheduler)
+        self._is_beginning_run = False
         self._last = -2
         self._in_order = 0
         self._entered = -1
@@ -80,22 +81,25 @@ class Prefetch:
 
     def rest_of(self, folder: DecodableFolder, partial: PartialMember, start: int, ahead: int) -> None:
         """A reader goes through a member: decode `ahead` bytes of it from `start` on."""
-        missing = partial.covered.missing(start, min(start + ahead, partial.member.size))
-        offset = partial.member.offset + start
-        if self._runs.are_worth_it(folder, offset):
-            self._scheduler.go_on(folder, offset, ahead)
-            if missing:
-                self._runs.begin(folder, partial.member.offset + missing[0][0], ahead, 2 * (self._in_order + start))
-        elif missing and self._is_free(folder):
-            partial.users += 1
-            self._begin(folder, [(partial, start, missing[-1][1])])
+        member = partial.member
+        self._scheduler.go_on(folder, member.offset + start, ahead)
+        missing = partial.covered.missing(start, min(start + ahead, member.size))
+
+        def rest() -> Sequence[Wanted]:
+            if not self._is_free(folder):
+                return ()
+            return [(self._assembler.join(member), missing[0][0], missing[-1][1])]
+
+        if missing:
+            self._decode_behind(folder, member.offset + missing[0][0], ahead, self._in_order + start, rest)
 
     def members_after(self, folder: DecodableFolder, member: Member) -> None:
         """A reader in order has come to a member: decode the ones after it, and the front of the next folder."""
-        if self._runs.are_worth_it(folder, member.offset + member.size):
-            self._run_after(folder, member)
-        else:
-            self._begin(folder, self._following(folder, member))
+        end, first = member.offset + member.size, stream_of(member) + 1
+        number = self._assembler.first_unfinished(range(first, min(first + _MOST_MEMBERS, folder.streams.stop)))
+        offset = end + AHEAD if number is None else self._listing.member_of_stream(number).offset
+        if offset < end + AHEAD:
+            self._decode_behind(folder, offset, AHEAD, self._in_order, lambda: self._following(folder, member))
         following = folder.streams.stop
         if self._entered == folder.number or self._front_busy or following >= self._listing.stream_count:
             return
@@ -104,13 +108,28 @@ class Prefetch:
             self._front_busy = True
             start_detached(self._decode_front, self._listing.member_of_stream(following))
 
-    def _run_after(self, folder: DecodableFolder, member: Member) -> None:
-        first = stream_of(member) + 1
-        number = self._assembler.first_unfinished(range(first, min(first + _MOST_MEMBERS, folder.streams.stop)))
-        if number is not None:
-            offset = self._listing.member_of_stream(number).offset
-            if offset - member.offset - member.size < AHEAD:
-                self._runs.begin(folder, offset, AHEAD, 2 * self._in_order)
+    def _decode_behind(
+        self, folder: DecodableFolder, offset: int, ahead: int, read: int, following: Callable[[], Sequence[Wanted]]
+    ) -> None:
+        """Decode `ahead` bytes behind `offset` for a reader that has read that many in order: as a run, or else what is
+        `following` by single stretches."""
+        if not self._runs.are_worth_it(folder, offset):
+            self._begin(folder, following())
+        elif not self._is_beginning_run and self._scheduler.run_at(folder, offset) is None:
+            self._is_beginning_run = True
+            start_detached(self._begin_run, folder, offset, ahead, read, following)
+
+    async def _begin_run(
+        self, folder: DecodableFolder, offset: int, ahead: int, read: int, following: Callable[[], Sequence[Wanted]]
+    ) -> None:
+        try:
+            with trio.move_on_after(self._seconds):
+                if not await self._runs.begin(folder, offset, ahead, 2 * read):
+                    self._begin(folder, following())
+        except RiafsError:
+            return
+        finally:
+            self._is_beginning_run = False
 
     def _is_free(self, folder: DecodableFolder) -> bool:
         """Whether to decode more of a folder now. One stretch has one decoder, which goes on by itself."""

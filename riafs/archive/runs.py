@@ -14,7 +14,6 @@ from riafs.archive.scheduler import Scheduler
 from riafs.errors import RiafsError
 from riafs.formats.sevenzip.header import Listing
 from riafs.formats.sevenzip.lzma2 import Stretch
-from riafs.tasks import start_detached
 
 _SHORTEST = 32 << 20
 _LONGEST = 256 << 20
@@ -22,39 +21,30 @@ _WINDOW = 64 << 20
 
 
 class Runs:
-    """The runs of one archive. Starting one may take `seconds`."""
+    """The runs of one archive."""
 
-    def __init__(self, listing: Listing, assembler: MemberAssembler, scheduler: Scheduler, seconds: float) -> None:
+    def __init__(self, listing: Listing, assembler: MemberAssembler, scheduler: Scheduler) -> None:
         self._listing = listing
         self._assembler = assembler
         self._scheduler = scheduler
-        self._seconds = seconds
-        self._is_starting = False
         self._windows = trio.Lock()
 
     def are_worth_it(self, folder: DecodableFolder, offset: int) -> bool:
         """Whether 7-Zip can decode runs of a folder, and enough is left behind `offset`."""
         return folder.folder.size - offset >= LONG and self._scheduler.may_have_runs(folder)
 
-    def begin(self, folder: DecodableFolder, offset: int, ahead: int, length: int) -> None:
-        """Begin a run of `length` bytes, within limits, behind `offset` of a folder, unless one has that byte. It
-        decodes `ahead` bytes before readers come there."""
-        if not self._is_starting and self._scheduler.run_at(folder, offset) is None:
-            self._is_starting = True
-            start_detached(self._begin, folder, offset, ahead, min(max(length, _SHORTEST), _LONGEST))
-
-    async def _begin(self, folder: DecodableFolder, offset: int, ahead: int, length: int) -> None:
-        try:
-            with trio.move_on_after(self._seconds):
-                first = await folder.seek_points.stretch(offset)
-                start = offset if offset == first.start else first.end  # the reader is decoding the one it has begun
-                if self.are_worth_it(folder, start) and self._scheduler.run_at(folder, start) is None:
-                    run = await folder.seek_points.stretch(start, min(start + length, folder.folder.size))
-                    await self._start(folder, run, start + ahead)
-        except RiafsError:
-            return  # a reader that comes there is told
-        finally:
-            self._is_starting = False
+    async def begin(self, folder: DecodableFolder, offset: int, ahead: int, length: int) -> bool:
+        """Begin a run of `length` bytes, within limits, behind `offset` of a folder, unless one comes there; it decodes
+        `ahead` bytes before readers come. Whether there is one now. Raises what reading the archive raises."""
+        first = await folder.seek_points.stretch(offset)
+        start = offset if offset == first.start else first.end  # the reader is decoding the one it has begun
+        if self._scheduler.run_at(folder, start) is not None:
+            return True
+        if not self.are_worth_it(folder, start):
+            return False
+        end = start + min(max(length, _SHORTEST), _LONGEST)
+        run = await folder.seek_points.stretch(start, min(end, folder.folder.size))
+        return await self._start(folder, run, start + ahead)
 
     async def decode_window(self, folder: DecodableFolder, offset: int) -> bool:
         """Begin to decode what is left of the window around a byte, if a run is worth it. Whether that byte comes."""
@@ -79,8 +69,8 @@ class Runs:
         return await folder.seek_points.stretch(start, end) if end - start >= LONG else None
 
     async def _start(self, folder: DecodableFolder, run: Stretch, goal: int) -> bool:
-        """Whether a run was started; it is not where it would be a single stretch."""
-        if not run.is_run:
+        """Whether a run was started: not if it is a single stretch, or its last stretch makes it too long to copy."""
+        if not run.is_run or run.size > 2 * _LONGEST:
             return False
         try:
             await self._scheduler.begin_run(folder, run, goal)

@@ -4,7 +4,7 @@ Ranges are cut into the stretches of their folder that hold them, and as many st
 workers. Each decoder has one task, which decodes a piece while the piece before is stored and checked. It goes on as
 far as a reader wanted, so a reader that gives up costs others nothing; when no reader waits any more, it stops after
 the time that readers would have waited, so that an archive that claims to be endless is not decoded for ever. The task
-is detached, as it belongs to no reader; every failure that it meets is the decoder's, and told to those who wait.
+is detached, as it belongs to no reader; the readers that wait for its decoder are told how it failed.
 """
 
 import logging
@@ -159,7 +159,7 @@ class Scheduler:
     # -- runs ---------------------------------------------------------------------------------------------------------
 
     def run_at(self, folder: DecodableFolder, offset: int) -> RunningDecoder | None:
-        """The run that has the byte at `offset` of a folder, if there is one."""
+        """A run that has delivered the byte at `offset` of a folder, or will soon."""
         return self._resources.decoders.run(self, folder.number, offset)
 
     def window_under_way(self, folder: DecodableFolder) -> RunningDecoder | None:
@@ -238,7 +238,7 @@ class Scheduler:
             start_detached(self._run, folder, used)
 
     async def _run(self, folder: DecodableFolder, used: RunningDecoder) -> None:
-        """Decode up to the goal, which may move on meanwhile. However that ends, those who wait are told."""
+        """Decode up to the goal, which may move on meanwhile. However that ends, waiting readers are told."""
         try:
             with as_failure("an archive member cannot be decoded"):
                 await self._go_on_to_goal(folder, used)
@@ -273,7 +273,7 @@ class Scheduler:
             used.position += len(data)
 
     def _is_wanted(self, used: RunningDecoder) -> bool:
-        """Whether somebody waits for a decoder, or did so a short while ago and may come back."""
+        """Whether a reader waits for a decoder, or did so a short while ago and may come back."""
         return used.users > 1 or trio.current_time() < used.wanted_until
 
     async def _produced(self, used: RunningDecoder, most: int) -> bytes:
@@ -344,5 +344,5 @@ class Scheduler:
         return failures.problem or problem
 
     def close(self) -> None:
-        """End decoders that nobody uses."""
+        """End the decoders that no reader waits for."""
         self._resources.decoders.close_idle(self)

@@ -79,7 +79,7 @@ def in_order(archive: Archive) -> list[Member]:
 
 async def prefetched(archive: Archive) -> None:
     """Wait until nothing more is decoded beforehand."""
-    await eventually_true(lambda: not archive._decoding._prefetch._batches)
+    await eventually_true(lambda: not archive._decoding.prefetch._batches)
 
 
 async def test_a_reader_in_order_keeps_several_decoders_at_work_and_has_nothing_decoded_twice(

@@ -17,6 +17,7 @@ from riafs.storage.bytesource import RangedBytes
 from tests.archive.conftest import Pack, content_of, open_archive
 from tests.archive.test_members import DIVIDED, count_as_large, found, keys_of
 from tests.archive.test_prefetch import CONTENTS, SIZE, STRETCH, in_order, text
+from tests.waiting import eventually_true
 
 
 @dataclass(slots=True)
@@ -72,9 +73,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
 async def read(archive: Archive, name: bytes) -> bytes:
     """A member, by a reader that is not faster than a child starts."""
     content = await content_of(archive, name)
-    with trio.fail_after(30):
-        while archive._decoding._prefetch._runs._is_starting:  # noqa: ASYNC110 - there is no event for it
-            await trio.sleep(0.001)
+    await eventually_true(lambda: not archive._decoding.prefetch._is_beginning_run)
     return content
 
 
