@@ -294,7 +294,7 @@ def test_what_was_written_and_is_not_there_any_more_is_not_pushed(
     damage(file)
     said = push(mount)
     assert (said["kind"], said["exit_code"]) == (OverlayDamaged.__name__, OverlayDamaged.exit_code)
-    assert re.search(r"was written to lost\.dat \(.*restore", said["error"])
+    assert re.search(r"written to lost\.dat \(.*restore", said["error"])
     assert dataset.git("rev-parse", "main") == before
     assert (top / "good.txt").read_bytes() == b"good"
     assert changed(mount) == ["good.txt", "lost.dat"]
