@@ -47,11 +47,32 @@ if [ "$1" = test ]; then
   want stress-ng command -v stress-ng
   want restic command -v restic
   want borgbackup command -v borg
+  want openssh-client command -v ssh
+  want openssh-server test -x /usr/sbin/sshd
+  want nginx test -x /usr/sbin/nginx
+  want apache2-bin test -x /usr/sbin/apache2 # without apache2 nothing starts it
+  want openssl command -v openssl
 fi
+
+# Debian starts servers that it installs, now and at every boot; the tests start their own.
+policy=/usr/sbin/policy-rc.d
+forbid_servers() {
+  [ ! -e $policy ] || return 0
+  trap '"${as_root[@]}" rm -f $policy' EXIT
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee $policy >/dev/null
+  "${as_root[@]}" chmod 755 $policy
+}
+disable_servers() {
+  [[ " ${missing[*]} " != *" openssh-server "* ]] || "${as_root[@]}" update-rc.d ssh disable
+  [[ " ${missing[*]} " != *" nginx "* ]] || "${as_root[@]}" update-rc.d nginx disable
+}
+
 if [ ${#missing[@]} -gt 0 ]; then
   echo "installing Debian packages: ${missing[*]}"
+  [ "$1" != test ] || forbid_servers
   apt update
   apt install --no-install-recommends "${missing[@]}"
+  disable_servers
 fi
 
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
