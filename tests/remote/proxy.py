@@ -119,6 +119,7 @@ class Proxy:
             self._address.close()
             self._listen(backlog=not line.refuse)
         self.line = line
+        self._free = {True: 0.0, False: 0.0}
         self._changed.set()
         self._changed = trio.Event()
 
@@ -194,16 +195,29 @@ class Proxy:
             nursery.start_soon(self._deliver, connection, receiver, upwards)
             async with sender:
                 while data := await source.receive_some(_CHUNK):
-                    begins = max(trio.current_time(), self._free[upwards])
-                    self._free[upwards] = ends = begins + len(data) / self.line.rate
-                    await sender.send((ends + self.line.round_trip / 2, data))
+                    await self._put_on_line(sender, data, upwards=upwards)
+
+    async def _put_on_line(
+        self, sender: trio.MemorySendChannel[tuple[float, bytes]], data: bytes, *, upwards: bool
+    ) -> None:
+        """In pieces as they come over a slow line: bytes of each twentieth of a second together."""
+        while data:
+            line = self.line
+            piece = data if line.rate >= _CHUNK * 20 else data[: max(1, int(line.rate / 20))]
+            data = data[len(piece) :]
+            begins = max(trio.current_time(), self._free[upwards])
+            self._free[upwards] = ends = begins + len(piece) / line.rate
+            await sender.send((ends + line.round_trip / 2, piece))
 
     async def _deliver(
         self, connection: _Connection, receiver: trio.MemoryReceiveChannel[tuple[float, bytes]], upwards: bool
     ) -> None:
         target = connection.server if upwards else connection.client
         async for arrival, data in receiver:
-            await trio.sleep_until(arrival)
+            line = self.line
+            while line is self.line and trio.current_time() < arrival:  # on another line it arrives at once
+                with trio.move_on_at(arrival):
+                    await self._changed.wait()
             if upwards:
                 await self._until(lambda: not self.line.half_open)
                 self.bytes_to_server += len(data)
