@@ -85,7 +85,7 @@ class Proxy:
         self._token: trio.lowlevel.TrioToken | None = None
         self._stop = trio.CancelScope()
         self._ready = threading.Event()
-        self._address: socket.socket | None = None
+        self._address: trio.socket.SocketType | None = None
 
     # -- for tests, from any thread
 
@@ -115,7 +115,6 @@ class Proxy:
     def _change(self, line: Line) -> None:
         if line.refuse != self.line.refuse:
             assert self._address is not None
-            trio.lowlevel.notify_closing(self._address)
             self._address.close()
             self._listen(backlog=not line.refuse)
         self.line = line
@@ -129,37 +128,35 @@ class Proxy:
 
     def _listen(self, *, backlog: bool) -> None:
         """Bind the port; connections to a bound port that nobody listens at are refused."""
-        self._address = address = socket.socket()
+        address = socket.socket()
         address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         address.bind((HOST, self.port))
         self.port = address.getsockname()[1]
         if backlog:
             address.listen(1000)
+        self._address = trio.socket.from_stdlib_socket(address)
 
     async def run(self) -> None:
         """Accept connections until it is stopped."""
         self._token = trio.lowlevel.current_trio_token()
         self._listen(backlog=not self.line.refuse)
+        assert self._address is not None
         self._ready.set()
         with self._stop:
             async with trio.open_nursery() as nursery:
                 while True:
                     await self._accept(nursery)
+        self._address.close()
 
     async def _accept(self, nursery: trio.Nursery) -> None:
         if self.line.refuse:
             await self._changed.wait()
             return
         assert self._address is not None
-        listener = trio.socket.from_stdlib_socket(self._address)
-        changed = self._changed
-        with suppress(OSError, trio.ClosedResourceError):
-            async with trio.open_nursery() as waiting:
-                waiting.start_soon(_cancel_when, changed, waiting.cancel_scope)
-                client, _ = await listener.accept()
-                self.connections += 1
-                nursery.start_soon(self._serve, trio.SocketStream(client))
-                waiting.cancel_scope.cancel()
+        with suppress(OSError, trio.ClosedResourceError):  # closed to be bound again
+            client, _ = await self._address.accept()
+            self.connections += 1
+            nursery.start_soon(self._serve, trio.SocketStream(client))
 
     async def _serve(self, client: trio.SocketStream) -> None:
         async with client:
@@ -258,16 +255,6 @@ class Proxy:
         """Until it listens."""
         assert self._ready.wait(20)
 
-    def close(self) -> None:
-        """Close the listening socket, when the event loop has ended."""
-        if self._address is not None:
-            self._address.close()
-
-
-async def _cancel_when(changed: trio.Event, scope: trio.CancelScope) -> None:
-    await changed.wait()
-    scope.cancel()
-
 
 @contextmanager
 def proxy(target: int, **line: Any) -> Iterator[Proxy]:
@@ -281,7 +268,6 @@ def proxy(target: int, **line: Any) -> Iterator[Proxy]:
     finally:
         made.stop()
         thread.join()
-        made.close()
 
 
 def _main(target: str, *settings: str) -> None:
