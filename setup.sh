@@ -47,7 +47,6 @@ if [ "$1" = test ]; then
   want stress-ng command -v stress-ng
   want restic command -v restic
   want borgbackup command -v borg
-  want openssh-client command -v ssh
   want openssh-server test -x /usr/sbin/sshd
   want nginx test -x /usr/sbin/nginx
   want apache2-bin test -x /usr/sbin/apache2 # without apache2 nothing starts it

@@ -22,7 +22,6 @@ from benchmarks import (
     listing,
     memory,
     pushing,
-    remote,
     scale,
     small_files,
     starting,
@@ -43,7 +42,6 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "keep": keep.rows,
     "writing": writing.rows,
     "pushing": pushing.rows,
-    "remote": remote.rows,
     "scale": scale.rows,
 }
 
