@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.remote.servers import Nginx, SshServer, WebServer, WebSettings, git_http_backend, nginx, sshd
+from tests.remote.ssh_server import SshServer, sshd
+from tests.remote.web_servers import Nginx, WebServer, WebSettings, git_http_backend, nginx
 
 
 @pytest.fixture(scope="module")
