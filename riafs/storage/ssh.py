@@ -22,6 +22,10 @@ class SshOptions:
 
     command: tuple[str, ...] = ("ssh",)
 
+    def with_options(self) -> list[str]:
+        """The program with the options that every call has."""
+        return [*self.command, *_OPTIONS]
+
 
 @dataclass(frozen=True, slots=True)
 class SshHost:
@@ -49,7 +53,7 @@ class SshHost:
 
     def arguments(self, options: SshOptions) -> list[str]:
         """The command line up to the host."""
-        found = [*options.command, *_OPTIONS]
+        found = options.with_options()
         if self.port is not None:
             found += ["-p", self.port]
         if self.user is not None:
