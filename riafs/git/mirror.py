@@ -42,7 +42,7 @@ _MAX_STDERR = 64 << 10
 _FORGOTTEN = 30.0
 """Seconds after which an object that the store does not have is asked for again."""
 _MANY = 65_536
-_NAME = re.compile(rb"(?:contents|info) ([0-9a-f]{40}|[0-9a-f]{64})")
+_NAME = re.compile(rb"(?:contents|info) ([0-9a-f]{64}|[0-9a-f]{40})(?![0-9a-f])")
 _UPLOAD_PACK = "git -c uploadpack.allowFilter=true -c uploadpack.allowAnySHA1InWant=true upload-pack"
 _LENIENT = ("zeroPaddedFilemode", "missingSpaceBeforeDate", "badTimezone", "badDate", "missingEmail", "badEmail",
             "missingSpaceBeforeEmail", "missingNameBeforeEmail", "extraHeaderEntry")  # fmt: skip
