@@ -81,6 +81,7 @@ class MemoryStorage:
     links = None
     modes = None
     local = None
+    ahead = None
 
     def __init__(self, root: Path) -> None:
         self.name = "memory store"

@@ -9,13 +9,14 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
 from riafs.archive.archive import ArchiveTools
 from riafs.content.archive_members import LinkedMember
 from riafs.content.branch import AnnexBranch
+from riafs.content.directory_walk import DirectoryWalk
 from riafs.content.locations import ARCHIVE_PATHS, ArchivedObject, DatasetArchives, Location, LooseObject, StoredKeys
 from riafs.content.openpgp import Decryptor
 from riafs.content.special_remotes import FindDataset, RemoteObject, StoreRemotes
@@ -37,7 +38,7 @@ from riafs.formats.annexlogs import archive_links
 from riafs.formats.digests import checker
 from riafs.formats.keys import Key
 from riafs.formats.specialremotes import SpecialRemote, configured_uuid
-from riafs.storage.bytesource import Buffer, DeferredBytes, ErrorReporting, MemoryBytes, RangedBytes
+from riafs.storage.bytesource import Buffer, DeferredBytes, ErrorReporting, MemoryBytes, RangedBytes, stored_file
 from riafs.storage.deadline import exhaust_request
 from riafs.storage.protocol import Storage
 
@@ -100,6 +101,8 @@ class AnnexContents:
             branch, identifier, self.stored_locations, elsewhere, self._storage_uuid, tools.decryptor
         )
         self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
+        self.walk = None if storage.ahead is None else DirectoryWalk(storage.ahead)
+        """Fetches small files before a program that goes through a directory opens them."""
 
     # -- locations ----------------------------------------------------------------------------------------------------
 
@@ -147,6 +150,10 @@ class AnnexContents:
             return configured_uuid(await self._storage.read_file(self._dataset + b"/config", _MAX_CONFIG))
         except RiafsError:
             return None
+
+    def likely_object(self, key: Key) -> bytes:
+        """The store's path where the object of `key` mostly is."""
+        return self._objects + b"/" + likely_path(key.file_name, self._layout)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -338,11 +345,27 @@ class _Attempt:
             self._met(problem)
             return None
         damage = self._known_bad(opened)
+        if damage is not None:
+            opened = await self._looked_again(opened)
+            damage = self._known_bad(opened)
         if damage is None:
             return opened
         opened.source.close()
         self.problems.append(damage)
         return None
+
+    async def _looked_again(self, opened: UnverifiedContent) -> UnverifiedContent:
+        """What was found, at its present version: it may have been opened as it was known from before."""
+        file = stored_file(opened.source)
+        if file is None or opened.evidence is None:
+            return opened
+        try:
+            await file.look()
+        except RiafsError:
+            return opened
+        if file.version is None or file.version == opened.evidence.version:
+            return opened
+        return replace(opened, evidence=replace(opened.evidence, version=file.version))
 
     def _met(self, problem: RiafsError) -> None:
         self.problems.append(problem)

@@ -247,6 +247,10 @@ class SftpStorage:
         return None
 
     @property
+    def ahead(self) -> None:
+        return None
+
+    @property
     def seconds(self) -> float:
         """Deadline of a request."""
         return self.session.seconds

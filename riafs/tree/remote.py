@@ -6,6 +6,7 @@ from typing import Protocol
 
 from riafs.cache.blocks import BlockCache
 from riafs.cache.cached_storage import CachedStorage
+from riafs.cache.known_versions import KnownVersions
 from riafs.counters import Counters
 from riafs.errors import BadSource
 from riafs.formats.sources import RiaUrl
@@ -35,6 +36,7 @@ class RemoteStores:
         access: GitAccess,
         seconds: float,
         blocks: BlockCache,
+        versions: KnownVersions,
         counters: Counters,
         background: Background,
     ) -> None:
@@ -44,6 +46,7 @@ class RemoteStores:
         self._blocks = blocks
         self._counters = counters
         self._background = background
+        self._versions = versions
         self._opened: list[Closable] = []
 
     async def open(self, source: RiaUrl) -> tuple[Storage, RepositoryMirror]:
@@ -58,7 +61,7 @@ class RemoteStores:
         place = f"{self._place}/{DIRECTORY}/{store}"
         mirror = RemoteRepositories(source, place, self._access, self._seconds, self._counters)
         self._opened += [storage, mirror]
-        return CachedStorage(storage, self._blocks, self._background), mirror
+        return CachedStorage(storage, self._blocks, self._versions, self._background), mirror
 
     def close(self) -> None:
         """Close all stores."""

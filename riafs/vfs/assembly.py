@@ -20,6 +20,7 @@ from riafs.archive.extractor import Extractor
 from riafs.archive.index import INDEX_DIRECTORY, IndexDirectory
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.disk import TemporaryBlocks
+from riafs.cache.known_versions import KnownVersions
 from riafs.cache.last_changes import DIRECTORY as TIMES_DIRECTORY
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
@@ -183,7 +184,11 @@ async def _open_store(
 def _remote_stores(plan: Plan, scratch: Scratch, means: MountTools, git: GitPool) -> RemoteStores:
     access = GitAccess(git.gits.program, plan.search_path, plan.ssh, plan.environment)
     place = scratch.cache or scratch.path
-    remote = RemoteStores(place, access, plan.deadline, means.cache, means.counters, means.background)
+    versions = KnownVersions(
+        os.fsencode(f"{scratch.cache}/versions.sqlite") if scratch.cache and plan.believing else None
+    )
+    means.background.keep_running(versions.keep)
+    remote = RemoteStores(place, access, plan.deadline, means.cache, versions, means.counters, means.background)
     means.closing.callback(remote.close)
     return remote
 
