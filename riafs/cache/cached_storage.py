@@ -118,9 +118,8 @@ class CachedStorage:
         if status is None:
             self._absent[directory] = None
 
-    def forget(self, path: bytes) -> None:
-        """The recorded version of a file was wrong."""
-        self._versions.forget(self._identity + path)
+    def forget(self, path: bytes) -> bool:
+        return self._versions.forget(self._identity + path)
 
     # -- small files, ahead of a program that goes through a directory ------------------------------------------------
 
@@ -304,11 +303,15 @@ class CachedFile(StoredFile):
         finally:
             self._storage.bytes_ahead -= size
             self._ahead -= 1
-            if self._closed and not self._ahead and self._file is not None:
-                self._file.close()
+            if self._closed:
+                self._close_file()
 
     def close(self) -> None:
-        self._closed = True
+        if not self._closed:
+            self._closed = True
+            self._close_file()
+
+    def _close_file(self) -> None:
         if not self._ahead and self._file is not None:
             self._file.close()
 

@@ -92,9 +92,11 @@ class KnownVersions:
                 self._unwritten[name] = value
                 self._wake.set()
 
-    def forget(self, file: bytes) -> None:
-        """Ask the server again."""
+    def forget(self, file: bytes) -> bool:
+        """From now on the version is not known; whether it was."""
+        known = len(self._recent.get(_digest(file), b"")) > _SIZE.size
         self.put(file, KnownVersion(b"", 0), 0)
+        return known
 
     async def keep(self) -> None:
         """Write new rows to the file, until cancelled; then those that are left."""

@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cachetools import LRUCache
 
@@ -38,7 +38,7 @@ from riafs.formats.annexlogs import archive_links
 from riafs.formats.digests import checker
 from riafs.formats.keys import Key
 from riafs.formats.specialremotes import SpecialRemote, configured_uuid
-from riafs.storage.bytesource import Buffer, DeferredBytes, ErrorReporting, MemoryBytes, RangedBytes, stored_file
+from riafs.storage.bytesource import Buffer, DeferredBytes, ErrorReporting, MemoryBytes, RangedBytes
 from riafs.storage.deadline import exhaust_request
 from riafs.storage.protocol import Storage
 
@@ -325,6 +325,11 @@ async def _is_there(location: Location) -> bool:
     return True
 
 
+def _forget(location: Location) -> bool:
+    """Whether content may be right when it is opened again: it was read as an earlier mount knew it."""
+    return isinstance(location, LooseObject) and location.forget()
+
+
 class _Attempt:
     """The search of one reader through the locations of a key."""
 
@@ -337,35 +342,24 @@ class _Attempt:
     async def opened(self, location: Location) -> UnverifiedContent | None:
         """The content at `location`, None if its size is wrong or it is remembered as damaged."""
         self._probed.append(location)
-        try:
-            opened = await location.open()
-        except NotInStore:
-            return None
-        except RiafsError as problem:
-            self._met(problem)
-            return None
-        damage = self._known_bad(opened)
-        if damage is not None:
-            opened = await self._looked_again(opened)
+        damage: CorruptContent | None = None
+        for _ in range(2):
+            try:
+                opened = await location.open()
+            except NotInStore:
+                return None
+            except RiafsError as problem:
+                self._met(problem)
+                return None
             damage = self._known_bad(opened)
-        if damage is None:
-            return opened
-        opened.source.close()
+            if damage is None:
+                return opened
+            opened.source.close()
+            if not _forget(location):
+                break
+        assert damage is not None
         self.problems.append(damage)
         return None
-
-    async def _looked_again(self, opened: UnverifiedContent) -> UnverifiedContent:
-        """What was found, at its present version: it may have been opened as it was known from before."""
-        file = stored_file(opened.source)
-        if file is None or opened.evidence is None:
-            return opened
-        try:
-            await file.look()
-        except RiafsError:
-            return opened
-        if file.version is None or file.version == opened.evidence.version:
-            return opened
-        return replace(opened, evidence=replace(opened.evidence, version=file.version))
 
     def _met(self, problem: RiafsError) -> None:
         self.problems.append(problem)
@@ -397,10 +391,21 @@ class _Attempt:
         try:
             content = await self.verifier.admit(opened, claim)
         except RiafsError as problem:
+            if isinstance(problem, CorruptContent) and _forget(self._probed[-1]):
+                again = await self.opened(self._probed.pop())
+                return None if again is None else await self._admitted_again(again, claim)
             self._met(problem)
             return None
         self.verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self.problems)
         return content
+
+    async def _admitted_again(self, opened: UnverifiedContent, claim: Claim) -> RangedBytes | None:
+        """The same for what the store itself has now, after what was known of it had been wrong."""
+        try:
+            return await self.verifier.admit(opened, claim)
+        except RiafsError as problem:
+            self._met(problem)
+            return None
 
     async def at_any(self, locations: Iterable[Location], claim: Claim) -> RangedBytes | None:
         """Verified content from the first of `locations` that has it."""

@@ -41,6 +41,8 @@ _SMALL = "1k"
 _MAX_STDERR = 64 << 10
 _FORGOTTEN = 30.0
 """Seconds after which an object that the store does not have is asked for again."""
+_GATHERING = 0.005
+"""Seconds in which tasks that need objects at the same time come together for one fetch."""
 _MANY = 65_536
 _NAME = re.compile(rb"(?:contents|info) ([0-9a-f]{64}|[0-9a-f]{40})(?![0-9a-f])")
 _UPLOAD_PACK = "git -c uploadpack.allowFilter=true -c uploadpack.allowAnySHA1InWant=true upload-pack"
@@ -170,6 +172,7 @@ class _Fetcher:
             if all(name not in self._pending for name in wanted):
                 return True  # another task has fetched them together with its own
             leave_request()
+            await trio.sleep(_GATHERING)
             await self._fetch_pending()
         return True
 
@@ -199,38 +202,43 @@ class _Fetcher:
 
         Raises StoreTimeout, StoreUnreachable, NotInStore, GitError.
         """
-        upload = ["--upload-pack", _UPLOAD_PACK] if self._steps.filters else []
-        command = [self._access.program, "fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
-                   *upload, *options, "--stdin", "store"]  # fmt: skip
-        status, stderr = await self._run(command, b"".join(oid + b"\n" for oid in wanted))
+        given = b"".join(oid + b"\n" for oid in wanted)
+        with_filter = self._steps.filters and any(each.startswith("--filter") for each in options)
+        plain = [each for each in options if not each.startswith("--filter")]
+        status, said = await self._run(["--upload-pack", _UPLOAD_PACK, *options] if with_filter else plain, given)
+        if status and with_filter and _refused(said):
+            status, said = await self._run(plain, given)
+            if status == 0:
+                log.warning("%s runs only git-upload-pack, so whole commits are fetched", self._host)
+                self._steps.filters = False
         if status == 0:
             return True
-        text = stderr.decode(errors="replace")
-        if "not our ref" in text or "bad object" in text:
+        if "not our ref" in said or "bad object" in said:
             return False
-        if "unadvertised object" in text:
+        if "unadvertised object" in said:
             self._steps.names = False
             log.warning("%s sends no objects by their names: only the newest commits can be read", self._host)
             return False
-        if "does not appear to be a git repository" in text or "not a git repository" in text:
+        if "does not appear to be a git repository" in said or "not a git repository" in said:
             raise NotInStore(f"{self._host} has no git repository at {self._url}")
-        if self._steps.filters and _refused(text):
-            log.warning("%s runs only git-upload-pack, so whole commits are fetched", self._host)
-            self._steps.filters = False
-            return await self._git([each for each in options if not each.startswith("--filter")], wanted)
-        raise self._failure(stderr, text)
+        raise self._failure(said)
 
-    def _failure(self, stderr: bytes, text: str) -> RiafsError:
-        reason = last_line("\n".join(_telling(text)).encode()) or last_line(stderr)
-        if "Could not read from remote repository" in text or "remote end hung up" in text:
+    def _failure(self, said: str) -> RiafsError:
+        reason = last_line("\n".join(_telling(said)).encode()) or last_line(said.encode())
+        if "Could not read from remote repository" in said or "remote end hung up" in said:
             return StoreUnreachable(f"git cannot fetch from {self._host}: {reason}")
         return GitError(f"git cannot fetch from {self._host}: {reason}")
 
-    async def _run(self, command: Sequence[str], given: bytes) -> tuple[int, bytes]:
-        """The exit status, and what was written on standard error, whose growth is progress. Raises StoreTimeout."""
+    async def _run(self, options: Sequence[str], given: bytes) -> tuple[int, str]:
+        """The exit status of a fetch, and what it said on standard error, whose growth is progress.
+
+        Raises StoreTimeout, GitError.
+        """
+        command = [self._access.program, "fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--no-auto-gc",
+                   *options, "--stdin", "store"]  # fmt: skip
         try:
             process = await trio.lowlevel.open_process(
-                list(command), env=self._environment(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                command, env=self._environment(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
@@ -249,7 +257,7 @@ class _Fetcher:
                 if not more:
                     break
                 said = (said + more)[-_MAX_STDERR:]
-            return await process.wait(), said
+            return await process.wait(), said.decode(errors="replace")
         finally:
             if process.returncode is None:
                 process.kill()

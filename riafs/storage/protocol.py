@@ -108,6 +108,9 @@ class FilesAhead(Protocol):
     def fetch_ahead(self, paths: Sequence[bytes]) -> None:
         """Begin to fetch annexed objects that will probably be opened soon. Failures are left to the reader."""
 
+    def forget(self, path: bytes) -> bool:
+        """Ask the store about this object when it is opened next; False if it would be asked in any case."""
+
 
 class Listing(Protocol):
     """The names in a store's directories."""

@@ -11,7 +11,7 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from riafs.counters import Counters
@@ -60,6 +60,8 @@ _DIRECTORIES = 64
 _SPARE_HANDLES = 16
 _TICK_SECONDS = 2.0
 """Times have whole seconds in this protocol."""
+_RECENT_SECONDS = 10.0
+"""The same, and what the clocks of two machines mostly differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,7 @@ class SftpStorage:
         self._root = root
         self._real_root = root
         self.session = session
+        self._looks = 0
         self._files: OrderedDict[SftpFile, None] = OrderedDict()
         """Open files, the one that was used last at the end."""
 
@@ -273,9 +276,19 @@ class SftpStorage:
         below_it = [directory + b"/" + path if directory else path for path in paths]
         replies = await self._ask_each([self._path(Request.LSTAT, path) for path in below_it])
         return [
-            _status(reply, path) if isinstance(reply, Attributes) else None
+            self._recent(_status(reply, path)) if isinstance(reply, Attributes) else None
             for path, reply in zip(below_it, replies, strict=True)
         ]
+
+    def _recent(self, status: FileStatus) -> FileStatus:
+        """`status`, unequal to every other one as long as another change might leave the same time, in whole seconds.
+
+        So who compares two of them sees a change too many rather than one too few.
+        """
+        if status.mtime_ns < (time.time() - _RECENT_SECONDS) * 1e9:
+            return status
+        self._looks += 1
+        return replace(status, path_identity=(self._looks, status.path_identity[1]))
 
     async def executable_each(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[bool]:
         found = await self.stat_objects(directory, paths)
