@@ -26,7 +26,7 @@ from riafs.formats.sftp import (
     parse_version,
 )
 from riafs.storage.deadline import leave_request, wait_while_moving
-from riafs.storage.ssh import failure
+from riafs.storage.ssh import SshHost, failure
 from riafs.tasks import ungrouped
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class _Window:
 class Connection:
     """One child from its start to its end."""
 
-    def __init__(self, process: trio.Process, host: str) -> None:
+    def __init__(self, process: trio.Process, host: SshHost) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None

@@ -17,7 +17,7 @@ from riafs.counters import Counters
 from riafs.errors import RiafsError, StoreTimeout, StoreUnreachable
 from riafs.formats.sftp import LIMITS, Extended, Reply, extended_packet, parse_limits
 from riafs.storage.sftp_connection import Connection, ConnectionEnded, MakePacket, descriptor_of
-from riafs.storage.ssh import not_started
+from riafs.storage.ssh import SshHost, not_started
 from riafs.tasks import Background
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class SftpSession:
     """
 
     def __init__(
-        self, command: Sequence[str], host: str, seconds: float, counters: Counters, background: Background
+        self, command: Sequence[str], host: SshHost, seconds: float, counters: Counters, background: Background
     ) -> None:
         self._command = list(command)
         self.host = host

@@ -51,6 +51,11 @@ class SshHost:
     def __str__(self) -> str:
         return self.host if self.user is None else f"{self.user}@{self.host}"
 
+    @property
+    def by_hand(self) -> str:
+        """The command by which a user tries the connection."""
+        return f"ssh {self}" if self.port is None else f"ssh -p {self.port} {self}"
+
     def arguments(self, options: SshOptions) -> list[str]:
         """The command line up to the host."""
         found = options.with_options()
@@ -72,10 +77,10 @@ def not_started(error: OSError, command: Sequence[str]) -> RiafsError:
     return MissingProgram(f"{command[0]} cannot be started: {error.strerror}")
 
 
-def failure(host: str, stderr: bytes) -> RiafsError:
+def failure(host: SshHost, stderr: bytes) -> RiafsError:
     """The failure for what ssh wrote on standard error before it ended, with what to do."""
     reason = last_line(stderr)
-    by_hand = f"try once by hand: ssh {host}"
+    by_hand = f"try once by hand: {host.by_hand}"
     if "Host key verification failed" in stderr.decode(errors="replace"):
         return StoreDenied(f"{host}: ssh does not know the host's key, or knows another one; {by_hand}")
     if "Permission denied" in reason:

@@ -81,7 +81,7 @@ def test_a_store_behind_sshd(sshd: Sshd, tmp_path: Path) -> None:
     for content in contents.values():
         dataset.put(key_of(content), content)
     with mounted(sshd.url(store.path), tmp_path / "mounted", "--ssh-command", sshd.command) as mount:
-        assert os.listdir(mount.path) == ["by-id", "one"]
+        assert sorted(os.listdir(mount.path)) == ["by-id", "one"]
         for name, content in contents.items():
             assert (mount.path / "one" / os.fsdecode(name)).read_bytes() == content
 
@@ -93,7 +93,7 @@ def test_a_host_with_another_key(sshd: Sshd, tmp_path: Path) -> None:
     done = run_riafs("mount", sshd.url(tmp_path), tmp_path / "mnt", "--ssh-command", sshd.command)
     assert done.returncode != 0
     assert "ssh does not know the host's key" in done.stderr
-    assert "try once by hand: ssh 127.0.0.1" in done.stderr
+    assert f"try once by hand: ssh -p {sshd.port} 127.0.0.1" in done.stderr
 
 
 def test_a_user_who_may_not_log_in(sshd: Sshd, tmp_path: Path) -> None:

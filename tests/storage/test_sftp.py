@@ -357,4 +357,4 @@ def test_refused_hosts(host: str) -> None:
 
 
 def test_messages_have_no_control_characters() -> None:
-    assert "\x1b" not in str(failure("h", b"\x1b[31mred\x1b[0m\n"))
+    assert "\x1b" not in str(failure(SshHost(None, "h", None), b"\x1b[31mred\x1b[0m\n"))
