@@ -414,7 +414,7 @@ class SftpStorage:
         """The version of the file at `path` that has these attributes. Raises BadAnswer."""
         if attributes.size is None or attributes.mtime is None:
             raise BadAnswer(f"{self._named(path)}: the server does not say its size or time")
-        place = hashlib.sha256(os.fsencode(str(self.session.host)) + b"\0" + self._real_root + b"\0" + path).hexdigest()
+        place = hashlib.sha256(os.fsencode(self._name) + b"\0" + self._real_root + b"\0" + path).hexdigest()
         return SftpVersion(place.encode(), attributes.size, attributes.mtime)
 
     def used(self, file: SftpFile, connection: Connection) -> None:

@@ -5,11 +5,13 @@ and refuses to connect while there is a file ``down`` beside it.
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+_PROJECT = Path(__file__).parents[2]
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 needs_sftp_server = pytest.mark.skipif(
     not os.path.exists(SFTP_SERVER), reason=f"{SFTP_SERVER} is not installed (Debian: apt install openssh-sftp-server)"
@@ -46,11 +48,16 @@ class SshHere:
     place: Path
 
     @classmethod
-    def make(cls, place: Path) -> "SshHere":
+    def make(cls, place: Path, milliseconds: float = 0, megabytes: float = 0) -> "SshHere":
+        """With a round trip of so many milliseconds, and so many megabytes a second, 0 for no limit."""
         place.mkdir(parents=True, exist_ok=True)
-        script = place / "ssh"
-        script.write_text(_SCRIPT)
-        script.chmod(0o755)
+        scripts = {"ssh": _SCRIPT}
+        if milliseconds or megabytes:
+            line = f"{sys.executable} -m tests.remote.slow_line {milliseconds:g} {megabytes:g}"
+            scripts = {"near": _SCRIPT, "ssh": f'#!/bin/sh\ncd {_PROJECT} && exec {line} {place}/near "$@"\n'}
+        for name, text in scripts.items():
+            (place / name).write_text(text)
+            (place / name).chmod(0o755)
         return cls(place)
 
     @property

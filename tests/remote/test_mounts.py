@@ -123,6 +123,13 @@ def test_an_open_file_goes_on_over_a_new_connection(dataset: SmallDataset, ssh: 
         assert file.read() == content[1 << 20 :]
 
 
+def test_versions_of_a_path_in_the_mount(dataset: SmallDataset, ssh: SshHere, tmp_path: Path) -> None:
+    with mounted(url(tmp_path), tmp_path / "mounted", *ssh.options) as mount:
+        done = run_riafs("versions", mount.path / "one")
+        assert done.returncode == 0, done.stderr
+        assert "branch  main" in done.stdout
+
+
 def test_a_new_commit_is_shown(dataset: SmallDataset, ssh: SshHere, tmp_path: Path) -> None:
     with mounted(url(tmp_path), tmp_path / "mounted", *ssh.options) as mount:
         assert len(os.listdir(mount.path / "one")) == len(CONTENTS)
