@@ -125,10 +125,19 @@ class CachedStorage:
 
     def fetch_ahead(self, paths: Sequence[bytes]) -> None:
         """Fetch small objects that will probably be opened soon. Failures are left to the reader."""
-        for path in paths:
-            if path not in self._coming:
-                self._coming[path] = trio.Event()
-                self.background.start_soon(self._fetch_ahead, path)
+        new = [path for path in paths if path not in self._coming]
+        self._coming |= {path: trio.Event() for path in new}
+        self.background.start_soon(self._fetch_all_ahead, new)
+
+    async def _fetch_all_ahead(self, paths: Sequence[bytes]) -> None:
+        try:
+            await self._versions.look_up([self._identity + path for path in paths])
+            async with trio.open_nursery() as nursery:
+                for path in paths:
+                    nursery.start_soon(self._fetch_ahead, path)
+        finally:
+            for path in paths:
+                self._came(path)
 
     async def _fetch_ahead(self, path: bytes) -> None:
         leave_request()
@@ -143,7 +152,12 @@ class CachedStorage:
         except RiafsError:
             return
         finally:
-            self._coming.pop(path).set()
+            self._came(path)
+
+    def _came(self, path: bytes) -> None:
+        coming = self._coming.pop(path, None)
+        if coming is not None:
+            coming.set()
 
     def close(self) -> None:
         self.storage.close()

@@ -13,7 +13,7 @@ import logging
 import os
 import sqlite3
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RECENT = 30_000
+_AT_ONCE = 500
 _MAX_ROWS = 5_000_000
 _WRITE_SECONDS = 1.0
 _LOOK_SECONDS = 1.0
@@ -63,6 +64,7 @@ class KnownVersions:
     def __init__(self, path: bytes | None) -> None:
         self._path = path
         self._recent: LRUCache[bytes, bytes] = LRUCache(_RECENT)
+        """Digest of a name → size and token; empty where there is none."""
         self._unwritten: dict[bytes, bytes] = {}
         self._wake = trio.Event()
         self._connection: sqlite3.Connection | None = None
@@ -70,18 +72,25 @@ class KnownVersions:
 
     async def get(self, file: bytes) -> KnownVersion | None:
         """The version of the file of that name (store and path), None if it is not known."""
-        name = _digest(file)
-        value = self._unwritten.get(name) or self._recent.get(name)
-        if value is None and self._path is not None:
-            with trio.move_on_after(_LOOK_SECONDS):
-                value = await trio.to_thread.run_sync(
-                    self._look_up, name, abandon_on_cancel=True, limiter=self._one_at_a_time
-                )
-        if not value or len(value) <= _SIZE.size:
+        await self.look_up([file])
+        value = self._recent.get(_digest(file), b"")
+        if len(value) <= _SIZE.size:
             return None
-        self._recent[name] = value
         [size] = _SIZE.unpack_from(value)
         return KnownVersion(value[_SIZE.size :], size)
+
+    async def look_up(self, files: Sequence[bytes]) -> None:
+        """Look for many files in one call; `get` finds what is known of them in memory then."""
+        names = [name for name in map(_digest, files) if name not in self._recent]
+        if not names or self._path is None:
+            return
+        found: dict[bytes, bytes] | None = None
+        with trio.move_on_after(_LOOK_SECONDS):
+            found = await trio.to_thread.run_sync(
+                self._look_up, names, abandon_on_cancel=True, limiter=self._one_at_a_time
+            )
+        for name in names:
+            self._recent.setdefault(name, (found or {}).get(name, b""))
 
     def put(self, file: bytes, version: Version, size: int) -> None:
         """Record the version of a file of `size` bytes."""
@@ -118,10 +127,15 @@ class KnownVersions:
 
     # -- in threads, one at a time ------------------------------------------------------------------------------------
 
-    def _look_up(self, name: bytes) -> bytes | None:
-        def look(connection: sqlite3.Connection) -> bytes | None:
-            row = connection.execute("select value from versions_1 where name = ?", (name,)).fetchone()
-            return row[0] if row is not None and isinstance(row[0], bytes) else None
+    def _look_up(self, names: Sequence[bytes]) -> dict[bytes, bytes] | None:
+        def look(connection: sqlite3.Connection) -> dict[bytes, bytes]:
+            found: dict[bytes, bytes] = {}
+            for start in range(0, len(names), _AT_ONCE):
+                some = names[start : start + _AT_ONCE]
+                marks = ",".join("?" * len(some))
+                rows = connection.execute(f"select name, value from versions_1 where name in ({marks})", some)  # noqa: S608  # question marks
+                found.update((name, value) for name, value in rows if isinstance(value, bytes))
+            return found
 
         return self._with_file(look)
 

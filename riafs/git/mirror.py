@@ -23,10 +23,10 @@ from urllib.parse import quote
 import trio
 from cachetools import TTLCache
 
-from riafs.children import remove_lock
 from riafs.counters import Counters
 from riafs.errors import GitError, NotInStore, RiafsError, StoreTimeout, StoreUnreachable
 from riafs.formats.sources import RiaUrl
+from riafs.git.kept_repositories import KeptRepository
 from riafs.git.object_source import RepositoryPlace
 from riafs.storage.deadline import Deadline, leave_request
 from riafs.storage.local import LocalStorage
@@ -95,6 +95,7 @@ class RemoteRepositories:
         self._deadline = Deadline("the directory of git objects", seconds, counters, ours=True)
         self._storage: LocalStorage | None = None
         self._steps = _Steps()
+        self._kept: list[KeptRepository] = []
 
     async def repository(self, storage: Storage, path: bytes) -> RepositoryPlace:
         """As RepositoryMirror. Nothing is fetched yet."""
@@ -103,15 +104,19 @@ class RemoteRepositories:
             self._storage = await LocalStorage.open_root(os.fsencode(self._place), self._deadline)
         url = self._url(path)
         name = hashlib.sha256(url.encode()).hexdigest()
-        fetcher = _Fetcher(f"{self._place}/{name}", url, str(self._host), self._access, self._seconds, self._steps)
-        await self._deadline.run(fetcher.make)
+        kept = KeptRepository(f"{self._place}/{name}")
+        await self._deadline.run(kept.open)
+        self._kept.append(kept)
+        fetcher = _Fetcher(kept, url, str(self._host), self._access, self._seconds, self._steps)
         return RepositoryPlace(self._storage, name.encode(), (storage, path), fetcher)
 
     def _url(self, path: bytes) -> str:
         return f"ssh://{self._source.host}{quote(self._source.path + b'/' + path)}"
 
     def close(self) -> None:
-        """Close the directory."""
+        """From now on, what was fetched may be removed."""
+        for each in self._kept:
+            each.close()
         if self._storage is not None:
             self._storage.close()
 
@@ -126,10 +131,13 @@ class _Steps:
 
 
 class _Fetcher:
-    """Fetches objects of the repository at `url` into ``objects`` of the directory `place`. See `MissingObjects`."""
+    """Fetches objects of the repository at `url` into ``objects`` of `kept`. Implements `MissingObjects`."""
 
-    def __init__(self, place: str, url: str, host: str, access: GitAccess, seconds: float, steps: _Steps) -> None:
-        self._place = place
+    def __init__(
+        self, kept: KeptRepository, url: str, host: str, access: GitAccess, seconds: float, steps: _Steps
+    ) -> None:
+        self._kept = kept
+        self._place = kept.place
         self._url = url
         self._host = host
         self._access = access
@@ -143,22 +151,12 @@ class _Fetcher:
         self._pending: dict[bytes, bool] = {}
         """Objects that tasks wait for, and whether all commits before them are wanted, but no trees."""
 
-    def make(self) -> None:
-        """Make the directories. Raises OSError."""
-        os.makedirs(f"{self._place}/objects/pack", mode=0o700, exist_ok=True)
-        os.makedirs(f"{self._place}/fetch/refs", mode=0o700, exist_ok=True)
-        os.makedirs(f"{self._place}/fetch/objects", mode=0o700, exist_ok=True)
-        for name in os.listdir(f"{self._place}/objects/pack"):
-            if name.startswith("tmp_"):  # of a git that was killed; one that runs in another mount loses a fetch
-                remove_lock(f"{self._place}/objects/pack/{name}")
-
     def _configure(self, oid: bytes) -> None:
         form = "\tobjectFormat = sha256\n" if len(oid) == 64 else ""
         text = _CONFIG.format(format=form, lenient="".join(f"\t{name} = warn\n" for name in _LENIENT))
         for name, content in (("HEAD", "ref: refs/heads/none\n"), ("config", text)):
             with open(f"{self._place}/fetch/{name}", "w") as file:
                 file.write(content)
-        remove_lock(f"{self._place}/fetch/shallow.lock")
 
     async def fetch(self, requests: Sequence[bytes]) -> bool:
         """As MissingObjects."""
@@ -173,7 +171,8 @@ class _Fetcher:
                 return True  # another task has fetched them together with its own
             leave_request()
             await trio.sleep(_GATHERING)
-            await self._fetch_pending()
+            async with self._kept.fetching(self._seconds):
+                await self._fetch_pending()
         return True
 
     async def _fetch_pending(self) -> None:

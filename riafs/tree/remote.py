@@ -4,12 +4,15 @@ import hashlib
 import os
 from typing import Protocol
 
+import trio
+
 from riafs.cache.blocks import BlockCache
 from riafs.cache.cached_storage import CachedStorage
 from riafs.cache.known_versions import KnownVersions
 from riafs.counters import Counters
 from riafs.errors import BadSource
 from riafs.formats.sources import RiaUrl
+from riafs.git.kept_repositories import remove_unused
 from riafs.git.mirror import DIRECTORY, GitAccess, RemoteRepositories
 from riafs.git.object_source import RepositoryMirror
 from riafs.storage.protocol import Storage
@@ -61,7 +64,11 @@ class RemoteStores:
         place = f"{self._place}/{DIRECTORY}/{store}"
         mirror = RemoteRepositories(source, place, self._access, self._seconds, self._counters)
         self._opened += [storage, mirror]
+        self._background.start_soon(self._remove_unused)
         return CachedStorage(storage, self._blocks, self._versions, self._background), mirror
+
+    async def _remove_unused(self) -> None:
+        await trio.to_thread.run_sync(remove_unused, f"{self._place}/{DIRECTORY}", abandon_on_cancel=True)
 
     def close(self) -> None:
         """Close all stores."""
