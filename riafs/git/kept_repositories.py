@@ -52,6 +52,8 @@ class KeptRepository:
     @asynccontextmanager
     async def fetching(self, seconds: float) -> AsyncIterator[None]:
         """Hold the lock of those that fetch, and remove what a killed one has left. Raises StoreTimeout, OSError."""
+        if self._in_use < 0:  # it was closed because of too many others, and may have been removed since
+            await trio.to_thread.run_sync(self.open)
         lock = None
         with trio.move_on_after(seconds):
             while (lock := _tried(f"{self.place}/fetching")) is None:  # noqa: ASYNC110  # another process has it

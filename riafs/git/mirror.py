@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import subprocess
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -43,6 +44,9 @@ _FORGOTTEN = 30.0
 """Seconds after which an object that the store does not have is asked for again."""
 _GATHERING = 0.005
 """Seconds in which tasks that need objects at the same time come together for one fetch."""
+_AWAY_SECONDS = 5.0
+_LOCKS = 512
+"""Repositories that are kept from removal; of more, those that were opened last."""
 _MANY = 65_536
 _NAME = re.compile(rb"(?:contents|info) ([0-9a-f]{64}|[0-9a-f]{40})(?![0-9a-f])")
 _UPLOAD_PACK = "git -c uploadpack.allowFilter=true -c uploadpack.allowAnySHA1InWant=true upload-pack"
@@ -95,7 +99,7 @@ class RemoteRepositories:
         self._deadline = Deadline("the directory of git objects", seconds, counters, ours=True)
         self._storage: LocalStorage | None = None
         self._steps = _Steps()
-        self._kept: list[KeptRepository] = []
+        self._kept: deque[KeptRepository] = deque()
 
     async def repository(self, storage: Storage, path: bytes) -> RepositoryPlace:
         """As RepositoryMirror. Nothing is fetched yet."""
@@ -107,6 +111,8 @@ class RemoteRepositories:
         kept = KeptRepository(f"{self._place}/{name}")
         await self._deadline.run(kept.open)
         self._kept.append(kept)
+        if len(self._kept) > _LOCKS:
+            self._kept.popleft().close()
         fetcher = _Fetcher(kept, url, str(self._host), self._access, self._seconds, self._steps)
         return RepositoryPlace(self._storage, name.encode(), (storage, path), fetcher)
 
@@ -148,6 +154,9 @@ class _Fetcher:
         """Those whose trees are here, but not their small files; the newest last."""
         self._asked: TTLCache[bytes, None] = TTLCache(_MANY, _FORGOTTEN, timer=trio.current_time)
         """Objects that were asked for by name: if they are not here now, the store does not have them."""
+        self._away: StoreUnreachable | StoreTimeout | None = None
+        """The last failure to reach the store; others do not wait for the same again at once."""
+        self._away_until = 0.0
         self._pending: dict[bytes, bool] = {}
         """Objects that tasks wait for, and whether all commits before them are wanted, but no trees."""
 
@@ -169,10 +178,16 @@ class _Fetcher:
         async with self._lock:
             if all(name not in self._pending for name in wanted):
                 return True  # another task has fetched them together with its own
+            if self._away is not None and trio.current_time() < self._away_until:
+                raise type(self._away)(*self._away.args)
             leave_request()
             await trio.sleep(_GATHERING)
-            async with self._kept.fetching(self._seconds):
-                await self._fetch_pending()
+            try:
+                async with self._kept.fetching(self._seconds):
+                    await self._fetch_pending()
+            except (StoreUnreachable, StoreTimeout) as problem:
+                self._away, self._away_until = problem, trio.current_time() + _AWAY_SECONDS
+                raise
         return True
 
     async def _fetch_pending(self) -> None:
@@ -191,10 +206,9 @@ class _Fetcher:
             await self._by_name([*shallow, "--filter=tree:0"], commits)
 
     async def _by_name(self, options: Sequence[str], wanted: Sequence[bytes]) -> bool:
+        came = self._steps.names and await self._git(options if self._steps.filters else options[:-1], wanted)
         self._asked.update(dict.fromkeys(wanted))
-        if not self._steps.names:
-            return False
-        return await self._git(options if self._steps.filters else options[:-1], wanted)
+        return came
 
     async def _git(self, options: Sequence[str], wanted: Sequence[bytes]) -> bool:
         """Fetch; False where the server does not have, or does not send, what is wanted.

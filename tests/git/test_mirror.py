@@ -11,9 +11,11 @@ import trio
 from riafs.counters import Counters
 from riafs.errors import MissingObject, NotInStore, RiafsError, StoreTimeout, StoreUnreachable
 from riafs.formats.sources import RiaUrl
+from riafs.git import mirror
 from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
 from riafs.git.history import newest
+from riafs.git.kept_repositories import remove_unused
 from riafs.git.mirror import GitAccess, RemoteRepositories
 from riafs.git.repository import Repository
 from riafs.storage.deadline import Deadline
@@ -173,6 +175,39 @@ async def test_what_the_store_does_not_have(store: SmallStore, ssh: SshHere, ope
         with pytest.raises(MissingObject):
             await repository.tree(b"12" * 20)
     assert ssh.calls("upload-pack") == 1
+
+
+async def test_an_outage_is_not_taken_for_missing_objects(
+    store: SmallStore, ssh: SshHere, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does everybody wait for it; and the objects come when it is over."""
+    monkeypatch.setattr(mirror, "_AWAY_SECONDS", 0.5)
+    dataset = store.dataset("one", FILES)
+    repository = await opened(dataset).repository()
+    commit = (await repository.find(None)).oid
+    ssh.go_down()
+    for _ in range(3):
+        with pytest.raises(StoreUnreachable, match="No route to host"):
+            await repository.commit(commit)
+    assert ssh.calls("upload-pack") <= 2
+    ssh.come_up()
+    await trio.sleep(0.6)
+    assert await repository.blob_at(commit, b"d3/file3", 100) == b"content 3"
+
+
+async def test_objects_that_were_removed_meanwhile_are_fetched_again(
+    store: SmallStore, opened: Open, tmp_path: Path
+) -> None:
+    dataset = store.dataset("one", FILES)
+    made = opened(dataset)
+    repository = await made.repository()
+    commit = (await repository.find(None)).oid
+    await repository.commit(commit)
+    made.mirror._kept[0].close()
+    remove_unused(str(tmp_path / "place"), 0)
+    assert list((tmp_path / "place/mirror").iterdir()) == []
+    newer = dataset.commit({b"new": b"file"}).encode()
+    assert await repository.blob_at(newer, b"new", 100) == b"file"
 
 
 # -- servers that refuse ----------------------------------------------------------------------------------------------
