@@ -44,6 +44,8 @@ want file command -v file
 want procps command -v ps
 want netbase test -e /etc/protocols # git-annex downloads nothing without it
 if [ "$1" = test ]; then
+  want openssh-client command -v ssh
+  want openssh-sftp-server test -x /usr/lib/openssh/sftp-server
   want stress-ng command -v stress-ng
   want restic command -v restic
   want borgbackup command -v borg

@@ -22,6 +22,7 @@ from benchmarks import (
     listing,
     memory,
     pushing,
+    remote,
     scale,
     small_files,
     starting,
@@ -42,6 +43,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "keep": keep.rows,
     "writing": writing.rows,
     "pushing": pushing.rows,
+    "remote": remote.rows,
     "scale": scale.rows,
 }
 

@@ -12,12 +12,17 @@ from benchmarks.report import Row, Target
 _MIB = 1 << 20
 
 
+def store(bench: Bench) -> tuple[Path, int]:
+    """A store with one object of so many MiB."""
+    mib = bench.sized(1024, 256)
+    place = bench.data / f"large-{mib}"
+    return stores.build_once(place, lambda root: _build(root, place, mib)), mib
+
+
 def rows(bench: Bench) -> Iterator[Row]:
     """The measurements. The object's file is in the page cache; "cold" is the mount's own cache."""
-    mib = bench.sized(1024, 256)
-    store = bench.data / f"large-{mib}"
-    stores.build_once(store, lambda root: _build(root, store, mib))
-    [native] = (store / stores.dataset_path(1) / "annex/objects").glob("*/*/*/*")
+    place, mib = store(bench)
+    [native] = (place / stores.dataset_path(1) / "annex/objects").glob("*/*/*/*")
     measure.seconds("cat", native)
     program = mounts.passthrough_ll(bench.data)
 
@@ -25,11 +30,11 @@ def rows(bench: Bench) -> Iterator[Row]:
         return {"md5sum": measure.seconds("md5sum", native)}
 
     def first() -> Times:
-        with mounts.riafs_mount(bench.data, f"{store}#~large") as directory:
+        with mounts.riafs_mount(bench.data, f"{place}#~large") as directory:
             return {"first": measure.seconds("cat", directory / "large.dat")}
 
     def verified() -> Times:
-        with mounts.riafs_mount(bench.data, f"{store}#~large", remembered=True) as directory:
+        with mounts.riafs_mount(bench.data, f"{place}#~large", remembered=True) as directory:
             file = directory / "large.dat"
             return {
                 "verified": measure.seconds("cat", file),

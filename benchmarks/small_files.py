@@ -37,6 +37,11 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield Row(kind, "s", tar, Target(at_most=0.05), peer, [taken])
 
 
+def store(bench: Bench) -> tuple[Path, int]:
+    """A store of many small files, and their number."""
+    return _data(bench.data)[0], _DIRECTORIES * _EACH
+
+
 def _data(data: Path) -> tuple[Path, Path]:
     store, checkout = data / "small", data / "small-checkout"
 

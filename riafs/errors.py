@@ -246,6 +246,13 @@ class StoreTimeout(RiafsError):
     retryable = True
 
 
+class StoreUnreachable(StoreError):
+    """The machine that has the store cannot be reached, or its connection was lost; the message says since when."""
+
+    errno = _errno.EHOSTUNREACH
+    exit_code = 32
+
+
 class TaskFailed(StoreError):
     """A background task of riafs failed: no thread or descriptor was left, or there is a bug."""
 

@@ -26,6 +26,8 @@ class Kind(enum.Enum):
     LOG = "LOG"
     FILE = "FILE"
     OVERLAY = "DIR|auto"
+    COMMAND = "COMMAND"
+    """A program and arguments, quoted as for a shell."""
     PATHS = "DIR[:DIR]"
     """Several: each time the option is given adds to those before, an empty value drops them."""
 
@@ -218,6 +220,13 @@ OPTIONS: tuple[Option, ...] = (
         "how long one request of a program waits for the store before it fails",
         _WHAT,
         bounds=(0.1, 3600.0),
+    ),
+    Option(
+        "ssh-command",
+        Kind.COMMAND,
+        "ssh",
+        "the program, and arguments, that reaches stores behind ria+ssh:// (it gets ssh's options, the host, and sftp)",
+        _HOW,
     ),
     Option(
         "foreground", Kind.FLAG, "no", "stay in the foreground instead of returning when the mount can be used", _HOW

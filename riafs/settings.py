@@ -10,6 +10,7 @@ import math
 import os
 import pwd
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -68,6 +69,7 @@ class Settings:
     follow_k_hints: bool
     readahead: int
     deadline: float
+    ssh_command: str
     foreground: bool
     auto_unmount: bool
     log: str
@@ -211,6 +213,7 @@ def parse_value(option: Option, given: Given) -> Value:
         Kind.FILE: _read_file,
         Kind.OVERLAY: _read_overlay,
         Kind.PATHS: _read_paths,
+        Kind.COMMAND: _read_command,
     }
     value = readers[option.kind](option, given.text)
     if value is None:
@@ -233,6 +236,7 @@ def _taken(option: Option) -> str:
         Kind.LOG: "auto, syslog, none or the absolute path of a file",
         Kind.FILE: "the absolute path of a file, or nothing",
         Kind.OVERLAY: "the absolute path of a directory, auto, or nothing",
+        Kind.COMMAND: "a program and its arguments, quoted as for a shell",
         Kind.PATHS: "absolute paths of directories with : between (one in a path is written \\:), or nothing",
     }[option.kind]
 
@@ -299,6 +303,14 @@ def _read_overlay(option: Option, text: str) -> str | None:
 def _read_paths(option: Option, text: str) -> tuple[str, ...] | None:
     paths = [_read_path(option, part.replace("\\:", ":")) for part in re.split(r"(?<!\\):", text) if part]
     return tuple(dict.fromkeys(path for path in paths if path is not None)) if None not in paths else None
+
+
+def _read_command(_option: Option, text: str) -> str | None:
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return None
+    return text if words and text.isprintable() and not words[0].startswith("-") else None
 
 
 def show_value(option: Option, value: Value) -> str:

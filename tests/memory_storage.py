@@ -21,10 +21,11 @@ from riafs.cli import main
 from riafs.counters import Counters
 from riafs.errors import NotAFile, NotInStore, TooLarge
 from riafs.formats.sources import RiaUrl
+from riafs.git.object_source import RepositoryPlace
 from riafs.storage.bytesource import Buffer, StoredFile, Version
 from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
-from riafs.storage.protocol import FileStatus, ItemKind, LocalStore, Storage
+from riafs.storage.protocol import FileStatus, ItemKind, Storage
 from riafs.tree import source as source_module
 from riafs.tree.store import Store
 from riafs.tree.tools import StoreTools
@@ -80,6 +81,7 @@ class MemoryStorage:
     links = None
     modes = None
     local = None
+    ahead = None
 
     def __init__(self, root: Path) -> None:
         self.name = "memory store"
@@ -140,7 +142,7 @@ class CopiedRepositories:
         self._place = place
         self.made: list[bytes] = []
 
-    async def repository(self, storage: Storage, path: bytes) -> tuple[LocalStore, bytes]:
+    async def repository(self, storage: Storage, path: bytes) -> RepositoryPlace:
         assert isinstance(storage, MemoryStorage)
         copy = self._place / str(len(self.made))
         self.made.append(path)
@@ -152,7 +154,9 @@ class CopiedRepositories:
                 copy.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, copy / name)
         deadline = Deadline("private copies", 20, Counters())
-        return await LocalStorage.open_root(os.fsencode(self._place), deadline), os.fsencode(copy.name)
+        local = await LocalStorage.open_root(os.fsencode(self._place), deadline)
+        name = os.fsencode(copy.name)
+        return RepositoryPlace(local, name, (local, name))
 
 
 def read_stores_into_memory(copies: Path) -> None:

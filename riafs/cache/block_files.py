@@ -179,7 +179,7 @@ def walk_directory(root: int, name: str) -> Iterator[BlockFile]:
     except OSError as error:
         if error.errno not in OBSTRUCTED:
             raise
-        clear_away(root, name)
+        remove_obstacle(root, name)
         return
     try:
         with os.scandir(directory) as entries:
@@ -206,8 +206,17 @@ def remove(root: int, found: BlockFile) -> bool:
     return True
 
 
+def remove_obstacle(root: int, directory: str) -> None:
+    """Remove a file or link that is in the place of a directory of blocks. Raises OSError.
+
+    A directory stays: another thread or process may have made it since.
+    """
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+        os.unlink(directory, dir_fd=root)
+
+
 def clear_away(root: int, path: str) -> None:
-    """Remove anything at `path` below `root`, which is for a block or a directory of blocks. Raises OSError.
+    """Remove anything at `path` below `root`, which is for a block. Raises OSError.
 
     Of a link, the link is removed and not its target.
     """

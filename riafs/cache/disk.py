@@ -26,6 +26,7 @@ from riafs.cache.block_files import (
     clear_away,
     make_header,
     open_blocks,
+    remove_obstacle,
     unreadable_as_damaged,
 )
 from riafs.cache.eviction import DiskLimits, make_room
@@ -37,6 +38,8 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEX
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SLACK_SHARE = 32
+_EVICTIONS = 3
+"""Attempts to make room for one block: one for each of the mount's two writers, and one for another mount."""
 _PAGE = 4096
 
 
@@ -97,11 +100,21 @@ class DiskBlocks:
         return True
 
     def _reserve(self, root: int, size: int) -> None:
+        """Count a block in before it is written, after evicting others if need be. Raises OSError.
+
+        What is evicted may be taken at once by a thread that has reserved room and is writing; no thread can reserve
+        more meanwhile.
+        """
         with self._lock:
-            if not self._fits(root, size) or self._written > self._limits.size // _SLACK_SHARE:
+            if self._written > self._limits.size // _SLACK_SHARE:
                 self._evict(root, self._limits, size)
-            if not self._fits(root, size):
-                raise OSError(errno.ENOSPC, "no room within cache-size and cache-min-free")
+            for _ in range(_EVICTIONS):
+                if self._fits(root, size):
+                    break
+                self._evict(root, self._limits, size)
+            else:
+                if not self._fits(root, size):
+                    raise OSError(errno.ENOSPC, "no room within cache-size and cache-min-free")
             self._used = (self._used or 0) + size
             self._written += size
 
@@ -115,12 +128,12 @@ class DiskBlocks:
         gain; none can reserve more meanwhile. Raises OSError.
         """
         with self._lock:
-            for last in (False, False, True):
+            for attempt in range(_EVICTIONS):
                 self._evict(root, replace(self._limits, size=max(0, (self._used or 0) - size)), 0)
                 try:
                     _write(root, block, payload)
                 except OSError as error:
-                    if last or error.errno not in _NO_ROOM:
+                    if attempt == _EVICTIONS - 1 or error.errno not in _NO_ROOM:
                         raise
                 else:
                     self._used = (self._used or 0) + size
@@ -195,7 +208,8 @@ def _directory_of(root: int, block: BlockName) -> int:
     except OSError as error:
         if error.errno not in OBSTRUCTED | {errno.ENOENT}:
             raise
-    clear_away(root, block.directory)
+        if error.errno in OBSTRUCTED:
+            remove_obstacle(root, block.directory)
     with contextlib.suppress(FileExistsError):
         os.mkdir(block.directory, mode=0o700, dir_fd=root)
     return os.open(block.directory, DIRECTORY_FLAGS, dir_fd=root)

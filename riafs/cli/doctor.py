@@ -220,9 +220,6 @@ def check_source(text: str) -> list[Finding]:
     """Whether the source that `text` names can be read, and what is in it."""
     try:
         named = named_source(text)
-        if isinstance(named.source, RiaUrl) and named.source.scheme != "file":
-            what = f"{named.source}: only local RIA stores can be mounted"
-            return [Finding("fail", what, "use ria+file:// or a path")]
         from riafs.cli.doctor_source import check_keep, check_store  # imports trio
 
         return list(check_store(named) if isinstance(named.source, RiaUrl) else check_keep(named))

@@ -57,13 +57,15 @@ def check_store(named: NamedSource) -> Iterator[Finding]:
     assert isinstance(named.source, RiaUrl)
     plan = opening_plan(named)
     plan = replace(plan, cache=None, deadline=min(plan.deadline, _CALL_SECONDS))
-    path = os.fsdecode(named.source.path)
+    path = (
+        os.fsdecode(named.source.path) if named.source.local else str(replace(named.source, alias=None, dataset=None))
+    )
     answer: dict[str, Any] = call_in_child(lambda: _examine(path, plan), _STORE_SECONDS, path)
     found = _Found(**answer)
     if found.problem:
         yield Finding("fail", found.problem)
         return
-    yield _layout_finding(path, found.layout)
+    yield _layout_finding(path, found.layout) if named.source.local else Finding("ok", f"store {path} answers")
     if found.dataset:
         yield Finding("ok", found.dataset)
     yield from (Finding("warn", each) for each in _some(found.warnings))
@@ -122,8 +124,10 @@ class _Collecting(logging.Handler):
 
 def _examine(path: str, plan: Plan) -> dict[str, Any]:
     """The fields of a _Found. Raises OSError."""
-    found = _Found(layout=_first_line(os.path.join(path, "ria-layout-version")))
-    os.stat(path)
+    found = _Found()
+    if plan.source.local:
+        found.layout = _first_line(os.path.join(path, "ria-layout-version"))
+        os.stat(path)
     log = logging.getLogger("riafs")
     log.propagate = False
     log.handlers = [_Collecting(found.warnings)]

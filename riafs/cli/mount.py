@@ -158,6 +158,10 @@ def _overlay(request: MountRequest, settings: Settings, source: Source, environm
         )
     if not isinstance(source, RiaUrl):
         raise UsageError(f"{source} can only be read: collections of Keep cannot be changed; leave out rw and overlay")
+    if not source.local:
+        raise UsageError(
+            f"{source} can only be read: changes cannot be pushed to other machines; leave out rw and overlay"
+        )
     if source.version is not None:
         unversioned = replace(source, version=None)
         raise UsageError(f"{source} can only be read: a version stays as it is; changes are made in {unversioned}")

@@ -17,8 +17,9 @@ from riafs.options import LOG_WORDS, OPTIONS, Kind, Option
 from riafs.settings import Given, version
 
 SOURCE_HELP = (
-    "ria+file:///path/to/store or a plain path to a store, optionally with #ID or #~ALIAS for one dataset and @BRANCH, "
-    "@TAG or @COMMIT for a version of it; keep+file:///volume[,/volume]?manifests=DIR or "
+    "ria+file:///path/to/store, a plain path to a store, or ria+ssh://host/path/to/store, optionally with #ID or "
+    "#~ALIAS for one dataset and @BRANCH, @TAG or @COMMIT for a version of it; "
+    "keep+file:///volume[,/volume]?manifests=DIR or "
     "keep+https://server[,server]?manifests=DIR for Keep collections, optionally with #NAME for one of them; "
     "arvados://host for a cluster, optionally with #UUID or #HASH for a collection or project of it"
 )

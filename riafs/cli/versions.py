@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,14 +13,16 @@ import trio
 from riafs.api import AsyncTree, Version, open_tree
 from riafs.cli.main import complain
 from riafs.cli.render import print_json, print_table
+from riafs.daemon.ask import asked
 from riafs.daemon.mounts import Mount, riafs_mounts
 from riafs.daemon.plan import named_source
 from riafs.errors import BadSource, RiafsError, UsageError
 from riafs.formats.sources import RiaUrl, parse_ria_source
 from riafs.git.history import abbreviated
+from riafs.settings import Given
 
 _TITLES = ("KIND", "NAME", "COMMIT", "DATE", "AUTHOR", "SUBJECT")
-_OF_URL = "ria+file://"
+_OF_URL = re.compile(r"ria\+(file|ssh)://([^/]*)(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         named, path = named_source(arguments.source), b""
     else:
         source, path = _in_mount(arguments.source, mount)
-        named = replace(named_source(str(source)), source=source)
+        named = replace(named_source(str(source), _ssh_of(source, mount)), source=source)
     if not isinstance(named.source, RiaUrl):
         raise BadSource(f"{named.source}: only datasets have versions; a collection of Keep is one, named by its hash")
     every = named.source.alias is None and named.source.dataset is None
@@ -79,11 +82,19 @@ def _mount_of(path: str) -> Mount | None:
 
 def _in_mount(path: str, mount: Mount) -> tuple[RiaUrl, bytes]:
     """The dataset that a path is in at the commit that is shown there, or the store; and the path in the dataset."""
-    if not mount.source.startswith(_OF_URL):
+    match = _OF_URL.fullmatch(mount.source)
+    if match is None:
         raise UsageError(f"{path} is in a mount of {mount.source}: only datasets have versions")
-    store = parse_ria_source(mount.source.removeprefix(_OF_URL))  # nothing is percent-encoded there
+    store = replace(parse_ria_source(match[3]), scheme=match[1], host=match[2] or None)  # nothing is percent-encoded
     dataset, commit = _attribute(path, "dataset"), _attribute(path, "commit")
     return replace(store, alias=None, dataset=dataset, version=commit), _attribute(path, "path") or b""
+
+
+def _ssh_of(source: RiaUrl, mount: Mount) -> Sequence[Given]:
+    """The mount's own way to reach another machine, as that need not be this command's."""
+    if source.local:
+        return ()
+    return (Given("ssh-command", asked(mount, "status", {})["settings"]["ssh-command"], "the mount"),)
 
 
 def _attribute(path: str, name: str) -> bytes | None:

@@ -16,6 +16,7 @@ from cachetools import LRUCache
 from riafs.archive.archive import ArchiveTools
 from riafs.content.archive_members import LinkedMember
 from riafs.content.branch import AnnexBranch
+from riafs.content.directory_walk import DirectoryWalk
 from riafs.content.locations import ARCHIVE_PATHS, ArchivedObject, DatasetArchives, Location, LooseObject, StoredKeys
 from riafs.content.openpgp import Decryptor
 from riafs.content.special_remotes import FindDataset, RemoteObject, StoreRemotes
@@ -100,6 +101,8 @@ class AnnexContents:
             branch, identifier, self.stored_locations, elsewhere, self._storage_uuid, tools.decryptor
         )
         self._problems: LRUCache[bytes, str] = LRUCache(_MAX_PROBLEMS)
+        self.walk = None if storage.ahead is None else DirectoryWalk(storage.ahead)
+        """Fetches small files before a program that goes through a directory opens them."""
 
     # -- locations ----------------------------------------------------------------------------------------------------
 
@@ -147,6 +150,10 @@ class AnnexContents:
             return configured_uuid(await self._storage.read_file(self._dataset + b"/config", _MAX_CONFIG))
         except RiafsError:
             return None
+
+    def likely_object(self, key: Key) -> bytes:
+        """The store's path where the object of `key` mostly is."""
+        return self._objects + b"/" + likely_path(key.file_name, self._layout)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -318,6 +325,11 @@ async def _is_there(location: Location) -> bool:
     return True
 
 
+def _forget(location: Location) -> bool:
+    """Whether content may be right when it is opened again: it was read as an earlier mount knew it."""
+    return isinstance(location, LooseObject) and location.forget()
+
+
 class _Attempt:
     """The search of one reader through the locations of a key."""
 
@@ -330,17 +342,22 @@ class _Attempt:
     async def opened(self, location: Location) -> UnverifiedContent | None:
         """The content at `location`, None if its size is wrong or it is remembered as damaged."""
         self._probed.append(location)
-        try:
-            opened = await location.open()
-        except NotInStore:
-            return None
-        except RiafsError as problem:
-            self._met(problem)
-            return None
-        damage = self._known_bad(opened)
-        if damage is None:
-            return opened
-        opened.source.close()
+        damage: CorruptContent | None = None
+        for _ in range(2):
+            try:
+                opened = await location.open()
+            except NotInStore:
+                return None
+            except RiafsError as problem:
+                self._met(problem)
+                return None
+            damage = self._known_bad(opened)
+            if damage is None:
+                return opened
+            opened.source.close()
+            if not _forget(location):
+                break
+        assert damage is not None
         self.problems.append(damage)
         return None
 
@@ -374,10 +391,21 @@ class _Attempt:
         try:
             content = await self.verifier.admit(opened, claim)
         except RiafsError as problem:
+            if isinstance(problem, CorruptContent) and _forget(self._probed[-1]):
+                again = await self.opened(self._probed.pop())
+                return None if again is None else await self._admitted_again(again, claim)
             self._met(problem)
             return None
         self.verifier.counters.keys_healed += any(isinstance(each, CorruptContent) for each in self.problems)
         return content
+
+    async def _admitted_again(self, opened: UnverifiedContent, claim: Claim) -> RangedBytes | None:
+        """The same for what the store itself has now, after what was known of it had been wrong."""
+        try:
+            return await self.verifier.admit(opened, claim)
+        except RiafsError as problem:
+            self._met(problem)
+            return None
 
     async def at_any(self, locations: Iterable[Location], claim: Claim) -> RangedBytes | None:
         """Verified content from the first of `locations` that has it."""

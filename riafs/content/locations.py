@@ -54,6 +54,10 @@ class LooseObject:
         assert source.version is not None
         return UnverifiedContent(source, self.name, Evidence(source.version, 0, source.size))
 
+    def forget(self) -> bool:
+        """Ask the store at the next `open`; False if it was asked anyway."""
+        return self.storage.ahead is not None and self.storage.ahead.forget(self.objects + b"/" + self.path)
+
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """From a named source to what opens it, for mounts and for commands."""
 
 import os
+import shlex
 
 from riafs.cache.blocks import BlockLimits
 from riafs.cache.eviction import DiskLimits
@@ -9,6 +10,7 @@ from riafs.daemon.credentials import archive_password, arvados_access, proxies
 from riafs.daemon.plan import NamedSource
 from riafs.formats.sources import ArvadosUrl, RiaUrl
 from riafs.settings import Settings
+from riafs.storage.ssh import SshOptions
 from riafs.tree.tools import CommandSettings
 from riafs.vfs import assembly
 from riafs.vfs.assembly import find_git
@@ -32,6 +34,8 @@ def opening_plan(named: NamedSource) -> assembly.Plan:
         instead_of=named.instead_of,
         allow_links=tuple(map(os.fsencode, settings.allow_links)),
         keep=_keep_plan(named),
+        ssh=SshOptions(tuple(shlex.split(settings.ssh_command))),
+        environment=environment,
     )
 
 

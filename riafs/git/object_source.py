@@ -23,23 +23,46 @@ _MAX_ALTERNATES = 1 << 16
 _MAX_DEPTH = 5  # as git
 
 
+class MissingObjects(Protocol):
+    """Fetches objects that a private copy of a repository does not have yet."""
+
+    async def fetch(self, requests: Sequence[bytes]) -> bool:
+        """Fetch the objects of `requests` (as in `Repository.objects`); whether it may help to ask for them again.
+
+        Raises StoreTimeout, StoreError, GitError, NotInStore.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryPlace:
+    """Where a repository is read."""
+
+    storage: LocalStore
+    path: bytes
+    """The objects are in ``objects`` of this directory of `storage`."""
+    refs: tuple[Storage, bytes]
+    """Where the refs are: the storage, and the repository's path in it."""
+    missing: MissingObjects | None = None
+    """For a copy that is not complete."""
+
+
 class RepositoryMirror(Protocol):
     """Private copies on this machine of the git repositories of stores that are no directories of it."""
 
-    async def repository(self, storage: Storage, path: bytes) -> tuple[LocalStore, bytes]:
-        """The copy of the repository at the store's path `path`: the store that it is in, and its path there.
+    async def repository(self, storage: Storage, path: bytes) -> RepositoryPlace:
+        """The copy of the repository at the store's path `path`.
 
         Raises NotInStore where there is no repository, UnsupportedRepository, and as Storage does.
         """
 
 
-async def local_repository(storage: Storage, path: bytes, mirror: RepositoryMirror | None) -> tuple[LocalStore, bytes]:
+async def repository_place(storage: Storage, path: bytes, mirror: RepositoryMirror | None) -> RepositoryPlace:
     """Where git can read the repository at the store's path `path`: there, or in a copy that `mirror` makes.
 
     Raises UnsupportedRepository without either, and as RepositoryMirror.
     """
     if storage.local is not None:
-        return storage.local, path
+        return RepositoryPlace(storage.local, path, (storage, path))
     if mirror is None:
         raise UnsupportedRepository(f"git cannot read the repository {os.fsdecode(path)} of {storage.name} from here")
     return await mirror.repository(storage, path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from riafs.errors import MalformedObject, NotAFile, NotInStore, UnsupportedRepository
 from riafs.formats.gitrepository import Oid, SymbolicRef, parse_packed_refs, parse_ref, valid_ref_name
-from riafs.storage.protocol import FileStatus, ItemKind, LocalStore
+from riafs.storage.protocol import FileStatus, Item, ItemKind, Storage
 
 _MAX_REF = 4096
 _MAX_CONFIG = 8 << 20
@@ -38,7 +38,7 @@ class Resolved:
 class References:
     """The refs of the repository at the store's path `repository`. Nothing is cached: each call reads them again."""
 
-    def __init__(self, storage: LocalStore, repository: bytes) -> None:
+    def __init__(self, storage: Storage, repository: bytes) -> None:
         self._storage = storage
         self._repository = repository
 
@@ -70,9 +70,16 @@ class References:
 
     async def _is_directory(self, name: bytes) -> bool:
         with suppress(NotInStore):
-            await self._storage.list(self._repository + b"/" + name)
+            await self._list(name)
             return True
         return False
+
+    async def _list(self, directory: bytes) -> Sequence[Item]:
+        """The items of a directory of the repository. Raises NotInStore, also where the store cannot list any."""
+        path = self._repository + b"/" + directory
+        if self._storage.listing is None:
+            raise NotInStore(f"{self._storage.name} cannot list its directories")
+        return await self._storage.listing.list(path)
 
     async def _packed(self) -> dict[bytes, bytes]:
         try:
@@ -112,7 +119,7 @@ class References:
             if len(directories) > _MAX_REF_DIRECTORIES:
                 break
             with suppress(NotInStore):
-                items = await self._storage.list(self._repository + b"/" + current)
+                items = await self._list(current)
                 directories += [current + b"/" + item.name for item in items if item.kind is ItemKind.DIRECTORY]
         return await self._storage.stat_objects(self._repository, [b"HEAD", b"packed-refs", *directories])
 
@@ -123,7 +130,7 @@ class References:
                 return
             current = waiting.pop()
             try:
-                items = await self._storage.list(self._repository + b"/" + current)
+                items = await self._list(current)
             except NotInStore:
                 continue
             for item in items:

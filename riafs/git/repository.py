@@ -37,12 +37,12 @@ from riafs.formats.gitobjects import (
 from riafs.formats.gitrepository import HISTORY_FORMAT, adjusted_branch, candidates, looks_like_commit
 from riafs.git.catfile import MAX_BATCH, GitObject, GitPool, blob_name
 from riafs.git.object_files import ReadObject, Wanted, read_beginning, read_objects
-from riafs.git.object_source import object_directory
+from riafs.git.object_source import RepositoryPlace, object_directory
 from riafs.git.references import References, Resolved
 from riafs.storage.bytesource import MemoryBytes, RangedBytes
 from riafs.storage.deadline import within
 from riafs.storage.local_file import FileBytes
-from riafs.storage.protocol import LocalStore, Opener
+from riafs.storage.protocol import Opener
 from riafs.storage.temporary import temporary_file
 
 T = TypeVar("T")
@@ -50,6 +50,8 @@ T = TypeVar("T")
 _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
 _HISTORY_SECONDS = 3600.0
 _MAX_TAGS = 5
+_FETCHES = 3
+"""Rounds in which objects of another machine are fetched: of a commit, its small files, then others by name."""
 _FULL_NAME = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 _READ_HERE = 256
 """Objects that are read without a child before one is started."""
@@ -64,11 +66,12 @@ HIDDEN_BRANCHES = re.compile(rb"refs/heads/(git-annex$|synced/|adjusted/)")
 
 
 class Repository:
-    """The bare repository at the store's path `path`; `name` is the dataset's, for messages."""
+    """The bare repository at `place`; `name` is the dataset's, for messages."""
 
-    def __init__(self, storage: LocalStore, path: bytes, pool: GitPool, name: str, seconds: float) -> None:
-        self._storage = storage
-        self._path = path
+    def __init__(self, place: RepositoryPlace, pool: GitPool, name: str, seconds: float) -> None:
+        self._storage = place.storage
+        self._path = place.path
+        self._missing = place.missing
         self._pool = pool
         self._seconds = seconds
         self._objects: tuple[bytes, bytes] | None = None
@@ -77,7 +80,7 @@ class Repository:
         self._last_peeled = b"", b""
         """The last commit that `peeled` has read, and its content, which is mostly requested next."""
         self.name = name
-        self.references = References(storage, path)
+        self.references = References(*place.refs)
 
     # -- versions -----------------------------------------------------------------------------------------------------
 
@@ -191,6 +194,18 @@ class Repository:
 
         Raises GitError only if nothing at all can be read, StoreTimeout, and what finding the objects raises.
         """
+        found = await self._objects_here(requests, limit)
+        for _ in range(_FETCHES if self._missing is not None else 0):
+            left = [position for position, answer in enumerate(found) if answer is None]
+            wanted = [requests[position] for position in left]
+            if not left or self._missing is None or not await self._missing.fetch(wanted):
+                break
+            for position, answer in zip(left, await self._objects_here(wanted, limit), strict=True):
+                found[position] = answer
+        return found
+
+    async def _objects_here(self, requests: Sequence[bytes], limit: int) -> list[GitObject | None]:
+        """The objects that are on this machine, None for others."""
         found = await self._read_here(requests, limit)
         left = [position for position, answer in enumerate(found) if answer is None]
         for start in range(0, len(left), MAX_BATCH):

@@ -95,6 +95,24 @@ def within(seconds: float, longer: float = 0.0, moving: float = 0.0) -> Iterator
         exhaust_request()
 
 
+async def wait_while_moving(event: trio.Event, seconds: float, is_moving: Callable[[], bool]) -> bool:
+    """Wait for `event`, for what others do that this request needs; False if it did not come within `seconds`, less
+    what the request has waited before. A period after which `is_moving` is true does not count.
+    """
+    waited = _waited.get()
+    while True:
+        began, left = trio.current_time(), time_left(seconds)
+        with trio.move_on_after(left):
+            await event.wait()
+        if event.is_set():
+            if waited is not None:
+                waited.add(began, trio.current_time(), 0.0)
+            return True
+        if left <= 0 or not is_moving():
+            exhaust_request()
+            return False
+
+
 class DeadlineLock:
     """A lock for work that has a deadline. A task that waited while the work ahead of it timed out fails in the same
     way, instead of trying for as long again.

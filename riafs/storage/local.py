@@ -139,6 +139,10 @@ class LocalStorage:
     def local(self) -> "LocalStorage":
         return self
 
+    @property
+    def ahead(self) -> None:
+        return None
+
     async def stat(self, path: bytes) -> FileStatus:
         return await self._run(path, self._stat_blocking, path)
 

@@ -5,7 +5,7 @@ Whatever links a store has, nothing is opened outside of its root and of the dir
 links to lead into, and nothing is written through a link that leads out. Every call has a deadline.
 
 `Storage` is what every transport can do: status, small files, and bytes at an offset. Capabilities of some transports
-(`Listing`, `Links`, `Modes`, `LocalStore`) are properties that are None where the transport lacks them.
+(`Listing`, `Links`, `Modes`, `FilesAhead`, `LocalStore`) are properties that are None where the transport lacks them.
 
 A writer creates files in a `WritableStorage.workspace` with their final mode and publishes them by rename, so that a
 reader sees a whole file or none. Changes that are not made durable (`sync`, `sync_changes`) may be lost in a power
@@ -80,6 +80,10 @@ class Storage(Protocol):
     def local(self) -> "LocalStore | None":
         """The store as a directory of this machine, if it is one."""
 
+    @property
+    def ahead(self) -> "FilesAhead | None":
+        """Fetching files before they are opened; None where opening one takes no time."""
+
     async def stat(self, path: bytes) -> FileStatus:
         """Status of `path`, links followed."""
 
@@ -96,6 +100,16 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Close descriptors and connections; files that are open stay readable."""
+
+
+class FilesAhead(Protocol):
+    """Fetching of small files together, for a program that will open them one after the other."""
+
+    def fetch_ahead(self, paths: Sequence[bytes]) -> None:
+        """Begin to fetch annexed objects that will probably be opened soon. Failures are left to the reader."""
+
+    def forget(self, path: bytes) -> bool:
+        """Ask the store about this object when it is opened next; False if it would be asked in any case."""
 
 
 class Listing(Protocol):

@@ -14,6 +14,7 @@ from functools import partial
 from typing import overload
 
 from riafs.content.copies import BlobPart, KeyPart, Part
+from riafs.content.directory_walk import DirectoryWalk
 from riafs.errors import MissingObject, NoSuchName, NoSuchVersion, NotThereYet
 from riafs.formats.gitobjects import DIRECTORY, SUBMODULE, Tree
 from riafs.formats.gitrepository import looks_like_commit
@@ -298,6 +299,8 @@ class CommitDirectory(PlainDirectory):
         assert isinstance(entry, GitEntry)
         dataset = self.dataset
         if entry.key is not None:
+            if dataset.contents.walk is not None:
+                await self._walk(dataset.contents.walk, entry)
             return await dataset.contents.find(parse_key(entry.key), lambda: self._described(entry))
         if entry.size == UNKNOWN_SIZE:
             raise MissingObject(f"git object {entry.oid.decode()} of {self._described(entry)} cannot be read")
@@ -310,6 +313,22 @@ class CommitDirectory(PlainDirectory):
         if entry.size > IN_MEMORY:
             return await dataset.repository.open_blob(entry.oid, entry.size)
         return DeferredBytes(entry.size, lambda: dataset.repository.open_blob(entry.oid, entry.size))
+
+    async def _walk(self, walk: DirectoryWalk, entry: GitEntry) -> None:
+        """Tell that a file is opened, and which ones come next as far as that is known."""
+        listing = await self._listing()
+        position = await listing.position(entry.name)
+        if position is None:
+            return
+
+        def following(start: int, end: int) -> Iterator[tuple[bytes, int]]:
+            while start < end and (known := listing.known(start)[: end - start]):
+                start += len(known)
+                for each in known:
+                    if each.key is not None and each.size != UNKNOWN_SIZE:
+                        yield self.dataset.contents.likely_object(parse_key(each.key)), each.size
+
+        walk.opened((self._tree, self.path), position, following)
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
         assert isinstance(entry, GitEntry)

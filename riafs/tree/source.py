@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from riafs.errors import BadSource, MissingObject, NoSuchVersion, NotInStore, RiafsError, SourceNotFound
 from riafs.formats.sources import RiaUrl
@@ -69,9 +70,7 @@ async def path_of_named(store: Store, source: RiaUrl) -> bytes:
 async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store:
     """The store that `source` names, whatever dataset it also names. Raises as `open_source`."""
     if source.scheme != "file":
-        raise BadSource(
-            f"{source}: stores behind ria+{source.scheme}:// cannot be mounted yet, only ria+file:// and paths"
-        )
+        return await _open_remote(source, tools)
     path = os.path.abspath(source.path)
     deadline = Deadline(f"store {os.fsdecode(path)}", seconds, tools.counters)
     try:
@@ -83,6 +82,17 @@ async def open_store(source: RiaUrl, seconds: float, tools: StoreTools) -> Store
             raise
     except SourceNotFound as error:
         raise SourceNotFound(f"{error}{await stores_near(path, deadline)}") from error
+
+
+async def _open_remote(source: RiaUrl, tools: StoreTools) -> Store:
+    if tools.remote is None:
+        raise BadSource(f"{source} is on another machine; this needs a store in a directory of this one")
+    storage, mirror = await tools.remote.open(source)
+    try:
+        return await Store.open(storage, replace(tools, mirror=mirror))
+    except BaseException:
+        storage.close()
+        raise
 
 
 async def versions_near(repository: Repository, version: bytes) -> str:

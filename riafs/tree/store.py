@@ -15,7 +15,7 @@ from riafs.content.special_remotes import KeyLocations
 from riafs.errors import NotInStore, RiafsError, SourceNotFound
 from riafs.formats.annex import parse_dataset_version, parse_store_version
 from riafs.formats.names import valid_name
-from riafs.git.object_source import local_repository
+from riafs.git.object_source import repository_place
 from riafs.git.repository import Repository
 from riafs.storage.protocol import Item, ItemKind, Storage
 from riafs.tree.dataset import Dataset, RefWatch
@@ -210,8 +210,8 @@ class Store:
         version = parse_dataset_version(await read_layout_version(self.storage, path))
         if not version.known:
             log.warning("dataset %s in %s: %s", name, self.storage.name, version.reason)
-        local, place = await local_repository(self.storage, path, self._tools.mirror)
-        repository = Repository(local, place, self._tools.git, name, self._tools.seconds)
+        place = await repository_place(self.storage, path, self._tools.mirror)
+        repository = Repository(place, self._tools.git, name, self._tools.seconds)
         contents = AnnexContents(
             self.storage,
             path,

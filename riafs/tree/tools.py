@@ -28,6 +28,7 @@ from riafs.storage.temporary import Scratch
 from riafs.tasks import Background, ungrouped
 from riafs.tree.checkout import Checkouts
 from riafs.tree.listing import ListingCache
+from riafs.tree.remote import RemoteStores
 from riafs.tree.times import LastChanges, Times
 
 _DECODING_SECONDS = 600.0
@@ -54,7 +55,9 @@ class StoreTools:
     changes: LastChanges | None = None
     """For files with the times of their last changes; None for those of the commit."""
     mirror: RepositoryMirror | None = None
-    """For stores that are no directories of this machine."""
+    """Of the store, if it is no directory of this machine."""
+    remote: RemoteStores | None = None
+    """Opens stores on other machines; None where they cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

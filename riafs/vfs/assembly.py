@@ -20,6 +20,7 @@ from riafs.archive.extractor import Extractor
 from riafs.archive.index import INDEX_DIRECTORY, IndexDirectory
 from riafs.cache.blocks import BlockCache, BlockLimits
 from riafs.cache.disk import TemporaryBlocks
+from riafs.cache.known_versions import KnownVersions
 from riafs.cache.last_changes import DIRECTORY as TIMES_DIRECTORY
 from riafs.cache.verified import VerifiedMemory
 from riafs.content.annex import ContentTools
@@ -31,7 +32,9 @@ from riafs.formats.sevenzip.cursor import Limits
 from riafs.formats.sources import RiaUrl, Source
 from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
+from riafs.git.mirror import GitAccess
 from riafs.storage.deadline import Deadline
+from riafs.storage.ssh import SshOptions
 from riafs.storage.temporary import Scratch, private_directory
 from riafs.tasks import Background, ungrouped
 from riafs.tree import directories as virtual
@@ -39,6 +42,7 @@ from riafs.tree import versions
 from riafs.tree.checkout import Checkouts
 from riafs.tree.listing import ListingCache
 from riafs.tree.protocol import Directory
+from riafs.tree.remote import RemoteStores
 from riafs.tree.source import open_source
 from riafs.tree.times import LastChanges, Times
 from riafs.tree.tools import StoreTools
@@ -79,6 +83,10 @@ class Plan:
     """Whether files that git keeps are shown as a checkout has them."""
     dated_by_change: bool = False
     """Whether a file has the time of the commit that changed it last, not of the one that is shown."""
+    ssh: SshOptions = field(default_factory=SshOptions)
+    """For stores behind ``ria+ssh``."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The user's, for ssh."""
     keep: KeepPlan = field(default_factory=KeepPlan)
     """For sources of Keep."""
     believing: bool = True
@@ -168,8 +176,21 @@ async def _open_store(
         git, content, ListingCache(), means.counters, plan.deadline, plan.instead_of, plan.allow_links, times,
         Checkouts(git.gits) if plan.checkout else None,
         _last_changes(plan, scratch, means) if plan.dated_by_change else None,
+        remote=None if source.local else _remote_stores(plan, scratch, means, git),
     )  # fmt: skip
     return await open_source(source, tools, keys=not plan.believing)
+
+
+def _remote_stores(plan: Plan, scratch: Scratch, means: MountTools, git: GitPool) -> RemoteStores:
+    access = GitAccess(git.gits.program, plan.search_path, plan.ssh, plan.environment)
+    place = scratch.cache or scratch.path
+    versions = KnownVersions(
+        os.fsencode(f"{scratch.cache}/versions.sqlite") if scratch.cache and plan.believing else None
+    )
+    means.background.keep_running(versions.keep)
+    remote = RemoteStores(place, access, plan.deadline, means.cache, versions, means.counters, means.background)
+    means.closing.callback(remote.close)
+    return remote
 
 
 def _last_changes(plan: Plan, scratch: Scratch, means: MountTools) -> LastChanges:

@@ -4,11 +4,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -425,3 +427,20 @@ def test_writers_of_a_full_disk_do_not_fail_for_one_another(tiny: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(write, range(2))) == [None, None]
     assert 2 <= len(block_files(tiny)) <= 8
+
+
+@pytest.mark.parametrize("obstacle", [False, True])
+def test_the_first_blocks_of_one_directory_may_be_written_at_once(cache: str, obstacle: bool) -> None:
+    """None of the writers removes the directory that another one has just made."""
+    digest = name_of(0).digest
+    names = [replace(name_of(0), offset=index * SIZE) for index in range(8)]
+    root = Path(cache, "blocks-1")
+    blocks = DiskBlocks(cache, DiskLimits(min_free=0))
+    with ThreadPoolExecutor(len(names)) as pool:
+        for _ in range(25):
+            blocks.write(name_of(1), bytes_of(1))
+            shutil.rmtree(root / digest.hex()[:2], ignore_errors=True)
+            if obstacle:
+                (root / digest.hex()[:2]).symlink_to("/")
+            assert all(pool.map(blocks.write, names, [bytes_of(0)] * len(names)))
+            assert all(blocks.read(each) == bytes_of(0) for each in names)

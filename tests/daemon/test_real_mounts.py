@@ -138,7 +138,8 @@ def test_a_fake_mount_mounts_nothing(riafs: Run, small_store: Path, mountpoint: 
         ("{store}#~demo@v9", 32, "v9"),
         ("{store}/ria-layout-version", 32, "ria-layout-version"),
         ("ria+ftp://host/store", 1, "ria+ftp"),
-        ("ria+ssh://host/store", 1, "ria+ssh"),
+        ("ria+http://host/store", 1, "ria+http"),
+        ("ria+ssh://127.0.0.1:1/store", 32, "cannot be reached"),
         ("ria+file:relative", 32, "relative"),
     ],
 )

@@ -18,6 +18,7 @@ from riafs.errors import MissingContent, ProgramKilled
 from riafs.git.catfile import GitPool
 from riafs.git.config import AttributeFiles, change_config
 from riafs.git.environment import PrivateGitDirs
+from riafs.git.object_source import RepositoryPlace
 from riafs.git.repository import Repository
 from riafs.git.user import author, instead_of_rules
 from riafs.storage.bytesource import MemoryBytes
@@ -97,7 +98,8 @@ async def test_a_blob_or_history_whose_git_is_killed_is_not_damaged(
     oid, commit = (dataset.git("rev-parse", name).encode() for name in ("main:large", "main"))
     storage = await LocalStorage.open_root(os.fsencode(tmp_path / "store"), Deadline("the store", 10, Counters()))
     pool = GitPool(gits(tmp_path, killed("git", 3 * ATTEMPTS - 1)), 10, Counters())
-    repository = Repository(storage, os.fsencode(dataset.path.relative_to(tmp_path / "store")), pool, "dataset one", 10)
+    path = os.fsencode(dataset.path.relative_to(tmp_path / "store"))
+    repository = Repository(RepositoryPlace(storage, path, (storage, path)), pool, "dataset one", 10)
     with pytest.raises(ProgramKilled, match=f"blob .* of dataset one, {KILLED}"):
         await repository.open_blob(oid, 9 << 20)
     with (tmp_path / "history").open("wb") as file:

@@ -19,6 +19,7 @@ from riafs.errors import (
 from riafs.git import repository as repository_module
 from riafs.git.catfile import GitPool
 from riafs.git.environment import PrivateGitDirs
+from riafs.git.object_source import RepositoryPlace
 from riafs.git.repository import Repository
 from riafs.storage.deadline import Deadline
 from riafs.storage.local import LocalStorage
@@ -42,7 +43,7 @@ async def open_repository(store: SmallStore, tmp_path: Path) -> AsyncIterator[Op
 
     def open_it(dataset: SmallDataset) -> Repository:
         path = os.fsencode(dataset.path.relative_to(store.path))
-        return Repository(storage, path, pool, "dataset one", 10)
+        return Repository(RepositoryPlace(storage, path, (storage, path)), pool, "dataset one", 10)
 
     yield open_it
     pool.close()

@@ -7,10 +7,12 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from tests.fuse.mounting import mounted
+from tests.remote.here import SshHere, needs_sftp_server
 from tests.stores.manifest import UNKNOWN_SIZE, Dataset, Expect, Row, Stores, Type
 
 pytestmark = pytest.mark.usefixtures("fuse")
@@ -35,10 +37,14 @@ class Seen:
     sha256: str | None
 
 
-@pytest.fixture(scope="module")
-def mount(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
-    """The store with all datasets, mounted."""
-    with mounted(stores.path, tmp_path_factory.mktemp("mount")) as running:
+@pytest.fixture(scope="module", params=["local", pytest.param("ssh", marks=needs_sftp_server)])
+def mount(request: pytest.FixtureRequest, stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
+    """The store with all datasets, mounted from a directory, and from another machine."""
+    source, options = str(stores.path), ()
+    if request.param == "ssh":
+        source = f"ria+ssh://store.example.org{quote(source)}"
+        options = SshHere.make(tmp_path_factory.mktemp("ssh")).options
+    with mounted(source, tmp_path_factory.mktemp("mount"), *options) as running:
         yield os.fsencode(running.path)
 
 
