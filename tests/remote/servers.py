@@ -5,6 +5,7 @@ ended by its process number with all processes that it started, and can be stopp
 """
 
 import os
+import select
 import shutil
 import signal
 import socket
@@ -101,6 +102,8 @@ class Server:
         for end in ends:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(end, signal.SIGKILL)
+        for end in ends:
+            select.select([end], [], [])  # each may have the listening socket
             os.close(end)
         process.wait()
 
