@@ -17,7 +17,7 @@ from riafs.archive.blocks import Digests
 from riafs.archive.decoders import ThreadDecoder
 from riafs.archive.member import DecodedMember
 from riafs.cache.blocks import BlockLimits
-from riafs.errors import CorruptContent, DecodeFailed, RiafsError, StoreError, StoreTimeout, TooLarge
+from riafs.errors import CorruptContent, DecodeFailed, DecoderDied, RiafsError, StoreError, StoreTimeout, TooLarge
 from riafs.formats.sevenzip.header import Member, parse_signature
 from tests.archive.conftest import SEARCH_PATH, Announce, Pack, content_of, no_room_elsewhere, open_archive, tools_with
 from tests.archive.headers import archive as archive_of
