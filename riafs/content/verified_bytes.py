@@ -14,7 +14,7 @@ from typing import Protocol
 import trio
 
 from riafs.content.chunks import Chunks, ChunkVersions
-from riafs.errors import ChangedContent, RiafsError
+from riafs.errors import ChangedContent, RiafsError, StoreError, StoreTimeout
 from riafs.storage.bytesource import PROVEN, Buffer, RangedBytes, Version, stored_file
 from riafs.storage.deadline import Deadline
 from riafs.tasks import as_failure
@@ -235,16 +235,18 @@ class Hashing:
     Invariants: `front` is how far readers have come in order; the task hashes a bit beyond `front` and then waits.
     The source, found in `place`, is closed when the last reader has gone and the task is not using it.
     `take` hashes the bytes between two positions, `conclude` raises CorruptContent if the digest is wrong; it is told
-    whether what is there is still the same version.
+    whether what is there is still the same version. `restart` begins a new digest: a failure of the store, such as an
+    outage, is told to the readers of that time, and hashing begins again when one of them goes on.
     """
 
     def __init__(
         self, source: RangedBytes, place: str, take: Callable[[int, int], Awaitable[None]],
-        conclude: Callable[[bool], None],
+        conclude: Callable[[bool], None], restart: Callable[[], None],
     ) -> None:  # fmt: skip
         self._place = place
         self._take = take
         self._conclude = conclude
+        self._restart = restart
         self._front = 0
         self._wake = trio.Event()
         self._concluded = trio.Event()
@@ -259,17 +261,29 @@ class Hashing:
     async def run(self) -> None:
         """Hash until the digest is known or no reader is left."""
         try:
+            while await self._fails_for_now():
+                self._concluded.set()
+                while self._problem is not None and self._readers:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+                self._restart()
+        finally:
+            self.ended = True
+            self._concluded.set()
+            if self._readers == 0:
+                self.source.close()
+
+    async def _fails_for_now(self) -> bool:
+        """Hash; whether the store failed, and hashing may succeed later."""
+        try:
             with as_failure(f"cannot verify {self._place}"):
                 if await self._hash_all():
                     self._conclude(not self._touched)
                     self.good = True
         except RiafsError as problem:
             self._problem = problem
-        finally:
-            self.ended = True
-            self._concluded.set()
-            if self._readers == 0:
-                self.source.close()
+            return isinstance(problem, StoreError | StoreTimeout) and self._readers > 0
+        return False
 
     async def _hash_all(self) -> bool:
         position = 0
@@ -299,6 +313,11 @@ class Hashing:
         self._version, self._touched = now, True
 
     @property
+    def failed(self) -> bool:
+        """Whether it has ended with a failure, or waits for a reader to begin again after one."""
+        return self._problem is not None
+
+    @property
     def proven(self) -> bool:
         """Whether all bytes that were served are verified."""
         return self.good and not self._touched
@@ -317,13 +336,19 @@ class Hashing:
     async def passed(self, offset: int, end: int) -> None:
         """A reader has got the bytes up to `end`. For the last bytes of a reader in order, waits for the digest.
 
-        Raises CorruptContent.
+        Raises CorruptContent, and what the store fails with.
         """
+        if self._problem is not None and not self.ended:
+            self._problem, self._concluded = None, trio.Event()
+            self._wake.set()
         if offset <= self._front + _OUT_OF_ORDER and end > self._front:
             self._front = end
             self._wake.set()
         if end >= self.source.size and self._front >= self.source.size:
-            await self._concluded.wait()
+            concluded = None
+            while concluded is not self._concluded:  # another reader may have begun anew
+                concluded = self._concluded
+                await concluded.wait()
         if self._problem is not None:
             raise type(self._problem)(*self._problem.args)
 

@@ -262,7 +262,7 @@ class Verifier:
         self, opened: UnverifiedContent, evidence: Evidence, claim: Claim, checker: Checker
     ) -> BytesBeingHashed:
         hashing = self._beside.get((evidence, claim.key))
-        if hashing is None or hashing.ended:
+        if hashing is None or hashing.ended or hashing.failed:
 
             async def take(start: int, end: int) -> None:
                 await self.hash_part(opened.source, checker, start, end)
@@ -270,7 +270,11 @@ class Verifier:
             def conclude(same: bool) -> None:  # noqa: FBT001  # after a change it is verified for these readers only
                 self.conclude(opened if same else replace(opened, evidence=None), claim, checker)
 
-            hashing = Hashing(opened.source, opened.location, take, conclude)
+            def restart() -> None:
+                nonlocal checker
+                checker = claim.new_checker() or checker
+
+            hashing = Hashing(opened.source, opened.location, take, conclude, restart)
             self._beside[evidence, claim.key] = hashing
             self._background.start_soon(self._hash, hashing, (evidence, claim.key))
         else:

@@ -299,6 +299,40 @@ async def test_hashing_that_ended_with_a_failure_is_not_shared(bench: Bench) -> 
     second.close()
 
 
+async def test_hashing_goes_on_after_a_failure_of_the_store(bench: Bench) -> None:
+    """Whoever read meanwhile is told; whoever goes on gets verified bytes, and not the last ones before the digest."""
+    source = Source(GOOD)
+    first, second = await bench.beside(source), await bench.beside(source)
+    assert await first.read(0, 1000) == GOOD[:1000]
+    source.failure = StoreTimeout("gone")
+    with pytest.raises(StoreTimeout):
+        await first.read(1000, 1000)
+    await trio.testing.wait_all_tasks_blocked()
+    source.failure = None
+    assert await read_in_order(first) == GOOD
+    assert await read_in_order(second) == GOOD
+    assert not first.provisional
+    for each in (first, second):
+        each.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert source.closed
+
+
+async def test_damage_is_found_after_a_failure_of_the_store(bench: Bench, expected_warnings: Announce) -> None:
+    expected_warnings("is damaged")
+    source = Source(BAD)
+    reader = await bench.beside(source)
+    await reader.read(0, 1000)
+    source.failure = StoreTimeout("gone")
+    with pytest.raises(StoreTimeout):
+        await reader.read(1000, 1000)
+    await trio.testing.wait_all_tasks_blocked()
+    source.failure = None
+    with pytest.raises(CorruptContent):
+        await read_in_order(reader)
+    reader.close()
+
+
 # -- files that change ------------------------------------------------------------------------------------------------
 
 
