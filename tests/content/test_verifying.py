@@ -302,7 +302,7 @@ async def test_hashing_that_ended_with_a_failure_is_not_shared(bench: Bench) -> 
 async def test_hashing_goes_on_after_a_failure_of_the_store(bench: Bench) -> None:
     """Whoever read meanwhile is told; whoever goes on gets verified bytes, and not the last ones before the digest."""
     source = Source(GOOD)
-    first, second = await bench.beside(source), await bench.beside(source)
+    first, second = await bench.beside(source), await bench.beside(Source(GOOD))
     assert await first.read(0, 1000) == GOOD[:1000]
     source.failure = StoreTimeout("gone")
     with pytest.raises(StoreTimeout):
