@@ -258,11 +258,14 @@ class BlockCache:
         length: int,
         produce: Callable[[], Awaitable[bytes]],
         reader: object = None,
+        *,
+        new: bool = False,
     ) -> bytes:
         """Block `index` of `content`: the cached one, or the result of `produce`, called once however many tasks wait.
 
         Tasks wait for those of the same `reader` only: to produce a block may take other blocks, as archives lie in
-        archives, and they may be claimed to lie in one another. `produce` returns `length` verified bytes. If it raises
+        archives, and they may be claimed to lie in one another. `new`: no earlier mount can have had this content, so
+        the disk is not asked. `produce` returns `length` verified bytes. If it raises
         a RiafsError, all waiting tasks do; if its task is cancelled, another waiting task calls its own. Raises
         ShortRead for a wrong number of bytes.
         """
@@ -273,17 +276,19 @@ class BlockCache:
                 return data
             production = self._productions.get((reader, name))
             if production is None:
-                return await self._produce(name, produce, reader)
+                return await self._produce(name, produce, reader, new=new)
             await production.done.wait()
             if production.data is not None:
                 return production.data
             if production.problem is not None:
                 raise type(production.problem)(*production.problem.args)
 
-    async def _produce(self, name: _Name, produce: Callable[[], Awaitable[bytes]], reader: object) -> bytes:
+    async def _produce(
+        self, name: _Name, produce: Callable[[], Awaitable[bytes]], reader: object, *, new: bool
+    ) -> bytes:
         production = self._productions[reader, name] = _Production()
         try:
-            data = await self._from_disk(name)
+            data = None if new else await self._from_disk(name)
             is_new = data is None
             if data is None:
                 data = await produce()

@@ -32,9 +32,9 @@ SMALL = 1 << 20
 _TRIES = 3
 _OBJECTS = b"/annex/objects/"
 _ABSENT_SECONDS = 5.0
-_FILES_AHEAD = 64
+_FILES_AHEAD = 128
 """Small files that are fetched at the same time."""
-_FIRST_WINDOW, _LAST_WINDOW = 2 << 20, 32 << 20
+_FIRST_WINDOW, _LAST_WINDOW = 4 << 20, 32 << 20
 _ALL_WINDOWS = 64 << 20
 
 
@@ -110,7 +110,7 @@ class CachedStorage:
             raise
         assert file.version is not None
         self._versions.put(self._identity + path, file.version, file.size)
-        return CachedFile(self, path, file)
+        return CachedFile(self, path, file, new=file.size <= SMALL)
 
     async def _look_for(self, directory: bytes) -> None:
         """Find out whether there are any objects: of an archived dataset, each key is looked for among them."""
@@ -166,11 +166,11 @@ class CachedStorage:
 class CachedFile(StoredFile):
     """A file of the store. `file` is it itself, None if it is opened only when a block is missing.
 
-    It is closed when reading ahead from it has ended.
+    `new`: no mount has opened it before, as far as is known. It is closed when reading ahead from it has ended.
     """
 
-    __slots__ = ("_ahead", "_closed", "_end", "_file", "_opening", "_path", "_size", "_storage", "_until", "_window",
-                 "name", "version")  # fmt: skip
+    __slots__ = ("_ahead", "_closed", "_end", "_file", "_new", "_opening", "_path", "_size", "_storage", "_until",
+                 "_window", "name", "version")  # fmt: skip
 
     def __init__(
         self,
@@ -179,6 +179,8 @@ class CachedFile(StoredFile):
         file: StoredFile | None,
         version: Version | None = None,
         size: int = 0,
+        *,
+        new: bool = False,
     ) -> None:
         version = version if file is None else file.version
         assert version is not None
@@ -188,6 +190,7 @@ class CachedFile(StoredFile):
         self._path = path
         self._file = file
         self._size = size if file is None else file.size
+        self._new = new
         self._opening = trio.Lock()
         self._ahead = 0
         """Blocks that are being read ahead."""
@@ -281,7 +284,7 @@ class CachedFile(StoredFile):
                 raise ChangedContent(f"{self.name} was changed while it was open; open the file again")
             return data
 
-        return await self._storage.blocks.fetch(content, index, length, produce, reader=content)
+        return await self._storage.blocks.fetch(content, index, length, produce, reader=content, new=self._new)
 
     # -- reading ahead ------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ _AHEAD = 64 << 10
 _LONGEST_WAIT = 10
 """Deadlines that a request waits behind others that make progress."""
 _KEPT_STDERR = 8 << 10
-_FEWEST, _MOST = 16, 256
+_FEWEST, _MOST = 64, 256
 """Requests for data on their way."""
 _INTERVAL = 0.25
 

@@ -199,7 +199,10 @@ class CommitDirectory(PlainDirectory):
         listing = await self._listing()
         if start >= len(listing.tree.names):
             return ()
-        return await self._as_shown(listing, await self._entries(listing, start, for_listing=True))
+        entries = await self._entries(listing, start, for_listing=True)
+        if start == 0 and self.dataset.contents.walk is not None:
+            self.dataset.contents.walk.listed((self._tree, self.path), partial(self._files_of, listing))
+        return await self._as_shown(listing, entries)
 
     async def find(self, name: bytes) -> Found:
         """``NAME@REF`` finds a subdataset at another version."""
@@ -318,17 +321,16 @@ class CommitDirectory(PlainDirectory):
         """Tell that a file is opened, and which ones come next as far as that is known."""
         listing = await self._listing()
         position = await listing.position(entry.name)
-        if position is None:
-            return
+        if position is not None:
+            walk.opened((self._tree, self.path), position, partial(self._files_of, listing))
 
-        def following(start: int, end: int) -> Iterator[tuple[bytes, int]]:
-            while start < end and (known := listing.known(start)[: end - start]):
-                start += len(known)
-                for each in known:
-                    if each.key is not None and each.size != UNKNOWN_SIZE:
-                        yield self.dataset.contents.likely_object(parse_key(each.key)), each.size
-
-        walk.opened((self._tree, self.path), position, following)
+    def _files_of(self, listing: Listing, start: int, end: int) -> Iterator[tuple[bytes, int]]:
+        """The store's path and the size of each annexed file from one position to another, as far as they are known."""
+        while start < end and (known := listing.known(start)[: end - start]):
+            start += len(known)
+            for each in known:
+                if each.key is not None and each.size != UNKNOWN_SIZE:
+                    yield self.dataset.contents.likely_object(parse_key(each.key)), each.size
 
     async def parts(self, entry: Entry) -> Sequence[Part]:
         assert isinstance(entry, GitEntry)

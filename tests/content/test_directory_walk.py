@@ -62,6 +62,27 @@ def test_the_next_directory_is_walked_at_once() -> None:
     assert fetched.paths[0] == b"1"
 
 
+def test_the_next_directory_is_fetched_when_it_is_listed() -> None:
+    fetched = Fetched(50)
+    fetched.open(*range(10))
+    fetched.paths.clear()
+    fetched.walk.listed("next", fetched.following)
+    assert fetched.paths == [b"%d" % position for position in range(50)]
+    fetched.open(*range(50), directory="next")
+    assert len(fetched.paths) == 50
+
+
+def test_who_only_lists_directories_fetches_at_most_one() -> None:
+    fetched = Fetched(50)
+    fetched.walk.listed("first", fetched.following)
+    assert fetched.paths == []
+    fetched.open(*range(10))
+    fetched.paths.clear()
+    for number in range(20):
+        fetched.walk.listed(f"next{number}", fetched.following)
+    assert len(fetched.paths) == 50
+
+
 def test_who_goes_elsewhere_starts_anew() -> None:
     fetched = Fetched(1000)
     fetched.open(0, 1, 2, 900)
