@@ -11,6 +11,7 @@ from riafs.content.verifying import Verify
 from riafs.counters import Counters
 from riafs.formats.sources import parse_ria_source
 from riafs.storage.ssh import SshOptions
+from riafs.tree.remote import READABLE
 from riafs.vfs.assembly import Plan, open_filesystem
 from tests.behaviour.drivers import ObjectDriver
 from tests.fuse.mounting import Mounted, mounted
@@ -20,7 +21,7 @@ from tests.remote.servers import Server
 from tests.remote.ssh_server import SshServer, sshd
 from tests.remote.web_servers import WebSettings, git_http_backend, nginx
 
-KINDS = ("ssh", "http")
+KINDS = tuple(kind for kind in ("ssh", "http") if kind in READABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Place:
     """A store as a client sees it: through `line`, and over http through `layer` as well where it was wanted."""
 
     kind: str
-    """One of KINDS."""
+    """One of KINDS: what can be read."""
     url: str
     server: Server
     line: Proxy
