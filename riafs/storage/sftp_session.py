@@ -39,7 +39,7 @@ class SftpSession:
         self._command = list(command)
         self.host = host
         self.seconds = seconds
-        self._counters = counters
+        self.counters = counters
         self._background = background
         self._connection: Connection | None = None
         self._connecting = trio.Lock()
@@ -117,7 +117,7 @@ class SftpSession:
                 if isinstance(reply, Extended):
                     connection.limits = parse_limits(reply.payload)
             return connection
-        self._counters.store_timeouts += 1
+        self.counters.store_timeouts += 1
         raise StoreUnreachable(f"{self.host} did not answer within {self.seconds:g} s")
 
     async def ask(self, *requests: MakePacket) -> list[Reply]:
@@ -140,7 +140,7 @@ class SftpSession:
         try:
             return [await connection.answer(each, self.seconds) for each in questions]
         except StoreTimeout:
-            self._counters.store_timeouts += 1
+            self.counters.store_timeouts += 1
             raise
 
     def tell(self, connection: Connection, request: MakePacket) -> None:
