@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 from riafs.counters import Counters
 from riafs.errors import (
@@ -90,7 +91,7 @@ class SftpVersion(Version):
 class SftpFile(StoredFile):
     """An open file of the store. It is opened again when the connection was lost, or too many others were used."""
 
-    __slots__ = ("_connection", "_handle", "_path", "_size", "_storage", "name", "version")
+    __slots__ = ("_connection", "_handle", "_path", "_size", "_storage", "in_use", "name", "version")
 
     def __init__(
         self, storage: "SftpStorage", path: bytes, connection: Connection, handle: bytes, version: SftpVersion
@@ -99,6 +100,8 @@ class SftpFile(StoredFile):
         self.version: SftpVersion = version
         self._storage = storage
         self._path = path
+        self.in_use = 0
+        """Reads that need the handle now."""
         self._connection: Connection | None = connection
         self._handle = handle
         self._size = version.size
@@ -121,7 +124,15 @@ class SftpFile(StoredFile):
 
     async def _read(self, offset: int, length: int) -> Buffer:
         connection = await self._opened()
-        step = connection.limits.read_size
+        self.in_use += 1
+        try:
+            return await self._read_over(connection, offset, length)
+        finally:
+            self.in_use -= 1
+
+    async def _read_over(self, connection: Connection, offset: int, length: int) -> Buffer:
+        requests = -(-length // connection.limits.read_size)
+        step = -(-length // requests)
         parts = [(start, min(step, offset + length - start)) for start in range(offset, offset + length, step)]
         questions = [
             await connection.send_for_data(partial(read_packet, self._handle, start, size), size)
@@ -150,6 +161,7 @@ class SftpFile(StoredFile):
 
     def _data(self, reply: Reply, size: int) -> memoryview:
         if isinstance(reply, Data) and 0 < len(reply.data) <= size:
+            self._storage.session.counters.bytes_fetched += len(reply.data)
             return reply.data
         if isinstance(reply, Failed) and reply.code != Status.EOF:
             raise failed(reply, self.name)
@@ -268,13 +280,13 @@ class SftpStorage:
         return _status(attributes_of(status, self._named(path)), self._inside(real, path))
 
     async def stat_objects(self, directory: bytes, paths: Sequence[bytes]) -> Sequence[FileStatus | None]:
-        if directory and paths:
-            [real] = await self.session.ask(self._resolve(directory))
-            if isinstance(real, Failed) and real.code == Status.NO_SUCH_FILE:
-                return [None] * len(paths)
-            self._inside(real, directory)
         below_it = [directory + b"/" + path if directory else path for path in paths]
-        replies = await self._ask_each([self._path(Request.LSTAT, path) for path in below_it])
+        real, *replies = await self._ask_each(
+            [self._resolve(directory), *(self._path(Request.LSTAT, path) for path in below_it)]
+        )
+        if isinstance(real, Failed) and real.code == Status.NO_SUCH_FILE:
+            return [None] * len(paths)
+        self._inside(real, directory)
         return [
             self._recent(_status(reply, path)) if isinstance(reply, Attributes) else None
             for path, reply in zip(below_it, replies, strict=True)
@@ -421,9 +433,11 @@ class SftpStorage:
         """Note that a file is used; of too many, those that were not used for the longest time are closed."""
         self._files[file] = None
         self._files.move_to_end(file)
-        while len(self._files) > max(1, connection.limits.handles - _SPARE_HANDLES):
-            oldest, _ = self._files.popitem(last=False)
-            oldest.close_handle()
+        excess = len(self._files) - max(1, connection.limits.handles - _SPARE_HANDLES)
+        if excess > 0:
+            for oldest in list(islice((each for each in self._files if not each.in_use), excess)):
+                del self._files[oldest]
+                oldest.close_handle()
 
     def forget(self, file: SftpFile) -> None:
         """Note that a file is closed."""

@@ -16,6 +16,7 @@ import trio
 from riafs.counters import Counters
 from riafs.errors import RiafsError, StoreTimeout, StoreUnreachable
 from riafs.formats.sftp import LIMITS, Extended, Reply, extended_packet, parse_limits
+from riafs.storage.deadline import time_left
 from riafs.storage.sftp_connection import Connection, ConnectionEnded, MakePacket, descriptor_of
 from riafs.storage.ssh import SshHost, not_started
 from riafs.tasks import Background
@@ -38,7 +39,7 @@ class SftpSession:
         self._command = list(command)
         self.host = host
         self.seconds = seconds
-        self._counters = counters
+        self.counters = counters
         self._background = background
         self._connection: Connection | None = None
         self._connecting = trio.Lock()
@@ -58,6 +59,8 @@ class SftpSession:
         current = self._connection
         if current is not None and current.problem is None:
             return current
+        if time_left(self.seconds) <= 0:  # the request has waited for the connection that was lost
+            raise StoreTimeout(f"{self.host} did not answer within {self.seconds:g} s")
         async with self._connecting:
             current = self._connection
             if current is not None and current.problem is None:
@@ -114,7 +117,7 @@ class SftpSession:
                 if isinstance(reply, Extended):
                     connection.limits = parse_limits(reply.payload)
             return connection
-        self._counters.store_timeouts += 1
+        self.counters.store_timeouts += 1
         raise StoreUnreachable(f"{self.host} did not answer within {self.seconds:g} s")
 
     async def ask(self, *requests: MakePacket) -> list[Reply]:
@@ -137,7 +140,7 @@ class SftpSession:
         try:
             return [await connection.answer(each, self.seconds) for each in questions]
         except StoreTimeout:
-            self._counters.store_timeouts += 1
+            self.counters.store_timeouts += 1
             raise
 
     def tell(self, connection: Connection, request: MakePacket) -> None:

@@ -17,7 +17,7 @@ from riafs.archive.blocks import Digests
 from riafs.archive.decoders import ThreadDecoder
 from riafs.archive.member import DecodedMember
 from riafs.cache.blocks import BlockLimits
-from riafs.errors import CorruptContent, DecodeFailed, RiafsError, StoreError, StoreTimeout, TooLarge
+from riafs.errors import CorruptContent, DecodeFailed, DecoderDied, RiafsError, StoreError, StoreTimeout, TooLarge
 from riafs.formats.sevenzip.header import Member, parse_signature
 from tests.archive.conftest import SEARCH_PATH, Announce, Pack, content_of, no_room_elsewhere, open_archive, tools_with
 from tests.archive.headers import archive as archive_of
@@ -406,7 +406,8 @@ async def test_no_room_for_a_large_member_is_an_error_of_this_machine(
 async def test_damage_inside_a_solid_block_leaves_earlier_members_readable(
     pack: Pack, tools: ArchiveTools, tmp_path: Path, expected_warnings: Announce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected_warnings("this copy is not used")
+    # One of py7zr's decoders (PPMd) may die of damaged data, as it is C without checks; it is tried once more then.
+    expected_warnings("this copy is not used", "was ended by SIG(SEGV|ABRT|BUS); it is tried again")
     small_steps(monkeypatch)
     for switches in (("-m0=LZMA2", "-ms=on"), ("-m0=LZMA", "-ms=on"), ("-m0=PPMd", "-ms=on"), DIVIDED):
         whole = bytearray(pack(SOLID, *switches).read_bytes())
@@ -421,7 +422,7 @@ async def test_damage_inside_a_solid_block_leaves_earlier_members_readable(
             try:
                 assert await content_of(archive, each.name) == SOLID[each.name]
                 outcomes.append(True)
-            except (CorruptContent, DecodeFailed):
+            except (CorruptContent, DecodeFailed, DecoderDied):
                 outcomes.append(False)
         assert outcomes[0]
         assert False in outcomes
