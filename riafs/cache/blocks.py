@@ -283,6 +283,11 @@ class BlockCache:
             if production.problem is not None:
                 raise type(production.problem)(*production.problem.args)
 
+    def is_coming(self, content: bytes, index: int, length: int, reader: object = None) -> bool:
+        """Whether `fetch` would find the block in memory, or a task of `reader` that produces it."""
+        name = (content, index, length)
+        return name in self._memory or name in self._unwritten or (reader, name) in self._productions
+
     async def _produce(
         self, name: _Name, produce: Callable[[], Awaitable[bytes]], reader: object, *, new: bool
     ) -> bytes:

@@ -17,7 +17,7 @@ from cachetools import TTLCache
 
 from riafs.cache.blocks import BlockCache
 from riafs.cache.known_versions import KnownVersions
-from riafs.errors import ChangedContent, MalformedKey, NotInStore, RiafsError
+from riafs.errors import ChangedContent, MalformedKey, NotInStore, RiafsError, StoreUnreachable
 from riafs.formats.digests import verifiable
 from riafs.formats.keys import parse_file_name
 from riafs.storage.bytesource import Buffer, StoredFile, Version
@@ -34,6 +34,8 @@ _OBJECTS = b"/annex/objects/"
 _ABSENT_SECONDS = 5.0
 _FILES_AHEAD = 128
 """Small files that are fetched at the same time."""
+_OUT_OF_ORDER = 4 * PIECE
+"""The kernel sends the requests of a reader in order slightly out of order, as far as this."""
 _FIRST_WINDOW, _LAST_WINDOW = 4 << 20, 32 << 20
 _ALL_WINDOWS = 64 << 20
 
@@ -90,11 +92,24 @@ class CachedStorage:
 
     async def open(self, path: bytes) -> "CachedFile":
         if not _is_object(path):
-            return CachedFile(self, path, await self.storage.open(path))
+            return await self._open_other(path)
         coming = self._coming.get(path)
         if coming is not None:
             await coming.wait()
         return await self._open_object(path)
+
+    async def _open_other(self, path: bytes) -> "CachedFile":
+        """A file that may change, as an archive does: looked up at each open, unless the machine is away."""
+        try:
+            file = await self.storage.open(path)
+        except StoreUnreachable:
+            known = await self._versions.get(self._identity + path)
+            if known is None:
+                raise
+            return CachedFile(self, path, None, known, known.size)
+        if file.version is not None:
+            self._versions.put(self._identity + path, file.version, file.size)
+        return CachedFile(self, path, file)
 
     async def _open_object(self, path: bytes) -> "CachedFile":
         directory = path[: path.rindex(_OBJECTS)]
@@ -196,7 +211,7 @@ class CachedFile(StoredFile):
         """Blocks that are being read ahead."""
         self._closed = False
         self._end = 0
-        """Where the last read ended."""
+        """Where the last read ended; for a reader in order, the furthest one."""
         self._window = 0
         """Bytes that are read ahead."""
         self._until = 0
@@ -247,8 +262,13 @@ class CachedFile(StoredFile):
 
     async def _read(self, content: bytes, offset: int, end: int) -> Buffer:
         size = self._storage.blocks.block_size
+        near = abs(offset - self._end) <= _OUT_OF_ORDER
         in_order = offset == self._end or end - offset >= size
-        self._end = end
+        if not in_order and self._is_coming(content, offset, end):
+            if not near:
+                return await self._gathered(content, size, offset, end)
+            in_order = True
+        self._end = max(self._end, end) if near and in_order else end
         if not in_order and size > PIECE and self._size > size:
             self._window = 0
             known = await self._storage.blocks.read(content, self._size, offset, end - offset)
@@ -256,6 +276,14 @@ class CachedFile(StoredFile):
         if self._size > size:
             self._read_ahead(content, offset // size, -(-end // size))
         return await self._gathered(content, size, offset, end)
+
+    def _is_coming(self, content: bytes, offset: int, end: int) -> bool:
+        """Whether the whole blocks are in memory or on their way, so that pieces of them would come twice."""
+        blocks, size = self._storage.blocks, self._storage.blocks.block_size
+        return all(
+            blocks.is_coming(content, index, min(size, self._size - index * size), reader=content)
+            for index in range(offset // size, -(-end // size))
+        )
 
     async def _gathered(self, content: bytes, size: int, offset: int, end: int) -> Buffer:
         """The bytes from `offset` to `end`, of blocks of `size` bytes, all of which are fetched at once."""

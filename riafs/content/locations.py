@@ -117,12 +117,12 @@ class DatasetArchives:
         if known.archive is None:
             assert known.problem is not None
             raise type(known.problem)(*known.problem.args)
-        return version, known.archive
+        return known.version, known.archive
 
     def _known(self, location: bytes, version: Version) -> Known | None:
         """The open archive at `location`, or its problem, if the file has not changed."""
         known: Known | None = self._tools.open_archives.get((self, location))
-        return known if known is not None and known.version == version else None
+        return known if known is not None and known.version.token == version.token else None
 
     async def _open(self, source: StoredFile, version: Version, path: bytes) -> Known:
         """The archive in `source`, or a problem that it has until the file changes."""

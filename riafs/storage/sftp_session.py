@@ -16,6 +16,7 @@ import trio
 from riafs.counters import Counters
 from riafs.errors import RiafsError, StoreTimeout, StoreUnreachable
 from riafs.formats.sftp import LIMITS, Extended, Reply, extended_packet, parse_limits
+from riafs.storage.deadline import time_left
 from riafs.storage.sftp_connection import Connection, ConnectionEnded, MakePacket, descriptor_of
 from riafs.storage.ssh import SshHost, not_started
 from riafs.tasks import Background
@@ -58,6 +59,8 @@ class SftpSession:
         current = self._connection
         if current is not None and current.problem is None:
             return current
+        if time_left(self.seconds) <= 0:  # the request has waited for the connection that was lost
+            raise StoreTimeout(f"{self.host} did not answer within {self.seconds:g} s")
         async with self._connecting:
             current = self._connection
             if current is not None and current.problem is None:

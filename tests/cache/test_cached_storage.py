@@ -194,6 +194,43 @@ async def test_a_reader_in_order_fills_the_line(autojump_clock: trio.testing.Moc
         file.close()
 
 
+async def test_requests_slightly_out_of_order_are_read_ahead_of(autojump_clock: trio.testing.MockClock) -> None:
+    """As the kernel sends them: two at a time, the second one first."""
+    content = os.urandom(16 * MIB)
+    far = FarStorage({b"f": content})
+    async with cached(far, blocks=BlockCache(None, BlockLimits(memory=256 * MIB), Counters())) as storage:
+        file = await storage.open(b"f")
+
+        async def read(start: int) -> None:
+            assert bytes(await file.read(start, PIECE)) == content[start : start + PIECE]
+
+        async def read_all() -> None:
+            await read(0)
+            for start in range(PIECE, len(content) - 2 * PIECE, 2 * PIECE):
+                await read(start + PIECE)
+                await read(start)
+            await read(len(content) - PIECE)
+
+        assert await round_trips(read_all) < 8
+        assert far.transferred <= len(content) + 4 * PIECE  # until reading ahead has begun
+        file.close()
+
+
+async def test_two_requests_for_one_block_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    content = os.urandom(4 * MIB)
+    far = FarStorage({b"f": content})
+    async with cached(far) as storage:
+        file = await storage.open(b"f")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.read, 0, PIECE)
+            await trio.testing.wait_all_tasks_blocked()
+            for start in (3 * PIECE, PIECE, 2 * PIECE):
+                nursery.start_soon(file.read, start, PIECE)
+                await trio.testing.wait_all_tasks_blocked()
+        assert far.reads == [(0, MIB)]
+        file.close()
+
+
 async def test_closing_ends_reading_ahead(autojump_clock: trio.testing.MockClock) -> None:
     far = FarStorage({b"f": bytes(64 * MIB)})
     async with cached(far) as storage:
@@ -280,6 +317,29 @@ async def test_what_is_cached_is_read_while_the_machine_is_away(autojump_clock: 
             await storage.open(b"other")
         far.down = False
         assert bytes(await file.read(2 * MIB, 100)) == content[2 * MIB : 2 * MIB + 100]
+        file.close()
+
+
+async def test_an_archive_is_opened_as_it_was_while_the_machine_is_away(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """And looked up again as soon as the machine is back: it may have been replaced."""
+    far = FarStorage({b"a.7z": b"1" * 3 * MIB})
+    async with cached(far) as storage:
+        file = await storage.open(b"a.7z")
+        await file.read(0, 1000)
+        file.close()
+        far.down = True
+        far.change(b"a.7z", b"2" * 3 * MIB)
+        file = await storage.open(b"a.7z")
+        assert set(bytes(await file.read(0, MIB))) == {ord("1")}
+        with pytest.raises(StoreUnreachable, match="since"):
+            await file.read(2 * MIB, 100)
+        far.down = False
+        assert set(bytes(await file.read(2 * MIB, 100))) == {ord("2")}
+        file.close()
+        file = await storage.open(b"a.7z")
+        assert set(bytes(await file.read(0, 3 * MIB))) == {ord("2")}
         file.close()
 
 

@@ -107,8 +107,16 @@ class Proxy:
         return len(self._open)
 
     def _call(self, function: Callable[[], None]) -> None:
+        """Run it in the proxy's loop and wait, for less than a millisecond: tasks of another loop may call it too."""
         assert self._token is not None
-        trio.from_thread.run_sync(function, trio_token=self._token)
+        done = threading.Event()
+
+        def run() -> None:
+            function()
+            done.set()
+
+        self._token.run_sync_soon(run)
+        assert done.wait(20)
 
     # -- in its own event loop
 
