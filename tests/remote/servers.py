@@ -97,6 +97,7 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
+        process.send_signal(signal.SIGSTOP)  # it would start others for those that are gone
         everything = [*descendants(process.pid), process.pid]
         ends = [end for number in everything if (end := _pidfd(number)) is not None]
         for end in ends:
