@@ -50,7 +50,7 @@ from riafs.storage.sftp_session import SftpSession
 from riafs.storage.ssh import SshHost, SshOptions, name_of
 from riafs.tasks import Background, run_all
 
-_MAX_NAMES = 2_000_000
+_MAX_NAMES = 500_000
 """In one directory; no listing ends a server that never says it is complete."""
 _AT_ONCE = 2_000
 """Requests that are sent together."""

@@ -70,6 +70,7 @@ def store_place(
         yield made
 
 
+@pytest.mark.long  # as tests/integration/test_against_clones.py, with modes, errors and all versions
 async def test_every_dataset_equals_the_local_one(
     store_place: Place, stores: Stores, tmp_path: Path, expected_warnings: Announce
 ) -> None:

@@ -247,7 +247,6 @@ async def test_02_outage_is_an_error_in_time_and_ends_without_a_new_mount(
         await comes_back(shown)
 
 
-@pytest.mark.xfail(reason="the digest of an open file that met the outage is not taken up again", strict=False)
 @pytest.mark.parametrize("fault", OUTAGES)
 async def test_02_file_that_is_open_goes_on_after_the_outage(
     remote: Remote, fault: str, tmp_path: Path, expected_warnings: Announce
