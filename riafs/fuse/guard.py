@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_WORTH_TELLING = frozenset((errno.EIO, errno.EACCES, errno.ETIMEDOUT, errno.ENOMEM))
+_WORTH_TELLING = frozenset((errno.EIO, errno.EACCES, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENOMEM))
 _MAX_TOLD = 1000
 
 

@@ -25,7 +25,7 @@ import trio
 from cachetools import TTLCache
 
 from riafs.counters import Counters
-from riafs.errors import GitError, NotInStore, RiafsError, StoreTimeout, StoreUnreachable
+from riafs.errors import GitError, NotInStore, RiafsError, StoreDenied, StoreTimeout, StoreUnreachable
 from riafs.formats.sources import RiaUrl
 from riafs.git.kept_repositories import KeptRepository
 from riafs.git.object_source import RepositoryPlace
@@ -49,7 +49,11 @@ _LOCKS = 512
 """Repositories that are kept from removal; of more, those that were opened last."""
 _MANY = 65_536
 _NAME = re.compile(rb"(?:contents|info) ([0-9a-f]{64}|[0-9a-f]{40})(?![0-9a-f])")
-_UPLOAD_PACK = "git -c uploadpack.allowFilter=true -c uploadpack.allowAnySHA1InWant=true upload-pack"
+_UPLOAD_PACK = (
+    "git -c 'safe.directory=*' -c uploadpack.allowFilter=true -c uploadpack.allowAnySHA1InWant=true upload-pack"
+)
+"""A shared store mostly belongs to another user, for whose repositories git wants safe.directory; upload-pack itself is
+made to serve repositories of others (git(1), SECURITY)."""
 _LENIENT = ("zeroPaddedFilemode", "missingSpaceBeforeDate", "badTimezone", "badDate", "missingEmail", "badEmail",
             "missingSpaceBeforeEmail", "missingNameBeforeEmail", "extraHeaderEntry")  # fmt: skip
 """Faults of old commits that git itself has made."""
@@ -234,6 +238,11 @@ class _Fetcher:
             return False
         if "does not appear to be a git repository" in said or "not a git repository" in said:
             raise NotInStore(f"{self._host} has no git repository at {self._url}")
+        if "dubious ownership" in said:
+            raise StoreDenied(
+                f"git on {self._host} does not serve repositories of other users; its administrator can allow it: "
+                "git config --system --add safe.directory '*'"
+            )
         raise self._failure(said)
 
     def _failure(self, said: str) -> RiafsError:

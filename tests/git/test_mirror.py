@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from riafs.counters import Counters
-from riafs.errors import MissingObject, NotInStore, RiafsError, StoreTimeout, StoreUnreachable
+from riafs.errors import MissingObject, NotInStore, RiafsError, StoreDenied, StoreTimeout, StoreUnreachable
 from riafs.formats.sources import RiaUrl
 from riafs.git import mirror
 from riafs.git.catfile import GitPool
@@ -210,6 +210,18 @@ async def test_objects_that_were_removed_meanwhile_are_fetched_again(
     assert await repository.blob_at(newer, b"new", 100) == b"file"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+async def test_a_store_of_another_user(store: SmallStore, opened: Open) -> None:
+    """As a shared one is; git serves repositories of others only where it is told to."""
+    dataset = store.dataset("one", FILES)
+    for above, directories, names in os.walk(dataset.path):
+        for name in (".", *directories, *names):
+            os.chown(f"{above}/{name}", 65534, 65534)
+    repository = await opened(dataset).repository()
+    commit = (dataset.path / "refs/heads/main").read_bytes().strip()
+    assert await repository.blob_at(commit, b"d3/file3", 100) == b"content 3"
+
+
 # -- servers that refuse ----------------------------------------------------------------------------------------------
 
 
@@ -247,6 +259,7 @@ async def fails(store: SmallStore, tmp_path: Path, command: str, kind: type[Riaf
     [
         ("ssh: connect to host server port 22: No route to host", StoreUnreachable, "server: ssh: connect.*No route"),
         ("fatal: '/x' does not appear to be a git repository", NotInStore, "no git repository"),
+        ("fatal: detected dubious ownership in repository at '/x'", StoreDenied, "safe.directory"),
     ],
 )
 async def test_reasons(
