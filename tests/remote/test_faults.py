@@ -30,6 +30,10 @@ from tests.remote.places import KINDS, Place, place, requests_for
 from tests.small import EPOCH, Locked, SmallDataset, SmallStore, noise, sha256_key_of
 from tests.waiting import eventually_true, pass_time
 
+# Deadlines of 2 s need a machine that does nothing else; the short version is in test_mounts.py and in
+# tests/storage/test_sftp.py.
+pytestmark = pytest.mark.long
+
 T = TypeVar("T")
 DEADLINE = 2.0
 LATEST = DEADLINE + 1.0
