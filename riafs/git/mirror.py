@@ -15,9 +15,11 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -27,6 +29,7 @@ from cachetools import TTLCache
 from riafs.counters import Counters
 from riafs.errors import GitError, NotInStore, RiafsError, StoreDenied, StoreTimeout, StoreUnreachable
 from riafs.formats.sources import RiaUrl
+from riafs.git.environment import run_git
 from riafs.git.kept_repositories import KeptRepository
 from riafs.git.object_source import RepositoryPlace
 from riafs.storage.deadline import Deadline, leave_request
@@ -136,8 +139,6 @@ class _Steps:
     """What the server was found to refuse, for all datasets of a store."""
 
     filters: bool = True
-    names: bool = True
-    """Whether it sends objects that are asked for by name."""
 
 
 class _Fetcher:
@@ -201,16 +202,26 @@ class _Fetcher:
         objects = [oid for oid, history in pending.items() if not history]
         commits = [oid for oid, history in pending.items() if history]
         if len(objects) > 1 and self._commits and self._steps.filters:
-            await self._git(["--depth=1", f"--filter=blob:limit={_SMALL}"], [self._commits.pop()])
+            some, self._commits = self._commits, []
+            await self._git(["--depth=1", f"--filter=blob:limit={_SMALL}"], some)
             objects = []
         if objects and await self._by_name(["--depth=1", "--filter=blob:none"], objects) and len(objects) == 1:
-            self._commits.append(objects[0])
+            self._commits += await self._commit_of(objects[0])
         if commits:
             shallow = ["--unshallow"] if os.path.exists(f"{self._place}/fetch/shallow") else []
             await self._by_name([*shallow, "--filter=tree:0"], commits)
 
+    async def _commit_of(self, oid: bytes) -> Sequence[bytes]:
+        """The commit that an object which has just come is, or is a tag of; none for others."""
+        done = await run_git(
+            [self._access.program, "rev-parse", "--verify", "--quiet", oid.decode() + "^{commit}"],
+            self._environment(),
+            b"",
+        )
+        return [done.stdout.strip()] if done.returncode == 0 else []
+
     async def _by_name(self, options: Sequence[str], wanted: Sequence[bytes]) -> bool:
-        came = self._steps.names and await self._git(options if self._steps.filters else options[:-1], wanted)
+        came = await self._git(options if self._steps.filters else options[:-1], wanted)
         self._asked.update(dict.fromkeys(wanted))
         return came
 
@@ -233,8 +244,7 @@ class _Fetcher:
         if "not our ref" in said or "bad object" in said:
             return False
         if "unadvertised object" in said:
-            self._steps.names = False
-            log.warning("%s sends no objects by their names: only the newest commits can be read", self._host)
+            log.info("%s sends no objects by their names, only the newest commits", self._host)
             return False
         if "does not appear to be a git repository" in said or "not a git repository" in said:
             raise NotInStore(f"{self._host} has no git repository at {self._url}")
@@ -282,7 +292,8 @@ class _Fetcher:
             return await process.wait(), said.decode(errors="replace")
         finally:
             if process.returncode is None:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own, with its ssh
                 with trio.CancelScope(shield=True):
                     await process.wait()
             await trio.aclose_forcefully(process.stderr)
@@ -321,8 +332,7 @@ class _Fetcher:
 def _refused(text: str) -> bool:
     """Whether the server did not run the command, which has more words than ``git-upload-pack``."""
     return any(
-        words in text
-        for words in ("unrecognized command", "not allowed", "command not found", "is not a git command", "hung up")
+        words in text for words in ("unrecognized command", "not allowed", "command not found", "is not a git command")
     )
 
 

@@ -50,8 +50,9 @@ T = TypeVar("T")
 _SLOWEST = 1 << 20  # bytes a second, on top of the deadline
 _HISTORY_SECONDS = 3600.0
 _MAX_TAGS = 5
-_FETCHES = 3
-"""Rounds in which objects of another machine are fetched: of a commit, its small files, then others by name."""
+_FETCHES = 4
+"""Rounds in which objects of another machine are fetched: of a commit, its small files, then others by name; one more,
+as tasks that need objects at the same time share a round."""
 _FULL_NAME = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 _READ_HERE = 256
 """Objects that are read without a child before one is started."""

@@ -10,7 +10,9 @@ silent beyond the deadline is hung (it may have opened a fifo): its connection i
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -174,7 +176,8 @@ class Connection:
             self._settle(question, problem if isinstance(problem, BadAnswer) else ConnectionEnded(str(problem)))
         self._queued.set()
         if self.process.returncode is None:
-            self.process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)  # a session of its own, with ssh's own children
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 

@@ -161,6 +161,27 @@ async def test_many_tasks_that_need_objects_share_a_fetch(store: SmallStore, ssh
     assert ssh.calls("upload-pack") - calls <= 3
 
 
+async def test_many_objects_after_single_ones(store: SmallStore, opened: Open) -> None:
+    dataset = store.dataset("one", {b"file%d" % number: os.urandom(3000) for number in range(40)})
+    repository = await opened(dataset).repository()
+    tree = await repository.tree((await repository.commit((await repository.find(None)).oid)).tree)
+    oids = [oid.hex().encode() for oid in tree.oids]
+    for oid in oids[:3]:
+        assert None not in await repository.objects([b"contents " + oid])
+    assert None not in await repository.objects([b"contents " + oid for oid in oids])
+
+
+async def test_files_of_the_first_of_several_versions(store: SmallStore, opened: Open) -> None:
+    dataset = store.dataset("one", {b"file%d" % number: os.urandom(3000) for number in range(40)})
+    first = dataset.git("rev-parse", "main").encode()
+    others = [dataset.commit({b"file%d" % number: b"%d" % number}).encode() for number in range(4)]
+    repository = await opened(dataset).repository()
+    tree = await repository.tree((await repository.commit(first)).tree)
+    for each in others:
+        await repository.commit(each)
+    assert None not in await repository.objects([b"contents " + oid.hex().encode() for oid in tree.oids])
+
+
 async def test_a_repository_with_sha256(store: SmallStore, opened: Open) -> None:
     dataset = store.dataset("one", FILES, object_format="sha256")
     repository = await opened(dataset).repository()
@@ -272,6 +293,14 @@ async def test_reasons(
 
 async def test_a_server_that_says_nothing(store: SmallStore, tmp_path: Path) -> None:
     await fails(store, tmp_path, "exec sleep 60", StoreTimeout, "sent no git objects for 5 s")
+
+
+async def test_the_ssh_of_a_fetch_that_is_given_up_ends(store: SmallStore, tmp_path: Path) -> None:
+    await fails(store, tmp_path, f"echo $$ >{tmp_path}/pid; exec sleep 60", StoreTimeout, "sent no git objects for 5 s")
+    process = Path("/proc") / (tmp_path / "pid").read_text().strip() / "stat"
+    with trio.fail_after(5):
+        while process.exists() and " Z " not in process.read_text():  # noqa: ASYNC110  # nobody tells
+            await trio.sleep(0.05)
 
 
 async def test_nothing_of_the_store_configures_git_here(
