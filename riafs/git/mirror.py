@@ -48,6 +48,9 @@ _FORGOTTEN = 30.0
 _GATHERING = 0.005
 """Seconds in which tasks that need objects at the same time come together for one fetch."""
 _AWAY_SECONDS = 5.0
+_MOST_LACKING = 20
+"""Objects of one batch that the store may lack before all of it is given up."""
+_NOT_OURS = re.compile(r"not our ref ([0-9a-f]{40,64})")
 _LOCKS = 512
 """Repositories that are kept from removal; of more, those that were opened last."""
 _MANY = 65_536
@@ -162,6 +165,8 @@ class _Fetcher:
         self._away: StoreUnreachable | StoreTimeout | None = None
         """The last failure to reach the store; others do not wait for the same again at once."""
         self._away_until = 0.0
+        self._lacking = b""
+        """The object for which the server refused the last fetch."""
         self._pending: dict[bytes, bool] = {}
         """Objects that tasks wait for, and whether all commits before them are wanted, but no trees."""
 
@@ -203,8 +208,11 @@ class _Fetcher:
         commits = [oid for oid, history in pending.items() if history]
         if len(objects) > 1 and self._commits and self._steps.filters:
             some, self._commits = self._commits, []
-            await self._git(["--depth=1", f"--filter=blob:limit={_SMALL}"], some)
-            objects = []
+            try:
+                await self._git(["--depth=1", f"--filter=blob:limit={_SMALL}"], some)
+                objects = []
+            except GitError as problem:  # the store lacks one of them: those that it has come by their names
+                log.info("%s", problem)
         if objects and await self._by_name(["--depth=1", "--filter=blob:none"], objects) and len(objects) == 1:
             self._commits += await self._commit_of(objects[0])
         if commits:
@@ -221,7 +229,13 @@ class _Fetcher:
         return [done.stdout.strip()] if done.returncode == 0 else []
 
     async def _by_name(self, options: Sequence[str], wanted: Sequence[bytes]) -> bool:
-        came = await self._git(options if self._steps.filters else options[:-1], wanted)
+        came, left = False, list(wanted)
+        for _ in range(_MOST_LACKING):
+            self._lacking = b""
+            came = await self._git(options if self._steps.filters else options[:-1], left)
+            if came or self._lacking not in left or len(left) == 1:
+                break
+            left.remove(self._lacking)  # the server refuses all for one that it lacks
         self._asked.update(dict.fromkeys(wanted))
         return came
 
@@ -242,6 +256,8 @@ class _Fetcher:
         if status == 0:
             return True
         if "not our ref" in said or "bad object" in said:
+            refused = _NOT_OURS.search(said)
+            self._lacking = b"" if refused is None else refused[1].encode()
             return False
         if "unadvertised object" in said:
             log.info("%s sends no objects by their names, only the newest commits", self._host)

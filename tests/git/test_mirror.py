@@ -171,6 +171,18 @@ async def test_many_objects_after_single_ones(store: SmallStore, opened: Open) -
     assert None not in await repository.objects([b"contents " + oid for oid in oids])
 
 
+@pytest.mark.parametrize("size", [30, 3000])
+async def test_one_object_that_the_store_lacks_costs_no_other(store: SmallStore, opened: Open, size: int) -> None:
+    dataset = store.dataset("one", {b"file%d" % number: os.urandom(size) for number in range(40)})
+    repository = await opened(dataset).repository()
+    tree = await repository.tree((await repository.commit((await repository.find(None)).oid)).tree)
+    oids = [oid.hex() for oid in tree.oids]
+    for lost in (oids[3], oids[30]):
+        (dataset.path / "objects" / lost[:2] / lost[2:]).unlink()
+    blobs = await repository.objects([b"contents " + oid.encode() for oid in oids])
+    assert [index for index, blob in enumerate(blobs) if blob is None] == [3, 30]
+
+
 async def test_files_of_the_first_of_several_versions(store: SmallStore, opened: Open) -> None:
     dataset = store.dataset("one", {b"file%d" % number: os.urandom(3000) for number in range(40)})
     first = dataset.git("rev-parse", "main").encode()
